@@ -1,0 +1,80 @@
+"""The front door: mounts the rooms' commands, and is the one place that turns an error into words and a status."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from . import __version__
+from .errors import MoonflowerError
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before flwr is imported: nothing phones home
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+
+from .client.commands import predict, schema
+from .server.commands import audit, model
+from .simulate_command import simulate
+
+app = typer.Typer(
+    name="moonflower",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Organisations train one model together; the coordinator sees sealed updates and their opened mean. "
+    "In this version the coordinator is trusted to add honestly; docs/threat-model.md says against whom "
+    "moonflower protects, and against whom not.",
+)
+app.command("simulate")(simulate)
+app.command("predict")(predict)
+app.add_typer(model, name="model")
+app.add_typer(audit, name="audit")
+app.add_typer(schema, name="schema")
+
+
+@app.callback()
+def _options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more, to stderr.")] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.WARNING,
+        stream=sys.stderr,
+        format="%(levelname)s %(message)s",
+    )
+    for noisy in ("flwr", "matplotlib", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+@app.command("version")
+def _version() -> None:
+    """Print moonflower's version."""
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """Run the command line and exit with its status: 0 done, 1 failed, 2 bad input, 3 ended by policy."""
+    try:
+        status = app(standalone_mode=False)
+    except MoonflowerError as error:
+        typer.echo(f"error: {error}", err=True)
+        if error.hint:
+            typer.echo(f"hint: {error.hint}", err=True)
+        status = error.exit_status
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        typer.echo("stopped", err=True)
+        status = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

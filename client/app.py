@@ -1,0 +1,419 @@
+"""The member's half of a round, as a Flower ClientApp. Read this file, then ``server/app.py``: that is the round.
+
+Each handler goes one way: the guard checks the request, the ledger remembers, then the member acts. Whatever goes
+wrong leaves the member as a code and nothing else (rule 12); the reason stays in the member's own log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from .. import __version__
+from ..canonical import digest
+from ..configs.settings import FloorSettings, Offer
+from ..crypto import envelope as envelopes
+from ..crypto import keys, planner, quantise, statement, version
+from ..crypto.context import RoundContext
+from ..crypto.identity import Identity, Roster, parse_roster
+from ..crypto.secret import SecretKey
+from ..errors import MoonflowerError, Refused
+from ..messages import (
+    Body,
+    Confirm,
+    DealAnswer,
+    Deals,
+    Done,
+    Enrol,
+    Enrolled,
+    MakeDeals,
+    Open,
+    Opened,
+    Refusal,
+    Seal,
+    Sealed,
+    TakeDeal,
+)
+from . import guard
+from .guard import Remembered
+from .ledger import Ledger
+from .train import Learner
+
+logger = logging.getLogger(__name__)
+SHARE_STEP = 0.05  # the clipped share is reported in steps, so that it says little about the update
+VOTE_DECIMALS = 4
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """What this member agreed to for a run at enrolment."""
+
+    offer: Offer
+    learner: Learner
+    sizes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Seated:
+    """What an epoch adds: who takes part, with which parameters, under which keys."""
+
+    roster: Roster
+    template: RoundContext
+    plan: planner.Plan
+    key: SecretKey
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What a member adds to a sum: signed values and counters, and the share of values that was clipped."""
+
+    values: quantise.Ints
+    counters: tuple[int, ...]
+    clipped_share: float = 0.0
+
+
+class Member:
+    """One organisation's node: everything it does for the federation.
+
+    Args:
+        identity: the member's keys.
+        floor: the node's own limits.
+        pins: every member's pin by name, this one's own included.
+        ledger: the member's store.
+        learner_for: makes the learner for a run's offer from the node's own data.
+        schema_digest: of the node's own schema.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        floor: FloorSettings,
+        pins: Mapping[str, str],
+        ledger: Ledger,
+        learner_for: Callable[[Offer], Learner],
+        schema_digest: str,
+    ) -> None:
+        self.identity, self.floor, self.pins, self.ledger = identity, floor, pins, ledger
+        self._learner_for, self._schema_digest = learner_for, schema_digest
+        self._agreed: dict[str, Agreed] = {}
+        self._seated: dict[tuple[str, int], Seated] = {}
+
+    def enrol(self, request: Enrol) -> Enrolled:
+        """Agree to a run, within the node's floor, and say what all members must share."""
+        offer = guard.admit(request.offer, self.floor, self._schema_digest)
+        learner = self._learner_for(offer)
+        start, summary = learner.start(), learner.summary()
+        learner.prepare(learner.scaling(summary.tolist()))  # its own, until the federation's is opened
+        sizes = {"update": len(start), "statistics": 1 + len(summary), "tallies": len(learner.tally(start))}
+        self._agreed[request.run] = Agreed(offer, learner, sizes)
+        agreed = {
+            "schema": self._schema_digest,
+            "task": digest(offer.task.model_dump(mode="json")),
+            "package": __version__,
+            "layout": digest([[spec.name, list(spec.shape)] for spec in learner.layout]),
+            "start": hashlib.sha256(start.tobytes()).hexdigest(),
+        }
+        return Enrolled(card=self.identity.card.as_dict(), agreed=agreed, sizes=sizes)
+
+    def make_deals(self, request: MakeDeals) -> Deals:
+        """Deal the epoch's keys to every member of a roster of pinned cards (rule 8)."""
+        roster, plan, terms = self._terms(request)
+        deals = keys.deal(self.identity, terms, roster, plan)
+        return Deals(
+            ciphertexts={deal.recipient: deal.ciphertext for deal in deals},
+            signatures={deal.recipient: deal.signature for deal in deals},
+        )
+
+    def take_deal(self, request: TakeDeal) -> DealAnswer:
+        """Take the keys that the dealer wrapped for this member; answer so that all can compare."""
+        roster, plan, terms = self._terms(request)
+        held = self.ledger.epoch(request.epoch, confirmed=False)
+        if held is not None and (held.terms != terms or self.ledger.epoch(request.epoch) is not None):
+            raise Refused("deal.epoch", f"epoch {request.epoch} was dealt before")
+        deal = keys.Deal(request.dealer, self.identity.name, request.ciphertext, request.signature)
+        key = keys.receive(self.identity, terms, roster, plan, deal)
+        self.ledger.keep_epoch(key)
+        agreed = self._agreed[request.run]
+        template = RoundContext(
+            federation=agreed.offer.federation.name,
+            run=request.run,
+            number=0,
+            purpose="statistics",
+            base="",
+            clip=0.0,
+            training=agreed.offer.training.model_dump(mode="json"),
+            schema=self._schema_digest,
+            task=agreed.offer.task.model_dump(mode="json"),
+            package=__version__,
+            crypto=plan.as_dict(),
+            epoch=request.epoch,
+            roster=roster.digest,
+            min_members=agreed.offer.federation.min_members,
+        )
+        self._seated[request.run, request.epoch] = Seated(roster, template, plan, SecretKey(plan, key.he_key))
+        return DealAnswer(**keys.sign_answer(self.identity, key))
+
+    def confirm(self, request: Confirm) -> Done:
+        """Compare all members' answers; only then may this epoch's keys seal."""
+        held = self.ledger.epoch(request.epoch, confirmed=False)
+        seat = self._seated.get((request.run, request.epoch))
+        if held is None or seat is None:
+            raise Refused("deal.epoch", f"no keys were dealt here for epoch {request.epoch}")
+        keys.confirm(held, seat.roster, request.answers)
+        self.ledger.confirm_epoch(request.epoch)
+        return Done()
+
+    def seal(self, request: Seal) -> Sealed:
+        """Return this member's envelope: statistics, an update trained from a proved base, or tallies."""
+        agreed, seat = self._seat(request)
+        context = guard.round_context(seat.template, request)
+        sealed = self.ledger.sealed(context.purpose, context.run, context.number)
+        guard.check_seal(context, sealed)
+        seconds = 0.0
+        if sealed is None:
+            base = self._base(agreed, seat, context, request)
+            contribution = self._contribution(agreed, seat, context, base)
+            began = time.perf_counter()
+            raw = self._sealed(seat, context, contribution)
+            seconds = time.perf_counter() - began
+            header, _ = envelopes.split(raw)
+            share = round(contribution.clipped_share / SHARE_STEP) * SHARE_STEP
+            sealed = Remembered(context.digest, header.digest, min(share, 1.0), raw.data)
+            self.ledger.remember_sealed(context.purpose, context.run, context.number, sealed)
+        assert sealed.envelope is not None
+        return Sealed(
+            envelope=envelopes.RawEnvelope(sealed.envelope),
+            clipped_share=sealed.clipped_share,
+            seal_s=seconds,
+        )
+
+    def open(self, request: Open) -> Opened:
+        """Open a sum that the guard allows, compute what follows from it, sign that, and vote (rules 4, 13)."""
+        agreed, seat = self._seat(request)
+        context = guard.round_context(seat.template, request)
+        own = self.ledger.sealed(context.purpose, context.run, context.number)
+        key = self._opening_key(agreed, context)
+        opened_before = self.ledger.opened(context.purpose, key)
+        headers = guard.check_opening(context, request, own, opened_before, seat.roster, self.floor)
+        self.ledger.remember_opening(context.purpose, key, request.members)
+        began = time.perf_counter()
+        sums = self._open_sum(agreed, seat, context, request)
+        seconds = time.perf_counter() - began
+        conclude = {"statistics": self._start, "update": self._candidate, "tallies": self._report}
+        said, result = conclude[context.purpose](agreed, context, headers, sums)
+        vote = self._vote(agreed, result, request.best) if result and context.purpose == "update" else None
+        encoded = said.encode()
+        return Opened(
+            statement=encoded,
+            signature=statement.sign_statement(self.identity, said),
+            vote=vote,
+            vote_signature=self.identity.sign("vote", statement.vote_bytes(encoded, vote)),
+            result=result.data if result and request.upload else b"",
+            open_s=seconds,
+        )
+
+    # The steps of sealing. The drills replace one of them at a time.
+
+    def _train(self, agreed: Agreed, context: RoundContext, base: version.Version) -> quantise.Floats:
+        """Return the update ``float64[n]``: what training changed about the base."""
+        trained = agreed.learner.train(base.vector, agreed.offer.training, context.number)
+        return trained.astype(np.float64) - base.vector
+
+    def _slots(self, seat: Seated, contribution: Contribution) -> quantise.Ints:
+        """Return the contribution as slots."""
+        return quantise.pack(contribution.values, contribution.counters, seat.plan)
+
+    def _sealed(self, seat: Seated, context: RoundContext, contribution: Contribution) -> envelopes.RawEnvelope:
+        """Return the signed envelope of a contribution."""
+        return envelopes.seal(self.identity, context, seat.key.seal(self._slots(seat, contribution)))
+
+    # What a handler needs on its way.
+
+    def _terms(self, request: MakeDeals | TakeDeal) -> tuple[Roster, planner.Plan, keys.EpochTerms]:
+        agreed = self._agreement(request.run)
+        roster = parse_roster(request.roster, self.pins)
+        if self.identity.name not in roster.names or len(roster.names) < self.floor.min_members:
+            raise Refused("deal.signature", "the roster leaves this member out or is smaller than its floor")
+        plan = planner.plan(len(roster.names), agreed.offer.crypto.value_bits, agreed.sizes["update"])
+        return roster, plan, keys.EpochTerms.of(agreed.offer.federation.name, request.epoch, roster, plan)
+
+    def _agreement(self, run: str) -> Agreed:
+        if run not in self._agreed:
+            raise Refused("envelope.context", "this member did not agree to that run")
+        return self._agreed[run]
+
+    def _seat(self, request: Seal | Open) -> tuple[Agreed, Seated]:
+        agreed = self._agreement(request.run)
+        seat = self._seated.get((request.run, request.epoch))
+        if seat is None or self.ledger.epoch(request.epoch) is None:
+            raise Refused("envelope.epoch", f"this member holds no confirmed keys of epoch {request.epoch}")
+        return agreed, seat
+
+    def _base(self, agreed: Agreed, seat: Seated, context: RoundContext, request: Seal) -> version.Version | None:
+        if context.purpose == "statistics":
+            return None
+        guard.check_base(context, request.proof, seat.roster, agreed.offer.crypto.open_quorum, self.floor)
+        base = version.parse(request.model)
+        if base.sha256 != context.base or base.layout != agreed.learner.layout:
+            raise Refused("base.unproved", "the model that came is not the base that was announced")
+        self.ledger.keep_model(base.sha256, base.data)
+        agreed.learner.prepare(base.manifest["scaling"])
+        return base
+
+    def _contribution(
+        self, agreed: Agreed, seat: Seated, context: RoundContext, base: version.Version | None
+    ) -> Contribution:
+        learner, nothing = agreed.learner, np.zeros(0, dtype=np.int64)
+        if base is None:
+            return Contribution(nothing, (learner.rows, *learner.summary().tolist()))
+        if context.purpose == "tallies":
+            return Contribution(nothing, tuple(learner.tally(base.vector).tolist()))
+        self._measure(agreed, base)
+        update = self._train(agreed, context, base)
+        if not np.isfinite(update).all():
+            raise Refused("update.nonfinite", "training gave values that are not finite")
+        if agreed.offer.training.weights == "equal":
+            weight = quantise.weight_of(1, len(seat.roster.names))
+        else:
+            weight = quantise.weight_of(learner.rows, int(self.ledger.fact(f"rows:{context.run}:{context.roster}")))
+        values, share = quantise.quantise(update, weight, context.clip, seat.plan.value_bits)
+        return Contribution(values, (weight,), share)
+
+    def _opening_key(self, agreed: Agreed, context: RoundContext) -> str:
+        """What rule 2 holds the set fixed for: the base, or the statistics' own data."""
+        if context.purpose == "statistics":
+            return digest([agreed.learner.rows, *agreed.learner.summary().tolist()])
+        return context.base
+
+    def _open_sum(self, agreed: Agreed, seat: Seated, context: RoundContext, request: Open) -> quantise.LaneSums:
+        values = agreed.sizes["update"] if context.purpose == "update" else 0
+        counters = 1 if context.purpose == "update" else agreed.sizes[context.purpose]
+        slots = seat.key.open(request.total, seat.plan.chunks(values + counters * seat.plan.limbs))
+        return quantise.unpack(slots, values, counters, len(request.members), seat.plan)
+
+    # What follows from an opened sum: a statement, and a model version if there is one.
+
+    def _start(
+        self, agreed: Agreed, context: RoundContext, headers: Mapping[str, str], sums: quantise.LaneSums
+    ) -> tuple[statement.Statement, version.Version | None]:
+        """Statistics: the scaling of all members' rows, and version 0 with the start vector (rule 5)."""
+        rows, *totals = sums.counters
+        learner = agreed.learner
+        scaling = learner.scaling(totals)
+        manifest: dict[str, Any] = {
+            "format": 1,
+            "federation": context.federation,
+            "task": context.task,
+            "schema": learner.schema.to_dict(),
+            "scaling": scaling,
+            "package": context.package,
+        }
+        start = version.build(learner.layout, learner.start(), manifest)
+        self.ledger.keep_fact(f"rows:{context.run}:{context.roster}", rows)
+        clip = agreed.offer.crypto.clip
+        said = statement.Statement.of(
+            context, headers, sha256=start.sha256, clip=clip, in_range=sums.in_range and rows > 0
+        )
+        return said, start
+
+    def _candidate(
+        self, agreed: Agreed, context: RoundContext, headers: Mapping[str, str], sums: quantise.LaneSums
+    ) -> tuple[statement.Statement, version.Version | None]:
+        """Update: the candidate, a pure function of the opened integers and the base (rule 4)."""
+        data = self.ledger.model(context.base)
+        if data is None:
+            raise Refused("base.unproved", "this member no longer has the base")
+        base, weight, bits = version.parse(data), sums.counters[0], agreed.offer.crypto.value_bits
+        if not sums.in_range or not 0 < weight <= quantise.ONE + len(headers):
+            said = statement.Statement.of(context, headers, sha256=base.sha256, clip=context.clip, in_range=False)
+            return said, None
+        update = quantise.mean(sums.values, weight, context.clip, bits)
+        candidate = version.candidate(base, quantise.apply_mean(base.vector, update))
+        clip = quantise.next_clip(context.clip, update)
+        said = statement.Statement.of(context, headers, sha256=candidate.sha256, clip=clip, in_range=True)
+        return said, candidate
+
+    def _report(
+        self, agreed: Agreed, context: RoundContext, headers: Mapping[str, str], sums: quantise.LaneSums
+    ) -> tuple[statement.Statement, version.Version | None]:
+        """Tallies: metrics over all members' test rows; the counts themselves stay here (rule 11)."""
+        metrics = agreed.learner.overall(list(sums.counters)) if sums.in_range else {}
+        said = statement.Statement.of(
+            context, headers, sha256=context.base, clip=context.clip, in_range=sums.in_range, metrics=metrics
+        )
+        return said, None
+
+    def _measure(self, agreed: Agreed, model: version.Version) -> float | None:
+        """Return this member's validation metric of a version, measured once and kept."""
+        metric = self.ledger.metric(model.sha256)
+        if metric is None:
+            measured = agreed.learner.evaluate(model.vector, "validation").get(agreed.offer.gate.metric)
+            metric = measured if measured is not None and math.isfinite(measured) else None
+            self.ledger.keep_metric(model.sha256, metric)
+        return metric
+
+    def _vote(self, agreed: Agreed, candidate: version.Version, best: str) -> float | None:
+        """Return the relative worsening against the best version in [-1, 1]; None without both metrics (rule 10)."""
+        reference = self.ledger.metric(best)
+        if reference is None:
+            return None
+        if not np.isfinite(candidate.vector).all():
+            return 1.0
+        metric = self._measure(agreed, candidate)
+        if metric is None:
+            return 1.0
+        worse = metric - reference if agreed.offer.gate.metric == "loss" else reference - metric
+        return round(min(max(worse / max(abs(reference), 1e-9), -1.0), 1.0), VOTE_DECIMALS)
+
+    def answer(self, request: type[Body], records: RecordDict) -> RecordDict:
+        """Return the reply to a message: what was asked for, or a refusal that holds a code and nothing else."""
+        handlers: dict[type[Body], Callable[[Any], Body]] = {
+            Enrol: self.enrol,
+            MakeDeals: self.make_deals,
+            TakeDeal: self.take_deal,
+            Confirm: self.confirm,
+            Seal: self.seal,
+            Open: self.open,
+        }
+        try:
+            return handlers[request](request.from_records(records)).to_records()
+        except MoonflowerError as error:
+            logger.warning("%s: %s refused, %s: %s", self.identity.name, request.kind, error.code, error)
+            return Refusal(code=error.code).to_records()
+        except Exception as error:  # rule 12: whatever a task raises may hold a row; only a code may leave
+            logger.warning("%s: %s failed: %r", self.identity.name, request.kind, error)
+            logger.debug("the failure in full", exc_info=error)
+            return Refusal(code="update.failed").to_records()
+
+
+ROUTES: dict[str, type[Body]] = {
+    "query.enrol": Enrol,
+    "query.make_deals": MakeDeals,
+    "query.take_deal": TakeDeal,
+    "query.confirm": Confirm,
+    "train.seal": Seal,
+    "evaluate.open": Open,
+}
+
+
+def client_app(member_of: Callable[[Context], Member]) -> ClientApp:
+    """Return the Flower ClientApp that answers for the member of a node's context."""
+    app = ClientApp()
+    register = {"query": app.query, "train": app.train, "evaluate": app.evaluate}
+    for route, request in ROUTES.items():
+        category, _, action = route.partition(".")
+
+        def handle(message: Message, context: Context, request: type[Body] = request) -> Message:
+            return Message(member_of(context).answer(request, message.content), reply_to=message)
+
+        register[category](action)(handle)
+    return app

@@ -1,0 +1,169 @@
+"""The member's rules, without IO: what it agrees to, what it trains from, what it seals, what it helps to open.
+
+The twin of ``server/rounds.py``. Every function looks at what came from the coordinator and at what the ledger
+remembers, and returns only if all is well; the caller writes to the ledger next, and acts last. The rules are those
+of docs/protocol.md:
+
+1. one context: a member opens only a sum all of whose headers carry the context that it sealed under itself;
+2. one set per base: what was opened once is opened again for the same members only;
+3. a base is proved: the agreed start vector, or a version that a quorum of its openers signed;
+7. seal once: a retry sends the same bytes, lost bytes mean sitting the round out;
+9. the node's floor: a run can only be stricter than the node's own settings.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..configs.settings import FloorSettings, Offer, parse
+from ..crypto.context import PURPOSES, RoundContext
+from ..crypto.envelope import SignedHeader
+from ..crypto.identity import Roster
+from ..crypto.statement import Proof, quorum
+from ..errors import InputError, Refused
+from ..messages import Open, Seal
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """What the ledger holds about one (purpose, run, number): the context sealed under and the envelope.
+
+    Attributes:
+        context: digest of the RoundContext.
+        header: digest of the envelope's header.
+        clipped_share: what was reported beside it.
+        envelope: its bytes; None when they were lost or deleted.
+    """
+
+    context: str
+    header: str
+    clipped_share: float
+    envelope: bytes | None
+
+
+def admit(offer: Mapping[str, Any], floor: FloorSettings, schema_digest: str) -> Offer:
+    """Return the run's offer if this node takes part in it (rule 9).
+
+    Raises:
+        Refused: ``task.refused``, ``config.schema``, ``config.min_members``, ``config.rounds``,
+            ``config.local_epochs``, ``config.train_timeout_s`` or ``config.value``.
+    """
+    try:
+        checked = parse(Offer, offer, where="the run's offer")
+    except InputError as error:
+        raise Refused(error.code, str(error)) from None
+    if checked.task.ref not in floor.tasks:
+        raise Refused("task.refused", f"task {checked.task.ref!r} is not on this node's list")
+    if checked.schema_digest != schema_digest:
+        raise Refused("config.schema", "the run is for another schema than this node's")
+    limits = (
+        ("min_members", checked.federation.min_members >= floor.min_members),
+        ("rounds", checked.training.rounds <= floor.max_rounds),
+        ("local_epochs", checked.training.local_epochs <= floor.max_local_epochs),
+        ("train_timeout_s", checked.training.train_timeout_s <= floor.max_train_s),
+    )
+    for name, kept in limits:
+        if not kept:
+            raise Refused(f"config.{name}", f"the run's {name} passes this node's limit")
+    return checked
+
+
+def round_context(template: RoundContext, request: Seal | Open) -> RoundContext:
+    """Return the context that a request is about: its own four fields, everything else as agreed at enrolment.
+
+    Raises:
+        Refused: ``envelope.context``, ``envelope.epoch``.
+    """
+    if request.run != template.run or request.purpose not in PURPOSES or request.number < 0:
+        raise Refused("envelope.context", "the request is not about the run that was agreed to")
+    if request.epoch != template.epoch:
+        raise Refused("envelope.epoch", f"the request is for epoch {request.epoch}, expected {template.epoch}")
+    purpose = next(purpose for purpose in PURPOSES if purpose == request.purpose)
+    return template.at(request.number, purpose, request.base, request.clip)
+
+
+def check_base(
+    context: RoundContext, proof: Mapping[str, Any], roster: Roster, wanted_quorum: int, floor: FloorSettings
+) -> None:
+    """Check that the context's base and clip are what a quorum of openers signed (rules 3 and 6).
+
+    Version 0, the start, is proved like any other: by the members that opened the statistics and computed it.
+
+    Raises:
+        Refused: ``base.unproved``.
+    """
+    statement = Proof.from_dict(proof).verify(roster, wanted_quorum)
+    problems = (
+        (statement.federation != context.federation, "is of another federation"),
+        (statement.purpose not in ("statistics", "update"), "is no model's"),
+        (not hmac.compare_digest(statement.sha256, context.base), "is of another version"),
+        (not statement.in_range, "is of a sum that was out of range"),
+        (len(statement.members) < max(context.min_members, floor.min_members), "has too few members"),
+        (quorum(statement.members, wanted_quorum) < floor.min_quorum, "has too few signatures for this node"),
+        (context.purpose == "update" and statement.clip != context.clip, "states another clip"),
+    )
+    for wrong, what in problems:
+        if wrong:
+            raise Refused("base.unproved", f"the base's proof {what}")
+
+
+def check_seal(context: RoundContext, remembered: Remembered | None) -> None:
+    """Check that this round is still to be sealed, or that the same envelope can be sent again (rule 7).
+
+    Raises:
+        Refused: ``seal.already``: sealed under another context, or its bytes are lost.
+    """
+    if remembered is None:
+        return
+    if not hmac.compare_digest(remembered.context, context.digest):
+        raise Refused("seal.already", f"{context.purpose} {context.number} was sealed under another context")
+    if remembered.envelope is None:
+        raise Refused("seal.already", f"{context.purpose} {context.number} was sealed and its bytes are gone")
+
+
+def check_opening(
+    context: RoundContext,
+    request: Open,
+    own: Remembered | None,
+    opened_before: Collection[str] | None,
+    roster: Roster,
+    floor: FloorSettings,
+) -> dict[str, str]:
+    """Return set A as member → header digest, if this member may open its sum (rules 1 and 2).
+
+    Args:
+        context: built from the request and what was agreed.
+        request: headers and signatures of set A.
+        own: what this member sealed for this round.
+        opened_before: the members of the set for which this base was opened already, or None.
+        roster: the epoch's members.
+        floor: the node's own limits.
+
+    Raises:
+        Refused: ``open.set``, ``envelope.signature``, ``envelope.member``, ``envelope.context``, ``open.cohort`` or
+            ``open.overlap``.
+    """
+    members = request.members
+    if members != sorted(set(members)) or {*request.headers} != {*members} or {*request.signatures} != {*members}:
+        raise Refused("open.set", "the set, its headers and its signatures do not name the same members")
+    if own is None:
+        raise Refused("open.set", "this member sealed nothing for this round")
+    digests = {}
+    for member in members:
+        signed = SignedHeader(request.headers[member], request.signatures[member])
+        header = signed.verify(roster.card(member))
+        if not hmac.compare_digest(header.context, own.context):
+            raise Refused("envelope.context", f"{member!r} sealed under another context than this member")
+        digests[member] = signed.digest
+    if not hmac.compare_digest(own.context, context.digest):
+        raise Refused("envelope.context", "the opening is for another context than the one sealed under")
+    if own.header not in digests.values():
+        raise Refused("open.set", "this member's own envelope is not in the sum")
+    if len(members) < max(context.min_members, floor.min_members):
+        raise Refused("open.cohort", f"a sum over {len(members)} members is never opened here")
+    if opened_before is not None and set(opened_before) != set(members):
+        raise Refused("open.overlap", "this base was opened before, for another set of members")
+    return digests

@@ -1,0 +1,234 @@
+"""What is trained: a task says how rows become inputs, which model, which loss, which metrics.
+
+A task of your own is one object with ``model``, ``loss`` and ``metrics``; if its rows come from something
+else than one table of the schema's columns, also ``data`` and ``inputs``. Everything else has a default. See
+``digits.py`` for a worked example. The object is made from ``[task]`` by :func:`load_task`: ``ref`` names a
+factory, usually the class itself, and the table's other keys are its keyword arguments.
+
+The framework calls, in this order: ``data``, then a split; ``summary`` of the training rows, summed over all
+members under encryption; ``scaling`` of the sums; ``prepare`` of every part; ``model``; ``loss`` on batches;
+``metrics`` on whole parts; ``tally`` of the test rows, summed under encryption; ``overall`` of the sums.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ...configs.schema import Schema, load_schema
+from ...configs.settings import DataSettings
+from ...errors import InputError, nearest
+from ..data import Rows, features, load_frame, read_groups
+
+__all__ = ["METRICS", "Metrics", "Rows", "Task", "fixed", "load_task", "own_tasks", "schema_for"]
+
+Metrics = dict[str, float | None]
+METRICS = ("loss", "accuracy", "auc", "average_precision")
+"""What every report shows; a task may leave some out, they are None then, and may add others."""
+
+MAX_COUNT = 2**38 - 1
+"""Largest number in one member's summary or tally: the sum over 1024 members stays below 2^48."""
+FRACTION_BITS = 16
+"""Fixed point of the default tally and of the tabular task: 2^22 rows of loss 1 a member fit."""
+
+
+class Task:
+    """Base class of tasks: what must be written raises NotImplementedError, the rest has a default."""
+
+    def schema(self) -> Schema | None:
+        """Return the task's own schema, or None: then ``[data] schema`` names a file."""
+        return None
+
+    def data(self, settings: DataSettings, schema: Schema) -> Rows:
+        """Return all rows that ``[data]`` names, raw: as :meth:`inputs` and :meth:`targets` make them.
+
+        Raises:
+            InputError: ``data.*`` or ``config.value``: ``[data]`` contradicts the schema.
+        """
+        names = {column.name for column in schema.columns}
+        both = sorted(names.intersection(settings.drop))
+        if both:
+            raise InputError("config.value", f"[data] drop names {both[0]!r}, which the schema lists as a feature")
+        if settings.label != schema.label.name:
+            raise InputError(
+                "config.value",
+                f"[data] label = {settings.label!r}; expected the schema's, {schema.label.name!r}",
+            )
+        frame = load_frame(settings)
+        where = settings.path.name if settings.path else "data"
+        inputs, targets = self.inputs(frame, schema, where), self.targets(frame, schema, where)
+        return Rows(inputs, targets, read_groups(frame, settings))
+
+    def inputs(self, frame: Any, schema: Schema, where: str = "data") -> Tensor:
+        """Return the raw inputs of a table's rows; needs no label, so ``predict`` uses it too.
+
+        Args:
+            frame: ``pandas.DataFrame`` of n rows; other columns than the schema's are ignored.
+            schema: the columns.
+            where: name of the table in messages.
+
+        Returns:
+            ``float64[n, columns]``: numbers, category indices, NaN where missing.
+        """
+        return torch.from_numpy(features(frame, schema, where))
+
+    def targets(self, frame: Any, schema: Schema, where: str = "data") -> Tensor:
+        """Return the class index of every row of a table, ``int64[n]``."""
+        if schema.label.name not in frame:
+            known = [str(name) for name in frame.columns]
+            raise InputError(
+                "data.column",
+                f"{where} has no label column {schema.label.name!r}; {nearest(schema.label.name, known)}",
+            )
+        return torch.from_numpy(schema.label.read(frame[schema.label.name], where))
+
+    def model(self, schema: Schema, generator: torch.Generator) -> nn.Module:
+        """Return a fresh model whose numbers depend on ``schema`` and ``generator`` only.
+
+        The global torch generator is seeded around the call too, so default initialisation is fine.
+        """
+        raise NotImplementedError
+
+    def loss(self, model: nn.Module, batch: Rows) -> Tensor:
+        """Return the mean loss over a batch of prepared rows, a scalar that can be differentiated."""
+        raise NotImplementedError
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> Metrics:
+        """Return the metrics of ``outputs = model(inputs)`` over one row or more.
+
+        ``loss`` should be among them (the gate's default); a metric that the rows leave undefined is None.
+        """
+        raise NotImplementedError
+
+    def scores(self, outputs: Tensor) -> NDArray[np.float64]:
+        """Return probabilities: ``float64[n]`` of the positive class, or ``float64[n, classes]``."""
+        logits = outputs.detach().double()
+        one = logits.ndim == 1 or logits.shape[-1] == 1
+        chances = torch.sigmoid(logits.reshape(len(logits))) if one else torch.softmax(logits, dim=-1)
+        return chances.numpy()
+
+    def summary(self, rows: Rows, schema: Schema) -> NDArray[np.int64]:
+        """Return statistics of a member's raw training rows that make sense summed over members.
+
+        Returns:
+            ``int64[k]``, every number in ``[0, MAX_COUNT]``; k depends on the schema only.
+        """
+        return np.zeros(0, dtype=np.int64)
+
+    def scaling(self, totals: Sequence[int], schema: Schema) -> dict[str, Any]:
+        """Return what :meth:`prepare` needs, from the summed statistics: JSON-able, the same everywhere."""
+        return {}
+
+    def prepare(self, rows: Rows, schema: Schema, scaling: Mapping[str, Any]) -> Rows:
+        """Return raw rows as the model takes them."""
+        return rows
+
+    def tally(self, outputs: Tensor, targets: Tensor) -> NDArray[np.int64]:
+        """Return counts of a member's test rows that make sense summed over members; n may be 0.
+
+        Returns:
+            ``int64[m]``, every number in ``[0, MAX_COUNT]``; m depends on the task only. Here: rows, and loss
+            and accuracy times rows in units of 2^-16.
+        """
+        rows = len(targets)
+        metrics = self.metrics(outputs, targets) if rows else {}
+        sums = [fixed((metrics.get(name) or 0.0) * rows) for name in ("loss", "accuracy")]
+        return np.array([rows, *sums], dtype=np.int64)
+
+    def overall(self, totals: Sequence[int]) -> Metrics:
+        """Return the metrics over all members' test rows from the summed tallies."""
+        rows, *sums = totals
+        means = [total / 2**FRACTION_BITS / rows if rows else None for total in sums]
+        return dict(zip(METRICS, (*means, None, None), strict=True))
+
+    def personalise(self, model: nn.Module, rows: Rows) -> Any:
+        """Return a private part fitted on the member's own prepared training rows, never sent, or None."""
+        return None
+
+    def apply(self, private: Any, outputs: Tensor) -> Tensor:
+        """Return the model's outputs with the private part applied."""
+        return outputs
+
+
+def fixed(total: float) -> int:
+    """Return a sum in units of 2^-16, cut to ``[0, MAX_COUNT]``; NaN becomes the largest.
+
+    >>> fixed(1.5), fixed(-1.0), fixed(float("nan")) == MAX_COUNT
+    (98304, 0, True)
+    """
+    scaled = total * 2**FRACTION_BITS
+    return round(max(scaled, 0.0)) if scaled < MAX_COUNT else MAX_COUNT
+
+
+def schema_for(task: Task, settings: DataSettings) -> Schema:
+    """Return the schema of a run: the file that ``[data]`` names, or else the task's own.
+
+    Raises:
+        InputError: ``config.*``: there is none, or the file is wrong.
+    """
+    if settings.schema_path is not None:
+        return load_schema(settings.schema_path)
+    own = task.schema()
+    if own is None:
+        raise InputError(
+            "config.value",
+            "[data] schema is missing; expected a schema file",
+            hint="moonflower schema infer writes one",
+        )
+    return own
+
+
+def load_task(ref: str, options: Mapping[str, Any]) -> Task:
+    """Return the task that ``[task]`` names.
+
+    This imports code: whoever got ``ref`` from elsewhere checks it against an allow-list first (rule 9).
+
+    Args:
+        ref: ``package.module:attribute``, a factory of tasks.
+        options: its keyword arguments, from TOML or JSON.
+
+    Raises:
+        InputError: ``config.task``: module, attribute or option unknown, or an option's value refused.
+    """
+    module_name, _, attribute = ref.partition(":")
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name + ".").startswith(error.name + "."):
+            raise InputError(
+                "config.task", f"task module {module_name!r} needs {error.name!r}, not installed"
+            ) from None
+        raise InputError("config.task", f"there is no task {ref!r}; {nearest(ref, own_tasks())}") from None
+    except (ImportError, SyntaxError, ValueError) as error:
+        raise InputError("config.task", f"task module {module_name!r} cannot be imported: {error}") from None
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        public = [name for name, value in vars(module).items() if not name.startswith("_") and callable(value)]
+        raise InputError(
+            "config.task", f"module {module_name!r} has no task {attribute!r}; {nearest(attribute, public)}"
+        )
+    try:
+        parameters = inspect.signature(factory).parameters
+        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        unknown = [] if takes_all else [name for name in options if name not in parameters]
+        task = None if unknown else factory(**options)
+    except (TypeError, ValueError) as error:
+        raise InputError("config.task", f"task {ref!r} refuses its options: {error}") from None
+    if unknown:
+        raise InputError("config.task", f"task {ref!r} has no option {unknown[0]!r}; {nearest(unknown[0], parameters)}")
+    if not isinstance(task, Task):
+        raise InputError("config.task", f"{ref!r} makes a {type(task).__name__!r}; expected a moonflower Task")
+    return task
+
+
+def own_tasks() -> list[str]:
+    """Return the references of moonflower's own tasks."""
+    return [f"{__name__}.{module.name}:task" for module in pkgutil.iter_modules(__path__)]

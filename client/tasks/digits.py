@@ -1,0 +1,68 @@
+"""Handwritten digits: a worked example of a task of one's own.
+
+It trains a small convolutional network on scikit-learn's bundled 1,797 images. A task needs ``model``,
+``loss`` and ``metrics``; this one also brings its own rows and the schema that describes them, so that a
+config needs no file. With ``[data] path`` it reads a table of the same 64 pixel columns instead.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...configs.schema import Label, Numeric, Schema
+from ...configs.settings import DataSettings
+from . import Metrics, Rows, Task
+
+_PIXELS = tuple(Numeric(f"pixel_{row}_{column}", 0.0, 16.0) for row in range(8) for column in range(8))
+
+
+class Digits(Task):
+    """The task ``moonflower.client.tasks.digits:task``; ``channels`` is the width of the first layer."""
+
+    def __init__(self, channels: int = 16) -> None:
+        if isinstance(channels, bool) or not isinstance(channels, int) or not 1 <= channels <= 1024:
+            raise ValueError(f"channels = {channels!r}; expected a whole number from 1 to 1024")
+        self.channels = channels
+
+    def schema(self) -> Schema:
+        """Return 64 pixels from 0 to 16, and ten classes."""
+        return Schema(_PIXELS, Label("target", tuple(range(10))))
+
+    def data(self, settings: DataSettings, schema: Schema) -> Rows:
+        """Return the bundled images, or those in the table that ``[data]`` names."""
+        if settings.path is not None:
+            return super().data(settings, schema)
+        from sklearn.datasets import load_digits  # takes a second, and only this line needs it
+
+        frame = load_digits(as_frame=True).frame
+        return Rows(self.inputs(frame, schema), self.targets(frame, schema))
+
+    def inputs(self, frame: Any, schema: Schema, where: str = "data") -> Tensor:
+        """Return the images, ``float32[n, 1, 8, 8]`` in [0, 1]; a missing pixel is black."""
+        pixels = torch.nan_to_num(super().inputs(frame, schema, where)) / 16
+        return pixels.float().reshape(-1, 1, 8, 8)
+
+    def model(self, schema: Schema, generator: torch.Generator) -> nn.Module:
+        """Return two convolutions and a linear layer, from images to logits ``float32[n, 10]``."""
+        width = self.channels
+        return nn.Sequential(
+            nn.Conv2d(1, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(width, 2 * width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(8 * width, len(schema.label.classes)),
+        )  # fmt: skip
+
+    def loss(self, model: nn.Module, batch: Rows) -> Tensor:
+        """Return the mean cross-entropy in nats."""
+        return functional.cross_entropy(model(batch.inputs), batch.targets)
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> Metrics:
+        """Return loss and accuracy."""
+        right = (outputs.argmax(dim=1) == targets).double().mean()
+        return {"loss": functional.cross_entropy(outputs.double(), targets).item(), "accuracy": right.item()}
+
+
+task = Digits

@@ -1,0 +1,237 @@
+"""Binary classification of a table's rows: logistic regression, or a network with hidden layers.
+
+Statistics and tallies are whole numbers, so that sums over members are exact: the federation's means, spreads
+and AUC are the same to the bit whether one member holds the rows or many do.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...configs.schema import Numeric, Schema
+from ...errors import InputError, nearest
+from . import FRACTION_BITS, METRICS, Metrics, Rows, Task, fixed
+
+BINS = 2048
+"""Of each score histogram, equal in probability. Measured, no bound: in 30 runs on heart (184 test rows)
+the AUC was off by 2.4e-4 at most and average precision by 5e-3; with 256 bins the AUC by 6.0e-4. On sba
+(4,003 test rows, 6 runs) the AUC was off by 2e-5 at most, with 256 bins by 2.1e-4."""
+_UNIT = 2**16
+"""Steps of a numeric column's range."""
+_RIDGE = 1.0
+"""Pull b²/2 on the private intercept: with one class only it would run to infinity."""
+_PERSONALISE = ("none", "intercept")
+
+
+class Tabular(Task):
+    """Numbers standardised, missing ones imputed with the mean; categories one-hot, all zero where missing.
+
+    Args:
+        hidden: widths of the hidden layers, 1 to 4096; none = logistic regression.
+        personalise: ``intercept``: a scalar on the logit that each member fits on its own rows and keeps; or
+            ``none``.
+        missing_indicator: one more input a column that says whether the cell is missing. On the heart data it
+            lifts the federation's AUC by .009 (mean of 5 folds), but the personalised loss by nothing, which
+            suggests that gaps tell the hospitals apart rather than the patients.
+    """
+
+    def __init__(self, hidden: Sequence[int] = (), personalise: str = "none", missing_indicator: bool = False) -> None:
+        if not isinstance(hidden, (list, tuple)) or len(hidden) > 8:
+            raise InputError("config.task", f"hidden = {hidden!r}; expected a list of at most 8 widths")
+        for width in hidden:
+            if isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= 4096:
+                raise InputError("config.task", f"hidden holds {width!r}; expected whole numbers from 1 to 4096")
+        if personalise not in _PERSONALISE:
+            raise InputError("config.task", f"personalise = {personalise!r}; {nearest(str(personalise), _PERSONALISE)}")
+        if not isinstance(missing_indicator, bool):
+            raise InputError("config.task", f"missing_indicator = {missing_indicator!r}; expected true or false")
+        self.hidden = tuple(hidden)
+        self.missing_indicator = missing_indicator
+        self.intercept = personalise == "intercept"
+
+    def model(self, schema: Schema, generator: torch.Generator) -> nn.Module:
+        """Return the network, ``float32[n, inputs]`` to logits ``float32[n, 1]``.
+
+        Raises:
+            InputError: ``config.task``: the label has more than two classes.
+        """
+        if len(schema.label.classes) != 2:
+            raise InputError(
+                "config.task",
+                f"label {schema.label.name!r} has {len(schema.label.classes)} classes; expected 2",
+            )
+        inputs = sum(1 if isinstance(c, Numeric) else len(c.categories) for c in schema.columns)
+        if self.missing_indicator:
+            inputs += len(schema.columns)
+        layers: list[nn.Module] = []
+        for width, following in itertools.pairwise((inputs, *self.hidden, 1)):
+            layers += [nn.Linear(width, following), nn.ReLU()]
+        return nn.Sequential(*layers[:-1])
+
+    def loss(self, model: nn.Module, batch: Rows) -> Tensor:
+        """Return the mean binary cross-entropy in nats."""
+        logits = model(batch.inputs).squeeze(-1)
+        return functional.binary_cross_entropy_with_logits(logits, batch.targets.to(logits.dtype))
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> Metrics:
+        """Return loss, accuracy, AUC and average precision; None without rows, or with one class."""
+        if not len(targets):
+            return dict.fromkeys(METRICS)
+        logits, truth = outputs.detach().double().reshape(-1), targets.numpy() == 1
+        loss = functional.binary_cross_entropy_with_logits(logits, targets.double()).item()
+        accuracy = float(((logits.numpy() > 0) == truth).mean())
+        if not math.isfinite(loss):
+            return dict(zip(METRICS, (loss, accuracy, None, None), strict=True))
+        distinct, group = np.unique(logits.numpy(), return_inverse=True)
+        counts = [np.bincount(group[side], minlength=len(distinct)) for side in (truth, ~truth)]
+        auc, precision = ranking(counts[0], counts[1])
+        return dict(zip(METRICS, (loss, accuracy, auc, precision), strict=True))
+
+    def summary(self, rows: Rows, schema: Schema) -> NDArray[np.int64]:
+        """Return count, sum, and sum of squares (upper and lower half) of every numeric column, in order.
+
+        A value x enters as the whole number k = 2^16 (x - min) / (max - min), rounded to even row by row, so
+        that sums do not depend on who holds which row.
+        """
+        totals: list[int] = []
+        for values, column in zip(rows.inputs.numpy().T, schema.columns, strict=True):
+            if isinstance(column, Numeric):
+                present = values[~np.isnan(values)]
+                units = np.rint((present - column.min) / (column.max - column.min) * _UNIT).astype(np.int64)
+                squares = units * units
+                totals += [
+                    len(units),
+                    int(units.sum()),
+                    int((squares >> 16).sum()),
+                    int((squares & 0xFFFF).sum()),
+                ]
+        return np.array(totals, dtype=np.int64)
+
+    def scaling(self, totals: Sequence[int], schema: Schema) -> dict[str, Any]:
+        """Return ``{column: [mean, spread]}`` of the numeric columns.
+
+        Whole numbers up to one division and one square root, so the same bits everywhere. A column without
+        spread gets its range as spread; one without values the middle of its range as mean.
+        """
+        out: dict[str, Any] = {}
+        numeric = [column for column in schema.columns if isinstance(column, Numeric)]
+        for i, column in enumerate(numeric):
+            count, total, upper, lower = (int(number) for number in totals[4 * i : 4 * i + 4])
+            width = (column.max - column.min) / _UNIT
+            mean = column.min + (total / count if count else _UNIT / 2) * width
+            deviation = count * ((upper << 16) + lower) - total * total  # count² times the variance, exactly
+            out[column.name] = [
+                mean,
+                math.sqrt(deviation) / count * width if deviation > 0 else _UNIT * width,
+            ]
+        return out
+
+    def prepare(self, rows: Rows, schema: Schema, scaling: Mapping[str, Any]) -> Rows:
+        """Return the features, ``float32[n, inputs]``: numbers and one-hot categories in schema order.
+
+        Raises:
+            InputError: ``data.model``: the scaling does not fit the schema.
+        """
+        parts: list[NDArray[np.float64]] = []
+        for values, column in zip(rows.inputs.numpy().T, schema.columns, strict=True):
+            if isinstance(column, Numeric):
+                mean, spread = _pair(scaling, column.name)
+                parts.append(np.nan_to_num((values - mean) / spread, nan=0.0)[:, None])
+            else:
+                parts.append((values[:, None] == np.arange(len(column.categories))).astype(np.float64))
+            if self.missing_indicator:
+                parts.append(np.isnan(values).astype(np.float64)[:, None])
+        return replace(rows, inputs=torch.from_numpy(np.concatenate(parts, axis=1, dtype=np.float32)))
+
+    def tally(self, outputs: Tensor, targets: Tensor) -> NDArray[np.int64]:
+        """Return rows, loss sum (2^-16), correct rows, and score histograms of positives and negatives."""
+        logits, truth = outputs.detach().double().reshape(-1), targets.numpy() == 1
+        loss = functional.binary_cross_entropy_with_logits(logits, targets.double(), reduction="sum").item()
+        correct = int(((logits.numpy() > 0) == truth).sum())
+        chances = torch.sigmoid(torch.nan_to_num(logits)).numpy()
+        bins = np.minimum((chances * BINS).astype(np.int64), BINS - 1)
+        histograms = [np.bincount(bins[truth], minlength=BINS), np.bincount(bins[~truth], minlength=BINS)]
+        return np.concatenate([[len(truth), fixed(loss), correct], *histograms], dtype=np.int64)
+
+    def overall(self, totals: Sequence[int]) -> Metrics:
+        """Return loss, accuracy, AUC and average precision of all members' test rows, None without rows."""
+        rows, loss, correct = (int(number) for number in totals[:3])
+        counts = np.array([int(number) for number in totals[3:]], dtype=object)
+        auc, average = ranking(counts[:BINS], counts[BINS:])
+        return {
+            "loss": loss / 2**FRACTION_BITS / rows if rows else None,
+            "accuracy": correct / rows if rows else None,
+            "auc": auc,
+            "average_precision": average,
+        }
+
+    def personalise(self, model: nn.Module, rows: Rows) -> float | None:
+        """Return the intercept b, or None without one.
+
+        It minimises the rows' summed loss plus b²/2, by bisection on the slope in [-32, 32].
+        """
+        if not self.intercept:
+            return None
+        with torch.no_grad():
+            logits = model(rows.inputs).double().reshape(-1).numpy()
+        truth = rows.targets.numpy().astype(np.float64)
+        low, high = -32.0, 32.0
+        while high - low > 1e-9:
+            middle = (low + high) / 2
+            slope = (0.5 * (1 + np.tanh((logits + middle) / 2)) - truth).sum() + _RIDGE * middle
+            low, high = (low, middle) if slope > 0 else (middle, high)
+        return (low + high) / 2
+
+    def apply(self, private: float, outputs: Tensor) -> Tensor:
+        """Return the logits with the intercept added."""
+        return outputs + private
+
+
+def ranking(positives: NDArray[Any], negatives: NDArray[Any]) -> tuple[float | None, float | None]:
+    """Return AUC and average precision from the counts at each distinct score, lowest score first.
+
+    Whole numbers up to the last division, so that the same counts give the same bits. Scores that are equal
+    count as half in order (Mann and Whitney); average precision is the step sum that scikit-learn reports.
+
+    Args:
+        positives: ``int[k]``, rows of the positive class at each score.
+        negatives: ``int[k]``, the others.
+
+    >>> ranking(np.array([0, 1, 1]), np.array([1, 1, 0]))
+    (0.875, 0.8333333333333333)
+    """
+    all_positive, all_negative = int(positives.sum()), int(negatives.sum())
+    if not (all_positive and all_negative):
+        return None, None
+    below = np.cumsum(negatives) - negatives
+    pairs = int((positives * (2 * below + negatives)).sum())
+    found, false = np.cumsum(positives[::-1]), np.cumsum(negatives[::-1])
+    hits = positives[::-1] > 0
+    precision = (found[hits] / (found + false)[hits]).astype(np.float64)
+    average = math.fsum(precision * positives[::-1][hits]) / all_positive
+    return pairs / (2 * all_positive * all_negative), average
+
+
+def _pair(scaling: Mapping[str, Any], name: str) -> tuple[float, float]:
+    pair = scaling.get(name)
+    if (
+        not isinstance(pair, (list, tuple))
+        or len(pair) != 2
+        or not all(isinstance(number, float) and math.isfinite(number) for number in pair)
+        or pair[1] <= 0
+    ):
+        raise InputError("data.model", f"scaling of column {name!r} is no mean and spread; expected two numbers")
+    return pair[0], pair[1]
+
+
+task = Tabular

@@ -1,0 +1,1 @@
+"""What people write down: settings (TOML), the schema of the data, presets and bundled data."""

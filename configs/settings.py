@@ -1,0 +1,257 @@
+"""Settings of a run: one TOML file, checked once, frozen afterwards.
+
+The same file serves ``simulate``, ``up`` and ``run``. Every table is a frozen model; units stand in the names;
+an unknown key, a wrong type or a value out of range is an :class:`~moonflower.errors.InputError` that names
+file, key, what was found, what was expected and the nearest valid choice. Nothing outside this room reads
+the environment or a config file.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..errors import InputError, nearest
+
+T = TypeVar("T", bound=BaseModel)
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._&,'()/-]{0,63}$")]
+
+Strings = Annotated[tuple[str, ...], Field(strict=False)]  # TOML has lists, not tuples
+File = Annotated[Path, Field(strict=False)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class FederationSettings(_Table):
+    """``[federation]``: who trains together."""
+
+    name: Name = Field(description="name of the federation; part of every signed context")
+    min_members: int = Field(3, ge=2, le=1024, description="a sum over fewer members is never opened")
+
+
+class TaskSettings(BaseModel):
+    """``[task]``: what is trained. Keys other than ``ref`` are the task's own options."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
+    ref: str = Field(
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description='"package.module:attribute", installed on every node',
+    )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The task's own options, as given."""
+        return dict(self.model_extra or {})
+
+
+class DataSettings(_Table):
+    """``[data]``: where the rows are and how they are split. Never part of a run's offer."""
+
+    path: File | None = Field(None, description="CSV (also .gz) or Parquet; relative to the config file")
+    label: str = Field("y", description="column to predict")
+    site: str | None = Field(None, description="column that names the member (simulate and up)")
+    drop: Strings = Field((), description="columns that are no features")
+    schema_path: File | None = Field(None, alias="schema", description="schema file; relative to the config file")
+    test_fraction: float = Field(0.2, ge=0, lt=1, description="share of the rows kept for testing")
+    test_column: str | None = Field(None, description="column that marks the test rows, instead of test_fraction")
+    test_value: int | str | None = Field(None, description="value of test_column that marks a test row")
+    validation_fraction: float = Field(
+        0.2, ge=0, lt=1, description="share of the training rows kept for the gate's votes"
+    )
+
+    @model_validator(mode="after")
+    def _pair(self) -> DataSettings:
+        if (self.test_column is None) != (self.test_value is None):
+            raise ValueError("test_column and test_value go together")
+        return self
+
+
+class SimulateSettings(_Table):
+    """``[simulate]``: how simulate makes members out of one table."""
+
+    partition: Literal["site", "random", "dirichlet"] = Field("site", description="how rows become members")
+    members: int | None = Field(None, ge=2, le=1024, description="how many (random and dirichlet)")
+    alpha: float = Field(0.5, gt=0, le=1e6, description="concentration of the Dirichlet draw over the labels")
+
+    @model_validator(mode="after")
+    def _members(self) -> SimulateSettings:
+        if self.partition != "site" and self.members is None:
+            raise ValueError(f'partition = "{self.partition}" needs members = N')
+        return self
+
+
+class TrainingSettings(_Table):
+    """``[training]``: what every member does with a base model."""
+
+    rounds: int = Field(20, ge=1, le=100_000, description="rounds of the run")
+    local_epochs: int = Field(1, ge=1, le=10_000, description="passes over the member's own rows a round")
+    lr: float = Field(0.1, gt=0, le=100, description="learning rate of plain SGD")
+    batch_size: int = Field(64, ge=1, le=1_000_000, description="rows a step")
+    mu: float = Field(0.0, ge=0, le=1000, description="FedProx: weight of the pull towards the base; 0 = FedAvg")
+    weights: Literal["rows", "equal"] = Field("rows", description="what a member's update counts")
+    seed: int = Field(7, ge=0, lt=2**63, description="seed of start vector, batches and splits")
+    train_timeout_s: float = Field(600, gt=0, le=7 * 86400, description="an update that comes later is left out")
+    report_every: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="rounds between reports over all members' test rows; 0 = only at the end",
+    )
+
+
+class CryptoSettings(_Table):
+    """``[crypto]``: how updates are sealed and who opens the sum."""
+
+    scheme: Literal["shared"] = Field("shared", description="who can open a sum: any member")
+    value_bits: int = Field(16, ge=4, le=24, description="bits of one quantised value")
+    clip: float = Field(8.0, gt=0, le=1e6, description="largest update of round 1, per parameter; later ones adapt")
+    open_quorum: int = Field(0, ge=0, le=1024, description="openers that must agree; 0 = majority of the set")
+    open_timeout_s: float = Field(120, gt=0, le=7 * 86400, description="an opening that takes longer has failed")
+
+
+class GateSettings(_Table):
+    """``[gate]``: when a candidate becomes the new model."""
+
+    metric: Literal["loss", "accuracy", "auc", "average_precision"] = Field(
+        "loss", description="metric of the members' votes"
+    )
+    max_regression: float = Field(0.05, ge=0, le=1, description="largest median relative worsening")
+    patience: int = Field(3, ge=1, le=1000, description="refused candidates in a row before the run ends")
+    max_failed: int = Field(5, ge=1, le=1000, description="failed rounds in a row before the run ends")
+
+
+class RunSettings(_Table):
+    """A whole run config. Paths are absolute after :func:`load_run`."""
+
+    federation: FederationSettings
+    task: TaskSettings
+    data: DataSettings = DataSettings()
+    simulate: SimulateSettings = SimulateSettings()
+    training: TrainingSettings = TrainingSettings()
+    crypto: CryptoSettings = CryptoSettings()
+    gate: GateSettings = GateSettings()
+
+    def offer(self, schema_digest: str) -> dict[str, Any]:
+        """Return what a run carries to the members (rule 9): no paths, no code, no data settings."""
+        tables = self.model_dump(include={"federation", "task", "training", "crypto", "gate"}, mode="json")
+        return {**tables, "schema": schema_digest}
+
+
+class Offer(_Table):
+    """What a run carries to a member (rule 9), parsed strictly at the member."""
+
+    federation: FederationSettings
+    task: TaskSettings
+    training: TrainingSettings
+    crypto: CryptoSettings
+    gate: GateSettings
+    schema_digest: str = Field(alias="schema", pattern=r"^[0-9a-f]{64}$")
+
+
+class FloorSettings(_Table):
+    """The member's own floor (rule 9): a run can only be stricter."""
+
+    tasks: Strings = Field(description="task references that this node runs")
+    min_members: int = Field(3, ge=2, description="smallest set it helps to open, counting pinned members")
+    max_rounds: int = Field(1000, ge=1)
+    max_local_epochs: int = Field(100, ge=1)
+    max_train_s: float = Field(3600, gt=0)
+    min_quorum: int = Field(2, ge=1, description="fewest signatures that prove a base")
+
+
+def load_run(path: Path, overrides: Iterable[str] = ()) -> RunSettings:
+    """Return the settings in the TOML file ``path``.
+
+    Args:
+        path: the config file. Relative paths in it are relative to its folder.
+        overrides: ``table.key=value`` strings that win over the file; the value is TOML, or else a string.
+
+    Raises:
+        InputError: ``config.file``, ``config.toml``, ``config.set`` or ``config.value``.
+    """
+    raw = _read_toml(path)
+    for override in overrides:
+        _override(raw, override)
+    settings = parse(RunSettings, raw, where=str(path))
+    data = settings.data
+    resolved = {
+        name: (path.parent / value).resolve()
+        for name, value in (("path", data.path), ("schema_path", data.schema_path))
+        if value is not None
+    }
+    return settings.model_copy(update={"data": data.model_copy(update=resolved)})
+
+
+def parse(model: type[T], raw: Mapping[str, Any], *, where: str) -> T:
+    """Return ``raw`` as a checked, frozen ``model``.
+
+    Raises:
+        InputError: ``config.value``; its one sentence names ``where``, the key, what was found and expected.
+    """
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        raise InputError("config.value", f"{where}: {_explain(model, error)}") from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        beside = path.parent.glob("*.toml") if path.parent.is_dir() else ()
+        raise InputError(
+            "config.file", f"config {path} does not exist; {nearest(path.name, [p.name for p in beside])}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("config.file", f"config {path} cannot be read: {error}") from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError("config.toml", f"config {path} is not TOML: {error}") from None
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    table, dot, key = dotted.strip().partition(".")
+    if not (equals and dot and table and key):
+        raise InputError("config.set", f"--set {override}: expected table.key=value, such as training.rounds=5")
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    target = raw.setdefault(table, {})
+    if not isinstance(target, dict):
+        raise InputError("config.set", f"--set {override}: {table!r} is not a table")
+    target[key] = value
+
+
+def _explain(model: type[BaseModel], error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        choices = _keys(model, location[:-1])
+        kind = "table" if len(location) == 1 else "key"
+        return f"unknown {kind} {key!r}; {nearest(location[-1], choices)}"
+    if problem["type"] == "missing":
+        return f"{key!r} is missing; expected a value for it"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:].replace("Input should", "should")
+    if problem["type"] == "value_error":
+        return f"{key or 'settings'}: {message}"
+    return f"{key} = {problem['input']!r}: {message.replace('input should', 'expected it to')}"
+
+
+def _keys(model: type[BaseModel], location: list[str]) -> list[str]:
+    for part in location:
+        field = next(f for name, f in model.model_fields.items() if (f.alias or name) == part)
+        assert isinstance(field.annotation, type)
+        assert issubclass(field.annotation, BaseModel)
+        model = field.annotation
+    return [field.alias or name for name, field in model.model_fields.items()]

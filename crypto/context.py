@@ -1,0 +1,62 @@
+"""What a round is: the fields that every envelope, opening and vote is signed over (rule 1)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from ..canonical import digest
+
+Purpose = Literal["statistics", "update", "tallies"]
+PURPOSES: tuple[Purpose, ...] = ("statistics", "update", "tallies")
+
+
+@dataclass(frozen=True)
+class RoundContext:
+    """One context for all members of a sum; its digest stands in every header.
+
+    Attributes:
+        federation: name of the federation.
+        run: identifier of the run.
+        number: federation-wide round number, never reused; 0 for statistics.
+        purpose: what is summed.
+        base: SHA-256 of the model version that is trained from or judged; "" for statistics.
+        clip: bound on one parameter's update; 0 where nothing is clipped.
+        training: the run's [training] table.
+        schema: schema digest.
+        task: task reference and options.
+        package: version of moonflower.
+        crypto: the plan: scheme, N, q, t, lanes, head-room.
+        epoch: key epoch.
+        roster: roster digest.
+        min_members: a sum over fewer is never opened.
+    """
+
+    federation: str
+    run: str
+    number: int
+    purpose: Purpose
+    base: str
+    clip: float
+    training: dict[str, Any]
+    schema: str
+    task: dict[str, Any]
+    package: str
+    crypto: dict[str, Any]
+    epoch: int
+    roster: str
+    min_members: int
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical form, 64 hex digits."""
+        return digest({"kind": "moonflower.context.v1", **asdict(self)})
+
+    @property
+    def params(self) -> str:
+        """Digest of the crypto parameters alone, so that a mismatch there has its own code."""
+        return digest(self.crypto)
+
+    def at(self, number: int, purpose: Purpose, base: str, clip: float) -> RoundContext:
+        """Return the context of another round of the same run and epoch."""
+        return replace(self, number=number, purpose=purpose, base=base, clip=clip)

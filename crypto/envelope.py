@@ -1,0 +1,175 @@
+"""An envelope: what a member sends. A strict header, signed by the node key, then the sealed body.
+
+    "MFE1" | u32 header length | header: canonical JSON | signature, 96 bytes | body
+
+:class:`RawEnvelope` is bytes from the wire; it becomes an :class:`Envelope` only through :func:`check`, in the
+order: form, signature, body digest, epoch, parameters, replay, context, size. Integers are little-endian.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..canonical import canonical, parse_canonical
+from ..errors import Refused
+from .context import PURPOSES, RoundContext
+from .identity import SIGNATURE_BYTES, Card, Identity
+
+MAGIC = b"MFE1"
+MAX_HEADER_BYTES = 4096
+_HEX = 64
+
+
+@dataclass(frozen=True)
+class RawEnvelope:
+    """Bytes that claim to be an envelope; nothing about them has been checked."""
+
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the member signs.
+
+    Attributes:
+        member: who sealed it.
+        federation, run, number, purpose, epoch: the round, in clear so that a refusal can say what is off.
+        context: digest of the RoundContext that the member trained under.
+        params: digest of the crypto parameters.
+        body: SHA-256 of the body.
+        body_bytes: its length.
+    """
+
+    member: str
+    federation: str
+    run: str
+    number: int
+    purpose: str
+    epoch: int
+    context: str
+    params: str
+    body: str
+    body_bytes: int
+
+    def encode(self) -> bytes:
+        """Return the canonical bytes that are signed."""
+        return canonical({"v": 1, **asdict(self)})
+
+
+@dataclass(frozen=True)
+class SignedHeader:
+    """A header as it travels to the openers, without the body."""
+
+    data: bytes
+    signature: bytes
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the header's bytes."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    def verify(self, card: Card) -> Header:
+        """Return the parsed header.
+
+        Raises:
+            Refused: ``envelope.signature``, then ``envelope.malformed``, then ``envelope.member``.
+        """
+        if not card.node.verify("envelope", self.data, self.signature):
+            raise Refused("envelope.signature", f"the header is not signed by the node key of {card.name!r}")
+        header = _parse_header(self.data)
+        if header.member != card.name:
+            raise Refused("envelope.member", f"the header names another member than {card.name!r}")
+        return header
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """An envelope that passed every check."""
+
+    header: Header
+    signed: SignedHeader
+    body: bytes
+
+
+def seal(identity: Identity, context: RoundContext, body: bytes) -> RawEnvelope:
+    """Return the envelope of ``body``, signed by ``identity`` over this context."""
+    header = Header(
+        member=identity.name,
+        federation=context.federation,
+        run=context.run,
+        number=context.number,
+        purpose=context.purpose,
+        epoch=context.epoch,
+        context=context.digest,
+        params=context.params,
+        body=hashlib.sha256(body).hexdigest(),
+        body_bytes=len(body),
+    ).encode()
+    signature = identity.sign("envelope", header)
+    return RawEnvelope(MAGIC + len(header).to_bytes(4, "little") + header + signature + body)
+
+
+def split(raw: RawEnvelope) -> tuple[SignedHeader, bytes]:
+    """Return the signed header and the body, by form alone.
+
+    Raises:
+        Refused: ``envelope.malformed``.
+    """
+    data = raw.data
+    length = int.from_bytes(data[4:8], "little")
+    start = 8 + length + SIGNATURE_BYTES
+    if data[:4] != MAGIC or not 0 < length <= MAX_HEADER_BYTES or len(data) < start:
+        raise Refused("envelope.malformed", f"{len(data)} bytes are no envelope")
+    return SignedHeader(data[8 : 8 + length], data[8 + length : start]), data[start:]
+
+
+def check(raw: RawEnvelope, card: Card, context: RoundContext, max_body_bytes: int) -> Envelope:
+    """Return ``raw`` as an envelope of ``card``'s member for ``context``.
+
+    Raises:
+        Refused: ``envelope.malformed``, ``.signature``, ``.member``, ``.epoch``, ``.params``, ``.replay`` (of an
+            earlier round or another purpose) or ``.context``.
+    """
+    signed, body = split(raw)
+    header = signed.verify(card)
+    if len(body) != header.body_bytes or not hmac.compare_digest(hashlib.sha256(body).hexdigest(), header.body):
+        raise Refused("envelope.signature", "the body is not the one that the header signs")
+    if header.epoch != context.epoch:
+        raise Refused("envelope.epoch", f"sealed in epoch {header.epoch}, expected {context.epoch}")
+    if header.params != context.params:
+        raise Refused("envelope.params", "sealed under other crypto parameters")
+    if (header.number, header.purpose, header.run) != (context.number, context.purpose, context.run):
+        raise Refused(
+            "envelope.replay",
+            f"sealed for {header.purpose} {header.number}, expected {context.purpose} {context.number}",
+        )
+    if not hmac.compare_digest(header.context, context.digest):
+        raise Refused("envelope.context", "sealed under another context than this round's")
+    if len(body) > max_body_bytes:
+        raise Refused("envelope.malformed", f"body of {len(body)} bytes, at most {max_body_bytes} expected")
+    return Envelope(header, signed, body)
+
+
+def _parse_header(data: bytes) -> Header:
+    try:
+        value: dict[str, Any] = parse_canonical(data)
+        version = value.pop("v")
+        header = Header(**value)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise Refused("envelope.malformed", "the header is not canonical") from None
+    texts = (header.member, header.federation, header.run)
+    digests = (header.context, header.params, header.body)
+    numbers = (header.number, header.epoch, header.body_bytes)
+    good = (
+        version == 1
+        and all(isinstance(text, str) for text in texts)
+        and all(isinstance(text, str) and len(text) == _HEX for text in digests)
+        and all(type(number) is int and number >= 0 for number in numbers)
+        and header.purpose in PURPOSES
+    )
+    if not good:
+        raise Refused("envelope.malformed", "a field of the header has the wrong form")
+    return header

@@ -1,0 +1,248 @@
+"""Who a member is: node key, card, pin, roster.
+
+A member's node key (EC P-384) signs everything the member says and is never used for key agreement; its pin is
+the RFC 7638 thumbprint of the public half. The card adds the X25519 key that receives wrapped keys, and is
+signed by the node key. Rosters and client configs hold pins, so that the coordinator cannot slip in a card.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives import hashes, hpke
+from cryptography.hazmat.primitives.asymmetric import ec, x25519
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from ..canonical import canonical, digest
+from ..errors import Refused
+
+SIGNATURE_BYTES = 96
+_SUITE = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)  # RFC 9180, base mode
+
+
+def b64(data: bytes) -> str:
+    """Return unpadded base64url (RFC 7515 section 2)."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def unb64(text: str) -> bytes:
+    """Return the bytes of unpadded base64url.
+
+    Raises:
+        ValueError: not base64url in its one canonical form.
+    """
+    data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    if b64(data) != text:
+        raise ValueError("not canonical base64url")
+    return data
+
+
+@dataclass(frozen=True)
+class NodeKey:
+    """The public half of a member's P-384 key: verifies signatures (ECDSA with SHA-384, r || s, 96 bytes)."""
+
+    public: ec.EllipticCurvePublicKey
+
+    @property
+    def jwk(self) -> dict[str, str]:
+        """The key as a JSON Web Key with the required members only (RFC 7518 section 6.2)."""
+        numbers = self.public.public_numbers()
+        return {
+            "crv": "P-384",
+            "kty": "EC",
+            "x": b64(numbers.x.to_bytes(48, "big")),
+            "y": b64(numbers.y.to_bytes(48, "big")),
+        }
+
+    @property
+    def pin(self) -> str:
+        """RFC 7638 thumbprint (SHA-256, base64url): 43 characters."""
+        return b64(hashlib.sha256(canonical(self.jwk)).digest())
+
+    @classmethod
+    def from_jwk(cls, jwk: Mapping[str, Any]) -> NodeKey:
+        """Return the key; refuses other curves, extra members and points off the curve.
+
+        Raises:
+            ValueError: not a P-384 public JWK.
+        """
+        try:
+            x, y = (int.from_bytes(unb64(jwk[part]), "big") for part in ("x", "y"))
+            key = cls(ec.EllipticCurvePublicNumbers(x, y, ec.SECP384R1()).public_key())
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError("not a P-384 public JWK") from error
+        if key.jwk != dict(jwk):
+            raise ValueError("not a P-384 public JWK in canonical form")
+        return key
+
+    def verify(self, kind: str, payload: bytes, signature: bytes) -> bool:
+        """Return whether ``signature`` is this key's over ``payload`` in the domain ``kind``."""
+        if len(signature) != SIGNATURE_BYTES:
+            return False
+        r, s = int.from_bytes(signature[:48], "big"), int.from_bytes(signature[48:], "big")
+        try:
+            self.public.verify(encode_dss_signature(r, s), _signed(kind, payload), ec.ECDSA(hashes.SHA384()))
+        except InvalidSignature:
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class Card:
+    """A member as others know it. ``parse_card`` is the only way in from outside."""
+
+    name: str
+    issuer: str
+    client_id: str
+    node: NodeKey
+    sealing: bytes  # X25519 public key, 32 bytes
+    signature: bytes
+
+    def body(self) -> dict[str, Any]:
+        """The signed part."""
+        return {
+            "client_id": self.client_id,
+            "issuer": self.issuer,
+            "name": self.name,
+            "node": self.node.jwk,
+            "x25519": b64(self.sealing),
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """The card as JSON-able values, with its signature."""
+        return {**self.body(), "signature": b64(self.signature)}
+
+    def wrap(self, plaintext: bytes, info: bytes) -> bytes:
+        """Return ``plaintext`` encrypted to this member (HPKE: X25519, HKDF-SHA256, AES-256-GCM)."""
+        return _SUITE.encrypt(plaintext, x25519.X25519PublicKey.from_public_bytes(self.sealing), info=info)
+
+
+def parse_card(value: Any) -> Card:
+    """Return a card whose form and own signature are right; its pin is the caller's business.
+
+    Raises:
+        Refused: ``deal.signature``.
+    """
+    try:
+        card = Card(
+            value["name"],
+            value["issuer"],
+            value["client_id"],
+            NodeKey.from_jwk(value["node"]),
+            unb64(value["x25519"]),
+            unb64(value["signature"]),
+        )
+        good = all(isinstance(text, str) for text in (card.name, card.issuer, card.client_id))
+        good = good and len(card.sealing) == 32 and card.as_dict() == value
+    except (KeyError, TypeError, ValueError, AttributeError):
+        good = False
+    if not good or not card.node.verify("card", canonical(card.body()), card.signature):
+        raise Refused("deal.signature", "a member card is malformed or not signed by its own node key")
+    return card
+
+
+@dataclass(frozen=True)
+class Roster:
+    """The members of an epoch, sorted by name; their order decides who deals."""
+
+    cards: tuple[Card, ...]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over all cards."""
+        return digest([card.as_dict() for card in self.cards])
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Member names, sorted."""
+        return tuple(card.name for card in self.cards)
+
+    def card(self, name: str) -> Card:
+        """Return the card of a member.
+
+        Raises:
+            Refused: ``envelope.member``.
+        """
+        for card in self.cards:
+            if card.name == name:
+                return card
+        raise Refused("envelope.member", "the member is not on the roster")
+
+    def as_list(self) -> list[dict[str, Any]]:
+        """The cards as JSON-able values."""
+        return [card.as_dict() for card in self.cards]
+
+
+def parse_roster(cards: Iterable[Any], pins: Mapping[str, str]) -> Roster:
+    """Return the roster; every card must be signed, listed once and carry the pin that ``pins`` holds for it.
+
+    Raises:
+        Refused: ``deal.signature``: a card that is not pinned, doubled, or out of order.
+    """
+    parsed = tuple(parse_card(card) for card in cards)
+    if [card.name for card in parsed] != sorted({card.name for card in parsed}):
+        raise Refused("deal.signature", "the roster is not sorted by name, or names a member twice")
+    for card in parsed:
+        if not hmac.compare_digest(pins.get(card.name, "").encode(), card.node.pin.encode()):
+            raise Refused("deal.signature", f"the card of {card.name!r} does not carry the pinned key")
+    return Roster(parsed)
+
+
+class Identity:
+    """A member's private half: signs with the node key and unwraps what was wrapped for its card."""
+
+    def __init__(
+        self,
+        name: str,
+        node: ec.EllipticCurvePrivateKey,
+        sealing: x25519.X25519PrivateKey,
+        *,
+        issuer: str = "",
+        client_id: str = "",
+    ) -> None:
+        self.name = name
+        self._node, self._sealing = node, sealing
+        raw = sealing.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        unsigned = Card(name, issuer, client_id, NodeKey(node.public_key()), raw, b"")
+        signature = self.sign("card", canonical(unsigned.body()))
+        self.card = Card(name, issuer, client_id, unsigned.node, raw, signature)
+
+    @classmethod
+    def generate(cls, name: str, *, issuer: str = "", client_id: str = "") -> Identity:
+        """Return a new identity with keys from the operating system's randomness."""
+        return cls(
+            name,
+            ec.generate_private_key(ec.SECP384R1()),
+            x25519.X25519PrivateKey.generate(),
+            issuer=issuer,
+            client_id=client_id,
+        )
+
+    def sign(self, kind: str, payload: bytes) -> bytes:
+        """Return the 96-byte signature over ``payload`` in the domain ``kind``."""
+        der = self._node.sign(_signed(kind, payload), ec.ECDSA(hashes.SHA384()))
+        r, s = decode_dss_signature(der)
+        return r.to_bytes(48, "big") + s.to_bytes(48, "big")
+
+    def unwrap(self, ciphertext: bytes, info: bytes) -> bytes:
+        """Return what :meth:`Card.wrap` encrypted.
+
+        Raises:
+            Refused: ``deal.signature``: not for this member, or not for this purpose.
+        """
+        try:
+            return _SUITE.decrypt(ciphertext, self._sealing, info=info)
+        except (InvalidTag, ValueError) as error:
+            raise Refused("deal.signature", "a wrapped key does not open for this member") from error
+
+
+def _signed(kind: str, payload: bytes) -> bytes:
+    return b"moonflower." + kind.encode() + b".v1\x00" + payload

@@ -1,0 +1,141 @@
+"""A model version as bytes: a canonical safetensors file, named by its SHA-256.
+
+The file is what openers sign (rule 4), what a base is proved by (rule 3) and what ``predict`` loads, so its
+bytes must be the same everywhere: the header is canonical JSON, tensors are float32 in layout order, and the
+one metadata key ``moonflower`` holds the manifest (task, schema, scaling). A candidate keeps its base's header
+byte for byte and changes the numbers only.
+
+Format: https://huggingface.co/docs/safetensors (8-byte little-endian header length, JSON header, data).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..canonical import canonical, parse_canonical
+from ..errors import InputError
+
+MAX_HEADER_BYTES = 4 << 20
+_KEY = "moonflower"
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name and shape of one tensor; every tensor travels as float32."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of elements; 1 for a scalar."""
+        return math.prod(self.shape)
+
+
+Layout = tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class Version:
+    """A parsed model version.
+
+    Attributes:
+        sha256: 64 hex digits, digest of the whole file.
+        data: the file.
+        manifest: what ``predict`` needs: format, federation, task, schema, scaling, package.
+        layout: the tensors, in file order.
+        vector: ``float32[n]``, all tensors flattened and joined; read-only view of ``data``.
+    """
+
+    sha256: str
+    data: bytes
+    manifest: dict[str, Any]
+    layout: Layout
+    vector: NDArray[np.float32]
+
+    def tensors(self) -> dict[str, NDArray[np.float32]]:
+        """Return each tensor by name, as read-only views."""
+        out, start = {}, 0
+        for spec in self.layout:
+            out[spec.name] = self.vector[start : start + spec.size].reshape(spec.shape)
+            start += spec.size
+        return out
+
+
+def build(layout: Layout, vector: NDArray[np.float32], manifest: dict[str, Any]) -> Version:
+    """Return the version with these numbers and this manifest.
+
+    Args:
+        layout: tensors in order.
+        vector: ``float32[n]`` with n the sum of their sizes; all finite.
+        manifest: JSON-able.
+
+    Raises:
+        ValueError: the vector does not fit the layout.
+    """
+    header: dict[str, Any] = {"__metadata__": {_KEY: canonical(manifest).decode()}}
+    start = 0
+    for spec in layout:
+        end = start + 4 * spec.size
+        header[spec.name] = {"dtype": "F32", "shape": list(spec.shape), "data_offsets": [start, end]}
+        start = end
+    if len(header) != len(layout) + 1:
+        raise ValueError("two tensors of the layout share a name, or one is called __metadata__")
+    if vector.shape != (start // 4,):
+        raise ValueError(f"vector has shape {vector.shape}, the layout holds {start // 4} numbers")
+    text = canonical(header)
+    text += b" " * (-len(text) % 8)
+    return parse(len(text).to_bytes(8, "little") + text + vector.astype("<f4").tobytes())
+
+
+def candidate(base: Version, vector: NDArray[np.float32]) -> Version:
+    """Return ``base`` with other numbers: same header, byte for byte.
+
+    Raises:
+        ValueError: the vector has another length than the base's.
+    """
+    if vector.shape != base.vector.shape:
+        raise ValueError(f"vector has shape {vector.shape}, its base {base.vector.shape}")
+    header = base.data[: len(base.data) - 4 * len(base.vector)]
+    return parse(header + vector.astype("<f4").tobytes())
+
+
+def parse(data: bytes) -> Version:
+    """Return the version whose file is ``data``; everything is checked before anything is used.
+
+    Raises:
+        InputError: ``data.model``: not a canonical version file.
+    """
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > min(MAX_HEADER_BYTES, len(data) - 8):
+        raise _bad(f"header of {length} bytes in a file of {len(data)}")
+    text = data[8 : 8 + length]
+    try:
+        header = parse_canonical(text.rstrip(b" "))
+        manifest = json.loads(header.pop("__metadata__")[_KEY])
+        entries = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
+        layout, start = [], 0
+        for name, entry in entries:
+            spec = TensorSpec(name, tuple(int(side) for side in entry["shape"]))
+            end = start + 4 * spec.size
+            if entry != {"dtype": "F32", "shape": list(spec.shape), "data_offsets": [start, end]} or end <= start:
+                raise _bad(f"tensor {name!r} is not float32 in place")
+            layout.append(spec)
+            start = end
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError):
+        raise _bad("its header is not a canonical safetensors header with a moonflower manifest") from None
+    if not isinstance(manifest, dict) or len(data) != 8 + length + start or length % 8:
+        raise _bad(f"{len(data) - 8 - length} bytes of numbers, the header announces {start}")
+    vector = np.frombuffer(data, dtype="<f4", offset=8 + length)
+    return Version(hashlib.sha256(data).hexdigest(), data, manifest, tuple(layout), vector)
+
+
+def _bad(found: str) -> InputError:
+    return InputError("data.model", f"not a moonflower model version: {found}")

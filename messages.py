@@ -1,0 +1,246 @@
+"""What coordinator and members say to each other: frozen messages and their form as Flower records.
+
+One class a message. Text and numbers travel as canonical JSON in a ConfigRecord, bytes as Arrays beside it (Flower
+chunks Arrays only). An Array's ``stype`` tells its type: a field that is declared a :class:`RawEnvelope` accepts
+nothing but an envelope, so a plaintext update is refused by type at both ends.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, TypeVar
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .canonical import canonical, parse_canonical
+from .crypto.envelope import RawEnvelope
+from .errors import Refused
+
+ENVELOPE, BLOB = "moonflower.envelope.v1", "moonflower.blob.v1"
+M = TypeVar("M", bound="Body")
+
+
+class Body(BaseModel):
+    """Base of all messages: strict, frozen, no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
+    kind: ClassVar[str]
+
+    def to_records(self) -> RecordDict:
+        """Return the message as Flower records."""
+        plain: dict[str, Any] = {}
+        arrays: dict[str, Array] = {}
+        for name, value in self:
+            if isinstance(value, (bytes, RawEnvelope)):
+                arrays[name] = _array(value)
+            elif isinstance(value, dict) and value and all(isinstance(item, bytes) for item in value.values()):
+                arrays.update({f"{name}/{key}": _array(item) for key, item in value.items()})
+            else:
+                plain[name] = value
+        config = ConfigRecord({"kind": self.kind, "json": canonical(plain).decode()})
+        return RecordDict({"message": config, "bytes": ArrayRecord(arrays)})
+
+    @classmethod
+    def from_records(cls: type[M], records: RecordDict) -> M:
+        """Return the message in ``records``.
+
+        Raises:
+            Refused: ``envelope.plaintext`` where an envelope was due and something else came;
+                ``envelope.malformed`` for any other wrong form.
+        """
+        try:
+            config = records.config_records["message"]
+            arrays = records.array_records["bytes"]
+            fields = parse_canonical(str(config["json"]).encode())
+            if config["kind"] != cls.kind or not isinstance(fields, dict):
+                raise Refused("envelope.malformed", f"not a message of kind {cls.kind!r}")
+        except (KeyError, ValueError, TypeError):
+            code = "envelope.plaintext" if cls._carries_envelope() else "envelope.malformed"
+            raise Refused(code, f"not a message of kind {cls.kind!r}") from None
+        for key, array in arrays.items():
+            name, slash, item = key.partition("/")
+            wanted = ENVELOPE if cls._is_envelope(name) else BLOB
+            if array.stype != wanted:
+                code = "envelope.plaintext" if wanted == ENVELOPE else "envelope.malformed"
+                raise Refused(code, f"{name} came as {array.stype!r}, expected {wanted!r}")
+            if slash:
+                fields.setdefault(name, {})[item] = array.data
+            else:
+                fields[name] = RawEnvelope(array.data) if wanted == ENVELOPE else array.data
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            where = ".".join(str(part) for part in error.errors(include_url=False)[0]["loc"])
+            raise Refused("envelope.malformed", f"{cls.kind} message: {where} has the wrong form") from None
+
+    @classmethod
+    def _is_envelope(cls, name: str) -> bool:
+        return name in cls.model_fields and cls.model_fields[name].annotation is RawEnvelope
+
+    @classmethod
+    def _carries_envelope(cls) -> bool:
+        return any(cls._is_envelope(name) for name in cls.model_fields)
+
+
+def _array(value: bytes | RawEnvelope) -> Array:
+    data, stype = (value.data, ENVELOPE) if isinstance(value, RawEnvelope) else (value, BLOB)
+    return Array(dtype="uint8", shape=(len(data),), stype=stype, data=data)
+
+
+class Refusal(Body):
+    """A member's answer when it does not do what it was asked: a code, never an exception's text (rule 12)."""
+
+    kind = "refusal"
+    code: str = Field(pattern=r"^[a-z_]+\.[a-z_]+$", max_length=64)
+
+
+class Enrol(Body):
+    """May this run take place at your node?"""
+
+    kind = "enrol"
+    run: str
+    offer: dict[str, Any]
+
+
+class Enrolled(Body):
+    """The member's card, and what all members must share.
+
+    Attributes:
+        agreed: digests by field: schema, task, package, layout, start.
+        sizes: parameters of an update, counters of statistics and of tallies.
+    """
+
+    kind = "enrolled"
+    card: dict[str, Any]
+    agreed: dict[str, str]
+    sizes: dict[str, int]
+
+
+class MakeDeals(Body):
+    """Asks the dealer for the epoch's keys."""
+
+    kind = "make_deals"
+    run: str
+    epoch: int
+    roster: list[dict[str, Any]]
+
+
+class Deals(Body):
+    """One wrapped key and one signature for each member."""
+
+    kind = "deals"
+    ciphertexts: dict[str, bytes]
+    signatures: dict[str, bytes]
+
+
+class TakeDeal(Body):
+    """Delivers a member's deal."""
+
+    kind = "take_deal"
+    run: str
+    epoch: int
+    roster: list[dict[str, Any]]
+    dealer: str
+    ciphertext: bytes
+    signature: bytes
+
+
+class DealAnswer(Body):
+    """The member's signed answer to its deal."""
+
+    kind = "deal_answer"
+    answer: str
+    signature: str
+
+
+class Confirm(Body):
+    """Relays all answers; a member seals only after they agree."""
+
+    kind = "confirm"
+    run: str
+    epoch: int
+    answers: dict[str, dict[str, str]]
+
+
+class Done(Body):
+    """Nothing to say but yes."""
+
+    kind = "done"
+
+
+class Seal(Body):
+    """Asks for a sealed vector: statistics, an update trained from ``base``, or tallies of ``base``.
+
+    Attributes:
+        number, purpose, base, clip: the round's own part of the RoundContext; the member knows the rest.
+        model: the base's file; empty for statistics.
+        proof: what proves the base (rule 3); empty where the base is the agreed start vector.
+    """
+
+    kind = "seal"
+    run: str
+    epoch: int
+    number: int
+    purpose: str
+    base: str
+    clip: float
+    model: bytes
+    proof: dict[str, Any]
+
+
+class Sealed(Body):
+    """The member's envelope.
+
+    Attributes:
+        clipped_share: share of the update's parameters that the clip cut, in steps of 0.05.
+        seal_s: seconds it took to quantise, encrypt and serialise.
+    """
+
+    kind = "sealed"
+    envelope: RawEnvelope
+    clipped_share: float = Field(ge=0, le=1)
+    seal_s: float = Field(ge=0)
+
+
+class Open(Body):
+    """Asks members of set A to open a sum and, for an update, to vote on the candidate.
+
+    Attributes:
+        members: set A, sorted.
+        headers, signatures: each member's signed envelope header.
+        total: the sealed sum.
+        best: SHA-256 of the best promoted version, the gate's reference.
+        upload: whether this member shall send the result along.
+    """
+
+    kind = "open"
+    run: str
+    epoch: int
+    number: int
+    purpose: str
+    base: str
+    clip: float
+    members: list[str]
+    headers: dict[str, bytes]
+    signatures: dict[str, bytes]
+    total: bytes
+    best: str
+    upload: bool
+
+
+class Opened(Body):
+    """An opener's signed statement about the result, its vote, and the result itself if it was asked for it.
+
+    Attributes:
+        statement: canonical bytes, the same from every opener (see ``crypto.statement``).
+        vote: relative worsening of the member's validation metric, clipped to ±1; None to abstain.
+        vote_signature: over vote, context and result.
+    """
+
+    kind = "opened"
+    statement: bytes
+    signature: bytes
+    vote: float | None = Field(ge=-1, le=1)
+    vote_signature: bytes
+    result: bytes
+    open_s: float = Field(ge=0)

@@ -1,0 +1,53 @@
+"""What a dishonest coordinator does, on purpose, so that members can see their guards refuse it.
+
+``split-base`` sends one member an older proved base than the others and adds its envelope all the same: opened,
+the sum would give that member away. ``reopen`` does the round of the last base again without one member: opened,
+the difference of the two sums would be its update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..crypto.envelope import Envelope, RawEnvelope, split
+from .app import Coordinator
+from .records.models import Entry
+from .rounds import Collection
+from .run import Seats
+
+
+class DrilledCoordinator(Coordinator):
+    """An honest coordinator but for its drills: round number → (kind, member); from round 2 on."""
+
+    drills: Mapping[int, tuple[str, str]] = {}
+
+    def _drill(self, number: int) -> tuple[str, str]:
+        return self.drills.get(number, ("", ""))
+
+    def _base(self, entries: list[Entry], number: int) -> Entry:
+        base = super()._base(entries, number)
+        return _before(base, entries) if self._drill(number)[0] == "reopen" else base
+
+    def _base_for(self, member: str, base: Entry, entries: list[Entry], number: int) -> Entry:
+        return _before(base, entries) if self._drill(number) == ("split-base", member) else base
+
+    def _fixed(self, fixed: frozenset[str] | None, number: int) -> frozenset[str] | None:
+        return None if self._drill(number)[0] == "reopen" else super()._fixed(fixed, number)
+
+    def _invited(self, seats: Seats, number: int) -> frozenset[str]:
+        kind, member = self._drill(number)
+        return super()._invited(seats, number) - ({member} if kind == "reopen" else set())
+
+    def _check(self, collection: Collection, member: str, raw: RawEnvelope) -> Envelope:
+        if self._drill(collection.context.number) != ("split-base", member):
+            return super()._check(collection, member, raw)
+        signed, body = split(raw)
+        return Envelope(signed.verify(collection.roster.card(member)), signed, body)
+
+
+def _before(base: Entry, entries: list[Entry]) -> Entry:
+    """Return the good version before ``base``."""
+    return max(
+        (entry for entry in entries if entry.version is not None and entry.version < (base.version or 0)),
+        key=lambda entry: entry.version or 0,
+    )

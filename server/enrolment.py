@@ -1,0 +1,136 @@
+"""Before the first round: who takes part, what all share, and the epoch's keys, which the coordinator only relays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flwr.app import RecordDict
+
+from .. import __version__
+from ..crypto import planner
+from ..crypto.context import RoundContext
+from ..crypto.identity import Roster, parse_roster
+from ..errors import Refused
+from ..messages import Body, Confirm, DealAnswer, Deals, Done, Enrol, Enrolled, MakeDeals, TakeDeal
+from .records import rounds as history
+from .rounds import Agreement, agree
+from .run import Run, Seats
+
+ANSWER_TIMEOUT_S = 120.0
+
+
+def enrol(run: Run) -> tuple[dict[str, Any], Agreement]:
+    """Return each taking-part member's card, and what all agree on; a disagreement names member and field.
+
+    Raises:
+        Refused: fewer than ``min_members`` enrolled; the code is the first member's.
+    """
+    request = Enrol(run=run.id, offer=dict(run.raw_offer))
+    answers: dict[str, Enrolled] = {}
+    odd: dict[str, str] = {}
+    everyone = run.exchange.members
+    for member, reply in run.exchange.ask("query.enrol", dict.fromkeys(everyone, request), ANSWER_TIMEOUT_S):
+        try:
+            if isinstance(reply, str):
+                raise Refused(reply, "the member did not enrol")
+            answer = Enrolled.from_records(reply)
+            parse_roster([answer.card], {member: run.pins.get(member, "")})
+            answers[member] = answer
+        except Refused as error:
+            odd[member] = error.code
+    agreement, differing = agree({member: (a.agreed, a.sizes) for member, a in answers.items()})
+    odd |= {member: f"config.{name}" for member, name in differing.items()}
+    odd |= dict.fromkeys(set(everyone) - answers.keys() - odd.keys(), "envelope.late")
+    cards = {member: answers[member].card for member in sorted(answers.keys() - odd.keys())}
+    with run.state.store.transaction() as db:
+        for member, code in sorted(odd.items()):
+            run.log(db, "refused_member", member=member, code=code)
+        for member in cards:
+            run.log(db, "enrolled", member=member, pin=run.pins[member], agreed=dict(agreement.agreed))
+    if len(cards) < run.offer.federation.min_members:
+        said = ", ".join(f"{member}: {code}" for member, code in sorted(odd.items())) or "no other member is known"
+        raise Refused(
+            next(iter(sorted(odd.values())), "round.too_few"),
+            f"{len(cards)} members enrolled, {run.offer.federation.min_members} are needed ({said})",
+        )
+    return cards, agreement
+
+
+def deal(run: Run, cards: Mapping[str, Any], agreement: Agreement) -> Seats:
+    """Let a member deal the epoch's keys, have every member confirm them (rule 8), and return the epoch.
+
+    Raises:
+        Refused: a member refused or stayed away, or the members hold different keys (``deal.*``).
+    """
+    listed = [cards[member] for member in sorted(cards)]
+    roster = parse_roster(listed, run.pins)
+    plan = planner.plan(len(listed), run.offer.crypto.value_bits, agreement.sizes["update"])
+    with run.state.store.transaction() as db:
+        epoch = history.next_epoch(db)
+        history.begin_epoch(db, epoch, run.id, listed, plan.as_dict())
+        run.log(db, "epoch_began", epoch=epoch, roster=roster.digest, crypto=plan.as_dict())
+    dealer, deals = _dealt(run, roster, epoch, listed)
+    requests = {
+        member: TakeDeal(
+            run=run.id,
+            epoch=epoch,
+            roster=listed,
+            dealer=dealer,
+            ciphertext=deals.ciphertexts[member],
+            signature=deals.signatures[member],
+        )
+        for member in roster.names
+    }
+    answers = {
+        member: DealAnswer.from_records(reply).model_dump()
+        for member, reply in _ask_all(run, "query.take_deal", requests)
+    }
+    confirm = Confirm(run=run.id, epoch=epoch, answers=answers)
+    for _, reply in _ask_all(run, "query.confirm", dict.fromkeys(roster.names, confirm)):
+        Done.from_records(reply)
+    with run.state.store.transaction() as db:
+        for member in roster.names:
+            run.log(db, "deal_answered", member=member, epoch=epoch)
+    template = RoundContext(
+        federation=run.offer.federation.name,
+        run=run.id,
+        number=0,
+        purpose="statistics",
+        base="",
+        clip=0.0,
+        training=run.offer.training.model_dump(mode="json"),
+        schema=run.offer.schema_digest,
+        task=run.offer.task.model_dump(mode="json"),
+        package=__version__,
+        crypto=plan.as_dict(),
+        epoch=epoch,
+        roster=roster.digest,
+        min_members=run.offer.federation.min_members,
+    )
+    return Seats(epoch, roster, plan, agreement.sizes, template)
+
+
+def _dealt(run: Run, roster: Roster, epoch: int, listed: list[dict[str, Any]]) -> tuple[str, Deals]:
+    """Return the dealer and its deals: the first member in roster order that answers as it should."""
+    request = MakeDeals(run=run.id, epoch=epoch, roster=listed)
+    for dealer in roster.names:
+        for _, reply in run.exchange.ask("query.make_deals", {dealer: request}, ANSWER_TIMEOUT_S):
+            if not isinstance(reply, str):
+                deals = Deals.from_records(reply)
+                if {*deals.ciphertexts} == {*deals.signatures} == {*roster.names}:
+                    return dealer, deals
+    raise Refused("deal.signature", "no member of the roster dealt keys")
+
+
+def _ask_all(run: Run, route: str, requests: Mapping[str, Body]) -> list[tuple[str, RecordDict]]:
+    """Return every member's reply; one that refuses or stays away is named, and the run ends."""
+    replies = dict(run.exchange.ask(route, requests, ANSWER_TIMEOUT_S))
+    came = []
+    for member in sorted(requests):
+        reply = replies.get(member, "envelope.late")
+        if isinstance(reply, str):
+            run.note("refused_member", member=member, code=reply)
+            raise Refused(reply, f"{member!r} did not take part in {route}")
+        came.append((member, reply))
+    return came

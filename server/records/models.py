@@ -1,0 +1,183 @@
+"""The model registry: versions named by the SHA-256 of their file, with lineage, and which one is good.
+
+A file is written beside its place, synced and renamed before the transaction that makes it count, so that a row
+always has its file. Refused candidates keep their row and lose their file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Column, Connection, Float, Integer, String, Table, select
+from sqlalchemy.dialects.sqlite import insert
+
+from ...canonical import canonical
+from ...crypto.version import Version, parse
+from ...errors import InputError, nearest
+from .store import metadata
+
+_versions = Table(
+    "versions",
+    metadata,
+    Column("sha256", String, primary_key=True),
+    Column("version", Integer),
+    Column("verdict", String, nullable=False),
+    Column("code", String, nullable=False),
+    Column("run", String, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("base", String, nullable=False),
+    Column("members", String, nullable=False),
+    Column("proof", String, nullable=False),
+    Column("clip", Float, nullable=False),
+    Column("norm", Float),
+    Column("median", Float),
+    Column("metrics", String),
+    Column("created", String, nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A version's lineage.
+
+    Attributes:
+        sha256: digest of its file.
+        version: 0 for the start, then counting promotions; None for a refused candidate.
+        verdict: ``start``, ``promoted`` or ``refused``.
+        code: why it was refused, or "".
+        run, number, base: the round that made it, and what it was trained from.
+        members: set A.
+        proof: the openers' statement and signatures.
+        clip: clip of a round that starts from it.
+        norm: Euclidean norm of the update that led to it.
+        median: median relative worsening against the best version then.
+        metrics: over all members' test rows, when reported.
+        created: UTC time.
+    """
+
+    sha256: str
+    version: int | None
+    verdict: str
+    code: str
+    run: str
+    number: int
+    base: str
+    members: tuple[str, ...]
+    proof: Mapping[str, Any]
+    clip: float
+    norm: float | None
+    median: float | None
+    metrics: Mapping[str, float | None] | None
+    created: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The lineage as JSON-able values."""
+        return {**vars(self), "members": list(self.members)}
+
+
+class Models:
+    """Version files in ``folder`` and their rows in the store's database."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, sha256: str) -> Path:
+        """Return where a version's file is."""
+        return self.folder / f"{sha256}.safetensors"
+
+    def write(self, version: Version) -> None:
+        """Write a version's file: beside its place, synced, renamed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        place = self.path(version.sha256)
+        beside = place.with_suffix(f".tmp-{os.getpid()}")
+        with beside.open("wb") as file:
+            file.write(version.data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(place)
+        handle = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def read(self, sha256: str) -> Version:
+        """Return a version, its file checked against its name.
+
+        Raises:
+            InputError: ``data.model``: no such file, or it was changed.
+        """
+        try:
+            version = parse(self.path(sha256).read_bytes())
+        except OSError as error:
+            raise InputError("data.model", f"model {sha256} cannot be read: {error.strerror}") from None
+        if version.sha256 != sha256:
+            raise InputError("data.model", f"{self.path(sha256)} was changed: its SHA-256 is {version.sha256}")
+        return version
+
+    def record(self, db: Connection, entry: Entry) -> None:
+        """Add a version's row; a good version that equals this one (an update of nothing) stays as it is."""
+        row = {
+            **vars(entry),
+            "members": canonical(list(entry.members)).decode(),
+            "proof": canonical(entry.proof).decode(),
+            "metrics": None if entry.metrics is None else canonical(entry.metrics).decode(),
+        }
+        again = insert(_versions).values(row)
+        was_refused = _versions.c.verdict == "refused"
+        db.execute(again.on_conflict_do_update(["sha256"], set_=row, where=was_refused))
+
+    def report(self, db: Connection, sha256: str, metrics: Mapping[str, float | None]) -> None:
+        """Add the metrics over all members' test rows to a version."""
+        found = _versions.c.sha256 == sha256
+        db.execute(_versions.update().where(found).values(metrics=canonical(metrics).decode()))
+
+    def entries(self, db: Connection) -> list[Entry]:
+        """Return every version's lineage, oldest first."""
+        rows = db.execute(select(_versions).order_by(_versions.c.number, _versions.c.created)).all()
+        return [_entry(row) for row in rows]
+
+    def last_good(self, db: Connection) -> Entry | None:
+        """Return the newest start or promoted version."""
+        good = [entry for entry in self.entries(db) if entry.version is not None]
+        return max(good, key=lambda entry: entry.version or 0) if good else None
+
+    def find(self, db: Connection, name: str) -> Entry:
+        """Return the version with this number (``3``) or SHA-256 prefix of at least 6 digits.
+
+        Raises:
+            InputError: ``data.model``: none, or more than one.
+        """
+        entries = self.entries(db)
+        found = [
+            entry
+            for entry in entries
+            if str(entry.version) == name or (len(name) >= 6 and entry.sha256.startswith(name))
+        ]
+        if len(found) != 1:
+            known = [str(entry.version) for entry in entries if entry.version is not None]
+            raise InputError("data.model", f"model {name!r} names {len(found)} versions; {nearest(name, known)}")
+        return found[0]
+
+
+def best(entries: Sequence[Entry]) -> Entry:
+    """Return the best promoted version: each whose median vote was an improvement on the best before it (rule 10)."""
+    good = [entry for entry in entries if entry.version is not None]
+    leader = good[0]
+    for entry in good[1:]:
+        if entry.median is not None and entry.median < 0:
+            leader = entry
+    return leader
+
+
+def _entry(row: Any) -> Entry:
+    fields = row._asdict()
+    fields["members"] = tuple(json.loads(fields["members"]))
+    fields["proof"] = json.loads(fields["proof"])
+    fields["metrics"] = json.loads(fields["metrics"]) if fields["metrics"] else None
+    return Entry(**fields)

@@ -1,0 +1,166 @@
+"""Runs, epochs and rounds as rows: what the coordinator must know after a restart, and what reports are made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Column, Connection, Integer, String, Table, func, select
+from sqlalchemy.dialects.sqlite import insert
+
+from ...canonical import canonical
+from .store import metadata
+
+_runs = Table(
+    "runs",
+    metadata,
+    Column("run", String, primary_key=True),
+    Column("offer", String, nullable=False),
+    Column("status", String, nullable=False),
+    Column("code", String, nullable=False),
+)
+_epochs = Table(
+    "epochs",
+    metadata,
+    Column("epoch", Integer, primary_key=True),
+    Column("run", String, nullable=False),
+    Column("roster", String, nullable=False),
+    Column("plan", String, nullable=False),
+)
+_rounds = Table(
+    "rounds",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("run", String, nullable=False),
+    Column("body", String, nullable=False),
+)
+_sets = Table(
+    "sets",
+    metadata,
+    Column("purpose", String, primary_key=True),
+    Column("base", String, primary_key=True),
+    Column("members", String, nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round's outcome, as it stands in result.json.
+
+    Attributes:
+        round: 1-based in its run.
+        number: federation-wide, never reused.
+        status: ``running``, ``promoted``, ``refused`` or ``failed``.
+        code: why it was refused or failed, or "".
+        members: set A.
+        excluded: member → code.
+        warnings: (member, code) pairs.
+        baseline: version number that the gate compared with.
+        median: median relative worsening.
+        clipped_share: largest share that a member of A reported, in steps of 0.05.
+        metrics: over all members' test rows, when reported.
+    """
+
+    round: int
+    number: int
+    status: str = "running"
+    code: str = ""
+    members: tuple[str, ...] = ()
+    excluded: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[tuple[str, str], ...] = ()
+    baseline: int | None = None
+    median: float | None = None
+    clipped_share: float | None = None
+    metrics: Mapping[str, float | None] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The round in the form of result.json."""
+        return {
+            "round": self.round,
+            "number": self.number,
+            "status": self.status,
+            "code": self.code,
+            "members": list(self.members),
+            "excluded": [{"member": member, "code": code} for member, code in sorted(self.excluded.items())],
+            "warnings": [{"member": member, "code": code} for member, code in self.warnings],
+            "gate": {"baseline": self.baseline, "median": self.median},
+            "clipped_share": self.clipped_share,
+            "metrics": self.metrics,
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Round:
+        """Return the round that :meth:`as_dict` wrote."""
+        gate = value["gate"]
+        return cls(
+            round=value["round"],
+            number=value["number"],
+            status=value["status"],
+            code=value["code"],
+            members=tuple(value["members"]),
+            excluded={item["member"]: item["code"] for item in value["excluded"]},
+            warnings=tuple((item["member"], item["code"]) for item in value["warnings"]),
+            baseline=gate["baseline"],
+            median=gate["median"],
+            clipped_share=value["clipped_share"],
+            metrics=value["metrics"],
+        )
+
+
+def begin_run(db: Connection, run: str, offer: Mapping[str, Any]) -> None:
+    """Add a run."""
+    db.execute(insert(_runs).values(run=run, offer=canonical(offer).decode(), status="running", code=""))
+
+
+def end_run(db: Connection, run: str, status: str, code: str) -> None:
+    """Record how a run ended: ``done``, ``failed`` or ``policy``."""
+    db.execute(_runs.update().where(_runs.c.run == run).values(status=status, code=code))
+
+
+def next_epoch(db: Connection) -> int:
+    """Return the number of the next key epoch, from 1."""
+    return 1 + (db.execute(select(func.max(_epochs.c.epoch))).scalar_one() or 0)
+
+
+def begin_epoch(db: Connection, epoch: int, run: str, roster: list[dict[str, Any]], plan: Mapping[str, Any]) -> None:
+    """Add an epoch with its roster of cards and its plan."""
+    row = {"epoch": epoch, "run": run, "roster": canonical(roster).decode(), "plan": canonical(plan).decode()}
+    db.execute(insert(_epochs).values(row))
+
+
+def next_number(db: Connection) -> int:
+    """Return the next round number, from 1; numbers are never reused."""
+    return 1 + (db.execute(select(func.max(_rounds.c.number))).scalar_one() or 0)
+
+
+def write_round(db: Connection, run: str, outcome: Round) -> None:
+    """Add a round, or replace what is known of it."""
+    row = {"number": outcome.number, "run": run, "body": canonical(outcome.as_dict()).decode()}
+    db.execute(insert(_rounds).values(row).on_conflict_do_update(["number"], set_=row))
+
+
+def rounds(db: Connection, run: str) -> list[dict[str, Any]]:
+    """Return a run's rounds in the form of result.json, in order."""
+    found = db.execute(select(_rounds.c.body).where(_rounds.c.run == run).order_by(_rounds.c.number)).scalars()
+    return [json.loads(body) for body in found]
+
+
+def last_promoted(db: Connection, run: str) -> Round | None:
+    """Return a run's newest promoted round."""
+    found = [value for value in rounds(db, run) if value["status"] == "promoted"]
+    return Round.from_dict(found[-1]) if found else None
+
+
+def fix_set(db: Connection, purpose: str, base: str, members: tuple[str, ...]) -> None:
+    """Record for which set a base was asked to be opened; the first one holds (rule 2)."""
+    row = {"purpose": purpose, "base": base, "members": canonical(list(members)).decode()}
+    db.execute(insert(_sets).values(row).on_conflict_do_nothing())
+
+
+def fixed_set(db: Connection, purpose: str, base: str) -> frozenset[str] | None:
+    """Return the set for which a base was asked to be opened, or None."""
+    where = (_sets.c.purpose == purpose) & (_sets.c.base == base)
+    members = db.execute(select(_sets.c.members).where(where)).scalar_one_or_none()
+    return None if members is None else frozenset(json.loads(members))

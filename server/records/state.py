@@ -1,0 +1,65 @@
+"""The coordinator's state folder: ``moonflower.db``, ``log.key``, ``log.pub`` and ``models/``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+from .audit import Log, open_signer
+from .models import Models
+from .store import FILE_NAME, Store
+
+
+class State:
+    """An open state folder.
+
+    Args:
+        folder: created if absent.
+        federation: name of the federation; the log's origin.
+        listeners: called with each log entry once it is committed.
+        clock: seconds since 1970.
+
+    Raises:
+        InputError: ``config.state``: the folder cannot be used.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        federation: str,
+        listeners: Iterable[Callable[[dict[str, Any]], None]] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError("config.state", f"{folder} cannot be made: {error.strerror}") from None
+        self.folder = folder
+        self.store = Store(folder / FILE_NAME)
+        self.log = Log(self.store, open_signer(folder, log_origin(federation)), clock, listeners)
+        self.models = Models(folder / "models")
+
+    def close(self) -> None:
+        """Close the database."""
+        self.store.close()
+
+
+def log_origin(federation: str) -> str:
+    """Return the log's origin: a C2SP key name has no spaces and no plus signs."""
+    return "moonflower/" + "-".join(federation.split()).replace("+", "-")
+
+
+def open_existing(folder: Path) -> tuple[Store, Models]:
+    """Return the store and models of a folder that must exist already, for commands that only look.
+
+    Raises:
+        InputError: ``config.state``.
+    """
+    if not (folder / FILE_NAME).is_file():
+        raise InputError(
+            "config.state", f"{folder} holds no {FILE_NAME}; expected the folder of a server or a simulation"
+        )
+    return Store(folder / FILE_NAME), Models(folder / "models")

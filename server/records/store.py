@@ -1,0 +1,24 @@
+"""The coordinator's database. Modules of this room add their tables to :data:`metadata`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import MetaData
+
+from ... import store
+from ...store import USER_VERSION
+
+__all__ = ["APPLICATION_ID", "FILE_NAME", "USER_VERSION", "Store", "metadata"]
+
+metadata = MetaData()
+
+FILE_NAME = "moonflower.db"
+APPLICATION_ID = 0x6D666C72  # "mflr"
+
+
+class Store(store.Store):
+    """The database of one state folder; ``path`` None keeps it in memory."""
+
+    def __init__(self, path: Path | None) -> None:
+        super().__init__(path, metadata, APPLICATION_ID)

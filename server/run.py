@@ -1,0 +1,71 @@
+"""What every step of a run shares: its offer, its members, and where its steps are recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from ..configs.settings import Offer
+from ..crypto.context import Purpose, RoundContext
+from ..crypto.identity import Roster
+from ..crypto.planner import Plan
+from .exchange import Exchange
+from .records.state import State
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run.
+
+    Attributes:
+        id: identifier.
+        offer: what the run carries (rule 9), checked.
+        raw_offer: the same as it is sent.
+        pins: member → pin of its node key.
+        exchange: to the members.
+        state: the coordinator's records.
+    """
+
+    id: str
+    offer: Offer
+    raw_offer: Mapping[str, Any]
+    pins: Mapping[str, str]
+    exchange: Exchange
+    state: State
+
+    def log(self, db: Connection, event: str, **details: Any) -> None:
+        """Append an entry about this run inside a transaction that records more."""
+        self.state.log.append(db, event, run=self.id, **details)
+
+    def note(self, event: str, **details: Any) -> None:
+        """Append an entry about this run in a transaction of its own."""
+        with self.state.store.transaction() as db:
+            self.log(db, event, **details)
+
+
+@dataclass(frozen=True)
+class Seats:
+    """An epoch as the coordinator knows it: who takes part, with which parameters; no key.
+
+    Attributes:
+        epoch: its number.
+        roster: its members.
+        plan: parameters of its sums.
+        sizes: parameters of an update, counters of statistics and of tallies.
+        template: RoundContext of the run in this epoch, to be filled for a round.
+    """
+
+    epoch: int
+    roster: Roster
+    plan: Plan
+    sizes: Mapping[str, int]
+    template: RoundContext
+
+    def lanes(self, purpose: Purpose) -> int:
+        """Values and counter limbs of one sealed vector."""
+        if purpose == "update":
+            return self.sizes["update"] + self.plan.limbs
+        return self.sizes[purpose] * self.plan.limbs

@@ -1,0 +1,71 @@
+"""``moonflower simulate``: the command line around :mod:`moonflower.simulation`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from . import report
+from .configs.settings import load_run
+from .simulation import Event, Simulation
+from .simulation import simulate as run_simulation
+
+OVER = {"promoted", "refused", "failed"}
+
+
+def simulate(
+    config: Annotated[Path, typer.Argument(help="Run config (TOML), such as configs/heart.toml.", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Absent or empty folder for the results.  [default: runs/<name>-<utc>]"),
+    ] = None,
+    drill: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND@ROUND:MEMBER", help="Let something go wrong on purpose (repeatable)."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Change a setting (repeatable)."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print result.json on stdout and nothing else.")] = False,
+) -> None:
+    """Run a whole federation in this process, sealed as live, and show what each member gained.
+
+    All members' keys and data are in one process here, so a simulation protects nobody from whoever runs it.
+    The coordinator is trusted to add honestly in this version.
+    """
+    rounds = load_run(config, overrides or ()).training.rounds
+    shown = Console(stderr=True, quiet=as_json)
+    columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=shown, transient=True) as progress:
+        bar = progress.add_task("enrol", total=rounds)
+
+        def follow(entry: Event) -> None:
+            event, code = entry["event"], entry.get("code", "")
+            if event in OVER:
+                progress.advance(bar)
+            if event in ("refused", "failed", "envelope_refused", "opening_refused"):
+                who = f" {entry['member']}" if "member" in entry else ""
+                progress.console.print(f"round {entry.get('number')}: {event}{who} {code}", highlight=False)
+            if event == "run_ended":
+                progress.update(bar, description="baselines")
+            elif event == "round_began":
+                progress.update(bar, description="train")
+
+        done = run_simulation(config, out=out, overrides=overrides or (), drills=drill or (), on_event=follow)
+    _show(done, as_json)
+    if done.error is not None:
+        raise done.error
+
+
+def _show(done: Simulation, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(done.result, allow_nan=False))
+        return
+    report.table(done.result, Console())
+    typer.echo(f"report: {done.out / 'report.html'}")

@@ -1,0 +1,63 @@
+"""Small honest pieces of the protocol for tests: identities, a roster, a context, an envelope."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from moonflower.crypto import envelope
+from moonflower.crypto.context import RoundContext
+from moonflower.crypto.identity import Identity, Roster, parse_roster
+from moonflower.crypto.planner import plan
+from moonflower.crypto.statement import Proof, Statement, sign_statement
+
+NAMES = ("anna", "bert", "cleo", "dora")
+BASE = "b" * 64
+
+
+@lru_cache
+def identity(name: str) -> Identity:
+    return Identity.generate(name)
+
+
+def pins() -> dict[str, str]:
+    return {name: identity(name).card.node.pin for name in NAMES}
+
+
+@lru_cache
+def roster() -> Roster:
+    return parse_roster([identity(name).card.as_dict() for name in NAMES], pins())
+
+
+def context(**changes: Any) -> RoundContext:
+    honest = RoundContext(
+        federation="f",
+        run="r",
+        number=3,
+        purpose="update",
+        base=BASE,
+        clip=2.0,
+        training={"lr": 0.1},
+        schema="s" * 64,
+        task={"ref": "a:b"},
+        package="0",
+        crypto=plan(4, 16, 10).as_dict(),
+        epoch=1,
+        roster=roster().digest,
+        min_members=3,
+    )
+    return replace(honest, **changes)
+
+
+def sealed(name: str, about: RoundContext, body: bytes = b"body") -> envelope.RawEnvelope:
+    return envelope.seal(identity(name), about, body)
+
+
+def statement(about: RoundContext, members: tuple[str, ...] = NAMES, **changes: Any) -> Statement:
+    fields: dict[str, Any] = {"sha256": "c" * 64, "clip": 1.5, "in_range": True, **changes}
+    return Statement.of(about, {name: f"{name:0>64}" for name in members}, **fields)
+
+
+def proof(said: Statement, signers: tuple[str, ...] = NAMES) -> Proof:
+    return Proof(said.encode(), {name: sign_statement(identity(name), said) for name in signers})

@@ -1,0 +1,125 @@
+"""Envelopes: every wrong one is refused with its own code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from moonflower.crypto import envelope
+from moonflower.crypto.envelope import MAGIC, Header, RawEnvelope, check, split
+from moonflower.errors import Refused
+from protocol import context, identity, sealed
+
+
+def code_of(raw: RawEnvelope, about: Any = None, sender: str = "anna", most: int = 100) -> str:
+    try:
+        check(raw, identity(sender).card, about or context(), most)
+    except Refused as refusal:
+        return refusal.code
+    return ""
+
+
+def test_an_honest_envelope_passes_and_says_what_it_is() -> None:
+    found = check(sealed("anna", context(), b"12345"), identity("anna").card, context(), 5)
+    assert (found.body, found.header.member, found.header.body_bytes) == (b"12345", "anna", 5)
+    assert found.header.context == context().digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"epoch": 2}, "envelope.epoch"),
+        ({"crypto": {"t": 5}}, "envelope.params"),
+        ({"number": 2}, "envelope.replay"),
+        ({"purpose": "tallies"}, "envelope.replay"),
+        ({"run": "other"}, "envelope.replay"),
+        ({"base": "d" * 64}, "envelope.context"),
+        ({"clip": 2.0000001}, "envelope.context"),
+        ({"training": {"lr": 0.0}}, "envelope.context"),
+        ({"roster": "x"}, "envelope.context"),
+        ({"min_members": 2}, "envelope.context"),
+        ({"federation": "g"}, "envelope.context"),
+        ({"schema": "t" * 64}, "envelope.context"),
+        ({"task": {"ref": "a:c"}}, "envelope.context"),
+        ({"package": "1"}, "envelope.context"),
+    ],
+)
+def test_an_envelope_of_another_context_is_refused(changes: dict[str, Any], code: str) -> None:
+    assert code_of(sealed("anna", context(**changes))) == code
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_any_flipped_bit_is_refused(data: st.DataObject) -> None:
+    raw = bytearray(sealed("anna", context()).data)
+    raw[data.draw(st.integers(0, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    assert code_of(RawEnvelope(bytes(raw))) in ("envelope.signature", "envelope.malformed")
+
+
+def test_one_bit_of_the_body_is_a_wrong_signature() -> None:
+    raw = bytearray(sealed("anna", context()).data)
+    raw[-1] ^= 1
+    assert code_of(RawEnvelope(bytes(raw))) == "envelope.signature"
+
+
+def test_a_body_longer_or_shorter_than_signed_is_refused() -> None:
+    raw = sealed("anna", context()).data
+    assert code_of(RawEnvelope(raw + b"x")) == "envelope.signature"
+    assert code_of(RawEnvelope(raw[:-1])) == "envelope.signature"
+
+
+@given(st.binary(max_size=400))
+def test_junk_is_malformed(junk: bytes) -> None:
+    assert code_of(RawEnvelope(junk)) == "envelope.malformed"
+    assert code_of(RawEnvelope(MAGIC + junk)) in ("envelope.malformed", "envelope.signature")
+
+
+def test_a_too_long_header_is_refused_before_it_is_read() -> None:
+    huge = (envelope.MAX_HEADER_BYTES + 1).to_bytes(4, "little")
+    assert code_of(RawEnvelope(MAGIC + huge + bytes(10_000))) == "envelope.malformed"
+
+
+def test_another_members_envelope_is_a_wrong_signature() -> None:
+    assert code_of(sealed("bert", context()), sender="anna") == "envelope.signature"
+
+
+def test_a_header_that_names_another_member_is_refused() -> None:
+    honest, body = split(sealed("bert", context()))
+    signature = identity("anna").sign("envelope", honest.data)
+    forged = MAGIC + len(honest.data).to_bytes(4, "little") + honest.data + signature + body
+    assert code_of(RawEnvelope(forged)) == "envelope.member"
+
+
+def test_a_body_over_the_limit_is_refused() -> None:
+    assert code_of(sealed("anna", context(), bytes(101))) == "envelope.malformed"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{}",
+        b"[]",
+        b'{"v":1}',
+        b"not json",
+        b'{"v":1, "member":"anna"}',
+    ],
+)
+def test_a_signed_header_of_the_wrong_form_is_malformed(header: bytes) -> None:
+    signature = identity("anna").sign("envelope", header)
+    assert code_of(RawEnvelope(MAGIC + len(header).to_bytes(4, "little") + header + signature)) == "envelope.malformed"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"number": True}, {"number": -1}, {"purpose": "other"}, {"member": 3}, {"context": "short"}, {"v": 2}],
+)
+def test_a_field_of_the_wrong_form_is_malformed(change: dict[str, Any]) -> None:
+    about = context()
+    honest = Header("anna", "f", "r", 3, "update", 1, about.digest, about.params, "0" * 64, 0)
+    from moonflower.canonical import canonical
+
+    header = canonical({"v": 1, **vars(honest), **change})
+    signature = identity("anna").sign("envelope", header)
+    assert code_of(RawEnvelope(MAGIC + len(header).to_bytes(4, "little") + header + signature)) == "envelope.malformed"

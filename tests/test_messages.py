@@ -1,0 +1,127 @@
+"""Messages: the same after a round trip through Flower records, and one error for everything else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from hypothesis import given
+from hypothesis import strategies as st
+from moonflower.crypto.envelope import RawEnvelope
+from moonflower.errors import Refused
+from moonflower.messages import (
+    BLOB,
+    ENVELOPE,
+    Body,
+    Confirm,
+    Deals,
+    Done,
+    Open,
+    Opened,
+    Refusal,
+    Seal,
+    Sealed,
+)
+from pydantic import ValidationError
+
+OPEN = {
+    "run": "r",
+    "epoch": 1,
+    "number": 2,
+    "purpose": "update",
+    "base": "",
+    "clip": 1.0,
+    "members": ["a b", "ü"],
+    "headers": {"a b": b"1", "ü": b""},
+    "signatures": {"a b": b"2", "ü": b"3"},
+    "total": b"sum",
+    "best": "",
+    "upload": True,
+}
+MESSAGES: list[Body] = [
+    Refusal(code="update.failed"),
+    Done(),
+    Confirm(run="r", epoch=1, answers={"a": {"answer": "x", "signature": "y"}}),
+    Deals(ciphertexts={"a": b"1"}, signatures={"a": b"2"}),
+    Seal(run="r", epoch=1, number=0, purpose="statistics", base="", clip=0.0, model=b"", proof={}),
+    Sealed(envelope=RawEnvelope(b"env"), clipped_share=0.5, seal_s=0.1),
+    Open(**OPEN),
+    Opened(statement=b"s", signature=b"t", vote=None, vote_signature=b"v", result=b"", open_s=0.0),
+]
+
+
+def code_of(message: type[Body], records: RecordDict) -> str:
+    with pytest.raises(Refused) as refusal:
+        message.from_records(records)
+    return refusal.value.code
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.kind)
+def test_a_message_survives_the_way(message: Body) -> None:
+    assert type(message).from_records(message.to_records()) == message
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.kind)
+def test_another_kind_is_refused(message: Body) -> None:
+    other = Done if message.kind != "done" else Refusal
+    assert code_of(other, message.to_records()) == "envelope.malformed"
+
+
+def test_an_update_in_plaintext_is_refused_by_its_type() -> None:
+    sealed = MESSAGES[5].to_records()
+    for plain in (Array(np.ones(3)), Array(dtype="uint8", shape=(3,), stype=BLOB, data=b"env")):
+        records = RecordDict({"message": sealed.config_records["message"], "bytes": ArrayRecord({"envelope": plain})})
+        assert code_of(Sealed, records) == "envelope.plaintext"
+    bare = RecordDict({"arrays": ArrayRecord({"w": Array(np.ones(3))})})
+    assert code_of(Sealed, bare) == "envelope.plaintext"
+
+
+def test_a_member_cannot_put_a_plaintext_into_the_message() -> None:
+    for plain in (np.ones(3), b"bytes", [1.0]):
+        with pytest.raises(ValidationError):
+            Sealed(envelope=plain, clipped_share=0.0, seal_s=0.0)  # type: ignore[arg-type]
+
+
+def test_an_envelope_where_a_blob_is_due_is_refused() -> None:
+    seal = MESSAGES[4].to_records()
+    array = Array(dtype="uint8", shape=(1,), stype=ENVELOPE, data=b"x")
+    records = RecordDict({"message": seal.config_records["message"], "bytes": ArrayRecord({"model": array})})
+    assert code_of(Seal, records) == "envelope.malformed"
+
+
+@pytest.mark.parametrize(
+    "json",
+    [
+        "",
+        "{}",
+        "[]",
+        "null",
+        '{"code":1}',
+        '{"code":"a.b","more":1}',
+        '{"code":"rm -rf"}',
+        '{"code": "a.b"}',
+        '{"code":"update.failed: patient 7"}',
+    ],
+)
+def test_fields_of_the_wrong_form_are_refused(json: str) -> None:
+    records = RecordDict({"message": ConfigRecord({"kind": "refusal", "json": json}), "bytes": ArrayRecord({})})
+    assert code_of(Refusal, records) == "envelope.malformed"
+
+
+@pytest.mark.parametrize("change", [{"clip": "1"}, {"epoch": 1.5}, {"upload": 1}, {"members": "a"}, {"headers": {}}])
+def test_types_are_strict(change: dict[str, Any]) -> None:
+    if change == {"headers": {}}:
+        assert Open.from_records(Open(**{**OPEN, **change}).to_records()).headers == {}
+        return
+    with pytest.raises(ValidationError):
+        Open(**{**OPEN, **change})
+
+
+@given(st.text(max_size=50), st.text(max_size=80))
+def test_junk_has_one_error(kind: str, json: str) -> None:
+    records = RecordDict({"message": ConfigRecord({"kind": kind, "json": json}), "bytes": ArrayRecord({})})
+    for message in (Done, Sealed, Open):
+        if (kind, json) != ("done", "{}"):
+            assert code_of(message, records) in ("envelope.malformed", "envelope.plaintext")

@@ -1,0 +1,170 @@
+"""Using a model version: the file is enough, and imports nothing that its owner did not allow."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from moonflower.client.data import Rows, Split
+from moonflower.client.predict import load_model, open_version, predict_file
+from moonflower.client.tasks import Task, load_task
+from moonflower.client.train import Learner
+from moonflower.configs.schema import Categorical, Label, Numeric, Schema
+from moonflower.configs.settings import TrainingSettings
+from moonflower.crypto.version import Version, build
+from moonflower.errors import InputError, Refused
+
+SCHEMA = Schema((Numeric("x", 0, 10), Categorical("c", ("a", "b"))), Label("y", ("no", "yes")))
+TASK: dict[str, Any] = {"ref": "moonflower.client.tasks.tabular:task", "hidden": [4]}
+FRAME = pd.DataFrame({"x": [1.0, 9.0, None, 5.0], "c": ["a", "b", "a", None], "y": ["no", "yes", "no", "yes"]})
+
+
+def learner() -> Learner:
+    task: Task = load_task(TASK["ref"], {"hidden": [4]})
+    rows = Rows(task.inputs(FRAME, SCHEMA), task.targets(FRAME, SCHEMA))
+    return Learner(task, Split(rows, rows, rows), SCHEMA, seed=3, member="a")
+
+
+def version(**changes: Any) -> Version:
+    """A model version as a run writes it, with changes to its manifest."""
+    made = learner()
+    vector = made.fit(TrainingSettings(rounds=2))
+    manifest = {
+        "format": 1, "federation": "test", "task": TASK, "schema": SCHEMA.to_dict(),
+        "scaling": made.scaling(made.summary().tolist()), "package": "0.1.0", **changes,
+    }  # fmt: skip
+    return build(made.layout, vector, {key: value for key, value in manifest.items() if value != "gone"})
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(version().data)
+    return path
+
+
+def test_predictions_are_those_of_the_trained_model(model: Path) -> None:
+    predictor = load_model(model)
+    scores = predictor.predict(FRAME.drop(columns="y").assign(more=1))
+    assert scores.shape == (4,)
+    assert scores.dtype == np.float64
+    assert ((scores > 0) & (scores < 1)).all()
+    made = learner()
+    trained = made.fit(TrainingSettings(rounds=2))
+    assert {**predictor.metrics(FRAME)} == made.evaluate(trained, "test")
+    assert np.array_equal(predictor.predict(FRAME.iloc[[2]]), scores[[2]])
+    assert len(predictor.predict(FRAME.iloc[:0])) == 0
+
+
+def test_a_file_in_scores_out(model: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / "new.csv", tmp_path / "scores.csv"
+    FRAME.drop(columns="y").to_csv(data, index=False)
+    result = predict_file(model, data, out)
+    written = pd.read_csv(out)
+    assert list(written) == ["score", "class"]
+    assert written["score"].tolist() == load_model(model).predict(FRAME).tolist() == result["score"].tolist()
+    assert written["class"].tolist() == ["yes" if score > 0.5 else "no" for score in written["score"]]
+    with pytest.raises(InputError, match="scores cannot be written") as refusal:
+        predict_file(model, data, tmp_path / "no" / "out.csv")
+    assert refusal.value.code == "data.file"
+
+
+def test_more_classes_get_a_column_each() -> None:
+    task = load_task("moonflower.client.tasks.digits:task", {"channels": 1})
+    schema = task.schema()
+    assert schema is not None
+    frame = pd.DataFrame({column.name: [0.0, 16.0] for column in schema.columns})
+    empty = Rows(task.inputs(frame, schema), task.inputs(frame, schema)[:, 0, 0, 0].long())
+    made = Learner(task, Split(empty, empty, empty), schema, seed=1, member="a")
+    manifest = {
+        "format": 1, "federation": "d", "schema": None, "scaling": {}, "package": "0.1.0",
+        "task": {"ref": "moonflower.client.tasks.digits:task", "channels": 1},
+    }  # fmt: skip
+    predictor = open_version(build(made.layout, made.start(), manifest))
+    table = predictor.table(frame)
+    assert list(table) == [*(f"score_{digit}" for digit in range(10)), "class"]
+    assert table.filter(like="score_").sum(axis=1).tolist() == pytest.approx([1, 1])
+    assert predictor.predict(frame).shape == (2, 10)
+
+
+def test_a_model_file_cannot_import_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "planted_task.py").write_text("raise SystemExit('imported')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    planted = version(task={"ref": "planted_task:task"})
+    for refs in (None, [], ["moonflower.client.tasks.tabular:task"]):
+        with pytest.raises(Refused, match="the model's task 'planted_task:task' is not allowed here") as refusal:
+            open_version(planted, allow=refs)
+        assert refusal.value.code == "task.refused"
+    with pytest.raises(Refused):
+        open_version(version(task={"ref": "moonflower.client.tasks.tabular:load_task"}))
+    assert "planted_task" not in sys.modules
+    with pytest.raises(Refused):
+        open_version(version(), allow=["mine.tasks:task"])
+    assert len(open_version(version(), allow=[TASK["ref"]]).predict(FRAME)) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "message"),
+    [
+        ({"format": 2}, "data.model", "its format is 2; expected 1"),
+        ({"scaling": "gone"}, "data.model", "its manifest has no 'scaling'"),
+        ({"scaling": []}, "data.model", "task or scaling in its manifest is no table"),
+        ({"task": {"hidden": []}}, "data.model", "task or scaling in its manifest is no table"),
+        ({"schema": None}, "data.model", "it has no schema, and its task has none of its own"),
+        ({"schema": {}}, "config.schema", "the model's schema: the schema has no 'columns'"),
+        ({"task": {**TASK, "hidden": [5]}}, "data.model", "its tensors are not those of its task's model"),
+        ({"task": {**TASK, "width": 5}}, "config.task", "has no option 'width'"),
+    ],
+)
+def test_manifests_that_do_not_fit(changes: dict[str, Any], code: str, message: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        open_version(version(**changes))
+    assert refusal.value.code == code
+    assert message in str(refusal.value)
+
+
+def test_scaling_of_other_columns_is_refused_when_used() -> None:
+    with pytest.raises(InputError, match="scaling of column 'x' is no mean and spread") as refusal:
+        open_version(version(scaling={"z": [0.0, 1.0]})).predict(FRAME)
+    assert refusal.value.code == "data.model"
+
+
+def test_files_that_are_no_model(model: Path, tmp_path: Path) -> None:
+    junk = tmp_path / "junk.safetensors"
+    junk.write_bytes(b"junk")
+    for path, code, part in [
+        (tmp_path / "modl.safetensors", "data.file", "did you mean 'model.safetensors'?"),
+        (tmp_path, "data.file", "cannot be read"),
+        (junk, "data.model", "not a moonflower model version"),
+    ]:
+        with pytest.raises(InputError) as refusal:
+            load_model(path)
+        assert refusal.value.code == code
+        assert part in str(refusal.value)
+    sick = version()
+    vector = sick.vector.copy()
+    vector[0] = np.nan
+    with pytest.raises(InputError, match="a number in it is not finite"):
+        open_version(build(sick.layout, vector, sick.manifest))
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        ({"x": 11.0}, "data.value", "new.csv: column 'x' holds 11; expected a number from 0 to 10"),
+        ({"c": "bb"}, "data.category",
+            "new.csv: column 'c' holds 'bb', which the schema does not list; did you mean 'b'? (one of: "
+            "a, b)"),
+    ],
+)  # fmt: skip
+def test_rows_that_do_not_fit_the_schema(
+    model: Path, tmp_path: Path, change: dict[str, Any], code: str, message: str
+) -> None:
+    FRAME.assign(**change).to_csv(tmp_path / "new.csv", index=False)
+    with pytest.raises(InputError) as refusal:
+        predict_file(model, tmp_path / "new.csv")
+    assert (refusal.value.code, str(refusal.value)) == (code, message)

@@ -1,0 +1,240 @@
+"""Training: the same bits for the same inputs, small members, and federated averaging on the bundled data."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import moonflower
+import numpy as np
+import pytest
+import torch
+from moonflower.client.data import Rows, Split, join, partition, split
+from moonflower.client.tasks import METRICS, Task, load_task, schema_for
+from moonflower.client.tasks.tabular import Tabular
+from moonflower.client.train import Learner
+from moonflower.configs.schema import Categorical, Label, Numeric, Schema
+from moonflower.configs.settings import TrainingSettings, load_run
+from moonflower.errors import InputError
+from torch import Tensor, nn
+
+CONFIGS = Path(moonflower.__file__).parent / "configs"
+SCHEMA = Schema((Numeric("x", 0, 10), Categorical("c", ("a", "b"))), Label("y", (0, 1)))
+TRAINING = TrainingSettings(rounds=3, local_epochs=2, batch_size=8)
+
+
+def rows(count: int, seed: int = 1) -> Rows:
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(0, 10, count)
+    inputs = np.column_stack([np.where(rng.random(count) < 0.1, np.nan, x), rng.integers(0, 2, count)])
+    return Rows(torch.from_numpy(inputs), torch.from_numpy((x + rng.normal(0, 2, count) > 5).astype(np.int64)))
+
+
+def learner(count: int = 40, *, task: Task | None = None, member: str = "a", seed: int = 7, **parts: Rows) -> Learner:
+    whole = {"train": rows(count), "validation": rows(10, 2), "test": rows(20, 3), **parts}
+    made = Learner(task or Tabular(personalise="intercept"), Split(**whole), SCHEMA, seed=seed, member=member)
+    made.prepare(made.scaling(made.summary().tolist()))
+    return made
+
+
+def test_start_depends_on_the_seed_only() -> None:
+    assert np.array_equal(learner(3, member="a").start(), learner(40, member="b").start())
+    assert not np.array_equal(learner(seed=7).start(), learner(seed=8).start())
+    state = torch.random.get_rng_state()
+    learner()
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("task", [Tabular(), Tabular(hidden=[8])])
+def test_training_gives_the_same_bits_whatever_came_before(task: Tabular) -> None:
+    one, two = learner(task=task), learner(task=task)
+    base = one.start()
+    first = one.train(base, TRAINING, 1)
+    one.train(first, TRAINING, 2)
+    one.evaluate(first, "test")
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert one.train(base, TRAINING, 1).tobytes() == first.tobytes()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert two.train(base, TRAINING, 1).tobytes() == first.tobytes()
+    assert first.dtype == np.float32
+    assert not np.array_equal(two.train(base, TRAINING, 2), first)  # another round, another order
+    assert not np.array_equal(learner(task=task, member="b").train(base, TRAINING, 1), first)
+
+
+def test_a_step_is_plain_gradient_descent_and_mu_pulls_back() -> None:
+    made = learner()
+    base = made.start()
+    once = TrainingSettings(local_epochs=1, batch_size=1000, lr=0.5)
+    ready = made.task.prepare(rows(40), SCHEMA, made.scaling(made.summary().tolist()))
+    weights, bias = torch.from_numpy(base[:3]), base[3]
+    error = torch.sigmoid(ready.inputs @ weights + bias) - ready.targets
+    expected = np.append(base[:3] - 0.5 * (ready.inputs.T @ error).numpy() / 40, bias - 0.5 * error.mean().item())
+    assert made.train(base, once, 1) == pytest.approx(expected, abs=1e-6)
+    free, held = (made.train(base, TrainingSettings(local_epochs=20, mu=mu), 1) for mu in (0.0, 5.0))
+    assert np.linalg.norm(held - base) < np.linalg.norm(free - base)
+
+
+def test_training_that_diverges_comes_back_as_it_is() -> None:
+    broken = learner().train(np.full(4, np.inf, dtype=np.float32), TRAINING, 1)
+    assert not np.isfinite(broken).all()
+    found = learner().evaluate(broken, "validation")
+    assert not math.isfinite(found["loss"] or 0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("target", [0, 1])
+def test_members_with_few_rows_of_one_class(count: int, target: int) -> None:
+    few = Rows(rows(count).inputs, torch.full((count,), target))
+    none = few.take(np.arange(0))
+    made = learner(train=few, validation=none, test=none)
+    vector = made.train(made.start(), TRAINING, 1)
+    assert np.isfinite(vector).all()
+    assert made.rows == count
+    for part in ("validation", "test"):
+        assert made.evaluate(vector, part) == dict.fromkeys(METRICS)
+    assert made.personalised(vector) == dict.fromkeys(METRICS)
+    assert made.tally(vector).sum() == 0
+    own = made.evaluate(vector, "train")
+    assert own["auc"] is None
+    assert math.isfinite(own["loss"] or math.nan)
+    assert np.isfinite(made.fit(TRAINING)).all()
+
+
+def test_other_rows_are_judged_with_the_same_scaling() -> None:
+    made = learner()
+    vector = made.fit(TRAINING)
+    assert made.evaluate(vector, rows(20, 3)) == made.evaluate(vector, "test")
+
+
+def test_learner_refuses_misuse() -> None:
+    made = Learner(Tabular(), Split(rows(3), rows(0), rows(0)), SCHEMA, seed=1, member="a")
+    with pytest.raises(RuntimeError, match="prepare comes before"):
+        made.train(made.start(), TRAINING, 1)
+    with pytest.raises(ValueError, match=r"vector has shape \(3,\), the model takes 4 numbers"):
+        learner().evaluate(np.zeros(3, dtype=np.float32), "test")
+
+
+class Odd(Task):
+    """Frozen, shared, integer and empty tensors, dropout and batch statistics."""
+
+    def model(self, schema: Schema, generator: torch.Generator) -> nn.Module:
+        net = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 4), nn.Linear(4, 1))
+        net[3].requires_grad_(False)
+        net.register_buffer("empty", torch.zeros(0))
+        return net
+
+    def prepare(self, rows: Rows, schema: Schema, scaling: Any) -> Rows:
+        return Rows(torch.nan_to_num(rows.inputs).float(), rows.targets)
+
+    def loss(self, model: nn.Module, batch: Rows) -> Tensor:
+        return nn.functional.mse_loss(model(batch.inputs)[:, 0], batch.targets.float())
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, float | None]:
+        return {"loss": (outputs[:, 0] - targets).square().mean().item(), "mine": 1.0}
+
+
+def test_what_travels_and_what_stays() -> None:
+    made = learner(task=Odd())
+    names = [spec.name for spec in made.layout]
+    assert names == [
+        "0.weight",
+        "0.bias",
+        "1.weight",
+        "1.bias",
+        "1.running_mean",
+        "1.running_var",
+        "4.weight",
+        "4.bias",
+    ]
+    base = made.start()
+    trained = made.train(base, TRAINING, 1)
+    assert trained.tobytes() == made.train(base, TRAINING, 1).tobytes()  # dropout is seeded, counters start anew
+    assert made.model.state_dict()["1.num_batches_tracked"] == 2 * 5
+    ends = np.cumsum([spec.size for spec in made.layout])
+    assert trained[ends[3] : ends[4]].any()  # the running mean is a buffer, and moved
+    found = made.evaluate(trained, "test")
+    assert set(found) == {*METRICS, "mine"}
+    assert made.overall(made.tally(trained).tolist())["loss"] == pytest.approx(found["loss"], abs=1e-4)
+    assert made.personalised(trained) is None
+
+
+class Frozen(Odd):
+    def model(self, schema: Schema, generator: torch.Generator) -> nn.Module:
+        return nn.Linear(2, 1).requires_grad_(False)
+
+
+class Wild(Odd):
+    def summary(self, rows: Rows, schema: Schema) -> np.ndarray[Any, np.dtype[np.int64]]:
+        return np.array([-1])
+
+
+def test_tasks_that_break_their_promises() -> None:
+    for task, code, message in [
+        (Frozen(), "config.task", "has no trainable parameter"),
+        (Wild(), "data.value", "the task's summary holds a number outside 0 to 274877906943"),
+    ]:
+        with pytest.raises(InputError, match=message) as refusal:
+            learner(task=task)
+        assert refusal.value.code == code
+
+
+# Federated averaging in the plain, on the bundled data
+
+
+def federate(name: str, *overrides: str) -> dict[str, Any]:
+    run = load_run(CONFIGS / f"{name}.toml", overrides)
+    task = load_task(run.task.ref, run.task.options)
+    schema = schema_for(task, run.data)
+    seed = run.training.seed
+    dealt = partition(task.data(run.data, schema), run.data, run.simulate, seed)
+    splits = {name: split(part, run.data, seed=seed, member=name) for name, part in dealt.items()}
+    members = [Learner(task, part, schema, seed=seed, member=name) for name, part in splits.items()]
+    totals = sum(member.summary() for member in members)
+    assert isinstance(totals, np.ndarray)
+    for member in members:
+        member.prepare(member.scaling(totals.tolist()))
+    vector = members[0].start()
+    count = sum(member.rows for member in members)
+    for number in range(1, run.training.rounds + 1):
+        moves = [
+            member.rows / count * (member.train(vector, run.training, number) - vector).astype(float)
+            for member in members
+        ]
+        vector = (vector + np.sum(moves, axis=0)).astype(np.float32)
+    tally = sum(member.tally(vector) for member in members)
+    assert isinstance(tally, np.ndarray)
+    everyone = Learner(task, join(list(splits.values())), schema, seed=seed, member="pooled")
+    assert everyone.scaling(everyone.summary().tolist()) == members[0].scaling(totals.tolist())
+    everyone.prepare(members[0].scaling(totals.tolist()))
+    own = [(len(part.test), member.personalised(vector)) for member, part in zip(members, splits.values(), strict=True)]
+    return {
+        "tallied": members[0].overall(tally.tolist()),
+        "exact": everyone.evaluate(vector, "test"),
+        "own_loss": sum(n * (m or {}).get("loss", 0) for n, m in own) / sum(n for n, _ in own),
+    }
+
+
+def test_heart_federation_reaches_the_reference_on_five_folds() -> None:
+    folds = [federate("heart", 'data.test_column="fold"', f"data.test_value={fold}") for fold in range(5)]
+    for fold in folds:
+        assert fold["tallied"]["auc"] == pytest.approx(fold["exact"]["auc"], abs=2.4e-4)
+        assert fold["tallied"]["average_precision"] == pytest.approx(fold["exact"]["average_precision"], abs=5e-3)
+        assert fold["tallied"]["loss"] == pytest.approx(fold["exact"]["loss"], abs=1e-4)
+    assert np.mean([fold["exact"]["auc"] for fold in folds]) >= 0.885
+    assert np.mean([fold["exact"]["loss"] for fold in folds]) <= 0.43
+    assert np.mean([fold["own_loss"] for fold in folds]) <= 0.39  # with the private intercept
+
+
+def test_sba_federation_reaches_the_reference_on_one_fold() -> None:
+    fold = federate("sba", 'data.test_column="fold"', "data.test_value=0", "training.rounds=30")
+    assert fold["tallied"]["auc"] == pytest.approx(fold["exact"]["auc"], abs=2.4e-4)
+    assert fold["exact"]["auc"] >= 0.765
+
+
+def test_digits_federation_learns() -> None:
+    assert federate("digits", "training.rounds=6", "simulate.alpha=5.0")["tallied"]["accuracy"] >= 0.8
