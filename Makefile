@@ -51,7 +51,7 @@ dev: $(VENV)/.developed .names/moonflower
 
 $(VENV)/bin/python:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
-	  || { echo "moonflower needs Python 3.11 or newer; found $$("$(PYTHON)" --version 2>&1 || echo none)."; \
+	  || { echo "moonflower needs Python 3.11 or newer; found $$("$(PYTHON)" --version 2>/dev/null || echo "no $(PYTHON)")."; \
 	       echo "Try: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
 

@@ -19,8 +19,10 @@ print(len(names), "modules import")
 assert len(names) > 40, names
 from importlib.resources import files
 data = files("moonflower.configs")
-for wanted in ("heart.toml", "sba.toml", "digits.toml", "data/heart.csv.gz", "data/heart.schema.toml"):
+for wanted in ("heart.toml", "sba.toml", "digits.toml", "../py.typed"):
     assert data.joinpath(wanted).is_file(), wanted
+for wanted in ("heart.csv.gz", "heart.schema.toml", "sba_loans.csv.gz", "sba.schema.toml", "README.md"):
+    assert data.joinpath("data", wanted).is_file(), wanted
 """
 
 
@@ -51,6 +53,15 @@ def main(wheel: Path) -> None:
         subprocess.run([*run, "-c", IMPORT_ALL], check=True, cwd=folder)
         said = subprocess.run([*run, "-m", "moonflower", "--help"], check=True, cwd=folder, capture_output=True)
         assert b"simulate" in said.stdout, said.stdout
+        heart = site / "moonflower" / "configs" / "heart.toml"
+        short = ["--set", "training.rounds=2", "--out", "out"]
+        subprocess.run(
+            [*run, "-m", "moonflower", "simulate", str(heart), *short, "--json"],
+            check=True,
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+        )
+        subprocess.run([*run, "-m", "moonflower", "audit", "verify", "out"], check=True, cwd=folder)
     print("the wheel installs, imports and runs")
 
 
