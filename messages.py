@@ -208,7 +208,8 @@ class Open(Body):
     Attributes:
         members: set A, sorted.
         headers, signatures: each member's signed envelope header.
-        total: the sealed sum.
+        seeds: each member's seeds, whose digest its header signs.
+        total: the sealed sum: residues without seeds.
         best: SHA-256 of the best promoted version, the gate's reference.
         upload: whether this member shall send the result along.
     """
@@ -223,6 +224,7 @@ class Open(Body):
     members: list[str]
     headers: dict[str, bytes]
     signatures: dict[str, bytes]
+    seeds: dict[str, bytes]
     total: bytes
     best: str
     upload: bool

@@ -1,6 +1,6 @@
 """An envelope: what a member sends. A strict header, signed by the node key, then the sealed body.
 
-    "MFE1" | u32 header length | header: canonical JSON | signature, 96 bytes | body
+    "MFE1" | u32 header length | header: canonical JSON | signature, 96 bytes | body: seeds | residues
 
 :class:`RawEnvelope` is bytes from the wire; it becomes an :class:`Envelope` only through :func:`check`, in the
 order: form, signature, body digest, epoch, parameters, replay, context, size. Integers are little-endian.
@@ -17,9 +17,10 @@ from ..canonical import canonical, parse_canonical
 from ..errors import Refused
 from .context import PURPOSES, RoundContext
 from .identity import SIGNATURE_BYTES, Card, Identity
+from .sealed import SealedVector
 
-MAGIC = b"MFE1"
-MAX_HEADER_BYTES = 4096
+MAGIC = b"MFE1"  # format 1; the digit counts up
+MAX_HEADER_BYTES, MAX_TAGS = 4096, 8
 _HEX = 64
 
 
@@ -41,6 +42,8 @@ class Header:
         params: digest of the crypto parameters.
         body: SHA-256 of the body.
         body_bytes: its length.
+        seeds: SHA-256 of the seeds in the body: openers get only these of it.
+        tags: of the authenticated sum (``crypto.mac``).
     """
 
     member: str
@@ -53,6 +56,8 @@ class Header:
     params: str
     body: str
     body_bytes: int
+    seeds: str
+    tags: tuple[int, ...]
 
     def encode(self) -> bytes:
         """Return the canonical bytes that are signed."""
@@ -94,8 +99,8 @@ class Envelope:
     body: bytes
 
 
-def seal(identity: Identity, context: RoundContext, body: bytes) -> RawEnvelope:
-    """Return the envelope of ``body``, signed by ``identity`` over this context."""
+def seal(identity: Identity, context: RoundContext, vector: SealedVector) -> RawEnvelope:
+    """Return the envelope of a sealed vector, signed by ``identity`` over this context."""
     header = Header(
         member=identity.name,
         federation=context.federation,
@@ -105,11 +110,13 @@ def seal(identity: Identity, context: RoundContext, body: bytes) -> RawEnvelope:
         epoch=context.epoch,
         context=context.digest,
         params=context.params,
-        body=hashlib.sha256(body).hexdigest(),
-        body_bytes=len(body),
+        body=hashlib.sha256(vector.body).hexdigest(),
+        body_bytes=len(vector.body),
+        seeds=vector.seeds,
+        tags=vector.tags,
     ).encode()
     signature = identity.sign("envelope", header)
-    return RawEnvelope(MAGIC + len(header).to_bytes(4, "little") + header + signature + body)
+    return RawEnvelope(MAGIC + len(header).to_bytes(4, "little") + header + signature + vector.body)
 
 
 def split(raw: RawEnvelope) -> tuple[SignedHeader, bytes]:
@@ -121,12 +128,14 @@ def split(raw: RawEnvelope) -> tuple[SignedHeader, bytes]:
     data = raw.data
     length = int.from_bytes(data[4:8], "little")
     start = 8 + length + SIGNATURE_BYTES
+    if data[:3] == MAGIC[:3] and data[3:4] != MAGIC[3:]:
+        raise Refused("envelope.malformed", f"an envelope of format {data[3:4]!r}, expected {MAGIC[3:]!r}")
     if data[:4] != MAGIC or not 0 < length <= MAX_HEADER_BYTES or len(data) < start:
         raise Refused("envelope.malformed", f"{len(data)} bytes are no envelope")
     return SignedHeader(data[8 : 8 + length], data[8 + length : start]), data[start:]
 
 
-def check(raw: RawEnvelope, card: Card, context: RoundContext, max_body_bytes: int) -> Envelope:
+def check(raw: RawEnvelope, card: Card, context: RoundContext, body_bytes: int) -> Envelope:
     """Return ``raw`` as an envelope of ``card``'s member for ``context``.
 
     Raises:
@@ -148,8 +157,8 @@ def check(raw: RawEnvelope, card: Card, context: RoundContext, max_body_bytes: i
         )
     if not hmac.compare_digest(header.context, context.digest):
         raise Refused("envelope.context", "sealed under another context than this round's")
-    if len(body) > max_body_bytes:
-        raise Refused("envelope.malformed", f"body of {len(body)} bytes, at most {max_body_bytes} expected")
+    if len(body) != body_bytes:
+        raise Refused("envelope.malformed", f"body of {len(body)} bytes, expected {body_bytes}")
     return Envelope(header, signed, body)
 
 
@@ -157,17 +166,18 @@ def _parse_header(data: bytes) -> Header:
     try:
         value: dict[str, Any] = parse_canonical(data)
         version = value.pop("v")
-        header = Header(**value)
+        header = Header(**{**value, "tags": tuple(value["tags"])})
     except (ValueError, TypeError, KeyError, AttributeError):
         raise Refused("envelope.malformed", "the header is not canonical") from None
     texts = (header.member, header.federation, header.run)
-    digests = (header.context, header.params, header.body)
-    numbers = (header.number, header.epoch, header.body_bytes)
+    digests = (header.context, header.params, header.body, header.seeds)
+    numbers = (header.number, header.epoch, header.body_bytes, *header.tags)
     good = (
         version == 1
         and all(isinstance(text, str) for text in texts)
         and all(isinstance(text, str) and len(text) == _HEX for text in digests)
-        and all(type(number) is int and number >= 0 for number in numbers)
+        and all(type(number) is int and 0 <= number < 1 << 64 for number in numbers)
+        and 0 < len(header.tags) <= MAX_TAGS
         and header.purpose in PURPOSES
     )
     if not good:

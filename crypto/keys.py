@@ -101,7 +101,7 @@ def receive(identity: Identity, terms: EpochTerms, roster: Roster, plan: Plan, d
         raise Refused("deal.signature", "the deal is not signed by a member of the roster")
     payload = identity.unwrap(deal.ciphertext, terms.bytes("wrap", recipient=identity.name))
     secret, he_key = payload[:SECRET_BYTES], payload[SECRET_BYTES:]
-    SecretKey(plan, he_key)
+    SecretKey(plan, he_key)  # or it would not load
     return EpochKey(terms, he_key, secret)
 
 

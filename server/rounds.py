@@ -67,7 +67,7 @@ class Collection:
         context: the round's.
         roster: the epoch's members.
         invited: who was asked.
-        max_body_bytes: largest body that is read.
+        body_bytes: length of a body.
         fixed: the set for which this base was opened before; no other is closed (rule 2).
         accepted: member → signed header, of the envelopes in the sum.
         excluded: member → code, of those that are not.
@@ -76,7 +76,7 @@ class Collection:
     context: RoundContext
     roster: Roster
     invited: frozenset[str]
-    max_body_bytes: int
+    body_bytes: int
     fixed: frozenset[str] | None = None
     accepted: dict[str, SignedHeader] = field(default_factory=dict)
     excluded: dict[str, str] = field(default_factory=dict)
@@ -91,7 +91,7 @@ class Collection:
             raise Refused("envelope.member", "the member was not invited to this round")
         if member in self.accepted:
             raise Refused("envelope.replay", "the member's envelope is already in the sum")
-        return check(raw, self.roster.card(member), self.context, self.max_body_bytes)
+        return check(raw, self.roster.card(member), self.context, self.body_bytes)
 
     def accept(self, envelope: Envelope) -> None:
         """Record that an envelope was added to the sum."""

@@ -15,7 +15,7 @@ from moonflower.crypto.statement import Proof, Statement, quorum, sign_statement
 from moonflower.errors import Refused
 from moonflower.messages import Open, Opened, Seal
 from moonflower.server.rounds import Collection, Hearing, Patience, agree
-from protocol import BASE, NAMES, context, identity, proof, roster, sealed, statement
+from protocol import BASE, NAMES, SEEDS, context, identity, proof, roster, sealed, statement
 
 FLOOR = FloorSettings(
     tasks=("a.b:task",), min_members=3, max_rounds=10, max_local_epochs=5, max_train_s=60, min_quorum=2
@@ -178,6 +178,7 @@ def opening(contexts: dict[str, RoundContext], **changes: Any) -> Open:
         "members": sorted(contexts),
         "headers": {name: signed.data for name, signed in headers.items()},
         "signatures": {name: signed.signature for name, signed in headers.items()},
+        "seeds": dict.fromkeys(contexts, SEEDS),
         "total": b"",
         "best": "",
         "upload": False,
@@ -194,8 +195,8 @@ def open_as_anna(asked: Open, before: Any = None, own: Any = "sealed", about: Ro
 
 def test_an_honest_opening_is_allowed_and_repeatable() -> None:
     asked = opening(dict.fromkeys(NAMES, context()))
-    assert sorted(open_as_anna(asked)) == list(NAMES)
-    assert sorted(open_as_anna(asked, before=list(NAMES))) == list(NAMES)
+    assert sorted(open_as_anna(asked).digests) == list(NAMES)
+    assert open_as_anna(asked, before=list(NAMES)).tags == {name: [7, 8] for name in NAMES}
 
 
 def test_a_member_that_trained_under_another_context_is_not_opened() -> None:
@@ -237,6 +238,15 @@ def test_headers_must_be_signed_and_name_their_member() -> None:
     refused("envelope.signature", open_as_anna, both)
 
 
+def test_seeds_must_be_the_ones_that_were_signed() -> None:
+    """A server that swaps seeds would make the members open something else than they summed."""
+    asked = opening(dict.fromkeys(NAMES, context()))
+    swapped = asked.model_copy(update={"seeds": {**asked.seeds, "cleo": b"other"}})
+    assert "'cleo'" in refused("open.set", open_as_anna, swapped)
+    missing = asked.model_copy(update={"seeds": dict.fromkeys(NAMES[:3], SEEDS)})
+    refused("open.set", open_as_anna, missing)
+
+
 @pytest.mark.parametrize(
     "members", [list(NAMES[:3]), [*NAMES, "dora"], ["bert", "anna", "cleo", "dora"], [*NAMES, "eve"]]
 )
@@ -249,7 +259,7 @@ def test_the_set_and_its_headers_name_the_same_members(members: list[str]) -> No
 
 
 def collection(**changes: Any) -> Collection:
-    fields = {"context": context(), "roster": roster(), "invited": frozenset(NAMES), "max_body_bytes": 100}
+    fields = {"context": context(), "roster": roster(), "invited": frozenset(NAMES), "body_bytes": 9}
     return Collection(**{**fields, **changes})
 
 
