@@ -43,6 +43,8 @@ from ..messages import (
     Refusal,
     Seal,
     Sealed,
+    Shared,
+    Size,
     TakeDeal,
 )
 from . import guard, outcome
@@ -60,8 +62,9 @@ class Agreed:
     """What this member agreed to for a run at enrolment."""
 
     offer: Offer
+    digest: str
     learner: Learner
-    sizes: dict[str, int]
+    sizes: Mapping[Size, int]
 
 
 @dataclass(frozen=True)
@@ -111,9 +114,13 @@ class Member:
         learner = self._learner_for(offer)
         start, summary = learner.start(), learner.summary()
         learner.prepare(learner.scaling(summary.tolist()))  # its own, until the federation's is opened
-        sizes = {"update": len(start), "statistics": 1 + len(summary), "tallies": len(learner.tally(start))}
-        self._agreed[request.run] = Agreed(offer, learner, sizes)
-        agreed = {
+        sizes: dict[Size, int] = {
+            "update": len(start),
+            "statistics": 1 + len(summary),
+            "tallies": len(learner.tally(start)),
+        }
+        self._agreed[request.run] = Agreed(offer, digest(request.offer), learner, sizes)
+        agreed: dict[Shared, str] = {
             "schema": self._schema_digest,
             "task": digest(offer.task.model_dump(mode="json")),
             "package": __version__,
@@ -156,6 +163,7 @@ class Member:
             epoch=request.epoch,
             roster=roster.digest,
             min_members=agreed.offer.federation.min_members,
+            offer=agreed.digest,
         )
         self._seated[request.run, request.epoch] = Seated(
             roster, template, plan, SecretKey(plan, key.he_key), key.secret
@@ -220,7 +228,7 @@ class Member:
             statement=encoded,
             signature=statement.sign_statement(self.identity, said),
             vote=vote,
-            vote_signature=self.identity.sign("vote", statement.vote_bytes(encoded, vote)),
+            vote_signature=self.identity.sign("vote", statement.vote_bytes(encoded, request.best, vote)),
             result=result.data if result and request.upload else b"",
             open_s=seconds,
         )

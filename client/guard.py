@@ -14,7 +14,6 @@ of docs/protocol.md:
 from __future__ import annotations
 
 import hashlib
-import hmac
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -108,7 +107,7 @@ def check_base(
     problems = (
         (statement.federation != context.federation, "is of another federation"),
         (statement.purpose not in ("statistics", "update"), "is no model's"),
-        (not hmac.compare_digest(statement.sha256, context.base), "is of another version"),
+        (statement.sha256 != context.base, "is of another version"),
         (not statement.in_range, "is of a sum that was out of range"),
         (len(statement.members) < max(context.min_members, floor.min_members), "has too few members"),
         (quorum(statement.members, wanted_quorum) < floor.min_quorum, "has too few signatures for this node"),
@@ -127,7 +126,7 @@ def check_seal(context: RoundContext, remembered: Remembered | None) -> None:
     """
     if remembered is None:
         return
-    if not hmac.compare_digest(remembered.context, context.digest):
+    if remembered.context != context.digest:
         raise Refused("seal.already", f"{context.purpose} {context.number} was sealed under another context")
     if remembered.envelope is None:
         raise Refused("seal.already", f"{context.purpose} {context.number} was sealed and its bytes are gone")
@@ -165,12 +164,12 @@ def check_opening(
     for member in members:
         signed = SignedHeader(request.headers[member], request.signatures[member])
         header = signed.verify(roster.card(member))
-        if not hmac.compare_digest(header.context, own.context):
+        if header.context != own.context:
             raise Refused("envelope.context", f"{member!r} sealed under another context than this member")
-        if not hmac.compare_digest(header.seeds, hashlib.sha256(request.seeds[member]).hexdigest()):
+        if header.seeds != hashlib.sha256(request.seeds[member]).hexdigest():
             raise Refused("open.set", f"the seeds that came for {member!r} are not the ones its header signs")
         digests[member], tags[member] = signed.digest, list(header.tags)
-    if not hmac.compare_digest(own.context, context.digest):
+    if own.context != context.digest:
         raise Refused("envelope.context", "the opening is for another context than the one sealed under")
     if own.header not in digests.values():
         raise Refused("open.set", "this member's own envelope is not in the sum")

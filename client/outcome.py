@@ -19,6 +19,7 @@ from ..crypto.statement import Statement
 from .train import Learner
 
 MANIFEST_FORMAT = 1
+METRIC_DECIMALS = 4  # more would give the number of rows away: a share is a fraction of small whole numbers
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def candidate(
 def report(learner: Learner, context: RoundContext, headers: Mapping[str, str], sums: OpenedSum) -> Outcome:
     """Return the metrics over all members' test rows; the counts themselves stay here (rule 11)."""
     good = sums.finish().in_range
-    metrics = learner.overall(list(sums.counters)) if good else {}
+    exact = learner.overall(list(sums.counters)) if good else {}
+    metrics = {name: None if value is None else round(float(value), METRIC_DECIMALS) for name, value in exact.items()}
     said = Statement.of(context, headers, sha256=context.base, clip=context.clip, in_range=good, metrics=metrics)
     return Outcome(said, None)

@@ -1,39 +1,78 @@
-"""Residues of b bits, packed without gaps: what travels instead of 64-bit words.
+"""Residues of b bits without gaps, in planes: what travels instead of 64-bit words.
 
-Little-endian throughout: bit i of the stream is bit i mod 8 of byte i // 8, and residue j takes bits [b j, b j + b).
-Counts are multiples of 64, so that 64 residues fill exactly b words.
+The bits of every residue are cut, from the top, into pieces as wide as the binary digits of b: 32, 16, 8, 4, 2, 1
+(50 = 32 + 16 + 2). For each ciphertext the wide pieces of all residues come first, then the next, each piece
+little-endian. Pieces narrower than a byte share one: with w bits a piece, byte j holds, from its low bits up, those
+of residues j, j + m, j + 2 m, … where m = N w / 8. So numpy packs and unpacks in a few passes over whole arrays.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
-WORD = 64
 Words = NDArray[np.uint64]
+Bytes = NDArray[np.uint8]
+_TYPES = {32: "<u4", 16: "<u2", 8: "u1"}
 
 
-def pack(residues: Words, bits: int) -> bytes:
-    """Return ``residues`` (``uint64[n]``, n a multiple of 64, each below 2**bits) as n * bits / 8 bytes."""
-    columns = np.ascontiguousarray(residues.reshape(-1, WORD).T)
-    words = np.zeros((bits, columns.shape[1]), dtype=np.uint64)
-    for i in range(WORD):
-        word, shift = divmod(i * bits, WORD)
-        words[word] |= columns[i] << np.uint64(shift)
-        if shift + bits > WORD:
-            words[word + 1] |= columns[i] >> np.uint64(WORD - shift)
-    return np.ascontiguousarray(words.T).astype("<u8", copy=False).tobytes()
+def pack(residues: Words, bits: int) -> Bytes:
+    """Return ``residues`` (``uint64[k, N]``, N a multiple of 8, each below 2**bits) as ``uint8[k, N * bits / 8]``."""
+    count, degree = residues.shape
+    out = np.empty((count, degree * bits // 8), dtype=np.uint8)
+    for width, below, start in _planes(bits, degree):
+        part = out[:, start : start + degree * width // 8]
+        piece = residues >> np.uint64(below)
+        if width >= 8:
+            part[...] = piece.astype(_TYPES[width]).view(np.uint8)  # keeps the low bits: the piece
+        else:
+            narrow = (piece & np.uint64((1 << width) - 1)).astype(np.uint8).reshape(count, 8 // width, -1)
+            part[...] = narrow[:, 0]
+            for i in range(1, 8 // width):
+                part |= narrow[:, i] << np.uint8(width * i)
+    return out
 
 
-def unpack(data: bytes | memoryview, bits: int) -> Words:
-    """Return the residues in ``data`` as ``uint64[n]``; its length is a multiple of 8 * bits bytes."""
-    words = np.ascontiguousarray(np.frombuffer(data, dtype="<u8").reshape(-1, bits).T)
-    columns = np.empty((WORD, words.shape[1]), dtype=np.uint64)
-    mask = np.uint64((1 << bits) - 1)
-    for i in range(WORD):
-        word, shift = divmod(i * bits, WORD)
-        np.right_shift(words[word], np.uint64(shift), out=columns[i])
-        if shift + bits > WORD:
-            columns[i] |= words[word + 1] << np.uint64(WORD - shift)
-        columns[i] &= mask
-    return np.ascontiguousarray(columns.T).reshape(-1)
+def unpack(data: Bytes, degree: int, bits: int) -> Words:
+    """Return the residues ``uint64[k, N]`` in ``data`` (``uint8[k, N * bits / 8]``)."""
+    out = np.zeros((len(data), degree), dtype=np.uint64)
+    add_to(out, data, bits)
+    return out
+
+
+def add_to(total: Words, data: Bytes, bits: int) -> None:
+    """Add the residues in ``data`` (``uint8[k, N * bits / 8]``) to ``total`` (``uint64[k, N]``), plane by plane."""
+    count, degree = total.shape
+    for width, below, start in _planes(bits, degree):
+        part = data[:, start : start + degree * width // 8]
+        if width >= 8:
+            piece = part.view(_TYPES[width]).astype(np.uint64)
+            piece <<= np.uint64(below)
+            total += piece
+        else:
+            pieces = total.reshape(count, 8 // width, -1)
+            for i in range(8 // width):
+                narrow = (part >> np.uint8(width * i)) & np.uint8((1 << width) - 1)
+                pieces[:, i] += narrow.astype(np.uint64) << np.uint64(below)
+
+
+def below(data: Bytes, degree: int, bits: int, limit: int) -> bool:
+    """Return whether every residue in ``data`` is below ``limit``; mostly the widest pieces alone tell."""
+    width, under, start = next(_planes(bits, degree))
+    if width >= 8:
+        top = data[:, start : start + degree * width // 8].view(_TYPES[width])
+        if not top.size or int(top.max()) < limit >> under:
+            return True
+    return bool((unpack(data, degree, bits) < limit).all())
+
+
+def _planes(bits: int, degree: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (width, bits below it, first byte) of each plane of a ciphertext, from the top."""
+    left, start = bits, 0
+    for width in (32, 16, 8, 4, 2, 1):
+        if bits & width:
+            left -= width
+            yield width, left, start
+            start += degree * width // 8

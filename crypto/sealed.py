@@ -54,18 +54,13 @@ def seal(key: Key, mac: Mac, member: str, blocks: Iterable[Ints], lanes: int, pl
             words, seeds = key.seal(rows)
             body[done * SEED_BYTES : (done + len(rows)) * SEED_BYTES] = seeds.tobytes()
             start = chunks * SEED_BYTES + done * plan.chunk_bytes
-            body[start : start + len(rows) * plan.chunk_bytes] = bits.pack(words.reshape(-1), plan.modulus_bits)
+            body[start : start + len(rows) * plan.chunk_bytes] = bits.pack(words, plan.modulus_bits).tobytes()
             done += len(rows)
             yield words.reshape(-1)
 
     tags = tuple(mac.tag(member, residues()))
     digest = hashlib.sha256(memoryview(body)[: chunks * SEED_BYTES]).hexdigest()
     return SealedVector(bytes(body), digest, tags)
-
-
-def seeds_of(body: bytes, lanes: int, plan: Plan) -> bytes:
-    """Return the seeds' part of a body."""
-    return body[: plan.chunks(lanes) * SEED_BYTES]
 
 
 def check_total(mac: Mac, tags: Mapping[str, list[int]], total: bytes, lanes: int, plan: Plan) -> None:
@@ -76,7 +71,7 @@ def check_total(mac: Mac, tags: Mapping[str, list[int]], total: bytes, lanes: in
     """
     if len(total) != plan.chunks(lanes) * plan.chunk_bytes or len(tags) > plan.max_members:
         raise Refused("open.set", f"a total of {len(total)} bytes over {len(tags)} members is not what was planned")
-    if not mac.verify(tags, (block for _, block in _blocks(total, plan))):
+    if not mac.verify(tags, (block.reshape(-1) for _, block in _blocks(total, plan))):
         raise Refused("envelope.tag", "the total is not the sum of exactly these members' envelopes")
 
 
@@ -91,14 +86,13 @@ def open_total(key: Key, total: bytes, seeds: Mapping[str, bytes], lanes: int, p
         raise Refused("open.set", "a member's seeds are not as many as the ciphertexts")
     tables = [np.frombuffer(seed, np.uint8).reshape(chunks, SEED_BYTES) for seed in seeds.values()]
     for first, block in _blocks(total, plan):
-        rows = block.reshape(-1, plan.degree)
-        yield key.open(rows, [table[first : first + len(rows)] for table in tables])
+        yield key.open(block, [table[first : first + len(block)] for table in tables])
 
 
 def _blocks(total: bytes, plan: Plan) -> Iterator[tuple[int, Words]]:
-    """Yield (first ciphertext, residues) of each block of a total, reduced mod q."""
+    """Yield (first ciphertext, residues ``uint64[k, N]``) of each block of a total, reduced mod q."""
     step = max(1, BLOCK_LANES // (plan.lanes * plan.degree))
-    view = memoryview(total)
-    for first in range(0, len(total) // plan.chunk_bytes, step):
-        part = view[first * plan.chunk_bytes : (first + step) * plan.chunk_bytes]
-        yield first, bits.unpack(part, plan.modulus_bits) % np.uint64(plan.modulus)
+    packed = np.frombuffer(total, np.uint8).reshape(-1, plan.chunk_bytes)
+    for first in range(0, len(packed), step):
+        block = bits.unpack(packed[first : first + step], plan.degree, plan.modulus_bits)
+        yield first, block % np.uint64(plan.modulus)

@@ -101,7 +101,8 @@ class SecretKey:
         plan = self.plan
         if len(key) != plan.chunk_bytes:
             raise Refused("deal.signature", f"the dealt key has {len(key)} bytes, expected {plan.chunk_bytes}")
-        residues = bits.unpack(key, plan.modulus_bits)
+        packed = np.frombuffer(key, np.uint8)[None]
+        residues = bits.unpack(packed, plan.degree, plan.modulus_bits)[0]
         if not (residues < plan.modulus).all():
             raise Refused("deal.signature", "the dealt key is no key of the agreed parameters")
         return self._seal.load(seal.SecretKey(), self._seal.key_meta, residues.tobytes(), plan.degree)
@@ -112,7 +113,7 @@ def generate(plan: Plan) -> bytes:
     ours = _Seal(plan)
     raw = ours.save(seal.KeyGenerator(ours.context).secret_key())
     residues = np.frombuffer(raw, "<u8", plan.degree, len(raw) - 8 * plan.degree)
-    return bits.pack(residues, plan.modulus_bits)
+    return bits.pack(residues[None], plan.modulus_bits).tobytes()
 
 
 class _Seal:

@@ -150,7 +150,7 @@ class Sums:
             Refused: no quorum; the code says why.
         """
         context, run, members = collected.context, self._run, collected.members
-        hearing = Hearing(context, self._seats.roster, members, run.offer.crypto.open_quorum)
+        hearing = Hearing(context, self._seats.roster, members, run.offer.crypto.open_quorum, best)
         request = self._open_request(collected, best)
         results: dict[str, bytes] = {}
         requests = {member: request.model_copy(update={"upload": member == members[0]}) for member in members}
@@ -169,9 +169,11 @@ class Sums:
         )
         if context.purpose == "tallies" or not said.in_range:
             return agreed, None
-        return agreed, self._result(request, agreed, results)
+        return agreed, self._result(context, request, agreed, results)
 
-    def _result(self, request: Open, agreed: Agreed, results: dict[str, bytes]) -> version.Version:
+    def _result(
+        self, context: RoundContext, request: Open, agreed: Agreed, results: dict[str, bytes]
+    ) -> version.Version:
         """Return the version that the quorum signed; ask its signers in turn where the first did not send it."""
         wanted = agreed.statement.sha256
         for member in sorted(agreed.proof.signatures):
@@ -180,8 +182,10 @@ class Sums:
             again = {member: request.model_copy(update={"upload": True})}
             timeout_s = self._run.offer.crypto.open_timeout_s
             for _, reply in self._run.exchange.ask("evaluate.open", again, timeout_s):
-                if not isinstance(reply, str):
-                    _keep(Opened.from_records(reply).result, results)
+                try:
+                    _keep(Opened.from_records(_content(reply)).result, results)
+                except Refused as error:
+                    self._note("opening_refused", context, member=member, code=error.code)
         if wanted not in results:
             raise Refused("open.quorum", "no opener sent the result that it signed")
         try:

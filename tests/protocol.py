@@ -48,6 +48,7 @@ def context(**changes: Any) -> RoundContext:
         epoch=1,
         roster=roster().digest,
         min_members=3,
+        offer="o" * 64,
     )
     return replace(honest, **changes)
 

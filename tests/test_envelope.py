@@ -44,6 +44,7 @@ def test_an_honest_envelope_passes_and_says_what_it_is() -> None:
         ({"schema": "t" * 64}, "envelope.context"),
         ({"task": {"ref": "a:c"}}, "envelope.context"),
         ({"package": "1"}, "envelope.context"),
+        ({"offer": "p" * 64}, "envelope.context"),
     ],
 )
 def test_an_envelope_of_another_context_is_refused(changes: dict[str, Any], code: str) -> None:
@@ -134,6 +135,8 @@ def test_a_signed_header_of_the_wrong_form_is_malformed(header: bytes) -> None:
         {"tags": [1] * 9},
         {"tags": 3},
         {"seeds": ""},
+        {"body": "é" * 64},
+        {"context": "G" * 64},
     ],
 )
 def test_a_field_of_the_wrong_form_is_malformed(change: dict[str, Any]) -> None:

@@ -34,6 +34,11 @@ SECRET, CONTEXT = b"s" * 32, "c" * 64
 KEYS: dict[Plan, SecretKey] = {}
 
 
+def residues_in(data: bytes, found: Plan) -> Any:
+    packed = np.frombuffer(data, np.uint8).reshape(-1, found.chunk_bytes)
+    return bits.unpack(packed, found.degree, found.modulus_bits)
+
+
 def key_for(found: Plan) -> SecretKey:
     if found not in KEYS:
         KEYS[found] = SecretKey(found, generate(found))
@@ -112,11 +117,11 @@ def seal_ciphertext(ours: Any, found: Plan, residues: Any, seed: bytes) -> Any:
 def test_seal_decrypts_what_we_send(set_: tuple[int, int, int]) -> None:
     found = plan(*set_)
     ours, packed = _Seal(found), generate(found)
-    residues = bits.unpack(packed, found.modulus_bits)
+    residues = residues_in(packed, found)[0]
     key = ours.load(seal.SecretKey(), ours.key_meta, residues.tobytes(), found.degree)
     rows = np.random.default_rng(1).integers(0, found.plain_modulus, (1, found.degree))
     sent, seeds = SecretKey(found, packed).seal(rows)
-    wire = bits.unpack(bits.pack(sent[0], found.modulus_bits), found.modulus_bits)
+    wire = residues_in(bits.pack(sent, found.modulus_bits).tobytes(), found)[0]
     plain = seal.Plaintext()
     seal.Decryptor(ours.context, key).decrypt(seal_ciphertext(ours, found, wire, seeds[0].tobytes()), plain)
     assert [int(plain.data(i)) for i in (0, 1, 77, found.degree - 1)] == rows[0, [0, 1, 77, -1]].tolist()
@@ -127,7 +132,7 @@ def test_we_open_what_seal_encrypts_and_adds(set_: tuple[int, int, int], tmp_pat
     """SEAL's own encryptions, added by SEAL, against ours of the same numbers added by numpy."""
     found = plan(*set_)
     ours, packed = _Seal(found), generate(found)
-    key = ours.load(seal.SecretKey(), ours.key_meta, bits.unpack(packed, found.modulus_bits).tobytes(), found.degree)
+    key = ours.load(seal.SecretKey(), ours.key_meta, residues_in(packed, found)[0].tobytes(), found.degree)
     encryptor, half = seal.Encryptor(ours.context, key), found.plain_modulus // 2 - 1
     one, two = seal.Plaintext(f"{half:X}x^5 + 3"), seal.Plaintext("1x^5 + 4")
     files = []
@@ -156,18 +161,18 @@ def test_our_adder_adds_as_seal_does() -> None:
     whole = seal_ciphertext(ours, found, vectors[0], seeds[0])
     running = RunningSum(found, found.lanes * found.degree)
     for i in range(3):
-        running.add(seeds[i] + bits.pack(vectors[i], found.modulus_bits))
+        running.add(seeds[i] + bits.pack(vectors[i : i + 1], found.modulus_bits).tobytes())
         if i:
             ours.evaluator.add_inplace(whole, seal_ciphertext(ours, found, vectors[i], seeds[i]))
     raw = ours.save(whole)
-    assert (np.frombuffer(raw, "<u8", found.degree, 73 + 24) == bits.unpack(running.dump(), found.modulus_bits)).all()
+    assert (np.frombuffer(raw, "<u8", found.degree, 73 + 24) == residues_in(running.dump(), found)).all()
 
 
 # Known answers: a change of these bytes breaks federations whose members run different releases
 
 
 def test_packed_bits_have_known_bytes() -> None:
-    residues = np.arange(64, dtype=np.uint64) * np.uint64(0x3_0000_0001) % np.uint64(1 << 50)
+    residues = np.arange(64, dtype=np.uint64)[None] * np.uint64(0x3_0000_0001) % np.uint64(1 << 50)
     assert hashlib.sha256(bits.pack(residues, 50)).hexdigest() == PACKED
 
 
@@ -177,21 +182,33 @@ def test_a_tag_has_a_known_value() -> None:
     assert Mac(b"k" * 32, "a" * 64, found).tag("anna", [residues]) == TAG
 
 
-PACKED = "ba4d5e38f54634006cf0ed35a735ff9edd7d25b732283b5073ede6154a5a2c2f"
+PACKED = "0702f20f7bf3e14d974597ac932b6e9c7490f0fdaf2525b6c3ee5b7c17cc812f"
 TAG = [96725913571958, 761704372160471]
 
 
 # Bits
 
 
-@given(st.integers(1, 60), st.integers(1, 5), st.integers(0, 2**32))
-def test_bits_come_back_and_leave_no_gap(width: int, groups: int, seed: int) -> None:
-    residues = np.random.default_rng(seed).integers(0, 1 << width, 64 * groups, dtype=np.uint64)
+@given(st.integers(1, 60), st.integers(1, 3), st.integers(0, 2**32))
+def test_bits_come_back_and_leave_no_gap(width: int, rows: int, seed: int) -> None:
+    residues = np.random.default_rng(seed).integers(0, 1 << width, (rows, 64), dtype=np.uint64)
     data = bits.pack(residues, width)
-    assert len(data) == 8 * width * groups
-    assert (bits.unpack(data, width) == residues).all()
-    stream = int.from_bytes(data, "little")
-    assert [stream >> (width * i) & ((1 << width) - 1) for i in range(64)] == residues[:64].tolist()
+    assert data.shape == (rows, 8 * width)
+    assert (bits.unpack(data, 64, width) == residues).all()
+    total = residues.copy()
+    bits.add_to(total, data, width)
+    assert (total == 2 * residues).all()
+
+
+@given(st.integers(2, 60), st.integers(0, 2**32), st.integers(0, 70))
+def test_a_residue_at_the_limit_is_found(width: int, seed: int, gap: int) -> None:
+    limit = max((1 << width) - gap, 1)
+    residues = np.random.default_rng(seed).integers(0, limit, (2, 64), dtype=np.uint64)
+    assert bits.below(bits.pack(residues, width), 64, width, limit)
+    for bad in {limit, (1 << width) - 1}:
+        if limit <= bad < 1 << width:
+            residues[1, 63] = bad
+            assert not bits.below(bits.pack(residues, width), 64, width, limit)
 
 
 # The authenticated sum
@@ -204,11 +221,11 @@ def collected(found: Plan, names: str = "abcd") -> tuple[dict[str, Any], dict[st
 
 
 def residues_of(vector: sealed.SealedVector, lanes: int, found: Plan) -> Any:
-    return bits.unpack(vector.body[found.chunks(lanes) * SEED_BYTES :], found.modulus_bits)
+    return residues_in(vector.body[found.chunks(lanes) * SEED_BYTES :], found)
 
 
 def accepts(found: Plan, tags: dict[str, list[int]], total: Any, lanes: int, context: str = CONTEXT) -> bool:
-    data = bits.pack(total % np.uint64(found.modulus), found.modulus_bits)
+    data = bits.pack(total % np.uint64(found.modulus), found.modulus_bits).tobytes()
     code = ""
     try:
         sealed.check_total(Mac(SECRET, context, found), tags, data, lanes, found)
@@ -225,7 +242,7 @@ def test_only_the_exact_sum_of_the_listed_members_is_accepted() -> None:
     honest = r["a"] + r["b"] + r["c"] + r["d"]
     assert accepts(found, tags, honest, lanes)
     one_bit = honest.copy()
-    one_bit[7] += np.uint64(1)
+    one_bit[0, 7] += np.uint64(1)
     hostile = {
         "one residue changed": one_bit,
         "a listed member missing": honest - r["d"],
@@ -285,7 +302,7 @@ def test_a_refused_body_leaves_the_sum_as_it_was() -> None:
     body, running = seal_one("a", given_, found).body, RunningSum(found, lanes)
     running.add(body)
     before = running.dump()
-    out_of_range = body[:-100] + b"\xff" * 100
+    out_of_range = body[: -found.chunk_bytes] + b"\xff" * found.chunk_bytes
     for bad in (b"", body[:-1], body + b"\0", out_of_range):
         assert code_of(running.add, bad) == "envelope.malformed"
     assert (running.dump(), running.count) == (before, 1)
@@ -319,10 +336,11 @@ def test_long_sums_stay_exact_without_overflow() -> None:
     assert (found.modulus_bits, found.max_members) == (60, 16)
     lanes = found.lanes * found.degree
     top = np.full(found.degree, found.modulus - 1, dtype=np.uint64)
-    body, running = bytes(SEED_BYTES) + bits.pack(top, found.modulus_bits), RunningSum(found, lanes)
+    body = bytes(SEED_BYTES) + bits.pack(top[None], found.modulus_bits).tobytes()
+    running = RunningSum(found, lanes)
     for _ in range(16):
         running.add(body)
-    assert (bits.unpack(running.dump(), found.modulus_bits) == found.modulus - 16).all()
+    assert (residues_in(running.dump(), found) == found.modulus - 16).all()
 
 
 @given(st.binary(max_size=200))
@@ -347,10 +365,9 @@ from moonflower.server.aggregate import RunningSum
 members, values = int(sys.argv[1]), 2_000_000
 found = plan(64, 14, values)
 running = RunningSum(found, values)
-half = np.full(1 << 16, found.modulus // 2, dtype=np.uint64)
+half = np.full((1, found.degree), found.modulus // 2, dtype=np.uint64)
 chunks = found.chunks(values)
-body = bytes(chunks * SEED_BYTES) + bits.pack(half, found.modulus_bits) * (chunks * found.degree // (1 << 16) + 1)
-body = body[: running.body_bytes]
+body = bytes(chunks * SEED_BYTES) + bits.pack(half, found.modulus_bits).tobytes() * chunks
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for count in range(members):
     running.add(bytes(bytearray(body)))
