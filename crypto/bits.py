@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 Words = NDArray[np.uint64]
 Bytes = NDArray[np.uint8]
+BLOCK = 1 << 16  # residues handled at a time, so that they stay in the cache
 _TYPES = {32: "<u4", 16: "<u2", 8: "u1"}
 
 
@@ -35,27 +36,23 @@ def pack(residues: Words, bits: int) -> Bytes:
     return out
 
 
-def unpack(data: Bytes, degree: int, bits: int) -> Words:
-    """Return the residues ``uint64[k, N]`` in ``data`` (``uint8[k, N * bits / 8]``)."""
-    out = np.zeros((len(data), degree), dtype=np.uint64)
-    add_to(out, data, bits)
-    return out
-
-
-def add_to(total: Words, data: Bytes, bits: int) -> None:
-    """Add the residues in ``data`` (``uint8[k, N * bits / 8]``) to ``total`` (``uint64[k, N]``), plane by plane."""
-    count, degree = total.shape
+def unpack(data: Bytes, degree: int, bits: int, out: Words | None = None) -> Words:
+    """Return the residues ``uint64[k, N]`` in ``data`` (``uint8[k, N * bits / 8]``), in ``out`` where it is given."""
+    residues = np.empty((len(data), degree), dtype=np.uint64) if out is None else out
+    residues[...] = 0
+    piece = np.empty_like(residues)
     for width, below, start in _planes(bits, degree):
         part = data[:, start : start + degree * width // 8]
         if width >= 8:
-            piece = part.view(_TYPES[width]).astype(np.uint64)
+            np.copyto(piece, part.view(_TYPES[width]))
             piece <<= np.uint64(below)
-            total += piece
+            residues |= piece
         else:
-            pieces = total.reshape(count, 8 // width, -1)
+            pieces = residues.reshape(len(data), 8 // width, -1)
             for i in range(8 // width):
                 narrow = (part >> np.uint8(width * i)) & np.uint8((1 << width) - 1)
-                pieces[:, i] += narrow.astype(np.uint64) << np.uint64(below)
+                pieces[:, i] |= narrow.astype(np.uint64) << np.uint64(below)
+    return residues
 
 
 def below(data: Bytes, degree: int, bits: int, limit: int) -> bool:
@@ -65,7 +62,7 @@ def below(data: Bytes, degree: int, bits: int, limit: int) -> bool:
         top = data[:, start : start + degree * width // 8].view(_TYPES[width])
         if not top.size or int(top.max()) < limit >> under:
             return True
-    return bool((unpack(data, degree, bits) < limit).all())
+    return all(bool((unpack(row[None], degree, bits) < limit).all()) for row in data)
 
 
 def _planes(bits: int, degree: int) -> Iterator[tuple[int, int, int]]:

@@ -6,12 +6,11 @@ Plain numpy over residues mod q: no SEAL, no key. Sums stay unreduced while they
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..crypto import bits
 from ..crypto.planner import SEED_BYTES, Plan
 from ..errors import Refused
-
-BLOCK = 1 << 17  # residues handled at a time, so that they stay in the cache
 
 
 class RunningSum:
@@ -26,8 +25,8 @@ class RunningSum:
         self._plan, self._chunks = plan, plan.chunks(lanes)
         self.body_bytes, self.count = plan.body_bytes(lanes), 0
         self._total = np.zeros((self._chunks, plan.degree), dtype=np.uint64)
+        self._scratch = np.empty((max(1, bits.BLOCK // plan.degree), plan.degree), dtype=np.uint64)
         self._room = self._adds = (2**64 - 1) // plan.modulus - 1
-        self._step = max(1, BLOCK // plan.degree)
 
     def add(self, body: bytes | memoryview) -> bytes:
         """Add one member's body, all of it or nothing, and return its seeds.
@@ -42,20 +41,26 @@ class RunningSum:
         if self.count >= plan.max_members:
             raise Refused("envelope.params", f"the sum is planned for {plan.max_members} members")
         packed = np.frombuffer(body, np.uint8, offset=seed_bytes).reshape(self._chunks, plan.chunk_bytes)
-        parts = [slice(first, first + self._step) for first in range(0, self._chunks, self._step)]
-        if not all(bits.below(packed[part], plan.degree, plan.modulus_bits, plan.modulus) for part in parts):
+        if not bits.below(packed, plan.degree, plan.modulus_bits, plan.modulus):
             raise Refused("envelope.malformed", "a residue is not below the modulus")
         if self._room == 0:
             np.remainder(self._total, np.uint64(plan.modulus), out=self._total)
             self._room = self._adds
-        for part in parts:
-            bits.add_to(self._total[part], packed[part], plan.modulus_bits)
+        for first in range(0, self._chunks, len(self._scratch)):
+            part = packed[first : first + len(self._scratch)]
+            residues = bits.unpack(part, plan.degree, plan.modulus_bits, self._scratch[: len(part)])
+            self.accumulate(first, residues)
         self._room -= 1
         self.count += 1
         return bytes(body[:seed_bytes])
 
+    def accumulate(self, first: int, residues: NDArray[np.uint64]) -> None:
+        """Add residues ``uint64[k, N]`` from ciphertext ``first`` on, unreduced: the addition itself."""
+        part = self._total[first : first + len(residues)]
+        np.add(part, residues, out=part)
+
     def dump(self) -> bytes:
         """Return the sum's residues mod q, bit-packed, without seeds."""
-        plan, step = self._plan, self._step
+        plan, step = self._plan, len(self._scratch)
         blocks = (self._total[first : first + step] % np.uint64(plan.modulus) for first in range(0, self._chunks, step))
         return b"".join(bits.pack(block, plan.modulus_bits).tobytes() for block in blocks)
