@@ -387,3 +387,46 @@ def test_the_running_sum_takes_the_same_memory_for_4_16_and_64_members() -> None
     one_sum_one_envelope = (8 * found.chunks(2_000_000) * found.degree + found.body_bytes(2_000_000)) // 1024
     assert max(grown.values()) < one_sum_one_envelope + 8192, grown
     assert max(grown.values()) - min(grown.values()) < 4096, grown
+
+
+MEMBER_MEMORY = """
+import resource, sys
+import numpy as np
+from moonflower.crypto import bits, sealed
+from moonflower.crypto.mac import Mac
+from moonflower.crypto.planner import plan
+from moonflower.crypto.quantise import ONE, Contribution, OpenedSum, apply_mean, mean, slot_blocks
+from moonflower.crypto.secret import SecretKey, generate
+values = 10_000_000
+found = plan(16, 16, values)
+key, mac = SecretKey(found, generate(found)), Mac(b"s" * 32, "c" * 64, found)
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+update = np.linspace(-1, 1, values, dtype=np.float32)
+given = Contribution((1,), update, ONE, 1.0)
+lanes = given.lanes(found)
+made = sealed.seal(key, mac, "a", slot_blocks(given, found), lanes, found)
+sealing = peak() - before
+chunks = found.chunks(lanes)
+seeds, total, tags = {"a": made.body[: 64 * chunks]}, made.body[64 * chunks :], {"a": list(made.tags)}
+del made
+base = np.zeros(values, dtype=np.float32)
+sealed.check_total(mac, tags, total, lanes, found)
+sums = OpenedSum(sealed.open_total(key, total, seeds, lanes, found), values, 1, 1, found)
+candidate = np.empty_like(base)
+for at, part in sums.values():
+    candidate[at : at + len(part)] = apply_mean(base[at : at + len(part)], mean(part, ONE, 1.0, 16))
+assert sums.in_range and np.abs(candidate - update).max() < 1e-4
+print(sealing, peak() - before)
+"""
+
+
+@pytest.mark.slow
+def test_ten_million_parameters_fit_in_six_times_their_vector_at_a_member() -> None:
+    command = [sys.executable, "-c", MEMBER_MEMORY]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=dict(os.environ))
+    sealing_kib, all_kib = map(int, done.stdout.split())
+    vector_kib = 4 * 10_000_000 // 1024
+    assert sealing_kib < 6 * vector_kib, f"sealing took {sealing_kib / vector_kib:.1f} times the vector"
+    assert all_kib < 6 * vector_kib, f"sealing and opening took {all_kib / vector_kib:.1f} times the vector"
