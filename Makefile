@@ -1,16 +1,17 @@
 # Everything a person or CI does here. `make demo` and `make test` need nothing but Python 3.11 and make.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test unit lint types contracts wheel dev clean
+.PHONY: help demo test unit figures lint types wheel dev clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo       install, then train the heart federation and show what each hospital gained"
 	@echo "make test       install, then run every test"
 	@echo "make unit       the fast tests only"
+	@echo "make figures    measure what the README claims, on five folds of both data sets"
 	@echo "make lint       ruff and the import contracts"
 	@echo "make types      mypy, strict"
 	@echo "make wheel      build the wheel and try it in a fresh environment"
@@ -25,6 +26,9 @@ test: dev
 
 unit: dev
 	$(BIN)/python -m pytest tests -m "not slow"
+
+figures: dev
+	$(BIN)/python tests/figures.py
 
 lint: dev
 	$(BIN)/ruff check .
@@ -46,18 +50,21 @@ dev: $(VENV)/.developed .names/moonflower
 	mkdir -p .names && ln -sfn .. .names/moonflower
 
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "moonflower needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "moonflower needs Python 3.11 or newer; found $$("$(PYTHON)" --version 2>&1 || echo none)."; \
+	       echo "Try: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
 
+# pip says what it downloads: the first time is long, and silence looks like a hang.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "installing moonflower into $(VENV), once (torch is large)"
+	@echo "Installing moonflower into $(VENV): once, a minute or more, torch is large."
 	$(PIP) --editable .
-	touch $@
+	@touch $@
 
 $(VENV)/.developed: $(VENV)/.installed
-	$(PIP) --editable '.[dev]'
-	touch $@
+	@echo "Installing the tools for tests and checks into $(VENV): once."
+	$(PIP) --quiet --editable '.[dev]'
+	@touch $@
 
 clean:
 	rm -rf $(VENV) .names build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

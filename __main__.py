@@ -23,6 +23,7 @@ from .simulate_command import simulate
 app = typer.Typer(
     name="moonflower",
     no_args_is_help=True,
+    suggest_commands=False,  # click does; both would say it twice
     pretty_exceptions_enable=False,
     add_completion=False,
     help="Organisations train one model together; the coordinator sees sealed updates and their opened mean. "
@@ -57,15 +58,18 @@ def _version() -> None:
 
 def main() -> None:
     """Run the command line and exit with its status: 0 done, 1 failed, 2 bad input, 3 ended by policy."""
+    if sys.stdout is None:  # closed by the caller; libraries print to it all the same
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         status = app(standalone_mode=False)
     except MoonflowerError as error:
-        typer.echo(f"error: {error}", err=True)
-        if error.hint:
-            typer.echo(f"hint: {error.hint}", err=True)
+        _complain(str(error), error.hint)
         status = error.exit_status
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        status = error.exit_code
+    except click.UsageError as error:
+        _complain(error.format_message(), f"{error.ctx.command_path} --help" if error.ctx else "")
         status = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         typer.echo("stopped", err=True)
@@ -74,6 +78,12 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _complain(sentence: str, hint: str) -> None:
+    typer.echo(f"error: {sentence}", err=True)
+    if hint:
+        typer.echo(f"hint: {hint}", err=True)
 
 
 if __name__ == "__main__":

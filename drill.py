@@ -52,12 +52,13 @@ def parse_drills(texts: Iterable[str], members: Sequence[str], rounds: int) -> l
         InputError: ``config.drill``: unknown kind or member, or a round that the run does not have.
     """
     drills = [_parse(text, members, rounds) for text in texts]
-    seen = {(drill.round, drill.member, drill.kind in OF_COORDINATOR) for drill in drills}
-    if len(seen) != len(drills):
-        raise InputError("config.drill", "two drills are for the same member and round; expected one")
-    coordinated = [drill.round for drill in drills if drill.kind in OF_COORDINATOR]
-    if len(set(coordinated)) != len(coordinated):
-        raise InputError("config.drill", "two drills of the coordinator are for the same round; expected one")
+    taken: dict[tuple[int, str], Drill] = {}
+    for drill in drills:
+        who = "the coordinator" if drill.kind in OF_COORDINATOR else drill.member
+        other = taken.setdefault((drill.round, who), drill)
+        if other is not drill:
+            both = f"{other.kind} and {drill.kind}"
+            raise InputError("config.drill", f"--drill: {both} are both for {who} in round {drill.round}; expected one")
     return drills
 
 

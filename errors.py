@@ -61,10 +61,12 @@ class AuditError(MoonflowerError):
 
 
 def nearest(found: str, choices: Iterable[str]) -> str:
-    """Return the choices as a phrase, the nearest one first: "did you mean 'x'? (one of: x, y)".
+    """Return the choices as a phrase, with the nearest one first if there is a near one.
 
     >>> nearest("rouds", ["rounds", "lr"])
     "did you mean 'rounds'? (one of: lr, rounds)"
+    >>> nearest("rouds", ["lr", "mu"])
+    'expected one of: lr, mu'
     """
     known = sorted(choices)
     if not known:
@@ -72,4 +74,4 @@ def nearest(found: str, choices: Iterable[str]) -> str:
     lower = {choice.casefold(): choice for choice in known}
     close = [lower[match] for match in difflib.get_close_matches(found.casefold(), lower, n=1, cutoff=0.5)]
     listing = ", ".join(known if len(known) <= 20 else [*known[:20], "…"])
-    return (f"did you mean {close[0]!r}? " if close else "") + f"(one of: {listing})"
+    return f"did you mean {close[0]!r}? (one of: {listing})" if close else f"expected one of: {listing}"

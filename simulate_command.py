@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from . import report
+from . import report, terminal
 from .configs.settings import load_run
-from .simulation import Event, Simulation
-from .simulation import simulate as run_simulation
+
+if TYPE_CHECKING:
+    from .simulation import Event, Simulation
 
 OVER = {"promoted", "refused", "failed"}
 
@@ -40,9 +41,11 @@ def simulate(
     The coordinator is trusted to add honestly in this version.
     """
     rounds = load_run(config, overrides or ()).training.rounds
+    from .simulation import simulate as run_simulation  # torch and flwr take seconds: first look at the config
+
     shown = Console(stderr=True, quiet=as_json)
     columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=shown, transient=True) as progress:
+    with Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal) as progress:
         bar = progress.add_task("enrol", total=rounds)
 
         def follow(entry: Event) -> None:
@@ -57,7 +60,12 @@ def simulate(
             elif event == "round_began":
                 progress.update(bar, description="train")
 
-        done = run_simulation(config, out=out, overrides=overrides or (), drills=drill or (), on_event=follow)
+        try:
+            done = run_simulation(config, out=out, overrides=overrides or (), drills=drill or (), on_event=follow)
+        except KeyboardInterrupt as stop:
+            progress.stop()
+            typer.echo(f"stopped; {stop}", err=True)
+            raise typer.Exit(130) from None
     _show(done, as_json)
     if done.error is not None:
         raise done.error
@@ -67,5 +75,6 @@ def _show(done: Simulation, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(done.result, allow_nan=False))
         return
-    report.table(done.result, Console())
+    with terminal.page() as console:
+        report.table(done.result, console)
     typer.echo(f"report: {done.out / 'report.html'}")

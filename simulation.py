@@ -20,7 +20,7 @@ from flwr.app import Context, Message, RecordDict
 
 from . import report
 from .client.app import Member, client_app
-from .client.data import Split, join, partition, split
+from .client.data import Rows, Split, join, partition, split
 from .client.drills import DrilledMember
 from .client.ledger import Ledger
 from .client.tasks import load_task, schema_for
@@ -30,16 +30,17 @@ from .configs.settings import FloorSettings, Offer, RunSettings, load_run
 from .crypto import planner
 from .crypto.identity import Identity
 from .drill import OF_COORDINATOR, Drill, parse_drills
-from .errors import InputError, MoonflowerError
+from .errors import InputError, MoonflowerError, nearest
+from .folder import fresh
 from .messages import Seal
 from .server.app import Coordinator, server_app
 from .server.drills import DrilledCoordinator
 from .server.exchange import Exchange
 from .server.grid import LocalGrid
-from .server.records import audit
 from .server.records import rounds as history
 from .server.records.state import State
 from .server.records.store import FILE_NAME
+from .server.records.verify import verify
 from .server.sums import Wire
 
 Event = dict[str, Any]
@@ -99,14 +100,18 @@ def simulate(
 
     Raises:
         InputError: config, data, drill or output folder are wrong; nothing was written.
+        KeyboardInterrupt: somebody stopped the run; says what is left of it.
     """
     cast = prepare(Path(config), overrides, drills)
-    folder = _fresh(Path(out) if out is not None else _default_out(cast.settings.federation.name))
-    state = State(folder, cast.settings.federation.name, [on_event] if on_event else [])
-    try:
-        return _carry_out(cast, state)
-    finally:
-        state.close()
+    name = cast.settings.federation.name
+    with fresh(Path(out) if out is not None else None, name) as folder:
+        state = State(folder, name, [on_event] if on_event else [])
+        try:
+            return _carry_out(cast, state)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{folder} holds the log and the models up to here, and no report") from None
+        finally:
+            state.close()
 
 
 def prepare(config: Path, overrides: Iterable[str] = (), drills: Iterable[str] = ()) -> Cast:
@@ -122,20 +127,36 @@ def prepare(config: Path, overrides: Iterable[str] = (), drills: Iterable[str] =
     members = partition(task.data(settings.data, schema), settings.data, settings.simulate, seed)
     splits = {name: split(rows, settings.data, seed=seed, member=name) for name, rows in members.items()}
     cast = Cast(settings, schema, splits, tuple(parse_drills(drills, sorted(splits), settings.training.rounds)))
-    if len(splits) < settings.federation.min_members:
-        raise InputError(
-            "config.value",
-            f"federation.min_members = {settings.federation.min_members}, but the data has {len(splits)} members "
-            f"({', '.join(sorted(splits))}); expected at most that many",
-        )
-    if settings.crypto.open_quorum > len(splits):
-        raise InputError(
-            "config.value",
-            f"crypto.open_quorum = {settings.crypto.open_quorum}; expected at most {len(splits)}, the members",
-        )
+    problem = _contradiction(cast, members)
+    if problem:
+        raise InputError("config.value", f"{config}: {problem}")
     size = len(cast.learner(cast.names[0], splits[cast.names[0]]).start())
     planner.plan(len(splits), settings.crypto.value_bits, size)
     return cast
+
+
+def _contradiction(cast: Cast, members: Mapping[str, Rows]) -> str:
+    """Return where the config asks for what its data cannot give, or ""."""
+    count, data = len(members), cast.settings.data
+    least, quorum = cast.settings.federation.min_members, cast.settings.crypto.open_quorum
+    if least > count:
+        names = ", ".join(cast.names)
+        return f"federation.min_members = {least}; expected at most {count}, the members in the data ({names})"
+    if quorum > count:
+        return f"crypto.open_quorum = {quorum}; expected at most {count}, the members in the data"
+    voters = sum(len(part.validation) > 0 for part in cast.splits.values())
+    if voters < least:
+        return (
+            f"data.validation_fraction = {data.validation_fraction:g} leaves {voters} members rows to vote with; "
+            f"expected at least {least}, federation.min_members"
+        )
+    if data.test_column is not None and not any(len(part.test) for part in cast.splits.values()):
+        marks = {str(mark) for rows in members.values() for mark in rows.groups[data.test_column]} - {"None"}
+        return (
+            f"data.test_value = {data.test_value!r}, which no row has in column {data.test_column!r}; "
+            f"{nearest(str(data.test_value), marks)}"
+        )
+    return ""
 
 
 def _carry_out(cast: Cast, state: State) -> Simulation:
@@ -221,7 +242,7 @@ def _result(cast: Cast, state: State, wire: Wire, run: str, learners: Mapping[st
         good = state.models.last_good(db)
     vector = state.models.read(good.sha256).vector if good else None
     baselines = _baselines(cast)
-    checked = audit.verify(state.folder / FILE_NAME, (state.folder / "log.pub").read_text(), None)
+    checked = verify(state.folder / FILE_NAME, (state.folder / "log.pub").read_text(), None)
     members = [
         {
             "name": name,
@@ -298,20 +319,6 @@ def _clean(metrics: Mapping[str, float | None] | None) -> dict[str, float | None
     if metrics is None:
         return None
     return {name: value if value is not None and np.isfinite(value) else None for name, value in metrics.items()}
-
-
-def _default_out(name: str) -> Path:
-    return Path("runs") / f"{'-'.join(name.split())}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-
-
-def _fresh(folder: Path) -> Path:
-    try:
-        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    except OSError as error:
-        raise InputError("config.out", f"--out {folder} cannot be read: {error.strerror}") from None
-    if taken:
-        raise InputError("config.out", f"--out {folder} is not empty; expected an empty or absent folder")
-    return folder
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

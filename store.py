@@ -1,4 +1,4 @@
-"""The coordinator's database: one SQLite file that several processes write, or memory.
+"""A database of one room, the coordinator's or a member's: one SQLite file that several processes write, or memory.
 
 Modules of this room add their tables to :data:`metadata`; opening a store creates what is missing. Every
 change goes through :meth:`Store.transaction`, which holds the one write lock from its first statement to the
@@ -8,6 +8,7 @@ most one connection at a time: a second one inside the first would wait for itse
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -31,13 +32,15 @@ class Store:
         path: the SQLite file, created if missing; None for a store in memory that ends with ``close``.
         metadata: its tables.
         application_id: SQLite's mark of whose file it is, so that no room opens another's.
+        private: it holds keys: made with mode 0600, and refused where others may read it. SQLite gives the files
+            beside it (``-wal``, ``-shm``) the mode of the database.
 
     Raises:
-        InputError: the file is not a database, is not ours or is newer than this program, or its folder
-            cannot be written (config.state).
+        InputError: the file is not a database, is not ours or is newer than this program, its folder cannot be
+            written, or others may read what is private (config.state).
     """
 
-    def __init__(self, path: Path | None, metadata: MetaData, application_id: int) -> None:
+    def __init__(self, path: Path | None, metadata: MetaData, application_id: int, *, private: bool = False) -> None:
         self.path, self._metadata, self._application_id = path, metadata, application_id
         self._turn = threading.Lock() if path is None else nullcontext()
         self._held = _Held()
@@ -48,6 +51,8 @@ class Store:
         event.listen(self._engine, "connect", _on_connect)
         event.listen(self._engine, "begin", _on_begin)
         self._writes = self._engine.execution_options(begin="IMMEDIATE")
+        if private and path is not None:
+            _keep_private(path)
         try:
             self._open()
         except DatabaseError as error:
@@ -155,6 +160,16 @@ class _Held(threading.local):
 
     busy = False
     transaction: tuple[Connection, list[Callable[[], None]]] | None = None
+
+
+def _keep_private(path: Path) -> None:
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        mode = path.stat().st_mode & 0o777
+    except OSError as error:
+        raise _bad_state(path, f"cannot be opened as a database: {error.strerror}") from error
+    if mode & 0o077:
+        raise InputError("config.state", f"{path}: expected mode 0600, got {mode:04o}", hint=f"chmod 600 {path}")
 
 
 def _bad_state(path: Path | None, reason: str) -> InputError:

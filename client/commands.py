@@ -7,13 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ..configs.schema import infer as infer_schema
 from ..errors import InputError
-from .data import read_table
-from .predict import predict_file
-from .tasks import own_tasks
 
-schema = typer.Typer(no_args_is_help=True, help="The schema that all members share.")
+schema = typer.Typer(suggest_commands=False, no_args_is_help=True, help="The schema that all members share.")
 
 MODEL_FOLDERS = ("state/models", "runs/*/models")
 
@@ -31,6 +27,9 @@ def predict(
     ] = None,
 ) -> None:
     """Score rows with a model version; it carries schema, scaling and task, so nothing else is needed."""
+    from .predict import predict_file  # torch takes seconds
+    from .tasks import own_tasks
+
     allow = None if not task else [*own_tasks(), *task]
     scores = predict_file(_model_file(model), data, out, allow=allow)
     if out is None:
@@ -57,6 +56,9 @@ def infer(
 
     The file is shared with all members. Read it before you send it.
     """
+    from ..configs.infer import infer as infer_schema  # pandas takes a second
+    from .data import read_table
+
     found = infer_schema(read_table(file), label, site, drop or (), min_count)
     try:
         with out.open("x", encoding="utf-8") as handle:

@@ -7,6 +7,8 @@ row is in exactly one part, and training always has one.
 
 from __future__ import annotations
 
+import csv
+import gzip
 import hashlib
 import warnings
 import zlib
@@ -22,10 +24,17 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from ..configs.schema import MISSING, Schema, text
-from ..configs.settings import DataSettings, Name, SimulateSettings
+from ..configs.settings import NAME, DataSettings, Name, SimulateSettings
 from ..errors import InputError, nearest
 
 _READERS = (".csv", ".csv.gz", ".parquet")
+_BROKEN = {
+    "BadGzipFile": "is not compressed as its name says",
+    "EOFError": "is cut off",
+    "ParserError": "has a row with more cells than the header",
+    "ParserWarning": "has a row with more cells than the header",
+    "UnicodeDecodeError": "is not text in UTF-8",
+}
 
 
 @dataclass(frozen=True)
@@ -78,8 +87,13 @@ def read_table(path: Path) -> pd.DataFrame:
         InputError: ``data.file``: missing, unreadable or of an unknown kind; ``data.empty``: no row.
     """
     if not path.is_file():
-        beside = [p.name for p in path.parent.iterdir() if p.is_file()] if path.parent.is_dir() else []
-        raise InputError("data.file", f"data file {path} does not exist; {nearest(path.name, beside)}")
+        beside = (
+            [p.name for p in path.parent.iterdir() if p.is_file() and p.name.lower().endswith(_READERS)]
+            if path.parent.is_dir()
+            else []
+        )
+        found = "is not a file" if path.exists() else "does not exist"
+        raise InputError("data.file", f"data file {path} {found}; {nearest(path.name, beside)}")
     if not path.name.lower().endswith(_READERS):
         raise InputError("data.file", f"data file {path} is of no known kind; expected {', '.join(_READERS)}")
     try:
@@ -93,10 +107,9 @@ def read_table(path: Path) -> pd.DataFrame:
             f"data file {path} is Parquet, and pyarrow is not installed; expected it, or a CSV file",
             hint='pip install "moonflower[parquet]"',
         ) from None
-    except (OSError, ValueError, EOFError, zlib.error, pd.errors.ParserWarning) as error:
-        raise InputError(
-            "data.file", f"data file {path} cannot be read ({type(error).__name__}); expected a whole table"
-        ) from None
+    except (OSError, ValueError, EOFError, csv.Error, zlib.error, pd.errors.ParserWarning) as error:
+        reason = _BROKEN.get(type(error).__name__, f"cannot be read ({type(error).__name__})")
+        raise InputError("data.file", f"data file {path} {reason}; expected a whole table") from None
     if frame.empty:
         raise InputError("data.empty", f"data file {path} has no row; expected at least one")
     return frame
@@ -111,7 +124,8 @@ def load_frame(settings: DataSettings) -> pd.DataFrame:
     if settings.path is None:
         raise InputError("data.file", "[data] path is missing; expected a CSV or Parquet file")
     frame = read_table(settings.path)
-    need(frame, [n for n in (settings.label, settings.site, settings.test_column) if n], settings.path.name)
+    named = [settings.label, settings.site, settings.test_column, *settings.drop]
+    need(frame, [name for name in named if name], settings.path.name)
     return frame
 
 
@@ -230,7 +244,13 @@ def _read_csv(path: Path) -> pd.DataFrame:
         raise InputError("data.column", f"data file {path} has two columns {doubled[0]!r}; expected one")
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header
-        return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
+    with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
+        if any(0 < len(row) < len(names) for row in csv.reader(file)):  # pandas would fill it up in silence
+            raise InputError(
+                "data.file", f"data file {path} has a row with fewer cells than the header; expected a whole table"
+            )
+    return frame
 
 
 def _draw(index: NDArray[np.int64], fraction: float, purpose: str) -> NDArray[np.int64]:
@@ -242,16 +262,16 @@ def _sites(rows: Rows, data: DataSettings) -> dict[str, Rows]:
     if data.site is None:
         raise InputError("data.site", 'partition = "site" needs [data] site; expected the column that names the member')
     sites = _group(rows, data.site, "data.site")
+    column = f"{data.path.name if data.path else 'the table'}: column {data.site!r}"
     if any(site is None for site in sites):
-        raise InputError("data.site", f"column {data.site!r} has an empty cell; expected a member's name in every row")
+        raise InputError("data.site", f"{column} has an empty cell; expected a member's name in every row")
     names: dict[str, str] = {}
     for site in sorted(set(sites)):
         plain = " ".join(site.split()).casefold()
         if plain in names:
             raise InputError(
                 "data.site",
-                f"column {data.site!r} holds both {names[plain]!r} and {site!r}; "
-                "expected one way to write a member's name",
+                f"{column} holds both {names[plain]!r} and {site!r}; expected one way to write a member's name",
             )
         names[plain] = site
         try:
@@ -259,8 +279,7 @@ def _sites(rows: Rows, data: DataSettings) -> dict[str, Rows]:
         except ValidationError:
             raise InputError(
                 "data.site",
-                f"column {data.site!r} holds {site!r}; expected a name of 1 to 64 letters, digits, "
-                "blanks or ._&,'()/- that begins with a letter or digit",
+                f"{column} holds {site!r}; expected {NAME}",
             ) from None
     return {site.strip(): rows.take(np.flatnonzero(sites == site)) for site in sorted(names.values())}
 

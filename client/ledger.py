@@ -1,4 +1,4 @@
-"""What a member must not forget: its own SQLite file, synced to disk before the member acts on it.
+"""What a member must not forget: its own SQLite file (0600), synced to disk before the member acts on it.
 
 Keys of epochs, what was sealed under which context, which set each base was opened for, the versions that the
 member holds and its own validation metric of each. The coordinator never sees it. The rules that read it are
@@ -63,7 +63,7 @@ class Ledger:
     """A member's ledger; ``path`` None keeps it in memory (simulate)."""
 
     def __init__(self, path: Path | None) -> None:
-        self._store = Store(path, metadata, APPLICATION_ID)
+        self._store = Store(path, metadata, APPLICATION_ID, private=True)
 
     def close(self) -> None:
         """Close the file."""

@@ -96,11 +96,14 @@ def load_model(path: Path | str, *, allow: Collection[str] | None = None) -> Pre
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        beside = [p.name for p in path.parent.glob("*.safetensors")] if path.parent.is_dir() else []
+        beside = [p.name for p in path.parent.glob("*.safetensors")]
         raise InputError("data.file", f"model file {path} does not exist; {nearest(path.name, beside)}") from None
     except OSError as error:
-        raise InputError("data.file", f"model file {path} cannot be read: {error}") from None
-    return open_version(parse(data), allow=allow)
+        raise InputError("data.file", f"model file {path} cannot be read: {error.strerror}") from None
+    try:
+        return open_version(parse(data), allow=allow)
+    except InputError as error:
+        raise InputError(error.code, f"model file {path}: {error}", hint=error.hint) from None
 
 
 def open_version(version: Version, *, allow: Collection[str] | None = None) -> Predictor:
@@ -149,7 +152,7 @@ def predict_file(
         allow: as in :func:`load_model`.
 
     Raises:
-        InputError: ``data.*``. Refused: ``task.refused``.
+        InputError: ``data.*``; ``config.out``: ``out`` cannot be written. Refused: ``task.refused``.
     """
     predictor = load_model(model_path, allow=allow)
     result = predictor.table(read_table(data_path), where=data_path.name)
@@ -157,7 +160,8 @@ def predict_file(
         try:
             result.to_csv(out, index=False)
         except OSError as error:
-            raise InputError("data.file", f"scores cannot be written to {out}: {error}") from None
+            reason = error.strerror or error
+            raise InputError("config.out", f"--out {out} cannot be written: {reason}") from None
     return result
 
 

@@ -14,10 +14,7 @@ from __future__ import annotations
 import json
 import math
 import re
-import tomllib
-from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +23,7 @@ from numpy.typing import NDArray
 
 from .. import canonical
 from ..errors import InputError, nearest
+from .toml import read_toml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +34,7 @@ _HEADER = """\
 # Ranges are limits that no value may leave, not anybody's extreme. A number that stands for "not measured"
 # belongs into missing = [0]; other = true lets values that are not listed count as missing.
 """
-_MAX_COLUMNS, _MAX_CATEGORIES, _MAX_CLASSES = 4096, 1024, 1000
+_MAX_COLUMNS, MAX_CATEGORIES, MAX_CLASSES = 4096, 1024, 1000
 
 
 @dataclass(frozen=True)
@@ -110,10 +108,10 @@ class Categorical:
         if not all(isinstance(category, str) for category in self.categories):
             raise _bad(f'column {self.name!r}: expected categories in quotes, such as ["0", "1"]')
         normal = tuple(text(category) for category in self.categories)
-        if not 0 < len(set(normal)) == len(normal) <= _MAX_CATEGORIES:
+        if not 0 < len(set(normal)) == len(normal) <= MAX_CATEGORIES:
             raise _bad(
                 f"column {self.name!r} lists {len(normal)} categories, {len(set(normal))} of them different; "
-                f"expected 1 to {_MAX_CATEGORIES}, each once"
+                f"expected 1 to {MAX_CATEGORIES}, each once"
             )
         if not isinstance(self.other, bool):
             raise _bad(f"column {self.name!r}: other = {self.other!r}; expected true or false")
@@ -151,8 +149,8 @@ class Label:
         _named(self.name)
         if any(isinstance(c, bool) or not isinstance(c, (int, str)) for c in self.classes):
             raise _bad(f"label {self.name!r}: expected classes to be whole numbers or strings")
-        if not 2 <= len({text(c) for c in self.classes}) == len(self.classes) <= _MAX_CLASSES:
-            raise _bad(f"label {self.name!r}: expected 2 to {_MAX_CLASSES} different classes")
+        if not 2 <= len({text(c) for c in self.classes}) == len(self.classes) <= MAX_CLASSES:
+            raise _bad(f"label {self.name!r}: expected 2 to {MAX_CLASSES} different classes")
 
     def read(self, cells: pd.Series[Any], where: str) -> NDArray[np.int64]:
         """Return each cell's index in ``classes`` as ``int64[n]``.
@@ -235,50 +233,7 @@ def load_schema(path: Path) -> Schema:
     Raises:
         InputError: ``config.file``: unreadable; ``config.toml``: not TOML; ``config.schema``: wrong content.
     """
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        beside = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
-        raise InputError("config.file", f"schema {path} does not exist; {nearest(path.name, beside)}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError("config.toml", f"schema {path} is not TOML: {error}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError("config.file", f"schema {path} cannot be read: {error}") from None
-    return Schema.from_dict(raw, where=str(path))
-
-
-def infer(
-    frame: pd.DataFrame, label: str, site: str | None = None, drop: Iterable[str] = (), min_count: int = 10
-) -> Schema:
-    """Return a schema that fits ``frame`` and gives away nobody's own value.
-
-    An extreme that fewer than ``min_count`` rows share is moved outwards to a round number; a category with
-    fewer rows is left out, and the column then gets ``other = true``.
-
-    Args:
-        frame: table as :func:`moonflower.client.data.read_table` returns it.
-        label: column to predict.
-        site: column that names the member; no feature.
-        drop: other columns that are no features.
-        min_count: fewest rows that make a value common enough to be named.
-
-    Raises:
-        InputError: ``data.column``: a named column is not there, or a column cannot be described.
-    """
-    known = [str(name) for name in frame.columns]
-    for name in (label, *((site,) if site else ()), *drop):
-        if name not in known:
-            raise InputError("data.column", f"there is no column {name!r}; {nearest(name, known)}")
-    skipped = {label, site, *drop}
-    columns = tuple(_infer(frame[name], name, min_count) for name in known if name not in skipped)
-    counts = _count(frame[label])
-    if not 2 <= len(counts) <= _MAX_CLASSES:
-        raise InputError(
-            "data.column", f"label {label!r} has {len(counts)} different values; expected 2 to {_MAX_CLASSES}"
-        )
-    whole = all(re.fullmatch(r"0|-?[1-9]\d*", word) for word in counts)
-    classes = tuple(sorted(map(int, counts))) if whole else tuple(sorted(counts))
-    return Schema(columns, Label(label, classes))
+    return Schema.from_dict(read_toml(path, "schema"), where=f"schema {path}")
 
 
 def text(cell: object) -> str:
@@ -291,54 +246,6 @@ def text(cell: object) -> str:
     if word.lower() in ("true", "false"):
         return word.capitalize()
     return re.sub(r"^(-?\d+)\.0+$", r"\1", word)
-
-
-def _infer(cells: pd.Series[Any], name: str, min_count: int) -> Column:
-    counts = _count(cells)
-    if not counts:
-        raise InputError("data.column", f"column {name!r} has no value at all; expected some, or --drop {name}")
-    numbers = {_as_number(word): count for word, count in counts.items()}
-    if None not in numbers:
-        values = {value: count for value, count in numbers.items() if value is not None}
-        return Numeric(name, *_widen(values, min_count))
-    common = sorted(word for word, count in counts.items() if count >= min_count)
-    if not 0 < len(common) <= _MAX_CATEGORIES:
-        raise InputError(
-            "data.column",
-            f"column {name!r} has {len(common)} values with {min_count} or more rows; "
-            f"expected 1 to {_MAX_CATEGORIES}, or --drop {name}",
-        )
-    return Categorical(name, tuple(common), other=len(common) < len(counts))
-
-
-def _count(cells: pd.Series[Any]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for cell, count in cells.value_counts().items():
-        word = text(cell)
-        if word.lower() not in MISSING:
-            counts[word] = counts.get(word, 0) + int(count)
-    return counts
-
-
-def _as_number(word: str) -> float | None:
-    try:
-        value = float(word) if "_" not in word else math.nan
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _widen(counts: Mapping[float, int], min_count: int) -> tuple[float, float]:
-    low, high = min(counts), max(counts)
-    size = max(abs(low), abs(high)) or 1.0
-    tenth = Decimal(max(high - low if high > low else size, size * 1e-6, 1e-30)) / 10
-    step = next(s for s in (Decimal(m).scaleb(tenth.adjusted()) for m in (1, 2, 5, 10)) if s >= tenth)
-    below = float(((Decimal(repr(low)) / step).to_integral_value(ROUND_CEILING) - 1) * step)
-    above = float(((Decimal(repr(high)) / step).to_integral_value(ROUND_FLOOR) + 1) * step)
-    if low >= 0:
-        below = max(below, 0.0)  # a count or an amount; 0 says nothing about the smallest one
-    common = [counts[extreme] >= min_count for extreme in (low, high)]
-    return low if common[0] else below, high if common[1] and low < high else above
 
 
 def _column(raw: Any) -> Column:

@@ -15,10 +15,14 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..errors import InputError, nearest
+from ..errors import InputError
+from .explain import explain
+from .toml import read_toml
 
 T = TypeVar("T", bound=BaseModel)
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._&,'()/-]{0,63}$")]
+NAME = "a name of 1 to 64 letters, digits, blanks or ._&,'()/- that begins with a letter or digit"
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._&,'()/-]{0,63}$", title=NAME)]
+Ref = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", title='"package.module:attribute"')]
 
 Strings = Annotated[tuple[str, ...], Field(strict=False)]  # TOML has lists, not tuples
 File = Annotated[Path, Field(strict=False)]
@@ -39,10 +43,7 @@ class TaskSettings(BaseModel):
     """``[task]``: what is trained. Keys other than ``ref`` are the task's own options."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
-    ref: str = Field(
-        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
-        description='"package.module:attribute", installed on every node',
-    )
+    ref: Ref = Field(description="where the task is, installed on every node")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -83,6 +84,8 @@ class SimulateSettings(_Table):
     def _members(self) -> SimulateSettings:
         if self.partition != "site" and self.members is None:
             raise ValueError(f'partition = "{self.partition}" needs members = N')
+        if self.partition == "site" and self.members is not None:
+            raise ValueError(f'members = {self.members} needs partition = "random" or "dirichlet"; "site" counts them')
         return self
 
 
@@ -175,7 +178,7 @@ def load_run(path: Path, overrides: Iterable[str] = ()) -> RunSettings:
     Raises:
         InputError: ``config.file``, ``config.toml``, ``config.set`` or ``config.value``.
     """
-    raw = _read_toml(path)
+    raw = read_toml(path, "config")
     for override in overrides:
         _override(raw, override)
     settings = parse(RunSettings, raw, where=str(path))
@@ -197,29 +200,13 @@ def parse(model: type[T], raw: Mapping[str, Any], *, where: str) -> T:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        raise InputError("config.value", f"{where}: {_explain(model, error)}") from None
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        beside = path.parent.glob("*.toml") if path.parent.is_dir() else ()
-        raise InputError(
-            "config.file", f"config {path} does not exist; {nearest(path.name, [p.name for p in beside])}"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError("config.file", f"config {path} cannot be read: {error}") from None
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError("config.toml", f"config {path} is not TOML: {error}") from None
+        raise InputError("config.value", f"{where}: {explain(model, error)}") from None
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
     dotted, equals, text = override.partition("=")
     table, dot, key = dotted.strip().partition(".")
-    if not (equals and dot and table and key):
+    if not (equals and dot and table and key) or "." in key:
         raise InputError("config.set", f"--set {override}: expected table.key=value, such as training.rounds=5")
     try:
         value = tomllib.loads(f"v = {text}")["v"]
@@ -229,29 +216,3 @@ def _override(raw: dict[str, Any], override: str) -> None:
     if not isinstance(target, dict):
         raise InputError("config.set", f"--set {override}: {table!r} is not a table")
     target[key] = value
-
-
-def _explain(model: type[BaseModel], error: ValidationError) -> str:
-    problem = error.errors(include_url=False)[0]
-    location = [str(part) for part in problem["loc"]]
-    key = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        choices = _keys(model, location[:-1])
-        kind = "table" if len(location) == 1 else "key"
-        return f"unknown {kind} {key!r}; {nearest(location[-1], choices)}"
-    if problem["type"] == "missing":
-        return f"{key!r} is missing; expected a value for it"
-    message = problem["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:].replace("Input should", "should")
-    if problem["type"] == "value_error":
-        return f"{key or 'settings'}: {message}"
-    return f"{key} = {problem['input']!r}: {message.replace('input should', 'expected it to')}"
-
-
-def _keys(model: type[BaseModel], location: list[str]) -> list[str]:
-    for part in location:
-        field = next(f for name, f in model.model_fields.items() if (f.alias or name) == part)
-        assert isinstance(field.annotation, type)
-        assert issubclass(field.annotation, BaseModel)
-        model = field.annotation
-    return [field.alias or name for name, field in model.model_fields.items()]

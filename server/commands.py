@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from .. import terminal
 from ..errors import InputError
-from .records.audit_commands import audit
+from .audit_commands import audit
 from .records.models import Entry
 from .records.state import open_existing
 
 __all__ = ["audit", "model"]
 
-model = typer.Typer(no_args_is_help=True, help="Model versions: list, show, export.")
+model = typer.Typer(suggest_commands=False, no_args_is_help=True, help="Model versions: list, show, export.")
 StateOption = Annotated[Path, typer.Option("--state", help="Folder of a server or a simulation.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
@@ -45,7 +45,8 @@ def list_versions(state: StateOption = Path("state"), as_json: JsonOption = Fals
             *("–" if metrics.get(name) is None else f"{metrics[name]:.3f}" for name in ("loss", "auc")),
             entry.sha256[:12],
         )
-    Console().print(table)
+    with terminal.page() as console:
+        console.print(table)
 
 
 @model.command("show")
@@ -76,7 +77,8 @@ def show(
         "members": ", ".join(entry.members),
     }.items():
         table.add_row(name, "–" if value is None or value == "" else str(value))
-    Console().print(table)
+    with terminal.page() as console:
+        console.print(table)
 
 
 @model.command("export")
@@ -94,9 +96,10 @@ def export(
         store.close()
     if entry.version is None:
         raise InputError("data.model", f"version {version} was refused ({entry.code}); its file was not kept")
+    data = models.read(entry.sha256).data
     try:
         with out.open("xb") as file:
-            file.write(models.read(entry.sha256).data)
+            file.write(data)
     except OSError as error:
         raise InputError("config.out", f"--out {out} cannot be written: {error.strerror}") from None
     typer.echo(str(out))

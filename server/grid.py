@@ -1,8 +1,9 @@
 """LocalGrid: Flower's Grid interface in one process, for simulate. No SuperLink, no ray, no threads.
 
 Messages wait until they are pulled, and are then handled one at a time by the ClientApp of their node, so that the
-coordinator holds one reply at a time. Time is virtual where nobody works: a reply that a drill delays or drops
-costs no real waiting. Flower's ``TaskIdentity`` is set because ``Message`` asks for it (contract test).
+coordinator holds one reply at a time. Members' time is virtual: live they all work at once, here one after the
+other, so their work takes no time by this clock; a reply that a drill delays or drops costs no real waiting.
+Flower's ``TaskIdentity`` is set because ``Message`` asks for it (contract test).
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class LocalGrid(Grid):
         self._sent, self._skipped = 0, 0.0
 
     def now(self) -> float:
-        """Return seconds: real ones, and those skipped because nothing could happen in them."""
+        """Return seconds: real ones without those in which a member worked, and those that were skipped."""
         return time.monotonic() + self._skipped
 
     def wait(self, until: float) -> None:
@@ -93,7 +94,10 @@ class LocalGrid(Grid):
             waiting = self._queue.get(identifier)
             if waiting is not None and waiting.ready <= self.now():
                 del self._queue[identifier]
-                return [self._app(waiting.message, self._contexts[waiting.message.metadata.dst_node_id])]
+                began = time.monotonic()
+                reply = self._app(waiting.message, self._contexts[waiting.message.metadata.dst_node_id])
+                self._skipped -= time.monotonic() - began
+                return [reply]
         return []
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:

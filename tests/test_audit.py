@@ -28,8 +28,10 @@ from moonflower.crypto.merkle import Frontier
 from moonflower.crypto.note import Signer, open_checkpoint, sign_checkpoint
 from moonflower.errors import AuditError, InputError
 from moonflower.server.records import audit
-from moonflower.server.records.audit import Log, Report, open_signer, verify
+from moonflower.server.records.audit import Log, open_signer
+from moonflower.server.records.source import Record, write
 from moonflower.server.records.store import FILE_NAME, Store
+from moonflower.server.records.verify import Report, verify
 from sqlalchemy import text
 
 SIGNER = Signer("moonflower/heart", bytes(range(32)))
@@ -592,9 +594,9 @@ def test_a_record_with_more_in_it_is_none(kept: Path, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_read_is_not_exported(tmp_path: Path) -> None:
-    records = [audit.Record(b"{}", ""), audit.Record(b"", "", fault="audit.entry")]
+    records = [Record(b"{}", ""), Record(b"", "", fault="audit.entry")]
     with (tmp_path / "log.jsonl").open("xb") as file, pytest.raises(AuditError) as refusal:
-        audit.write(records, file)
+        write(records, file)
     assert (refusal.value.code, refusal.value.first_bad) == ("audit.entry", 1)
 
 

@@ -12,8 +12,8 @@ from click.testing import Result
 from moonflower.crypto import merkle
 from moonflower.crypto.note import Signer, Verifier, open_checkpoint, sign_checkpoint
 from moonflower.errors import MoonflowerError
+from moonflower.server.audit_commands import audit
 from moonflower.server.records.audit import Log, open_signer
-from moonflower.server.records.audit_commands import audit
 from moonflower.server.records.store import FILE_NAME, Store
 from typer.testing import CliRunner
 
@@ -138,7 +138,7 @@ def test_verify_ends_with_2_on_bad_input(state: Path, tmp_path: Path) -> None:
     _refused("config.path", 2, "verify", state, "--key", tmp_path / "missing")
     _refused("config.path", 2, "verify", state, "--checkpoint", tmp_path / "missing")
     _refused("config.path", 2, "verify", state, "--key", tmp_path)
-    _refused("config.path", 2, "verify", tmp_path / "missing")
+    _refused("config.state", 2, "verify", tmp_path / "missing")
     _refused("config.state", 2, "verify", tmp_path / "missing.db", "--key", state / "log.pub")
     _refused("config.key", 2, "verify", state, "--key", state / "log.key")
     (tmp_path / "binary").write_bytes(b"\xff")
@@ -163,7 +163,7 @@ def test_prove_gives_a_third_party_all_it_needs(state: Path) -> None:
 
 def test_prove_refuses(state: Path, tmp_path: Path) -> None:
     _refused("config.index", 2, "prove", 5, "--state", state)
-    _refused("config.path", 2, "prove", 0, "--state", tmp_path)
+    _refused("config.state", 2, "prove", 0, "--state", tmp_path)
     _edit(state, "UPDATE log SET entry = replace(entry, 'r2', 'r3')")
     _refused("audit.entry", 1, "prove", 0, "--state", state)
     _edit(state, "UPDATE log SET checkpoint = replace(checkpoint, '5', '6')")

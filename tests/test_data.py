@@ -72,21 +72,21 @@ def test_csv_gz_and_parquet_read_the_same(tmp_path: Path) -> None:
         ("header.csv", b"a,b\n", "data.empty", "data file {} has no row; expected at least one"),
         ("x.xlsx", b"a", "data.file", "data file {} is of no known kind; expected .csv, .csv.gz, .parquet"),
         ("x.csv.gz", b"a,b\n1,2\n", "data.file",
-            "data file {} cannot be read (BadGzipFile); expected a whole "
+            "data file {} is not compressed as its name says; expected a whole "
             "table"),
         ("x.csv", b"a\xff,b\n1,2\n", "data.file",
-            "data file {} cannot be read (UnicodeDecodeError); expected a whole "
+            "data file {} is not text in UTF-8; expected a whole "
             "table"),
         ("x.csv", b"a,b\n1,2\n1,2,3\n", "data.file",
-            "data file {} cannot be read (ParserError); expected a whole "
+            "data file {} has a row with more cells than the header; expected a whole "
             "table"),
         ("x.csv", b"a,b\n1,2,3\n", "data.file",
-            "data file {} cannot be read (ParserWarning); expected a whole "
+            "data file {} has a row with more cells than the header; expected a whole "
             "table"),
         ("x.csv", b"a,b,a\n1,2,3\n", "data.column", "data file {} has two columns 'a'; expected one"),
         (
             "cut.csv.gz", gzip.compress(np.random.default_rng(1).bytes(9999).hex().encode())[:5000],
-            "data.file", "data file {} cannot be read (EOFError); expected a whole table",
+            "data.file", "data file {} is cut off; expected a whole table",
         ),
     ],
 )  # fmt: skip
@@ -201,16 +201,16 @@ def test_partition_by_site_sorts_names_and_keeps_rows() -> None:
 @pytest.mark.parametrize(
     ("sites", "message"),
     [
-        (["a", None], "column 'site' has an empty cell; expected a member's name in every row"),
+        (["a", None], "the table: column 'site' has an empty cell; expected a member's name in every row"),
         (["Bern", "Bern "],
-            "column 'site' holds both 'Bern' and 'Bern '; expected one way to write a member's "
+            "the table: column 'site' holds both 'Bern' and 'Bern '; expected one way to write a member's "
             "name"),
         (["BERN", "Bern"],
-            "column 'site' holds both 'BERN' and 'Bern'; expected one way to write a member's "
+            "the table: column 'site' holds both 'BERN' and 'Bern'; expected one way to write a member's "
             "name"),
         (
             ["a", "b!"],
-            "column 'site' holds 'b!'; expected a name of 1 to 64 letters, digits, "
+            "the table: column 'site' holds 'b!'; expected a name of 1 to 64 letters, digits, "
             "blanks or ._&,'()/- that begins with a letter or digit",
         ),
     ],

@@ -68,9 +68,9 @@ def test_a_file_in_scores_out(model: Path, tmp_path: Path) -> None:
     assert list(written) == ["score", "class"]
     assert written["score"].tolist() == load_model(model).predict(FRAME).tolist() == result["score"].tolist()
     assert written["class"].tolist() == ["yes" if score > 0.5 else "no" for score in written["score"]]
-    with pytest.raises(InputError, match="scores cannot be written") as refusal:
+    with pytest.raises(InputError, match="cannot be written") as refusal:
         predict_file(model, data, tmp_path / "no" / "out.csv")
-    assert refusal.value.code == "data.file"
+    assert refusal.value.code == "config.out"
 
 
 def test_more_classes_get_a_column_each() -> None:

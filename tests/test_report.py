@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from moonflower import charts, report
+from moonflower.findings import summary, verdicts
+from moonflower.page import page
 from rich.console import Console
 
 HOSPITALS = {  # name: (rows, loss, accuracy, auc), each (alone, federated, personalised, pooled)
@@ -58,7 +60,7 @@ def a_round(i: int, names: list[str], total: int = 20) -> dict[str, Any]:
     return {
         "round": i, "number": i + 40, "status": "promoted", "code": None, "members": list(names),
         "excluded": [], "warnings": [], "clipped_share": 0.0,
-        "gate": {"baseline": 0.6 - 0.2 * share, "median": -0.011 + 0.0005 * i},
+        "gate": {"baseline": i, "median": -0.011 + 0.0005 * i},
         "metrics": scores(0.60 - 0.20 * share, 0.70 + 0.12 * share, 0.80 + 0.09 * share),
     }  # fmt: skip
 
@@ -69,7 +71,7 @@ def heart(rounds: int = 20) -> dict[str, Any]:
     every = [a_round(i + 1, names, rounds) for i in range(rounds)]
     if rounds >= 9:
         every[6] |= {"status": "refused", "code": "gate.regression", "metrics": scores(0.61, 0.69, 0.79)}
-        every[6]["gate"] = {"baseline": 0.447, "median": 0.364}
+        every[6]["gate"] = {"baseline": 5, "median": 0.364}
         every[8]["members"] = [n for n in names if n != "Hungary"]
         every[8]["excluded"] = [{"member": "Hungary", "code": "envelope.signature"}]
         every[11]["warnings"] = [{"member": "VA Long Beach", "code": "gate.regression"}]
@@ -159,7 +161,7 @@ def flat(text: str) -> str:
 
 
 def tree(result: dict[str, Any]) -> ET.Element:
-    return ET.fromstring(report.page(result))
+    return ET.fromstring(page(result))
 
 
 def words(result: dict[str, Any]) -> str:
@@ -187,7 +189,7 @@ class Balanced(HTMLParser):
 
 @sample
 def test_the_page_is_well_formed_and_self_contained(result: dict[str, Any]) -> None:
-    text = report.page(result)
+    text = page(result)
     tree(result)
     parser = Balanced()
     parser.feed(text)
@@ -234,7 +236,7 @@ def test_no_undefined_number_leaks_its_python_name(result: dict[str, Any]) -> No
 
 def test_hostile_text_stays_text() -> None:
     result = hostile()
-    text = report.page(result)
+    text = page(result)
     assert "<script" not in text
     assert "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;" in text
     for where in (text, printed(result), printed(result, 80)):
@@ -244,12 +246,46 @@ def test_hostile_text_stays_text() -> None:
 
 
 def test_a_member_that_is_better_alone_is_named_first() -> None:
-    first, second = report.verdicts(heart())
+    first, second = verdicts(heart())
     assert first.startswith("Federation does not help Cleveland")
     assert "(0.392 alone, 0.418 federated); the personalised model closes the gap (0.389)" in first
     assert second.startswith("Federation helps Hungary, Switzerland and VA Long Beach:")
     assert first in words(heart())
     assert second in words(heart())
+
+
+def test_several_members_that_are_better_alone_take_a_line_each() -> None:
+    losses = {"A": (0.3, 0.4, 0.2), "B": (0.3, 0.4, 0.35), "C": (0.5, 0.4, 0.4)}
+    members = [
+        {"name": name, "alone": {"loss": alone}, "federated": {"loss": federated}, "personalised": {"loss": own}}
+        for name, (alone, federated, own) in losses.items()
+    ]
+    assert verdicts({"members": members}) == [
+        "Federation does not help 2 of 3 members: on each one's own test rows its own model has the lower loss.",
+        "A: 0.300 alone, 0.400 federated; the personalised model closes the gap (0.200).",
+        "B: 0.300 alone, 0.400 federated; the personalised model narrows the gap but does not close it (0.350).",
+        "Federation helps C: lower loss than alone on its own test rows.",
+    ]
+
+
+def test_what_a_task_does_not_know_takes_no_room() -> None:
+    """Digits: no AUC and nothing personalised; a row or a column of dashes would tell nothing."""
+    result = heart(3)
+    for part in (*result["members"], result["overall"]):
+        part.pop("personalised", None)
+        for way in ("alone", "federated", "pooled"):
+            part[way] |= {"auc": None, "average_precision": None}
+    table = printed(result).split("* best of its row")[0]
+    assert "accuracy" in table
+    assert "AUC" not in table
+    assert "personalised" not in table
+    for one in result["rounds"]:
+        one["metrics"] |= {"auc": None, "average_precision": None}
+    for said in ("Accuracy over rounds", "Accuracy, all members' test rows", "Accuracy, higher is better"):
+        assert said in words(result)
+    for unsaid in ("AUC over rounds", "AUC, all members' test rows", "AUC, higher is better"):
+        assert unsaid not in words(result)
+        assert unsaid in words(heart(3))
 
 
 @pytest.mark.parametrize(
@@ -268,7 +304,7 @@ def test_whether_personalising_closes_the_gap(personalised: float | None, said: 
         "federated": {"loss": 0.41},
         "personalised": {"loss": personalised},
     }
-    assert said in report.verdicts({"members": [member]})[0]
+    assert said in verdicts({"members": [member]})[0]
 
 
 def test_verdicts_on_ties_small_gaps_and_gaps_in_knowledge() -> None:
@@ -280,14 +316,14 @@ def test_verdicts_on_ties_small_gaps_and_gaps_in_knowledge() -> None:
             "personalised": None,
         }
 
-    lines = report.verdicts({"members": [one("A", 0.40001, 0.40002), one("B", 0.5, 0.5), one("C", None, 0.5)]})
+    lines = verdicts({"members": [one("A", 0.40001, 0.40002), one("B", 0.5, 0.5), one("C", None, 0.5)]})
     assert "(0.40001 alone, 0.40002 federated)" in lines[0]
     assert lines[1:] == [
         "Federation makes no difference to B: the same loss as alone.",
         "Whether federation helps C is not known here.",
     ]
-    assert "cannot be said here" in " ".join(report.verdicts(live()))
-    assert report.verdicts({"members": [one("A", 0.5, 0.4)]}) == [
+    assert "cannot be said here" in " ".join(verdicts(live()))
+    assert verdicts({"members": [one("A", 0.5, 0.4)]}) == [
         "Federation helps A: lower loss than alone on its own test rows."
     ]
 
@@ -303,6 +339,8 @@ def test_the_table_holds_what_it_must(width: int) -> None:
         "AUC 0.872 0.894 0.894 0.897*",
         "all members' test rows loss 0.498 0.402 – 0.391*",
         "Federation does not help Cleveland",
+        "Result 4 members trained one model together in 20 rounds (19 promoted, 1 refused); on all members' test rows",
+        "each member judged on its own test rows",
         "20: 19 promoted, 1 refused, 0 failed; refused gate.regression (round 7)",
         "excluded: Hungary envelope.signature (round 9)",
         "upload 31,244 bytes (31.2 kB) per member and round (1,358.4 bytes a parameter, 23 parameters)",
@@ -337,13 +375,13 @@ def test_a_log_that_does_not_verify_is_loud() -> None:
 
 
 def test_no_promoted_round_is_said_first() -> None:
-    assert "no round was promoted" in report.summary(refused())
-    assert "20 rounds (20 refused)" in report.summary(refused())
+    assert "no round was promoted" in summary(refused())
+    assert "20 rounds (20 refused)" in summary(refused())
     assert "Not measured in any round." in words(refused())
 
 
 def test_the_summary_is_one_plain_sentence() -> None:
-    assert report.summary(heart()) == (
+    assert summary(heart()) == (
         "4 members trained one model together in 20 rounds (19 promoted, 1 refused); on all members' test"
         " rows it reaches a loss of 0.402 and an AUC of 0.891, against a loss of 0.498 and an AUC of 0.852"
         " for the members' own models on average."
@@ -352,12 +390,12 @@ def test_the_summary_is_one_plain_sentence() -> None:
 
 def test_the_rounds_are_all_in_the_table_and_told_apart_by_shape() -> None:
     root = tree(banks())
-    table = next(t for t in root.iter("table") if "gate baseline" in "".join(t.itertext()))
+    table = next(t for t in root.iter("table") if "gate against" in "".join(t.itertext()))
     rows = [[flat("".join(cell.itertext())) for cell in row] for row in table.iter("tr")]
     assert len(rows) == 101
     assert rows[21][:5] == ["21", "61", "failed", "round.too_few", "–"]
     assert rows[31][-3:] == ["1.00e+09", "0.500", "–"]
-    assert rows[7][7:10] == ["0.447", "+0.364", "0.000"]
+    assert rows[7][7:10] == ["5", "+0.364", "0.000"]
     for chart in (e for e in root.iter("svg") if (e.get("aria-labelledby") or "").startswith("rounds-")):
         shapes = {e.get("class"): e.tag for e in chart.iter() if e.get("class") in {"promoted", "refused", "failed"}}
         assert shapes == {"promoted": "circle", "refused": "path", "failed": "path"}
@@ -398,7 +436,7 @@ def test_the_limits_fit_the_scheme() -> None:
 def test_writing_replaces_the_old_report_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "report.html"
     report.write_html(heart(), target)
-    assert target.read_text(encoding="utf-8") == report.page(heart())
+    assert target.read_text(encoding="utf-8") == page(heart())
     report.write_html(hostile(), target)
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
     before = target.read_bytes()
@@ -417,5 +455,5 @@ def test_the_result_is_not_changed() -> None:
     result = heart()
     before = json.dumps(result)
     printed(result)
-    report.page(result)
+    page(result)
     assert json.dumps(result) == before

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moonflower.configs.schema import MISSING, Categorical, Label, Numeric, Schema, infer, load_schema, text
+from moonflower.configs.infer import infer
+from moonflower.configs.schema import MISSING, Categorical, Label, Numeric, Schema, load_schema, text
 from moonflower.errors import InputError
 
 CONFIGS = Path(moonflower.__file__).parent / "configs"
@@ -142,7 +143,7 @@ def test_files_that_are_no_schema(tmp_path: Path) -> None:
     for name, code, part in [
         ("hart.toml", "config.file", "did you mean 'heart.toml'?"),
         ("heart.toml", "config.toml", "is not TOML"),
-        ("raw.toml", "config.file", "cannot be read"),
+        ("raw.toml", "config.toml", "is not text in UTF-8"),
     ]:
         with pytest.raises(InputError, match=part) as refusal:
             load_schema(tmp_path / name)
@@ -185,7 +186,7 @@ def test_a_missing_word_that_is_a_category_is_one() -> None:
         ),
         (
             SCHEMA.label, "2", "data.category",
-            "d.csv: column 'y' holds '2', which the schema does not list; (one of: 0, 1)",
+            "d.csv: column 'y' holds '2', which the schema does not list; expected one of: 0, 1",
         ),
         (SCHEMA.label, "", "data.value", "d.csv: label 'y' has an empty cell; expected a class in every row"),
     ],

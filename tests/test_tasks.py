@@ -48,7 +48,7 @@ def refused(code: str, message: str, call: Any, *arguments: Any) -> None:
 @pytest.mark.parametrize(
     ("ref", "options", "message"),
     [
-        ("nowhere:it", {}, f"there is no task 'nowhere:it'; (one of: {', '.join(own_tasks())})"),
+        ("nowhere:it", {}, f"there is no task 'nowhere:it'; expected one of: {', '.join(own_tasks())}"),
         (
             "moonflower.client.tasks.tabula:task", {},
             f"there is no task 'moonflower.client.tasks.tabula:task'; did you mean '{TABULAR}'? "
@@ -59,13 +59,13 @@ def refused(code: str, message: str, call: Any, *arguments: Any) -> None:
             f"task '{TABULAR}' has no option 'hiden'; did you mean 'hidden'? (one of: hidden, "
             f"missing_indicator, personalise)",
         ),
-        (TABULAR, {"hidden": 32}, "hidden = 32; expected a list of at most 8 widths"),
-        (TABULAR, {"hidden": [0]}, "hidden holds 0; expected whole numbers from 1 to 4096"),
-        (TABULAR, {"hidden": [True]}, "hidden holds True; expected whole numbers from 1 to 4096"),
-        (TABULAR, {"missing_indicator": 1}, "missing_indicator = 1; expected true or false"),
+        (TABULAR, {"hidden": 32}, "[task] hidden = 32; expected a list of at most 8 widths"),
+        (TABULAR, {"hidden": [0]}, "[task] hidden holds 0; expected whole numbers from 1 to 4096"),
+        (TABULAR, {"hidden": [True]}, "[task] hidden holds True; expected whole numbers from 1 to 4096"),
+        (TABULAR, {"missing_indicator": 1}, "[task] missing_indicator = 1; expected true or false"),
         (
             TABULAR, {"personalise": "interceptor"},
-            "personalise = 'interceptor'; did you mean 'intercept'? (one of: intercept, none)",
+            "[task] personalise = 'interceptor'; did you mean 'intercept'? (one of: intercept, none)",
         ),
         (
             "moonflower.client.tasks.digits:task", {"channels": 0},

@@ -207,11 +207,12 @@ def load_task(ref: str, options: Mapping[str, Any]) -> Task:
                 "config.task", f"task module {module_name!r} needs {error.name!r}, not installed"
             ) from None
         raise InputError("config.task", f"there is no task {ref!r}; {nearest(ref, own_tasks())}") from None
-    except (ImportError, SyntaxError, ValueError) as error:
-        raise InputError("config.task", f"task module {module_name!r} cannot be imported: {error}") from None
+    except Exception as error:  # a module may raise anything
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError("config.task", f"task module {module_name!r} cannot be imported: {reason}") from error
     factory = getattr(module, attribute, None)
     if not callable(factory):
-        public = [name for name, value in vars(module).items() if not name.startswith("_") and callable(value)]
+        public = [name for name, value in vars(module).items() if _makes_tasks(value)]
         raise InputError(
             "config.task", f"module {module_name!r} has no task {attribute!r}; {nearest(attribute, public)}"
         )
@@ -227,6 +228,10 @@ def load_task(ref: str, options: Mapping[str, Any]) -> Task:
     if not isinstance(task, Task):
         raise InputError("config.task", f"{ref!r} makes a {type(task).__name__!r}; expected a moonflower Task")
     return task
+
+
+def _makes_tasks(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Task) and value is not Task
 
 
 def own_tasks() -> list[str]:

@@ -47,14 +47,16 @@ class Tabular(Task):
 
     def __init__(self, hidden: Sequence[int] = (), personalise: str = "none", missing_indicator: bool = False) -> None:
         if not isinstance(hidden, (list, tuple)) or len(hidden) > 8:
-            raise InputError("config.task", f"hidden = {hidden!r}; expected a list of at most 8 widths")
+            raise InputError("config.task", f"[task] hidden = {hidden!r}; expected a list of at most 8 widths")
         for width in hidden:
             if isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= 4096:
-                raise InputError("config.task", f"hidden holds {width!r}; expected whole numbers from 1 to 4096")
+                raise InputError("config.task", f"[task] hidden holds {width!r}; expected whole numbers from 1 to 4096")
         if personalise not in _PERSONALISE:
-            raise InputError("config.task", f"personalise = {personalise!r}; {nearest(str(personalise), _PERSONALISE)}")
+            raise InputError(
+                "config.task", f"[task] personalise = {personalise!r}; {nearest(str(personalise), _PERSONALISE)}"
+            )
         if not isinstance(missing_indicator, bool):
-            raise InputError("config.task", f"missing_indicator = {missing_indicator!r}; expected true or false")
+            raise InputError("config.task", f"[task] missing_indicator = {missing_indicator!r}; expected true or false")
         self.hidden = tuple(hidden)
         self.missing_indicator = missing_indicator
         self.intercept = personalise == "intercept"

@@ -161,7 +161,9 @@ class Models:
         ]
         if len(found) != 1:
             known = [str(entry.version) for entry in entries if entry.version is not None]
-            raise InputError("data.model", f"model {name!r} names {len(found)} versions; {nearest(name, known)}")
+            if found:
+                raise InputError("data.model", f"model {name!r} names {len(found)} versions; expected more digits")
+            raise InputError("data.model", f"there is no model version {name!r}; {nearest(name, known)}")
         return found[0]
 
 

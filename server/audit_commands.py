@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ...crypto import merkle
-from ...crypto.note import Verifier, open_checkpoint
-from ...errors import AuditError, InputError, Refused, nearest
-from . import audit as log
+from .. import terminal
+from ..crypto import merkle
+from ..crypto.note import Verifier, open_checkpoint
+from ..errors import AuditError, InputError, Refused, nearest
+from .records.audit import EVENTS
+from .records.source import EXPECTED, Record, opened, write
+from .records.verify import verify as verify_log
 
-audit = typer.Typer(name="audit", help="The append-only log of what the coordinator did.", no_args_is_help=True)
+audit = typer.Typer(
+    suggest_commands=False, name="audit", help="The append-only log of what the coordinator did.", no_args_is_help=True
+)
 
 State = Annotated[Path, typer.Option("--state", help="State folder of the server.", show_default=True)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -35,9 +38,10 @@ def show(
     event: Annotated[str, typer.Option(help="Only entries of this event.")] = "",
 ) -> None:
     """Print the entries, oldest first; unverified, see `verify`."""
-    if event and event not in log.EVENTS:
-        raise InputError("config.event", f"unknown event {event!r}: {nearest(event, log.EVENTS)}")
-    with log.opened(state) as history:
+    if event and event not in EVENTS:
+        raise InputError("config.event", f"unknown event {event!r}; {nearest(event, EVENTS)}")
+    _not_empty(state)
+    with opened(state) as history:
         entries = [_entry(record, at) for at, record in enumerate(history.records)]
     chosen = [e for e in entries if run in ("", e.get("run", "")) and event in ("", e.get("event"))]
     if as_json:
@@ -46,8 +50,8 @@ def show(
     table = Table(*_COLUMNS, box=None, pad_edge=False)
     for entry in chosen:
         table.add_row(*(_cell(entry.get(column)) for column in _COLUMNS))
-    # One line an entry: into a file or a pipe nothing is cut off.
-    Console(width=None if sys.stdout.isatty() else 100_000).print(table, no_wrap=True, overflow="ellipsis")
+    with terminal.page(uncut=True) as console:  # one line an entry
+        console.print(table, no_wrap=True, overflow="ellipsis")
 
 
 @audit.command()
@@ -60,8 +64,10 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check every entry and signature. Exit status: 0 verifies, 1 does not, 2 cannot be read."""
+    if checkpoint is None:  # with one, a file of which nothing is left is a log that was cut off
+        _not_empty(source)
     kept = None if checkpoint is None else _read(checkpoint)
-    report = log.verify(source, _read(key or _folder(source) / "log.pub"), kept)
+    report = verify_log(source, _key(key or _folder(source) / "log.pub").text(), kept)
     if as_json:
         fields = asdict(report)
         del fields["reason"]
@@ -81,11 +87,12 @@ def prove(
     as_json: Json = False,
 ) -> None:
     """Print what shows a third party that an entry is in the log: Merkle path, signed checkpoint, key."""
-    verifier = Verifier.parse(_read(state / "log.pub").strip())
-    with log.opened(state) as history:
+    _not_empty(state)
+    with opened(state) as history:
         records = list(history.records)
+    verifier = _key(state / "log.pub")
     if index >= len(records):
-        raise InputError("config.index", f"expected an index below {len(records)}, got {index}")
+        raise InputError("config.index", f"there is no entry {index}; expected an index below {len(records)}")
     entry = records[index].entry
     try:
         checkpoint = open_checkpoint(records[-1].note, verifier)
@@ -120,16 +127,20 @@ def export(
     state: State = _STATE,
 ) -> None:
     """Write the log as JSON lines, one entry with its checkpoint each; `verify` reads that too."""
-    with log.opened(state) as history:
+    _not_empty(state)
+    with opened(state) as history:
         try:
             with out.open("xb") as file:
-                count = log.write(history.records, file)
+                count = write(history.records, file)
+        except AuditError:
+            out.unlink()
+            raise
         except OSError as error:
-            raise InputError("config.out", f"{out}: cannot be written: {error.strerror}") from error
+            raise InputError("config.out", f"--out {out} cannot be written: {error.strerror}") from error
     typer.echo(f"{count} entries written to {out}", err=True)
 
 
-def _entry(record: log.Record, at: int) -> dict[str, Any]:
+def _entry(record: Record, at: int) -> dict[str, Any]:
     """Return an entry for display; its place in the file counts, whatever it claims."""
     try:
         value = json.loads(record.entry)
@@ -148,8 +159,27 @@ def _cell(value: object) -> Text:
     return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
 
 
+def _not_empty(source: Path) -> None:
+    """Check that there is something: an empty file would be the export of an empty log.
+
+    Raises:
+        InputError: config.state.
+    """
+    if not source.exists() or (source.is_file() and not source.stat().st_size):
+        found = "is empty" if source.exists() else "does not exist"
+        raise InputError("config.state", f"{source} {found}; expected {EXPECTED}")
+
+
 def _folder(source: Path) -> Path:
     return source if source.is_dir() else source.parent
+
+
+def _key(path: Path) -> Verifier:
+    text = _read(path).strip()
+    try:
+        return Verifier.parse(text)
+    except InputError as error:
+        raise InputError(error.code, f"{path}: {error}") from None
 
 
 def _read(path: Path) -> str:
@@ -162,7 +192,7 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             return file.read(_MAX_TEXT_BYTES).decode()
     except OSError as error:
-        raise InputError("config.path", f"{path}: cannot be read: {error.strerror}") from error
+        raise InputError("config.path", f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InputError("config.path", f"{path}: expected a text file") from error
 

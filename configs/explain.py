@@ -1,0 +1,83 @@
+"""A problem that pydantic found in settings, as one sentence for the person who wrote them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from ..errors import nearest
+
+_KINDS = {float: "a number", int: "a whole number", tuple: "a list of texts", Path: "a path", str: "a text"}
+_LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+
+
+def explain(model: type[BaseModel], error: ValidationError) -> str:
+    """Return the first problem in words: key, what was found, what was expected, the nearest valid choice."""
+    problem = error.errors(include_url=False)[0]
+    location, field = _locate(model, problem["loc"])
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        kind = "table" if len(location) == 1 else "key"
+        return f"unknown {kind} {key!r}; {nearest(location[-1], _keys(model, location[:-1]))}"
+    if problem["type"] == "value_error":
+        return f"{key or 'settings'}: {problem['msg'].removeprefix('Value error, ')}"
+    found = f"{key} is missing" if problem["type"] == "missing" else f"{key} = {problem['input']!r}"
+    return f"{found}; {_expected(field, problem['input'])}"
+
+
+def _locate(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str], FieldInfo | None]:
+    """Return the keys that lead to a problem, and the last one's field; what pydantic adds inside is left out."""
+    location: list[str] = []
+    field: FieldInfo | None = None
+    inner: type[BaseModel] | None = model
+    for part in map(str, loc):
+        if inner is None:
+            break
+        field = next((f for name, f in inner.model_fields.items() if (f.alias or name) == part), None)
+        inner = _table(field)
+        location.append(part)
+    return location, field
+
+
+def _table(field: FieldInfo | None) -> type[BaseModel] | None:
+    found = field.annotation if field else None
+    return found if isinstance(found, type) and issubclass(found, BaseModel) else None
+
+
+def _keys(model: type[BaseModel], location: list[str]) -> list[str]:
+    inner = _table(_locate(model, tuple(location))[1]) or model
+    return [field.alias or name for name, field in inner.model_fields.items()]
+
+
+def _expected(field: FieldInfo | None, found: object) -> str:
+    """Return what a field takes: its choices, or its kind and its range."""
+    if field is None:
+        return "expected another value"
+    if inner := _table(field):
+        return f"expected a table with {', '.join(sorted(_keys(inner, [])))}"
+    if get_origin(field.annotation) is Literal:
+        return nearest(str(found), get_args(field.annotation))
+    if field.title:
+        return f"expected {field.title}"
+    kinds = [_kind(one) for one in _either(field.annotation)]
+    words = " or ".join(word for kind, word in _KINDS.items() if kind in kinds) or "another value"
+    limits = [
+        f"{word} {getattr(rule, name)}"
+        for rule in field.metadata
+        for name, word in _LIMITS.items()
+        if hasattr(rule, name)
+    ]
+    return f"expected {words} {' and '.join(limits)}".rstrip()
+
+
+def _either(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (UnionType, Union) else (annotation,)
+
+
+def _kind(annotation: Any) -> Any:
+    inner = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    return get_origin(inner) or inner

@@ -1,0 +1,193 @@
+"""What a result says: in sentences, and its numbers in words.
+
+What is undefined or unknown is a dash: a live run knows neither the members' rows nor their own models. It says
+as plainly where federation does not help as where all went well.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .charts import UNDEFINED, fixed, number, plain
+
+WAYS = ("alone", "federated", "personalised", "pooled")
+METRICS = ("loss", "accuracy", "auc", "average_precision")
+LABELS = {"loss": "loss", "accuracy": "accuracy", "auc": "AUC", "average_precision": "average precision"}
+STATUSES = ("promoted", "refused", "failed")
+EVERYBODY = "all members' test rows"
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """Return the run in one plain sentence: who, how many rounds, and what the model reaches."""
+    members, rounds = items(result, "members"), items(result, "rounds")
+    start = f"{counted(len(members), 'member')} trained one model together in {counted(len(rounds), 'round')}"
+    start += f" ({tally(rounds, zeros=False)})" if rounds else ""
+    if not any(r.get("status") == "promoted" for r in rounds):
+        return f"{start}; no round was promoted, so the model is still the one that the run started from."
+    overall = part(result, "overall")
+    federated, alone = part(overall, "federated"), part(overall, "alone")
+    if number(federated.get("loss")) is None:
+        return f"{start}; how well the model does on {EVERYBODY} is not known here."
+    text = f"{start}; on {EVERYBODY} it reaches {_reached(federated)}"
+    if number(alone.get("loss")) is not None:
+        text += f", against {_reached(alone)} for the members' own models on average"
+    return text + "."
+
+
+def verdicts(result: Mapping[str, Any]) -> list[str]:
+    """Return who is helped by federation and who is not, by loss on each member's own test rows.
+
+    Members that do better alone come first, each with its numbers and whether personalising closes the gap: one
+    in a sentence, more in a line each under a sentence.
+    """
+    helped: list[str] = []
+    same: list[str] = []
+    unknown: list[str] = []
+    worse: list[tuple[str, str, str]] = []
+    for member in items(result, "members"):
+        name = plain(member.get("name"))
+        alone, federated = (number(part(member, way).get("loss")) for way in ("alone", "federated"))
+        if alone is None or federated is None:
+            unknown.append(name)
+        elif alone < federated:
+            personalised = number(part(member, "personalised").get("loss"))
+            a, f = _apart(alone, federated)
+            worse.append((name, f"{a} alone, {f} federated", _gap(alone, federated, personalised)))
+        else:
+            (helped if federated < alone else same).append(name)
+    if len(worse) == 1:
+        name, numbers, gap = worse[0]
+        reason = f"on its own test rows its own model has the lower loss ({numbers}); {gap}"
+        lines = [f"Federation does not help {name}: {reason}."]
+    elif worse:
+        count = f"{len(worse)} of {len(items(result, 'members'))} members"
+        lines = [f"Federation does not help {count}: on each one's own test rows its own model has the lower loss."]
+        lines += [f"{name}: {numbers}; {gap}." for name, numbers, gap in worse]
+    else:
+        lines = []
+    if helped:
+        lines.append(f"Federation helps {listed(helped)}: lower loss than alone on their own test rows.")
+        if len(helped) == 1:
+            lines[-1] = f"Federation helps {helped[0]}: lower loss than alone on its own test rows."
+    if same:
+        lines.append(f"Federation makes no difference to {listed(same)}: the same loss as alone.")
+    if unknown and (lines or not result.get("members")):
+        lines.append(f"Whether federation helps {listed(unknown)} is not known here.")
+    elif unknown:
+        lines.append(
+            "Whether federation helps a member cannot be said here: this run knows no loss of models that"
+            " members trained alone."
+        )
+    return lines
+
+
+def tally(rounds: Sequence[Mapping[str, Any]], zeros: bool = True) -> str:
+    """Return ``18 promoted, 2 refused, 0 failed``, or without what did not happen."""
+    counts = Counter(r.get("status") for r in rounds)
+    return ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status] or zeros)
+
+
+def setbacks(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return refused and failed rounds by code, ``refused gate.regression (round 7)``."""
+    found: dict[str, list[int]] = {}
+    for r in rounds:
+        if r.get("status") != "promoted":
+            found.setdefault(f"{plain(r.get('status'))} {plain(r.get('code') or 'without a code')}", []).append(
+                r["round"]
+            )
+    return [f"{what} ({_rounds(numbers)})" for what, numbers in found.items()]
+
+
+def exclusions(rounds: Sequence[Mapping[str, Any]], key: str = "excluded") -> list[str]:
+    """Return who was left out (``key="warnings"``: warned of), ``Hungary envelope.late (round 9)``."""
+    found: dict[str, list[int]] = {}
+    for r in rounds:
+        for one in items(r, key):
+            found.setdefault(who(one), []).append(r["round"])
+    return [f"{what} ({_rounds(numbers)})" for what, numbers in found.items()]
+
+
+def part(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return the object at ``key``; null and absent are the empty object."""
+    return value.get(key) or {}
+
+
+def items(value: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
+    """Return the list at ``key``; null and absent are the empty list."""
+    return value.get(key) or []
+
+
+def who(one: Mapping[str, Any]) -> str:
+    """Return a member and a code: ``Hungary envelope.late``."""
+    return f"{plain(one.get('member'))} {plain(one.get('code') or '')}".strip()
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a list in prose; names that hold a comma themselves are kept apart by semicolons."""
+    mark = "; " if any("," in name for name in names) else ", "
+    return names[0] if len(names) == 1 else f"{mark.join(names[:-1])} and {names[-1]}"
+
+
+def _apart(a: float, b: float) -> tuple[str, str]:
+    """Return both numbers with three decimals, or as many (up to six) as it takes to tell them apart."""
+    digits = next((d for d in (3, 4, 5) if fixed(a, d) != fixed(b, d)), 6)
+    return fixed(a, digits), fixed(b, digits)
+
+
+def _gap(alone: float, federated: float, personalised: float | None) -> str:
+    """Return what personalising does to the gap of a member that does better alone."""
+    if personalised is None:
+        return "there is no personalised model to compare"
+    if personalised <= alone:
+        return f"the personalised model closes the gap ({fixed(personalised)})"
+    if personalised < federated:
+        return f"the personalised model narrows the gap but does not close it ({fixed(personalised)})"
+    return f"the personalised model does not close the gap ({fixed(personalised)})"
+
+
+def _reached(scores: Mapping[str, Any]) -> str:
+    auc = number(scores.get("auc"))
+    return f"a loss of {fixed(scores.get('loss'))}" + (f" and an AUC of {fixed(auc)}" if auc is not None else "")
+
+
+def _rounds(numbers: Sequence[int]) -> str:
+    few = numbers if len(numbers) <= 6 else numbers[:5]
+    shown = ", ".join(plain(n) for n in few)
+    more = f" and {len(numbers) - len(few)} more" if len(few) < len(numbers) else ""
+    return f"{'round' if len(numbers) == 1 else 'rounds'} {shown}{more}"
+
+
+def counted(value: object, one: str, many: str = "") -> str:
+    """Return a number with its noun: ``1 round``, ``1,200 entries``."""
+    return f"{whole(value)} {one if value == 1 else many or one + 's'}"
+
+
+def whole(value: object) -> str:
+    """Return a whole number with commas, or a dash."""
+    found = number(value)
+    return f"{found:,.0f}" if found is not None else UNDEFINED
+
+
+def per_param(wire: Mapping[str, Any]) -> str:
+    """Return the bytes of an upload for each parameter."""
+    found = number(wire.get("upload_bytes_per_param"))
+    return f"{found:,.1f} bytes" if found is not None else UNDEFINED
+
+
+def in_bytes(value: object) -> str:
+    """Return exact bytes, and a rounded unit from 10,000 on: ``62,180 bytes (62.2 kB)``."""
+    found = number(value)
+    if found is None:
+        return UNDEFINED
+    unit, size = next((u, s) for u, s in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("", 0)) if found >= s)
+    return f"{found:,.0f} bytes" + (f" ({found / size:.1f} {unit})" if found >= 1e4 else "")
+
+
+def in_seconds(value: object) -> str:
+    """Return seconds, short ones as milliseconds, or a dash."""
+    found = number(value)
+    if found is None:
+        return UNDEFINED
+    return f"{found * 1e3:.1f} ms" if found < 0.1 else f"{found:.2f} s"

@@ -1,0 +1,350 @@
+"""``report.html``: the result as one page that needs no script, no font and no network.
+
+Names in a result come from others: they are escaped, and the page forbids scripts and the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from .charts import STYLE, UNDEFINED, Mark, bars, best, escaped, fixed, legend, number, over_rounds, plain
+from .findings import (
+    EVERYBODY,
+    LABELS,
+    METRICS,
+    STATUSES,
+    WAYS,
+    counted,
+    exclusions,
+    in_bytes,
+    in_seconds,
+    items,
+    listed,
+    part,
+    per_param,
+    setbacks,
+    summary,
+    tally,
+    verdicts,
+    who,
+    whole,
+)
+
+_TITLES = {"loss": "Loss", "accuracy": "Accuracy", "auc": "AUC"}
+_SMALL_MODEL = 4096  # parameters; below it the sealed update is mostly one ciphertext of fixed size
+_LIMITS = (
+    "<b>Curious coordinator.</b> It sees sealed updates and only their opened mean, never one member's update.",
+    "<b>Dishonest coordinator.</b> In this version it is trusted to add honestly: nothing proves yet that the"
+    " sum holds every envelope once.",
+    "<b>Whoever gets the model.</b> There is no differential privacy: the final model can leak whether a"
+    " record was among the training rows.",
+    "<b>Dishonest member.</b> The gate bounds the damage that a bad update can do; it does not prove that"
+    " anybody was honest.",
+)
+_SCHEMES = {
+    "shared": "<b>Curious member.</b> Scheme “shared”: any one member together with the coordinator can read"
+    " the updates of the others.",
+    "threshold": "<b>Curious members.</b> Scheme “threshold”: no coalition below the threshold can read an"
+    " update. This scheme has not been reviewed outside the project.",
+}
+
+
+def page(result: Mapping[str, Any]) -> str:
+    """Return the report as one HTML page that is also well-formed XML."""
+    name = escaped(result.get("federation"))
+    sections = (
+        _section("Whom it helps", _members_html(result)),
+        _section("Rounds", _rounds_html(result)),
+        _section("On the wire", _wire_html(result)),
+        _section("Log and model", _log_html(result)),
+        _section("What this protects, and against whom", _limits_html(result)),
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8" />'
+        '<meta name="viewport" content="width=device-width, initial-scale=1" />'
+        '<meta http-equiv="Content-Security-Policy"'
+        " content=\"default-src 'none'; style-src 'unsafe-inline'\" />"
+        f"<title>{name}: federated run</title><style>{STYLE}</style></head><body><header>"
+        f'<p class="over">moonflower · report of a federated run</p><h1>{name}</h1>{_alarms(result)}'
+        f'<p class="lede">{escaped(summary(result))}</p>{_figures(result)}</header>'
+        f"<main>{''.join(sections)}</main>"
+        f"<footer><p>Run <code>{escaped(result.get('run') or UNDEFINED)}</code> · scheme"
+        f" {escaped(result.get('scheme'))}. Every number on this page is also in result.json.</p></footer>"
+        "</body></html>\n"
+    )
+
+
+def _alarms(result: Mapping[str, Any]) -> str:
+    """Return what must be read before anything else, or nothing."""
+    parts = []
+    if part(result, "audit").get("verified") is False:
+        parts.append(
+            '<div class="alarm" role="alert"><strong>✕ The audit log does not verify.</strong>'
+            "<p>Do not rely on the history below, and do not release this model, before the cause is known."
+            " <code>moonflower audit verify</code> names the first bad entry.</p></div>"
+        )
+    rounds = items(result, "rounds")
+    if not any(r.get("status") == "promoted" for r in rounds):
+        parts.append(
+            '<div class="caution"><p><b>No round was promoted.</b> Nothing that was trained in this run'
+            " is part of the model.</p></div>"
+        )
+    return "".join(parts)
+
+
+def _figures(result: Mapping[str, Any]) -> str:
+    """Return the four numbers that people ask for first."""
+    rounds, overall, audit = items(result, "rounds"), part(result, "overall"), part(result, "audit")
+    promoted = sum(r.get("status") == "promoted" for r in rounds)
+    trouble = setbacks(rounds)
+    said = "; ".join(trouble[:3]) + ("; …" if len(trouble) > 3 else "")
+    cells = [("Rounds promoted", f"{promoted} of {len(rounds)}", said or ("none refused" if rounds else ""))]
+    for metric in ("loss", _second([part(overall, way) for way in WAYS])):
+        compared = [
+            f"{fixed(part(overall, way).get(metric))} {way}"
+            for way in ("alone", "pooled")
+            if number(part(overall, way).get(metric)) is not None
+        ]
+        value = fixed(part(overall, "federated").get(metric))
+        cells.append((f"{_TITLES[metric]}, {EVERYBODY}", value, " · ".join(compared)))
+    body = "".join(
+        f"<div><dt>{escaped(label)}</dt><dd>{escaped(value)}<small>{escaped(more)}</small></dd></div>"
+        for label, value, more in cells
+    )
+    entries = counted(audit.get("entries"), "entry", "entries")
+    log = f"<div><dt>Audit log</dt><dd>{_verified(audit)}<small>{entries}</small></dd></div>"
+    return f'<dl class="figures">{body}{log}</dl>'
+
+
+def _second(scores: Sequence[Mapping[str, Any]]) -> str:
+    """Return the metric that stands beside the loss: AUC, or accuracy where a task has no AUC."""
+    known = {metric for one in scores for metric in METRICS if number(one.get(metric)) is not None}
+    return "accuracy" if "accuracy" in known and "auc" not in known else "auc"
+
+
+def _members_html(result: Mapping[str, Any]) -> str:
+    members = [m for m in items(result, "members") if any(part(m, way) for way in WAYS)]
+    unseen = [plain(m.get("name")) for m in items(result, "members") if m not in members]
+    sentences = "".join(f"<li>{escaped(sentence)}</li>" for sentence in verdicts(result))
+    ways = [w for w in WAYS if any(part(m, w).get(k) is not None for m in members for k in METRICS)]
+    charts = ""
+    known = [
+        m for m in METRICS[:3] if any(number(part(one, way).get(m)) is not None for one in members for way in ways)
+    ]
+    for metric in known or METRICS[:3]:
+        groups = [(plain(m.get("name")), {way: number(part(m, way).get(metric)) for way in ways}) for m in members]
+        lower = metric == "loss"
+        title = f"{_TITLES[metric]}, {'lower' if lower else 'higher'} is better"
+        desc = f"Bars for each member: {', '.join(ways)}. The same numbers are in the table below."
+        drawing = bars(
+            groups, title, desc, f"bars-{metric}",
+            lower_is_better=lower, full=None if lower else 1.0, guide=0.5 if metric == "auc" else None,
+        )  # fmt: skip
+        charts += f"<figure><h3>{title}</h3>{drawing}</figure>"
+    missing = [way for way in WAYS if way not in ways]
+    note = (
+        "<b>alone</b>: trained on the member's own rows only, same rounds and epochs. <b>federated</b>: the"
+        " model of this run. <b>personalised</b>: the same with one private number fitted at the member."
+        " <b>pooled</b>: one model on all rows in one place, which nobody can have here; for comparison."
+        " * best of its group. One run with one seed: small differences, above all on few test rows, may be chance."
+    )
+    if "auc" in known:
+        note += " Dotted line: an AUC of 0.5 is guessing."
+    if missing:
+        note += f" Not known here: {listed(missing)}."
+    if unseen:
+        note += f" No numbers of {escaped(listed(unseen))}: a member's numbers stay with the member."
+    return (
+        f'<p class="note">Each member is judged on its own test rows here.</p>'
+        f'<ul class="plain">{sentences}</ul><div class="charts three">{charts}</div>'
+        f'<p class="note">{note}</p><details><summary>The same numbers as a table</summary>'
+        f"{_members_table(result, ways)}</details>"
+    )
+
+
+def _members_table(result: Mapping[str, Any], ways: Sequence[str]) -> str:
+    heads = "".join(f'<th scope="col" class="num">{LABELS[metric]}</th>' for metric in METRICS)
+    body = ""
+    overall = part(result, "overall")
+    subjects = [(m, ways) for m in items(result, "members") if any(part(m, way) for way in ways)]
+    subjects.append(({"name": EVERYBODY, **overall}, [w for w in WAYS if part(overall, w)]))
+    for subject, shown in subjects:
+        columns = {m: {way: number(part(subject, way).get(m)) for way in shown} for m in METRICS}
+        winners = {m: best(values, m == "loss") for m, values in columns.items()}
+        rows = number(subject.get("rows"))
+        head = escaped(subject.get("name")) + (f'<br /><span class="note">{rows:,.0f} rows</span>' if rows else "")
+        lines: list[str] = []
+        for way in shown:
+            cells = "".join(
+                f'<td class="num best">{fixed(columns[m][way])}*</td>'
+                if way in winners[m]
+                else f'<td class="num">{fixed(columns[m][way])}</td>'
+                for m in METRICS
+            )
+            first = f'<th scope="rowgroup" rowspan="{len(shown)}">{head}</th>' if not lines else ""
+            lines.append(f'<tr>{first}<th scope="row">{way}</th>{cells}</tr>')
+        body += f"<tbody>{''.join(lines)}</tbody>" if lines else ""
+    return _scrolled(
+        "Members' numbers",
+        f'<thead><tr><th scope="col">member</th><th scope="col">model</th>{heads}</tr></thead>{body}',
+    )
+
+
+def _rounds_html(result: Mapping[str, Any]) -> str:
+    rounds = items(result, "rounds")
+    if not rounds:
+        return '<p class="none">There was no round.</p>'
+    charts = ""
+    for metric in ("loss", _second([part(r, "metrics") for r in rounds])):
+        title = f"{_TITLES[metric]} over rounds"
+        marks = [
+            Mark(r["round"], str(r.get("status")), number(part(r, "metrics").get(metric)), _note(r, metric),
+                 bool(r.get("excluded")))
+            for r in rounds
+        ]  # fmt: skip
+        desc = f"{len(rounds)} rounds: {tally(rounds)}. The numbers are in the table of rounds."
+        charts += f"<figure><h3>{title}</h3>{over_rounds(marks, title, desc, f'rounds-{metric}')}</figure>"
+    kinds = [s for s in STATUSES if any(r.get("status") == s for r in rounds)]
+    kinds += ["member excluded"] if any(r.get("excluded") for r in rounds) else []
+    events = [*setbacks(rounds), *(f"excluded: {one}" for one in exclusions(rounds))]
+    events += [f"warning: {one}" for one in exclusions(rounds, "warnings")]
+    bullets = "".join(f"<li>{escaped(event)}</li>" for event in events)
+    is_open = ' open="open"' if len(rounds) <= 30 else ""
+    return (
+        f'<div class="charts">{charts}</div>{legend(kinds)}'
+        + (f'<ul class="plain">{bullets}</ul>' if bullets else "<p>Nothing was refused and nobody was excluded.</p>")
+        + f"<details{is_open}><summary>{counted(len(rounds), 'round')} as a table</summary>"
+        + _rounds_table(result, rounds)
+        + "</details>"
+        + '<p class="note">“no.” counts over the whole federation and is never reused. Gate: the version that'
+        " the candidate was compared with, and the median of the members' votes on rows kept for validation: by how"
+        " much it is worse. Clipped: the share of update values cut to the"
+        " agreed range.</p>"
+    )
+
+
+def _rounds_table(result: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> str:
+    names = [plain(m.get("name")) for m in items(result, "members")]
+    words = ("status", "code", "members", "excluded", "warnings")
+    numbers = ("gate against", "gate median", "clipped", "loss", "accuracy", "AUC")
+    heads = '<th scope="col" class="num">round</th><th scope="col" class="num">no.</th>'
+    heads += "".join(f'<th scope="col">{word}</th>' for word in words)
+    heads += "".join(f'<th scope="col" class="num">{word}</th>' for word in numbers)
+    body = ""
+    for r in rounds:
+        members = [plain(m) for m in r.get("members") or []]
+        said = (
+            r.get("code") or UNDEFINED,
+            _present(members, names),
+            ", ".join(who(one) for one in items(r, "excluded")) or UNDEFINED,
+            ", ".join(who(one) for one in items(r, "warnings")) or UNDEFINED,
+        )
+        gate, metrics = part(r, "gate"), part(r, "metrics")
+        measured = (
+            whole(gate.get("baseline")),
+            _signed(gate.get("median")),
+            fixed(r.get("clipped_share")),
+            *(fixed(metrics.get(metric)) for metric in METRICS[:3]),
+        )
+        status = plain(r.get("status"))
+        body += (
+            f'<tr class="{status if status in STATUSES else ""}">'
+            f'<th scope="row" class="num">{escaped(r["round"])}</th>'
+            f'<td class="num">{whole(r.get("number"))}</td><td class="status">{escaped(status)}</td>'
+            + "".join(f"<td>{escaped(text)}</td>" for text in said)
+            + "".join(f'<td class="num">{text}</td>' for text in measured)
+            + "</tr>"
+        )
+    return _scrolled("Rounds", f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody>")
+
+
+def _present(members: Sequence[str], names: Sequence[str]) -> str:
+    """Return the members of a round in few words: ``all 4``, ``all but Hungary``, or their names."""
+    missing = [name for name in names if name not in members]
+    if not members or not set(members) <= set(names) or len(missing) >= len(members):
+        return ", ".join(members) or UNDEFINED
+    return f"all but {listed(missing)}" if missing else f"all {len(names)}"
+
+
+def _wire_html(result: Mapping[str, Any]) -> str:
+    wire = part(result, "wire")
+    params = number(wire.get("params"))
+    pairs = (
+        ("Upload, per member and round", in_bytes(wire.get("upload_bytes"))),
+        ("Upload, per parameter", per_param(wire)),
+        ("Download, per member and round", in_bytes(wire.get("download_bytes"))),
+        ("Parameters", whole(params)),
+        ("Sealing, at a member", in_seconds(wire.get("seal_s"))),
+        ("Adding, at the coordinator", in_seconds(wire.get("add_s"))),
+        ("Opening, at a member", in_seconds(wire.get("open_s"))),
+    )
+    note = ""
+    if params is not None and params < _SMALL_MODEL:
+        note = (
+            '<p class="note">This model is small and a ciphertext has a fixed size: look at the bytes of a'
+            " round, not at bytes for each parameter.</p>"
+        )
+    return _pairs((label, escaped(text)) for label, text in pairs) + note
+
+
+def _log_html(result: Mapping[str, Any]) -> str:
+    audit, model = part(result, "audit"), part(result, "model")
+    path = model.get("path")
+    return _pairs(
+        (
+            ("Audit log", _verified(audit)),
+            ("Entries", escaped(whole(audit.get("entries")))),
+            ("Root", f"<code>{escaped(audit.get('root') or UNDEFINED)}</code>"),
+            ("Model version", escaped(whole(model.get("version")))),
+            ("Model SHA-256", f"<code>{escaped(model.get('sha256') or UNDEFINED)}</code>"),
+            ("Model file", f"<code>{escaped(PurePath(path).name if path else UNDEFINED)}</code>"),
+        )
+    )
+
+
+def _limits_html(result: Mapping[str, Any]) -> str:
+    scheme = plain(result.get("scheme"))
+    other = f"<b>Curious member.</b> Scheme “{escaped(scheme)}”: this page does not know its limits."
+    facts = (_LIMITS[0], _SCHEMES.get(scheme, other), *_LIMITS[1:])
+    text = f'<ul class="plain">{"".join(f"<li>{fact}</li>" for fact in facts)}</ul>'
+    if any(part(m, "pooled") for m in items(result, "members")):
+        text += (
+            '<p class="note">This report compares with models trained alone and pooled, which needs all rows'
+            " in one place: it comes from a simulation. A simulation shows how a federation would do; it"
+            " protects nobody from the machine that ran it.</p>"
+        )
+    return text
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{title}</h2>{body}</section>"
+
+
+def _scrolled(label: str, rows: str) -> str:
+    head = f'<div class="scroll" role="region" aria-label="{escaped(label)}" tabindex="0">'
+    return f"{head}<table>{rows}</table></div>"
+
+
+def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
+    return f'<dl class="pairs">{"".join(f"<dt>{label}</dt><dd>{value}</dd>" for label, value in pairs)}</dl>'
+
+
+def _verified(audit: Mapping[str, Any]) -> str:
+    if audit.get("verified") is True:
+        return "verified ✓"
+    return f'<span class="bad">{"✕ NOT VERIFIED" if audit.get("verified") is False else "not checked"}</span>'
+
+
+def _note(r: Mapping[str, Any], metric: str) -> str:
+    """Return a round in words, for its mark on a chart."""
+    parts = [f"Round {plain(r['round'])}: {plain(r.get('status'))}", plain(r.get("code") or "")]
+    parts.append(f"{LABELS[metric]} {fixed(part(r, 'metrics').get(metric))}")
+    parts += [f"excluded {who(one)}" for one in items(r, "excluded")]
+    return ", ".join(filter(None, parts))
+
+
+def _signed(value: object) -> str:
+    found = number(value)
+    return fixed(found) if found is None or found <= 0 else f"+{fixed(found)}"

@@ -1,0 +1,160 @@
+"""Checking a whole log offline.
+
+Rules:
+1. Nothing in the source is trusted but what the log's key signed. A row's place is attested three times, by
+   its row number, the entry's own index and the size in its checkpoint; its content once, by the root there.
+2. The checks run from the first entry on, so that the first that fails is the first that was touched.
+3. Cutting off the last entries with their checkpoints is seen only with a checkpoint that was kept elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...canonical import canonical, parse_canonical
+from ...crypto import merkle
+from ...crypto.merkle import Frontier
+from ...crypto.note import Checkpoint, Verifier, open_checkpoint
+from ...errors import AuditError, Refused
+from .source import Record, opened
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`verify` found.
+
+    Attributes:
+        ok: the whole log verifies.
+        entries: number of entries that verify, from the first on.
+        root: Merkle root over those, in hex.
+        first_bad: index of the first entry that cannot be trusted; None if no entry is at fault.
+        code: the ``audit.*`` code, or "".
+        reason: one sentence for a person, or "".
+    """
+
+    ok: bool
+    entries: int
+    root: str
+    first_bad: int | None
+    code: str
+    reason: str = ""
+
+
+def verify(source: Path, public_key_text: str, checkpoint_text: str | None = None) -> Report:
+    """Check a whole log offline, entry by entry; the source is never changed.
+
+    Args:
+        source: a ``moonflower.db``, a folder that holds one, or an export.
+        public_key_text: the content of ``log.pub``.
+        checkpoint_text: a signed checkpoint that was kept elsewhere. With it a cut-off tail is seen
+            (audit.truncated), and a history that the key's owner rewrote (audit.fork).
+
+    Raises:
+        InputError: the key is not one, or the source is no log (config.key, config.state).
+    """
+    verifier = Verifier.parse(public_key_text.strip())
+    refused = kept = kept_root = None
+    if checkpoint_text is not None:
+        try:
+            kept = open_checkpoint(checkpoint_text, verifier)
+        except Refused as error:
+            refused = error
+    frontier = Frontier()
+    with opened(source) as history:
+        try:
+            for record in history.records:
+                frontier = _next(frontier, record, history.records, verifier)
+                if kept is not None and kept.size == frontier.size:
+                    kept_root = frontier.root()
+            if history.tree is not None:
+                _compare_tree(frontier, *history.tree)
+            if kept is not None:
+                _compare_kept(frontier, kept, kept_root or merkle.EMPTY_ROOT)
+        except AuditError as error:
+            return Report(False, frontier.size, frontier.root().hex(), error.first_bad, error.code, str(error))
+    if refused is not None:
+        return Report(False, frontier.size, frontier.root().hex(), None, refused.code, f"checkpoint: {refused}")
+    return Report(True, frontier.size, frontier.root().hex(), None, "")
+
+
+def _next(frontier: Frontier, record: Record, later: Iterable[Record], verifier: Verifier) -> Frontier:
+    """Return the frontier with this record's entry, after every check on it.
+
+    Raises:
+        AuditError: a check failed; ``later``, what follows, was read to tell a swap from a removal.
+    """
+    at = frontier.size
+    if record.fault:
+        raise AuditError(record.fault, f"entry {at} cannot be read", first_bad=at)
+    if record.place is not None and record.place != at:
+        raise _displaced(at, record.place, ())
+    try:
+        checkpoint = open_checkpoint(record.note, verifier)
+    except Refused as error:
+        raise AuditError(error.code, f"entry {at}: {error}", first_bad=at) from error
+    if checkpoint.size != at + 1:
+        raise _displaced(at, checkpoint.size - 1, (_size_in(other.note) - 1 for other in later))
+    leaf = merkle.leaf_hash(record.entry)
+    grown = frontier.append(leaf)
+    index = _index_in(record.entry)
+    if grown.root() != checkpoint.root:
+        if index is None or index == at or _root_with_index(frontier, record.entry, at) == checkpoint.root:
+            raise AuditError("audit.entry", f"entry {at} is not the one that was signed", first_bad=at)
+        raise _displaced(at, index, (_index_in(other.entry) for other in later))
+    if record.leaf is not None and record.leaf != leaf:
+        raise AuditError("audit.entry", f"entry {at}: the stored hash is not that of the entry", first_bad=at)
+    if index != at:
+        raise AuditError("audit.order", f"entry {at} was signed with the index {index}", first_bad=at)
+    return grown
+
+
+def _displaced(at: int, found: int, later: Iterable[int | None]) -> AuditError:
+    """Return the error of finding entry ``found`` at place ``at``; ``later``: what the next places hold."""
+    code = "audit.order" if found < at or at in later else "audit.missing"
+    return AuditError(code, f"expected entry {at}, found entry {found} in its place", first_bad=at)
+
+
+def _compare_tree(frontier: Frontier, size: int, root: bytes) -> None:
+    """Check that the database's own tree is the one over its entries."""
+    if size > frontier.size:
+        message = f"expected the {size} entries of the log's tree, got {frontier.size}"
+        raise AuditError("audit.truncated", message, first_bad=frontier.size)
+    if (size, root) != (frontier.size, frontier.root()):
+        message = f"the log's tree of {size} entries is not the one over its {frontier.size} entries"
+        raise AuditError("audit.fork", message, first_bad=size)
+
+
+def _compare_kept(frontier: Frontier, kept: Checkpoint, found: bytes) -> None:
+    """Check the log against a checkpoint that was kept elsewhere; ``found``: the log's root at its size.
+
+    Of two trees of one size no entry can be named as the first to differ: the newest one under them is.
+    """
+    if kept.size > frontier.size:
+        message = f"expected the {kept.size} entries of the checkpoint, got {frontier.size}"
+        raise AuditError("audit.truncated", message, first_bad=frontier.size)
+    if kept.root != found:
+        message = f"the checkpoint of size {kept.size} has the root {kept.root.hex()}, the log has {found.hex()}"
+        raise AuditError("audit.fork", message, first_bad=max(kept.size - 1, 0))
+
+
+def _index_in(entry: bytes) -> int | None:
+    """Return the index that an unchecked entry claims, or None."""
+    try:
+        value = parse_canonical(entry)
+    except ValueError:
+        return None
+    index = value.get("index") if isinstance(value, dict) else None
+    return index if type(index) is int else None
+
+
+def _root_with_index(frontier: Frontier, entry: bytes, index: int) -> bytes:
+    """Return the root if ``entry`` had this index: tells an edited index from a displaced entry."""
+    return frontier.append(merkle.leaf_hash(canonical(parse_canonical(entry) | {"index": index}))).root()
+
+
+def _size_in(note: str) -> int:
+    """Return the size that an unchecked checkpoint claims, or 0."""
+    size = note.split("\n", 2)[1:2]
+    return int(size[0]) if size and len(size[0]) < 20 and size[0].isascii() and size[0].isdigit() else 0

@@ -1,0 +1,288 @@
+"""The documents against the code: links, codes, events, fields, constants, drills, commands, help, names of tests."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+import shlex
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import typer.main
+from click.testing import CliRunner
+from moonflower import drill
+from moonflower.__main__ import app
+from moonflower.crypto.context import RoundContext
+from moonflower.crypto.envelope import Header
+from moonflower.crypto.planner import Plan
+from moonflower.crypto.statement import Statement
+from moonflower.server.records.audit import EVENTS
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "configs/data/README.md"])
+PROTOCOL = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")
+ROOMS = ("client", "server", "crypto", "configs")
+CODE = re.compile(r"[a-z]+\.[a-z_]+")
+
+
+def page_id(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def section(text: str, title: str) -> str:
+    """Return what stands under a heading of the second level."""
+    _, found, rest = text.partition(f"\n## {title}\n")
+    assert found, f"no section {title!r}"
+    return rest.partition("\n## ")[0]
+
+
+def rows(text: str) -> list[list[str]]:
+    """Return the cells of all table rows, headings and rules left out."""
+    lines = [line.strip() for line in text.splitlines() if line.strip().startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    return [line for line in cells if not set(line[0]) <= {"-", "|", " "} and "`" in line[0]]
+
+
+def ticked(text: str) -> list[str]:
+    return re.findall(r"`([^`\n]+)`", text)
+
+
+# Links and names
+
+
+def anchors(page: Path) -> set[str]:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    heads = re.findall(r"^#+ (.+)$", text, flags=re.M)
+    made = {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+    return made | set(re.findall(r'<a id="([^"]+)">', text))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        found = (page.parent / file).resolve() if file else page
+        assert found.is_file(), f"{target} does not exist"
+        assert found.is_relative_to(ROOT)
+        if anchor:
+            assert anchor in anchors(found), f"{target}: no such heading"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_named_files_and_tests_exist(page: Path) -> None:
+    tests = {
+        name for file in ROOT.glob("tests/test_*.py") for name in re.findall(r"^def (test_\w+)", file.read_text(), re.M)
+    }
+    for name in ticked(page.read_text(encoding="utf-8")):
+        if re.fullmatch(r"test_\w+", name) and name not in ("test_column", "test_fraction"):
+            assert name in tests, f"there is no test {name}"
+        if re.fullmatch(rf"({'|'.join(ROOMS)}|tests|docs)/[\w./-]+\.(py|toml|md)", name):
+            assert (ROOT / name).is_file(), f"there is no file {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_no_page_names_a_machine(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for wrong in ("/work/", "/tmp/", "/root/", "/home/", "pypi", "localhost"):
+        assert wrong not in text.lower()
+
+
+# Codes, events, fields, constants
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    files = [*ROOT.glob("*.py"), *(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))]
+    return {file.relative_to(ROOT).as_posix(): ast.parse(file.read_text(encoding="utf-8")) for file in files}
+
+
+def strings(tree: ast.AST) -> set[str]:
+    """Return the string constants of code; parts of f-strings do not count."""
+    inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in inside]
+    return {node.value for node in found if isinstance(node.value, str)}
+
+
+def raised_codes(tree: ast.AST) -> set[str]:
+    """Return the literal first arguments of errors."""
+    names = {"Refused", "InputError", "Ended", "AuditError", "TooFew"}
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args]
+    firsts = [call.args[0] for call in calls if isinstance(call.func, ast.Name) and call.func.id in names]
+    return {first.value for first in firsts if isinstance(first, ast.Constant) and isinstance(first.value, str)}
+
+
+@cache
+def documented_codes() -> dict[str, set[str]]:
+    """Return the table of codes: code → files in which it is said to be raised."""
+    found: dict[str, set[str]] = {}
+    for cells in rows(section(PROTOCOL, "Codes")):
+        for code in ticked(cells[0]):
+            assert CODE.fullmatch(code), code
+            assert code not in found, f"{code} is listed twice"
+            found[code] = set(ticked(cells[1]))
+    return found
+
+
+def made_codes() -> dict[str, set[str]]:
+    """Return the codes that an f-string makes: ``config.<field>`` at the guard and at enrolment."""
+    makers = {
+        file
+        for file, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.JoinedStr)
+        and isinstance(node.values[0], ast.Constant)
+        and re.match(r"[a-z_]+\.$", str(node.values[0].value))
+    }
+    assert makers == {"client/guard.py", "server/enrolment.py"}, "a new f-string makes codes: list them here"
+    app_strings, guard_strings = strings(trees()["client/app.py"]), strings(trees()["client/guard.py"])
+    limits = {"min_members", "rounds", "local_epochs", "train_timeout_s"}
+    agreed, sizes = {"schema", "task", "package", "layout", "start"}, {"update", "statistics", "tallies"}
+    assert limits <= guard_strings
+    assert agreed | sizes <= app_strings
+    made: dict[str, set[str]] = {f"config.{name}": {"client/guard.py"} for name in limits}
+    return made | {f"config.{name}": {"server/enrolment.py"} for name in agreed | {f"{s}_size" for s in sizes}}
+
+
+@cache
+def codes_in_code() -> dict[str, set[str]]:
+    families = {code.partition(".")[0] for code in documented_codes()}
+    found = made_codes()
+    for file, tree in trees().items():
+        family = {text for text in strings(tree) if CODE.fullmatch(text) and text.partition(".")[0] in families}
+        for code in family | raised_codes(tree):
+            found.setdefault(code, set()).add(file)
+    return found
+
+
+def test_the_table_of_codes_is_the_codes_of_the_code() -> None:
+    said, real = documented_codes(), codes_in_code()
+    assert sorted(said.keys() - real.keys()) == [], "documented, but nothing raises them"
+    assert sorted(real.keys() - said.keys()) == [], "raised, but not documented"
+
+
+@pytest.mark.parametrize("code", sorted(documented_codes()))
+def test_a_code_is_raised_where_the_table_says(code: str) -> None:
+    real = codes_in_code().get(code, set())
+    assert documented_codes()[code] == real, "the cell should hold: " + ", ".join(f"`{file}`" for file in sorted(real))
+
+
+def test_every_event_of_the_log_is_listed() -> None:
+    listed = rows(section(PROTOCOL, "The audit log"))
+    assert sorted(event for cells in listed for event in ticked(cells[0])) == sorted(EVENTS)
+    logged = set().union(*(strings(tree) for file, tree in trees().items() if file != "server/records/audit.py"))
+    for cells in listed:
+        for event in ticked(cells[0]):
+            if event not in ("refused", "failed", "rejected"):  # plain words, in the code for other reasons
+                assert (cells[2] == "yes") == (event in logged), f"{event}: logged today? {cells[2]}"
+
+
+@pytest.mark.parametrize(
+    ("title", "kind"),
+    [
+        ("RoundContext", RoundContext),
+        ("RoundContext", Plan),
+        ("Envelope", Header),
+        ("Statement, vote, proof", Statement),
+    ],
+)
+def test_every_field_is_described(title: str, kind: Any) -> None:
+    names = set(ticked(section(PROTOCOL, title)))
+    assert {field.name for field in dataclasses.fields(kind)} <= names
+
+
+def test_every_signature_has_its_domain() -> None:
+    calls = [node for tree in trees().values() for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    signing = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "sign"]
+    kinds = {call.args[0].value for call in signing if len(call.args) == 2 and isinstance(call.args[0], ast.Constant)}
+    table = rows(section(PROTOCOL, "Signatures, cards, pins, rosters"))
+    assert {ticked(cells[0])[0] for cells in table} == kinds
+
+
+@pytest.mark.parametrize("cells", rows(section(PROTOCOL, "Constants")), ids=lambda cells: cells[0].strip("`"))
+def test_constants_have_the_stated_value(cells: list[str]) -> None:
+    module, _, name = ticked(cells[0])[0].rpartition(".")
+    assert repr(getattr(import_module(f"moonflower.{module}"), name)) == cells[1]
+
+
+def test_every_route_and_rule_is_there() -> None:
+    from moonflower.client.app import ROUTES
+
+    assert set(ROUTES) == {ticked(cells[0])[0] for cells in _routes()}
+    numbered = re.findall(r"^\| (\d+) \| \*\*", section(PROTOCOL, "The thirteen rules"), flags=re.M)
+    assert numbered == [str(number) for number in range(1, 14)]
+
+
+def _routes() -> list[list[str]]:
+    lines = [line for line in section(PROTOCOL, "The exchanges, in order").splitlines() if re.match(r"\| \d ", line)]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")][1:] for line in lines]
+
+
+# Drills, commands, help
+
+
+def test_every_drill_has_its_row_and_its_command() -> None:
+    table = rows((ROOT / "docs/drills.md").read_text(encoding="utf-8"))
+    assert [ticked(cells[0])[0] for cells in table] == list(drill.KINDS)
+    for cells in table:
+        assert f"--drill {ticked(cells[0])[0]}@" in cells[3]
+        for code in ticked(cells[2]):
+            assert code in documented_codes() or code in ("gate.", "train_timeout_s")
+
+
+def command() -> click.Command:
+    return typer.main.get_command(app)
+
+
+def shown_commands() -> list[tuple[str, str]]:
+    """Return every ``moonflower …`` line of a shell block or in back ticks, with its page."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        blocks = "\n".join(re.findall(r"^```sh\n(.*?)^```", text, flags=re.M | re.S)).splitlines()
+        plain = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+        found += [(page_id(page), line) for line in [*blocks, *ticked(plain)] if line.startswith("moonflower ")]
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), shown_commands())
+def test_shown_commands_and_options_exist(page: str, line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    here: Any = command()
+    while words and isinstance(here, click.Group):
+        name = words.pop(0)
+        if name == "--help":
+            return
+        assert name in here.commands, f"{page}: {line!r}: there is no command {name!r}"
+        here = here.commands[name]
+    options = {option for parameter in here.params for option in parameter.opts} | {"--help"}
+    assert {word for word in words if word.startswith("-")} <= options, f"{page}: {line!r}"
+    for word in words:
+        if word.startswith("configs/"):
+            assert (ROOT / word).is_file(), f"{page}: {line!r}"
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a help text; frames and line breaks do not count."""
+    return re.sub(r"[╭╮╰╯│─]", " ", text).split()
+
+
+def test_the_help_in_the_readme_is_the_real_one() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.search(r"^\$ moonflower --help\n(.*?)^```", readme, flags=re.M | re.S)
+    assert shown is not None
+    said = CliRunner().invoke(command(), ["--help"], prog_name="moonflower", env={"COLUMNS": "80"})
+    assert said.exit_code == 0
+    assert words_of(shown.group(1)) == words_of(said.output)
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"`make (\w+)`", (ROOT / "CONTRIBUTING.md").read_text()))))
+def test_make_targets_exist(target: str) -> None:
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.M)

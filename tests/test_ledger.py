@@ -1,0 +1,176 @@
+"""The member's ledger: what it keeps over a restart, what it lets go, and who may read it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from moonflower.client.guard import Remembered
+from moonflower.client.ledger import Ledger
+from moonflower.crypto.keys import EpochKey, EpochTerms
+from moonflower.errors import InputError
+from moonflower.server.records.store import FILE_NAME, Store
+from sqlalchemy.exc import IntegrityError
+
+TERMS = EpochTerms("heart", 1, "a" * 64, "b" * 64)
+KEY = EpochKey(TERMS, b"he-key", b"secret")
+SEALED = Remembered("context", "header", 0.05, b"envelope")
+
+
+@pytest.fixture(params=["file", "memory"])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
+    with closing(Ledger(tmp_path / "ledger.db" if request.param == "file" else None)) as opened:
+        yield opened
+
+
+def test_an_epoch_counts_once_all_members_confirmed_it(ledger: Ledger) -> None:
+    assert ledger.epoch(1, confirmed=False) is None
+    ledger.keep_epoch(KEY)
+    assert (ledger.epoch(1), ledger.epoch(1, confirmed=False)) == (None, KEY)
+    ledger.confirm_epoch(2)
+    assert ledger.epoch(1) is None
+    ledger.confirm_epoch(1)
+    assert ledger.epoch(1) == KEY
+
+
+def test_another_deal_of_an_epoch_is_to_be_confirmed_again(ledger: Ledger) -> None:
+    ledger.keep_epoch(KEY)
+    ledger.confirm_epoch(1)
+    other = replace(KEY, secret=b"another")
+    ledger.keep_epoch(other)
+    assert (ledger.epoch(1), ledger.epoch(1, confirmed=False)) == (None, other)
+
+
+def test_an_envelope_is_remembered_once(ledger: Ledger) -> None:
+    assert ledger.sealed("update", "run", 1) is None
+    ledger.remember_sealed("update", "run", 1, SEALED)
+    assert ledger.sealed("update", "run", 1) == SEALED
+    with pytest.raises(IntegrityError):
+        ledger.remember_sealed("update", "run", 1, replace(SEALED, envelope=b"another"))
+    assert ledger.sealed("update", "run", 1) == SEALED, "rule 7: a second envelope for one round leaves no trace"
+
+
+def test_older_rounds_keep_their_digests_and_lose_their_bytes(ledger: Ledger) -> None:
+    ledger.remember_sealed("update", "run", 1, SEALED)
+    ledger.remember_sealed("tallies", "run", 1, SEALED)
+    ledger.remember_sealed("update", "other", 1, SEALED)
+    ledger.remember_sealed("update", "run", 2, SEALED)
+    assert ledger.sealed("update", "run", 1) == replace(SEALED, envelope=None)
+    for kept in (("update", "run", 2), ("tallies", "run", 1), ("update", "other", 1)):
+        assert ledger.sealed(*kept) == SEALED
+
+
+def test_a_base_is_opened_for_its_first_set_for_good(ledger: Ledger) -> None:
+    assert ledger.opened("update", "base") is None
+    ledger.remember_opening("update", "base", ["C", "A", "B"])
+    ledger.remember_opening("update", "base", ["A", "B"])
+    ledger.remember_opening("statistics", "base", ["A"])
+    assert ledger.opened("update", "base") == ["A", "B", "C"]
+    assert ledger.opened("statistics", "base") == ["A"]
+
+
+def test_only_the_newest_model_keeps_its_bytes_and_all_their_metrics(ledger: Ledger) -> None:
+    assert (ledger.model("m1"), ledger.metric("m1")) == (None, None)
+    ledger.keep_metric("m1", 0.5)
+    ledger.keep_model("m1", b"one")
+    ledger.keep_model("m2", b"two")
+    ledger.keep_metric("m2", None)
+    assert (ledger.model("m1"), ledger.metric("m1")) == (None, 0.5)
+    assert (ledger.model("m2"), ledger.metric("m2")) == (b"two", None)
+
+
+def test_facts_are_json_and_the_last_one_holds(ledger: Ledger) -> None:
+    assert ledger.fact("rows") is None
+    for value in (3, [1, 2.5], {"a": None}):
+        ledger.keep_fact("rows", value)
+        assert ledger.fact("rows") == value
+
+
+def test_two_ledgers_share_nothing(tmp_path: Path) -> None:
+    with (
+        closing(Ledger(tmp_path / "a.db")) as a,
+        closing(Ledger(tmp_path / "b.db")) as b,
+        closing(Ledger(None)) as c,
+        closing(Ledger(None)) as d,
+    ):
+        for one in (a, c):
+            one.keep_epoch(KEY)
+            one.keep_fact("rows", 1)
+        for other in (b, d):
+            assert other.epoch(1, confirmed=False) is None
+            assert other.fact("rows") is None
+
+
+def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path / "ledger.db")) as before:
+        before.keep_epoch(KEY)
+        before.confirm_epoch(1)
+        before.remember_sealed("update", "run", 1, SEALED)
+        before.remember_opening("update", "base", ["A"])
+        before.keep_model("m1", b"one")
+        before.keep_metric("m1", 0.25)
+        before.keep_fact("rows", 7)
+    with closing(Ledger(tmp_path / "ledger.db")) as after:
+        assert after.epoch(1) == KEY
+        assert after.sealed("update", "run", 1) == SEALED
+        assert after.opened("update", "base") == ["A"]
+        assert (after.model("m1"), after.metric("m1"), after.fact("rows")) == (b"one", 0.25, 7)
+
+
+def test_what_was_written_is_on_disk_before_the_call_returns(tmp_path: Path) -> None:
+    """Another process sees it while the first is still open: as after a kill."""
+    with closing(Ledger(tmp_path / "ledger.db")) as one, closing(Ledger(tmp_path / "ledger.db")) as two:
+        one.remember_sealed("update", "run", 1, SEALED)
+        assert two.sealed("update", "run", 1) == SEALED
+
+
+# It holds keys
+
+
+@pytest.fixture
+def open_umask() -> Iterator[None]:
+    old = os.umask(0)
+    yield
+    os.umask(old)
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_nobody_else_may_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    with closing(Ledger(path)) as ledger:
+        ledger.keep_epoch(KEY)
+        modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(("ledger.db", "ledger.db-wal", "ledger.db-shm"), 0o600)
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o640, 0o620, 0o666])
+def test_one_that_others_could_read_is_refused_and_left_alone(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "ledger.db"
+    Ledger(path).close()
+    path.chmod(mode)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=f"expected mode 0600, got {mode:04o}") as refusal:
+        Ledger(path)
+    assert (refusal.value.code, refusal.value.hint) == ("config.state", f"chmod 600 {path}")
+    assert path.read_bytes() == before
+
+
+def test_rooms_do_not_open_each_others_files(tmp_path: Path) -> None:
+    rooms: list[tuple[Callable[[Path], object], Callable[[Path], object]]] = [(Ledger, Store), (Store, Ledger)]
+    for number, (mine, theirs) in enumerate(rooms):
+        path = tmp_path / f"{number}-{FILE_NAME}"
+        with closing(mine(path)):  # type: ignore[type-var]
+            pass
+        path.chmod(0o600)
+        with pytest.raises(InputError, match="expected a moonflower database, got application id 0x6d666c") as refusal:
+            theirs(path)
+        assert refusal.value.code == "config.state"
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be opened as a database"):
+        Ledger(tmp_path / "missing" / "ledger.db")
