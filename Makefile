@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test unit figures lint types wheel dev clean
+.PHONY: help demo test unit soak figures lint types wheel dev clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo       install, then train the heart federation and show what each hospital gained"
 	@echo "make test       install, then run every test"
 	@echo "make unit       the fast tests only"
+	@echo "make soak       feed 100,000 hostile inputs to every parser of the wire, coverage-guided"
 	@echo "make figures    measure what the README claims, on five folds of both data sets"
 	@echo "make lint       ruff and the import contracts"
 	@echo "make types      mypy, strict"
@@ -26,6 +27,10 @@ test: dev
 
 unit: dev
 	$(BIN)/python -m pytest tests -m "not slow"
+
+soak: dev
+	$(PIP) --quiet --editable '.[soak]'
+	$(BIN)/python tests/fuzzing.py -runs=100000 -seed=1
 
 figures: dev
 	$(BIN)/python tests/figures.py

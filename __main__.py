@@ -17,21 +17,22 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before flwr is imported:
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 from .client.commands import predict, schema
+from .crypto_commands import bench, crypto
 from .server.commands import audit, model
 from .simulate_command import simulate
 
 app = typer.Typer(
     name="moonflower",
     no_args_is_help=True,
-    suggest_commands=False,  # click does; both would say it twice
     pretty_exceptions_enable=False,
     add_completion=False,
     help="Organisations train one model together; the coordinator sees sealed updates and their opened mean. "
-    "In this version the coordinator is trusted to add honestly; docs/threat-model.md says against whom "
-    "moonflower protects, and against whom not.",
+    "docs/threat-model.md says against whom moonflower protects, and against whom not.",
 )
 app.command("simulate")(simulate)
 app.command("predict")(predict)
+app.command("bench")(bench)
+app.add_typer(crypto, name="crypto")
 app.add_typer(model, name="model")
 app.add_typer(audit, name="audit")
 app.add_typer(schema, name="schema")

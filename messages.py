@@ -7,10 +7,10 @@ nothing but an envelope, so a plaintext update is refused by type at both ends.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .canonical import canonical, parse_canonical
 from .crypto.envelope import RawEnvelope
@@ -18,6 +18,8 @@ from .errors import Refused
 
 ENVELOPE, BLOB = "moonflower.envelope.v1", "moonflower.blob.v1"
 M = TypeVar("M", bound="Body")
+Shared = Literal["schema", "task", "package", "layout", "start"]
+Size = Literal["update", "statistics", "tallies"]
 
 
 class Body(BaseModel):
@@ -112,8 +114,14 @@ class Enrolled(Body):
 
     kind = "enrolled"
     card: dict[str, Any]
-    agreed: dict[str, str]
-    sizes: dict[str, int]
+    agreed: dict[Shared, str]
+    sizes: dict[Size, int]
+
+    @model_validator(mode="after")
+    def _whole(self) -> Enrolled:
+        if len(self.agreed) != 5 or len(self.sizes) != 3 or min(self.sizes.values()) < 0:
+            raise ValueError("a digest or size is missing")
+        return self
 
 
 class MakeDeals(Body):
@@ -208,7 +216,8 @@ class Open(Body):
     Attributes:
         members: set A, sorted.
         headers, signatures: each member's signed envelope header.
-        total: the sealed sum.
+        seeds: each member's seeds, whose digest its header signs.
+        total: the sealed sum: residues without seeds.
         best: SHA-256 of the best promoted version, the gate's reference.
         upload: whether this member shall send the result along.
     """
@@ -223,6 +232,7 @@ class Open(Body):
     members: list[str]
     headers: dict[str, bytes]
     signatures: dict[str, bytes]
+    seeds: dict[str, bytes]
     total: bytes
     best: str
     upload: bool

@@ -36,8 +36,8 @@ _TITLES = {"loss": "Loss", "accuracy": "Accuracy", "auc": "AUC"}
 _SMALL_MODEL = 4096  # parameters; below it the sealed update is mostly one ciphertext of fixed size
 _LIMITS = (
     "<b>Curious coordinator.</b> It sees sealed updates and only their opened mean, never one member's update.",
-    "<b>Dishonest coordinator.</b> In this version it is trusted to add honestly: nothing proves yet that the"
-    " sum holds every envelope once.",
+    "<b>Dishonest coordinator.</b> Members open nothing but the exact sum of the envelopes that it lists, once each;"
+    " it can still stop the run, or leave members out of a round.",
     "<b>Whoever gets the model.</b> There is no differential privacy: the final model can leak whether a"
     " record was among the training rows.",
     "<b>Dishonest member.</b> The gate bounds the damage that a bad update can do; it does not prove that"

@@ -38,7 +38,6 @@ def simulate(
     """Run a whole federation in this process, sealed as live, and show what each member gained.
 
     All members' keys and data are in one process here, so a simulation protects nobody from whoever runs it.
-    The coordinator is trusted to add honestly in this version.
     """
     rounds = load_run(config, overrides or ()).training.rounds
     from .simulation import simulate as run_simulation  # torch and flwr take seconds: first look at the config

@@ -10,8 +10,8 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,11 @@ from .. import __version__
 from ..canonical import digest
 from ..configs.settings import FloorSettings, Offer
 from ..crypto import envelope as envelopes
-from ..crypto import keys, planner, quantise, statement, version
+from ..crypto import keys, planner, quantise, sealed, statement, version
 from ..crypto.context import RoundContext
 from ..crypto.identity import Identity, Roster, parse_roster
+from ..crypto.mac import Mac
+from ..crypto.quantise import Contribution, OpenedSum
 from ..crypto.secret import SecretKey
 from ..errors import MoonflowerError, Refused
 from ..messages import (
@@ -41,9 +43,11 @@ from ..messages import (
     Refusal,
     Seal,
     Sealed,
+    Shared,
+    Size,
     TakeDeal,
 )
-from . import guard
+from . import guard, outcome
 from .guard import Remembered
 from .ledger import Ledger
 from .train import Learner
@@ -58,8 +62,9 @@ class Agreed:
     """What this member agreed to for a run at enrolment."""
 
     offer: Offer
+    digest: str
     learner: Learner
-    sizes: dict[str, int]
+    sizes: Mapping[Size, int]
 
 
 @dataclass(frozen=True)
@@ -70,15 +75,11 @@ class Seated:
     template: RoundContext
     plan: planner.Plan
     key: SecretKey
+    secret: bytes = field(repr=False)
 
-
-@dataclass(frozen=True)
-class Contribution:
-    """What a member adds to a sum: signed values and counters, and the share of values that was clipped."""
-
-    values: quantise.Ints
-    counters: tuple[int, ...]
-    clipped_share: float = 0.0
+    def mac(self, context: RoundContext) -> Mac:
+        """Return the authenticated sum's MAC for a round."""
+        return Mac(self.secret, context.digest, self.plan)
 
 
 class Member:
@@ -113,9 +114,13 @@ class Member:
         learner = self._learner_for(offer)
         start, summary = learner.start(), learner.summary()
         learner.prepare(learner.scaling(summary.tolist()))  # its own, until the federation's is opened
-        sizes = {"update": len(start), "statistics": 1 + len(summary), "tallies": len(learner.tally(start))}
-        self._agreed[request.run] = Agreed(offer, learner, sizes)
-        agreed = {
+        sizes: dict[Size, int] = {
+            "update": len(start),
+            "statistics": 1 + len(summary),
+            "tallies": len(learner.tally(start)),
+        }
+        self._agreed[request.run] = Agreed(offer, digest(request.offer), learner, sizes)
+        agreed: dict[Shared, str] = {
             "schema": self._schema_digest,
             "task": digest(offer.task.model_dump(mode="json")),
             "package": __version__,
@@ -158,8 +163,11 @@ class Member:
             epoch=request.epoch,
             roster=roster.digest,
             min_members=agreed.offer.federation.min_members,
+            offer=agreed.digest,
         )
-        self._seated[request.run, request.epoch] = Seated(roster, template, plan, SecretKey(plan, key.he_key))
+        self._seated[request.run, request.epoch] = Seated(
+            roster, template, plan, SecretKey(plan, key.he_key), key.secret
+        )
         return DealAnswer(**keys.sign_answer(self.identity, key))
 
     def confirm(self, request: Confirm) -> Done:
@@ -176,10 +184,10 @@ class Member:
         """Return this member's envelope: statistics, an update trained from a proved base, or tallies."""
         agreed, seat = self._seat(request)
         context = guard.round_context(seat.template, request)
-        sealed = self.ledger.sealed(context.purpose, context.run, context.number)
-        guard.check_seal(context, sealed)
+        kept = self.ledger.sealed(context.purpose, context.run, context.number)
+        guard.check_seal(context, kept)
         seconds = 0.0
-        if sealed is None:
+        if kept is None:
             base = self._base(agreed, seat, context, request)
             contribution = self._contribution(agreed, seat, context, base)
             began = time.perf_counter()
@@ -187,12 +195,12 @@ class Member:
             seconds = time.perf_counter() - began
             header, _ = envelopes.split(raw)
             share = round(contribution.clipped_share / SHARE_STEP) * SHARE_STEP
-            sealed = Remembered(context.digest, header.digest, min(share, 1.0), raw.data)
-            self.ledger.remember_sealed(context.purpose, context.run, context.number, sealed)
-        assert sealed.envelope is not None
+            kept = Remembered(context.digest, header.digest, min(share, 1.0), raw.data)
+            self.ledger.remember_sealed(context.purpose, context.run, context.number, kept)
+        assert kept.envelope is not None
         return Sealed(
-            envelope=envelopes.RawEnvelope(sealed.envelope),
-            clipped_share=sealed.clipped_share,
+            envelope=envelopes.RawEnvelope(kept.envelope),
+            clipped_share=kept.clipped_share,
             seal_s=seconds,
         )
 
@@ -203,38 +211,43 @@ class Member:
         own = self.ledger.sealed(context.purpose, context.run, context.number)
         key = self._opening_key(agreed, context)
         opened_before = self.ledger.opened(context.purpose, key)
-        headers = guard.check_opening(context, request, own, opened_before, seat.roster, self.floor)
-        self.ledger.remember_opening(context.purpose, key, request.members)
+        chosen = guard.check_opening(context, request, own, opened_before, seat.roster, self.floor)
+        values, counters = self._shape(agreed, context)
+        lanes = values + counters * seat.plan.limbs
         began = time.perf_counter()
-        sums = self._open_sum(agreed, seat, context, request)
+        sealed.check_total(seat.mac(context), chosen.tags, request.total, lanes, seat.plan)
+        self.ledger.remember_opening(context.purpose, key, request.members)
+        rows = sealed.open_total(seat.key, request.total, request.seeds, lanes, seat.plan)
+        sums = OpenedSum(rows, values, counters, len(request.members), seat.plan)
+        found = self._outcome(agreed, context, chosen.digests, sums)
         seconds = time.perf_counter() - began
-        conclude = {"statistics": self._start, "update": self._candidate, "tallies": self._report}
-        said, result = conclude[context.purpose](agreed, context, headers, sums)
+        said, result = found.statement, found.result
         vote = self._vote(agreed, result, request.best) if result and context.purpose == "update" else None
         encoded = said.encode()
         return Opened(
             statement=encoded,
             signature=statement.sign_statement(self.identity, said),
             vote=vote,
-            vote_signature=self.identity.sign("vote", statement.vote_bytes(encoded, vote)),
+            vote_signature=self.identity.sign("vote", statement.vote_bytes(encoded, request.best, vote)),
             result=result.data if result and request.upload else b"",
             open_s=seconds,
         )
 
     # The steps of sealing. The drills replace one of them at a time.
 
-    def _train(self, agreed: Agreed, context: RoundContext, base: version.Version) -> quantise.Floats:
-        """Return the update ``float64[n]``: what training changed about the base."""
-        trained = agreed.learner.train(base.vector, agreed.offer.training, context.number)
-        return trained.astype(np.float64) - base.vector
+    def _train(self, agreed: Agreed, context: RoundContext, base: version.Version) -> quantise.Update:
+        """Return the update ``float32[n]``: what training changed about the base."""
+        return agreed.learner.train(base.vector, agreed.offer.training, context.number) - base.vector
 
-    def _slots(self, seat: Seated, contribution: Contribution) -> quantise.Ints:
-        """Return the contribution as slots."""
-        return quantise.pack(contribution.values, contribution.counters, seat.plan)
+    def _blocks(self, seat: Seated, given: Contribution) -> Iterator[quantise.Ints]:
+        """Yield the contribution as plaintext rows."""
+        return quantise.slot_blocks(given, seat.plan)
 
-    def _sealed(self, seat: Seated, context: RoundContext, contribution: Contribution) -> envelopes.RawEnvelope:
+    def _sealed(self, seat: Seated, context: RoundContext, given: Contribution) -> envelopes.RawEnvelope:
         """Return the signed envelope of a contribution."""
-        return envelopes.seal(self.identity, context, seat.key.seal(self._slots(seat, contribution)))
+        blocks, lanes = self._blocks(seat, given), given.lanes(seat.plan)
+        vector = sealed.seal(seat.key, seat.mac(context), self.identity.name, blocks, lanes, seat.plan)
+        return envelopes.seal(self.identity, context, vector)
 
     # What a handler needs on its way.
 
@@ -272,11 +285,11 @@ class Member:
     def _contribution(
         self, agreed: Agreed, seat: Seated, context: RoundContext, base: version.Version | None
     ) -> Contribution:
-        learner, nothing = agreed.learner, np.zeros(0, dtype=np.int64)
+        learner = agreed.learner
         if base is None:
-            return Contribution(nothing, (learner.rows, *learner.summary().tolist()))
+            return Contribution((learner.rows, *learner.summary().tolist()))
         if context.purpose == "tallies":
-            return Contribution(nothing, tuple(learner.tally(base.vector).tolist()))
+            return Contribution(tuple(learner.tally(base.vector).tolist()))
         self._measure(agreed, base)
         update = self._train(agreed, context, base)
         if not np.isfinite(update).all():
@@ -285,8 +298,7 @@ class Member:
             weight = quantise.weight_of(1, len(seat.roster.names))
         else:
             weight = quantise.weight_of(learner.rows, int(self.ledger.fact(f"rows:{context.run}:{context.roster}")))
-        values, share = quantise.quantise(update, weight, context.clip, seat.plan.value_bits)
-        return Contribution(values, (weight,), share)
+        return Contribution((weight,), update, weight, context.clip)
 
     def _opening_key(self, agreed: Agreed, context: RoundContext) -> str:
         """What rule 2 holds the set fixed for: the base, or the statistics' own data."""
@@ -294,63 +306,25 @@ class Member:
             return digest([agreed.learner.rows, *agreed.learner.summary().tolist()])
         return context.base
 
-    def _open_sum(self, agreed: Agreed, seat: Seated, context: RoundContext, request: Open) -> quantise.LaneSums:
-        values = agreed.sizes["update"] if context.purpose == "update" else 0
-        counters = 1 if context.purpose == "update" else agreed.sizes[context.purpose]
-        slots = seat.key.open(request.total, seat.plan.chunks(values + counters * seat.plan.limbs))
-        return quantise.unpack(slots, values, counters, len(request.members), seat.plan)
+    def _shape(self, agreed: Agreed, context: RoundContext) -> tuple[int, int]:
+        """Return how many values and counters a sum of this purpose holds."""
+        if context.purpose == "update":
+            return agreed.sizes["update"], 1
+        return 0, agreed.sizes[context.purpose]
 
-    # What follows from an opened sum: a statement, and a model version if there is one.
-
-    def _start(
-        self, agreed: Agreed, context: RoundContext, headers: Mapping[str, str], sums: quantise.LaneSums
-    ) -> tuple[statement.Statement, version.Version | None]:
-        """Statistics: the scaling of all members' rows, and version 0 with the start vector (rule 5)."""
-        rows, *totals = sums.counters
-        learner = agreed.learner
-        scaling = learner.scaling(totals)
-        manifest: dict[str, Any] = {
-            "format": 1,
-            "federation": context.federation,
-            "task": context.task,
-            "schema": learner.schema.to_dict(),
-            "scaling": scaling,
-            "package": context.package,
-        }
-        start = version.build(learner.layout, learner.start(), manifest)
-        self.ledger.keep_fact(f"rows:{context.run}:{context.roster}", rows)
-        clip = agreed.offer.crypto.clip
-        said = statement.Statement.of(
-            context, headers, sha256=start.sha256, clip=clip, in_range=sums.in_range and rows > 0
-        )
-        return said, start
-
-    def _candidate(
-        self, agreed: Agreed, context: RoundContext, headers: Mapping[str, str], sums: quantise.LaneSums
-    ) -> tuple[statement.Statement, version.Version | None]:
-        """Update: the candidate, a pure function of the opened integers and the base (rule 4)."""
+    def _outcome(
+        self, agreed: Agreed, context: RoundContext, headers: Mapping[str, str], sums: OpenedSum
+    ) -> outcome.Outcome:
+        if context.purpose == "tallies":
+            return outcome.report(agreed.learner, context, headers, sums)
+        if context.purpose == "statistics":
+            found, rows = outcome.start(agreed.offer, agreed.learner, context, headers, sums)
+            self.ledger.keep_fact(f"rows:{context.run}:{context.roster}", rows)
+            return found
         data = self.ledger.model(context.base)
         if data is None:
             raise Refused("base.unproved", "this member no longer has the base")
-        base, weight, bits = version.parse(data), sums.counters[0], agreed.offer.crypto.value_bits
-        if not sums.in_range or not 0 < weight <= quantise.ONE + len(headers):
-            said = statement.Statement.of(context, headers, sha256=base.sha256, clip=context.clip, in_range=False)
-            return said, None
-        update = quantise.mean(sums.values, weight, context.clip, bits)
-        candidate = version.candidate(base, quantise.apply_mean(base.vector, update))
-        clip = quantise.next_clip(context.clip, update)
-        said = statement.Statement.of(context, headers, sha256=candidate.sha256, clip=clip, in_range=True)
-        return said, candidate
-
-    def _report(
-        self, agreed: Agreed, context: RoundContext, headers: Mapping[str, str], sums: quantise.LaneSums
-    ) -> tuple[statement.Statement, version.Version | None]:
-        """Tallies: metrics over all members' test rows; the counts themselves stay here (rule 11)."""
-        metrics = agreed.learner.overall(list(sums.counters)) if sums.in_range else {}
-        said = statement.Statement.of(
-            context, headers, sha256=context.base, clip=context.clip, in_range=sums.in_range, metrics=metrics
-        )
-        return said, None
+        return outcome.candidate(agreed.offer, version.parse(data), context, headers, sums)
 
     def _measure(self, agreed: Agreed, model: version.Version) -> float | None:
         """Return this member's validation metric of a version, measured once and kept."""

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import InputError
 
-schema = typer.Typer(suggest_commands=False, no_args_is_help=True, help="The schema that all members share.")
+schema = typer.Typer(no_args_is_help=True, help="The schema that all members share.")
 
 MODEL_FOLDERS = ("state/models", "runs/*/models")
 

@@ -5,7 +5,7 @@ Each drill replaces one step of an honest member in one round. What is expected 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +14,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from ..crypto import envelope as envelopes
 from ..crypto import planner, quantise, secret, version
 from ..crypto.context import RoundContext
+from ..crypto.quantise import Contribution
 from ..messages import Body, Seal, Sealed
-from .app import Agreed, Contribution, Member, Seated
+from .app import Agreed, Member, Seated
 
 SCALE = 1000.0
 
@@ -25,43 +26,39 @@ class DrilledMember(Member):
 
     drills: Mapping[int, str] = {}
     _last: envelopes.RawEnvelope | None = None
+    _overflowing = False
 
     def _drill(self, context: RoundContext) -> str:
         return self.drills.get(context.number, "") if context.purpose == "update" else ""
 
-    def _train(self, agreed: Agreed, context: RoundContext, base: version.Version) -> quantise.Floats:
+    def _train(self, agreed: Agreed, context: RoundContext, base: version.Version) -> quantise.Update:
         drill = self._drill(context)
         if drill == "crash":
             raise RuntimeError("drill: the training crashed")
         update = super()._train(agreed, context, base)
-        factor = {"nan": np.nan, "scale": SCALE, "flip": -1.0}.get(drill, 1.0)
-        return update * factor
+        return update * np.float32({"nan": np.nan, "scale": SCALE, "flip": -1.0}.get(drill, 1.0))
 
-    def _slots(self, seat: Seated, contribution: Contribution) -> quantise.Ints:
-        if self._overflowing and len(contribution.values):
-            used = len(contribution.values) + len(contribution.counters) * seat.plan.limbs
-            half_full = np.full(used, 1 << (seat.plan.lane_bits - 1), dtype=np.int64)
-            return quantise.pack_lanes(half_full, seat.plan)
-        return super()._slots(seat, contribution)
+    def _blocks(self, seat: Seated, given: Contribution) -> Iterator[quantise.Ints]:
+        for rows in super()._blocks(seat, given):
+            if self._overflowing:
+                half_full = np.full(rows.size * seat.plan.lanes, 1 << (seat.plan.lane_bits - 1), dtype=np.int64)
+                yield quantise.rows_of(half_full, seat.plan)
+            else:
+                yield rows
 
-    _overflowing = False
-
-    def _sealed(self, seat: Seated, context: RoundContext, contribution: Contribution) -> envelopes.RawEnvelope:
+    def _sealed(self, seat: Seated, context: RoundContext, given: Contribution) -> envelopes.RawEnvelope:
         drill, last = self._drill(context), self._last
         self._overflowing = drill == "overflow"
         if drill == "replay" and last is not None:
             return last
         if drill == "wrong-params":
-            other = planner.plan(len(seat.roster.names), seat.plan.value_bits - 1, len(contribution.values))
-            small = replace(contribution, values=np.trunc(contribution.values / 2).astype(np.int64))
-            key = secret.SecretKey(other, secret.generate(other))
-            seat = replace(seat, plan=other, key=key)
-            raw = super()._sealed(seat, replace(context, crypto=other.as_dict()), small)
+            other = planner.plan(len(seat.roster.names), seat.plan.value_bits - 1, len(given.update))
+            seat = replace(seat, plan=other, key=secret.SecretKey(other, secret.generate(other)))
+            context = replace(context, crypto=other.as_dict())
         elif drill == "wrong-key":
-            key = secret.SecretKey(seat.plan, secret.generate(seat.plan))
-            raw = super()._sealed(replace(seat, key=key), replace(context, epoch=context.epoch + 1), contribution)
-        else:
-            raw = super()._sealed(seat, context, contribution)
+            seat = replace(seat, key=secret.SecretKey(seat.plan, secret.generate(seat.plan)))
+            context = replace(context, epoch=context.epoch + 1)
+        raw = super()._sealed(seat, context, given)
         if context.purpose != "tallies":
             self._last = raw
         return raw

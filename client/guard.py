@@ -13,7 +13,7 @@ of docs/protocol.md:
 
 from __future__ import annotations
 
-import hmac
+import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,14 @@ from ..crypto.identity import Roster
 from ..crypto.statement import Proof, quorum
 from ..errors import InputError, Refused
 from ..messages import Open, Seal
+
+
+@dataclass(frozen=True)
+class SetA:
+    """The members whose envelopes are in a sum that this member may open: header digests and MAC tags by name."""
+
+    digests: Mapping[str, str]
+    tags: Mapping[str, list[int]]
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,7 @@ def check_base(
     problems = (
         (statement.federation != context.federation, "is of another federation"),
         (statement.purpose not in ("statistics", "update"), "is no model's"),
-        (not hmac.compare_digest(statement.sha256, context.base), "is of another version"),
+        (statement.sha256 != context.base, "is of another version"),
         (not statement.in_range, "is of a sum that was out of range"),
         (len(statement.members) < max(context.min_members, floor.min_members), "has too few members"),
         (quorum(statement.members, wanted_quorum) < floor.min_quorum, "has too few signatures for this node"),
@@ -118,7 +126,7 @@ def check_seal(context: RoundContext, remembered: Remembered | None) -> None:
     """
     if remembered is None:
         return
-    if not hmac.compare_digest(remembered.context, context.digest):
+    if remembered.context != context.digest:
         raise Refused("seal.already", f"{context.purpose} {context.number} was sealed under another context")
     if remembered.envelope is None:
         raise Refused("seal.already", f"{context.purpose} {context.number} was sealed and its bytes are gone")
@@ -131,8 +139,8 @@ def check_opening(
     opened_before: Collection[str] | None,
     roster: Roster,
     floor: FloorSettings,
-) -> dict[str, str]:
-    """Return set A as member → header digest, if this member may open its sum (rules 1 and 2).
+) -> SetA:
+    """Return set A, if this member may open its sum (rules 1 and 2).
 
     Args:
         context: built from the request and what was agreed.
@@ -147,18 +155,21 @@ def check_opening(
             ``open.overlap``.
     """
     members = request.members
-    if members != sorted(set(members)) or {*request.headers} != {*members} or {*request.signatures} != {*members}:
-        raise Refused("open.set", "the set, its headers and its signatures do not name the same members")
+    named = ({*request.headers}, {*request.signatures}, {*request.seeds})
+    if members != sorted(set(members)) or any(names != {*members} for names in named):
+        raise Refused("open.set", "the set, its headers, signatures and seeds do not name the same members")
     if own is None:
         raise Refused("open.set", "this member sealed nothing for this round")
-    digests = {}
+    digests, tags = {}, {}
     for member in members:
         signed = SignedHeader(request.headers[member], request.signatures[member])
         header = signed.verify(roster.card(member))
-        if not hmac.compare_digest(header.context, own.context):
+        if header.context != own.context:
             raise Refused("envelope.context", f"{member!r} sealed under another context than this member")
-        digests[member] = signed.digest
-    if not hmac.compare_digest(own.context, context.digest):
+        if header.seeds != hashlib.sha256(request.seeds[member]).hexdigest():
+            raise Refused("open.set", f"the seeds that came for {member!r} are not the ones its header signs")
+        digests[member], tags[member] = signed.digest, list(header.tags)
+    if own.context != context.digest:
         raise Refused("envelope.context", "the opening is for another context than the one sealed under")
     if own.header not in digests.values():
         raise Refused("open.set", "this member's own envelope is not in the sum")
@@ -166,4 +177,4 @@ def check_opening(
         raise Refused("open.cohort", f"a sum over {len(members)} members is never opened here")
     if opened_before is not None and set(opened_before) != set(members):
         raise Refused("open.overlap", "this base was opened before, for another set of members")
-    return digests
+    return SetA(digests, tags)

@@ -30,6 +30,7 @@ class RoundContext:
         epoch: key epoch.
         roster: roster digest.
         min_members: a sum over fewer is never opened.
+        offer: digest of the whole offer, so that gate and quorum are agreed as well.
     """
 
     federation: str
@@ -46,6 +47,7 @@ class RoundContext:
     epoch: int
     roster: str
     min_members: int
+    offer: str
 
     @property
     def digest(self) -> str:

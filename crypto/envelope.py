@@ -1,15 +1,17 @@
 """An envelope: what a member sends. A strict header, signed by the node key, then the sealed body.
 
-    "MFE1" | u32 header length | header: canonical JSON | signature, 96 bytes | body
+    "MFE1" | u32 header length | header: canonical JSON | signature, 96 bytes | body: seeds | residues
 
 :class:`RawEnvelope` is bytes from the wire; it becomes an :class:`Envelope` only through :func:`check`, in the
-order: form, signature, body digest, epoch, parameters, replay, context, size. Integers are little-endian.
+order: form, signature, epoch, parameters, replay, context, size, and last the body's digest, so that nothing large is
+read before its sender is known. Integers are little-endian.
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
+import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,10 +19,13 @@ from ..canonical import canonical, parse_canonical
 from ..errors import Refused
 from .context import PURPOSES, RoundContext
 from .identity import SIGNATURE_BYTES, Card, Identity
+from .sealed import SealedVector
 
-MAGIC = b"MFE1"
-MAX_HEADER_BYTES = 4096
-_HEX = 64
+MAGIC = b"MFE1"  # format 1; the digit counts up
+MAX_HEADER_BYTES, MAX_TAGS = 4096, 8
+HALF_FROM = 1 << 20  # bodies from this size on are hashed by two threads: hashlib lets go of the interpreter
+_HEX = re.compile(r"[0-9a-f]{64}")
+_second_half = ThreadPoolExecutor(1, "moonflower-hash")
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,10 @@ class Header:
         federation, run, number, purpose, epoch: the round, in clear so that a refusal can say what is off.
         context: digest of the RoundContext that the member trained under.
         params: digest of the crypto parameters.
-        body: SHA-256 of the body.
+        body: digest of the body (:func:`body_digest`).
         body_bytes: its length.
+        seeds: SHA-256 of the seeds in the body: openers get only these of it.
+        tags: of the authenticated sum (``crypto.mac``).
     """
 
     member: str
@@ -53,6 +60,8 @@ class Header:
     params: str
     body: str
     body_bytes: int
+    seeds: str
+    tags: tuple[int, ...]
 
     def encode(self) -> bytes:
         """Return the canonical bytes that are signed."""
@@ -91,11 +100,11 @@ class Envelope:
 
     header: Header
     signed: SignedHeader
-    body: bytes
+    body: memoryview
 
 
-def seal(identity: Identity, context: RoundContext, body: bytes) -> RawEnvelope:
-    """Return the envelope of ``body``, signed by ``identity`` over this context."""
+def seal(identity: Identity, context: RoundContext, vector: SealedVector) -> RawEnvelope:
+    """Return the envelope of a sealed vector, signed by ``identity`` over this context."""
     header = Header(
         member=identity.name,
         federation=context.federation,
@@ -105,14 +114,28 @@ def seal(identity: Identity, context: RoundContext, body: bytes) -> RawEnvelope:
         epoch=context.epoch,
         context=context.digest,
         params=context.params,
-        body=hashlib.sha256(body).hexdigest(),
-        body_bytes=len(body),
+        body=body_digest(vector.body),
+        body_bytes=len(vector.body),
+        seeds=vector.seeds,
+        tags=vector.tags,
     ).encode()
     signature = identity.sign("envelope", header)
-    return RawEnvelope(MAGIC + len(header).to_bytes(4, "little") + header + signature + body)
+    return RawEnvelope(MAGIC + len(header).to_bytes(4, "little") + header + signature + vector.body)
 
 
-def split(raw: RawEnvelope) -> tuple[SignedHeader, bytes]:
+def body_digest(body: bytes | memoryview) -> str:
+    """Return the digest of a body: SHA-256 over the SHA-256 of its two halves, the first the shorter by one at most."""
+    view = memoryview(body)
+    first, second = view[: len(body) // 2], view[len(body) // 2 :]
+    if len(body) < HALF_FROM:
+        halves = hashlib.sha256(first).digest() + hashlib.sha256(second).digest()
+    else:
+        other = _second_half.submit(lambda: hashlib.sha256(second).digest())
+        halves = hashlib.sha256(first).digest() + other.result()
+    return hashlib.sha256(halves).hexdigest()
+
+
+def split(raw: RawEnvelope) -> tuple[SignedHeader, memoryview]:
     """Return the signed header and the body, by form alone.
 
     Raises:
@@ -121,12 +144,14 @@ def split(raw: RawEnvelope) -> tuple[SignedHeader, bytes]:
     data = raw.data
     length = int.from_bytes(data[4:8], "little")
     start = 8 + length + SIGNATURE_BYTES
+    if data[:3] == MAGIC[:3] and data[3:4] != MAGIC[3:]:
+        raise Refused("envelope.malformed", f"an envelope of format {data[3:4]!r}, expected {MAGIC[3:]!r}")
     if data[:4] != MAGIC or not 0 < length <= MAX_HEADER_BYTES or len(data) < start:
         raise Refused("envelope.malformed", f"{len(data)} bytes are no envelope")
-    return SignedHeader(data[8 : 8 + length], data[8 + length : start]), data[start:]
+    return SignedHeader(data[8 : 8 + length], data[8 + length : start]), memoryview(data)[start:]
 
 
-def check(raw: RawEnvelope, card: Card, context: RoundContext, max_body_bytes: int) -> Envelope:
+def check(raw: RawEnvelope, card: Card, context: RoundContext, body_bytes: int) -> Envelope:
     """Return ``raw`` as an envelope of ``card``'s member for ``context``.
 
     Raises:
@@ -135,8 +160,6 @@ def check(raw: RawEnvelope, card: Card, context: RoundContext, max_body_bytes: i
     """
     signed, body = split(raw)
     header = signed.verify(card)
-    if len(body) != header.body_bytes or not hmac.compare_digest(hashlib.sha256(body).hexdigest(), header.body):
-        raise Refused("envelope.signature", "the body is not the one that the header signs")
     if header.epoch != context.epoch:
         raise Refused("envelope.epoch", f"sealed in epoch {header.epoch}, expected {context.epoch}")
     if header.params != context.params:
@@ -146,10 +169,14 @@ def check(raw: RawEnvelope, card: Card, context: RoundContext, max_body_bytes: i
             "envelope.replay",
             f"sealed for {header.purpose} {header.number}, expected {context.purpose} {context.number}",
         )
-    if not hmac.compare_digest(header.context, context.digest):
+    if header.context != context.digest:
         raise Refused("envelope.context", "sealed under another context than this round's")
-    if len(body) > max_body_bytes:
-        raise Refused("envelope.malformed", f"body of {len(body)} bytes, at most {max_body_bytes} expected")
+    if len(body) != header.body_bytes:
+        raise Refused("envelope.signature", "the body is not as long as the header signs")
+    if len(body) != body_bytes:
+        raise Refused("envelope.malformed", f"body of {len(body)} bytes, expected {body_bytes}")
+    if body_digest(body) != header.body:
+        raise Refused("envelope.signature", "the body is not the one that the header signs")
     return Envelope(header, signed, body)
 
 
@@ -157,17 +184,18 @@ def _parse_header(data: bytes) -> Header:
     try:
         value: dict[str, Any] = parse_canonical(data)
         version = value.pop("v")
-        header = Header(**value)
+        header = Header(**{**value, "tags": tuple(value["tags"])})
     except (ValueError, TypeError, KeyError, AttributeError):
         raise Refused("envelope.malformed", "the header is not canonical") from None
     texts = (header.member, header.federation, header.run)
-    digests = (header.context, header.params, header.body)
-    numbers = (header.number, header.epoch, header.body_bytes)
+    digests = (header.context, header.params, header.body, header.seeds)
+    numbers = (header.number, header.epoch, header.body_bytes, *header.tags)
     good = (
         version == 1
         and all(isinstance(text, str) for text in texts)
-        and all(isinstance(text, str) and len(text) == _HEX for text in digests)
-        and all(type(number) is int and number >= 0 for number in numbers)
+        and all(isinstance(text, str) and _HEX.fullmatch(text) for text in digests)
+        and all(type(number) is int and 0 <= number < 1 << 64 for number in numbers)
+        and 0 < len(header.tags) <= MAX_TAGS
         and header.purpose in PURPOSES
     )
     if not good:

@@ -101,7 +101,7 @@ def receive(identity: Identity, terms: EpochTerms, roster: Roster, plan: Plan, d
         raise Refused("deal.signature", "the deal is not signed by a member of the roster")
     payload = identity.unwrap(deal.ciphertext, terms.bytes("wrap", recipient=identity.name))
     secret, he_key = payload[:SECRET_BYTES], payload[SECRET_BYTES:]
-    SecretKey(plan, he_key)
+    SecretKey(plan, he_key)  # or it would not load
     return EpochKey(terms, he_key, secret)
 
 
@@ -128,7 +128,7 @@ def confirm(key: EpochKey, roster: Roster, answers: Mapping[str, Mapping[str, st
             signature = b""
         if not card.node.verify("answer", key.terms.bytes("answer", member=card.name, answer=value), signature):
             raise Refused("deal.signature", f"the answer of {card.name!r} is missing or not signed by it")
-        if not hmac.compare_digest(value, own):
+        if not hmac.compare_digest(value.encode(), own.encode()):
             raise Refused("deal.disagree", f"{card.name!r} holds other keys for epoch {key.terms.epoch}")
 
 

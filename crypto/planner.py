@@ -1,42 +1,33 @@
-"""Which parameters hold a sum: from members, value bits and vector length to ring, primes, modulus and lanes.
+"""Which parameters hold a sum: from members, value bits and vector length to ring, moduli and lanes.
 
-A slot of BFV holds an integer below the plain modulus t. It is cut into lanes of ``value_bits + guard_bits``
-bits, so that ``members`` values add up in a lane without reaching its neighbour. A set of parameters is usable
-when the lanes fit below t and the noise of the summed ciphertexts stays under q / 2t with a margin of nine
-standard deviations (Gaussian tail 2^-62 a coefficient). Among usable sets the planner takes the smallest upload.
+A coefficient of a BFV plaintext holds an integer below t = 2**(lanes * lane_bits): values lie in lanes of
+``value_bits + guard_bits`` bits, so that ``members`` values add up in a lane without reaching its neighbour. The
+ciphertext modulus q is one prime, the smallest that decrypts every sum:
 
-Security: ternary secret, 128 bits classical. log2(q) stays within the tables of "Security Guidelines for
-Implementing Homomorphic Encryption" (IACR eprint 2024/463), 106 bits at N = 4096, which is tighter than
-the older HomomorphicEncryption.org table (109) that SEAL enforces.
+    fresh noise |e| <= 21 (SEAL's centred binomial distribution), scaling error <= 1/2, so a sum of n decrypts
+    exactly when n (21 + 1/2) t / q < 1/2, that is q > 43 n t.
+
+This is a hard bound, not a tail: honest sums never decrypt wrongly, whatever the dice. Among usable sets the
+planner takes the smallest upload, or one within 1 % of it that takes fewer ciphertexts.
+
+Security: ternary secret, 128 bits classical; log2(q) within "Security Guidelines for Implementing Homomorphic
+Encryption" (IACR eprint 2024/463): 26, 53 and 106 bits at N = 1024, 2048 and 4096. That is tighter than the
+HomomorphicEncryption.org table (27, 54, 109), which SEAL enforces as well.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 from ..errors import InputError
 
-NOISE_SIGMAS = 9.0
-
-
-@dataclass(frozen=True)
-class _Ring:
-    degree: int
-    coeff_bits: tuple[int, ...]  # the last prime is SEAL's special prime: no data
-
-    @property
-    def data_bits(self) -> int:
-        return sum(self.coeff_bits[:-1])
-
-    @property
-    def fresh_sigma(self) -> float:
-        """Standard deviation of a fresh public-key encryption's noise: sqrt(N h / 12), h = 2/3 (facts: 15.1)."""
-        return math.sqrt(self.degree * (2 / 3) / 12)
-
-
-_RINGS = (_Ring(4096, (53, 53)), _Ring(4096, (35, 35, 36)))
+MAX_LOG_Q = {1024: 26, 2048: 53, 4096: 106}
+MAX_MODULUS_BITS = 60  # SEAL holds a prime, and t, in 60 bits
+FRESH_NOISE = 21  # largest absolute value of SEAL's fresh symmetric noise
+MAC_BITS, MAC_WORD_BITS = 96, 48  # forging the authenticated sum: at most 2**-96 an attempt
+SEED_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -45,25 +36,46 @@ class Plan:
 
     Attributes:
         scheme: ``shared``.
-        degree: N, coefficients of the ring = slots of a ciphertext.
-        coeff_bits: sizes of the primes of q in bits, the special prime last.
-        plain_modulus: t, a prime = 1 mod 2N.
-        lanes: values in a slot.
+        degree: N, coefficients of the ring.
+        modulus: q, a prime = 1 mod 2N.
+        lanes: values in a coefficient.
         value_bits: bits of one value.
         lane_bits: bits of a lane: value_bits + guard bits.
         max_members: most summands that neither lanes nor noise let overflow.
-        noise_margin_bits: log2 of (q / 2t) over nine sigmas of a sum of ``max_members``; never negative.
     """
 
     scheme: str
     degree: int
-    coeff_bits: tuple[int, ...]
-    plain_modulus: int
+    modulus: int
     lanes: int
     value_bits: int
     lane_bits: int
     max_members: int
-    noise_margin_bits: float
+
+    @property
+    def modulus_bits(self) -> int:
+        """Bits of a residue on the wire."""
+        return self.modulus.bit_length()
+
+    @property
+    def plain_modulus(self) -> int:
+        """t, a power of two: the lanes fill it exactly."""
+        return 1 << (self.lanes * self.lane_bits)
+
+    @property
+    def noise_margin(self) -> float:
+        """q over what the largest sum needs; above 1, or sums could decrypt wrongly."""
+        return self.modulus / ((2 * FRESH_NOISE + 1) * self.max_members * self.plain_modulus)
+
+    @property
+    def mac_word_bits(self) -> int:
+        """Bits of a MAC coefficient: all values differ mod q."""
+        return min(MAC_WORD_BITS, self.modulus_bits - 1)
+
+    @property
+    def mac_points(self) -> int:
+        """Independent points of the MAC, together at least 96 bits."""
+        return -(-MAC_BITS // self.mac_word_bits)
 
     @property
     def offset(self) -> int:
@@ -75,19 +87,25 @@ class Plan:
         """Lanes that one counter below 2**48 takes."""
         return -(-48 // self.value_bits)
 
-    def chunks(self, values: int) -> int:
-        """Ciphertexts that hold this many values."""
-        return -(-values // (self.lanes * self.degree))
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of one ciphertext's residues, bit-packed; its seed comes on top."""
+        return self.degree * self.modulus_bits // 8
 
-    def packed_bytes(self, values: int) -> int:
-        """Bytes of the residues of an upload, bit-packed: a floor of what travels."""
-        return self.chunks(values) * 2 * self.degree * sum(self.coeff_bits[:-1]) // 8
+    def chunks(self, lanes: int) -> int:
+        """Ciphertexts that hold this many lanes."""
+        return -(-lanes // (self.lanes * self.degree))
+
+    def body_bytes(self, lanes: int) -> int:
+        """Bytes of an envelope's body: seeds and residues."""
+        return self.chunks(lanes) * (SEED_BYTES + self.chunk_bytes)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as JSON-able values, for digests and display."""
         return asdict(self)
 
 
+@lru_cache
 def plan(members: int, value_bits: int, values: int, scheme: str = "shared") -> Plan:
     """Return the cheapest parameters that hold a sum over ``members``.
 
@@ -102,50 +120,47 @@ def plan(members: int, value_bits: int, values: int, scheme: str = "shared") -> 
     """
     if scheme != "shared":
         raise InputError("config.crypto", f"crypto.scheme = {scheme!r} is unknown; expected 'shared'")
-    fitting = [p for ring in _RINGS for lanes in range(1, 7) if (p := _try(ring, members, value_bits, lanes))]
+    fitting = [p for degree in MAX_LOG_Q for lanes in range(1, 16) if (p := _try(degree, members, value_bits, lanes))]
     if not fitting:
         raise InputError(
             "config.crypto",
             f"crypto.value_bits = {value_bits} with {members} members: no parameter set holds such a sum exactly; "
             f"expected at most {_most(members)} value bits for {members} members",
         )
-    return min(fitting, key=lambda p: (p.packed_bytes(values), p.lanes))
+    smallest = min(p.body_bytes(values) for p in fitting)
+    near = [p for p in fitting if p.body_bytes(values) <= smallest * 1.01]
+    return min(near, key=lambda p: (p.chunks(values), p.degree))  # fewer ciphertexts are faster
 
 
-def _try(ring: _Ring, members: int, value_bits: int, lanes: int) -> Plan | None:
+def _try(degree: int, members: int, value_bits: int, lanes: int) -> Plan | None:
     lane_bits = value_bits + (members - 1).bit_length()
-    if lanes * lane_bits > 59:  # SEAL holds t in 60 bits
+    if lanes * lane_bits > MAX_MODULUS_BITS - 1:
         return None
-    modulus = _batching_prime(1 << (lanes * lane_bits), ring.degree)
-    budget = 2.0 ** (ring.data_bits - 0.01) / (2 * modulus) / (NOISE_SIGMAS * ring.fresh_sigma)
-    by_noise, by_lanes = math.floor(budget**2), 1 << (lane_bits - value_bits)
-    if min(by_noise, by_lanes) < members:
+    most = 1 << (lane_bits - value_bits)
+    least = (2 * FRESH_NOISE + 1) * most << (lanes * lane_bits)
+    bits = least.bit_length()
+    if bits > min(MAX_MODULUS_BITS, MAX_LOG_Q[degree]):
         return None
-    margin = round(math.log2(budget / math.sqrt(min(by_noise, by_lanes))), 2)
-    return Plan(
-        "shared",
-        ring.degree,
-        ring.coeff_bits,
-        modulus,
-        lanes,
-        value_bits,
-        lane_bits,
-        min(by_noise, by_lanes),
-        margin,
-    )
+    modulus = _largest_prime(bits, degree)
+    if modulus <= least:
+        return None
+    return Plan("shared", degree, modulus, lanes, value_bits, lane_bits, most)
 
 
 def _most(members: int) -> int:
-    return max((bits for bits in range(1, 25) for ring in _RINGS if _try(ring, members, bits, 1)), default=0)
+    return max((bits for bits in range(1, 49) for degree in MAX_LOG_Q if _try(degree, members, bits, 1)), default=0)
 
 
-def _batching_prime(above: int, degree: int) -> int:
-    """Return the smallest prime > ``above`` that is 1 mod 2N, so that SEAL can batch."""
+@lru_cache
+def _largest_prime(bits: int, degree: int) -> int:
+    """Return the largest prime of ``bits`` bits that is 1 mod 2N, or 0: the one SEAL takes for this size."""
     step = 2 * degree
-    candidate = above // step * step + 1
-    while candidate <= above or not _is_prime(candidate):
-        candidate += step
-    return candidate
+    candidate = (1 << bits) - step + 1
+    while candidate.bit_length() == bits:
+        if _is_prime(candidate):
+            return candidate
+        candidate -= step
+    return 0
 
 
 def _is_prime(n: int) -> bool:

@@ -5,6 +5,7 @@ The statement's bytes are a pure function of the opened sum and the round, so th
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -92,9 +93,13 @@ class Statement:
             good = (
                 all(isinstance(member, str) for member in members)
                 and list(members) == sorted(set(members))
+                and all(isinstance(text, str) for text in (statement.federation, statement.run, statement.purpose))
+                and all(isinstance(text, str) and len(text) in (0, 64) for text in (statement.base, statement.sha256))
+                and all(isinstance(text, str) and len(text) == 64 for text in (statement.context, statement.headers))
                 and isinstance(statement.clip, float)
                 and isinstance(statement.in_range, bool)
                 and isinstance(statement.metrics, dict)
+                and all(value is None or type(value) is float for value in statement.metrics.values())
                 and type(statement.number) is int
             )
         except (ValueError, TypeError, KeyError, AttributeError):
@@ -168,6 +173,11 @@ def sign_statement(identity: Identity, statement: Statement) -> bytes:
     return identity.sign("opened", statement.encode())
 
 
-def vote_bytes(statement: bytes, vote: float | None) -> bytes:
-    """Return what a vote's signature covers."""
-    return canonical({"statement": statement.decode(), "vote": vote})
+def vote_bytes(statement: bytes, best: str, vote: float | None) -> bytes:
+    """Return what a vote's signature covers: the result, the version it was compared with, and the vote."""
+    return canonical({"statement": digest_of(statement), "best": best, "vote": vote})
+
+
+def digest_of(statement: bytes) -> str:
+    """Return the SHA-256 of a statement's bytes."""
+    return hashlib.sha256(statement).hexdigest()

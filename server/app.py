@@ -21,6 +21,7 @@ from flwr.serverapp import Grid, ServerApp
 from ..configs.settings import Offer, parse
 from ..crypto import version
 from ..crypto.envelope import Envelope, RawEnvelope
+from ..crypto.identity import b64
 from ..errors import Ended, MoonflowerError, Refused
 from . import enrolment, gate
 from .exchange import Exchange
@@ -175,6 +176,9 @@ class Coordinator:
                 code=verdict.code,
                 median=verdict.median,
                 votes=dict(agreed.votes),
+                vote_signatures={member: b64(signature) for member, signature in agreed.vote_signatures.items()},
+                best=best(entries).sha256,
+                statement=agreed.proof.statement.decode(),
                 warnings=[list(warning) for warning in outcome.warnings],
             )
             if candidate is not None:

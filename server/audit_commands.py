@@ -19,9 +19,7 @@ from .records.audit import EVENTS
 from .records.source import EXPECTED, Record, opened, write
 from .records.verify import verify as verify_log
 
-audit = typer.Typer(
-    suggest_commands=False, name="audit", help="The append-only log of what the coordinator did.", no_args_is_help=True
-)
+audit = typer.Typer(name="audit", help="The append-only log of what the coordinator did.", no_args_is_help=True)
 
 State = Annotated[Path, typer.Option("--state", help="State folder of the server.", show_default=True)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

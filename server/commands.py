@@ -17,7 +17,7 @@ from .records.state import open_existing
 
 __all__ = ["audit", "model"]
 
-model = typer.Typer(suggest_commands=False, no_args_is_help=True, help="Model versions: list, show, export.")
+model = typer.Typer(no_args_is_help=True, help="Model versions: list, show, export.")
 StateOption = Annotated[Path, typer.Option("--state", help="Folder of a server or a simulation.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 

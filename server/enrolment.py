@@ -8,6 +8,7 @@ from typing import Any
 from flwr.app import RecordDict
 
 from .. import __version__
+from ..canonical import digest
 from ..crypto import planner
 from ..crypto.context import RoundContext
 from ..crypto.identity import Roster, parse_roster
@@ -39,7 +40,7 @@ def enrol(run: Run) -> tuple[dict[str, Any], Agreement]:
             answers[member] = answer
         except Refused as error:
             odd[member] = error.code
-    agreement, differing = agree({member: (a.agreed, a.sizes) for member, a in answers.items()})
+    agreement, differing = agree({member: _fields(answer) for member, answer in answers.items()})
     odd |= {member: f"config.{name}" for member, name in differing.items()}
     odd |= dict.fromkeys(set(everyone) - answers.keys() - odd.keys(), "envelope.late")
     cards = {member: answers[member].card for member in sorted(answers.keys() - odd.keys())}
@@ -55,6 +56,15 @@ def enrol(run: Run) -> tuple[dict[str, Any], Agreement]:
             f"{len(cards)} members enrolled, {run.offer.federation.min_members} are needed ({said})",
         )
     return cards, agreement
+
+
+def _fields(answer: Enrolled) -> dict[str, str | int]:
+    fields: dict[str, str | int] = {}
+    for name, value in answer.agreed.items():
+        fields[name] = value
+    for size, count in answer.sizes.items():
+        fields[size] = count
+    return fields
 
 
 def deal(run: Run, cards: Mapping[str, Any], agreement: Agreement) -> Seats:
@@ -107,6 +117,7 @@ def deal(run: Run, cards: Mapping[str, Any], agreement: Agreement) -> Seats:
         epoch=epoch,
         roster=roster.digest,
         min_members=run.offer.federation.min_members,
+        offer=digest(run.raw_offer),
     )
     return Seats(epoch, roster, plan, agreement.sizes, template)
 
@@ -116,10 +127,16 @@ def _dealt(run: Run, roster: Roster, epoch: int, listed: list[dict[str, Any]]) -
     request = MakeDeals(run=run.id, epoch=epoch, roster=listed)
     for dealer in roster.names:
         for _, reply in run.exchange.ask("query.make_deals", {dealer: request}, ANSWER_TIMEOUT_S):
-            if not isinstance(reply, str):
+            try:
+                if isinstance(reply, str):
+                    raise Refused(reply, "the member did not deal")
                 deals = Deals.from_records(reply)
-                if {*deals.ciphertexts} == {*deals.signatures} == {*roster.names}:
-                    return dealer, deals
+                if not {*deals.ciphertexts} == {*deals.signatures} == {*roster.names}:
+                    raise Refused("deal.signature", "the deals are not for the members of the roster")
+            except Refused as error:
+                run.note("refused_member", member=dealer, code=error.code)
+                continue
+            return dealer, deals
     raise Refused("deal.signature", "no member of the roster dealt keys")
 
 

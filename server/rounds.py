@@ -12,7 +12,6 @@ The twin of ``client/guard.py``. A round, in order:
 
 from __future__ import annotations
 
-import hmac
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +24,9 @@ from ..crypto.statement import Proof, Statement, quorum, vote_bytes
 from ..errors import Refused
 from ..messages import Opened
 
+FIELDS = ("schema", "task", "package", "layout", "start")
+SIZES = ("update", "statistics", "tallies")
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -34,29 +36,24 @@ class Agreement:
     sizes: Mapping[str, int]
 
 
-def agree(
-    answers: Mapping[str, tuple[Mapping[str, str], Mapping[str, int]]],
-) -> tuple[Agreement, dict[str, str]]:
+def agree(answers: Mapping[str, Mapping[str, str | int]]) -> tuple[Agreement, dict[str, str]]:
     """Return what most members share, and for each member that differs the first field in which it does.
 
     Args:
-        answers: member → (agreed digests, sizes).
+        answers: member → digests and sizes, of exactly :data:`FIELDS` and :data:`SIZES`.
     """
-    common: dict[str, str] = {}
-    flat = {
-        member: {**digests, **{f"{name}_size": str(size) for name, size in sizes.items()}}
-        for member, (digests, sizes) in answers.items()
+    common = {
+        name: Counter(fields[name] for fields in answers.values()).most_common(1)[0][0]
+        for name in (*FIELDS, *SIZES)
+        if answers
     }
-    for name in sorted({key for fields in flat.values() for key in fields}):
-        common[name] = Counter(fields.get(name, "") for fields in flat.values()).most_common(1)[0][0]
     odd = {
-        member: next(name for name in common if fields.get(name) != common[name])
-        for member, fields in flat.items()
-        if fields != common
+        member: next(name for name in (*FIELDS, *SIZES) if fields[name] != common[name])
+        for member, fields in answers.items()
+        if dict(fields) != common
     }
-    digests = {name: value for name, value in common.items() if not name.endswith("_size")}
-    sizes = {name.removesuffix("_size"): int(value or 0) for name, value in common.items() if name.endswith("_size")}
-    return Agreement(digests, sizes), odd
+    digests = {name: str(common[name]) for name in FIELDS if answers}
+    return Agreement(digests, {name: int(common[name]) for name in SIZES if answers}), odd
 
 
 @dataclass
@@ -67,7 +64,7 @@ class Collection:
         context: the round's.
         roster: the epoch's members.
         invited: who was asked.
-        max_body_bytes: largest body that is read.
+        body_bytes: length of a body.
         fixed: the set for which this base was opened before; no other is closed (rule 2).
         accepted: member → signed header, of the envelopes in the sum.
         excluded: member → code, of those that are not.
@@ -76,7 +73,7 @@ class Collection:
     context: RoundContext
     roster: Roster
     invited: frozenset[str]
-    max_body_bytes: int
+    body_bytes: int
     fixed: frozenset[str] | None = None
     accepted: dict[str, SignedHeader] = field(default_factory=dict)
     excluded: dict[str, str] = field(default_factory=dict)
@@ -91,7 +88,7 @@ class Collection:
             raise Refused("envelope.member", "the member was not invited to this round")
         if member in self.accepted:
             raise Refused("envelope.replay", "the member's envelope is already in the sum")
-        return check(raw, self.roster.card(member), self.context, self.max_body_bytes)
+        return check(raw, self.roster.card(member), self.context, self.body_bytes)
 
     def accept(self, envelope: Envelope) -> None:
         """Record that an envelope was added to the sum."""
@@ -129,11 +126,12 @@ class Collection:
 
 @dataclass(frozen=True)
 class Agreed:
-    """An opening's result: the statement that a quorum signed, its proof, and who disagreed."""
+    """An opening's result: the statement that a quorum signed, its proof, the signed votes, and who disagreed."""
 
     statement: Statement
     proof: Proof
     votes: Mapping[str, float | None]
+    vote_signatures: Mapping[str, bytes]
     disagreeing: tuple[str, ...]
 
 
@@ -145,9 +143,11 @@ class Hearing:
     roster: Roster
     members: tuple[str, ...]
     wanted_quorum: int
+    best: str
     statements: dict[str, bytes] = field(default_factory=dict)
     signatures: dict[str, bytes] = field(default_factory=dict)
     votes: dict[str, float | None] = field(default_factory=dict)
+    vote_signatures: dict[str, bytes] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
 
     def hear(self, member: str, opened: Opened) -> None:
@@ -159,16 +159,16 @@ class Hearing:
         if member not in self.members or member in self.statements:
             raise Refused("open.set", "the opener is not in the set, or answered before")
         node = self.roster.card(member).node
-        voted = vote_bytes(opened.statement, opened.vote)
+        voted = vote_bytes(opened.statement, self.best, opened.vote)
         if not node.verify("opened", opened.statement, opened.signature) or not node.verify(
             "vote", voted, opened.vote_signature
         ):
             raise Refused("envelope.signature", "the opening or the vote is not signed by the member")
         said = Statement.parse(opened.statement)
-        if not hmac.compare_digest(said.context, self.context.digest) or said.members != self.members:
+        if said.context != self.context.digest or said.members != self.members:
             raise Refused("envelope.context", "the statement is about another round")
         self.statements[member], self.signatures[member] = opened.statement, opened.signature
-        self.votes[member] = opened.vote
+        self.votes[member], self.vote_signatures[member] = opened.vote, opened.vote_signature
 
     def refuse(self, member: str, code: str) -> None:
         """Record that a member did not open."""
@@ -200,6 +200,7 @@ class Hearing:
             Statement.parse(statement),
             Proof(statement, {member: self.signatures[member] for member in agreeing}),
             {member: self.votes[member] for member in sorted(agreeing)},
+            {member: self.vote_signatures[member] for member in sorted(agreeing)},
             tuple(sorted(self.statements.keys() - agreeing)),
         )
 

@@ -61,13 +61,15 @@ class Collected:
         context: the round's.
         collection: signed headers of set A, and who was excluded.
         members: set A, sorted.
-        total: the sum's wire form.
+        seeds: each member's seeds.
+        total: the sum's residues.
         clipped_share: largest share that a member of A reported.
     """
 
     context: RoundContext
     collection: Collection
     members: tuple[str, ...]
+    seeds: dict[str, bytes]
     total: bytes
     clipped_share: float
 
@@ -99,15 +101,16 @@ class Sums:
         """
         run, update = self._run, context.purpose == "update"
         running = RunningSum(self._seats.plan, self._seats.lanes(context.purpose))
-        collection = Collection(context, self._seats.roster, frozenset(bases), running.max_body_bytes, fixed)
+        collection = Collection(context, self._seats.roster, frozenset(bases), running.body_bytes, fixed)
         shares: dict[str, float] = {}
+        seeds: dict[str, bytes] = {}
         requests = {member: self._seal_request(context, base) for member, base in bases.items()}
         for member, reply in run.exchange.ask("train.seal", requests, run.offer.training.train_timeout_s):
             try:
                 sealed = Sealed.from_records(_content(reply))
                 envelope = check(collection, member, sealed.envelope)
                 began = time.perf_counter()
-                running.add(envelope.body)
+                seeds[member] = running.add(envelope.body)
                 seconds = time.perf_counter() - began
             except Refused as error:
                 self._leave_out(collection, member, error.code)
@@ -131,7 +134,7 @@ class Sums:
             history.fix_set(db, context.purpose, context.base, members)
             run.log(db, "set_closed", number=context.number, purpose=context.purpose, headers=headers)
         share = round(max(shares.values(), default=0.0), 2)
-        return Collected(context, collection, members, running.dump(), share)
+        return Collected(context, collection, members, seeds, running.dump(), share)
 
     def open(self, collected: Collected, best: str) -> tuple[Agreed, version.Version | None]:
         """Ask set A to open the sum, until a quorum agrees and one of it has sent the version that follows.
@@ -147,7 +150,7 @@ class Sums:
             Refused: no quorum; the code says why.
         """
         context, run, members = collected.context, self._run, collected.members
-        hearing = Hearing(context, self._seats.roster, members, run.offer.crypto.open_quorum)
+        hearing = Hearing(context, self._seats.roster, members, run.offer.crypto.open_quorum, best)
         request = self._open_request(collected, best)
         results: dict[str, bytes] = {}
         requests = {member: request.model_copy(update={"upload": member == members[0]}) for member in members}
@@ -166,9 +169,11 @@ class Sums:
         )
         if context.purpose == "tallies" or not said.in_range:
             return agreed, None
-        return agreed, self._result(request, agreed, results)
+        return agreed, self._result(context, request, agreed, results)
 
-    def _result(self, request: Open, agreed: Agreed, results: dict[str, bytes]) -> version.Version:
+    def _result(
+        self, context: RoundContext, request: Open, agreed: Agreed, results: dict[str, bytes]
+    ) -> version.Version:
         """Return the version that the quorum signed; ask its signers in turn where the first did not send it."""
         wanted = agreed.statement.sha256
         for member in sorted(agreed.proof.signatures):
@@ -177,8 +182,10 @@ class Sums:
             again = {member: request.model_copy(update={"upload": True})}
             timeout_s = self._run.offer.crypto.open_timeout_s
             for _, reply in self._run.exchange.ask("evaluate.open", again, timeout_s):
-                if not isinstance(reply, str):
-                    _keep(Opened.from_records(reply).result, results)
+                try:
+                    _keep(Opened.from_records(_content(reply)).result, results)
+                except Refused as error:
+                    self._note("opening_refused", context, member=member, code=error.code)
         if wanted not in results:
             raise Refused("open.quorum", "no opener sent the result that it signed")
         try:
@@ -225,7 +232,8 @@ class Sums:
         if context.purpose == "update":
             base = self._run.state.models.path(context.base).stat().st_size
             signed = sum(map(len, headers.values())) + sum(map(len, signatures.values()))
-            self.wire.download_bytes.append(base + signed + len(collected.total))
+            seeds = sum(map(len, collected.seeds.values()))
+            self.wire.download_bytes.append(base + signed + seeds + len(collected.total))
         return Open(
             run=self._run.id,
             epoch=self._seats.epoch,
@@ -236,6 +244,7 @@ class Sums:
             members=list(collected.members),
             headers=headers,
             signatures=signatures,
+            seeds=collected.seeds,
             total=collected.total,
             best=best,
             upload=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -10,6 +11,7 @@ from moonflower.crypto import envelope
 from moonflower.crypto.context import RoundContext
 from moonflower.crypto.identity import Identity, Roster, parse_roster
 from moonflower.crypto.planner import plan
+from moonflower.crypto.sealed import SealedVector
 from moonflower.crypto.statement import Proof, Statement, sign_statement
 
 NAMES = ("anna", "bert", "cleo", "dora")
@@ -46,12 +48,17 @@ def context(**changes: Any) -> RoundContext:
         epoch=1,
         roster=roster().digest,
         min_members=3,
+        offer="o" * 64,
     )
     return replace(honest, **changes)
 
 
-def sealed(name: str, about: RoundContext, body: bytes = b"body") -> envelope.RawEnvelope:
-    return envelope.seal(identity(name), about, body)
+SEEDS = b"seeds"
+
+
+def sealed(name: str, about: RoundContext, body: bytes = b"seedsbody") -> envelope.RawEnvelope:
+    vector = SealedVector(body, hashlib.sha256(SEEDS).hexdigest(), (7, 8))
+    return envelope.seal(identity(name), about, vector)
 
 
 def statement(about: RoundContext, members: tuple[str, ...] = NAMES, **changes: Any) -> Statement:

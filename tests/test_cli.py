@@ -342,7 +342,7 @@ def test_two_drills_for_one(refused: Any) -> None:
         (["simulat"], "No such command 'simulat'. Did you mean 'simulate'?"),
         (["simulate"], "Missing argument 'CONFIG'"),
         (["simulate", HEART, "more"], "Got unexpected extra argument (more)"),
-        (["simulate", HEART, "--ot", "x"], "No such option '--ot'"),
+        (["simulate", HEART, "--ot", "x"], "No such option: --ot"),
         (["simulate", HEART, "--out"], "Option '--out' requires an argument"),
         (["model", "lst"], "No such command 'lst'. Did you mean 'list'?"),
         (["audit", "prove", "x"], "'x' is not a valid integer"),

@@ -13,9 +13,9 @@ from moonflower.errors import Refused
 from protocol import context, identity, sealed
 
 
-def code_of(raw: RawEnvelope, about: Any = None, sender: str = "anna", most: int = 100) -> str:
+def code_of(raw: RawEnvelope, about: Any = None, sender: str = "anna", size: int = 9) -> str:
     try:
-        check(raw, identity(sender).card, about or context(), most)
+        check(raw, identity(sender).card, about or context(), size)
     except Refused as refusal:
         return refusal.code
     return ""
@@ -44,6 +44,7 @@ def test_an_honest_envelope_passes_and_says_what_it_is() -> None:
         ({"schema": "t" * 64}, "envelope.context"),
         ({"task": {"ref": "a:c"}}, "envelope.context"),
         ({"package": "1"}, "envelope.context"),
+        ({"offer": "p" * 64}, "envelope.context"),
     ],
 )
 def test_an_envelope_of_another_context_is_refused(changes: dict[str, Any], code: str) -> None:
@@ -92,8 +93,15 @@ def test_a_header_that_names_another_member_is_refused() -> None:
     assert code_of(RawEnvelope(forged)) == "envelope.member"
 
 
-def test_a_body_over_the_limit_is_refused() -> None:
+def test_a_body_of_another_size_than_planned_is_refused() -> None:
     assert code_of(sealed("anna", context(), bytes(101))) == "envelope.malformed"
+    assert code_of(sealed("anna", context(), bytes(8))) == "envelope.malformed"
+
+
+def test_a_newer_format_is_named() -> None:
+    raw = RawEnvelope(b"MFE2" + sealed("anna", context()).data[4:])
+    with pytest.raises(Refused, match="format b'2', expected b'1'"):
+        check(raw, identity("anna").card, context(), 9)
 
 
 @pytest.mark.parametrize(
@@ -113,11 +121,27 @@ def test_a_signed_header_of_the_wrong_form_is_malformed(header: bytes) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"number": True}, {"number": -1}, {"purpose": "other"}, {"member": 3}, {"context": "short"}, {"v": 2}],
+    [
+        {"number": True},
+        {"number": -1},
+        {"purpose": "other"},
+        {"member": 3},
+        {"context": "short"},
+        {"v": 2},
+        {"tags": []},
+        {"tags": [-1]},
+        {"tags": [1 << 64]},
+        {"tags": [0.5]},
+        {"tags": [1] * 9},
+        {"tags": 3},
+        {"seeds": ""},
+        {"body": "é" * 64},
+        {"context": "G" * 64},
+    ],
 )
 def test_a_field_of_the_wrong_form_is_malformed(change: dict[str, Any]) -> None:
     about = context()
-    honest = Header("anna", "f", "r", 3, "update", 1, about.digest, about.params, "0" * 64, 0)
+    honest = Header("anna", "f", "r", 3, "update", 1, about.digest, about.params, "0" * 64, 0, "0" * 64, (1,))
     from moonflower.canonical import canonical
 
     header = canonical({"v": 1, **vars(honest), **change})

@@ -22,10 +22,9 @@ from moonflower.client.tasks import load_task, schema_for
 from moonflower.client.train import Learner
 from moonflower.configs.settings import load_run
 from moonflower.crypto import keys
-from moonflower.crypto.planner import Plan
+from moonflower.crypto.planner import SEED_BYTES, Plan
 from moonflower.crypto.version import parse
 from moonflower.errors import Ended
-from moonflower.server import sums
 from moonflower.server.exchange import Exchange
 from moonflower.simulation import Simulation
 
@@ -116,29 +115,17 @@ class PlainKey:
     def __init__(self, plan: Plan, key: bytes) -> None:
         self.plan = plan
 
-    def seal(self, slots: Any) -> bytes:
-        return slots.astype("<i8").tobytes()
+    def seal(self, rows: Any) -> Any:
+        return rows.astype(np.uint64), np.zeros((len(rows), SEED_BYTES), dtype=np.uint8)
 
-    def open(self, data: bytes, chunks: int) -> Any:
-        return np.frombuffer(data, "<i8").reshape(chunks, self.plan.degree) % self.plan.plain_modulus
-
-
-class PlainSum:
-    def __init__(self, plan: Plan, lanes: int) -> None:
-        self.max_body_bytes, self._total = 1 << 30, np.zeros(1, dtype="<i8")
-
-    def add(self, body: bytes) -> None:
-        self._total = self._total + np.frombuffer(body, "<i8")
-
-    def dump(self) -> bytes:
-        return self._total.tobytes()
+    def open(self, totals: Any, seeds: Any) -> Any:
+        return totals.astype(np.int64)
 
 
 @pytest.mark.parametrize("config", [HEART, SBA], ids=lambda path: path.stem)
 def test_encryption_changes_no_bit_of_the_model(config: Path, folders: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     sealed = simulate(config, out=folders(f"sealed-{config.stem}"), overrides=FOUR)
     monkeypatch.setattr(member_app, "SecretKey", PlainKey)
-    monkeypatch.setattr(sums, "RunningSum", PlainSum)
     plain = simulate(config, out=folders(f"plain-{config.stem}"), overrides=FOUR)
     assert sha(plain) == sha(sealed)
     assert plain.result["rounds"] == sealed.result["rounds"]

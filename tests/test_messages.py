@@ -36,6 +36,7 @@ OPEN = {
     "members": ["a b", "ü"],
     "headers": {"a b": b"1", "ü": b""},
     "signatures": {"a b": b"2", "ü": b"3"},
+    "seeds": {"a b": b"4", "ü": b"5"},
     "total": b"sum",
     "best": "",
     "upload": True,

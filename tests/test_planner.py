@@ -5,47 +5,58 @@ from __future__ import annotations
 import math
 
 import pytest
+import tenseal.sealapi as seal
 from hypothesis import given
 from hypothesis import strategies as st
-from moonflower.crypto.planner import NOISE_SIGMAS, _batching_prime, _is_prime, plan
+from moonflower.crypto.planner import FRESH_NOISE, MAX_LOG_Q, _is_prime, _largest_prime, plan
 from moonflower.errors import InputError
 
 
 def test_sixteen_members_with_sixteen_bits_take_two_lanes_of_twenty() -> None:
     found = plan(16, 16, 1_000_000)
-    assert (found.degree, found.lanes, found.lane_bits, found.max_members) == (4096, 2, 20, 16)
-    assert found.plain_modulus > 1 << 40
-    assert found.packed_bytes(1_000_000) < 6.7e6
+    assert (found.lanes, found.lane_bits, found.modulus_bits, found.max_members) == (2, 20, 50, 16)
+    assert found.body_bytes(1_000_000) < 3.2e6
 
 
-def test_sixty_four_members_get_another_set_or_fewer_bits() -> None:
-    wide, narrow = plan(64, 16, 1_000_000), plan(64, 14, 1_000_000)
-    assert wide.coeff_bits == (35, 35, 36)
-    assert narrow.coeff_bits == (53, 53)
-    assert min(wide.max_members, narrow.max_members) >= 64
+def test_a_small_model_takes_a_small_ring() -> None:
+    found = plan(4, 16, 30)
+    assert (found.degree, found.modulus_bits) == (1024, 26)
+    assert found.body_bytes(30) == 64 + 1024 * 26 // 8
 
 
-def test_a_small_model_takes_the_smallest_ciphertext() -> None:
-    assert plan(4, 16, 30).coeff_bits == (53, 53)
-    assert plan(4, 16, 30).chunks(30) == 1
+def test_within_a_hundredth_fewer_ciphertexts_win() -> None:
+    assert plan(16, 16, 1_000_000).degree == 4096
 
 
 @given(st.integers(2, 1024), st.integers(4, 24), st.integers(1, 10**7))
 def test_every_plan_holds_its_largest_sum(members: int, bits: int, values: int) -> None:
     found = plan(members, bits, values)
     assert found.max_members >= members
-    assert members * ((1 << bits) - 1) < 1 << found.lane_bits, "a lane reaches its neighbour"
-    assert 1 << (found.lanes * found.lane_bits) < found.plain_modulus < 1 << 60, "the lanes do not fit below t"
-    assert (found.plain_modulus - 1) % (2 * found.degree) == 0, "SEAL cannot batch"
-    assert sum(found.coeff_bits) <= 106, "more than eprint 2024/463 allows at N = 4096"
-    sigma = math.sqrt(found.degree / 18)
-    noise = NOISE_SIGMAS * sigma * math.sqrt(members)
-    assert noise < 2 ** sum(found.coeff_bits[:-1]) / (2 * found.plain_modulus), "the noise reaches q / 2t"
-    assert found.noise_margin_bits >= 0
+    assert found.max_members * ((1 << bits) - 1) < 1 << found.lane_bits, "a lane reaches its neighbour"
+    assert found.plain_modulus == 1 << (found.lanes * found.lane_bits) < 1 << 60, "SEAL holds t in 60 bits"
+    assert _is_prime(found.modulus)
+    assert found.modulus % (2 * found.degree) == 1, "the ring does not split"
+    assert found.modulus_bits <= min(60, MAX_LOG_Q[found.degree]), "more than eprint 2024/463 allows"
+    assert (2 * FRESH_NOISE + 1) * found.max_members * found.plain_modulus < found.modulus, "a sum may decrypt wrongly"
+    assert found.noise_margin > 1
+    assert found.mac_points * found.mac_word_bits >= 96
+    assert 1 << found.mac_word_bits <= found.modulus, "two MAC coefficients are the same mod q"
+
+
+@pytest.mark.parametrize("set_", [(4, 16, 30), (4, 16, 10**6), (16, 16, 10**6), (64, 16, 10**6), (16, 9, 10**6)])
+def test_seal_takes_the_plans_parameters_and_the_same_prime(set_: tuple[int, int, int]) -> None:
+    found = plan(*set_)
+    assert seal.CoeffModulus.Create(found.degree, [found.modulus_bits])[0].value() == found.modulus
+    parameters = seal.EncryptionParameters(seal.SCHEME_TYPE.BFV)
+    parameters.set_poly_modulus_degree(found.degree)
+    parameters.set_coeff_modulus([seal.Modulus(found.modulus)])
+    parameters.set_plain_modulus(found.plain_modulus)
+    context = seal.SEALContext(parameters, True, seal.SEC_LEVEL_TYPE.TC128)
+    assert context.parameters_set(), context.parameters_error_message()
 
 
 def test_what_does_not_fit_is_refused_with_what_would() -> None:
-    with pytest.raises(InputError, match="at most 24 value bits for 1024 members") as refusal:
+    with pytest.raises(InputError, match=r"at most \d+ value bits for 1024 members") as refusal:
         plan(1024, 60, 10)
     assert refusal.value.code == "config.crypto"
     with pytest.raises(InputError, match="expected 'shared'"):
@@ -57,5 +68,5 @@ def test_primality_agrees_with_trial_division(n: int) -> None:
     assert _is_prime(n) == (n > 1 and all(n % p for p in range(2, math.isqrt(n) + 1)))
 
 
-def test_the_batching_prime_of_the_default_set_is_the_known_one() -> None:
-    assert _batching_prime(1 << 40, 4096) == 1099511799809
+def test_the_prime_of_the_default_set_is_the_known_one() -> None:
+    assert _largest_prime(53, 4096) == 0x1FFFFFFFFB4001

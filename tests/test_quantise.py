@@ -2,62 +2,93 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from moonflower.crypto.planner import plan
+from moonflower.crypto.planner import Plan, plan
 from moonflower.crypto.quantise import (
+    BLOCK_LANES,
     CLIP_FLOOR,
     COUNTER_LIMIT,
     ONE,
+    Contribution,
+    Ints,
+    OpenedSum,
     apply_mean,
     mean,
     next_clip,
-    pack,
-    pack_lanes,
     quantise,
-    unpack,
+    rows_of,
+    slot_blocks,
     weight_of,
 )
 
 SETS = [(2, 16), (4, 16), (16, 16), (16, 9), (64, 14), (1024, 4), (3, 24)]
 
 
-@given(st.sampled_from(SETS), st.integers(0, 2**32), st.integers(1, 9000), st.integers(0, 40))
+def total(given_: Sequence[Contribution], found: Plan) -> list[Ints]:
+    return [sum(blocks) for blocks in zip(*(slot_blocks(one, found) for one in given_), strict=True)]
+
+
+def read(rows: list[Ints], values: int, counters: int, members: int, found: Plan) -> tuple[OpenedSum, Ints]:
+    opened = OpenedSum(iter(rows), values, counters, members, found)
+    parts = [part for _, part in opened.values()]
+    return opened, np.concatenate([np.zeros(0, dtype=np.int64), *parts])
+
+
+@settings(deadline=None)
+@given(st.sampled_from(SETS), st.integers(0, 2**32), st.integers(0, 9000), st.integers(1, 40))
 def test_opened_lanes_are_the_integer_sums(set_: tuple[int, int], seed: int, values: int, counters: int) -> None:
     members, bits = set_
-    rng, found = np.random.default_rng(seed), plan(members, bits, values)
-    top, count = (1 << (bits - 1)) - 1, min(members, 5)
-    vectors = [rng.integers(-top, top + 1, values) for _ in range(count)]
-    tallies = [rng.integers(0, COUNTER_LIMIT // 1024, counters) for _ in range(count)]
-    slots = sum(pack(v, t.tolist(), found) for v, t in zip(vectors, tallies, strict=True))
-    assert (slots < found.plain_modulus).all()
-    sums = unpack(slots, values, counters, count, found)
-    assert sums.in_range
-    assert (sums.values == sum(vectors)).all()
-    assert sums.counters == tuple(sum(tallies).tolist() if counters else [])
+    rng, found = np.random.default_rng(seed), plan(members, bits, values + 1)
+    count = min(members, 5)
+    tallies = rng.integers(0, COUNTER_LIMIT // 1024, (count, counters))
+    updates = rng.normal(0, 1, (count, values)).astype(np.float32)
+    given_ = [Contribution(tuple(t.tolist()), u, ONE // count, 2.0) for t, u in zip(tallies, updates, strict=True)]
+    rows = total(given_, found)
+    assert all((block >= 0).all() and (block < found.plain_modulus).all() for block in rows)
+    opened, sums = read(rows, values, counters, count, found)
+    assert opened.in_range
+    assert opened.counters == tuple(tallies.sum(axis=0).tolist())
+    assert (sums == sum(quantise(u, ONE // count, 2.0, bits) for u in updates)).all()
+
+
+def test_a_vector_of_many_blocks_comes_back_in_order() -> None:
+    found, values = plan(4, 16, 10**6), 3 * BLOCK_LANES + 17
+    update = np.linspace(-1, 1, values, dtype=np.float32)
+    rows = list(slot_blocks(Contribution((5,), update, ONE, 1.0), found))
+    assert len(rows) > 3
+    opened, sums = read(rows, values, 1, 1, found)
+    assert opened.counters == (5,)
+    assert (sums == quantise(update, ONE, 1.0, 16)).all()
 
 
 @pytest.mark.parametrize("set_", SETS)
 def test_the_largest_sum_of_all_members_stays_exact(set_: tuple[int, int]) -> None:
     members, bits = set_
     found, top = plan(members, bits, 5000), (1 << (bits - 1)) - 1
-    for value in (top, -top):
-        sums = unpack(members * pack(np.full(5000, value), [2**38 - 1], found), 5000, 1, members, found)
-        assert sums.in_range
-        assert (sums.values == members * value).all()
-        assert sums.counters == (members * (2**38 - 1),)
+    for sign in (1, -1):
+        update = np.full(5000, sign, dtype=np.float32)
+        rows = [found.max_members * block for block in slot_blocks(Contribution((2**38 - 1,), update), found)]
+        opened, sums = read(rows, 5000, 1, found.max_members, found)
+        assert opened.in_range
+        assert (sums == found.max_members * sign * top).all()
+        assert opened.counters == (found.max_members * (2**38 - 1),)
 
 
 def test_lanes_beyond_their_range_are_noticed() -> None:
     found = plan(4, 16, 100)
-    honest = 3 * pack(np.zeros(100, dtype=np.int64), [1], found)
-    hostile = pack_lanes(np.full(100 + found.limbs, 1 << (found.lane_bits - 1)), found)
-    assert not unpack(honest + 2 * hostile, 100, 1, 4, found).in_range
-    padding = np.zeros_like(honest)
-    padding[0, -1] = 1
-    assert not unpack(honest + padding, 100, 1, 4, found).in_range
+    honest = total([Contribution((1,), np.zeros(100, dtype=np.float32))] * 3, found)
+    full = np.full(honest[0].size * found.lanes, 1 << (found.lane_bits - 1), dtype=np.int64)
+    hostile = [honest[0] + rows_of(full, found)]
+    assert not read(hostile, 100, 1, 4, found)[0].in_range
+    padding = [honest[0].copy()]
+    padding[0][0, -1] += 1
+    assert not read(padding, 100, 1, 3, found)[0].in_range
+    assert read(honest, 100, 1, 3, found)[0].in_range
 
 
 @given(
@@ -67,52 +98,53 @@ def test_lanes_beyond_their_range_are_noticed() -> None:
     st.integers(4, 24),
 )
 def test_quantising_errs_by_half_a_step_at_most(update: list[float], weight: int, clip: float, bits: int) -> None:
-    vector = np.array(update)
-    values, share = quantise(vector, weight, clip, bits)
+    vector = np.array(update, dtype=np.float32)
+    values = quantise(vector, weight, clip, bits)
     top = (1 << (bits - 1)) - 1
     assert np.abs(values).max() <= top
-    assert share == np.mean(np.abs(vector) > clip)
-    exact = np.clip(vector, -clip, clip) * weight / ONE
+    exact = np.clip(vector.astype(np.float64), -clip, clip) * weight / ONE
     assert np.abs(values * (clip / top) - exact).max() <= clip / top / 2 * (1 + 1e-6)
+
+
+def test_the_clipped_share_counts_what_the_clip_cuts() -> None:
+    update = np.array([0.5, -3.0, 2.0, 2.5], dtype=np.float32)
+    assert Contribution((), update, ONE, 2.0).clipped_share == 0.5
+    assert Contribution((1,)).clipped_share == 0.0
 
 
 def test_a_mean_is_within_its_stated_bound_and_weighted() -> None:
     rng = np.random.default_rng(1)
-    updates, rows = [rng.normal(0, 0.01, 1000) for _ in range(4)], [303, 294, 123, 200]
+    updates, rows = [rng.normal(0, 0.01, 1000).astype(np.float32) for _ in range(4)], [303, 294, 123, 200]
     weights = [weight_of(n, sum(rows)) for n in rows]
     clip = 0.32
-    sums = sum(quantise(u, w, clip, 16)[0] for u, w in zip(updates, weights, strict=True))
-    found = mean(sums, sum(weights), clip, 16)
-    exact = np.average(updates, axis=0, weights=rows)
-    assert np.abs(found - exact).max() <= 4 * clip / 32767 / 2 * 1.001
+    sums = sum(quantise(u, w, clip, 16) for u, w in zip(updates, weights, strict=True))
+    exact = np.average(np.array(updates, dtype=np.float64), axis=0, weights=rows)
+    assert np.abs(mean(sums, sum(weights), clip, 16) - exact).max() <= 4 * clip / 32767 / 2 * 1.001
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_refused(bad: float) -> None:
     with pytest.raises(ValueError, match="not finite"):
-        quantise(np.array([0.0, bad]), ONE, 1.0, 16)
+        Contribution((1,), np.array([0.0, bad], dtype=np.float32))
 
 
 @pytest.mark.parametrize("weight", [0, -1, ONE + 1])
 def test_a_weight_out_of_range_is_refused(weight: int) -> None:
     with pytest.raises(ValueError, match="weight"):
-        quantise(np.zeros(1), weight, 1.0, 16)
+        Contribution((1,), weight=weight)
 
 
-def test_packing_refuses_what_no_lane_holds() -> None:
-    found = plan(4, 16, 10)
-    with pytest.raises(ValueError, match="outside"):
-        pack(np.array([1 << 15]), [], found)
-    for counter in (-1, COUNTER_LIMIT):
-        with pytest.raises(ValueError, match="counter"):
-            pack(np.zeros(1, dtype=np.int64), [counter], found)
+@pytest.mark.parametrize("counter", [-1, COUNTER_LIMIT])
+def test_a_counter_out_of_range_is_refused(counter: int) -> None:
+    with pytest.raises(ValueError, match="counter"):
+        Contribution((counter,))
 
 
 def test_the_clip_follows_the_mean_within_its_limits() -> None:
-    assert next_clip(8.0, np.array([0.1, -0.05])) == pytest.approx(3.2)
-    assert next_clip(8.0, np.array([1e-6])) == 0.5  # ÷16 at most
-    assert next_clip(8.0, np.array([100.0])) == 32.0  # ×4 at most
-    assert next_clip(CLIP_FLOOR, np.zeros(3)) == CLIP_FLOOR
+    assert next_clip(8.0, 0.1) == pytest.approx(3.2)
+    assert next_clip(8.0, 1e-6) == 0.5  # ÷16 at most
+    assert next_clip(8.0, 100.0) == 32.0  # ×4 at most
+    assert next_clip(CLIP_FLOOR, 0.0) == CLIP_FLOOR
 
 
 def test_weights_are_shares_of_all_rows() -> None:

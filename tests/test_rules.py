@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from moonflower.canonical import canonical, parse_canonical
 from moonflower.client import guard
 from moonflower.client.guard import Remembered
 from moonflower.configs.settings import FloorSettings, GateSettings, RunSettings
@@ -15,12 +16,12 @@ from moonflower.crypto.statement import Proof, Statement, quorum, sign_statement
 from moonflower.errors import Refused
 from moonflower.messages import Open, Opened, Seal
 from moonflower.server.rounds import Collection, Hearing, Patience, agree
-from protocol import BASE, NAMES, context, identity, proof, roster, sealed, statement
+from protocol import BASE, NAMES, SEEDS, context, identity, proof, roster, sealed, statement
 
 FLOOR = FloorSettings(
     tasks=("a.b:task",), min_members=3, max_rounds=10, max_local_epochs=5, max_train_s=60, min_quorum=2
 )
-SCHEMA = "a" * 64
+SCHEMA, BEST = "a" * 64, "f" * 64
 
 
 def refused(code: str, call: Any, *arguments: Any) -> str:
@@ -178,6 +179,7 @@ def opening(contexts: dict[str, RoundContext], **changes: Any) -> Open:
         "members": sorted(contexts),
         "headers": {name: signed.data for name, signed in headers.items()},
         "signatures": {name: signed.signature for name, signed in headers.items()},
+        "seeds": dict.fromkeys(contexts, SEEDS),
         "total": b"",
         "best": "",
         "upload": False,
@@ -194,8 +196,8 @@ def open_as_anna(asked: Open, before: Any = None, own: Any = "sealed", about: Ro
 
 def test_an_honest_opening_is_allowed_and_repeatable() -> None:
     asked = opening(dict.fromkeys(NAMES, context()))
-    assert sorted(open_as_anna(asked)) == list(NAMES)
-    assert sorted(open_as_anna(asked, before=list(NAMES))) == list(NAMES)
+    assert sorted(open_as_anna(asked).digests) == list(NAMES)
+    assert open_as_anna(asked, before=list(NAMES)).tags == {name: [7, 8] for name in NAMES}
 
 
 def test_a_member_that_trained_under_another_context_is_not_opened() -> None:
@@ -237,6 +239,15 @@ def test_headers_must_be_signed_and_name_their_member() -> None:
     refused("envelope.signature", open_as_anna, both)
 
 
+def test_seeds_must_be_the_ones_that_were_signed() -> None:
+    """A server that swaps seeds would make the members open something else than they summed."""
+    asked = opening(dict.fromkeys(NAMES, context()))
+    swapped = asked.model_copy(update={"seeds": {**asked.seeds, "cleo": b"other"}})
+    assert "'cleo'" in refused("open.set", open_as_anna, swapped)
+    missing = asked.model_copy(update={"seeds": dict.fromkeys(NAMES[:3], SEEDS)})
+    refused("open.set", open_as_anna, missing)
+
+
 @pytest.mark.parametrize(
     "members", [list(NAMES[:3]), [*NAMES, "dora"], ["bert", "anna", "cleo", "dora"], [*NAMES, "eve"]]
 )
@@ -249,7 +260,7 @@ def test_the_set_and_its_headers_name_the_same_members(members: list[str]) -> No
 
 
 def collection(**changes: Any) -> Collection:
-    fields = {"context": context(), "roster": roster(), "invited": frozenset(NAMES), "max_body_bytes": 100}
+    fields = {"context": context(), "roster": roster(), "invited": frozenset(NAMES), "body_bytes": 9}
     return Collection(**{**fields, **changes})
 
 
@@ -293,14 +304,14 @@ def opened(name: str, said: Statement, vote: float | None = 0.1) -> Opened:
         statement=said.encode(),
         signature=sign_statement(identity(name), said),
         vote=vote,
-        vote_signature=identity(name).sign("vote", vote_bytes(said.encode(), vote)),
+        vote_signature=identity(name).sign("vote", vote_bytes(said.encode(), BEST, vote)),
         result=b"",
         open_s=0.0,
     )
 
 
 def hearing(wanted: int = 0) -> Hearing:
-    return Hearing(context(), roster(), NAMES, wanted)
+    return Hearing(context(), roster(), NAMES, wanted, BEST)
 
 
 def test_a_quorum_agrees_and_the_minority_is_named() -> None:
@@ -372,10 +383,27 @@ def test_patience_counts_refusals_and_failures_apart() -> None:
 
 
 def test_a_disagreement_at_enrolment_names_member_and_field() -> None:
-    fields = {"schema": "s", "task": "t", "start": "x"}
+    fields = {"schema": "s", "task": "t", "package": "p", "layout": "l", "start": "x"}
     sizes = {"update": 10, "statistics": 3, "tallies": 4}
-    answers = dict.fromkeys(NAMES[:3], (fields, sizes))
-    common, odd = agree({**answers, "dora": ({**fields, "start": "y"}, sizes)})
+    answers = {name: {**fields, **sizes} for name in NAMES[:3]}
+    common, odd = agree({**answers, "dora": {**fields, **sizes, "start": "y"}})
     assert (dict(common.agreed), dict(common.sizes), odd) == (fields, sizes, {"dora": "start"})
-    _, odd = agree({**answers, "dora": (fields, {**sizes, "update": 11})})
-    assert odd == {"dora": "update_size"}
+    _, odd = agree({**answers, "dora": {**fields, **sizes, "update": 11}})
+    assert odd == {"dora": "update"}
+    assert agree({})[1] == {}
+
+
+def test_a_vote_is_bound_to_what_it_was_compared_with() -> None:
+    said, found = statement(context()), hearing()
+    other = vote_bytes(said.encode(), "e" * 64, 0.1)
+    answer = opened("anna", said).model_copy(update={"vote_signature": identity("anna").sign("vote", other)})
+    refused("envelope.signature", found.hear, "anna", answer)
+
+
+@pytest.mark.parametrize(
+    "change", [{"context": 5}, {"members": ["anna", 3]}, {"clip": 1}, {"metrics": {"loss": "x"}}, {"sha256": "short"}]
+)
+def test_a_statement_with_a_field_of_another_form_is_refused(change: dict[str, Any]) -> None:
+    """Signed or not: what a hostile member signs must not break the coordinator."""
+    said = canonical({**parse_canonical(statement(context()).encode()), **change})
+    refused("open.disagree", Statement.parse, said)

@@ -123,19 +123,20 @@ class Tabular(Task):
         """Return ``{column: [mean, spread]}`` of the numeric columns.
 
         Whole numbers up to one division and one square root, so the same bits everywhere. A column without
-        spread gets its range as spread; one without values the middle of its range as mean.
+        spread gets its range as spread; one without values the middle of its range as mean. Both are rounded, the
+        spread to 10 bits and the mean to 1/64 of it: exact ones are fractions that give the number of rows away.
         """
         out: dict[str, Any] = {}
         numeric = [column for column in schema.columns if isinstance(column, Numeric)]
         for i, column in enumerate(numeric):
             count, total, upper, lower = (int(number) for number in totals[4 * i : 4 * i + 4])
             width = (column.max - column.min) / _UNIT
-            mean = column.min + (total / count if count else _UNIT / 2) * width
             deviation = count * ((upper << 16) + lower) - total * total  # count² times the variance, exactly
-            out[column.name] = [
-                mean,
-                math.sqrt(deviation) / count * width if deviation > 0 else _UNIT * width,
-            ]
+            fraction, exponent = math.frexp(math.sqrt(deviation) / count if deviation > 0 else _UNIT)
+            spread = math.ldexp(round(fraction * 1024) / 1024, exponent)
+            grid = spread / 64
+            mean = round((total / count if count else _UNIT / 2) / grid) * grid
+            out[column.name] = [column.min + mean * width, spread * width]
         return out
 
     def prepare(self, rows: Rows, schema: Schema, scaling: Mapping[str, Any]) -> Rows:

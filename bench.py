@@ -1,0 +1,394 @@
+"""``moonflower bench``: what sealing costs, side by side on the same vector and machine, in one run.
+
+Each scheme runs in a process of its own, so that its peak memory is its own; seconds are the best of a few repeats.
+``seal_s`` is quantise + encrypt + serialise of one member; ``add_s`` is the server's work for one member (parse,
+check, add); ``open_s`` is one opener's work on the sum of all members, from received bytes to floats. Bytes are the
+whole envelope's, header and signature included.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .crypto import envelope, planner, sealed
+from .crypto.context import RoundContext
+from .crypto.identity import Identity
+from .crypto.mac import Mac
+from .crypto.quantise import ONE, Contribution, OpenedSum, mean, quantise, slot_blocks
+from .crypto.secret import SecretKey, generate
+from .server.aggregate import RunningSum
+
+Row = dict[str, Any]
+CLIP, MEMBERS, FEW = 0.32, 16, 2
+SHAPES = ((1_000_000, 1), (10_000_000, 1), (1_000_000, 200))
+FIELDS = ("seal_s", "add_s", "open_s", "up_bytes_per_param", "down_bytes_per_param", "exact", "max_error")
+
+
+def vector(params: int, member: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return a member's update, ``float32[params]``: normal, spread 0.01, the same in every process."""
+    return np.random.default_rng(member).normal(0, 0.01, params).astype(np.float32)
+
+
+def timed(call: Callable[[], Any], repeats: int = 3) -> tuple[float, Any]:
+    """Return the least seconds of ``repeats`` calls, and the last result."""
+    best, result = float("inf"), None
+    for _ in range(repeats):
+        began = time.perf_counter()
+        result = call()
+        best = min(best, time.perf_counter() - began)
+    return best, result
+
+
+def plain(params: int, tensors: int) -> Row:
+    """Numpy float32 bytes, no protection at all: the floor."""
+    arrays = np.array_split(vector(params, 0), tensors)
+    seal_s, data = timed(lambda: [a.tobytes() for a in arrays])
+    total = [np.zeros(len(a), dtype=np.float32) for a in arrays]
+
+    def add() -> None:
+        for part, blob in zip(total, data, strict=True):
+            np.add(part, np.frombuffer(blob, np.float32), out=part)
+
+    add_s, _ = timed(add)
+    open_s, _ = timed(lambda: [part / 3 for part in total])
+    return _row(seal_s, add_s, open_s, 4.0, 4.0, None, None)
+
+
+def ours(params: int, tensors: int, value_bits: int = 16) -> Row:
+    """Scheme ``shared``: seeded symmetric BFV through SEAL, bit-packed, authenticated, 16 members."""
+    plan = planner.plan(MEMBERS, value_bits, params)
+    key, weight, secret = SecretKey(plan, generate(plan)), ONE // MEMBERS, os.urandom(32)
+    context = RoundContext(
+        "bench", "bench", 1, "update", "0" * 64, CLIP, {}, "0" * 64, {}, "0", plan.as_dict(), 1, "0" * 64, 3, "0" * 64
+    )
+    identity = Identity.generate("member-07")
+    lanes = params + plan.limbs
+    seeds: dict[str, bytes] = {}
+    tags: dict[str, list[int]] = {}
+    running = RunningSum(plan, lanes)
+    seal_s = add_s = float("inf")
+    size = 0
+    for member in range(MEMBERS):
+        update, name = vector(params, member), f"member-{member:02}"
+
+        def seal(update: Any = update, name: str = name) -> envelope.RawEnvelope:
+            given = Contribution((weight,), update, weight, CLIP)
+            mac = Mac(secret, context.digest, plan)
+            made = sealed.seal(key, mac, name, slot_blocks(given, plan), lanes, plan)
+            return envelope.seal(identity, context, made)
+
+        seconds, raw = timed(seal, 1)
+        seal_s, size = min(seal_s, seconds), len(raw.data)
+
+        def add(raw: envelope.RawEnvelope = raw) -> tuple[bytes, envelope.Envelope]:
+            checked = envelope.check(raw, identity.card, context, running.body_bytes)
+            return running.add(checked.body), checked
+
+        seconds, (seeds[name], checked) = timed(add, 1)
+        add_s, tags[name] = min(add_s, seconds), list(checked.header.tags)
+    del raw, checked
+    total = running.dump()
+
+    def opening() -> tuple[Any, bool]:
+        mac = Mac(secret, context.digest, plan)
+        sealed.check_total(mac, tags, total, lanes, plan)
+        rows = sealed.open_total(key, total, seeds, lanes, plan)
+        sums = OpenedSum(rows, params, 1, MEMBERS, plan)
+        values = np.empty(params, dtype=np.int64)
+        for at, part in sums.values():
+            values[at : at + len(part)] = part
+        return values, sums.in_range
+
+    open_s, (values, in_range) = timed(opening, 1)
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    integers, floats = np.zeros(params, dtype=np.int64), np.zeros(params)
+    for member in range(MEMBERS):
+        integers += quantise(vector(params, member), weight, CLIP, value_bits)
+        floats += vector(params, member) / MEMBERS
+    exact = bool(in_range and (values == integers).all())
+    error = float(np.abs(mean(values, weight * MEMBERS, CLIP, value_bits) - floats).max())
+    down = (len(total) + sum(map(len, seeds.values()))) / params
+    return {**_row(seal_s, add_s, open_s, size / params, down, exact, error), "peak_kib": peak_kib}
+
+
+def addition(params: int, tensors: int) -> Row:
+    """Our addition alone, of residues in memory, as the running sum does it."""
+    return _addition(params, ours=True)
+
+
+def bare_addition(params: int, tensors: int) -> Row:
+    """``np.add`` over the same residues in memory: the machine's own speed."""
+    return _addition(params, ours=False)
+
+
+def _addition(params: int, *, ours: bool) -> Row:
+    plan = planner.plan(MEMBERS, 16, params)
+    lanes = params + plan.limbs
+    shape = (plan.chunks(lanes), plan.degree)
+    residues = np.random.default_rng(0).integers(0, plan.modulus, shape, dtype=np.uint64)
+    if not ours:
+        total = np.zeros(shape, dtype=np.uint64)
+        add_s, _ = timed(lambda: np.add(total, residues, out=total), 9)
+        return _row(None, add_s, None, None, None, None, None)
+    running = RunningSum(plan, lanes)
+    add_s, _ = timed(lambda: running.accumulate(0, residues), 9)
+    return _row(None, add_s, None, None, None, None, None)
+
+
+def ckks(params: int, tensors: int, *, symmetric: bool) -> Row:
+    """TenSEAL CKKS [60, 40, 40] at N = 8192, one vector a tensor: encrypt + serialise."""
+    import tenseal as ts
+
+    kind = ts.ENCRYPTION_TYPE.SYMMETRIC if symmetric else ts.ENCRYPTION_TYPE.ASYMMETRIC
+    context = ts.context(ts.SCHEME_TYPE.CKKS, 8192, coeff_mod_bit_sizes=[60, 40, 40], encryption_type=kind)
+    context.global_scale = 2**40
+    slots = 4096  # chunks of this many values: TenSEAL is faster so, and prints nothing
+    step = params // tensors if tensors > 1 else slots
+    data = [vector(params, member).astype(np.float64) for member in range(FEW)]
+
+    def seal(values: Any) -> list[bytes]:
+        parts = (
+            values[i + j : min(i + j + slots, i + step)] for i in range(0, params, step) for j in range(0, step, slots)
+        )
+        return [ts.ckks_vector(context, part).serialize() for part in parts]
+
+    repeats = 2 if params <= 1_000_000 else 1
+    seal_s, blobs = timed(lambda: seal(data[0]), repeats)
+    other = seal(data[1])
+    total = [ts.ckks_vector_from(context, blob) for blob in blobs]
+
+    def add() -> None:
+        for part, blob in zip(total, other, strict=True):
+            part.add_(ts.ckks_vector_from(context, blob))
+
+    add_s, _ = timed(add, 1)
+    back = [part.serialize() for part in total]
+    open_s, opened = timed(
+        lambda: np.concatenate([ts.ckks_vector_from(context, blob).decrypt() for blob in back])[:params], 1
+    )
+    error = float(np.abs(opened - data[0] - data[1]).max())
+    up, down = sum(map(len, blobs)) / params, sum(map(len, back)) / params
+    return _row(seal_s, add_s, open_s, up, down, False, error)
+
+
+def secagg(params: int, tensors: int) -> Row:
+    """Flower SecAgg+: its own quantise, private mask and 15 pairwise masks, then the server's addition."""
+    from flwr.common import ndarray_to_bytes
+    from flwr.common.secure_aggregation.ndarrays_arithmetic import (
+        factor_combine,
+        parameters_addition,
+        parameters_mod,
+        parameters_subtraction,
+    )
+    from flwr.common.secure_aggregation.quantization import quantize
+    from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
+
+    arrays = [a.astype(np.float64) for a in np.array_split(vector(params, 0), tensors)]
+    seeds = [os.urandom(32) for _ in range(MEMBERS)]
+
+    def seal() -> tuple[list[Any], list[bytes]]:
+        masked = factor_combine(1, quantize(arrays, CLIP, 1 << 16))
+        shapes = [a.shape for a in masked]
+        masked = parameters_addition(masked, pseudo_rand_gen(seeds[0], 1 << 32, shapes))
+        for i, seed in enumerate(seeds[1:]):
+            join = parameters_addition if i % 2 else parameters_subtraction
+            masked = join(masked, pseudo_rand_gen(seed, 1 << 32, shapes))
+        masked = parameters_mod(masked, 1 << 32)
+        return masked, [ndarray_to_bytes(a) for a in masked]
+
+    seal_s, (masked, blobs) = timed(seal, 1)
+    add_s, _ = timed(lambda: parameters_mod(parameters_addition(masked, masked), 1 << 32), 1)
+    return _row(seal_s, add_s, None, sum(map(len, blobs)) / params, 4.0, None, None)
+
+
+def phe(params: int, tensors: int) -> Row:
+    """Paillier (``phe``, 2048-bit key) on 200 values, scaled to all of them."""
+    from phe import paillier
+
+    count = 200
+    public, private = paillier.generate_paillier_keypair(n_length=2048)
+    values = vector(params, 0)[:count].astype(np.float64)
+    seal_s, boxes = timed(lambda: [public.encrypt(float(v)) for v in values], 1)
+    add_s, sums = timed(lambda: [a + a for a in boxes], 1)
+    open_s, opened = timed(lambda: [private.decrypt(a) for a in sums], 1)
+    scale, size = params / count, 2 * public.n.bit_length() / 8
+    error = float(np.abs(np.array(opened) - 2 * values).max())
+    return _row(seal_s * scale, add_s * scale, open_s * scale, size, size, False, error)
+
+
+NVFLARE = r"""
+import json, logging, resource, sys, time
+import numpy as np, tenseal as ts
+logging.disable(logging.CRITICAL)
+from nvflare.apis.fl_context import FLContext
+from nvflare.app_common.aggregators.weighted_aggregation_helper import WeightedAggregationHelper
+from nvflare.app_opt.he.homomorphic_encrypt import deserialize_nested_dict, serialize_nested_dict
+from nvflare.app_opt.he.model_decryptor import HEModelDecryptor
+from nvflare.app_opt.he.model_encryptor import HEModelEncryptor
+import nvflare, io, contextlib
+params, tensors = int(sys.argv[1]), int(sys.argv[2])
+kind = ts.ENCRYPTION_TYPE.SYMMETRIC
+context = ts.context(ts.SCHEME_TYPE.CKKS, 8192, coeff_mod_bit_sizes=[60, 40, 40], encryption_type=kind)
+context.global_scale = 2**40
+data = [np.random.default_rng(m).normal(0, 0.01, params).astype(np.float32) for m in range(2)]
+fl = FLContext()
+def layers(values):
+    return {str(i): part for i, part in enumerate(np.array_split(values, tensors))}
+def seal(values):
+    encryptor = HEModelEncryptor()
+    encryptor.tenseal_context, encryptor.encrypt_layers, encryptor.n_iter = context, [True], 1
+    made, flags = encryptor.encryption(layers(values), fl)
+    return serialize_nested_dict(made), flags
+with contextlib.redirect_stdout(io.StringIO()):
+    began = time.perf_counter(); first, flags = seal(data[0]); seal_s = time.perf_counter() - began
+    second, _ = seal(data[1])
+    up = sum(len(v) for v in first.values()) / params
+    helper = WeightedAggregationHelper(weigh_by_local_iter=False)
+    helper.add(deserialize_nested_dict(dict(first), context), 1.0, "a", 0)
+    began = time.perf_counter()
+    helper.add(deserialize_nested_dict(dict(second), context), 1.0, "b", 0)
+    add_s = time.perf_counter() - began
+    total = serialize_nested_dict(dict(helper.get_result()))
+    down = sum(len(v) for v in total.values()) / params
+    decryptor = HEModelDecryptor(); decryptor.tenseal_context = context
+    began = time.perf_counter(); opened = decryptor.decryption(total, flags, fl); open_s = time.perf_counter() - began
+flat = np.concatenate([np.asarray(v) for v in opened.values()])
+error = min(float(np.abs(flat - s * (data[0].astype(float) + data[1])).max()) for s in (1.0, 0.5))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps(dict(seal_s=seal_s, add_s=add_s, open_s=open_s, up_bytes_per_param=up, down_bytes_per_param=down,
+                      exact=False, max_error=error, peak_kib=peak, version=nvflare.__version__)))
+"""
+
+SCHEMES: dict[str, Callable[[int, int], Row]] = {
+    "plain float32": plain,
+    "moonflower shared, 16 bits": ours,
+    "moonflower shared, 9 bits": lambda params, tensors: ours(params, tensors, 9),
+    "TenSEAL CKKS, public key": lambda params, tensors: ckks(params, tensors, symmetric=False),
+    "TenSEAL CKKS, symmetric": lambda params, tensors: ckks(params, tensors, symmetric=True),
+    "Flower SecAgg+ quantise + mask": secagg,
+    "Paillier (phe), scaled": phe,
+    "moonflower addition alone": addition,
+    "np.add, same residues": bare_addition,
+}
+
+
+def bench(shapes: Sequence[tuple[int, int]], nvflare: Path | None, say: Callable[[str], None]) -> dict[str, Any]:
+    """Return the measured table.
+
+    Args:
+        shapes: (parameters, tensors) pairs.
+        nvflare: a Python interpreter that has ``nvflare[HE]``, or None.
+        say: told what is being measured.
+    """
+    rows, skipped = [], []
+    for params, tensors in shapes:
+        for scheme in SCHEMES:
+            say(f"{scheme}: {params:,} parameters in {tensors} tensors")
+            command = [sys.executable, "-m", "moonflower.bench", scheme, str(params), str(tensors)]
+            _measure(command, scheme, params, tensors, rows, skipped)
+        if nvflare is not None:
+            say(f"NVFLARE: {params:,} parameters in {tensors} tensors")
+            command = [str(nvflare), "-c", NVFLARE, str(params), str(tensors)]
+            _measure(command, "NVFLARE HE (symmetric CKKS)", params, tensors, rows, skipped)
+    if nvflare is None:
+        skipped.append({"scheme": "NVFLARE HE", "why": "no --nvflare-python given"})
+    names = ("flwr", "tenseal", "numpy", "cryptography", "torch")
+    versions = {name: importlib.metadata.version(name) for name in names} | {"python": platform.python_version()}
+    machine = {"processor": _processor(), "cores": os.cpu_count(), "system": platform.system()}
+    return {"machine": machine, "versions": versions, "rows": rows, "skipped": skipped}
+
+
+def _measure(
+    command: list[str], scheme: str, params: int, tensors: int, rows: list[Row], skipped: list[dict[str, str]]
+) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  (our own command)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        skipped.append({"scheme": scheme, "why": last[:200]})
+        return
+    found = json.loads(done.stdout.splitlines()[-1])
+    peak = found.pop("peak_kib")
+    found.pop("version", None)
+    rows.append({"scheme": scheme, "params": params, "tensors": tensors, **found, "peak_mb": round(peak / 1024)})
+
+
+def _row(*values: Any) -> Row:
+    return dict(zip(FIELDS, values, strict=True))
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Return the result as Markdown tables, one a shape; ratios are against our 16-bit row of that shape."""
+    machine, versions = result["machine"], result["versions"]
+    out = [
+        f"{machine['processor']}, {machine['cores']} cores; "
+        + ", ".join(f"{name} {version}" for name, version in versions.items()),
+    ]
+    for shape in dict.fromkeys((row["params"], row["tensors"]) for row in result["rows"]):
+        rows = [row for row in result["rows"] if (row["params"], row["tensors"]) == shape]
+        mine = next((row for row in rows if row["scheme"] == "moonflower shared, 16 bits"), None)
+        out += [
+            "",
+            f"{shape[0]:,} parameters in {shape[1]} tensor{'s' if shape[1] > 1 else ''}:",
+            "",
+            "| scheme | seal s | × | add s | × | open s | up B/param | × | down B/param | exact | error | peak MB |",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        ]
+        for row in rows:
+            ratios = {key: _ratio(row, mine, key) for key in ("seal_s", "add_s", "up_bytes_per_param")}
+            cells = (
+                row["scheme"],
+                _cell(row["seal_s"]),
+                ratios["seal_s"],
+                _cell(row["add_s"]),
+                ratios["add_s"],
+                _cell(row["open_s"]),
+                _cell(row["up_bytes_per_param"]),
+                ratios["up_bytes_per_param"],
+                _cell(row["down_bytes_per_param"]),
+                {True: "yes", False: "no", None: "–"}[row["exact"]],
+                "–" if row["max_error"] is None else f"{row['max_error']:.1e}",
+                row["peak_mb"],
+            )
+            out.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    out += [""] + [f"Not measured: {item['scheme']} ({item['why']})." for item in result["skipped"]]
+    return "\n".join(out)
+
+
+def _ratio(row: Row, mine: Row | None, key: str) -> str:
+    if mine is None or row[key] is None or not mine[key] or row is mine:
+        return ""
+    return f"{row[key] / mine[key]:.2g}"
+
+
+def _cell(value: float | None) -> str:
+    return (
+        "–" if value is None else f"{value:.4f}" if value < 0.01 else f"{value:.3f}" if value < 10 else f"{value:.1f}"
+    )
+
+
+def _worker(scheme: str, params: int, tensors: int) -> None:
+    row = SCHEMES[scheme](params, tensors)
+    row.setdefault("peak_kib", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(json.dumps(row, allow_nan=False))
+
+
+if __name__ == "__main__":
+    _worker(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,75 @@
+"""Residues of b bits without gaps, in planes: what travels instead of 64-bit words.
+
+The bits of every residue are cut, from the top, into pieces as wide as the binary digits of b: 32, 16, 8, 4, 2, 1
+(50 = 32 + 16 + 2). For each ciphertext the wide pieces of all residues come first, then the next, each piece
+little-endian. Pieces narrower than a byte share one: with w bits a piece, byte j holds, from its low bits up, those
+of residues j, j + m, j + 2 m, … where m = N w / 8. So numpy packs and unpacks in a few passes over whole arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+Words = NDArray[np.uint64]
+Bytes = NDArray[np.uint8]
+BLOCK = 1 << 16  # residues handled at a time, so that they stay in the cache
+_TYPES = {32: "<u4", 16: "<u2", 8: "u1"}
+
+
+def pack(residues: Words, bits: int) -> Bytes:
+    """Return ``residues`` (``uint64[k, N]``, N a multiple of 8, each below 2**bits) as ``uint8[k, N * bits / 8]``."""
+    count, degree = residues.shape
+    out = np.empty((count, degree * bits // 8), dtype=np.uint8)
+    for width, below, start in _planes(bits, degree):
+        part = out[:, start : start + degree * width // 8]
+        piece = residues >> np.uint64(below)
+        if width >= 8:
+            part[...] = piece.astype(_TYPES[width]).view(np.uint8)  # keeps the low bits: the piece
+        else:
+            narrow = (piece & np.uint64((1 << width) - 1)).astype(np.uint8).reshape(count, 8 // width, -1)
+            part[...] = narrow[:, 0]
+            for i in range(1, 8 // width):
+                part |= narrow[:, i] << np.uint8(width * i)
+    return out
+
+
+def unpack(data: Bytes, degree: int, bits: int, out: Words | None = None) -> Words:
+    """Return the residues ``uint64[k, N]`` in ``data`` (``uint8[k, N * bits / 8]``), in ``out`` where it is given."""
+    residues = np.empty((len(data), degree), dtype=np.uint64) if out is None else out
+    residues[...] = 0
+    piece = np.empty_like(residues)
+    for width, below, start in _planes(bits, degree):
+        part = data[:, start : start + degree * width // 8]
+        if width >= 8:
+            np.copyto(piece, part.view(_TYPES[width]))
+            piece <<= np.uint64(below)
+            residues |= piece
+        else:
+            pieces = residues.reshape(len(data), 8 // width, -1)
+            for i in range(8 // width):
+                narrow = (part >> np.uint8(width * i)) & np.uint8((1 << width) - 1)
+                pieces[:, i] |= narrow.astype(np.uint64) << np.uint64(below)
+    return residues
+
+
+def below(data: Bytes, degree: int, bits: int, limit: int) -> bool:
+    """Return whether every residue in ``data`` is below ``limit``; mostly the widest pieces alone tell."""
+    width, under, start = next(_planes(bits, degree))
+    if width >= 8:
+        top = data[:, start : start + degree * width // 8].view(_TYPES[width])
+        if not top.size or int(top.max()) < limit >> under:
+            return True
+    return all(bool((unpack(row[None], degree, bits) < limit).all()) for row in data)
+
+
+def _planes(bits: int, degree: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (width, bits below it, first byte) of each plane of a ciphertext, from the top."""
+    left, start = bits, 0
+    for width in (32, 16, 8, 4, 2, 1):
+        if bits & width:
+            left -= width
+            yield width, left, start
+            start += degree * width // 8

@@ -1,0 +1,56 @@
+"""``crypto plan`` and ``bench``: what they print is what the planner decides and what was measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from moonflower import bench
+from moonflower.crypto import planner
+from moonflower.crypto_commands import bench as bench_command
+from moonflower.crypto_commands import crypto
+from moonflower.errors import InputError
+from typer.testing import CliRunner
+
+
+def test_the_plan_is_the_planners() -> None:
+    done = CliRunner().invoke(crypto, ["plan", "--members", "16", "--params", "1000000", "--json"])
+    row, found = json.loads(done.stdout), planner.plan(16, 16, 1_000_000)
+    assert (row["modulus"], row["degree"], row["lanes"]) == (found.modulus, found.degree, found.lanes)
+    assert row["bytes_per_param"] < 3.9
+
+
+def test_the_table_says_against_whom() -> None:
+    done = CliRunner().invoke(crypto, ["plan", "--members", "5"], env={"COLUMNS": "120"})
+    assert done.exit_code == 0
+    assert "any one member with the coordinator: nothing" in " ".join(done.stdout.split())
+    assert " 5 " in done.stdout
+
+
+def test_a_missing_interpreter_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        bench_command(nvflare_python=tmp_path / "python")
+
+
+def test_our_row_is_exact_and_counts_the_whole_envelope() -> None:
+    row = bench.ours(20_000, 1)
+    plan = planner.plan(16, 16, 20_000)
+    body = plan.body_bytes(20_000 + plan.limbs)
+    assert row["exact"] is True
+    assert body + 400 < row["up_bytes_per_param"] * 20_000 < body + 1500, "header and signature are counted"
+    step = bench.CLIP / 32767
+    assert row["max_error"] <= 16 * step / 2 * 1.001
+
+
+@pytest.mark.slow
+def test_a_bench_gives_every_row_or_says_why_not() -> None:
+    result = bench.bench([(20_000, 4)], None, lambda _: None)
+    named = {row["scheme"] for row in result["rows"]} | {item["scheme"] for item in result["skipped"]}
+    assert named == {*bench.SCHEMES, "NVFLARE HE"}
+    fields = {"scheme", "params", "tensors", "seal_s", "add_s", "open_s", "exact", "max_error", "peak_mb"}
+    assert all(fields | {"up_bytes_per_param", "down_bytes_per_param"} == row.keys() for row in result["rows"])
+    text = bench.markdown(result)
+    assert "20,000 parameters in 4 tensors" in text
+    assert all(f"| {row['scheme']} |" in text for row in result["rows"])
+    assert all(f"Not measured: {item['scheme']}" in text for item in result["skipped"])
