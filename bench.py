@@ -292,7 +292,8 @@ def bench(shapes: Sequence[tuple[int, int]], nvflare: Path | None, say: Callable
         nvflare: a Python interpreter that has ``nvflare[HE]``, or None.
         say: told what is being measured.
     """
-    rows, skipped = [], []
+    rows: list[Row] = []
+    skipped: list[dict[str, str]] = []
     for params, tensors in shapes:
         for scheme in SCHEMES:
             say(f"{scheme}: {params:,} parameters in {tensors} tensors")

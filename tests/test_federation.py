@@ -25,6 +25,8 @@ from moonflower.crypto import keys
 from moonflower.crypto.planner import SEED_BYTES, Plan
 from moonflower.crypto.version import parse
 from moonflower.errors import Ended
+from moonflower.server import sums
+from moonflower.server.aggregate import RunningSum
 from moonflower.server.exchange import Exchange
 from moonflower.simulation import Simulation
 
@@ -246,6 +248,43 @@ def test_a_dishonest_coordinator_is_refused_by_every_member(run: Any, kind: str,
     assert not any(e["event"] == "opened" and e["number"] == 3 for e in entries(done))
     assert done.result["model"]["version"] == 2
     assert done.result["audit"]["verified"] is True
+
+
+@pytest.mark.parametrize("cheat", ["one member alone", "one member twice", "one residue off"])
+def test_members_open_nothing_but_the_exact_sum(folders: Any, monkeypatch: pytest.MonkeyPatch, cheat: str) -> None:
+    """A coordinator that hands out another total than the sum of the listed envelopes is refused by all."""
+
+    class Cheating(RunningSum):
+        def add(self, body: Any) -> bytes:
+            seeds = super().add(body)
+            if self.count == 1:
+                self.first = self._total.copy()
+            return seeds
+
+        def dump(self) -> bytes:
+            if begun:
+                if cheat == "one member alone":
+                    self._total = self.first
+                elif cheat == "one member twice":
+                    self._total += self.first
+                else:
+                    self._total[0, 0] += np.uint64(1)
+            return super().dump()
+
+    begun: list[str] = []
+    monkeypatch.setattr(sums, "RunningSum", Cheating)
+    done = simulate(
+        HEART,
+        out=folders(f"cheat-{cheat}".replace(" ", "-")),
+        overrides=FOUR,
+        on_event=lambda entry: begun.extend([entry["event"]] * (entry["event"] == "round_began")),
+    )
+    assert done.error is not None
+    assert (done.error.code, done.error.exit_status) == ("envelope.tag", 3)
+    assert [(r["status"], r["code"]) for r in done.result["rounds"]] == [("failed", "envelope.tag")]
+    refusals = [e["code"] for e in entries(done) if e["event"] == "opening_refused"]
+    assert refusals == ["envelope.tag"] * 4
+    assert done.result["model"]["version"] == 0
 
 
 def test_members_that_stay_away_end_the_run_but_not_the_model(folders: Any) -> None:

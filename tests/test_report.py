@@ -425,7 +425,7 @@ def test_charts_of_odd_numbers(values: list[float]) -> None:
 def test_the_limits_fit_the_scheme() -> None:
     shared = words(heart())
     assert "any one member together with the coordinator can read" in shared
-    assert "trusted to add honestly" in shared
+    assert "open nothing but the exact sum" in shared
     assert "no differential privacy" in shared
     assert "does not prove that anybody was honest" in shared
     assert "comes from a simulation" in shared
