@@ -61,8 +61,12 @@ def main() -> None:
     """Run the command line and exit with its status: 0 done, 1 failed, 2 bad input, 3 ended by policy."""
     if sys.stdout is None:  # closed by the caller; libraries print to it all the same
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    try:
-        status = app(standalone_mode=False)
+    command, status = typer.main.get_command(app), 0
+    try:  # not command.main(): that has its own way with closed pipes and Ctrl-C
+        with command.make_context("moonflower", sys.argv[1:]) as context:
+            command.invoke(context)
+    except click.exceptions.Exit as ended:
+        status = ended.exit_code
     except MoonflowerError as error:
         _complain(str(error), error.hint)
         status = error.exit_status
@@ -77,8 +81,7 @@ def main() -> None:
         status = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
-    sys.exit(status if isinstance(status, int) else 0)
+    sys.exit(status)
 
 
 def _complain(sentence: str, hint: str) -> None:

@@ -62,6 +62,7 @@ def refused(cli: Cli, tmp_path: Path) -> Callable[..., None]:
         sentence, *more = done.err.splitlines()
         assert sentence.startswith("error: "), done.err
         assert says in sentence
+        assert sentence.lower().count("did you mean") <= 1
         assert not more or (len(more) == 1 and more[0].startswith("hint: "))
         assert tree(tmp_path) == before
 
@@ -342,7 +343,7 @@ def test_two_drills_for_one(refused: Any) -> None:
         (["simulat"], "No such command 'simulat'. Did you mean 'simulate'?"),
         (["simulate"], "Missing argument 'CONFIG'"),
         (["simulate", HEART, "more"], "Got unexpected extra argument (more)"),
-        (["simulate", HEART, "--ot", "x"], "No such option: --ot"),
+        (["simulate", HEART, "--ot", "x"], "No such option"),
         (["simulate", HEART, "--out"], "Option '--out' requires an argument"),
         (["model", "lst"], "No such command 'lst'. Did you mean 'list'?"),
         (["audit", "prove", "x"], "'x' is not a valid integer"),
@@ -483,7 +484,7 @@ def test_the_light_commands_do_not_wait_for_torch() -> None:
 
 def test_a_closed_or_short_pipe_is_no_error(done: Path) -> None:
     show = " ".join(moonflower("audit", "show", "--state", done))
-    for command in (f"{show} | head -1", f"{show} >&-"):
+    for command in (f"{show} | head -1", f"{show} | true", f"{show} >&-"):
         ended = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
         assert (ended.returncode, ended.stderr) == (0, "")
 

@@ -331,16 +331,16 @@ def test_a_total_or_seeds_of_the_wrong_size_are_refused() -> None:
 
 
 def test_long_sums_stay_exact_without_overflow() -> None:
-    """Residues of 60 bits fill 64 after 15 additions: the lazy sum reduces in time."""
-    found = plan(16, 21, 1_000_000)
-    assert (found.modulus_bits, found.max_members) == (60, 16)
+    """1024 residues of 56 bits do not fit in 64: the lazy sum reduces in time."""
+    found = plan(1024, 10, 1_000_000)
+    assert (found.modulus_bits, found.max_members) == (56, 1024)
     lanes = found.lanes * found.degree
     top = np.full(found.degree, found.modulus - 1, dtype=np.uint64)
     body = bytes(SEED_BYTES) + bits.pack(top[None], found.modulus_bits).tobytes()
     running = RunningSum(found, lanes)
-    for _ in range(16):
+    for _ in range(1024):
         running.add(body)
-    assert (residues_in(running.dump(), found) == found.modulus - 16).all()
+    assert (residues_in(running.dump(), found) == found.modulus - 1024).all()
 
 
 @given(st.binary(max_size=200))
