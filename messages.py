@@ -244,7 +244,7 @@ class Opened(Body):
     Attributes:
         statement: canonical bytes, the same from every opener (see ``crypto.statement``).
         vote: relative worsening of the member's validation metric, clipped to ±1; None to abstain.
-        vote_signature: over vote, context and result.
+        vote_signature: over the result, the version it was compared with, and the vote.
     """
 
     kind = "opened"
