@@ -39,19 +39,20 @@ def pack(residues: Words, bits: int) -> Bytes:
 def unpack(data: Bytes, degree: int, bits: int, out: Words | None = None) -> Words:
     """Return the residues ``uint64[k, N]`` in ``data`` (``uint8[k, N * bits / 8]``), in ``out`` where it is given."""
     residues = np.empty((len(data), degree), dtype=np.uint64) if out is None else out
-    residues[...] = 0
     piece = np.empty_like(residues)
     for width, below, start in _planes(bits, degree):
         part = data[:, start : start + degree * width // 8]
+        target = piece if start else residues  # the widest piece is written, the others are added
         if width >= 8:
-            np.copyto(piece, part.view(_TYPES[width]))
-            piece <<= np.uint64(below)
-            residues |= piece
+            np.copyto(target, part.view(_TYPES[width]))
         else:
-            pieces = residues.reshape(len(data), 8 // width, -1)
+            pieces = target.reshape(len(data), 8 // width, -1)
             for i in range(8 // width):
-                narrow = (part >> np.uint8(width * i)) & np.uint8((1 << width) - 1)
-                pieces[:, i] |= narrow.astype(np.uint64) << np.uint64(below)
+                np.copyto(pieces[:, i], (part >> np.uint8(width * i)) & np.uint8((1 << width) - 1))
+        if below:
+            target <<= np.uint64(below)
+        if start:
+            residues |= piece
     return residues
 
 

@@ -12,7 +12,7 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -87,12 +87,8 @@ class NodeKey:
         """Return whether ``signature`` is this key's over ``payload`` in the domain ``kind``."""
         if len(signature) != SIGNATURE_BYTES:
             return False
-        r, s = int.from_bytes(signature[:48], "big"), int.from_bytes(signature[48:], "big")
-        try:
-            self.public.verify(encode_dss_signature(r, s), _signed(kind, payload), ec.ECDSA(hashes.SHA384()))
-        except InvalidSignature:
-            return False
-        return True
+        point = self.public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+        return _verify(point, _signed(kind, payload), signature)
 
 
 @dataclass(frozen=True)
@@ -242,6 +238,18 @@ class Identity:
             return _SUITE.decrypt(ciphertext, self._sealing, info=info)
         except (InvalidTag, ValueError) as error:
             raise Refused("deal.signature", "a wrapped key does not open for this member") from error
+
+
+@lru_cache(maxsize=8192)
+def _verify(point: bytes, message: bytes, signature: bytes) -> bool:
+    """Return whether a signature is right; remembered, because members of one process check the same ones."""
+    key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP384R1(), point)
+    r, s = int.from_bytes(signature[:48], "big"), int.from_bytes(signature[48:], "big")
+    try:
+        key.verify(encode_dss_signature(r, s), message, ec.ECDSA(hashes.SHA384()))
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _signed(kind: str, payload: bytes) -> bytes:

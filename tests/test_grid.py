@@ -1,0 +1,42 @@
+"""LocalGrid's clock: what a member does takes no time, what is late takes as long as it says."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from flwr.app import Message, RecordDict
+from moonflower.server.grid import LocalGrid
+
+
+def slow_app(message: Message, _context: Any) -> Message:
+    time.sleep(0.05)
+    return Message(RecordDict(), reply_to=message)
+
+
+def ask(grid: LocalGrid) -> list[str]:
+    return list(grid.push_messages([Message(RecordDict(), dst_node_id=node, message_type="train") for node in (1, 2)]))
+
+
+def test_members_that_work_one_after_the_other_do_not_use_up_each_others_time() -> None:
+    grid = LocalGrid(slow_app, {1: "a", 2: "b"})  # type: ignore[arg-type]
+    began = grid.now()
+    replies = grid.send_and_receive(
+        [Message(RecordDict(), dst_node_id=node, message_type="train") for node in (1, 2)], timeout=0.04
+    )
+    assert len(list(replies)) == 2
+    assert grid.now() - began < 0.04
+
+
+@pytest.mark.parametrize(("delay", "waits"), [(5.0, 5.0), (float("inf"), 7.0)])
+def test_a_late_reply_is_waited_for_without_waiting(delay: float, waits: float) -> None:
+    grid = LocalGrid(slow_app, {1: "a", 2: "b"}, lambda member, _: delay if member == "b" else 0.0)  # type: ignore[arg-type]
+    began, really = grid.now(), time.monotonic()
+    ids = ask(grid)
+    assert len(list(grid.pull_messages(ids))) == 1
+    assert list(grid.pull_messages(ids)) == []
+    grid.wait(began + 7.0)
+    assert grid.now() - began == pytest.approx(waits, abs=0.5)
+    assert len(list(grid.pull_messages(ids))) == (1 if delay == 5.0 else 0)
+    assert time.monotonic() - really < 1
