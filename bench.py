@@ -94,6 +94,7 @@ def ours(params: int, tensors: int, value_bits: int = 16) -> Row:
 
         def add(raw: envelope.RawEnvelope = raw) -> tuple[bytes, envelope.Envelope]:
             checked = envelope.check(raw, identity.card, context, running.body_bytes)
+            running.vet(checked)
             return running.add(checked.body), checked
 
         seconds, (seeds[name], checked) = timed(add, 1)

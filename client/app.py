@@ -55,6 +55,7 @@ from .train import Learner
 logger = logging.getLogger(__name__)
 SHARE_STEP = 0.05  # the clipped share is reported in steps, so that it says little about the update
 VOTE_DECIMALS = 4
+COARSE_VOTE_DECIMALS = 2  # for metrics that are fractions of small whole numbers: an exact one shows a member's count
 
 
 @dataclass(frozen=True)
@@ -303,7 +304,7 @@ class Member:
     def _opening_key(self, agreed: Agreed, context: RoundContext) -> str:
         """What rule 2 holds the set fixed for: the base, or the statistics' own data."""
         if context.purpose == "statistics":
-            return digest([agreed.learner.rows, *agreed.learner.summary().tolist()])
+            return agreed.learner.data_digest()
         return context.base
 
     def _shape(self, agreed: Agreed, context: RoundContext) -> tuple[int, int]:
@@ -346,7 +347,8 @@ class Member:
         if metric is None:
             return 1.0
         worse = metric - reference if agreed.offer.gate.metric == "loss" else reference - metric
-        return round(min(max(worse / max(abs(reference), 1e-9), -1.0), 1.0), VOTE_DECIMALS)
+        decimals = VOTE_DECIMALS if agreed.offer.gate.metric == "loss" else COARSE_VOTE_DECIMALS
+        return round(min(max(worse / max(abs(reference), 1e-9), -1.0), 1.0), decimals)
 
     def answer(self, request: type[Body], records: RecordDict) -> RecordDict:
         """Return the reply to a message: what was asked for, or a refusal that holds a code and nothing else."""

@@ -19,7 +19,7 @@ from ..crypto.statement import Statement
 from .train import Learner
 
 MANIFEST_FORMAT = 1
-METRIC_DECIMALS = 4  # more would give the number of rows away: a share is a fraction of small whole numbers
+METRIC_DECIMALS = 4  # exact shares would give the federation's test rows away at once; many reports still narrow them
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,14 @@ class Learner:
         """
         return _counts(self.task.summary(self._raw.train, self.schema), "summary")
 
+    def data_digest(self) -> str:
+        """Return the SHA-256 of all the member's rows, however they are ordered and split."""
+        parts = [Rows(part.inputs, part.targets) for part in (self._raw.train, self._raw.validation, self._raw.test)]
+        whole = Rows.concat([part for part in parts if len(part)])
+        rows = [whole.inputs.reshape(len(whole), -1).double(), whole.targets.reshape(len(whole), -1).double()]
+        table = torch.cat(rows, dim=1).numpy()
+        return hashlib.sha256(b"".join(sorted(row.tobytes() for row in table))).hexdigest()
+
     def scaling(self, totals: Sequence[int]) -> dict[str, Any]:
         """Return means and spreads from the summed statistics, JSON-able; the same bits at every member."""
         return self.task.scaling([int(total) for total in totals], self.schema)

@@ -26,7 +26,7 @@ class RoundContext:
         schema: schema digest.
         task: task reference and options.
         package: version of moonflower.
-        crypto: the plan: scheme, N, q, t, lanes, head-room.
+        crypto: the plan: scheme, N, q, lanes, bits, most summands.
         epoch: key epoch.
         roster: roster digest.
         min_members: a sum over fewer is never opened.

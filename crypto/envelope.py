@@ -3,8 +3,8 @@
     "MFE1" | u32 header length | header: canonical JSON | signature, 96 bytes | body: seeds | residues
 
 :class:`RawEnvelope` is bytes from the wire; it becomes an :class:`Envelope` only through :func:`check`, in the
-order: form, signature, epoch, parameters, replay, context, size, and last the body's digest, so that nothing large is
-read before its sender is known. Integers are little-endian.
+order: form, signature, member, epoch, parameters, replay, context, size, and last the body's digest, so that nothing
+large is read before its sender is known. Integers are little-endian.
 """
 
 from __future__ import annotations

@@ -5,10 +5,13 @@ Plain numpy over residues mod q: no SEAL, no key. Sums stay unreduced while they
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ..crypto import bits
+from ..crypto.envelope import Envelope
 from ..crypto.planner import SEED_BYTES, Plan
 from ..errors import Refused
 
@@ -27,6 +30,18 @@ class RunningSum:
         self._total = np.zeros((self._chunks, plan.degree), dtype=np.uint64)
         self._scratch = np.empty((max(1, bits.BLOCK // plan.degree), plan.degree), dtype=np.uint64)
         self._room = self._adds = (2**64 - 1) // plan.modulus - 1
+
+    def vet(self, envelope: Envelope) -> None:
+        """Check what the header says of the body, so that a lie is laid at its member's door and not at the sum's.
+
+        Raises:
+            Refused: ``envelope.tag``: tags of another number or size; ``envelope.malformed``: other seeds.
+        """
+        plan, header = self._plan, envelope.header
+        if len(header.tags) != plan.mac_points or max(header.tags) >= plan.modulus:
+            raise Refused("envelope.tag", f"expected {plan.mac_points} tags below the modulus")
+        if hashlib.sha256(envelope.body[: self._chunks * SEED_BYTES]).hexdigest() != header.seeds:
+            raise Refused("envelope.malformed", "the seeds in the body are not the ones that the header signs")
 
     def add(self, body: bytes | memoryview) -> bytes:
         """Add one member's body, all of it or nothing, and return its seeds.

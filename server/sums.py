@@ -110,6 +110,7 @@ class Sums:
                 sealed = Sealed.from_records(_content(reply))
                 envelope = check(collection, member, sealed.envelope)
                 began = time.perf_counter()
+                running.vet(envelope)
                 seeds[member] = running.add(envelope.body)
                 seconds = time.perf_counter() - began
             except Refused as error:

@@ -62,7 +62,7 @@ def feed(data: bytes) -> str:
             _receive(running, RawEnvelope(MAGIC + len(rest).to_bytes(4, "little") + rest + signature))
         elif kind == 2:  # a body behind an honest header
             body = (rest + bytes(running.body_bytes))[: running.body_bytes]
-            vector = SealedVector(body, "0" * 64, (1,))
+            vector = SealedVector(body, hashlib.sha256(body[:64]).hexdigest(), (1,) * PLAN.mac_points)
             _receive(running, envelope.seal(identity(), CONTEXT, vector))
         elif kind == 3:
             parse_version(rest)
@@ -81,6 +81,7 @@ def feed(data: bytes) -> str:
 
 def _receive(running: RunningSum, raw: RawEnvelope) -> None:
     checked = envelope.check(raw, identity().card, CONTEXT, running.body_bytes)
+    running.vet(checked)
     running.add(checked.body)
 
 

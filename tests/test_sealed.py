@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,14 @@ import pytest
 import tenseal.sealapi as seal
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moonflower.crypto import bits, sealed
+from moonflower.crypto import bits, envelope, sealed
 from moonflower.crypto.mac import Mac
 from moonflower.crypto.planner import FRESH_NOISE, SEED_BYTES, Plan, plan
 from moonflower.crypto.quantise import ONE, Contribution, OpenedSum, quantise, slot_blocks
 from moonflower.crypto.secret import SecretKey, _Seal, generate
 from moonflower.errors import Refused
 from moonflower.server.aggregate import RunningSum
+from protocol import context, identity
 
 SETS = [
     (4, 16, 30),
@@ -308,6 +310,30 @@ def test_a_refused_body_leaves_the_sum_as_it_was() -> None:
     assert (running.dump(), running.count) == (before, 1)
 
 
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"tags": (1,)}, "envelope.tag"),
+        ({"tags": (1 << 60,) * 4}, "envelope.tag"),
+        ({"seeds": "0" * 64}, "envelope.malformed"),
+        ({}, ""),
+    ],
+)
+def test_a_header_that_lies_about_its_body_is_refused_at_its_members_door(change: dict[str, Any], code: str) -> None:
+    """Otherwise every opener would refuse the whole sum, and nobody would be named."""
+    found = plan(4, 16, 100)
+    vectors, _, lanes = collected(found, "a")
+    about = context(crypto=found.as_dict())
+    raw = envelope.seal(identity("anna"), about, replace(vectors["a"], **change))
+    running = RunningSum(found, lanes)
+    checked = envelope.check(raw, identity("anna").card, about, running.body_bytes)
+    if code:
+        assert code_of(running.vet, checked) == code
+    else:
+        running.vet(checked)
+        assert running.add(checked.body)
+
+
 def test_more_summands_than_planned_are_refused() -> None:
     found = plan(2, 16, 100)
     vectors, tags, lanes = collected(found, "abc")
@@ -392,7 +418,7 @@ def test_the_running_sum_takes_the_same_memory_for_4_16_and_64_members() -> None
 MEMBER_MEMORY = """
 import resource, sys
 import numpy as np
-from moonflower.crypto import bits, sealed
+from moonflower.crypto import bits, envelope, sealed
 from moonflower.crypto.mac import Mac
 from moonflower.crypto.planner import plan
 from moonflower.crypto.quantise import ONE, Contribution, OpenedSum, apply_mean, mean, slot_blocks

@@ -238,3 +238,18 @@ def test_sba_federation_reaches_the_reference_on_one_fold() -> None:
 
 def test_digits_federation_learns() -> None:
     assert federate("digits", "training.rounds=6", "simulate.alpha=5.0")["tallied"]["accuracy"] >= 0.8
+
+
+def test_the_data_digest_does_not_depend_on_seed_or_order() -> None:
+    """Rule 2 holds the set of the statistics fixed for the data, not for one split of them."""
+    found = set()
+    for seed in (1, 2):
+        settings = load_run(CONFIGS / "heart.toml")
+        task = load_task(settings.task.ref, settings.task.options)
+        schema = schema_for(task, settings.data)
+        rows = partition(task.data(settings.data, schema), settings.data, settings.simulate, seed)["Cleveland"]
+        parts = split(rows, settings.data, seed=seed, member="Cleveland")
+        found.add(Learner(task, parts, schema, seed=seed, member="Cleveland").data_digest())
+    fewer = split(rows.take(np.arange(len(rows) - 1)), settings.data, seed=1, member="Cleveland")
+    assert len(found) == 1
+    assert Learner(task, fewer, schema, seed=1, member="Cleveland").data_digest() not in found
