@@ -112,7 +112,10 @@ class Member:
     def enrol(self, request: Enrol) -> Enrolled:
         """Agree to a run, within the node's floor, and say what all members must share."""
         offer = guard.admit(request.offer, self.floor, self._schema_digest)
-        learner = self._learner_for(offer)
+        before = self._agreed.get(request.run)
+        if before is not None and before.digest != digest(request.offer):
+            raise Refused("envelope.context", "this run was agreed to under another offer")
+        learner = before.learner if before else self._learner_for(offer)
         start, summary = learner.start(), learner.summary()
         learner.prepare(learner.scaling(summary.tolist()))  # its own, until the federation's is opened
         sizes: dict[Size, int] = {

@@ -24,7 +24,8 @@ from moonflower.configs.settings import load_run
 from moonflower.crypto import keys
 from moonflower.crypto.planner import SEED_BYTES, Plan
 from moonflower.crypto.version import parse
-from moonflower.errors import Ended
+from moonflower.errors import Ended, Refused
+from moonflower.messages import Enrol
 from moonflower.server import sums
 from moonflower.server.aggregate import RunningSum
 from moonflower.server.exchange import Exchange
@@ -285,6 +286,21 @@ def test_members_open_nothing_but_the_exact_sum(folders: Any, monkeypatch: pytes
     refusals = [e["code"] for e in entries(done) if e["event"] == "opening_refused"]
     assert refusals == ["envelope.tag"] * 4
     assert done.result["model"]["version"] == 0
+
+
+def test_an_offer_cannot_change_after_it_was_agreed_to() -> None:
+    """Rule 1: the same run with lr next to 0 for all but one member would make the sum that member's update."""
+    cast = simulation.prepare(HEART, FOUR)
+    member = next(iter(simulation._members(cast, {}).values()))
+    offer = cast.settings.offer(cast.schema.digest())
+    first = member.enrol(Enrol(run="r", offer=offer))
+    assert member.enrol(Enrol(run="r", offer=offer)) == first
+    changed = {**offer, "training": {**offer["training"], "lr": 1e-12}}
+    with pytest.raises(Refused, match="another offer") as refusal:
+        member.enrol(Enrol(run="r", offer=changed))
+    assert refusal.value.code == "envelope.context"
+    assert member._agreed["r"].offer.training.lr == offer["training"]["lr"]
+    member.ledger.close()
 
 
 def test_members_that_stay_away_end_the_run_but_not_the_model(folders: Any) -> None:
