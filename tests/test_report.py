@@ -418,8 +418,13 @@ def test_a_wild_round_does_not_flatten_the_curve() -> None:
 @pytest.mark.parametrize("values", [[0.5], [0.5, 0.5], [0.0, 0.0], [1e-9, 2e-9], [-1.0, 1e12]])
 def test_charts_of_odd_numbers(values: list[float]) -> None:
     marks = [charts.Mark(i + 1, "promoted", v, "n", False) for i, v in enumerate(values)]
-    ET.fromstring(charts.over_rounds(marks, "t", "d", "a"))
-    ET.fromstring(charts.bars([("m", {"alone": v, "pooled": None}) for v in values], "t", "d", "b"))
+    drawn = (
+        charts.over_rounds(marks, "t", "d", "a"),
+        charts.bars([("m", {"alone": v, "pooled": None}) for v in values], "t", "d", "b"),
+    )
+    for svg in drawn:
+        assert ET.fromstring(svg).tag.endswith("svg")
+        assert not re.search(r"\b(nan|inf)\b", svg, re.IGNORECASE)
 
 
 def test_the_limits_fit_the_scheme() -> None:
