@@ -28,11 +28,13 @@ Strings = Annotated[tuple[str, ...], Field(strict=False)]  # TOML has lists, not
 File = Annotated[Path, Field(strict=False)]
 
 
-class _Table(BaseModel):
+class Table(BaseModel):
+    """Base of all tables: strict, frozen, no unknown keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class FederationSettings(_Table):
+class FederationSettings(Table):
     """``[federation]``: who trains together."""
 
     name: Name = Field(description="name of the federation; part of every signed context")
@@ -51,7 +53,7 @@ class TaskSettings(BaseModel):
         return dict(self.model_extra or {})
 
 
-class DataSettings(_Table):
+class DataSettings(Table):
     """``[data]``: where the rows are and how they are split. Never part of a run's offer."""
 
     path: File | None = Field(None, description="CSV (also .gz) or Parquet; relative to the config file")
@@ -73,7 +75,7 @@ class DataSettings(_Table):
         return self
 
 
-class SimulateSettings(_Table):
+class SimulateSettings(Table):
     """``[simulate]``: how simulate makes members out of one table."""
 
     partition: Literal["site", "random", "dirichlet"] = Field("site", description="how rows become members")
@@ -89,7 +91,7 @@ class SimulateSettings(_Table):
         return self
 
 
-class TrainingSettings(_Table):
+class TrainingSettings(Table):
     """``[training]``: what every member does with a base model."""
 
     rounds: int = Field(20, ge=1, le=100_000, description="rounds of the run")
@@ -108,7 +110,7 @@ class TrainingSettings(_Table):
     )
 
 
-class CryptoSettings(_Table):
+class CryptoSettings(Table):
     """``[crypto]``: how updates are sealed and who opens the sum."""
 
     scheme: Literal["shared"] = Field("shared", description="who can open a sum: any member")
@@ -118,7 +120,7 @@ class CryptoSettings(_Table):
     open_timeout_s: float = Field(120, gt=0, le=7 * 86400, description="an opening that takes longer has failed")
 
 
-class GateSettings(_Table):
+class GateSettings(Table):
     """``[gate]``: when a candidate becomes the new model."""
 
     metric: Literal["loss", "accuracy", "auc", "average_precision"] = Field(
@@ -129,7 +131,7 @@ class GateSettings(_Table):
     max_failed: int = Field(5, ge=1, le=1000, description="failed rounds in a row before the run ends")
 
 
-class RunSettings(_Table):
+class RunSettings(Table):
     """A whole run config. Paths are absolute after :func:`load_run`."""
 
     federation: FederationSettings
@@ -146,7 +148,7 @@ class RunSettings(_Table):
         return {**tables, "schema": schema_digest}
 
 
-class Offer(_Table):
+class Offer(Table):
     """What a run carries to a member (rule 9), parsed strictly at the member."""
 
     federation: FederationSettings
@@ -157,7 +159,7 @@ class Offer(_Table):
     schema_digest: str = Field(alias="schema", pattern=r"^[0-9a-f]{64}$")
 
 
-class FloorSettings(_Table):
+class FloorSettings(Table):
     """The member's own floor (rule 9): a run can only be stricter."""
 
     tasks: Strings = Field(description="task references that this node runs")

@@ -1,0 +1,227 @@
+"""Settings of the processes that run apart: server, client, operator, and the embedded issuer.
+
+Each is one TOML file beside its own keys; relative paths in it are relative to its folder. Problems are
+:class:`~moonflower.errors.InputError`, as in ``settings.py``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, model_validator
+
+from .settings import DataSettings, File, FloorSettings, Name, SimulateSettings, Strings, Table, parse
+from .toml import read_toml
+
+C = TypeVar("C", bound="Config")
+Binding = Literal["dpop", "none"]
+Profile = Literal["rfc9068", "keycloak", "entra", "auth0", "okta"]
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine and cannot be reached from another.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("0.0.0.0"), is_loopback("localhost")
+    (True, True, False, True)
+    """
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("https", "http") or not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise ValueError("expected an address such as https://fl.example.org:8443")
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        raise ValueError("expected https; plain http only reaches this machine itself")
+    return text
+
+
+def _listen(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
+        raise ValueError('expected HOST:PORT, such as "0.0.0.0:8443"')
+    return text
+
+
+Url = Annotated[str, AfterValidator(_url)]
+Listen = Annotated[str, AfterValidator(_listen)]
+Pin = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{43}$", title="a pin of 43 characters (moonflower member card)")]
+ClientId = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class Config(Table):
+    """A whole file."""
+
+
+class MemberSettings(Table):
+    """``[[member]]``: who is pinned."""
+
+    name: Name = Field(description="member's name")
+    client_id: ClientId | None = Field(None, description="OAuth client of its node (server only)")
+    pin: Pin = Field(description="RFC 7638 thumbprint of its node key")
+
+
+class ServerSettings(Table):
+    """``[server]``."""
+
+    listen: Listen = Field("0.0.0.0:8443", description="HOST:PORT that members reach")  # noqa: S104
+    url: Url | None = Field(None, description="address that members use, where it is not https://LISTEN")
+    state: File = Field(Path("state"), description="folder of log, registry, models")
+    tls_cert: File = Field(description="certificate chain (PEM)")
+    tls_key: File = Field(description="its private key (PEM)")
+    federation: Name = Field(description="name of the federation; a run for another is refused")
+    answer_timeout_s: float = Field(120, gt=0, le=3600, description="enrolment and key deal wait this long")
+    restarts: int = Field(5, ge=0, le=100, description="how often in a row a run that brought nothing is started again")
+    max_body_mb: int = Field(16, ge=1, le=1024, description="largest request; Flower cuts messages into 5 MB")
+    head_timeout_s: float = Field(5, gt=0, le=60, description="a request's head must be there by then")
+    body_timeout_s: float = Field(30, gt=0, le=600, description="and its body by then")
+    connections_per_address: int = Field(200, ge=1, le=100_000)
+    refusals_per_minute: int = Field(60, ge=1, le=100_000, description="refused tokens of an address; then 429")
+
+
+class VerifierSettings(Table):
+    """``[oauth]`` of the server: whose tokens count."""
+
+    issuer: Url = Field(description="issuer; its keys are found by discovery")
+    audience: str = Field(min_length=1, description="audience that a token must name")
+    profile: Profile = Field("rfc9068", description="shape of the issuer's tokens")
+    binding: Binding = Field("dpop", description='"none" takes tokens that whoever holds them may use')
+    ca: File | None = Field(None, description="private CA of the issuer (PEM)")
+    leeway_s: int = Field(30, ge=0, le=300, description="how far clocks may differ")
+    max_lifetime_s: int = Field(3600, ge=10, le=86400, description="a token that lives longer is refused")
+    jwks_ttl_s: float = Field(600, gt=0, le=86400, description="the issuer's keys are read again after this time")
+    jwks_cooldown_s: float = Field(30, gt=0, le=3600, description="and for an unknown key at most this often")
+    nonces: bool = Field(True, description="demand a nonce of the server in every DPoP proof")
+
+
+class ServerConfig(Config):
+    """server.toml."""
+
+    server: ServerSettings
+    oauth: VerifierSettings
+    member: tuple[MemberSettings, ...] = Field((), strict=False)
+
+    @model_validator(mode="after")
+    def _members(self) -> ServerConfig:
+        for one in self.member:
+            if one.client_id is None:
+                raise ValueError(f"[[member]] {one.name}: client_id is missing; expected the OAuth client of its node")
+        _distinct([one.name for one in self.member], "[[member]] name")
+        _distinct([one.pin for one in self.member], "[[member]] pin")
+        _distinct([str(one.client_id) for one in self.member], "[[member]] client_id")
+        return self
+
+
+class LoginSettings(Table):
+    """``[oauth]`` of a client or an operator: how it gets its token (client credentials, private_key_jwt)."""
+
+    issuer: Url = Field(description="issuer; its token endpoint is found by discovery")
+    client_id: ClientId
+    key: File = Field(description="private JWK of the OAuth client (moonflower keys)")
+    audience: str | None = Field(None, description="resource to ask a token for (RFC 8707), where the issuer wants it")
+    assertion_audience: Literal["issuer", "token_endpoint"] = "issuer"
+    binding: Binding = "dpop"
+    ca: File | None = Field(None, description="private CA of the issuer (PEM)")
+
+
+class NodeSettings(FloorSettings):
+    """``[client]``: the node, and its floor (rule 9)."""
+
+    member: Name = Field(description="this member's name")
+    server: Url = Field(description="the coordinator's address")
+    ca: File | None = Field(None, description="private CA of the coordinator (PEM)")
+    state: File = Field(Path("state"), description="folder of keys (0600), ledger and own log")
+    isolate: bool = Field(True, description="take the network away from the process that holds the data")
+    poll_s: float = Field(0.2, gt=0, le=60, description="between two looks for work while there is some")
+    idle_poll_s: float = Field(2.0, gt=0, le=600, description="between two looks after a minute without work")
+
+
+class ClientConfig(Config):
+    """client.toml."""
+
+    client: NodeSettings
+    oauth: LoginSettings
+    data: DataSettings
+    simulate: SimulateSettings | None = Field(None, description="how [data] is dealt out; without it all rows are ours")
+    member: tuple[MemberSettings, ...] = Field((), strict=False, description="the other members")
+
+    @model_validator(mode="after")
+    def _members(self) -> ClientConfig:
+        _distinct([self.client.member, *(one.name for one in self.member)], "[[member]] name")
+        _distinct([one.pin for one in self.member], "[[member]] pin")
+        return self
+
+
+class OperatorSettings(Table):
+    """``[operator]``: where ``moonflower run``, ``runs`` and ``stop`` find the server."""
+
+    server: Url
+    ca: File | None = Field(None, description="private CA of the coordinator (PEM)")
+
+
+class OperatorConfig(Config):
+    """operator.toml."""
+
+    operator: OperatorSettings
+    oauth: LoginSettings
+
+
+class IssuerSettings(Table):
+    """``[issuer]``: the embedded OAuth server, for one machine."""
+
+    listen: Listen = Field("127.0.0.1:9400", description="HOST:PORT; anything but loopback needs --expose")
+    state: File = Field(Path("issuer"), description="folder of its signing key (0600)")
+    audience: str = Field(min_length=1, description="the one audience that it gives tokens for")
+    token_ttl_s: int = Field(300, ge=5, le=3600, description="life of a token")
+
+
+class IssuerClientSettings(Table):
+    """``[[client]]``: who may get tokens."""
+
+    client_id: ClientId
+    key: File = Field(description="its public JWK")
+    scopes: Strings = Field(description="of fl:train, fl:run, fl:approve, fl:audit")
+
+
+class IssuerConfig(Config):
+    """issuer.toml."""
+
+    issuer: IssuerSettings
+    client: tuple[IssuerClientSettings, ...] = Field((), strict=False)
+
+    @model_validator(mode="after")
+    def _clients(self) -> IssuerConfig:
+        _distinct([one.client_id for one in self.client], "[[client]] client_id")
+        return self
+
+
+def load_config(kind: type[C], path: Path) -> C:
+    """Return the settings in ``path`` as a ``kind``, with absolute paths.
+
+    Raises:
+        InputError: ``config.file``, ``config.toml`` or ``config.value``.
+    """
+    settings = parse(kind, read_toml(path, "config"), where=str(path))
+    return _absolute(settings, path.parent.resolve())
+
+
+def _absolute(value: Any, folder: Path) -> Any:
+    """Return settings whose every path is absolute."""
+    if isinstance(value, Table):
+        found = {name: getattr(value, name) for name in type(value).model_fields}
+        return value.model_copy(update={name: _absolute(item, folder) for name, item in found.items()})
+    if isinstance(value, tuple):
+        return tuple(_absolute(item, folder) for item in value)
+    return folder / value if isinstance(value, Path) else value
+
+
+def _distinct(values: list[str], what: str) -> None:
+    doubled = sorted({value for value in values if values.count(value) > 1})
+    if doubled:
+        raise ValueError(f"{what} {doubled[0]!r} stands there twice")
