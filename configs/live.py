@@ -70,7 +70,7 @@ class MemberSettings(Table):
 class ServerSettings(Table):
     """``[server]``."""
 
-    listen: Listen = Field("0.0.0.0:8443", description="HOST:PORT that members reach")  # noqa: S104
+    listen: Listen = Field("0.0.0.0:8443", description="HOST:PORT that members reach")
     url: Url | None = Field(None, description="address that members use, where it is not https://LISTEN")
     state: File = Field(Path("state"), description="folder of log, registry, models")
     tls_cert: File = Field(description="certificate chain (PEM)")
