@@ -70,8 +70,9 @@ def ours(params: int, tensors: int, value_bits: int = 16) -> Row:
     """Scheme ``shared``: seeded symmetric BFV through SEAL, bit-packed, authenticated, 16 members."""
     plan = planner.plan(MEMBERS, value_bits, params)
     key, weight, secret = SecretKey(plan, generate(plan)), ONE // MEMBERS, os.urandom(32)
+    none = "0" * 64
     context = RoundContext(
-        "bench", "bench", 1, "update", "0" * 64, CLIP, {}, "0" * 64, {}, "0", plan.as_dict(), 1, "0" * 64, 3, "0" * 64
+        "bench", "bench", 1, 1, "update", none, CLIP, {}, none, {}, "0", plan.as_dict(), 1, none, 3, none
     )
     identity = Identity.generate("member-07")
     lanes = params + plan.limbs

@@ -1,12 +1,14 @@
 """What coordinator and members say to each other: frozen messages and their form as Flower records.
 
-One class a message. Text and numbers travel as canonical JSON in a ConfigRecord, bytes as Arrays beside it (Flower
-chunks Arrays only). An Array's ``stype`` tells its type: a field that is declared a :class:`RawEnvelope` accepts
-nothing but an envelope, so a plaintext update is refused by type at both ends.
+One class a message. Text and numbers travel as canonical JSON in a ConfigRecord; bytes are put together into one
+piece for blobs and one for an envelope, because Flower makes several requests for every piece. Small pieces stand in
+the same record, large ones are Arrays, which Flower cuts into chunks. A piece is named by its type: a field that is
+declared a :class:`RawEnvelope` accepts nothing but an envelope, so a plaintext update is refused by type at both ends.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -17,6 +19,8 @@ from .crypto.envelope import RawEnvelope
 from .errors import Refused
 
 ENVELOPE, BLOB = "moonflower.envelope.v1", "moonflower.blob.v1"
+INLINE_BYTES = 1 << 20
+"""Pieces up to here stand in the message's own record: one request of Flower's instead of four."""
 M = TypeVar("M", bound="Body")
 Shared = Literal["schema", "task", "package", "layout", "start"]
 Size = Literal["update", "statistics", "tallies"]
@@ -31,16 +35,32 @@ class Body(BaseModel):
     def to_records(self) -> RecordDict:
         """Return the message as Flower records."""
         plain: dict[str, Any] = {}
-        arrays: dict[str, Array] = {}
-        for name, value in self:
-            if isinstance(value, (bytes, RawEnvelope)):
-                arrays[name] = _array(value)
+        blobs: list[bytes] = []
+        sizes: dict[str, int | dict[str, int]] = {}
+        pieces: dict[str, bytes] = {}
+        for name, value in sorted(
+            self, key=lambda item: item[0]
+        ):  # blobs lie in the order in which canonical JSON lists their sizes
+            if isinstance(value, RawEnvelope):
+                pieces[ENVELOPE] = value.data
+            elif isinstance(value, bytes):
+                sizes[name] = len(value)
+                blobs.append(value)
             elif isinstance(value, dict) and value and all(isinstance(item, bytes) for item in value.values()):
-                arrays.update({f"{name}/{key}": _array(item) for key, item in value.items()})
+                parts = sorted(value.items())
+                sizes[name] = {key: len(item) for key, item in parts}
+                blobs += [item for _, item in parts]
             else:
                 plain[name] = value
-        config = ConfigRecord({"kind": self.kind, "json": canonical(plain).decode()})
-        return RecordDict({"message": config, "bytes": ArrayRecord(arrays)})
+        if sizes:
+            pieces[BLOB] = b"".join(blobs)
+        config: dict[str, Any] = {"kind": self.kind, "json": canonical({"fields": plain, "sizes": sizes}).decode()}
+        arrays = {stype: _array(stype, data) for stype, data in pieces.items() if len(data) > INLINE_BYTES}
+        config |= {stype: data for stype, data in pieces.items() if len(data) <= INLINE_BYTES}
+        records = RecordDict({"message": ConfigRecord(config)})
+        if arrays:
+            records["bytes"] = ArrayRecord(arrays)
+        return records
 
     @classmethod
     def from_records(cls: type[M], records: RecordDict) -> M:
@@ -50,25 +70,25 @@ class Body(BaseModel):
             Refused: ``envelope.plaintext`` where an envelope was due and something else came;
                 ``envelope.malformed`` for any other wrong form.
         """
+        envelopes = [name for name in cls.model_fields if cls._is_envelope(name)]
+        wrong = "envelope.plaintext" if envelopes else "envelope.malformed"
         try:
             config = records.config_records["message"]
-            arrays = records.array_records["bytes"]
-            fields = parse_canonical(str(config["json"]).encode())
-            if config["kind"] != cls.kind or not isinstance(fields, dict):
+            arrays = records.array_records.get("bytes", {})
+            said = parse_canonical(str(config["json"]).encode())
+            fields, sizes = said["fields"], said["sizes"]
+            if config["kind"] != cls.kind or len(said) != 2 or not (type(fields) is type(sizes) is dict):
                 raise Refused("envelope.malformed", f"not a message of kind {cls.kind!r}")
         except (KeyError, ValueError, TypeError):
-            code = "envelope.plaintext" if cls._carries_envelope() else "envelope.malformed"
-            raise Refused(code, f"not a message of kind {cls.kind!r}") from None
-        for key, array in arrays.items():
-            name, slash, item = key.partition("/")
-            wanted = ENVELOPE if cls._is_envelope(name) else BLOB
-            if array.stype != wanted:
-                code = "envelope.plaintext" if wanted == ENVELOPE else "envelope.malformed"
-                raise Refused(code, f"{name} came as {array.stype!r}, expected {wanted!r}")
-            if slash:
-                fields.setdefault(name, {})[item] = array.data
-            else:
-                fields[name] = RawEnvelope(array.data) if wanted == ENVELOPE else array.data
+            raise Refused(wrong, f"not a message of kind {cls.kind!r}") from None
+        wanted = {ENVELOPE} if envelopes else set()
+        wanted |= {BLOB} if sizes else set()
+        pieces = _pieces(config, arrays)
+        if {*pieces} != wanted:
+            came = ", ".join(sorted(pieces)) or "nothing"
+            raise Refused(wrong, f"a {cls.kind} message came with {came}; expected {', '.join(sorted(wanted))}")
+        fields |= _split(pieces.get(BLOB, b""), sizes)
+        fields |= {name: RawEnvelope(pieces[ENVELOPE]) for name in envelopes}
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
@@ -79,14 +99,41 @@ class Body(BaseModel):
     def _is_envelope(cls, name: str) -> bool:
         return name in cls.model_fields and cls.model_fields[name].annotation is RawEnvelope
 
-    @classmethod
-    def _carries_envelope(cls) -> bool:
-        return any(cls._is_envelope(name) for name in cls.model_fields)
 
-
-def _array(value: bytes | RawEnvelope) -> Array:
-    data, stype = (value.data, ENVELOPE) if isinstance(value, RawEnvelope) else (value, BLOB)
+def _array(stype: str, data: bytes) -> Array:
     return Array(dtype="uint8", shape=(len(data),), stype=stype, data=data)
+
+
+def _pieces(config: Mapping[str, Any], arrays: Mapping[str, Array]) -> dict[str, bytes]:
+    """Return what came as bytes, by type; a type that came twice, or an array under another's name, is none of ours."""
+    small = {name: value for name, value in config.items() if name not in ("kind", "json")}
+    large = {array.stype: array.data for name, array in arrays.items() if array.stype == name}
+    if len(large) < len(arrays) or {*small} & {*large} or not all(isinstance(data, bytes) for data in small.values()):
+        return {"pieces of another form": b""}
+    return small | large
+
+
+def _split(whole: bytes, sizes: Mapping[str, Any]) -> dict[str, bytes | dict[str, bytes]]:
+    """Return the blobs that were put together, by field.
+
+    Raises:
+        Refused: ``envelope.malformed``: the sizes do not add up.
+    """
+    fields: dict[str, bytes | dict[str, bytes]] = {}
+    at = 0
+
+    def take(size: Any) -> bytes:
+        nonlocal at
+        if type(size) is not int or size < 0:
+            raise Refused("envelope.malformed", "the size of a blob is no whole number")
+        at += size
+        return whole[at - size : at]
+
+    for name, size in sizes.items():
+        fields[name] = {key: take(part) for key, part in size.items()} if isinstance(size, dict) else take(size)
+    if at != len(whole):
+        raise Refused("envelope.malformed", f"the blobs' sizes add up to {at} bytes, {len(whole)} came")
+    return fields
 
 
 class Refusal(Body):
@@ -180,7 +227,7 @@ class Seal(Body):
     """Asks for a sealed vector: statistics, an update trained from ``base``, or tallies of ``base``.
 
     Attributes:
-        number, purpose, base, clip: the round's own part of the RoundContext; the member knows the rest.
+        number, round, purpose, base, clip: the round's own part of the RoundContext; the member knows the rest.
         model: the base's file; empty for statistics.
         proof: what proves the base (rule 3); empty where the base is the agreed start vector.
     """
@@ -189,6 +236,7 @@ class Seal(Body):
     run: str
     epoch: int
     number: int
+    round: int
     purpose: str
     base: str
     clip: float
@@ -226,6 +274,7 @@ class Open(Body):
     run: str
     epoch: int
     number: int
+    round: int
     purpose: str
     base: str
     clip: float

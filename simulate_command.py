@@ -7,16 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from . import report, terminal
+from . import following, report, terminal
 from .configs.settings import load_run
 
 if TYPE_CHECKING:
-    from .simulation import Event, Simulation
-
-OVER = {"promoted", "refused", "failed"}
+    from .simulation import Simulation
 
 
 def simulate(
@@ -42,27 +38,10 @@ def simulate(
     rounds = load_run(config, overrides or ()).training.rounds
     from .simulation import simulate as run_simulation  # torch and flwr take seconds: first look at the config
 
-    shown = Console(stderr=True, quiet=as_json)
-    columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=shown, transient=True, disable=not shown.is_terminal) as progress:
-        bar = progress.add_task("enrol", total=rounds)
-
-        def follow(entry: Event) -> None:
-            event, code = entry["event"], entry.get("code", "")
-            if event in OVER:
-                progress.advance(bar)
-            if event in ("refused", "failed", "envelope_refused", "opening_refused"):
-                who = f" {entry['member']}" if "member" in entry else ""
-                progress.console.print(f"round {entry.get('number')}: {event}{who} {code}", highlight=False)
-            if event == "run_ended":
-                progress.update(bar, description="baselines")
-            elif event == "round_began":
-                progress.update(bar, description="train")
-
+    with following.shown(rounds, quiet=as_json) as follow:
         try:
             done = run_simulation(config, out=out, overrides=overrides or (), drills=drill or (), on_event=follow)
         except KeyboardInterrupt as stop:
-            progress.stop()
             typer.echo(f"stopped; {stop}", err=True)
             raise typer.Exit(130) from None
     _show(done, as_json)

@@ -35,7 +35,7 @@ from .folder import fresh
 from .messages import Seal
 from .server.app import Coordinator, server_app
 from .server.drills import DrilledCoordinator
-from .server.exchange import Exchange
+from .server.exchange import Exchange, Node
 from .server.grid import LocalGrid
 from .server.records import rounds as history
 from .server.records.state import State
@@ -166,10 +166,13 @@ def _carry_out(cast: Cast, state: State) -> Simulation:
     members = _members(cast, learners)
     nodes = dict(enumerate(cast.names, start=1))
     grid = LocalGrid(client_app(lambda context: members[str(context.node_config["member"])]), nodes, _delays(cast))
-    exchange = Exchange(grid, {name: node for node, name in nodes.items()}, grid)
+    present = {name: Node(number, "") for number, name in nodes.items()}
+    exchange = Exchange(grid, cast.names, lambda: present, grid)
     run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
     kind = DrilledCoordinator if any(d.kind in OF_COORDINATOR for d in cast.drills) else Coordinator
     pins = {name: member.identity.card.node.pin for name, member in members.items()}
+    with state.store.transaction() as db:
+        history.queue_run(db, run, offer)
     coordinator = kind(exchange, state, offer, pins, run)
     if isinstance(coordinator, DrilledCoordinator):
         coordinator.drills = {d.round: (d.kind, d.member) for d in cast.drills if d.kind in OF_COORDINATOR}
@@ -239,7 +242,7 @@ def _delays(cast: Cast) -> Callable[[str, Message], float]:
 def _result(cast: Cast, state: State, wire: Wire, run: str, learners: Mapping[str, Learner]) -> dict[str, Any]:
     with state.store.read() as db:
         rounds = history.rounds(db, run)
-        good = state.models.last_good(db)
+        good = state.models.last_good(db, run)
     vector = state.models.read(good.sha256).vector if good else None
     baselines = _baselines(cast)
     checked = verify(state.folder / FILE_NAME, (state.folder / "log.pub").read_text(), None)

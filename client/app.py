@@ -1,7 +1,9 @@
 """The member's half of a round, as a Flower ClientApp. Read this file, then ``server/app.py``: that is the round.
 
-Each handler goes one way: the guard checks the request, the ledger remembers, then the member acts. Whatever goes
-wrong leaves the member as a code and nothing else (rule 12); the reason stays in the member's own log.
+Each handler goes one way: the guard checks the request, the ledger remembers, then the member acts. What a handler
+needs of earlier requests stands in the ledger, so a member may be killed and started again between any two, and asked
+again what it was asked before. Whatever goes wrong leaves the member as a code and nothing else (rule 12); the reason
+stays in the member's own log.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from ..configs.settings import FloorSettings, Offer
 from ..crypto import envelope as envelopes
 from ..crypto import keys, planner, quantise, sealed, statement, version
 from ..crypto.context import RoundContext
-from ..crypto.identity import Identity, Roster, parse_roster
+from ..crypto.identity import Identity, Roster, parse_card, parse_roster
 from ..crypto.mac import Mac
 from ..crypto.quantise import Contribution, OpenedSum
 from ..crypto.secret import SecretKey
@@ -49,7 +51,7 @@ from ..messages import (
 )
 from . import guard, outcome
 from .guard import Remembered
-from .ledger import Ledger
+from .ledger import Epoch, Ledger
 from .train import Learner
 
 logger = logging.getLogger(__name__)
@@ -60,11 +62,12 @@ COARSE_VOTE_DECIMALS = 2  # for metrics that are fractions of small whole number
 
 @dataclass(frozen=True)
 class Agreed:
-    """What this member agreed to for a run at enrolment."""
+    """What this member agreed to for a run at enrolment, and its half of what all must share."""
 
     offer: Offer
     digest: str
     learner: Learner
+    shared: Mapping[Shared, str]
     sizes: Mapping[Size, int]
 
 
@@ -106,32 +109,18 @@ class Member:
     ) -> None:
         self.identity, self.floor, self.pins, self.ledger = identity, floor, pins, ledger
         self._learner_for, self._schema_digest = learner_for, schema_digest
-        self._agreed: dict[str, Agreed] = {}
-        self._seated: dict[tuple[str, int], Seated] = {}
+        self._agreed: dict[str, Agreed] = {}  # of the newest run and epoch; the ledger has what makes them anew
+        self._seated: dict[int, Seated] = {}
 
     def enrol(self, request: Enrol) -> Enrolled:
         """Agree to a run, within the node's floor, and say what all members must share."""
-        offer = guard.admit(request.offer, self.floor, self._schema_digest)
-        before = self._agreed.get(request.run)
-        if before is not None and before.digest != digest(request.offer):
+        guard.admit(request.offer, self.floor, self._schema_digest)
+        before = self.ledger.agreement(request.run)
+        if before is not None and digest(before) != digest(request.offer):
             raise Refused("envelope.context", "this run was agreed to under another offer")
-        learner = before.learner if before else self._learner_for(offer)
-        start, summary = learner.start(), learner.summary()
-        learner.prepare(learner.scaling(summary.tolist()))  # its own, until the federation's is opened
-        sizes: dict[Size, int] = {
-            "update": len(start),
-            "statistics": 1 + len(summary),
-            "tallies": len(learner.tally(start)),
-        }
-        self._agreed[request.run] = Agreed(offer, digest(request.offer), learner, sizes)
-        agreed: dict[Shared, str] = {
-            "schema": self._schema_digest,
-            "task": digest(offer.task.model_dump(mode="json")),
-            "package": __version__,
-            "layout": digest([[spec.name, list(spec.shape)] for spec in learner.layout]),
-            "start": hashlib.sha256(start.tobytes()).hexdigest(),
-        }
-        return Enrolled(card=self.identity.card.as_dict(), agreed=agreed, sizes=sizes)
+        self.ledger.keep_agreement(request.run, request.offer)
+        agreed = self._agreement(request.run)
+        return Enrolled(card=self.identity.card.as_dict(), agreed=dict(agreed.shared), sizes=dict(agreed.sizes))
 
     def make_deals(self, request: MakeDeals) -> Deals:
         """Deal the epoch's keys to every member of a roster of pinned cards (rule 8)."""
@@ -145,42 +134,20 @@ class Member:
     def take_deal(self, request: TakeDeal) -> DealAnswer:
         """Take the keys that the dealer wrapped for this member; answer so that all can compare."""
         roster, plan, terms = self._terms(request)
-        held = self.ledger.epoch(request.epoch, confirmed=False)
-        if held is not None and (held.terms != terms or self.ledger.epoch(request.epoch) is not None):
+        held = self.ledger.epoch(request.epoch)
+        if held is not None and (held.confirmed or (held.run, held.key.terms) != (request.run, terms)):
             raise Refused("deal.epoch", f"epoch {request.epoch} was dealt before")
         deal = keys.Deal(request.dealer, self.identity.name, request.ciphertext, request.signature)
         key = keys.receive(self.identity, terms, roster, plan, deal)
-        self.ledger.keep_epoch(key)
-        agreed = self._agreed[request.run]
-        template = RoundContext(
-            federation=agreed.offer.federation.name,
-            run=request.run,
-            number=0,
-            purpose="statistics",
-            base="",
-            clip=0.0,
-            training=agreed.offer.training.model_dump(mode="json"),
-            schema=self._schema_digest,
-            task=agreed.offer.task.model_dump(mode="json"),
-            package=__version__,
-            crypto=plan.as_dict(),
-            epoch=request.epoch,
-            roster=roster.digest,
-            min_members=agreed.offer.federation.min_members,
-            offer=agreed.digest,
-        )
-        self._seated[request.run, request.epoch] = Seated(
-            roster, template, plan, SecretKey(plan, key.he_key), key.secret
-        )
+        self.ledger.keep_epoch(Epoch(request.run, roster.as_list(), key))
         return DealAnswer(**keys.sign_answer(self.identity, key))
 
     def confirm(self, request: Confirm) -> Done:
         """Compare all members' answers; only then may this epoch's keys seal."""
-        held = self.ledger.epoch(request.epoch, confirmed=False)
-        seat = self._seated.get((request.run, request.epoch))
-        if held is None or seat is None:
+        held = self.ledger.epoch(request.epoch)
+        if held is None or held.run != request.run:
             raise Refused("deal.epoch", f"no keys were dealt here for epoch {request.epoch}")
-        keys.confirm(held, seat.roster, request.answers)
+        keys.confirm(held.key, parse_roster(held.roster, self.pins), request.answers)
         self.ledger.confirm_epoch(request.epoch)
         return Done()
 
@@ -188,7 +155,7 @@ class Member:
         """Return this member's envelope: statistics, an update trained from a proved base, or tallies."""
         agreed, seat = self._seat(request)
         context = guard.round_context(seat.template, request)
-        kept = self.ledger.sealed(context.purpose, context.run, context.number)
+        kept = self.ledger.sealed(context)
         guard.check_seal(context, kept)
         seconds = 0.0
         if kept is None:
@@ -200,7 +167,7 @@ class Member:
             header, _ = envelopes.split(raw)
             share = round(contribution.clipped_share / SHARE_STEP) * SHARE_STEP
             kept = Remembered(context.digest, header.digest, min(share, 1.0), raw.data)
-            self.ledger.remember_sealed(context.purpose, context.run, context.number, kept)
+            self.ledger.remember_sealed(context, kept)
         assert kept.envelope is not None
         return Sealed(
             envelope=envelopes.RawEnvelope(kept.envelope),
@@ -212,10 +179,10 @@ class Member:
         """Open a sum that the guard allows, compute what follows from it, sign that, and vote (rules 4, 13)."""
         agreed, seat = self._seat(request)
         context = guard.round_context(seat.template, request)
-        own = self.ledger.sealed(context.purpose, context.run, context.number)
+        own = self.ledger.sealed(context)
         key = self._opening_key(agreed, context)
         opened_before = self.ledger.opened(context.purpose, key)
-        chosen = guard.check_opening(context, request, own, opened_before, seat.roster, self.floor)
+        chosen = guard.check_opening(context, request, own, opened_before, seat.roster, self.pins, self.floor)
         values, counters = self._shape(agreed, context)
         lanes = values + counters * seat.plan.limbs
         began = time.perf_counter()
@@ -241,7 +208,7 @@ class Member:
 
     def _train(self, agreed: Agreed, context: RoundContext, base: version.Version) -> quantise.Update:
         """Return the update ``float32[n]``: what training changed about the base."""
-        return agreed.learner.train(base.vector, agreed.offer.training, context.number) - base.vector
+        return agreed.learner.train(base.vector, agreed.offer.training, context.round) - base.vector
 
     def _blocks(self, seat: Seated, given: Contribution) -> Iterator[quantise.Ints]:
         """Yield the contribution as plaintext rows."""
@@ -264,21 +231,77 @@ class Member:
         return roster, plan, keys.EpochTerms.of(agreed.offer.federation.name, request.epoch, roster, plan)
 
     def _agreement(self, run: str) -> Agreed:
+        """Return what was agreed to for a run; after a restart it is made anew from the ledger's offer."""
         if run not in self._agreed:
-            raise Refused("envelope.context", "this member did not agree to that run")
+            raw = self.ledger.agreement(run)
+            if raw is None:
+                raise Refused("envelope.context", "this member did not agree to that run")
+            self._agreed = {run: self._agreed_to(raw)}
         return self._agreed[run]
+
+    def _agreed_to(self, raw: Mapping[str, Any]) -> Agreed:
+        offer = guard.admit(raw, self.floor, self._schema_digest)
+        learner = self._learner_for(offer)
+        start, summary = learner.start(), learner.summary()
+        learner.prepare(learner.scaling(summary.tolist()))  # its own, until the federation's is opened
+        shared: dict[Shared, str] = {
+            "schema": self._schema_digest,
+            "task": digest(offer.task.model_dump(mode="json")),
+            "package": __version__,
+            "layout": digest([[spec.name, list(spec.shape)] for spec in learner.layout]),
+            "start": hashlib.sha256(start.tobytes()).hexdigest(),
+        }
+        sizes: dict[Size, int] = {
+            "update": len(start),
+            "statistics": 1 + len(summary),
+            "tallies": len(learner.tally(start)),
+        }
+        return Agreed(offer, digest(raw), learner, shared, sizes)
 
     def _seat(self, request: Seal | Open) -> tuple[Agreed, Seated]:
         agreed = self._agreement(request.run)
-        seat = self._seated.get((request.run, request.epoch))
-        if seat is None or self.ledger.epoch(request.epoch) is None:
+        held = self.ledger.epoch(request.epoch)
+        if held is None or held.run != request.run or not held.confirmed:
             raise Refused("envelope.epoch", f"this member holds no confirmed keys of epoch {request.epoch}")
-        return agreed, seat
+        if request.epoch not in self._seated:
+            self._seated = {request.epoch: self._seated_in(agreed, held)}
+        return agreed, self._seated[request.epoch]
+
+    def _seated_in(self, agreed: Agreed, held: Epoch) -> Seated:
+        """Return a confirmed epoch's seat, if it still stands: same package, and all its members pinned here."""
+        terms = held.key.terms
+        try:
+            roster = parse_roster(held.roster, self.pins)
+        except Refused as error:
+            raise Refused("envelope.epoch", f"epoch {terms.epoch} is over: {error}") from None
+        plan = planner.plan(len(roster.names), agreed.offer.crypto.value_bits, agreed.sizes["update"])
+        if keys.EpochTerms.of(agreed.offer.federation.name, terms.epoch, roster, plan) != terms:
+            raise Refused("envelope.epoch", f"epoch {terms.epoch} was dealt for another plan than this node makes")
+        template = RoundContext(
+            federation=terms.federation,
+            run=held.run,
+            number=0,
+            round=0,
+            purpose="statistics",
+            base="",
+            clip=0.0,
+            training=agreed.offer.training.model_dump(mode="json"),
+            schema=self._schema_digest,
+            task=agreed.offer.task.model_dump(mode="json"),
+            package=__version__,
+            crypto=plan.as_dict(),
+            epoch=terms.epoch,
+            roster=roster.digest,
+            min_members=agreed.offer.federation.min_members,
+            offer=agreed.digest,
+        )
+        return Seated(roster, template, plan, SecretKey(plan, held.key.he_key), held.key.secret)
 
     def _base(self, agreed: Agreed, seat: Seated, context: RoundContext, request: Seal) -> version.Version | None:
         if context.purpose == "statistics":
             return None
-        guard.check_base(context, request.proof, seat.roster, agreed.offer.crypto.open_quorum, self.floor)
+        remembered = map(parse_card, self.ledger.cards())
+        guard.check_base(context, request.proof, seat.roster, agreed.offer.crypto.open_quorum, self.floor, remembered)
         base = version.parse(request.model)
         if base.sha256 != context.base or base.layout != agreed.learner.layout:
             raise Refused("base.unproved", "the model that came is not the base that was announced")
@@ -301,7 +324,10 @@ class Member:
         if agreed.offer.training.weights == "equal":
             weight = quantise.weight_of(1, len(seat.roster.names))
         else:
-            weight = quantise.weight_of(learner.rows, int(self.ledger.fact(f"rows:{context.run}:{context.roster}")))
+            total = self.ledger.fact(f"rows:{context.run}")
+            if total is None:
+                raise Refused("update.failed", "this member took no part in opening the run's statistics")
+            weight = quantise.weight_of(learner.rows, int(total))
         return Contribution((weight,), update, weight, context.clip)
 
     def _opening_key(self, agreed: Agreed, context: RoundContext) -> str:
@@ -323,7 +349,7 @@ class Member:
             return outcome.report(agreed.learner, context, headers, sums)
         if context.purpose == "statistics":
             found, rows = outcome.start(agreed.offer, agreed.learner, context, headers, sums)
-            self.ledger.keep_fact(f"rows:{context.run}:{context.roster}", rows)
+            self.ledger.keep_fact(f"rows:{context.run}", rows)
             return found
         data = self.ledger.model(context.base)
         if data is None:
@@ -334,6 +360,7 @@ class Member:
         """Return this member's validation metric of a version, measured once and kept."""
         metric = self.ledger.metric(model.sha256)
         if metric is None:
+            agreed.learner.prepare(model.manifest["scaling"])  # a member that was restarted opens what it sealed before
             measured = agreed.learner.evaluate(model.vector, "validation").get(agreed.offer.gate.metric)
             metric = measured if measured is not None and math.isfinite(measured) else None
             self.ledger.keep_metric(model.sha256, metric)

@@ -5,8 +5,10 @@ remembers, and returns only if all is well; the caller writes to the ledger next
 of docs/protocol.md:
 
 1. one context: a member opens only a sum all of whose headers carry the context that it sealed under itself;
-2. one set per base: what was opened once is opened again for the same members only;
-3. a base is proved: the agreed start vector, or a version that a quorum of its openers signed;
+2. one set per base: what was opened once is opened again for the same members only, less those that this node's
+   operator no longer pins;
+3. a base is proved: the agreed start vector, or a version that a quorum of its openers signed, in this epoch or in an
+   earlier one;
 7. seal once: a retry sends the same bytes, lost bytes mean sitting the round out;
 9. the node's floor: a run can only be stricter than the node's own settings.
 """
@@ -14,14 +16,14 @@ of docs/protocol.md:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..configs.settings import FloorSettings, Offer, parse
 from ..crypto.context import PURPOSES, RoundContext
 from ..crypto.envelope import SignedHeader
-from ..crypto.identity import Roster
+from ..crypto.identity import Card, Roster
 from ..crypto.statement import Proof, quorum
 from ..errors import InputError, Refused
 from ..messages import Open, Seal
@@ -37,7 +39,7 @@ class SetA:
 
 @dataclass(frozen=True)
 class Remembered:
-    """What the ledger holds about one (purpose, run, number): the context sealed under and the envelope.
+    """What the ledger holds about one (purpose, run, epoch, number): the context sealed under and the envelope.
 
     Attributes:
         context: digest of the RoundContext.
@@ -80,30 +82,43 @@ def admit(offer: Mapping[str, Any], floor: FloorSettings, schema_digest: str) ->
 
 
 def round_context(template: RoundContext, request: Seal | Open) -> RoundContext:
-    """Return the context that a request is about: its own four fields, everything else as agreed at enrolment.
+    """Return the context that a request is about: its own five fields, everything else as agreed at enrolment.
 
     Raises:
         Refused: ``envelope.context``, ``envelope.epoch``.
     """
-    if request.run != template.run or request.purpose not in PURPOSES or request.number < 0:
+    if request.run != template.run or request.purpose not in PURPOSES or min(request.number, request.round) < 0:
         raise Refused("envelope.context", "the request is not about the run that was agreed to")
     if request.epoch != template.epoch:
         raise Refused("envelope.epoch", f"the request is for epoch {request.epoch}, expected {template.epoch}")
     purpose = next(purpose for purpose in PURPOSES if purpose == request.purpose)
-    return template.at(request.number, purpose, request.base, request.clip)
+    return template.at(request.number, request.round, purpose, request.base, request.clip)
 
 
 def check_base(
-    context: RoundContext, proof: Mapping[str, Any], roster: Roster, wanted_quorum: int, floor: FloorSettings
+    context: RoundContext,
+    proof: Mapping[str, Any],
+    roster: Roster,
+    wanted_quorum: int,
+    floor: FloorSettings,
+    remembered: Iterable[Card] = (),
 ) -> None:
     """Check that the context's base and clip are what a quorum of openers signed (rules 3 and 6).
 
     Version 0, the start, is proved like any other: by the members that opened the statistics and computed it.
 
+    Args:
+        context: the round's.
+        proof: as it came.
+        roster: the epoch's members.
+        wanted_quorum: of the run.
+        floor: the node's own limits.
+        remembered: cards of the epochs that this member confirmed; all of them were pinned here then.
+
     Raises:
         Refused: ``base.unproved``.
     """
-    statement = Proof.from_dict(proof).verify(roster, wanted_quorum)
+    statement = Proof.from_dict(proof).verify(roster, wanted_quorum, remembered)
     problems = (
         (statement.federation != context.federation, "is of another federation"),
         (statement.purpose not in ("statistics", "update"), "is no model's"),
@@ -138,6 +153,7 @@ def check_opening(
     own: Remembered | None,
     opened_before: Collection[str] | None,
     roster: Roster,
+    pinned: Collection[str],
     floor: FloorSettings,
 ) -> SetA:
     """Return set A, if this member may open its sum (rules 1 and 2).
@@ -148,6 +164,7 @@ def check_opening(
         own: what this member sealed for this round.
         opened_before: the members of the set for which this base was opened already, or None.
         roster: the epoch's members.
+        pinned: whom this node pins today: who is not among them was evicted by this node's own operator.
         floor: the node's own limits.
 
     Raises:
@@ -175,6 +192,6 @@ def check_opening(
         raise Refused("open.set", "this member's own envelope is not in the sum")
     if len(members) < max(context.min_members, floor.min_members):
         raise Refused("open.cohort", f"a sum over {len(members)} members is never opened here")
-    if opened_before is not None and set(opened_before) != set(members):
+    if opened_before is not None and {*members} not in ({*opened_before}, {*opened_before} & {*pinned}):
         raise Refused("open.overlap", "this base was opened before, for another set of members")
     return SetA(digests, tags)

@@ -1,31 +1,41 @@
 """What a member must not forget: its own SQLite file (0600), synced to disk before the member acts on it.
 
-Keys of epochs, what was sealed under which context, which set each base was opened for, the versions that the
-member holds and its own validation metric of each. The coordinator never sees it. The rules that read it are
-in ``guard.py``.
+Which runs the member agreed to, keys and rosters of epochs, what was sealed under which context, which set each base
+was opened for, the versions that the member holds and its own validation metric of each. A member that was killed at
+any moment goes on from it. The coordinator never sees it. The rules that read it are in ``guard.py``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Boolean, Column, Float, Integer, LargeBinary, MetaData, String, Table, select
+from sqlalchemy import Boolean, Column, ColumnElement, Float, Integer, LargeBinary, MetaData, String, Table, select
 from sqlalchemy.dialects.sqlite import insert
 
 from ..canonical import canonical
+from ..crypto.context import RoundContext
 from ..crypto.keys import EpochKey, EpochTerms
 from ..store import Store
 from .guard import Remembered
 
 APPLICATION_ID = 0x6D666C64  # "mfld"
 metadata = MetaData()
+_agreements = Table(
+    "agreements",
+    metadata,
+    Column("run", String, primary_key=True),
+    Column("offer", String, nullable=False),
+)
 _epochs = Table(
     "epochs",
     metadata,
     Column("epoch", Integer, primary_key=True),
+    Column("run", String, nullable=False),
+    Column("roster", String, nullable=False),
     Column("terms", String, nullable=False),
     Column("he_key", LargeBinary, nullable=False),
     Column("secret", LargeBinary, nullable=False),
@@ -36,6 +46,7 @@ _sealed = Table(
     metadata,
     Column("purpose", String, primary_key=True),
     Column("run", String, primary_key=True),
+    Column("epoch", Integer, primary_key=True),
     Column("number", Integer, primary_key=True),
     Column("context", String, nullable=False),
     Column("header", String, nullable=False),
@@ -59,6 +70,23 @@ _versions = Table(
 _facts = Table("facts", metadata, Column("key", String, primary_key=True), Column("value", String, nullable=False))
 
 
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch as this member took part in it.
+
+    Attributes:
+        run: the run that it was dealt for.
+        roster: its members' cards, in order.
+        key: its terms and keys.
+        confirmed: whether all members' answers were found to agree (rule 8).
+    """
+
+    run: str
+    roster: Sequence[Mapping[str, Any]]
+    key: EpochKey
+    confirmed: bool = False
+
+
 class Ledger:
     """A member's ledger; ``path`` None keeps it in memory (simulate)."""
 
@@ -69,14 +97,29 @@ class Ledger:
         """Close the file."""
         self._store.close()
 
-    def keep_epoch(self, key: EpochKey) -> None:
-        """Keep an epoch's keys, not yet confirmed by all members."""
+    def keep_agreement(self, run: str, offer: Mapping[str, Any]) -> None:
+        """Keep what a run was agreed to for; the first offer stays."""
+        row = {"run": run, "offer": canonical(offer).decode()}
+        with self._store.transaction() as db:
+            db.execute(insert(_agreements).values(row).on_conflict_do_nothing())
+
+    def agreement(self, run: str) -> dict[str, Any] | None:
+        """Return the offer that this member agreed to for a run, or None."""
+        with self._store.read() as db:
+            offer = db.execute(select(_agreements.c.offer).where(_agreements.c.run == run)).scalar_one_or_none()
+        return None if offer is None else dict(json.loads(offer))
+
+    def keep_epoch(self, epoch: Epoch) -> None:
+        """Keep an epoch's roster and keys, in place of an earlier deal of the same number."""
+        key = epoch.key
         row = {
             "epoch": key.terms.epoch,
+            "run": epoch.run,
+            "roster": canonical([dict(card) for card in epoch.roster]).decode(),
             "terms": canonical(vars(key.terms)).decode(),
             "he_key": key.he_key,
             "secret": key.secret,
-            "confirmed": False,
+            "confirmed": epoch.confirmed,
         }
         with self._store.transaction() as db:
             db.execute(insert(_epochs).values(row).on_conflict_do_update(["epoch"], set_=row))
@@ -86,25 +129,38 @@ class Ledger:
         with self._store.transaction() as db:
             db.execute(_epochs.update().where(_epochs.c.epoch == epoch).values(confirmed=True))
 
-    def epoch(self, epoch: int, *, confirmed: bool = True) -> EpochKey | None:
-        """Return an epoch's keys; only confirmed ones unless asked otherwise."""
+    def epoch(self, epoch: int) -> Epoch | None:
+        """Return an epoch, confirmed or not."""
         with self._store.read() as db:
             row = db.execute(select(_epochs).where(_epochs.c.epoch == epoch)).one_or_none()
-        if row is None or (confirmed and not row.confirmed):
+        if row is None:
             return None
-        return EpochKey(EpochTerms(**json.loads(row.terms)), row.he_key, row.secret)
+        key = EpochKey(EpochTerms(**json.loads(row.terms)), row.he_key, row.secret)
+        return Epoch(row.run, json.loads(row.roster), key, row.confirmed)
 
-    def remember_sealed(self, purpose: str, run: str, number: int, sealed: Remembered) -> None:
-        """Persist an envelope before its first byte is sent; earlier envelopes of the purpose lose their bytes."""
-        with self._store.transaction() as db:
-            db.execute(_sealed.update().where(_sealed.c.purpose == purpose, _sealed.c.run == run).values(envelope=None))
-            db.execute(insert(_sealed).values(purpose=purpose, run=run, number=number, **vars(sealed)))
-
-    def sealed(self, purpose: str, run: str, number: int) -> Remembered | None:
-        """Return what was sealed for a round."""
-        where = (_sealed.c.purpose == purpose) & (_sealed.c.run == run) & (_sealed.c.number == number)
+    def cards(self) -> list[dict[str, Any]]:
+        """Return the cards of all confirmed epochs, newest first, each once; they were pinned when it kept them."""
+        query = select(_epochs.c.roster).where(_epochs.c.confirmed).order_by(_epochs.c.epoch.desc())
         with self._store.read() as db:
-            row = db.execute(select(_sealed).where(where)).one_or_none()
+            rosters = db.execute(query).scalars().all()
+        cards: dict[tuple[str, str], dict[str, Any]] = {}
+        for roster in rosters:
+            for card in json.loads(roster):
+                cards.setdefault((card["name"], card["node"]["x"]), card)
+        return list(cards.values())
+
+    def remember_sealed(self, context: RoundContext, sealed: Remembered) -> None:
+        """Persist an envelope before its first byte is sent; earlier envelopes of the purpose lose their bytes."""
+        earlier = (_sealed.c.purpose == context.purpose) & (_sealed.c.run == context.run)
+        with self._store.transaction() as db:
+            db.execute(_sealed.update().where(earlier).values(envelope=None))
+            db.execute(insert(_sealed).values(**_place(context), **vars(sealed)))
+
+    def sealed(self, context: RoundContext) -> Remembered | None:
+        """Return what was sealed in the place of a context: its purpose, run, epoch and number."""
+        where: list[ColumnElement[bool]] = [_sealed.c[name] == value for name, value in _place(context).items()]
+        with self._store.read() as db:
+            row = db.execute(select(_sealed).where(*where)).one_or_none()
         return None if row is None else Remembered(row.context, row.header, row.clipped_share, row.envelope)
 
     def remember_opening(self, purpose: str, key: str, members: Sequence[str]) -> None:
@@ -156,3 +212,8 @@ class Ledger:
         with self._store.read() as db:
             value = db.execute(select(_facts.c.value).where(_facts.c.key == key)).scalar_one_or_none()
         return None if value is None else json.loads(value)
+
+
+def _place(context: RoundContext) -> dict[str, str | int]:
+    """Return for what an envelope is sealed once (rule 7). A new epoch has new keys: there the same may be sealed."""
+    return {"purpose": context.purpose, "run": context.run, "epoch": context.epoch, "number": context.number}

@@ -17,6 +17,7 @@ from .settings import DataSettings, File, FloorSettings, Name, SimulateSettings,
 from .toml import read_toml
 
 C = TypeVar("C", bound="Config")
+T = TypeVar("T", bound=Table)
 Binding = Literal["dpop", "none"]
 Profile = Literal["rfc9068", "keycloak", "entra", "auth0", "okta"]
 
@@ -211,14 +212,17 @@ def load_config(kind: type[C], path: Path) -> C:
     return _absolute(settings, path.parent.resolve())
 
 
-def _absolute(value: Any, folder: Path) -> Any:
+def _absolute(table: T, folder: Path) -> T:
     """Return settings whose every path is absolute."""
-    if isinstance(value, Table):
-        found = {name: getattr(value, name) for name in type(value).model_fields}
-        return value.model_copy(update={name: _absolute(item, folder) for name, item in found.items()})
-    if isinstance(value, tuple):
-        return tuple(_absolute(item, folder) for item in value)
-    return folder / value if isinstance(value, Path) else value
+
+    def resolved(value: Any) -> Any:
+        if isinstance(value, Table):
+            return _absolute(value, folder)
+        if isinstance(value, tuple):
+            return tuple(resolved(item) for item in value)
+        return folder / value if isinstance(value, Path) else value
+
+    return table.model_copy(update={name: resolved(getattr(table, name)) for name in type(table).model_fields})
 
 
 def _distinct(values: list[str], what: str) -> None:

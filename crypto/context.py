@@ -19,6 +19,7 @@ class RoundContext:
         federation: name of the federation.
         run: identifier of the run.
         number: federation-wide round number, never reused; 0 for statistics.
+        round: which of the run's planned rounds, from 1; seeds the training. 0 for statistics.
         purpose: what is summed.
         base: SHA-256 of the model version that is trained from or judged; "" for statistics.
         clip: bound on one parameter's update; 0 where nothing is clipped.
@@ -36,6 +37,7 @@ class RoundContext:
     federation: str
     run: str
     number: int
+    round: int
     purpose: Purpose
     base: str
     clip: float
@@ -59,6 +61,6 @@ class RoundContext:
         """Digest of the crypto parameters alone, so that a mismatch there has its own code."""
         return digest(self.crypto)
 
-    def at(self, number: int, purpose: Purpose, base: str, clip: float) -> RoundContext:
-        """Return the context of another round of the same run and epoch."""
-        return replace(self, number=number, purpose=purpose, base=base, clip=clip)
+    def at(self, number: int, planned: int, purpose: Purpose, base: str, clip: float) -> RoundContext:
+        """Return the context of another round of the same run and epoch; ``planned`` is its ``round``."""
+        return replace(self, number=number, round=planned, purpose=purpose, base=base, clip=clip)

@@ -1,9 +1,10 @@
 """The coordinator's half of a round, as a Flower ServerApp. Read ``client/app.py`` first.
 
-A run, in order: enrol the members and deal an epoch's keys (``enrolment``), open the statistics (that gives version
-0), then round after round train → seal → add → open + judge → promote or fall back (``sums``, ``gate``), with reports
-on the way. Every transition is one transaction together with its log entry. The coordinator holds no key and sees no
-member's update.
+A run, in order: the members take seats, that is they enrol and deal an epoch's keys (``enrolment``); they open the
+statistics, which gives version 0; then round after round train → seal → add → open + judge → promote or fall back
+(``sums``, ``gate``), with reports on the way. Every transition is one transaction together with its log entry, so that
+the process may be killed at any moment: the next one has the members take seats anew and goes on from the last good
+model. The coordinator holds no key and sees no member's update.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from sqlalchemy import Connection
 
 from ..configs.settings import Offer, parse
 from ..crypto import version
@@ -29,20 +31,23 @@ from .records import rounds as history
 from .records.models import Entry, best
 from .records.rounds import Round
 from .records.state import State
-from .rounds import Agreed, Collection, Patience
+from .rounds import AWAY, Agreed, Collection, Patience
 from .run import Run, Seats
 from .sums import Sums, TooFew, Wire
 
 
 class Coordinator:
-    """One run of a federation.
+    """One run of a federation, from its beginning or from where an earlier process was killed.
 
     Args:
         exchange: to the members.
-        state: the coordinator's records.
+        state: the coordinator's records; the run is among them (``history.queue_run``).
         offer: what the run carries (rule 9).
         pins: member → pin of its node key.
         run: identifier of the run.
+
+    Attributes:
+        wire: bytes and seconds of the update rounds that this process carried out.
     """
 
     def __init__(
@@ -50,50 +55,110 @@ class Coordinator:
     ) -> None:
         checked = parse(Offer, offer, where="the run's offer")
         self.state, self._run = state, Run(run, checked, dict(offer), dict(pins), exchange, state)
+        self.wire = Wire()
         self._patience = Patience(checked.gate)
         self._sums: Sums | None = None
 
-    @property
-    def wire(self) -> Wire:
-        """Bytes and seconds of the update rounds so far."""
-        return self._sums.wire if self._sums else Wire()
-
     def carry_out(self) -> None:
-        """Carry the run out to its planned end.
+        """Carry the run out to its planned end; a run that is over stays as it is.
 
         Raises:
-            Ended: by policy: ``run.patience``, ``run.max_failed``, or a refused opening.
+            Ended: by policy: ``run.patience``, ``run.max_failed``, or a refused opening; or ``run.stopped``.
             Refused: it could not begin: too few members, keys that do not agree, no statistics.
         """
-        run = self._run
-        with self.state.store.transaction() as db:
-            history.begin_run(db, run.id, run.raw_offer)
-            run.log(db, "run_began", offer=dict(run.raw_offer))
+        done = self._take_up()
+        if done is None:
+            return
         try:
-            seats = enrolment.deal(run, *enrolment.enrol(run))
-            self._sums = Sums(run, seats)
-            self._start(seats, self._sums)
-            for round_number in range(1, run.offer.training.rounds + 1):
-                self._round(seats, self._sums, round_number)
-            self._final_report(seats, self._sums)
+            self._check_patience()
+            self._start()
+            for planned in range(done + 1, self._run.offer.training.rounds + 1):
+                self._round(planned)
+            self._final_report()
         except MoonflowerError as error:
-            self._end("policy" if isinstance(error, Ended) else "failed", error.code)
+            by_policy = "stopped" if error.code == "run.stopped" else "policy"
+            self._end(by_policy if isinstance(error, Ended) else "failed", error.code)
             raise
         self._end("done", "")
 
-    def _start(self, seats: Seats, sums: Sums) -> None:
-        """Open the statistics; the openers compute version 0 from them (rules 4 and 5)."""
-        context = seats.template.at(0, "statistics", "", 0.0)
-        collected = sums.collect(context, dict.fromkeys(seats.roster.names), None)
-        if len(collected.members) < len(seats.roster.names):
-            left_out = ", ".join(f"{who}: {code}" for who, code in sorted(collected.collection.excluded.items()))
-            raise Refused("round.too_few", f"statistics need every member of the roster; {left_out}")
+    def _take_up(self) -> int | None:
+        """Begin the run, or go on with it; return how many of its planned rounds are over, None where it is itself.
+
+        A round that an earlier process left unfinished has failed; it does not count as a planned one.
+        """
+        run = self._run
+        with self.state.store.transaction() as db:
+            row = history.run_row(db, run.id)
+            if row is None:
+                raise ValueError(f"run {run.id!r} is not on record")
+            if row.status not in ("queued", "running"):
+                return None
+            if row.status == "queued":
+                history.begin_run(db, run.id)
+                history.write_summary(db, run.id, self.wire.summary(0))
+                run.log(db, "run_began", offer=dict(run.raw_offer))
+            else:
+                self._break_off(db, history.INTERRUPTED)
+                run.log(db, "run_resumed", rounds=len(history.rounds(db, run.id)))
+            finished = history.finished(db, run.id)
+        for outcome in finished:
+            self._patience.count(outcome.status)
+        return len(finished)
+
+    def _seated(self, wanted: frozenset[str] = frozenset()) -> Sums:
+        """Return the sums of the present epoch; members take seats in a new one where there is none that will do.
+
+        That is at the start, in a process that was started again, after a member was revoked, and where one of
+        ``wanted``, without whom nothing can be opened, has no seat. Once the run has its version 0 only those who
+        opened its statistics take part, and seats that cannot be taken count as a failed round.
+
+        Raises:
+            Ended: ``run.max_failed``.
+            Refused: before version 0: too few members, or keys that do not agree.
+        """
+        run = self._run
+        if self._sums is not None:
+            seated = {*self._sums.seats.roster.names}
+            if wanted <= seated and not seated & run.exchange.revoked():
+                return self._sums
+        with self.state.store.read() as db:
+            entries = self.state.models.entries(db, run.id)
+        while True:
+            try:
+                seats = enrolment.take_seats(run, entries[0].members if entries else run.exchange.members)
+            except Refused as error:
+                if not entries:
+                    raise
+                run.note("warned", code=error.code, what="seats")
+                self._patience.has_failed()
+                self._check_patience()
+            else:
+                self._sums = Sums(run, seats, self.wire)
+                return self._sums
+
+    def _start(self) -> None:
+        """Open the statistics, once in a run; the openers compute version 0 from them (rules 4 and 5)."""
+        with self.state.store.read() as db:
+            if self.state.models.entries(db, self._run.id):
+                return
+        while True:
+            sums = self._seated()
+            everybody = sums.seats.roster.names
+            context = sums.seats.template.at(0, 0, "statistics", "", 0.0)
+            collected = sums.collect(context, dict.fromkeys(everybody), None)
+            missing = {*everybody} - {*collected.members}
+            if not missing:
+                break
+            if not missing <= self._run.exchange.revoked():
+                left_out = ", ".join(f"{who}: {code}" for who, code in sorted(collected.collection.excluded.items()))
+                raise Refused("round.too_few", f"statistics need every member of the roster; {left_out}")
         agreed, start = sums.open(collected, "")
         if start is None:
             raise Refused("gate.norm", "the members' statistics hold what honest members cannot add up to")
         self.state.models.write(start)
         with self.state.store.transaction() as db:
-            self.state.models.record(db, self._entry(start, 0, "start", "", agreed))
+            version_number = self.state.models.next_version(db)
+            self.state.models.record(db, self._entry(start, version_number, "start", "", agreed))
             self._run.log(
                 db,
                 "statistics_opened",
@@ -103,23 +168,28 @@ class Coordinator:
                 proof=agreed.proof.as_dict(),
             )
 
-    def _round(self, seats: Seats, sums: Sums, round_number: int) -> None:
+    def _round(self, planned: int) -> None:
         """One round: collect, open, judge, promote or fall back.
 
         Raises:
             Ended: the run ends here by policy.
         """
-        with self.state.store.transaction() as db:
-            entries = self.state.models.entries(db)
+        with self.state.store.read() as db:
+            entries = self.state.models.entries(db, self._run.id)
             number = history.next_number(db)
             base = self._base(entries, number)
-            fixed = self._fixed(history.fixed_set(db, "update", base.sha256), number)
-            outcome = Round(round_number, number)
+            before = history.fixed_set(db, "update", base.sha256)
+        revoked = self._run.exchange.revoked()
+        evicted = revoked & (before or frozenset())
+        fixed = self._fixed(None if before is None else before - revoked, number)
+        sums = self._seated(fixed or frozenset())
+        seats, outcome = sums.seats, Round(planned, number)
+        with self.state.store.transaction() as db:
             history.write_round(db, self._run.id, outcome)
-            began = {"round": round_number, "base": base.sha256, "clip": base.clip}
+            began = {"round": planned, "base": base.sha256, "clip": base.clip}
             self._run.log(db, "round_began", number=number, **began)
-        context = seats.template.at(number, "update", base.sha256, base.clip)
-        invited = fixed or self._invited(seats, number)
+        context = seats.template.at(number, planned, "update", base.sha256, base.clip)
+        invited = self._invited(seats, number) if fixed is None else fixed.intersection(seats.roster.names)
         bases = {member: self._base_for(member, base, entries, number) for member in invited}
         try:
             collected = sums.collect(context, bases, fixed, self._check)
@@ -137,12 +207,15 @@ class Coordinator:
             agreed, candidate = sums.open(collected, best(entries).sha256)
         except Refused as error:
             self._fail(outcome, error.code)
+            if error.code in AWAY or (evicted and error.code == "open.overlap"):
+                self._check_patience()
+                return
             raise Ended(error.code, f"the opening of round {number} was refused: {error}") from None
         warnings = tuple((member, "open.disagree") for member in agreed.disagreeing)
         outcome = self._judge(replace(outcome, warnings=warnings), agreed, candidate, entries)
         every = self._run.offer.training.report_every
-        if outcome.status == "promoted" and every and round_number % every == 0:
-            self._report(seats, sums, outcome)
+        if outcome.status == "promoted" and every and planned % every == 0:
+            self._report(outcome)
         self._check_patience()
 
     def _judge(self, outcome: Round, agreed: Agreed, candidate: version.Version | None, entries: list[Entry]) -> Round:
@@ -182,25 +255,27 @@ class Coordinator:
                 warnings=[list(warning) for warning in outcome.warnings],
             )
             if candidate is not None:
-                next_version = 1 + max(entry.version or 0 for entry in entries)
-                entry = self._entry(candidate, next_version, status, verdict.code, agreed)
+                entry = self._entry(candidate, self.state.models.next_version(db), status, verdict.code, agreed)
                 entry = replace(entry, norm=norm if math.isfinite(norm) else None, median=verdict.median)
                 self.state.models.record(db, entry)
-            history.write_round(db, run.id, outcome)
+            self._write(db, outcome)
             excluded = dict(outcome.excluded)
             run.log(db, status, number=outcome.number, code=verdict.code, sha256=said.sha256, excluded=excluded)
-        if verdict.accepted:
-            self._patience.promoted()
-        else:
-            self._patience.was_refused()
+        self._patience.count(status)
         return outcome
 
     def _fail(self, outcome: Round, code: str) -> None:
         """Record a round that gave no candidate."""
         with self.state.store.transaction() as db:
-            history.write_round(db, self._run.id, replace(outcome, status="failed", code=code))
+            self._write(db, replace(outcome, status="failed", code=code))
             self._run.log(db, "failed", number=outcome.number, code=code, excluded=dict(outcome.excluded))
         self._patience.has_failed()
+
+    def _write(self, db: Connection, outcome: Round) -> None:
+        """Keep a round that ended, and what the wire has cost so far."""
+        history.write_round(db, self._run.id, outcome)
+        params = self._sums.seats.sizes["update"] if self._sums else 0
+        history.write_summary(db, self._run.id, self.wire.summary(params))
 
     def _check_patience(self) -> None:
         if self._patience.code:
@@ -208,22 +283,25 @@ class Coordinator:
 
     # Reports over all members' test rows (rule 11).
 
-    def _final_report(self, seats: Seats, sums: Sums) -> None:
+    def _final_report(self) -> None:
         with self.state.store.read() as db:
-            last = self.state.models.last_good(db)
-            promoted = history.last_promoted(db, self._run.id)
+            last = self.state.models.last_good(db, self._run.id)
+            promoted = [outcome for outcome in history.finished(db, self._run.id) if outcome.status == "promoted"]
         if last is not None and last.metrics is None:
-            self._report(seats, sums, promoted)
+            self._report(promoted[-1] if promoted else None)
 
-    def _report(self, seats: Seats, sums: Sums, outcome: Round | None) -> None:
+    def _report(self, outcome: Round | None) -> None:
         """Open the sealed tallies of the last good version; a report that fails is logged and stops nothing."""
         with self.state.store.read() as db:
-            model = self.state.models.last_good(db)
+            model = self.state.models.last_good(db, self._run.id)
             assert model is not None
-            fixed = history.fixed_set(db, "tallies", model.sha256)
-        number = outcome.number if outcome else 0
-        context = seats.template.at(number, "tallies", model.sha256, model.clip)
-        bases: dict[str, Entry | None] = dict.fromkeys(fixed or seats.roster.names, model)
+            before = history.fixed_set(db, "tallies", model.sha256)
+        fixed = None if before is None else before - self._run.exchange.revoked()
+        sums = self._seated(fixed or frozenset())
+        number, planned = (outcome.number, outcome.round) if outcome else (0, 0)
+        context = sums.seats.template.at(number, planned, "tallies", model.sha256, model.clip)
+        names = sums.seats.roster.names
+        bases: dict[str, Entry | None] = {name: model for name in names if fixed is None or name in fixed}
         try:
             agreed, _ = sums.open(sums.collect(context, bases, fixed), "")
             metrics, code = agreed.statement.metrics, "" if agreed.statement.in_range else "gate.norm"
@@ -233,7 +311,7 @@ class Coordinator:
             if code:
                 self._run.log(db, "warned", number=number, code=code, what="report")
                 return
-            self.state.models.report(db, model.sha256, metrics)
+            self.state.models.report(db, self._run.id, model.sha256, metrics)
             if outcome is not None:
                 history.write_round(db, self._run.id, replace(outcome, metrics=metrics))
             self._run.log(db, "tallies_opened", number=number, sha256=model.sha256, metrics=dict(metrics))
@@ -279,8 +357,14 @@ class Coordinator:
             created=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )
 
+    def _break_off(self, db: Connection, code: str) -> None:
+        """Record that the round in progress, if there is one, has failed."""
+        for broken in history.break_off(db, self._run.id, code):
+            self._run.log(db, "failed", number=broken.number, code=code)
+
     def _end(self, status: str, code: str) -> None:
         with self.state.store.transaction() as db:
+            self._break_off(db, code)
             history.end_run(db, self._run.id, status, code)
             self._run.log(db, "run_ended", code=code, status=status)
 

@@ -1,8 +1,8 @@
-"""Before the first round: who takes part, what all share, and the epoch's keys, which the coordinator only relays."""
+"""Taking seats: who takes part, what all share, and a new epoch's keys, which the coordinator only relays."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from flwr.app import RecordDict
@@ -18,10 +18,26 @@ from .records import rounds as history
 from .rounds import Agreement, agree
 from .run import Run, Seats
 
-ANSWER_TIMEOUT_S = 120.0
+
+def take_seats(run: Run, members: Iterable[str]) -> Seats:
+    """Return a new epoch of those of ``members`` that take part: enrol them and deal its keys.
+
+    At a run's start, after the coordinator was started again, and after a member was revoked. A member that is revoked
+    on the way is left out, and the others take seats again.
+
+    Raises:
+        Refused: too few members enrolled, or one of them did not take part in the deal.
+    """
+    while True:
+        revoked = run.exchange.revoked()
+        try:
+            return _deal(run, *_enrol(run, sorted({*members} - revoked)))
+        except Refused:
+            if run.exchange.revoked() == revoked:
+                raise
 
 
-def enrol(run: Run) -> tuple[dict[str, Any], Agreement]:
+def _enrol(run: Run, everyone: Sequence[str]) -> tuple[dict[str, Any], Agreement]:
     """Return each taking-part member's card, and what all agree on; a disagreement names member and field.
 
     Raises:
@@ -30,8 +46,8 @@ def enrol(run: Run) -> tuple[dict[str, Any], Agreement]:
     request = Enrol(run=run.id, offer=dict(run.raw_offer))
     answers: dict[str, Enrolled] = {}
     odd: dict[str, str] = {}
-    everyone = run.exchange.members
-    for member, reply in run.exchange.ask("query.enrol", dict.fromkeys(everyone, request), ANSWER_TIMEOUT_S):
+    timeout_s = run.exchange.answer_timeout_s
+    for member, reply in run.ask("query.enrol", dict.fromkeys(everyone, request), timeout_s):
         try:
             if isinstance(reply, str):
                 raise Refused(reply, "the member did not enrol")
@@ -67,7 +83,7 @@ def _fields(answer: Enrolled) -> dict[str, str | int]:
     return fields
 
 
-def deal(run: Run, cards: Mapping[str, Any], agreement: Agreement) -> Seats:
+def _deal(run: Run, cards: Mapping[str, Any], agreement: Agreement) -> Seats:
     """Let a member deal the epoch's keys, have every member confirm them (rule 8), and return the epoch.
 
     Raises:
@@ -106,6 +122,7 @@ def deal(run: Run, cards: Mapping[str, Any], agreement: Agreement) -> Seats:
         federation=run.offer.federation.name,
         run=run.id,
         number=0,
+        round=0,
         purpose="statistics",
         base="",
         clip=0.0,
@@ -126,7 +143,7 @@ def _dealt(run: Run, roster: Roster, epoch: int, listed: list[dict[str, Any]]) -
     """Return the dealer and its deals: the first member in roster order that answers as it should."""
     request = MakeDeals(run=run.id, epoch=epoch, roster=listed)
     for dealer in roster.names:
-        for _, reply in run.exchange.ask("query.make_deals", {dealer: request}, ANSWER_TIMEOUT_S):
+        for _, reply in run.ask("query.make_deals", {dealer: request}, run.exchange.answer_timeout_s):
             try:
                 if isinstance(reply, str):
                     raise Refused(reply, "the member did not deal")
@@ -142,7 +159,7 @@ def _dealt(run: Run, roster: Roster, epoch: int, listed: list[dict[str, Any]]) -
 
 def _ask_all(run: Run, route: str, requests: Mapping[str, Body]) -> list[tuple[str, RecordDict]]:
     """Return every member's reply; one that refuses or stays away is named, and the run ends."""
-    replies = dict(run.exchange.ask(route, requests, ANSWER_TIMEOUT_S))
+    replies = dict(run.ask(route, requests, run.exchange.answer_timeout_s))
     came = []
     for member in sorted(requests):
         reply = replies.get(member, "envelope.late")

@@ -1,9 +1,15 @@
-"""One exchange with members over a Flower Grid: ask, and take the answers one by one as they come."""
+"""One exchange with members over a Flower Grid: ask, and take the answers one by one as they come.
+
+Members' nodes come and go. A request is sent once its member has a node, and again when the process that got it is
+gone (its session changed) or Flower reports that it broke. That is safe because every request is idempotent at the
+member: asked twice, it gives the same answer (``client/ledger.py``).
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from flwr.app import Message, RecordDict
@@ -12,7 +18,10 @@ from flwr.serverapp import Grid
 from ..errors import Refused
 from ..messages import Body, Refusal
 
-POLL_S = 0.2
+POLL_S = 0.1
+RESENDS = 2  # after an error that Flower reports
+PULLED_AT_ONCE = 4  # replies that a real Grid may hold in memory together
+INVALID_FAB = 7  # flwr.common.constant.ErrorCode: a bundle that the node does not run (contract test)
 
 
 class Clock(Protocol):
@@ -37,22 +46,58 @@ class WallClock:
         time.sleep(max(0.0, min(POLL_S, until - time.monotonic())))
 
 
+@dataclass(frozen=True)
+class Node:
+    """A member's node as it is connected now.
+
+    Attributes:
+        id: Flower node id.
+        session: changes whenever the member's process logs in anew; what the one before was asked is lost.
+    """
+
+    id: int
+    session: str
+
+
+@dataclass
+class _Asked:
+    """How far the asking of one member has come.
+
+    Attributes:
+        node: that the newest message went to; None when one is to be sent.
+        message: id of the newest message.
+        errors: reported by Flower so far.
+    """
+
+    node: Node | None = None
+    message: str = ""
+    errors: int = 0
+
+
 class Exchange:
     """Sends requests to members by name.
 
     Args:
         grid: Flower's Grid.
-        nodes: member → Flower node id.
+        members: every member of the federation, connected or not.
+        nodes: returns the members that are connected now.
         clock: deadlines are judged by it.
+        revoked: returns who may no longer take part; nobody waits for them.
+        answer_timeout_s: how long members have for requests that need no training or opening.
     """
 
-    def __init__(self, grid: Grid, nodes: Mapping[str, int], clock: Clock) -> None:
-        self._grid, self._nodes, self._clock = grid, dict(nodes), clock
-
-    @property
-    def members(self) -> tuple[str, ...]:
-        """Every member that has a node, sorted."""
-        return tuple(sorted(self._nodes))
+    def __init__(
+        self,
+        grid: Grid,
+        members: Sequence[str],
+        nodes: Callable[[], Mapping[str, Node]],
+        clock: Clock,
+        *,
+        revoked: Callable[[], frozenset[str]] = frozenset,
+        answer_timeout_s: float = 120.0,
+    ) -> None:
+        self.members, self.revoked, self.answer_timeout_s = tuple(sorted(members)), revoked, answer_timeout_s
+        self._grid, self._nodes, self._clock = grid, nodes, clock
 
     def ask(self, route: str, requests: Mapping[str, Body], timeout_s: float) -> Iterator[tuple[str, RecordDict | str]]:
         """Send each member its request; yield (member, reply), or (member, code) where it refused or broke.
@@ -65,26 +110,56 @@ class Exchange:
             timeout_s: seconds to wait in all.
         """
         deadline = self._clock.now() + timeout_s
-        asked = sorted(requests)
-        messages = [
-            Message(requests[member].to_records(), dst_node_id=self._nodes[member], message_type=route)
-            for member in asked
-        ]
-        waiting = dict(zip(self._grid.push_messages(messages), asked, strict=True))
-        del messages
+        waiting = {member: _Asked() for member in sorted(requests)}
+        senders: dict[str, str] = {}  # id of a message → member, of every message sent: a late reply is as good
         while waiting and self._clock.now() < deadline:
-            came = list(self._grid.pull_messages(list(waiting)))
-            for reply in came:
-                member = waiting.pop(reply.metadata.reply_to_message_id, None)
-                if member is not None:
-                    yield member, _content(reply)
-            if not came:
+            for member in sorted(self.revoked() & waiting.keys()):
+                del waiting[member]
+                yield member, "auth.client_revoked"
+            connected = self._nodes()
+            for member, asked in waiting.items():
+                node = connected.get(member)
+                if node is not None and node != asked.node:
+                    asked.message = self._send(route, requests[member], node)
+                    if asked.message:
+                        asked.node, senders[asked.message] = node, member
+            came = False
+            for reply in self._pull([one for one, member in senders.items() if member in waiting]):
+                came = True
+                message = reply.metadata.reply_to_message_id
+                member = senders.pop(message, "")
+                if member not in waiting:
+                    continue
+                answer = _answer(reply, waiting[member], message)
+                if answer is not None:
+                    del waiting[member]
+                    yield member, answer
+            if waiting and not came:
                 self._clock.wait(deadline)
+
+    def _send(self, route: str, request: Body, node: Node) -> str:
+        """Return the id of the message that was sent; "" where Flower did not take it."""
+        message = Message(request.to_records(), dst_node_id=node.id, message_type=route)
+        return next(iter(self._grid.push_messages([message])), None) or ""
+
+    def _pull(self, messages: list[str]) -> Iterator[Message]:
+        for first in range(0, len(messages), PULLED_AT_ONCE):
+            yield from self._grid.pull_messages(messages[first : first + PULLED_AT_ONCE])
+
+
+def _answer(reply: Message, asked: _Asked, message: str) -> RecordDict | str | None:
+    """Return what a reply says; None where the member is to be asked again, or was already."""
+    if not reply.has_error():
+        return _content(reply)
+    if reply.error.code == INVALID_FAB:
+        return "task.refused"
+    if message != asked.message:
+        return None  # about a process that is gone; a newer one was asked since
+    asked.node, asked.errors = None, asked.errors + 1
+    return "update.failed" if asked.errors > RESENDS else None
 
 
 def _content(reply: Message) -> RecordDict | str:
-    if reply.has_error():  # Flower's own: the node or its app broke before it could answer
-        return "update.failed"
     records = reply.content
     config = records.config_records.get("message")
     if config is not None and config.get("kind") == Refusal.kind:

@@ -26,6 +26,8 @@ from ..messages import Opened
 
 FIELDS = ("schema", "task", "package", "layout", "start")
 SIZES = ("update", "statistics", "tallies")
+AWAY = frozenset({"envelope.late", "envelope.epoch", "update.failed", "auth.client_revoked", "open.quorum"})
+"""Why an opening may fail without anybody's bad will: members were away, broke or left. The round is repeated."""
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,10 @@ class Patience:
     settings: GateSettings
     refused: int = 0
     failed: int = 0
+
+    def count(self, status: str) -> None:
+        """A round ended ``promoted``, ``refused`` or ``failed``."""
+        {"promoted": self.promoted, "refused": self.was_refused, "failed": self.has_failed}[status]()
 
     def promoted(self) -> None:
         """A round was promoted."""

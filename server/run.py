@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from flwr.app import RecordDict
 from sqlalchemy import Connection
 
 from ..configs.settings import Offer
 from ..crypto.context import Purpose, RoundContext
 from ..crypto.identity import Roster
 from ..crypto.planner import Plan
+from ..errors import Ended
+from ..messages import Body
 from .exchange import Exchange
+from .records import rounds as history
 from .records.state import State
 
 
@@ -44,6 +48,18 @@ class Run:
         """Append an entry about this run in a transaction of its own."""
         with self.state.store.transaction() as db:
             self.log(db, event, **details)
+
+    def ask(self, route: str, requests: Mapping[str, Body], timeout_s: float) -> Iterator[tuple[str, RecordDict | str]]:
+        """Ask members as :meth:`Exchange.ask` does, unless somebody asked for the run's end.
+
+        Raises:
+            Ended: ``run.stopped``.
+        """
+        with self.state.store.read() as db:
+            row = history.run_row(db, self.id)
+        if row is not None and row.stop:
+            raise Ended("run.stopped", "somebody asked for the run's end; the last good model stays")
+        yield from self.exchange.ask(route, requests, timeout_s)
 
 
 @dataclass(frozen=True)

@@ -75,11 +75,11 @@ class Collected:
 
 
 class Sums:
-    """The sealed sums of a run in one epoch."""
+    """The sealed sums of a run in one epoch; what its update rounds cost is added to ``wire``."""
 
-    def __init__(self, run: Run, seats: Seats) -> None:
-        self._run, self._seats = run, seats
-        self.wire = Wire()
+    def __init__(self, run: Run, seats: Seats, wire: Wire) -> None:
+        self.seats = seats
+        self._run, self._wire = run, wire
 
     def collect(
         self,
@@ -100,12 +100,12 @@ class Sums:
             TooFew: ``round.too_few``.
         """
         run, update = self._run, context.purpose == "update"
-        running = RunningSum(self._seats.plan, self._seats.lanes(context.purpose))
-        collection = Collection(context, self._seats.roster, frozenset(bases), running.body_bytes, fixed)
+        running = RunningSum(self.seats.plan, self.seats.lanes(context.purpose))
+        collection = Collection(context, self.seats.roster, frozenset(bases), running.body_bytes, fixed)
         shares: dict[str, float] = {}
         seeds: dict[str, bytes] = {}
         requests = {member: self._seal_request(context, base) for member, base in bases.items()}
-        for member, reply in run.exchange.ask("train.seal", requests, run.offer.training.train_timeout_s):
+        for member, reply in run.ask("train.seal", requests, run.offer.training.train_timeout_s):
             try:
                 sealed = Sealed.from_records(_content(reply))
                 envelope = check(collection, member, sealed.envelope)
@@ -121,9 +121,9 @@ class Sums:
             size = len(sealed.envelope.data)
             self._note("envelope_accepted", context, member=member, header=envelope.signed.digest, bytes=size)
             if update:
-                self.wire.upload_bytes.append(size)
-                self.wire.seal_s.append(sealed.seal_s)
-                self.wire.add_s.append(seconds)
+                self._wire.upload_bytes.append(size)
+                self._wire.seal_s.append(sealed.seal_s)
+                self._wire.add_s.append(seconds)
         for member in sorted(collection.waiting):
             self._leave_out(collection, member, "envelope.late")
         try:
@@ -151,11 +151,11 @@ class Sums:
             Refused: no quorum; the code says why.
         """
         context, run, members = collected.context, self._run, collected.members
-        hearing = Hearing(context, self._seats.roster, members, run.offer.crypto.open_quorum, best)
+        hearing = Hearing(context, self.seats.roster, members, run.offer.crypto.open_quorum, best)
         request = self._open_request(collected, best)
         results: dict[str, bytes] = {}
         requests = {member: request.model_copy(update={"upload": member == members[0]}) for member in members}
-        for member, reply in run.exchange.ask("evaluate.open", requests, run.offer.crypto.open_timeout_s):
+        for member, reply in run.ask("evaluate.open", requests, run.offer.crypto.open_timeout_s):
             self._hear(hearing, member, reply, results)
         for member in sorted(hearing.waiting):
             self._refuse(hearing, member, "envelope.late")
@@ -182,7 +182,7 @@ class Sums:
                 break
             again = {member: request.model_copy(update={"upload": True})}
             timeout_s = self._run.offer.crypto.open_timeout_s
-            for _, reply in self._run.exchange.ask("evaluate.open", again, timeout_s):
+            for _, reply in self._run.ask("evaluate.open", again, timeout_s):
                 try:
                     _keep(Opened.from_records(_content(reply)).result, results)
                 except Refused as error:
@@ -203,7 +203,7 @@ class Sums:
             return
         _keep(opened.result, results)
         if hearing.context.purpose == "update":
-            self.wire.open_s.append(opened.open_s)
+            self._wire.open_s.append(opened.open_s)
 
     def _refuse(self, hearing: Hearing, member: str, code: str) -> None:
         hearing.refuse(member, code)
@@ -217,8 +217,9 @@ class Sums:
         models = self._run.state.models
         return Seal(
             run=self._run.id,
-            epoch=self._seats.epoch,
+            epoch=self.seats.epoch,
             number=context.number,
+            round=context.round,
             purpose=context.purpose,
             base=base.sha256 if base else "",
             clip=base.clip if base else context.clip,
@@ -234,11 +235,12 @@ class Sums:
             base = self._run.state.models.path(context.base).stat().st_size
             signed = sum(map(len, headers.values())) + sum(map(len, signatures.values()))
             seeds = sum(map(len, collected.seeds.values()))
-            self.wire.download_bytes.append(base + signed + seeds + len(collected.total))
+            self._wire.download_bytes.append(base + signed + seeds + len(collected.total))
         return Open(
             run=self._run.id,
-            epoch=self._seats.epoch,
+            epoch=self.seats.epoch,
             number=context.number,
+            round=context.round,
             purpose=context.purpose,
             base=context.base,
             clip=context.clip,

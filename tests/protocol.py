@@ -37,6 +37,7 @@ def context(**changes: Any) -> RoundContext:
         federation="f",
         run="r",
         number=3,
+        round=3,
         purpose="update",
         base=BASE,
         clip=2.0,

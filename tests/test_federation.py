@@ -375,8 +375,8 @@ def test_the_coordinator_never_sees_a_key(folders: Any, monkeypatch: pytest.Monk
 
 def _bytes(records: flwr.app.RecordDict) -> bytes:
     arrays = [array.data for record in records.array_records.values() for array in record.values()]
-    configs = [str(value).encode() for record in records.config_records.values() for value in record.values()]
-    return b"|".join([*arrays, *configs])
+    values = [value for record in records.config_records.values() for value in record.values()]
+    return b"|".join([*arrays, *(value if isinstance(value, bytes) else str(value).encode() for value in values)])
 
 
 def test_a_value_from_a_row_never_leaves_a_member(folders: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,14 +10,18 @@ from pathlib import Path
 
 import pytest
 from moonflower.client.guard import Remembered
-from moonflower.client.ledger import Ledger
+from moonflower.client.ledger import Epoch, Ledger
+from moonflower.crypto.identity import Identity
 from moonflower.crypto.keys import EpochKey, EpochTerms
 from moonflower.errors import InputError
 from moonflower.server.records.store import FILE_NAME, Store
+from protocol import context, identity
 from sqlalchemy.exc import IntegrityError
 
 TERMS = EpochTerms("heart", 1, "a" * 64, "b" * 64)
-KEY = EpochKey(TERMS, b"he-key", b"secret")
+CARDS = [identity("anna").card.as_dict(), identity("bert").card.as_dict()]
+EPOCH = Epoch("run", CARDS, EpochKey(TERMS, b"he-key", b"secret"))
+UPDATE = context(run="run", number=1)
 SEALED = Remembered("context", "header", 0.05, b"envelope")
 
 
@@ -28,40 +32,60 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
 
 
 def test_an_epoch_counts_once_all_members_confirmed_it(ledger: Ledger) -> None:
-    assert ledger.epoch(1, confirmed=False) is None
-    ledger.keep_epoch(KEY)
-    assert (ledger.epoch(1), ledger.epoch(1, confirmed=False)) == (None, KEY)
-    ledger.confirm_epoch(2)
     assert ledger.epoch(1) is None
+    ledger.keep_epoch(EPOCH)
+    ledger.confirm_epoch(2)
+    assert ledger.epoch(1) == EPOCH
+    assert ledger.cards() == []
     ledger.confirm_epoch(1)
-    assert ledger.epoch(1) == KEY
+    assert ledger.epoch(1) == replace(EPOCH, confirmed=True)
+    assert ledger.cards() == CARDS
+
+
+def test_the_cards_of_all_confirmed_epochs_are_kept_once_each(ledger: Ledger) -> None:
+    later = replace(EPOCH.key, terms=replace(TERMS, epoch=2))
+    another = Identity.generate("anna").card.as_dict()
+    ledger.keep_epoch(EPOCH)
+    ledger.keep_epoch(Epoch("run", [another, CARDS[1]], later))
+    ledger.confirm_epoch(1)
+    assert ledger.cards() == CARDS
+    ledger.confirm_epoch(2)
+    assert ledger.cards() == [another, CARDS[1], CARDS[0]]
+
+
+def test_a_run_is_agreed_to_once(ledger: Ledger) -> None:
+    assert ledger.agreement("run") is None
+    ledger.keep_agreement("run", {"training": {"lr": 0.1}})
+    ledger.keep_agreement("run", {"training": {"lr": 0.2}})
+    assert ledger.agreement("run") == {"training": {"lr": 0.1}}
 
 
 def test_another_deal_of_an_epoch_is_to_be_confirmed_again(ledger: Ledger) -> None:
-    ledger.keep_epoch(KEY)
+    ledger.keep_epoch(EPOCH)
     ledger.confirm_epoch(1)
-    other = replace(KEY, secret=b"another")
+    other = replace(EPOCH, key=replace(EPOCH.key, secret=b"another"))
     ledger.keep_epoch(other)
-    assert (ledger.epoch(1), ledger.epoch(1, confirmed=False)) == (None, other)
+    assert ledger.epoch(1) == other
 
 
 def test_an_envelope_is_remembered_once(ledger: Ledger) -> None:
-    assert ledger.sealed("update", "run", 1) is None
-    ledger.remember_sealed("update", "run", 1, SEALED)
-    assert ledger.sealed("update", "run", 1) == SEALED
+    assert ledger.sealed(UPDATE) is None
+    ledger.remember_sealed(UPDATE, SEALED)
+    assert ledger.sealed(UPDATE) == SEALED
     with pytest.raises(IntegrityError):
-        ledger.remember_sealed("update", "run", 1, replace(SEALED, envelope=b"another"))
-    assert ledger.sealed("update", "run", 1) == SEALED, "rule 7: a second envelope for one round leaves no trace"
+        ledger.remember_sealed(replace(UPDATE, base="c" * 64), replace(SEALED, envelope=b"another"))
+    assert ledger.sealed(UPDATE) == SEALED, "rule 7: a second envelope for one round leaves no trace"
 
 
 def test_older_rounds_keep_their_digests_and_lose_their_bytes(ledger: Ledger) -> None:
-    ledger.remember_sealed("update", "run", 1, SEALED)
-    ledger.remember_sealed("tallies", "run", 1, SEALED)
-    ledger.remember_sealed("update", "other", 1, SEALED)
-    ledger.remember_sealed("update", "run", 2, SEALED)
-    assert ledger.sealed("update", "run", 1) == replace(SEALED, envelope=None)
-    for kept in (("update", "run", 2), ("tallies", "run", 1), ("update", "other", 1)):
-        assert ledger.sealed(*kept) == SEALED
+    tallies, other = replace(UPDATE, purpose="tallies"), replace(UPDATE, run="other")
+    following, rekeyed = replace(UPDATE, number=2), replace(tallies, epoch=2)
+    for about in (UPDATE, tallies, other, following, rekeyed):
+        ledger.remember_sealed(about, SEALED)
+    for about in (UPDATE, tallies):
+        assert ledger.sealed(about) == replace(SEALED, envelope=None)
+    for about in (following, rekeyed, other):
+        assert ledger.sealed(about) == SEALED
 
 
 def test_a_base_is_opened_for_its_first_set_for_good(ledger: Ledger) -> None:
@@ -98,25 +122,27 @@ def test_two_ledgers_share_nothing(tmp_path: Path) -> None:
         closing(Ledger(None)) as d,
     ):
         for one in (a, c):
-            one.keep_epoch(KEY)
+            one.keep_epoch(EPOCH)
             one.keep_fact("rows", 1)
         for other in (b, d):
-            assert other.epoch(1, confirmed=False) is None
+            assert other.epoch(1) is None
             assert other.fact("rows") is None
 
 
 def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
     with closing(Ledger(tmp_path / "ledger.db")) as before:
-        before.keep_epoch(KEY)
+        before.keep_agreement("run", {"a": 1})
+        before.keep_epoch(EPOCH)
         before.confirm_epoch(1)
-        before.remember_sealed("update", "run", 1, SEALED)
+        before.remember_sealed(UPDATE, SEALED)
         before.remember_opening("update", "base", ["A"])
         before.keep_model("m1", b"one")
         before.keep_metric("m1", 0.25)
         before.keep_fact("rows", 7)
     with closing(Ledger(tmp_path / "ledger.db")) as after:
-        assert after.epoch(1) == KEY
-        assert after.sealed("update", "run", 1) == SEALED
+        assert after.agreement("run") == {"a": 1}
+        assert after.epoch(1) == replace(EPOCH, confirmed=True)
+        assert after.sealed(UPDATE) == SEALED
         assert after.opened("update", "base") == ["A"]
         assert (after.model("m1"), after.metric("m1"), after.fact("rows")) == (b"one", 0.25, 7)
 
@@ -124,8 +150,8 @@ def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
 def test_what_was_written_is_on_disk_before_the_call_returns(tmp_path: Path) -> None:
     """Another process sees it while the first is still open: as after a kill."""
     with closing(Ledger(tmp_path / "ledger.db")) as one, closing(Ledger(tmp_path / "ledger.db")) as two:
-        one.remember_sealed("update", "run", 1, SEALED)
-        assert two.sealed("update", "run", 1) == SEALED
+        one.remember_sealed(UPDATE, SEALED)
+        assert two.sealed(UPDATE) == SEALED
 
 
 # It holds keys
@@ -142,7 +168,7 @@ def open_umask() -> Iterator[None]:
 def test_nobody_else_may_read_it(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     with closing(Ledger(path)) as ledger:
-        ledger.keep_epoch(KEY)
+        ledger.keep_epoch(EPOCH)
         modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
     assert modes == dict.fromkeys(("ledger.db", "ledger.db-wal", "ledger.db-shm"), 0o600)
 

@@ -14,6 +14,7 @@ from moonflower.errors import Refused
 from moonflower.messages import (
     BLOB,
     ENVELOPE,
+    INLINE_BYTES,
     Body,
     Confirm,
     Deals,
@@ -30,6 +31,7 @@ OPEN = {
     "run": "r",
     "epoch": 1,
     "number": 2,
+    "round": 2,
     "purpose": "update",
     "base": "",
     "clip": 1.0,
@@ -46,7 +48,7 @@ MESSAGES: list[Body] = [
     Done(),
     Confirm(run="r", epoch=1, answers={"a": {"answer": "x", "signature": "y"}}),
     Deals(ciphertexts={"a": b"1"}, signatures={"a": b"2"}),
-    Seal(run="r", epoch=1, number=0, purpose="statistics", base="", clip=0.0, model=b"", proof={}),
+    Seal(run="r", epoch=1, number=0, round=0, purpose="statistics", base="", clip=0.0, model=b"", proof={}),
     Sealed(envelope=RawEnvelope(b"env"), clipped_share=0.5, seal_s=0.1),
     Open(**OPEN),
     Opened(statement=b"s", signature=b"t", vote=None, vote_signature=b"v", result=b"", open_s=0.0),
@@ -70,11 +72,33 @@ def test_another_kind_is_refused(message: Body) -> None:
     assert code_of(other, message.to_records()) == "envelope.malformed"
 
 
+def with_pieces(records: RecordDict, arrays: dict[str, Array] | None = None, **small: bytes) -> RecordDict:
+    """Return a message with other bytes beside its JSON."""
+    config = {key: value for key, value in records.config_records["message"].items() if key in ("kind", "json")}
+    return RecordDict({"message": ConfigRecord({**config, **small}), "bytes": ArrayRecord(arrays or {})})
+
+
+def array(stype: str, data: bytes) -> Array:
+    return Array(dtype="uint8", shape=(len(data),), stype=stype, data=data)
+
+
+def test_large_pieces_travel_as_arrays_and_small_ones_in_the_record() -> None:
+    for size, arrays in ((INLINE_BYTES, 0), (INLINE_BYTES + 1, 1)):
+        message = Sealed(envelope=RawEnvelope(bytes(size)), clipped_share=0.5, seal_s=0.1)
+        records = message.to_records()
+        assert len(records.array_records) == arrays
+        assert Sealed.from_records(records) == message
+
+
 def test_an_update_in_plaintext_is_refused_by_its_type() -> None:
     sealed = MESSAGES[5].to_records()
-    for plain in (Array(np.ones(3)), Array(dtype="uint8", shape=(3,), stype=BLOB, data=b"env")):
-        records = RecordDict({"message": sealed.config_records["message"], "bytes": ArrayRecord({"envelope": plain})})
-        assert code_of(Sealed, records) == "envelope.plaintext"
+    for plain in (Array(np.ones(3)), array(BLOB, b"env")):
+        for name in ("envelope", ENVELOPE, BLOB):
+            assert code_of(Sealed, with_pieces(sealed, {name: plain})) == "envelope.plaintext"
+    assert code_of(Sealed, with_pieces(sealed, **{BLOB: b"env"})) == "envelope.plaintext"
+    assert code_of(Sealed, with_pieces(sealed)) == "envelope.plaintext"
+    both = with_pieces(sealed, {ENVELOPE: array(ENVELOPE, b"env")}, **{ENVELOPE: b"env"})
+    assert code_of(Sealed, both) == "envelope.plaintext"
     bare = RecordDict({"arrays": ArrayRecord({"w": Array(np.ones(3))})})
     assert code_of(Sealed, bare) == "envelope.plaintext"
 
@@ -87,9 +111,17 @@ def test_a_member_cannot_put_a_plaintext_into_the_message() -> None:
 
 def test_an_envelope_where_a_blob_is_due_is_refused() -> None:
     seal = MESSAGES[4].to_records()
-    array = Array(dtype="uint8", shape=(1,), stype=ENVELOPE, data=b"x")
-    records = RecordDict({"message": seal.config_records["message"], "bytes": ArrayRecord({"model": array})})
-    assert code_of(Seal, records) == "envelope.malformed"
+    assert code_of(Seal, with_pieces(seal, {ENVELOPE: array(ENVELOPE, b"x")})) == "envelope.malformed"
+    assert code_of(Seal, with_pieces(seal, **{ENVELOPE: b"x"})) == "envelope.malformed"
+
+
+@pytest.mark.parametrize("sizes", ['{"model":3}', '{"model":-1}', '{"model":1.0}', '{"model":true}', '{"model":null}'])
+def test_sizes_that_do_not_add_up_are_refused(sizes: str) -> None:
+    seal = Seal(run="r", epoch=1, number=0, round=0, purpose="update", base="", clip=0.0, model=b"ab", proof={})
+    records = seal.to_records()
+    config = dict(records.config_records["message"])
+    config["json"] = str(config["json"]).replace('{"model":2}', sizes)
+    assert code_of(Seal, RecordDict({"message": ConfigRecord(config)})) == "envelope.malformed"
 
 
 @pytest.mark.parametrize(
@@ -104,6 +136,14 @@ def test_an_envelope_where_a_blob_is_due_is_refused() -> None:
         '{"code":"rm -rf"}',
         '{"code": "a.b"}',
         '{"code":"update.failed: patient 7"}',
+        '{"fields":{"code":1},"sizes":{}}',
+        '{"fields":{"code":"a.b","more":1},"sizes":{}}',
+        '{"fields":{"code":"rm -rf"},"sizes":{}}',
+        '{"fields":{"code": "a.b"},"sizes":{}}',
+        '{"fields":{"code":"update.failed: patient 7"},"sizes":{}}',
+        '{"fields":{"code":"a.b"},"sizes":{},"more":{}}',
+        '{"fields":{"code":"a.b"},"sizes":{"code":0}}',
+        '{"fields":{"code":"a.b"},"sizes":[]}',
     ],
 )
 def test_fields_of_the_wrong_form_are_refused(json: str) -> None:
@@ -124,5 +164,5 @@ def test_types_are_strict(change: dict[str, Any]) -> None:
 def test_junk_has_one_error(kind: str, json: str) -> None:
     records = RecordDict({"message": ConfigRecord({"kind": kind, "json": json}), "bytes": ArrayRecord({})})
     for message in (Done, Sealed, Open):
-        if (kind, json) != ("done", "{}"):
+        if (kind, json) != ("done", '{"fields":{},"sizes":{}}'):
             assert code_of(message, records) in ("envelope.malformed", "envelope.plaintext")

@@ -12,6 +12,7 @@ from moonflower.configs.settings import FloorSettings, GateSettings, RunSettings
 from moonflower.crypto import envelope
 from moonflower.crypto.context import RoundContext
 from moonflower.crypto.envelope import SignedHeader
+from moonflower.crypto.identity import Roster
 from moonflower.crypto.statement import Proof, Statement, quorum, sign_statement, vote_bytes
 from moonflower.errors import Refused
 from moonflower.messages import Open, Opened, Seal
@@ -82,16 +83,17 @@ def test_a_run_carries_no_data_settings() -> None:
 
 
 def request(**changes: Any) -> Seal:
-    fields = {"run": "r", "epoch": 1, "number": 3, "purpose": "update", "base": BASE, "clip": 2.0}
+    fields = {"run": "r", "epoch": 1, "number": 3, "round": 3, "purpose": "update", "base": BASE, "clip": 2.0}
     return Seal(**{**fields, "model": b"", "proof": {}, **changes})
 
 
 def test_the_context_takes_only_the_rounds_own_fields_from_a_request() -> None:
-    template = context(number=0, purpose="statistics", base="", clip=0.0)
+    template = context(number=0, round=0, purpose="statistics", base="", clip=0.0)
     assert guard.round_context(template, request()) == context()
     refused("envelope.context", guard.round_context, template, request(run="other"))
     refused("envelope.context", guard.round_context, template, request(purpose="plain"))
     refused("envelope.context", guard.round_context, template, request(number=-1))
+    refused("envelope.context", guard.round_context, template, request(round=-1))
     refused("envelope.epoch", guard.round_context, template, request(epoch=2))
 
 
@@ -136,6 +138,22 @@ def test_signatures_of_others_or_of_other_statements_do_not_count() -> None:
     refused("base.unproved", check_base, strangers, None, proof(strangers, ("anna",)))
 
 
+def test_openers_of_earlier_epochs_prove_a_base_beside_one_of_today() -> None:
+    said = statement(context(number=2))
+    about = context(base=said.sha256, clip=said.clip)
+    today, cards = Roster(roster().cards[:1]), roster().cards
+
+    def check(signers: tuple[str, ...], remembered: Any) -> None:
+        guard.check_base(about, proof(said, signers).as_dict(), today, 0, FLOOR, remembered)
+
+    check(NAMES[:3], cards)
+    check(NAMES[:3], iter(cards[1:]))
+    assert "1 of 3" in refused("base.unproved", check, NAMES[:3], ())
+    assert "2 of 3" in refused("base.unproved", check, NAMES[:3], cards[2:])
+    assert "1 of 3" in refused("base.unproved", check, NAMES[:1], cards)
+    assert "0 of 3" in refused("base.unproved", check, NAMES[1:], cards), "those that left prove nothing on their own"
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -173,6 +191,7 @@ def opening(contexts: dict[str, RoundContext], **changes: Any) -> Open:
         "run": "r",
         "epoch": 1,
         "number": 3,
+        "round": 3,
         "purpose": "update",
         "base": BASE,
         "clip": 2.0,
@@ -187,11 +206,17 @@ def opening(contexts: dict[str, RoundContext], **changes: Any) -> Open:
     return Open(**{**fields, **changes})
 
 
-def open_as_anna(asked: Open, before: Any = None, own: Any = "sealed", about: RoundContext | None = None) -> Any:
+def open_as_anna(
+    asked: Open,
+    before: Any = None,
+    own: Any = "sealed",
+    about: RoundContext | None = None,
+    pinned: Any = NAMES,
+) -> Any:
     if own == "sealed" and "anna" in asked.headers:
         signed = SignedHeader(asked.headers["anna"], asked.signatures["anna"])
         own = Remembered(context().digest, signed.digest, 0.0, b"")
-    return guard.check_opening(about or context(), asked, own, before, roster(), FLOOR)
+    return guard.check_opening(about or context(), asked, own, before, roster(), pinned, FLOOR)
 
 
 def test_an_honest_opening_is_allowed_and_repeatable() -> None:
@@ -218,6 +243,17 @@ def test_the_same_base_is_not_opened_for_another_set() -> None:
     refused("open.overlap", open_as_anna, fewer, list(NAMES))
     more = opening(dict.fromkeys(NAMES, context()))
     refused("open.overlap", open_as_anna, more, list(NAMES[:3]))
+
+
+def test_a_base_is_opened_again_without_those_that_this_node_no_longer_pins() -> None:
+    """Rule 2: only an eviction lets a base be opened for fewer, and for all but the evicted at that."""
+    without_dora = opening(dict.fromkeys(NAMES[:3], context()))
+    assert sorted(open_as_anna(without_dora, list(NAMES), pinned=NAMES[:3]).digests) == list(NAMES[:3])
+    everybody = opening(dict.fromkeys(NAMES, context()))
+    assert sorted(open_as_anna(everybody, list(NAMES), pinned=NAMES[:3]).digests) == list(NAMES)
+    without_cleo = opening(dict.fromkeys(("anna", "bert", "dora"), context()))
+    refused("open.overlap", open_as_anna, without_cleo, list(NAMES), "sealed", None, NAMES[:3])
+    refused("open.overlap", open_as_anna, without_dora, [*NAMES, "eve"], "sealed", None, NAMES)
 
 
 def test_a_small_set_is_never_opened() -> None:
@@ -377,9 +413,9 @@ def test_patience_counts_refusals_and_failures_apart() -> None:
     assert patience.code == "run.patience"
     patience.promoted()
     assert patience.code == ""
-    patience.has_failed()
-    patience.has_failed()
-    assert patience.code == "run.max_failed"
+    for status in ("failed", "refused", "promoted", "failed", "failed"):
+        patience.count(status)
+    assert (patience.refused, patience.failed, patience.code) == (0, 2, "run.max_failed")
 
 
 def test_a_disagreement_at_enrolment_names_member_and_field() -> None:

@@ -32,6 +32,7 @@ from .store import Store, metadata
 
 EVENTS = {
     "run_began": "a run was submitted and accepted; details: its settings",
+    "run_resumed": "the coordinator's process was started again; details: rounds so far",
     "run_ended": "a run is over; code: why, if not by its plan",
     "enrolled": "a member's card, scopes and parameter digests were accepted",
     "refused_member": "a member was not let in",
@@ -170,6 +171,19 @@ class Log:
             for _, entry in rows:
                 yield json.loads(entry)
             seen = rows[-1].idx
+
+    def after(self, index: int, limit: int, *, run: str = "") -> list[dict[str, Any]]:
+        """Return at most ``limit`` entries behind ``index``, oldest first; only those about ``run``, if it is given."""
+        query = select(_log.c.idx, _log.c.entry).order_by(_log.c.idx).limit(_PAGE)
+        found: list[dict[str, Any]] = []
+        with self._store.read() as connection:
+            while len(found) < limit:
+                rows = connection.execute(query.where(_log.c.idx > index)).all()
+                if not rows:
+                    break
+                index = rows[-1].idx
+                found += [entry for _, text in rows if run in ("", (entry := json.loads(text)).get("run"))]
+        return found[:limit]
 
     def checkpoint(self) -> Checkpoint | None:
         """Return the newest checkpoint, or None while the log is empty.

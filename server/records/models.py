@@ -1,7 +1,9 @@
 """The model registry: versions named by the SHA-256 of their file, with lineage, and which one is good.
 
 A file is written beside its place, synced and renamed before the transaction that makes it count, so that a row
-always has its file. Refused candidates keep their row and lose their file.
+always has its file; a kill in between leaves a file without a row, which is written anew when it comes up again.
+Refused candidates keep their row and lose their file. Every run has a lineage of its own, from its own start; the
+same file may stand in several.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Column, Connection, Float, Integer, String, Table, select
+from sqlalchemy import Column, Connection, Float, Integer, String, Table, func, literal_column, select
 from sqlalchemy.dialects.sqlite import insert
 
 from ...canonical import canonical
@@ -24,11 +26,11 @@ from .store import metadata
 _versions = Table(
     "versions",
     metadata,
+    Column("run", String, primary_key=True),
     Column("sha256", String, primary_key=True),
     Column("version", Integer),
     Column("verdict", String, nullable=False),
     Column("code", String, nullable=False),
-    Column("run", String, nullable=False),
     Column("number", Integer, nullable=False),
     Column("base", String, nullable=False),
     Column("members", String, nullable=False),
@@ -47,7 +49,7 @@ class Entry:
 
     Attributes:
         sha256: digest of its file.
-        version: 0 for the start, then counting promotions; None for a refused candidate.
+        version: counts starts and promotions of the whole federation, from 0; None for a refused candidate.
         verdict: ``start``, ``promoted`` or ``refused``.
         code: why it was refused, or "".
         run, number, base: the round that made it, and what it was trained from.
@@ -121,7 +123,7 @@ class Models:
         return version
 
     def record(self, db: Connection, entry: Entry) -> None:
-        """Add a version's row; a good version that equals this one (an update of nothing) stays as it is."""
+        """Add a version's row; a good version of the run that equals it (an update of nothing) stays as it is."""
         row = {
             **vars(entry),
             "members": canonical(list(entry.members)).decode(),
@@ -130,25 +132,30 @@ class Models:
         }
         again = insert(_versions).values(row)
         was_refused = _versions.c.verdict == "refused"
-        db.execute(again.on_conflict_do_update(["sha256"], set_=row, where=was_refused))
+        db.execute(again.on_conflict_do_update(["run", "sha256"], set_=row, where=was_refused))
 
-    def report(self, db: Connection, sha256: str, metrics: Mapping[str, float | None]) -> None:
-        """Add the metrics over all members' test rows to a version."""
-        found = _versions.c.sha256 == sha256
+    def next_version(self, db: Connection) -> int:
+        """Return the next version's number, from 0."""
+        newest = db.execute(select(func.max(_versions.c.version))).scalar_one()
+        return 0 if newest is None else newest + 1
+
+    def report(self, db: Connection, run: str, sha256: str, metrics: Mapping[str, float | None]) -> None:
+        """Add the metrics over all members' test rows to a version of a run."""
+        found = (_versions.c.run == run) & (_versions.c.sha256 == sha256)
         db.execute(_versions.update().where(found).values(metrics=canonical(metrics).decode()))
 
-    def entries(self, db: Connection) -> list[Entry]:
-        """Return every version's lineage, oldest first."""
-        rows = db.execute(select(_versions).order_by(_versions.c.number, _versions.c.created)).all()
-        return [_entry(row) for row in rows]
+    def entries(self, db: Connection, run: str | None = None) -> list[Entry]:
+        """Return every version's lineage, of one run or of all, oldest first: a run's name begins with its time."""
+        query = select(_versions).order_by(_versions.c.run, _versions.c.number, literal_column("rowid"))
+        return [_entry(row) for row in db.execute(query if run is None else query.where(_versions.c.run == run))]
 
-    def last_good(self, db: Connection) -> Entry | None:
-        """Return the newest start or promoted version."""
-        good = [entry for entry in self.entries(db) if entry.version is not None]
-        return max(good, key=lambda entry: entry.version or 0) if good else None
+    def last_good(self, db: Connection, run: str | None = None) -> Entry | None:
+        """Return the newest promoted version, of one run or of all; where there is none, the newest start."""
+        good = [entry for entry in self.entries(db, run) if entry.version is not None]
+        return max(good, key=lambda entry: (entry.verdict == "promoted", entry.version), default=None)
 
     def find(self, db: Connection, name: str) -> Entry:
-        """Return the version with this number (``3``) or SHA-256 prefix of at least 6 digits.
+        """Return the version with this number (``3``) or SHA-256 prefix of at least 6 digits; the newest of one file.
 
         Raises:
             InputError: ``data.model``: none, or more than one.
@@ -159,16 +166,17 @@ class Models:
             for entry in entries
             if str(entry.version) == name or (len(name) >= 6 and entry.sha256.startswith(name))
         ]
-        if len(found) != 1:
+        files = {entry.sha256 for entry in found}
+        if len(files) != 1:
             known = [str(entry.version) for entry in entries if entry.version is not None]
-            if found:
-                raise InputError("data.model", f"model {name!r} names {len(found)} versions; expected more digits")
+            if files:
+                raise InputError("data.model", f"model {name!r} names {len(files)} versions; expected more digits")
             raise InputError("data.model", f"there is no model version {name!r}; {nearest(name, known)}")
-        return found[0]
+        return found[-1]
 
 
 def best(entries: Sequence[Entry]) -> Entry:
-    """Return the best promoted version: each whose median vote was an improvement on the best before it (rule 10)."""
+    """Return a run's best version: each whose median vote was an improvement on the best before it (rule 10)."""
     good = [entry for entry in entries if entry.version is not None]
     leader = good[0]
     for entry in good[1:]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import Column, Connection, Integer, String, Table, func, select
+from sqlalchemy import Boolean, Column, Connection, Integer, String, Table, func, literal_column, select
 from sqlalchemy.dialects.sqlite import insert
 
 from ...canonical import canonical
@@ -20,6 +20,8 @@ _runs = Table(
     Column("offer", String, nullable=False),
     Column("status", String, nullable=False),
     Column("code", String, nullable=False),
+    Column("stop", Boolean, nullable=False),
+    Column("summary", String, nullable=False),
 )
 _epochs = Table(
     "epochs",
@@ -43,6 +45,28 @@ _sets = Table(
     Column("base", String, primary_key=True),
     Column("members", String, nullable=False),
 )
+INTERRUPTED = "run.interrupted"
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A run as it is on record.
+
+    Attributes:
+        run: identifier.
+        offer: what it carries to the members.
+        status: ``queued``, then ``running``, then ``done``, ``failed``, ``policy`` or ``stopped``.
+        code: why it ended, if not by its plan, or "".
+        stop: somebody asked for its end.
+        summary: bytes and seconds of its update rounds, as ``Wire.summary`` gives them; empty before the first round.
+    """
+
+    run: str
+    offer: Mapping[str, Any]
+    status: str
+    code: str
+    stop: bool
+    summary: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -50,7 +74,7 @@ class Round:
     """One round's outcome, as it stands in result.json.
 
     Attributes:
-        round: 1-based in its run.
+        round: which of the run's planned rounds, from 1. A round that was interrupted and its repetition share it.
         number: federation-wide, never reused.
         status: ``running``, ``promoted``, ``refused`` or ``failed``.
         code: why it was refused or failed, or "".
@@ -109,14 +133,46 @@ class Round:
         )
 
 
-def begin_run(db: Connection, run: str, offer: Mapping[str, Any]) -> None:
-    """Add a run."""
-    db.execute(insert(_runs).values(run=run, offer=canonical(offer).decode(), status="running", code=""))
+def queue_run(db: Connection, run: str, offer: Mapping[str, Any]) -> None:
+    """Add a run that waits for its coordinator."""
+    row = {"run": run, "offer": canonical(offer).decode(), "status": "queued", "code": "", "stop": False}
+    db.execute(insert(_runs).values(**row, summary="{}"))
+
+
+def begin_run(db: Connection, run: str) -> None:
+    """Record that a queued run is being carried out."""
+    db.execute(_runs.update().where(_runs.c.run == run).values(status="running"))
 
 
 def end_run(db: Connection, run: str, status: str, code: str) -> None:
-    """Record how a run ended: ``done``, ``failed`` or ``policy``."""
+    """Record how a run ended: ``done``, ``failed``, ``policy`` or ``stopped``."""
     db.execute(_runs.update().where(_runs.c.run == run).values(status=status, code=code))
+
+
+def request_stop(db: Connection, run: str) -> None:
+    """Ask for a run's end; its coordinator looks at it before every exchange."""
+    db.execute(_runs.update().where(_runs.c.run == run).values(stop=True))
+
+
+def write_summary(db: Connection, run: str, summary: Mapping[str, Any]) -> None:
+    """Keep the bytes and seconds of a run's update rounds so far, for other processes to show."""
+    db.execute(_runs.update().where(_runs.c.run == run).values(summary=canonical(summary).decode()))
+
+
+def runs(db: Connection) -> list[RunRow]:
+    """Return all runs, oldest first."""
+    return [_run_row(row) for row in db.execute(select(_runs).order_by(literal_column("rowid")))]
+
+
+def run_row(db: Connection, run: str) -> RunRow | None:
+    """Return a run, or None where there is none."""
+    row = db.execute(select(_runs).where(_runs.c.run == run)).one_or_none()
+    return None if row is None else _run_row(row)
+
+
+def open_runs(db: Connection) -> list[str]:
+    """Return the runs that are queued or running, oldest first."""
+    return [row.run for row in runs(db) if row.status in ("queued", "running")]
 
 
 def next_epoch(db: Connection) -> int:
@@ -147,10 +203,19 @@ def rounds(db: Connection, run: str) -> list[dict[str, Any]]:
     return [json.loads(body) for body in found]
 
 
-def last_promoted(db: Connection, run: str) -> Round | None:
-    """Return a run's newest promoted round."""
-    found = [value for value in rounds(db, run) if value["status"] == "promoted"]
-    return Round.from_dict(found[-1]) if found else None
+def break_off(db: Connection, run: str, code: str) -> list[Round]:
+    """Record a run's round in progress, if there is one, as failed with ``code``; return what was recorded."""
+    broken = [Round.from_dict(value) for value in rounds(db, run) if value["status"] == "running"]
+    ended = [replace(outcome, status="failed", code=code) for outcome in broken]
+    for outcome in ended:
+        write_round(db, run, outcome)
+    return ended
+
+
+def finished(db: Connection, run: str) -> list[Round]:
+    """Return a run's rounds that count as planned ones, in order: all but the interrupted and the one in progress."""
+    found = [Round.from_dict(value) for value in rounds(db, run)]
+    return [outcome for outcome in found if outcome.status != "running" and outcome.code != INTERRUPTED]
 
 
 def fix_set(db: Connection, purpose: str, base: str, members: tuple[str, ...]) -> None:
@@ -164,3 +229,8 @@ def fixed_set(db: Connection, purpose: str, base: str) -> frozenset[str] | None:
     where = (_sets.c.purpose == purpose) & (_sets.c.base == base)
     members = db.execute(select(_sets.c.members).where(where)).scalar_one_or_none()
     return None if members is None else frozenset(json.loads(members))
+
+
+def _run_row(row: Any) -> RunRow:
+    fields = row._asdict()
+    return RunRow(**{**fields, "offer": json.loads(row.offer), "summary": json.loads(row.summary)})

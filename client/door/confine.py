@@ -1,0 +1,91 @@
+"""What a child process of the node may have: a clean environment, no network, and no life after its parent.
+
+Linux only where it says so; elsewhere the functions do what they can and say what they could not.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+ALLOWED = (
+    "CUDA_VISIBLE_DEVICES",
+    "FLWR_DISABLE_UPDATE_CHECK",
+    "FLWR_TELEMETRY_ENABLED",
+    "HOME",
+    "LANG",
+    "LC_*",
+    "OMP_NUM_THREADS",
+    "PATH",
+    "PYTHONPATH",
+    "TMPDIR",
+    "TZ",
+    "VIRTUAL_ENV",
+)
+"""Variables that the worker may see; a ``*`` stands at the end. Tokens, proxies and cloud keys are not among them."""
+
+_CLONE_NEWUSER, _CLONE_NEWNET, _PR_SET_PDEATHSIG = 0x10000000, 0x40000000, 1
+
+
+def environment(given: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of ``given`` that a worker may see.
+
+    >>> environment({"LC_ALL": "C", "AWS_SECRET_ACCESS_KEY": "x", "LANGUAGE": "de"})
+    {'LC_ALL': 'C'}
+    """
+    families = tuple(name[:-1] for name in ALLOWED if name.endswith("*"))
+    return {name: value for name, value in given.items() if name in ALLOWED or name.startswith(families)}
+
+
+def die_with(parent: int) -> None:
+    """Arrange that this process is killed when its parent, process ``parent``, is no more.
+
+    Call it again after anything that changes credentials: Linux forgets the arrangement then.
+    """
+    if sys.platform != "linux" or ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    if os.getppid() != parent:  # it died before we asked
+        os._exit(0)
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(0)
+
+
+def take_network_away() -> bool:
+    """Move this process into an empty network namespace; return whether it verifiably is in one.
+
+    Must come before the first thread. Root needs nothing else; others also enter a user namespace of their own, in
+    which they stay who they are.
+    """
+    if sys.platform != "linux":
+        return False
+    user, group = os.getuid(), os.getgid()
+    libc = ctypes.CDLL(None)
+    if libc.unshare(_CLONE_NEWNET) != 0:
+        if libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) != 0:
+            return False
+        try:
+            Path("/proc/self/setgroups").write_text("deny")
+            Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+            Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+        except OSError:
+            pass  # the namespace holds all the same; only names of users are lost
+    return interfaces() == {"lo"}
+
+
+def interfaces() -> set[str]:
+    """Return the network interfaces that this process sees; {} where the kernel does not tell."""
+    try:
+        lines = Path("/proc/self/net/dev").read_text().splitlines()[2:]
+    except OSError:
+        return set()
+    return {line.partition(":")[0].strip() for line in lines}

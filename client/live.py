@@ -1,0 +1,147 @@
+"""The member of a live node: its keys, ledger, pins and floor, and its own rows for every run that it admits.
+
+The twin of what ``simulation.py`` does for all members at once. Nothing here talks to anybody: the worker that
+imports it has no network.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import torch
+from flwr.clientapp import ClientApp
+from torch import nn
+
+from ..canonical import canonical
+from ..configs.live import ClientConfig
+from ..configs.schema import Schema, load_schema
+from ..configs.settings import Offer, SimulateSettings, TaskSettings
+from ..errors import InputError, nearest
+from .app import Member, client_app
+from .data import Rows, partition, split
+from .keyring import load_identity
+from .ledger import Ledger
+from .tasks import Task, load_task, schema_for
+from .train import Learner
+
+logger = logging.getLogger(__name__)
+LEDGER = "ledger.db"
+ANY_SEED = 7
+"""Who has rows does not depend on the seed; which ones, only a run's own seed says."""
+
+
+class OwnRows:
+    """The rows that a node's config gives it. The table is read once for as long as its file stays as it is.
+
+    Args:
+        config: ``[client] member`` picks the rows where ``[data] site`` or ``[simulate]`` deal the table out.
+
+    Raises:
+        InputError: config or data are wrong.
+    """
+
+    def __init__(self, config: ClientConfig) -> None:
+        if not config.client.tasks:
+            raise InputError("config.value", "[client] tasks is empty; expected the tasks that this node runs")
+        self._config = config
+        self._kept: tuple[bytes, Rows] | None = None
+        self.schema = self._check()
+
+    def learner(self, offer: Offer) -> Learner:
+        """Return the learner of a run whose task the node's floor admits.
+
+        Raises:
+            InputError: task or data are wrong.
+        """
+        task = load_task(offer.task.ref, offer.task.options)
+        schema = schema_for(task, self._config.data)
+        seed, name = offer.training.seed, self._config.client.member
+        rows = self._own(self._table(task, offer.task, schema), seed)
+        return Learner(task, split(rows, self._config.data, seed=seed, member=name), schema, seed=seed, member=name)
+
+    def _check(self) -> Schema:
+        """Return the schema after a look at the data with the first task of the list, so that mistakes show now."""
+        data, first = self._config.data, self._config.client.tasks[0]
+        own = load_schema(data.schema_path) if data.schema_path is not None else None
+        try:
+            task = load_task(first, {})
+        except InputError:
+            if own is None:
+                raise
+            logger.warning("the data is not checked before the first run: %s needs options that only a run has", first)
+            return own
+        schema = own or schema_for(task, data)
+        rows = self._own(self._table(task, TaskSettings(ref=first), schema), ANY_SEED)
+        parts = split(rows, data, seed=ANY_SEED, member=self._config.client.member)
+        logger.info(
+            "data is in order: %d rows to train on, %d to vote with, %d to test",
+            len(parts.train),
+            len(parts.validation),
+            len(parts.test),
+        )
+        return schema
+
+    def _table(self, task: Task, about: TaskSettings, schema: Schema) -> Rows:
+        """Return the whole table as a task reads it."""
+        path = self._config.data.path
+        state = _state(path) if path is not None else []
+        key = canonical([about.model_dump(mode="json"), schema.digest(), state])
+        if self._kept is None or self._kept[0] != key:
+            self._kept = None  # not both in memory at once
+            self._kept = (key, task.data(self._config.data, schema))
+        return self._kept[1]
+
+    def _own(self, rows: Rows, seed: int) -> Rows:
+        """Return this member's rows of a table."""
+        config, name = self._config, self._config.client.member
+        if config.simulate is None and config.data.site is None:
+            return rows
+        parts = partition(rows, config.data, config.simulate or SimulateSettings(), seed)
+        if name not in parts:
+            raise InputError("data.member", f"the data has no rows of member {name!r}; {nearest(name, parts)}")
+        return parts[name]
+
+
+def member_of(config: ClientConfig) -> Member:
+    """Return the member that a client config describes.
+
+    Raises:
+        InputError: config, keys or data are wrong.
+    """
+    own = config.client
+    identity = load_identity(own.state, own.member, config.oauth.issuer, config.oauth.client_id)
+    pins = {one.name: one.pin for one in config.member} | {own.member: identity.card.node.pin}
+    rows = OwnRows(config)
+    ledger = Ledger(own.state / LEDGER)
+    return Member(identity, own, pins, ledger, rows.learner, rows.schema.digest())
+
+
+def open_app(config: ClientConfig) -> ClientApp:
+    """Return the ClientApp of a node, warm: what the worker runs.
+
+    Raises:
+        InputError: config, keys or data are wrong.
+    """
+    member = member_of(config)
+    warm_up()
+    return client_app(lambda _: member)
+
+
+def warm_up() -> None:
+    """Take one step of a toy model: torch imports half of itself then, and the first message need not wait for it."""
+    with torch.random.fork_rng(devices=[]):
+        model = nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        model(torch.zeros(1, 2)).sum().backward()
+        optimizer.step()
+
+
+def _state(path: Path) -> list[int]:
+    """Return what changes when a file does."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return []
+    return [found.st_size, found.st_mtime_ns]

@@ -1,0 +1,32 @@
+"""The app bundle that Flower asks for. Ours holds no code: it names what every server and node has installed.
+
+It is made once (``tests/test_bundle.py`` says how) and shipped as data, so that its digest is the same everywhere: a
+node takes part in runs of exactly this bundle and never asks the server for another one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+
+from ..errors import InputError
+
+BYTES = resources.files(__package__).joinpath("moonflower.fab").read_bytes()
+DIGEST = hashlib.sha256(BYTES).hexdigest()
+RUN_KEY = "run"  # the one key of the bundle's config: which of our runs a ServerApp carries out
+SERVER_CONFIG = "MOONFLOWER_SERVER_CONFIG"
+
+
+def server_config(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return the server's config file, as the server told the ServerApp that Flower starts for it.
+
+    Raises:
+        InputError: ``config.file``: not started by ``moonflower server``.
+    """
+    name = environment.get(SERVER_CONFIG, "")
+    if not name:
+        raise InputError("config.file", f"{SERVER_CONFIG} is not set; expected to be started by moonflower server")
+    return Path(name)

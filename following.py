@@ -1,0 +1,39 @@
+"""Shows a run while it goes on: one bar, and one line for everything that went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+Event = dict[str, Any]
+OVER = frozenset({"promoted", "refused", "failed"})
+ODD = frozenset(
+    {"refused", "failed", "envelope_refused", "opening_refused", "refused_member", "member_revoked", "warned"}
+)
+STEPS = {"enrolled": "keys", "epoch_began": "keys", "round_began": "train", "set_closed": "open", "run_ended": "report"}
+
+
+@contextmanager
+def shown(rounds: int, *, quiet: bool) -> Iterator[Callable[[Event], None]]:
+    """Give a function that takes log entries of a run, and show them on stderr until the end of the block."""
+    console = Console(stderr=True, quiet=quiet)
+    columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("enrol", total=rounds)
+
+        def follow(entry: Event) -> None:
+            event = entry["event"]
+            if event in OVER:
+                progress.advance(bar)
+            if event in ODD:
+                where = f"round {entry['number']}: " if entry.get("number") else ""
+                words = (event.replace("_", " "), entry.get("member", ""), entry.get("code", ""))
+                progress.console.print(where + " ".join(word for word in words if word), highlight=False)
+            if event in STEPS:
+                progress.update(bar, description=STEPS[event])
+
+        yield follow

@@ -1,0 +1,130 @@
+"""``moonflower up``, ``run``, ``runs`` and ``stop``: a federation of real processes, from an operator's desk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from . import following, report, terminal
+from .configs.live import OperatorConfig, load_config
+from .configs.settings import load_run
+from .folder import fresh
+
+if TYPE_CHECKING:
+    from .remote import Remote
+
+RunConfig = Annotated[Path, typer.Argument(help="Run config (TOML), such as configs/heart.toml.", show_default=False)]
+AsOption = Annotated[Path, typer.Option("--as", help="Operator config (TOML): the server, and how to log in.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Change a setting (repeatable).")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+OPERATOR = Path("operator.toml")
+
+
+def up(
+    config: RunConfig,
+    out: Annotated[
+        Path | None, typer.Option(help="Absent or empty folder for everything.  [default: runs/<name>-<utc>]")
+    ] = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a whole federation of real processes on this machine: issuer, server, and one client a member.
+
+    The same config as for simulate gives the same model, to the bit. All keys lie on one disk here, so it protects
+    nobody from whoever runs it; the folder shows what separate machines would each have.
+    """
+    settings = load_run(config, overrides or ())
+    from .simulation import prepare  # torch and flwr take seconds: first look at the config
+    from .up import up as run_up
+
+    cast = prepare(config, overrides or ())
+    name = settings.federation.name
+    with fresh(out, name) as folder, following.shown(settings.training.rounds, quiet=as_json) as follow:
+        done = run_up(cast.settings, cast.names, cast.schema.digest(), folder, follow)
+    _show(done.result, as_json)
+    if not as_json:
+        typer.echo(f"report: {done.out / 'report.html'}")
+    if done.error is not None:
+        raise done.error
+
+
+def run(
+    config: RunConfig,
+    operator: AsOption = OPERATOR,
+    overrides: SetOption = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Print the run's identifier and do not follow it.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Submit a run to a server and follow it to its end; the exit status is the run's."""
+    settings = load_run(config, overrides or ())
+    remote = _remote(operator)
+    from .client.tasks import load_task, schema_for
+    from .up import ending
+
+    try:
+        schema = schema_for(load_task(settings.task.ref, settings.task.options), settings.data)
+        submitted = remote.submit(settings.offer(schema.digest()))
+        if detach:
+            typer.echo(json.dumps({"run": submitted}) if as_json else submitted)
+            return
+        with following.shown(settings.training.rounds, quiet=as_json) as follow:
+            for event in remote.follow(submitted):
+                follow(event)
+        shown = remote.show(submitted)
+    finally:
+        remote.close()
+    _show(shown["result"], as_json)
+    error = ending(shown)
+    if error is not None:
+        raise error
+
+
+def runs(operator: AsOption = OPERATOR, as_json: JsonOption = False) -> None:
+    """List the runs of a server."""
+    remote = _remote(operator)
+    try:
+        found = remote.runs()
+    finally:
+        remote.close()
+    if as_json:
+        typer.echo(json.dumps({"runs": found}))
+        return
+    table = Table("run", "status", "rounds", "")
+    for one in found:
+        table.add_row(one["run"], one["status"], f"{one['rounds']} of {one['of']}", one["code"])
+    with terminal.page() as console:
+        console.print(table)
+
+
+def stop(
+    run: Annotated[str, typer.Argument(help="Identifier of the run (moonflower runs).")],
+    operator: AsOption = OPERATOR,
+) -> None:
+    """Ask that a run ends; the last good model stays."""
+    remote = _remote(operator)
+    try:
+        remote.stop(run)
+    finally:
+        remote.close()
+    typer.echo(f"{run}: will end before its next step", err=True)
+
+
+def _remote(operator: Path) -> Remote:
+    settings = load_config(OperatorConfig, operator)
+    from .remote import Remote
+
+    return Remote(settings)
+
+
+def _show(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(result, allow_nan=False))
+        return
+    with terminal.page() as console:
+        report.table(result, console)

@@ -1,0 +1,123 @@
+"""The server as an operator sees it from a desk: submit a run, follow it, stop it."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import httpx
+
+from .client.door.login import DpopKey, ServerAuth, TokenSource
+from .configs.live import OperatorConfig
+from .discovery import IssuerUnreachable
+from .errors import InputError, Refused
+
+Event = dict[str, Any]
+POLL_S = 0.3
+PATIENCE_S = 120.0  # how long a server may be away while a run is followed; it may be starting again
+
+
+class Remote:
+    """A server and the right to ask it.
+
+    Args:
+        config: where it is, and how to log in.
+        scope: of the token.
+
+    Raises:
+        InputError: key or CA cannot be read.
+    """
+
+    def __init__(self, config: OperatorConfig, scope: str = "fl:run") -> None:
+        settings, login = config.operator, config.oauth
+        key = DpopKey.generate() if login.binding == "dpop" else None
+        verify: ssl.SSLContext | bool = True
+        if settings.ca is not None:
+            try:
+                verify = ssl.create_default_context(cafile=settings.ca)
+            except (OSError, ssl.SSLError) as error:
+                raise InputError("config.file", f"operator.ca = {settings.ca}: not a readable CA: {error}") from None
+        auth = ServerAuth(TokenSource(login, key, scope), key)
+        self._http = httpx.Client(base_url=settings.server, auth=auth, verify=verify, timeout=30.0)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._http.close()
+
+    def submit(self, offer: Mapping[str, Any]) -> str:
+        """Submit a run; returns its identifier.
+
+        Raises:
+            Refused, InputError: as the server said.
+        """
+        return str(self._ask("POST", "/api/runs", json=dict(offer))["run"])
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Return all runs, oldest first."""
+        return list(self._ask("GET", "/api/runs")["runs"])
+
+    def show(self, run: str) -> dict[str, Any]:
+        """Return a run's status and result so far."""
+        return self._ask("GET", f"/api/runs/{run}")
+
+    def stop(self, run: str) -> None:
+        """Ask that a run ends after what it is at."""
+        self._ask("POST", f"/api/runs/{run}/stop")
+
+    def follow(self, run: str) -> Iterator[Event]:
+        """Yield the log's entries about a run until it is over; the server may be away for two minutes meanwhile.
+
+        Raises:
+            Refused: ``run.unreachable``: it stayed away longer.
+        """
+        after, away_since = -1, None
+        while True:
+            try:
+                entries = self._ask("GET", f"/api/runs/{run}/log", params={"after": after})["entries"]
+                away_since = None
+            except Refused as error:
+                if error.code != "run.unreachable":
+                    raise
+                away_since = away_since or time.monotonic()
+                if time.monotonic() - away_since > PATIENCE_S:
+                    raise
+                entries = []
+            for entry in entries:
+                after = entry["index"]
+                yield entry
+                if entry["event"] == "run_ended":
+                    return
+            if not entries:
+                time.sleep(POLL_S)
+
+    def _ask(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+        try:
+            reply = self._http.request(method, path, **more)
+        except (httpx.TransportError, IssuerUnreachable) as error:
+            raise Refused("run.unreachable", f"{self._http.base_url} or its issuer is away: {error}") from None
+        try:
+            said = reply.json()
+        except ValueError:
+            said = {}
+        if reply.is_success and isinstance(said, dict):
+            return said
+        code, detail = str(said.get("code", "run.unreachable")), str(said.get("detail", "no reason given"))
+        if reply.status_code in (502, 503, 504):
+            code = "run.unreachable"
+        sentence = f"the server said {reply.status_code}: {detail}"
+        raise (InputError if reply.status_code == 400 else Refused)(code, sentence)
+
+
+def await_ready(probe: Callable[[], bool], what: str, timeout_s: float) -> None:
+    """Return once ``probe`` is true.
+
+    Raises:
+        Refused: ``run.unreachable``: it was not in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not probe():
+        if time.monotonic() > deadline:
+            raise Refused("run.unreachable", f"{what} did not answer within {timeout_s:g} s")
+        time.sleep(0.05)

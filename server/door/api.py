@@ -1,0 +1,141 @@
+"""Our own routes behind the gateway: submit, follow and stop runs. A run carries settings, never code (rule 9)."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from ...configs.settings import Offer, parse
+from ...errors import InputError
+from ..records import rounds as history
+from ..records.state import State
+from ..result import result
+
+READ = ("fl:run", "fl:audit")
+MAX_ENTRIES = 500
+
+
+class Api:
+    """The routes.
+
+    Args:
+        state: the coordinator's records.
+        federation: name; a run for another is refused.
+        accepted: called on the event loop after a run was accepted.
+    """
+
+    def __init__(self, state: State, federation: str, accepted: Callable[[], None]) -> None:
+        self._state, self._federation, self._accepted = state, federation, accepted
+        self.app = Starlette(
+            routes=[
+                Route("/health", self._health),
+                Route("/api/runs", self._submit, methods=["POST"]),
+                Route("/api/runs", self._list, methods=["GET"]),
+                Route("/api/runs/{run}", self._show, methods=["GET"]),
+                Route("/api/runs/{run}/log", self._log, methods=["GET"]),
+                Route("/api/runs/{run}/stop", self._stop, methods=["POST"]),
+            ]
+        )
+
+    def scopes(self, method: str, path: str) -> Sequence[str] | None:
+        """Return the scopes of which one opens a route; none needed: empty; no such route: None."""
+        if (method, path) == ("GET", "/health"):
+            return ()
+        if (method, path) == ("POST", "/api/runs"):
+            return ("fl:run",)
+        if not (path == "/api/runs" or path.startswith("/api/runs/")):
+            return None
+        stop = path.endswith("/stop")
+        if method != ("POST" if stop else "GET"):
+            return None
+        return ("fl:run",) if stop else READ
+
+    async def _health(self, _: Request) -> Response:
+        return JSONResponse({"ok": True})
+
+    async def _submit(self, request: Request) -> Response:
+        try:
+            raw = json.loads(await request.body())
+            offer = parse(Offer, raw, where="the run")
+            if offer.federation.name != self._federation:
+                name = offer.federation.name
+                raise InputError("config.value", f"the run is for {name!r}; expected {self._federation!r}")
+        except ValueError:
+            return _error(400, "config.value", "the run is not JSON")
+        except InputError as error:
+            return _error(400, error.code, str(error))
+        run = await run_in_threadpool(self._queue, raw)
+        if run is None:
+            return _error(409, "run.busy", "another run is not over yet")
+        self._accepted()
+        return JSONResponse({"run": run}, 201)
+
+    def _queue(self, raw: dict[str, Any]) -> str | None:
+        run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+        with self._state.store.transaction() as db:
+            if history.open_runs(db):
+                return None
+            history.queue_run(db, run, raw)
+        return run
+
+    async def _list(self, _: Request) -> Response:
+        return JSONResponse({"runs": await run_in_threadpool(self._runs)})
+
+    def _runs(self) -> list[dict[str, Any]]:
+        with self._state.store.read() as db:
+            return [
+                {
+                    "run": row.run,
+                    "status": row.status,
+                    "code": row.code,
+                    "rounds": len(history.rounds(db, row.run)),
+                    "of": row.offer["training"]["rounds"],
+                }
+                for row in history.runs(db)
+            ]
+
+    async def _show(self, request: Request) -> Response:
+        shown = await run_in_threadpool(self._one, request.path_params["run"])
+        return JSONResponse(shown) if shown else _error(404, "http.not_found", "there is no such run")
+
+    def _one(self, run: str) -> dict[str, Any] | None:
+        with self._state.store.read() as db:
+            row = history.run_row(db, run)
+        if row is None:
+            return None
+        return {"run": run, "status": row.status, "code": row.code, "result": result(self._state, run)}
+
+    async def _log(self, request: Request) -> Response:
+        try:
+            after = int(request.query_params.get("after", "-1"))
+        except ValueError:
+            return _error(400, "config.value", "after is the index of an entry")
+        run = request.path_params["run"]
+        entries = await run_in_threadpool(lambda: self._state.log.after(after, MAX_ENTRIES, run=run))
+        return JSONResponse({"entries": entries})
+
+    async def _stop(self, request: Request) -> Response:
+        run = request.path_params["run"]
+        if not await run_in_threadpool(self._request_stop, run):
+            return _error(409, "run.over", "there is no such run, or it is over")
+        return JSONResponse({"run": run}, 202)
+
+    def _request_stop(self, run: str) -> bool:
+        with self._state.store.transaction() as db:
+            if run not in history.open_runs(db):
+                return False
+            history.request_stop(db, run)
+        return True
+
+
+def _error(status: int, code: str, detail: str) -> Response:
+    return JSONResponse({"code": code, "detail": detail}, status)

@@ -1,0 +1,133 @@
+"""What a connection may take: how long, how much, how many from one address. uvicorn alone has no such limits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from ...errors import Refused
+
+MAX_HEAD_BYTES = 64 << 10
+MAX_ADDRESSES = 10_000
+
+
+class TooMuch(Refused):
+    """A request is larger or slower than allowed; ``status`` is for the reply."""
+
+    def __init__(self, code: str, message: str, status: int) -> None:
+        super().__init__(code, message)
+        self.status = status
+
+
+def protocol(head_timeout_s: float, per_address: int) -> type[HttpToolsProtocol]:
+    """Return an HTTP protocol that closes what does not complete a request's head, and what comes too often.
+
+    Args:
+        head_timeout_s: from the first moment of a connection, and from a later request's first byte.
+        per_address: open connections of one address.
+    """
+    open_now: Counter[str] = Counter()
+
+    class Limited(HttpToolsProtocol):
+        """One connection."""
+
+        _address = ""
+        _timer: asyncio.TimerHandle | None = None
+        _head_bytes = 0
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._address = self.client[0] if self.client else ""
+            open_now[self._address] += 1
+            if open_now[self._address] > per_address:
+                transport.abort()
+                return
+            self._await_head()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._head_is_here()
+            open_now[self._address] -= 1
+            if not open_now[self._address]:
+                del open_now[self._address]
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            answered = self.cycle is None or self.cycle.response_complete
+            if answered and self._timer is None:
+                self._await_head()
+            if self._timer is not None:
+                self._head_bytes += len(data)
+            super().data_received(data)
+            if self._timer is not None and self._head_bytes > MAX_HEAD_BYTES:
+                self.transport.abort()
+
+        def on_headers_complete(self) -> None:
+            self._head_is_here()
+            super().on_headers_complete()
+
+        def _await_head(self) -> None:
+            self._head_bytes = 0
+            self._timer = self.loop.call_later(head_timeout_s, self.transport.abort)
+
+        def _head_is_here(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    return Limited
+
+
+def bounded(receive: Callable[[], Any], max_bytes: int, timeout_s: float) -> Callable[[], Any]:
+    """Return an ASGI ``receive`` that raises :class:`TooMuch` for a body that is too large or too slow."""
+    deadline = time.monotonic() + timeout_s
+    got, whole = 0, False
+
+    async def limited() -> Any:
+        nonlocal got, whole
+        if whole:
+            return await receive()  # waits for the end of the connection, as long as the reply takes
+        try:
+            message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
+        except TimeoutError:
+            raise TooMuch("auth.body_timeout", "the request's body did not come in time", 408) from None
+        got += len(message.get("body", b""))
+        whole = message["type"] != "http.request" or not message.get("more_body", False)
+        if got > max_bytes:
+            raise TooMuch("auth.body_too_large", f"expected a body of at most {max_bytes} bytes", 413)
+        return message
+
+    return limited
+
+
+class Allowance:
+    """Token buckets: how many refusals an address may cause before it is asked to wait.
+
+    Args:
+        a_minute: refusals that an address may cause at once, and that are given back in a minute.
+        clock: seconds.
+    """
+
+    def __init__(self, a_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._a_minute, self._clock = a_minute, clock
+        self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def wait_s(self, address: str) -> float:
+        """Return 0.0 if the address may try, or else for how long it should not."""
+        over = self._level(address) - self._a_minute + 1
+        return max(0.0, over * 60 / self._a_minute)
+
+    def spend(self, address: str) -> None:
+        """Count a refusal."""
+        self._spent[address] = (self._level(address) + 1, self._clock())
+        self._spent.move_to_end(address)
+        while len(self._spent) > MAX_ADDRESSES:
+            self._spent.popitem(last=False)
+
+    def _level(self, address: str) -> float:
+        spent, since = self._spent.get(address, (0.0, 0.0))
+        return max(0.0, spent - (self._clock() - since) * self._a_minute / 60)

@@ -1,0 +1,267 @@
+"""The server process: Flower's SuperLink on loopback, our gateway with TLS in front of it, and the runs' supervisor.
+
+The SuperLink keeps its state in memory: what must outlive a crash is in ``moonflower.db``, and nodes log in again by
+themselves. Of flwr's private names, those of the server side are here and in ``hold.py`` only (contract test).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import fcntl
+import importlib
+import logging
+import os
+import socket
+import ssl
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
+from flwr.common.serde import fab_to_proto, user_config_to_proto
+from flwr.proto.control_pb2 import StartRunRequest
+from flwr.supercore.auth.typing import AccountInfo
+from flwr.supercore.fab import Fab
+from flwr.superlink.main import create_app
+from flwr.superlink.servicer.control import control_handlers
+
+from ...configs import bundle
+from ...configs.live import ServerConfig
+from ...errors import InputError
+from ..records import members as roster
+from ..records.members import Member
+from ..records.state import State
+from . import narrator, peers
+from .api import Api
+from .gateway import Gateway
+from .hold import HoldObjects
+from .limits import protocol
+from .supervisor import Supervisor
+from .tokens import Verifier
+
+logger = logging.getLogger(__name__)
+HOLD_S = 5.0
+TASK_POLL_S = "0.2"  # how often Flower's SuperExec looks for a ServerApp to start
+_superlink = importlib.import_module("flwr.superlink.cli.flower_superlink")
+
+
+class Flower:
+    """The SuperLink's app, and the few things that are asked of it in process."""
+
+    def __init__(self, port: int) -> None:
+        arguments, sys.argv = (
+            sys.argv,
+            [
+                "flower-superlink",
+                "--insecure",  # plaintext stays on loopback; the gateway has TLS
+                "--host=127.0.0.1",
+                f"--port={port}",
+                "--disable-runtime-dependency-installation",
+            ],
+        )
+        try:
+            settings = _superlink._parse_superlink_lifespan_config()
+        finally:
+            sys.argv = arguments
+        settings = dataclasses.replace(settings, enable_supernode_auth=True)
+        self.app = create_app(settings, _superlink.SuperLinkLifespan)
+        self._fleet_api = settings.fleet_api_type
+
+    @property
+    def _state(self) -> Any:
+        return self.app.state.linkstate_factory.state()
+
+    def login(self, key: bytes) -> None:
+        """Make the node with this public key (PEM) known, and end a session that its dead process left behind."""
+        state = self._state
+        node = state.get_node_id_by_public_key(key)
+        if node is None:
+            state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, 0)
+        else:
+            state.deactivate_node(node)
+
+    def start(self, run: str) -> int:
+        """Start a ServerApp for one of our runs; returns Flower's id."""
+        request = StartRunRequest(
+            fab=fab_to_proto(Fab(bundle.DIGEST, bundle.BYTES, {})),
+            override_config=user_config_to_proto({bundle.RUN_KEY: run}),
+        )
+        account = AccountInfo(flwr_aid=NOOP_FLWR_AID, account_name=NOOP_ACCOUNT_NAME)
+        reply = control_handlers.start_run(request, account, self._state, self._fleet_api)
+        if not reply.HasField("run_id"):
+            raise RuntimeError("Flower did not take the run")
+        return int(reply.run_id)
+
+    def is_over(self, flower_run: int) -> bool:
+        """Return whether Flower takes a ServerApp's run for ended."""
+        found = self._state.get_run_info(run_ids=[flower_run])
+        return not found or found[0].status.status == "finished"
+
+    def stop(self, flower_run: int) -> None:
+        """End a ServerApp's run: nodes drop its messages."""
+        self._state.stop_run(flower_run)
+
+    def revive(self) -> None:
+        """Start the process that starts ServerApps again, if it has died."""
+        lifespan = self.app.state.superlink_lifespan
+        process = lifespan.superexec_process
+        if process is not None and process.poll() is not None:
+            logger.warning("SuperExec ended with status %s; started again", process.returncode)
+            lifespan._start_superexec_if_needed()
+
+
+class _Quiet(uvicorn.Server):
+    """A second server in the process; the first one takes the signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def serve(config: ServerConfig, path: Path) -> None:
+    """Run the server until SIGTERM or SIGINT.
+
+    Args:
+        config: of the server.
+        path: its file; the ServerApp reads it too.
+
+    Raises:
+        InputError: the address is taken, certificate or key cannot be read, the state is another process's,
+            the roster contradicts the state.
+    """
+    peers.check_supported()
+    narrator.to_stderr()
+    settings = config.server
+    tls = _tls(settings.tls_cert, settings.tls_key)
+    with contextlib.ExitStack() as stack:
+        outer = stack.enter_context(_bound(settings.listen))
+        inner = stack.enter_context(_bound("127.0.0.1:0"))
+        state = State(settings.state, settings.federation)
+        stack.callback(state.close)
+        stack.enter_context(_locked(settings.state))
+        _enter_roster(state, config)
+        _environment(settings.state, path)
+        asyncio.run(_serve(config, state, outer, inner, tls))
+
+
+async def _serve(
+    config: ServerConfig,
+    state: State,
+    outer: socket.socket,
+    inner: socket.socket,
+    tls: ssl.SSLContext,
+) -> None:
+    settings = config.server
+    url = settings.url or f"https://{settings.listen.rpartition(':')[0]}:{outer.getsockname()[1]}"
+    flower = Flower(inner.getsockname()[1])
+    held = HoldObjects(flower.app, HOLD_S)
+    supervisor = Supervisor(state, flower, settings.restarts)
+    api = Api(state, settings.federation, supervisor.wake)
+
+    def member_of(issuer: str, client_id: str) -> Member | None:
+        with state.store.read() as db:
+            return roster.by_client(db, issuer, client_id)
+
+    def note(code: str, member: str, details: dict[str, Any]) -> None:
+        with state.store.transaction() as db:
+            state.log.append(db, "refused_member", member=member, code=code, **details)
+
+    gateway = Gateway(
+        flower=held,
+        api=api.app,
+        scopes=api.scopes,
+        verifier=Verifier(config.oauth, url=url),
+        member_of=member_of,
+        login=lambda _member, key: flower.login(key),
+        note=note,
+        settings=settings,
+    )
+    quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "timeout_graceful_shutdown": 5}
+    inside = uvicorn.Server(uvicorn.Config(held, http=peers.OwnUserOnly, ws="none", **quiet))
+    limited = protocol(settings.head_timeout_s, settings.connections_per_address)
+    secured: dict[str, Any] = {"ssl_context_factory": lambda *_: tls, "lifespan": "off", "server_header": False}
+    outside = _Quiet(uvicorn.Config(gateway, http=limited, ws="none", **secured, **quiet))
+    loop = asyncio.get_running_loop()
+    opened = loop.create_task(outside.serve([outer]))
+    watched = loop.create_task(supervisor.watch())
+    narrated = loop.create_task(narrator.narrate(state))
+
+    async def announce() -> None:
+        while not (inside.started and outside.started):
+            await asyncio.sleep(0.05)
+        logger.info("listening on %s", url)
+
+    ready = loop.create_task(announce())
+    try:
+        await inside.serve([inner])
+    finally:
+        outside.should_exit = True
+        for task in (watched, narrated, ready):
+            task.cancel()
+        await asyncio.gather(opened, watched, narrated, ready, return_exceptions=True)
+
+
+def _tls(certificate: Path, key: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    for file in (certificate, key):
+        if not file.is_file():
+            raise InputError("config.file", f"{file} does not exist; expected a PEM file")
+    try:
+        context.load_cert_chain(certificate, key)
+    except (ssl.SSLError, OSError) as error:
+        raise InputError(
+            "config.key", f"{certificate} and {key} are no certificate and key that fit: {error.args[-1]}"
+        ) from None
+    return context
+
+
+@contextlib.contextmanager
+def _bound(listen: str) -> Iterator[socket.socket]:
+    host, _, port = listen.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((host.strip("[]"), int(port)))
+        except OSError as error:
+            raise InputError("config.value", f"server.listen = {listen!r}: {error.strerror or error}") from None
+        yield bound
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the state folder: two servers on one state would both start runs."""
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError("config.state", f"{folder} is in use by another moonflower server") from None
+        yield
+
+
+def _enter_roster(state: State, config: ServerConfig) -> None:
+    """Add the config's members to the roster; the roster on record is what counts."""
+    with state.store.transaction() as db:
+        gone = roster.revoked(db)
+        for one in config.member:
+            if one.name in gone:
+                logger.warning("member %s was revoked and stays so; remove it from the config", one.name)
+                continue
+            assert one.client_id is not None
+            roster.add(db, state.log, Member(one.name, config.oauth.issuer, one.client_id, one.pin))
+
+
+def _environment(folder: Path, path: Path) -> None:
+    """Tell Flower's processes where they are: own home, no network of their own, our config."""
+    home = folder / "flower"
+    home.mkdir(mode=0o700, exist_ok=True)
+    os.environ["FLWR_HOME"] = str(home.resolve())
+    os.environ["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"] = TASK_POLL_S
+    os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+    os.environ[bundle.SERVER_CONFIG] = str(path.resolve())

@@ -1,0 +1,75 @@
+"""Tells whoever watches the server what goes into the audit log: one line each, in words, on stderr."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from typing import Any
+
+from ..records.state import State
+
+logger = logging.getLogger(__name__)
+LOOK_S = 0.5
+PAGE = 500
+SAID = {
+    "member_added": "added to the roster",
+    "member_revoked": "revoked",
+    "refused_member": "refused",
+    "run_began": "began",
+    "run_resumed": "goes on after its process died",
+    "run_ended": "ended",
+    "epoch_began": "new key epoch",
+    "envelope_refused": "envelope left out",
+    "opening_refused": "opening refused",
+    "promoted": "promoted",
+    "refused": "refused by the gate; the last good model stays",
+    "failed": "failed; the last good model stays",
+    "warned": "warning",
+}
+BAD = frozenset({"refused_member", "envelope_refused", "opening_refused", "refused", "failed", "warned"})
+
+
+def sentence(entry: dict[str, Any]) -> str:
+    """Return an entry of the log in words, or "" for one that nobody waits for.
+
+    >>> sentence({"event": "envelope_refused", "run": "r", "number": 3, "member": "a", "code": "envelope.late"})
+    'run r, round 3, a: envelope left out (envelope.late)'
+    """
+    said = SAID.get(entry["event"])
+    if said is None:
+        return ""
+    where = [f"run {entry['run']}"] if entry.get("run") else []
+    where += [f"round {entry['number']}"] if entry.get("number") else []
+    where += [entry["member"]] if entry.get("member") else []
+    status = entry.get("details", {}).get("status", "")
+    why = ", ".join(word for word in (status, entry.get("code", "")) if word)
+    return f"{', '.join(where)}: {said}" + (f" ({why})" if why else "")
+
+
+async def narrate(state: State) -> None:
+    """Log what is appended from now on, until cancelled."""
+    newest = state.log.checkpoint()
+    index = newest.size - 1 if newest else -1
+    while True:
+        for entry in await asyncio.to_thread(state.log.after, index, PAGE):
+            index = entry["index"]
+            if words := sentence(entry):
+                logger.log(logging.WARNING if entry["event"] in BAD else logging.INFO, "%s", words)
+        await asyncio.sleep(LOOK_S)
+
+
+def to_stderr() -> None:
+    """Send this process's log to stderr, with time and level, one line each; Flower's only from warnings on."""
+    handler = logging.StreamHandler(sys.stderr)
+    form = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    form.converter = time.gmtime
+    handler.setFormatter(form)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    for noisy in ("flwr", "httpx", "httpcore"):
+        logging.getLogger(noisy).handlers.clear()
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+        logging.getLogger(noisy).propagate = True

@@ -1,0 +1,164 @@
+"""Sees to it that every accepted run comes to an end: starts its ServerApp, and starts it again when it has died.
+
+A ServerApp says who it is by holding a lock on a file that carries its run; the kernel lets go of the lock when the
+process ends, however it ends, so nothing has to be guessed from heartbeats or process numbers. Runs are carried out
+one at a time, in the order in which they were accepted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+from sqlalchemy import Connection
+
+from ...errors import Refused
+from ..records import rounds as history
+from ..records.state import State
+
+logger = logging.getLogger(__name__)
+LOCK = "serverapp.lock"
+LOOK_S = 0.5
+WAIT_S = 30.0
+START_S = 60.0  # a ServerApp that has not begun after this time has died before it could say so
+
+
+class Flower(Protocol):
+    """What is asked of the SuperLink."""
+
+    def start(self, run: str) -> int:
+        """Start a ServerApp for a run; returns Flower's id."""
+
+    def is_over(self, flower_run: int) -> bool:
+        """Return whether it ended, by Flower's account."""
+
+    def stop(self, flower_run: int) -> None:
+        """End it, by Flower's account."""
+
+    def revive(self) -> None:
+        """Start SuperExec again if it has died."""
+
+
+@contextlib.contextmanager
+def carrying(folder: Path, run: str) -> Iterator[None]:
+    """Hold the lock that says: this process carries out ``run``.
+
+    Raises:
+        Refused: ``run.busy``: another process does, and does not end.
+    """
+    deadline = time.monotonic() + WAIT_S
+    with (folder / LOCK).open("a+") as lock:
+        while not _taken(lock):  # a look of the supervisor takes it for a moment, too
+            if time.monotonic() > deadline:
+                raise Refused("run.busy", "another process carries out a run on this state")
+            time.sleep(LOOK_S / 5)
+        lock.truncate(0)
+        lock.write(json.dumps({"run": run}))
+        lock.flush()
+        yield
+
+
+def is_carried(folder: Path) -> bool:
+    """Return whether a process holds that lock."""
+    with (folder / LOCK).open("a+") as lock:
+        return not _taken(lock)
+
+
+def _taken(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@dataclass
+class _Started:
+    run: str
+    flower_run: int
+    since: float
+    begun: bool = False
+
+
+class Supervisor:
+    """Watches the runs of a state.
+
+    Args:
+        state: the coordinator's records.
+        flower: the SuperLink.
+        restarts: how often in a row a run is started again that brought no round to an end in between.
+    """
+
+    def __init__(self, state: State, flower: Flower, restarts: int) -> None:
+        self._state, self._flower, self._restarts = state, flower, restarts
+        self._started: _Started | None = None
+        self._deaths, self._seen = 0, 0
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """Look now: a run was accepted. May be called from the event loop only."""
+        self._woken.set()
+
+    async def watch(self) -> None:
+        """Look after the runs until cancelled."""
+        while True:
+            try:
+                await asyncio.to_thread(self.look)
+            except Exception:  # a full disk, a locked database: the next look may do better
+                logger.exception("the runs could not be looked after; trying again")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), LOOK_S)
+            self._woken.clear()
+
+    def look(self) -> None:
+        """Take one look: whatever should run and does not is started."""
+        self._flower.revive()
+        carried = is_carried(self._state.folder)
+        with self._state.store.read() as db:
+            waiting = history.open_runs(db)
+        started = self._started
+        if started is not None:
+            if carried:
+                started.begun = True
+                return
+            late = not started.begun and time.monotonic() - started.since > START_S
+            if not (started.begun or late or self._flower.is_over(started.flower_run)):
+                return  # it is being started
+            self._started = None
+            self._flower.stop(started.flower_run)
+            if started.run in waiting:
+                self._died(started.run)
+                return
+            self._deaths = 0
+        if waiting and not carried:
+            logger.info("run %s: its ServerApp is started", waiting[0])
+            self._started = _Started(waiting[0], self._flower.start(waiting[0]), time.monotonic())
+
+    def _died(self, run: str) -> None:
+        """Count a ServerApp that ended before its run did; give the run up when that happens in a row."""
+        with self._state.store.transaction() as db:
+            done = _finished(db, run)
+            self._deaths = 1 if done > self._seen else self._deaths + 1
+            self._seen = done
+            given_up = self._deaths > self._restarts
+            if given_up:
+                history.end_run(db, run, "failed", "run.crashed")
+                self._state.log.append(db, "run_ended", run=run, code="run.crashed", status="failed")
+        if given_up:
+            logger.error("run %s: its ServerApp died %d times in a row; the run is given up", run, self._deaths)
+            self._deaths = 0
+        else:
+            logger.warning("run %s: its ServerApp died; it is started again from the last good model", run)
+
+
+def _finished(db: Connection, run: str) -> int:
+    """Return how many rounds of a run came to an end."""
+    return sum(row["status"] in ("promoted", "refused") for row in history.rounds(db, run))

@@ -1,0 +1,85 @@
+"""The ServerApp that Flower's SuperLink starts for a run: the same coordinator as in a simulation, on real nodes.
+
+It is a process of its own. It finds the server's config by the environment, the run by its bundle's config, and
+everything else in the state folder; when it dies, another one goes on from there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from ..configs import bundle
+from ..configs.live import ServerConfig, load_config
+from ..crypto.identity import NodeKey
+from ..errors import MoonflowerError, Refused
+from .app import Coordinator
+from .door.supervisor import carrying
+from .exchange import Exchange, Node, WallClock
+from .records import members as roster
+from .records import rounds as history
+from .records.state import State
+
+logger = logging.getLogger(__name__)
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Carry out the run that this process was started for."""
+    config = load_config(ServerConfig, bundle.server_config())
+    run = str(context.run_config[bundle.RUN_KEY])
+    folder = config.server.state
+    state = State(folder, config.server.federation)
+    try:
+        with carrying(folder, run):
+            _coordinator(grid, state, run, config.server.answer_timeout_s).carry_out()
+    except MoonflowerError as error:  # its end is on record; a traceback would only hide it
+        logger.warning("run %s ended: %s: %s", run, error.code, error)
+    finally:
+        state.close()
+
+
+def _coordinator(grid: Grid, state: State, run: str, answer_timeout_s: float) -> Coordinator:
+    with state.store.read() as db:
+        row = history.run_row(db, run)
+        pins = roster.pins(db)
+    if row is None:
+        raise Refused("run.over", f"there is no run {run!r} on record")
+
+    def revoked() -> frozenset[str]:
+        with state.store.read() as db:
+            return roster.revoked(db)
+
+    exchange = Exchange(
+        grid, tuple(pins), connected(grid, pins), WallClock(), revoked=revoked, answer_timeout_s=answer_timeout_s
+    )
+    return Coordinator(exchange, state, row.offer, pins, run)
+
+
+def connected(grid: Grid, pins: Mapping[str, str]) -> Callable[[], dict[str, Node]]:
+    """Return what tells which members' nodes are logged in now; a node that logged in anew has another session."""
+    names = {pin: name for name, pin in pins.items()}
+    known: dict[bytes, str | None] = {}
+
+    def nodes() -> dict[str, Node]:
+        found = {}
+        for node in grid.get_nodes():
+            if node.public_key not in known:
+                known[node.public_key] = names.get(_pin(node.public_key))
+            name = known[node.public_key]
+            if name is not None and node.status == "online":
+                found[name] = Node(int(node.node_id), str(node.last_activated_at))
+        return found
+
+    return nodes
+
+
+def _pin(pem: bytes) -> str:
+    key = load_pem_public_key(pem)
+    return NodeKey(key).pin if isinstance(key, ec.EllipticCurvePublicKey) else ""

@@ -1,0 +1,107 @@
+"""Who may take part: members with their OAuth client and pin. Adding and revoking are entries of the log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Boolean, Column, Connection, String, Table, select
+from sqlalchemy.dialects.sqlite import insert
+
+from ...errors import InputError, nearest
+from .audit import Log
+from .store import metadata
+
+_members = Table(
+    "members",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("issuer", String, nullable=False),
+    Column("client_id", String, nullable=False),
+    Column("pin", String, nullable=False),
+    Column("revoked", Boolean, nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member.
+
+    Attributes:
+        name: its name.
+        issuer, client_id: the OAuth client of its node.
+        pin: RFC 7638 thumbprint of its node key.
+        revoked: it may no longer take part; its name stays taken.
+    """
+
+    name: str
+    issuer: str
+    client_id: str
+    pin: str
+    revoked: bool = False
+
+
+def members(db: Connection) -> list[Member]:
+    """Return all members, revoked ones too, by name."""
+    return [Member(**row._asdict()) for row in db.execute(select(_members).order_by(_members.c.name))]
+
+
+def pins(db: Connection) -> dict[str, str]:
+    """Return name → pin of those who may take part."""
+    return {member.name: member.pin for member in members(db) if not member.revoked}
+
+
+def revoked(db: Connection) -> frozenset[str]:
+    """Return the names of those who may not."""
+    return frozenset(member.name for member in members(db) if member.revoked)
+
+
+def by_client(db: Connection, issuer: str, client_id: str) -> Member | None:
+    """Return the member whose node this OAuth client is; revoked ones too."""
+    where = (_members.c.issuer == issuer) & (_members.c.client_id == client_id)
+    row = db.execute(select(_members).where(where)).one_or_none()
+    return None if row is None else Member(**row._asdict())
+
+
+def add(db: Connection, log: Log, new: Member) -> bool:
+    """Add a member; returns False where it is there already, just so.
+
+    Raises:
+        InputError: ``config.member``: name, client or pin belong to another entry, or the member was revoked.
+    """
+    for known in members(db):
+        if known == new:
+            return False
+        shared = [
+            field
+            for field, same in (
+                ("name", known.name == new.name),
+                ("client_id", (known.issuer, known.client_id) == (new.issuer, new.client_id)),
+                ("pin", known.pin == new.pin),
+            )
+            if same
+        ]
+        if shared and known.revoked:
+            raise InputError(
+                "config.member",
+                f"member {known.name!r} was revoked; expected a name, client and key that were never revoked",
+            )
+        if shared:
+            raise InputError("config.member", f"{shared[0]} of {new.name!r} is already that of member {known.name!r}")
+    db.execute(insert(_members).values(**vars(new)))
+    log.append(db, "member_added", member=new.name, pin=new.pin, issuer=new.issuer, client_id=new.client_id)
+    return True
+
+
+def revoke(db: Connection, log: Log, name: str, reason: str) -> None:
+    """Revoke a member: its requests are refused from now on, and the next round begins an epoch without it.
+
+    Raises:
+        InputError: ``config.member``: no such member, or revoked already.
+    """
+    known = {member.name: member for member in members(db)}
+    if name not in known or known[name].revoked:
+        present = [member.name for member in known.values() if not member.revoked]
+        what = "was revoked before" if name in known else "is not on the roster"
+        raise InputError("config.member", f"member {name!r} {what}; {nearest(name, present)}")
+    db.execute(_members.update().where(_members.c.name == name).values(revoked=True))
+    log.append(db, "member_revoked", member=name, reason=reason)

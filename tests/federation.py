@@ -1,0 +1,155 @@
+"""A small federation in memory for tests: processes that can be killed and started again, on files that stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from conftest import CONFIGS
+from moonflower import simulation
+from moonflower.client.app import Member, client_app
+from moonflower.client.ledger import Ledger
+from moonflower.configs.settings import FloorSettings
+from moonflower.crypto.identity import Identity
+from moonflower.errors import MoonflowerError
+from moonflower.server.app import Coordinator
+from moonflower.server.exchange import Exchange, Node
+from moonflower.server.grid import LocalGrid
+from moonflower.server.records import rounds as history
+from moonflower.server.records.state import State
+from moonflower.server.records.verify import verify
+
+NAMES = ("Cleveland", "Hungary", "Switzerland", "VA Long Beach")
+
+
+class Killed(BaseException):
+    """kill -9, as far as one process can do it to itself."""
+
+
+@lru_cache
+def cast(*overrides: str) -> simulation.Cast:
+    return simulation.prepare(CONFIGS / "heart.toml", ("training.rounds=3", "training.local_epochs=1", *overrides))
+
+
+@lru_cache
+def identities() -> dict[str, Identity]:
+    return {name: Identity.generate(name) for name in NAMES}
+
+
+class Federation:
+    """Four hospitals and their coordinator; everything that a killed process leaves behind is under ``folder``.
+
+    Attributes:
+        kill_at: a log entry as it is committed → whether the coordinator dies with it.
+        handled: called with a member's name and what handles a message; returns the reply.
+        away: members whose nodes are not connected.
+        revoked: members that the server's operator revoked.
+        members: name → the member's process.
+    """
+
+    def __init__(self, folder: Path, *overrides: str) -> None:
+        self.folder, self.cast = folder, cast("training.report_every=0", *overrides)
+        self.kill_at: Callable[[dict[str, Any]], bool] = lambda entry: False
+        self.handled: Callable[[str, Callable[[], Any]], Any] = lambda member, handle: handle()
+        self.away: set[str] = set()
+        self.revoked: set[str] = set()
+        self.pins = {name: identities()[name].card.node.pin for name in NAMES}
+        self.members: dict[str, Member] = {}
+        (folder / "members").mkdir(parents=True)
+        for name in NAMES:
+            self.start(name)
+        self.state = State(folder, "heart", [self._logged])
+
+    def start(self, name: str, pins: dict[str, str] | None = None) -> None:
+        """Start a member's process, in place of the one before."""
+        if name in self.members:
+            self.members[name].ledger.close()
+        training = self.cast.settings.training
+        floor = FloorSettings(tasks=(self.cast.settings.task.ref,), max_rounds=training.rounds)
+        ledger = Ledger(self.folder / "members" / f"{name}.db")
+        self.members[name] = Member(
+            identities()[name],
+            floor,
+            pins or self.pins,
+            ledger,
+            lambda _: self.cast.learner(name, self.cast.splits[name]),
+            self.cast.schema.digest(),
+        )
+
+    def queue(self, run: str = "run-1") -> str:
+        with self.state.store.transaction() as db:
+            history.queue_run(db, run, self.cast.settings.offer(self.cast.schema.digest()))
+        return run
+
+    def coordinator(self, run: str = "run-1") -> Coordinator:
+        """Start the coordinator's process for a run."""
+        with self.state.store.read() as db:
+            row = history.run_row(db, run)
+        assert row is not None
+        ids = dict(enumerate(NAMES, start=1))
+
+        def member_of(context: Any) -> Member:
+            return self.members[context.node_config["member"]]
+
+        app = client_app(member_of)
+
+        def handle(message: Any, context: Any) -> Any:
+            return self.handled(context.node_config["member"], lambda: app(message, context))
+
+        grid = LocalGrid(handle, ids)  # type: ignore[arg-type]
+        present = {name: Node(number, "") for number, name in ids.items()}
+
+        def connected() -> dict[str, Node]:
+            return {name: node for name, node in present.items() if name not in self.away | self.revoked}
+
+        exchange = Exchange(grid, NAMES, connected, grid, revoked=lambda: frozenset(self.revoked))
+        return Coordinator(exchange, self.state, row.offer, self.pins, run)
+
+    def carry_out(self, run: str = "run-1") -> str:
+        """Carry a run out; return "killed", or how it ended: status, and code if there is one."""
+        try:
+            self.coordinator(run).carry_out()
+        except Killed:
+            return "killed"
+        except MoonflowerError:
+            pass
+        row = self.row(run)
+        return f"{row.status} {row.code}".strip()
+
+    def row(self, run: str = "run-1") -> history.RunRow:
+        with self.state.store.read() as db:
+            row = history.run_row(db, run)
+        assert row is not None
+        return row
+
+    def rounds(self, run: str = "run-1") -> list[dict[str, Any]]:
+        with self.state.store.read() as db:
+            return history.rounds(db, run)
+
+    def model(self, run: str = "run-1") -> Any:
+        """Return the last good version of a run."""
+        with self.state.store.read() as db:
+            return self.state.models.last_good(db, run)
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """The audit log."""
+        return list(self.state.log.entries())
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        return [entry for entry in self.entries if entry["event"] == event]
+
+    def close(self) -> None:
+        for member in self.members.values():
+            member.ledger.close()
+        self.state.close()
+
+    def check_log(self) -> None:
+        report = verify(self.folder / "moonflower.db", (self.folder / "log.pub").read_text(), None)
+        assert report.ok, report.reason
+
+    def _logged(self, entry: dict[str, Any]) -> None:
+        if self.kill_at(entry):
+            raise Killed

@@ -1,0 +1,47 @@
+"""The app bundle: what is shipped is what Flower would build from these lines, and nothing else is in it."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+
+import pytest
+from moonflower import __version__
+from moonflower.configs import bundle
+from moonflower.errors import InputError
+
+LINES = b"""
+[project]
+name = "moonflower"
+version = "0.1.0"
+dependencies = []
+
+[tool.flwr.app]
+publisher = "moonflower"
+
+[tool.flwr.app.components]
+serverapp = "moonflower.server.live:app"
+clientapp = "moonflower.client.live:app"
+
+[tool.flwr.app.config]
+run = ""
+"""
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pathspec, in flwr's builder
+def test_the_shipped_bundle_is_built_from_these_lines() -> None:
+    from flwr.cli.build import build_fab_from_files
+
+    built, _ = build_fab_from_files({"pyproject.toml": LINES})
+    assert built == bundle.BYTES, "rebuild configs/moonflower.fab from these lines, and say so in the changelog"
+    assert f'version = "{__version__}"'.encode() in LINES
+
+
+def test_the_bundle_holds_no_code() -> None:
+    with zipfile.ZipFile(io.BytesIO(bundle.BYTES)) as archive:
+        assert sorted(archive.namelist()) == [".info/CONTENT", "pyproject.toml"]
+
+
+def test_a_serverapp_outside_a_server_says_so() -> None:
+    with pytest.raises(InputError, match="started by moonflower server"):
+        bundle.server_config({})

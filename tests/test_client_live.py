@@ -1,0 +1,156 @@
+"""The member that a client config describes: its rows, what it checks at the start, and what it keeps."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import CONFIGS
+from moonflower import simulation
+from moonflower.client import live, tasks
+from moonflower.client.live import OwnRows, member_of
+from moonflower.configs.live import ClientConfig, load_config
+from moonflower.configs.settings import Offer, load_run
+from moonflower.errors import InputError
+from superlink import client_config
+
+DATA = CONFIGS / "data"
+
+
+def config(tmp_path: Path, *changes: tuple[str, str], member: str = "Cleveland") -> ClientConfig:
+    path = client_config(tmp_path, DATA, member=member)
+    text = path.read_text()
+    for pattern, new in changes:
+        text, count = re.subn(pattern, new, text, flags=re.MULTILINE)
+        assert count == 1
+    path.write_text(text)
+    return load_config(ClientConfig, path)
+
+
+def offer(schema: str, **training: object) -> Offer:
+    settings = load_run(CONFIGS / "heart.toml", [f"training.{name}={value}" for name, value in training.items()])
+    return Offer.model_validate(settings.offer(schema))
+
+
+def test_a_node_has_the_rows_that_simulate_gives_its_member(tmp_path: Path) -> None:
+    rows = OwnRows(config(tmp_path))
+    cast = simulation.prepare(CONFIGS / "heart.toml")
+    learner = rows.learner(offer(rows.schema.digest()))
+    twin = cast.learner("Cleveland", cast.splits["Cleveland"])
+    assert rows.schema.digest() == cast.schema.digest()
+    assert learner.data_digest() == twin.data_digest()
+    assert learner.summary().tolist() == twin.summary().tolist()
+    assert (learner.start() == twin.start()).all()
+
+
+def test_a_node_whose_table_is_its_own_takes_all_rows(tmp_path: Path) -> None:
+    rows = OwnRows(config(tmp_path, ("^site = .*\n", ""), ("^drop = .*", 'drop = ["fold", "site"]'), member="St. Mary"))
+    learner = rows.learner(offer(rows.schema.digest()))
+    split = learner._raw
+    assert sum(map(len, (split.train, split.validation, split.test))) == 920
+
+
+def test_rows_are_dealt_by_the_seed_of_the_run(tmp_path: Path) -> None:
+    deal = (
+        ("^site = .*\n", ""),
+        ("^drop = .*", 'drop = ["fold", "site"]\n[simulate]\npartition = "random"\nmembers = 4'),
+    )
+    text = config(tmp_path, deal[0], (r"^drop = .*\n(schema = .*)", r'drop = ["fold", "site"]\n\1\n' + deal[1][1][24:]))
+    with pytest.raises(InputError, match="member-1"):
+        OwnRows(text)
+    rows = OwnRows(text.model_copy(update={"client": text.client.model_copy(update={"member": "member-2"})}))
+    one, two = (rows.learner(offer(rows.schema.digest(), seed=seed)) for seed in (1, 2))
+    assert one.data_digest() != two.data_digest()
+
+
+def test_mistakes_show_at_the_start(tmp_path: Path) -> None:
+    cases = [
+        ((("^path = .*", 'path = "nowhere.csv"'),), "data.file", "nowhere.csv"),
+        ((("^label = .*", 'label = "z"'),), "config.value", "label"),
+        ((("^site = .*", 'site = "place"'),), "data.column", "place"),
+        ((("^tasks = .*", "tasks = []"),), "config.value", "tasks is empty"),
+        ((("^tasks = .*", 'tasks = ["no.such:task"]'), ("^schema = .*\n", "")), "config.task", "no.such"),
+        ((("^schema = .*\n", ""),), "config.value", "schema"),
+    ]
+    for changes, code, word in cases:
+        with pytest.raises(InputError, match=word) as raised:
+            OwnRows(config(tmp_path, *changes))
+        assert raised.value.code == code
+    with pytest.raises(InputError, match="VA Long Beach") as raised:
+        OwnRows(config(tmp_path, member="Boston"))
+    assert raised.value.code == "data.member"
+
+
+def test_a_task_that_needs_options_is_checked_when_a_run_brings_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def choosy(hidden: list[int], personalise: str = "none") -> tasks.Task:
+        from moonflower.client.tasks.tabular import task
+
+        return task(hidden=hidden, personalise=personalise)
+
+    monkeypatch.setattr(tasks, "choosy", choosy, raising=False)
+    rows = OwnRows(config(tmp_path, ("^tasks = .*", 'tasks = ["moonflower.client.tasks:choosy"]')))
+    assert "not checked" in caplog.text
+    run = offer(rows.schema.digest())
+    named = run.task.model_copy(update={"ref": "moonflower.client.tasks:choosy"})
+    assert rows.learner(run.model_copy(update={"task": named})).rows
+
+
+def test_the_table_is_read_again_when_its_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "heart.csv.gz").write_bytes((DATA / "heart.csv.gz").read_bytes())
+    reads: list[int] = []
+    whole = tasks.Task.data
+    monkeypatch.setattr(tasks.Task, "data", lambda *args: reads.append(1) or whole(*args))
+    rows = OwnRows(config(tmp_path, ("^path = .*", 'path = "heart.csv.gz"')))
+    reads.clear()
+    run = offer(rows.schema.digest())
+    rows.learner(run)
+    rows.learner(run)
+    assert len(reads) == 1
+    (tmp_path / "heart.csv.gz").touch()
+    rows.learner(run)
+    assert len(reads) == 2
+
+
+def test_a_member_is_whole(tmp_path: Path) -> None:
+    other = "b" * 43
+    settings = config(tmp_path, (r"^\[data\]", f'[[member]]\nname = "Hungary"\npin = "{other}"\n\n[data]'))
+    member = member_of(settings)
+    assert member.pins == {"Cleveland": member.identity.card.node.pin, "Hungary": other}
+    assert (member.identity.card.issuer, member.identity.card.client_id) == ("http://127.0.0.1:1", "node")
+    assert member.floor.tasks == ("moonflower.client.tasks.tabular:task",)
+    assert (tmp_path / "state" / live.LEDGER).stat().st_mode & 0o077 == 0
+    member.ledger.close()
+
+
+def test_warming_up_changes_no_draw() -> None:
+    import torch
+
+    torch.manual_seed(1)
+    wanted = torch.rand(3)
+    torch.manual_seed(1)
+    live.warm_up()
+    assert torch.equal(torch.rand(3), wanted)
+
+
+def test_the_worker_starts_isolated_as_another_user(tmp_path: Path) -> None:
+    """Who is not root enters a user namespace too; here root becomes somebody else first."""
+    script = (
+        "import ctypes, encodings.idna, os, socket\n"
+        "from moonflower.client.door import confine\n"
+        "if os.getuid() == 0: os.setgid(65533); os.setuid(65533)\n"
+        "ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # dumpable, as who was never root is\n"
+        "before = os.getuid()\n"
+        "isolated = confine.take_network_away()\n"
+        "confine.die_with(os.getppid())\n"
+        "try: socket.create_connection(('127.0.0.1', 22), 1); found = 'connected'\n"
+        "except ConnectionRefusedError: found = 'reached'\n"
+        "except OSError: found = 'unreachable'\n"
+        "print(isolated, os.getuid() == before, found, sorted(confine.interfaces()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split(" ", 3) == ["True", "True", "unreachable", "['lo']\n"]

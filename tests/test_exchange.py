@@ -1,0 +1,217 @@
+"""Asking members whose nodes come and go: whom it asks again, whom it gives up, and for whom it waits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flwr.app import Error, Message
+from flwr.common.constant import ErrorCode
+from moonflower.messages import Done, Refusal
+from moonflower.server.exchange import INVALID_FAB, POLL_S, RESENDS, Exchange, Node
+from moonflower.server.grid import LocalGrid
+
+Reply = Callable[[Message], Message | None]
+IDS = {"anna": 1, "bert": 2}
+
+
+def answers(message: Message) -> Message:
+    return Message(Done().to_records(), reply_to=message)
+
+
+def is_lost(message: Message) -> None:
+    return None
+
+
+def fails(code: int) -> Reply:
+    return lambda message: Message(Error(code=code, reason="canary"), reply_to=message)
+
+
+class Grid:
+    """A Grid whose nodes do as they are told, and its clock.
+
+    Attributes:
+        does: member → what it does with its first message, its second, …; the last one stays.
+        later: (time, what happens then).
+        sent: (time, member) of every message.
+    """
+
+    def __init__(self, **does: list[Reply]) -> None:
+        LocalGrid(None, {})  # type: ignore[arg-type]  # Message asks for Flower's TaskIdentity
+        self.nodes = {name: Node(number, "first") for name, number in IDS.items()}
+        self.does: dict[str, list[Reply]] = {"anna": [answers], "bert": [answers], **does}
+        self.later: list[tuple[float, Callable[[], None]]] = []
+        self.sent: list[tuple[float, str]] = []
+        self.replies: dict[str, Message] = {}
+        self.refuses, self.time, self.asked_for = 0, 0.0, 0
+        self.revoked: frozenset[str] = frozenset()
+
+    def now(self) -> float:
+        return self.time
+
+    def wait(self, until: float) -> None:
+        self.time = min(self.time + POLL_S, until)
+        for due in [one for one in self.later if one[0] <= self.time]:
+            self.later.remove(due)
+            due[1]()
+
+    def push_messages(self, messages: list[Message]) -> list[str | None]:
+        if self.refuses:
+            self.refuses -= 1
+            return [None]
+        (message,) = messages
+        identifier = f"m{len(self.sent)}"
+        message.metadata.__dict__["_message_id"] = identifier
+        member = next(name for name, number in IDS.items() if number == message.metadata.dst_node_id)
+        turn = sum(name == member for _, name in self.sent)
+        self.sent.append((self.time, member))
+        reply = self.does[member][min(turn, len(self.does[member]) - 1)](message)
+        if reply is not None:
+            self.replies[identifier] = reply
+        return [identifier]
+
+    def pull_messages(self, messages: list[str]) -> list[Message]:
+        self.asked_for = max(self.asked_for, len(messages))
+        return [self.replies.pop(one) for one in messages if one in self.replies]
+
+    def ask(self, *members: str, timeout_s: float = 10.0) -> dict[str, str]:
+        """Ask members; return what came of it, "" for an answer."""
+        exchange = Exchange(self, IDS, lambda: self.nodes, self, revoked=lambda: self.revoked)  # type: ignore[arg-type]
+        found: dict[str, str] = {}
+        for member, reply in exchange.ask("query.enrol", dict.fromkeys(members or IDS, Done()), timeout_s):
+            assert member not in found
+            found[member] = reply if isinstance(reply, str) else ""
+        return found
+
+    def at(self, time: float, what: Callable[[], None]) -> None:
+        self.later.append((time, what))
+
+    def log_in_anew(self, member: str) -> None:
+        self.nodes = {**self.nodes, member: Node(IDS[member], "second")}
+
+
+def test_everybody_is_asked_once() -> None:
+    grid = Grid()
+    assert grid.ask() == {"anna": "", "bert": ""}
+    assert [member for _, member in grid.sent] == ["anna", "bert"]
+
+
+def test_who_does_not_answer_is_not_named() -> None:
+    grid = Grid(bert=[is_lost])
+    assert grid.ask(timeout_s=3.0) == {"anna": ""}
+    assert grid.time == pytest.approx(3.0)
+
+
+def test_a_refusal_is_its_code() -> None:
+    grid = Grid(bert=[lambda message: Message(Refusal(code="seal.already").to_records(), reply_to=message)])
+    assert grid.ask()["bert"] == "seal.already"
+
+
+def test_a_member_that_comes_late_is_asked_when_it_is_there() -> None:
+    grid = Grid()
+    node = grid.nodes.pop("bert")
+    grid.at(2.0, lambda: grid.nodes.update(bert=node))
+    assert grid.ask() == {"anna": "", "bert": ""}
+    assert grid.sent == [(0.0, "anna"), (pytest.approx(2.0, abs=0.15), "bert")]
+
+
+def test_a_process_that_was_started_again_is_asked_again() -> None:
+    grid = Grid(bert=[is_lost, answers])
+    grid.at(1.0, lambda: grid.log_in_anew("bert"))
+    assert grid.ask() == {"anna": "", "bert": ""}
+    assert grid.sent == [(0.0, "anna"), (0.0, "bert"), (pytest.approx(1.0, abs=0.15), "bert")]
+
+
+def test_a_node_that_is_away_for_a_while_is_not_asked_twice() -> None:
+    """Its process lives on: it still works on the request that it got."""
+    grid = Grid(bert=[is_lost])
+    node = grid.nodes["bert"]
+    grid.at(1.0, lambda: grid.nodes.pop("bert") and None)
+    grid.at(2.0, lambda: grid.nodes.update(bert=node))
+    grid.at(3.0, lambda: grid.replies.update(m1=late[0]))
+    late: list[Message] = []
+    grid.does["bert"] = [lambda message: late.append(answers(message))]
+    assert grid.ask() == {"anna": "", "bert": ""}
+    assert len(grid.sent) == 2
+
+
+def test_a_late_answer_to_the_first_asking_is_as_good() -> None:
+    late: list[Message] = []
+    grid = Grid(bert=[lambda message: late.append(answers(message)), is_lost])
+    grid.at(1.0, lambda: grid.log_in_anew("bert"))
+    grid.at(2.0, lambda: grid.replies.update(m1=late[0]))
+    assert grid.ask() == {"anna": "", "bert": ""}
+    assert len(grid.sent) == 3
+
+
+def test_what_comes_after_an_answer_is_ignored() -> None:
+    def answers_twice(message: Message) -> Message:
+        grid.replies["m1"] = grid.first
+        return answers(message)
+
+    grid: Any = Grid(anna=[is_lost])
+
+    def keep(message: Message) -> None:
+        grid.first = answers(message)
+
+    grid.does["bert"] = [keep, answers_twice]
+    grid.at(1.0, lambda: grid.log_in_anew("bert"))
+    assert grid.ask(timeout_s=3.0) == {"bert": ""}
+
+
+@pytest.mark.parametrize(
+    "code", [ErrorCode.NODE_UNAVAILABLE, ErrorCode.CLIENT_APP_CRASHED, ErrorCode.MESSAGE_UNAVAILABLE]
+)
+def test_a_node_that_broke_is_asked_twice_more_and_then_given_up(code: int) -> None:
+    mended = Grid(bert=[fails(code)] * RESENDS + [answers])
+    assert mended.ask() == {"anna": "", "bert": ""}
+    broken = Grid(bert=[fails(code)])
+    assert broken.ask() == {"anna": "", "bert": "update.failed"}
+    assert [member for _, member in broken.sent].count("bert") == 1 + RESENDS == 3
+
+
+def test_an_error_about_a_process_that_is_gone_counts_for_nothing() -> None:
+    errors: list[Message] = []
+    grid = Grid(bert=[lambda message: errors.append(fails(ErrorCode.NODE_UNAVAILABLE)(message) or message), is_lost])
+    grid.at(1.0, lambda: grid.log_in_anew("bert"))
+    grid.at(2.0, lambda: grid.replies.update(m1=errors[0]))
+    assert grid.ask(timeout_s=4.0) == {"anna": ""}
+    assert len(grid.sent) == 3
+
+
+def test_a_node_that_refuses_the_bundle_is_not_asked_again() -> None:
+    assert ErrorCode.INVALID_FAB == INVALID_FAB
+    grid = Grid(bert=[fails(INVALID_FAB)])
+    assert grid.ask() == {"anna": "", "bert": "task.refused"}
+    assert len(grid.sent) == 2
+
+
+def test_nobody_waits_for_a_member_that_is_revoked() -> None:
+    grid = Grid(bert=[is_lost])
+
+    def revoke() -> None:
+        grid.revoked = frozenset({"bert", "somebody else"})
+        del grid.nodes["bert"]
+
+    grid.at(1.0, revoke)
+    assert grid.ask() == {"anna": "", "bert": "auth.client_revoked"}
+    assert grid.time == pytest.approx(1.0, abs=0.15)
+    assert grid.ask() == {"anna": "", "bert": "auth.client_revoked"}
+    assert [member for _, member in grid.sent].count("bert") == 1
+
+
+def test_a_message_that_flower_did_not_take_is_sent_again() -> None:
+    grid = Grid()
+    grid.refuses = 3
+    assert grid.ask() == {"anna": "", "bert": ""}
+    assert sorted(member for _, member in grid.sent) == ["anna", "bert"]
+
+
+def test_a_grid_holds_few_replies_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = {f"m{number:02}": number for number in range(10, 40)}
+    monkeypatch.setitem(globals(), "IDS", many)
+    grid = Grid(**{name: [answers] for name in many})
+    grid.nodes = {name: Node(number, "") for name, number in many.items()}
+    assert len(grid.ask()) == 30
+    assert grid.asked_for == 4

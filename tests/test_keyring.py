@@ -1,0 +1,152 @@
+"""The member's key files: made once, private, and named when they are wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+import typer
+from conftest import CONFIGS
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
+from moonflower.client import keyring
+from moonflower.client.door import commands
+from moonflower.client.keyring import NODE_FILE, SEALING_FILE, load_identity, load_keys, make_keys
+from moonflower.crypto.identity import parse_card
+from moonflower.errors import InputError
+from superlink import client_config
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_keys_are_made_once_and_private(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        made = make_keys(tmp_path / "a" / "state")
+    finally:
+        os.umask(before)
+    assert [path.name for path in made] == [NODE_FILE, SEALING_FILE]
+    assert [mode(path) for path in made] == [0o600, 0o600]
+    assert mode(tmp_path / "a" / "state") == 0o700
+    assert sorted(path.name for path in (tmp_path / "a" / "state").iterdir()) == sorted([NODE_FILE, SEALING_FILE])
+    pin = load_keys(tmp_path / "a" / "state").pin
+    assert make_keys(tmp_path / "a" / "state") == ()
+    assert load_keys(tmp_path / "a" / "state").pin == pin
+
+
+def test_only_what_is_missing_is_made(tmp_path: Path) -> None:
+    make_keys(tmp_path)
+    node = (tmp_path / NODE_FILE).read_bytes()
+    (tmp_path / SEALING_FILE).unlink()
+    assert [path.name for path in make_keys(tmp_path)] == [SEALING_FILE]
+    assert (tmp_path / NODE_FILE).read_bytes() == node
+
+
+def test_a_crash_leaves_no_half_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(keyring.os, "fsync", full)
+    with pytest.raises(InputError, match="No space left"):
+        make_keys(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_identity_has_the_card_that_others_pin(tmp_path: Path) -> None:
+    make_keys(tmp_path)
+    keys, identity = load_keys(tmp_path), load_identity(tmp_path, "anna", "https://issuer", "node-anna")
+    card = parse_card(identity.card.as_dict())
+    assert (card.name, card.issuer, card.client_id, card.node.pin) == ("anna", "https://issuer", "node-anna", keys.pin)
+    assert "object at" not in repr(keys)  # nothing of a key in a log
+
+
+@pytest.mark.parametrize("name", [NODE_FILE, SEALING_FILE])
+def test_a_missing_key_names_the_command(tmp_path: Path, name: str) -> None:
+    make_keys(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=name) as raised:
+        load_keys(tmp_path)
+    assert (raised.value.code, raised.value.hint) == ("config.key", "moonflower member card CONFIG")
+
+
+@pytest.mark.parametrize("loose", [0o640, 0o604, 0o620, 0o700 | 0o011])
+def test_a_key_that_others_can_reach_is_refused(tmp_path: Path, loose: int) -> None:
+    make_keys(tmp_path)
+    (tmp_path / NODE_FILE).chmod(loose)
+    with pytest.raises(InputError, match="expected 0600") as raised:
+        load_keys(tmp_path)
+    assert "chmod 600" in raised.value.hint
+
+
+PEM = ec.generate_private_key(ec.SECP384R1()).private_bytes(
+    Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"pass")
+)
+OTHER = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+SIGNING = ed25519.Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+@pytest.mark.parametrize("name", [NODE_FILE, SEALING_FILE])
+@pytest.mark.parametrize("content", [b"", b"secret words", PEM, OTHER, SIGNING, PEM[:200]])
+def test_another_key_is_refused_without_its_words(tmp_path: Path, name: str, content: bytes) -> None:
+    make_keys(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match="PKCS#8") as raised:
+        load_keys(tmp_path)
+    assert raised.value.code == "config.key"
+    assert "secret words" not in str(raised.value)
+    assert raised.value.__cause__ is None
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        make_keys(tmp_path / "file" / "state")
+
+
+# The commands.
+
+
+def test_a_card_is_printed_and_its_pin_beside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = client_config(tmp_path, CONFIGS / "data")
+    for path in (tmp_path / "state").iterdir():
+        path.unlink()
+    commands.member_card(config)
+    said = capsys.readouterr()
+    card = parse_card(json.loads(said.out))
+    assert (card.name, card.client_id) == ("Cleveland", "node")
+    assert said.err.splitlines() == [
+        f"created {tmp_path / 'state' / NODE_FILE}",
+        f"created {tmp_path / 'state' / SEALING_FILE}",
+        f"pin of Cleveland: {card.node.pin}",
+    ]
+    commands.member_card(config, tmp_path / "card.json")
+    assert parse_card(json.loads((tmp_path / "card.json").read_text())).node.pin == card.node.pin
+    with pytest.raises(InputError, match="card"):
+        commands.member_card(config, tmp_path / "card.json")
+    commands.keys_show(config)
+    assert capsys.readouterr().out.strip() == card.node.pin
+    with pytest.raises(InputError, match="already"):
+        commands.keys_new(config)
+
+
+def test_new_keys_print_the_pin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = client_config(tmp_path, CONFIGS / "data")
+    for path in (tmp_path / "state").iterdir():
+        path.unlink()
+    commands.keys_new(config)
+    assert capsys.readouterr().out.strip() == load_keys(tmp_path / "state").pin
+
+
+def test_the_client_command_exits_as_its_keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from moonflower.client.door import keeper
+
+    monkeypatch.setattr(keeper, "keep", lambda config, once: 77 if once else 0)
+    commands.client(tmp_path)
+    with pytest.raises(typer.Exit) as raised:
+        commands.client(tmp_path, once=True)
+    assert raised.value.exit_code == 77

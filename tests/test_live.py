@@ -1,0 +1,155 @@
+"""Real processes: one server and four clients over TLS with OAuth; then kill, stop, cut off and revoke them."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from live import Live, ended, everywhere, family, named, send, undisturbed
+from moonflower import up
+
+pytestmark = pytest.mark.slow
+HUNGARY, DORA = "Hungary", "VA Long Beach"
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A federation that stands for the whole module; every test leaves it whole."""
+    with Live(tmp_path_factory.mktemp("live") / "up", issuer={"token_ttl_s": 20}) as whole:
+        yield whole
+
+
+@pytest.fixture(scope="module")
+def expected(live: Live) -> str:
+    """The model of an undisturbed run."""
+    return undisturbed(live)
+
+
+def check_done(live: Live, shown: dict[str, Any], expected: str) -> None:
+    """The run came to its planned end with the very model that a simulation makes, and the log is whole."""
+    assert (shown["status"], shown["code"]) == ("done", ""), shown
+    assert shown["result"]["model"]["sha256"] == expected
+    live.check_log()
+
+
+def test_live_and_simulated_give_the_same_model_to_the_bit(live: Live, expected: str) -> None:
+    shown = live.run()
+    check_done(live, shown, expected)
+    result = shown["result"]
+    assert [one["status"] for one in result["rounds"]] == ["promoted"] * 3
+    assert result["audit"]["verified"]
+    assert result["wire"]["upload_bytes"] < 5000
+    assert result["overall"]["federated"]["auc"] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("where", "n"), [("round_began", 2), ("envelope_accepted", 6), ("set_closed", 3)], ids=["train", "send", "open"]
+)
+def test_a_client_that_is_killed_comes_back_and_nothing_is_lost(live: Live, expected: str, where: str, n: int) -> None:
+    def kill(_: object) -> None:
+        live.kill(DORA)
+        live.start(DORA)
+
+    check_done(live, live.run(at={(where, n): kill}), expected)
+
+
+def test_a_worker_that_is_killed_is_started_again(live: Live, expected: str) -> None:
+    def kill(_: object) -> None:
+        for pid in named(live.processes.running[HUNGARY].pid, "client.door.worker"):
+            send(pid, signal.SIGKILL)
+
+    check_done(live, live.run(at={("round_began", 2): kill}), expected)
+    assert "worker" in live.output(HUNGARY)
+
+
+@pytest.mark.parametrize(("where", "n"), [("epoch_began", 1), ("set_closed", 2), ("promoted", 1)])
+def test_a_serverapp_that_is_killed_is_started_again(live: Live, expected: str, where: str, n: int) -> None:
+    def kill(_: object) -> None:
+        found = everywhere("flwr-serverapp", live.stage.folder)
+        assert found
+        for pid in found:
+            send(pid, signal.SIGKILL)
+
+    before = len(live.log())
+    check_done(live, live.run(at={(where, n): kill}), expected)
+    assert live.events("run_resumed", before)
+
+
+def test_a_server_that_is_killed_goes_on_where_it_was(live: Live, expected: str) -> None:
+    def kill(_: object) -> None:
+        live.kill("server")
+        live.start("server")
+
+    before = len(live.log())
+    check_done(live, live.run(at={("promoted", 1): kill}), expected)
+    assert live.events("run_resumed", before)
+
+
+def test_an_issuer_that_is_away_stops_nobody_who_has_a_token(live: Live, expected: str) -> None:
+    """Tokens live 20 s here: nodes and operator wait until it is back, and the run goes on."""
+
+    def kill(_: object) -> None:
+        live.kill("issuer")
+        threading.Timer(25, lambda: live.start("issuer")).start()
+
+    check_done(live, live.run(at={("round_began", 1): kill}), expected)
+    time.sleep(0.1)
+
+
+def test_a_client_that_is_cut_off_is_left_out_and_comes_back(live: Live) -> None:
+    stopped = family(live.processes.running[DORA].pid)
+
+    def cut(_: object) -> None:
+        for pid in stopped:
+            send(pid, signal.SIGSTOP)
+
+    def mend(_: object) -> None:
+        for pid in stopped:
+            send(pid, signal.SIGCONT)
+
+    try:
+        shown = live.run("training.train_timeout_s=6", at={("round_began", 2): cut, ("judged", 2): mend})
+    finally:
+        mend(None)
+    assert shown["status"] == "done"
+    second, third = shown["result"]["rounds"][1:3]
+    assert {"member": DORA, "code": "envelope.late"} in second["excluded"]
+    assert DORA in third["members"]
+    live.check_log()
+
+
+def test_a_second_run_waits_for_its_turn_and_a_stopped_one_ends(live: Live) -> None:
+    from moonflower.errors import Refused
+
+    run = live.submit()
+    with pytest.raises(Refused) as refusal:
+        live.submit()
+    assert refusal.value.code == "run.busy"
+    live.remote.stop(run)
+    last = list(live.remote.follow(run))[-1]
+    assert (last["event"], last["code"]) == ("run_ended", "run.stopped")
+    assert isinstance(up.ending(live.remote.show(run)), Exception)
+
+
+def test_a_revoked_member_is_out_and_the_run_goes_on_in_a_new_epoch(tmp_path: Path) -> None:
+    with Live(tmp_path / "up") as live:
+
+        def revoke(_: object) -> None:
+            line = up.command("member", "revoke", DORA, "--reason", "test", "--config", live.stage.server)
+            subprocess.run(line, check=True, capture_output=True)
+
+        shown = live.run(at={("promoted", 1): revoke})
+        assert shown["status"] == "done"
+        assert DORA in shown["result"]["rounds"][0]["members"]
+        assert DORA not in shown["result"]["rounds"][-1]["members"]
+        assert len(live.events("epoch_began")) == 2
+        assert ended(live.processes.running.pop(DORA)) == 77
+        assert "auth.client_revoked" in {entry["code"] for entry in live.events("refused_member")}
+        assert "auth.client_revoked" in live.output(DORA).splitlines()[-1]
+        live.check_log()

@@ -1,0 +1,79 @@
+"""The roster: adding, revoking, what stays taken; each is an entry of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from moonflower.errors import InputError
+from moonflower.server.records import members as roster
+from moonflower.server.records.members import Member
+from moonflower.server.records.state import State
+
+ISSUER = "https://idp.example.org"
+A = Member("a", ISSUER, "client-a", "A" * 43)
+B = Member("b", ISSUER, "client-b", "B" * 43)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    opened = State(tmp_path, "heart")
+    with opened.store.transaction() as db:
+        assert roster.add(db, opened.log, A)
+        assert roster.add(db, opened.log, B)
+    yield opened
+    opened.close()
+
+
+def events(state: State) -> list[tuple[str, str]]:
+    return [(entry["event"], entry["member"]) for entry in state.log.entries()]
+
+
+def test_members_are_found_by_their_client(state: State) -> None:
+    with state.store.read() as db:
+        assert roster.by_client(db, ISSUER, "client-a") == A
+        assert roster.by_client(db, "https://other.example.org", "client-a") is None
+        assert roster.pins(db) == {"a": A.pin, "b": B.pin}
+    assert events(state) == [("member_added", "a"), ("member_added", "b")]
+
+
+def test_adding_the_same_member_again_changes_nothing(state: State) -> None:
+    with state.store.transaction() as db:
+        assert not roster.add(db, state.log, A)
+    assert len(events(state)) == 2
+
+
+@pytest.mark.parametrize(
+    ("new", "field"),
+    [
+        (Member("a", ISSUER, "client-c", "C" * 43), "name of 'a'"),
+        (Member("c", ISSUER, "client-a", "C" * 43), "client_id of 'c'"),
+        (Member("c", ISSUER, "client-c", A.pin), "pin of 'c'"),
+    ],
+)
+def test_nothing_of_a_member_can_be_anothers(state: State, new: Member, field: str) -> None:
+    with pytest.raises(InputError, match=field), state.store.transaction() as db:
+        roster.add(db, state.log, new)
+    assert len(events(state)) == 2
+
+
+def test_a_revoked_member_is_out_and_its_name_stays_taken(state: State) -> None:
+    with state.store.transaction() as db:
+        roster.revoke(db, state.log, "a", "left the federation")
+        assert roster.pins(db) == {"b": B.pin}
+        assert roster.revoked(db) == {"a"}
+        found = roster.by_client(db, ISSUER, "client-a")
+        assert found is not None
+        assert found.revoked
+    with pytest.raises(InputError, match="was revoked"), state.store.transaction() as db:
+        roster.add(db, state.log, A)
+    assert events(state)[-1] == ("member_revoked", "a")
+
+
+@pytest.mark.parametrize(("name", "said"), [("c", "is not on the roster"), ("a", "was revoked before")])
+def test_only_a_member_can_be_revoked(state: State, name: str, said: str) -> None:
+    with state.store.transaction() as db:
+        roster.revoke(db, state.log, "a", "gone")
+    with pytest.raises(InputError, match=said), state.store.transaction() as db:
+        roster.revoke(db, state.log, name, "gone")

@@ -1,0 +1,170 @@
+"""The runs' supervisor: starts what waits, starts again what died, gives up what only dies."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from moonflower.errors import Refused
+from moonflower.server.door import supervisor as module
+from moonflower.server.door.supervisor import Supervisor, carrying, is_carried
+from moonflower.server.records import rounds as history
+from moonflower.server.records.rounds import Round
+from moonflower.server.records.state import State
+
+
+class Flower:
+    """A SuperLink that only takes notes."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.stopped: list[int] = []
+        self.over: set[int] = set()
+
+    def start(self, run: str) -> int:
+        self.started.append(run)
+        return len(self.started)
+
+    def is_over(self, flower_run: int) -> bool:
+        return flower_run in self.over
+
+    def stop(self, flower_run: int) -> None:
+        self.stopped.append(flower_run)
+
+    def revive(self) -> None:
+        pass
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    opened = State(tmp_path, "heart")
+    yield opened
+    opened.close()
+
+
+def queue(state: State, run: str) -> None:
+    with state.store.transaction() as db:
+        history.queue_run(db, run, {})
+
+
+def end(state: State, run: str) -> None:
+    with state.store.transaction() as db:
+        history.end_run(db, run, "done", "")
+
+
+def status(state: State, run: str) -> tuple[str, str]:
+    with state.store.read() as db:
+        row = history.run_row(db, run)
+    assert row is not None
+    return row.status, row.code
+
+
+def test_a_waiting_run_is_started_once(state: State) -> None:
+    flower, queued = Flower(), "r1"
+    watched = Supervisor(state, flower, 2)
+    watched.look()
+    assert flower.started == []
+    queue(state, queued)
+    watched.look()
+    watched.look()
+    with carrying(state.folder, queued):
+        watched.look()
+    assert flower.started == ["r1"]
+
+
+def test_runs_go_one_after_the_other(state: State) -> None:
+    flower = Flower()
+    watched = Supervisor(state, flower, 2)
+    queue(state, "r1")
+    queue(state, "r2")
+    watched.look()
+    with carrying(state.folder, "r1"):
+        watched.look()
+        end(state, "r1")
+        watched.look()
+        assert flower.started == ["r1"]
+    watched.look()
+    assert flower.started == ["r1", "r2"]
+
+
+def test_a_serverapp_that_died_is_started_again_and_its_messages_dropped(state: State) -> None:
+    flower = Flower()
+    watched = Supervisor(state, flower, 2)
+    queue(state, "r1")
+    watched.look()
+    with carrying(state.folder, "r1"):
+        watched.look()
+    watched.look()
+    watched.look()
+    assert flower.started == ["r1", "r1"]
+    assert flower.stopped == [1]
+    assert status(state, "r1")[0] == "queued"
+
+
+def test_a_serverapp_that_never_began_is_started_again(state: State) -> None:
+    flower = Flower()
+    watched = Supervisor(state, flower, 2)
+    queue(state, "r1")
+    watched.look()
+    flower.over.add(1)
+    watched.look()
+    watched.look()
+    assert flower.started == ["r1", "r1"]
+
+
+def test_a_run_that_only_dies_is_given_up(state: State) -> None:
+    flower = Flower()
+    watched = Supervisor(state, flower, 2)
+    queue(state, "r1")
+    for _ in range(8):
+        watched.look()
+        flower.over.add(len(flower.started))
+    assert len(flower.started) == 3
+    assert status(state, "r1") == ("failed", "run.crashed")
+    assert [entry["code"] for entry in state.log.entries()] == ["run.crashed"]
+
+
+def test_a_run_that_goes_on_between_deaths_is_not_given_up(state: State) -> None:
+    flower = Flower()
+    watched = Supervisor(state, flower, 1)
+    queue(state, "r1")
+    for number in range(1, 6):
+        watched.look()
+        with state.store.transaction() as db:
+            history.write_round(db, "r1", Round(number, number, status="promoted"))
+        flower.over.add(len(flower.started))
+        watched.look()
+    assert status(state, "r1")[0] == "queued"
+    assert len(flower.started) >= 5
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from moonflower.server.door.supervisor import carrying
+with carrying(Path(sys.argv[1]), "r1"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_kernel_lets_go_of_a_killed_process(state: State) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(state.folder)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        assert is_carried(state.folder)
+        other.kill()
+    assert not is_carried(state.folder)
+
+
+def test_two_processes_do_not_carry_out_runs_at_once(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WAIT_S", 0.2)
+    began = time.monotonic()
+    with carrying(state.folder, "r1"), pytest.raises(Refused) as refusal, carrying(state.folder, "r1"):
+        pass
+    assert refusal.value.code == "run.busy"
+    assert time.monotonic() - began < 5
