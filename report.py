@@ -7,6 +7,7 @@ others: they are made printable for the terminal and escaped for the page.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import secrets
 import textwrap
@@ -60,15 +61,20 @@ def table(result: dict[str, Any], console: Console) -> None:
     console.print(line, soft_wrap=True)
 
 
-def write_html(result: dict[str, Any], path: Path) -> None:
-    """Write the self-contained report to ``path``; a reader sees the old file or the whole new one.
+def write(result: dict[str, Any], folder: Path) -> None:
+    """Write ``result.json`` and ``report.html``, self-contained; a reader sees old files or whole new ones.
 
     Raises:
         OSError: the folder is missing or not writable.
     """
+    _replace(folder / "result.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+    _replace(folder / "report.html", page(result))
+
+
+def _replace(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        beside.write_text(page(result), encoding="utf-8")
+        beside.write_text(text, encoding="utf-8")
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)

@@ -6,7 +6,6 @@ the data would have given. It protects nobody from whoever runs it: the keys of 
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping
@@ -26,7 +25,7 @@ from .client.ledger import Ledger
 from .client.tasks import load_task, schema_for
 from .client.train import Learner, Vector
 from .configs.schema import Schema
-from .configs.settings import FloorSettings, Offer, RunSettings, load_run
+from .configs.settings import Offer, RunSettings, load_run
 from .crypto import planner
 from .crypto.identity import Identity
 from .drill import OF_COORDINATOR, Drill, parse_drills
@@ -39,9 +38,7 @@ from .server.exchange import Exchange, Node
 from .server.grid import LocalGrid
 from .server.records import rounds as history
 from .server.records.state import State
-from .server.records.store import FILE_NAME
-from .server.records.verify import verify
-from .server.sums import Wire
+from .server.result import result
 
 Event = dict[str, Any]
 
@@ -187,25 +184,16 @@ def _carry_out(cast: Cast, state: State) -> Simulation:
     finally:
         for member in members.values():
             member.ledger.close()
-    result = _result(cast, state, coordinator.wire, run, learners)
-    _write_json(state.folder / "result.json", result)
-    report.write_html(result, state.folder / "report.html")
-    return Simulation(result, state.folder, error)
+    whole = _result(cast, state, run, learners)
+    report.write(whole, state.folder)
+    return Simulation(whole, state.folder, error)
 
 
 def _members(cast: Cast, learners: dict[str, Learner]) -> dict[str, Member]:
     """Return the members, each with its own keys and ledger; all pins are known to all."""
     identities = {name: Identity.generate(name) for name in cast.names}
     pins = {name: identity.card.node.pin for name, identity in identities.items()}
-    training = cast.settings.training
-    floor = FloorSettings(
-        tasks=(cast.settings.task.ref,),
-        min_members=cast.settings.federation.min_members,
-        max_rounds=training.rounds,
-        max_local_epochs=training.local_epochs,
-        max_train_s=training.train_timeout_s,
-        min_quorum=1 if cast.settings.crypto.open_quorum == 1 else 2,
-    )
+    floor = cast.settings.floor()
 
     def learner_for(name: str) -> Callable[[Offer], Learner]:
         def make(_: Offer) -> Learner:
@@ -239,13 +227,12 @@ def _delays(cast: Cast) -> Callable[[str, Message], float]:
     return delay
 
 
-def _result(cast: Cast, state: State, wire: Wire, run: str, learners: Mapping[str, Learner]) -> dict[str, Any]:
-    with state.store.read() as db:
-        rounds = history.rounds(db, run)
-        good = state.models.last_good(db, run)
-    vector = state.models.read(good.sha256).vector if good else None
+def _result(cast: Cast, state: State, run: str, learners: Mapping[str, Learner]) -> dict[str, Any]:
+    """Return the result as the coordinator knows it, and what only whoever has all data can add."""
+    found = result(state, run)
+    sha256 = found["model"]["sha256"]
+    vector = state.models.read(sha256).vector if sha256 else None
     baselines = _baselines(cast)
-    checked = verify(state.folder / FILE_NAME, (state.folder / "log.pub").read_text(), None)
     members = [
         {
             "name": name,
@@ -257,26 +244,8 @@ def _result(cast: Cast, state: State, wire: Wire, run: str, learners: Mapping[st
         }
         for name, rows in sorted(cast.splits.items())
     ]
-    return {
-        "version": 1,
-        "federation": cast.settings.federation.name,
-        "run": run,
-        "scheme": cast.settings.crypto.scheme,
-        "rounds": rounds,
-        "members": members,
-        "overall": {
-            "alone": baselines.overall_alone,
-            "federated": dict(good.metrics) if good and good.metrics else None,
-            "pooled": baselines.overall_pooled,
-        },
-        "wire": wire.summary(len(vector) if vector is not None else 0),
-        "model": {
-            "version": good.version if good else None,
-            "sha256": good.sha256 if good else None,
-            "path": str(state.models.path(good.sha256)) if good else None,
-        },
-        "audit": {"entries": checked.entries, "root": checked.root, "verified": checked.ok},
-    }
+    overall = {**found["overall"], "alone": baselines.overall_alone, "pooled": baselines.overall_pooled}
+    return {**found, "members": members, "overall": overall}
 
 
 @dataclass(frozen=True)
@@ -322,9 +291,3 @@ def _clean(metrics: Mapping[str, float | None] | None) -> dict[str, float | None
     if metrics is None:
         return None
     return {name: value if value is not None and np.isfinite(value) else None for name, value in metrics.items()}
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    beside.replace(path)

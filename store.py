@@ -21,7 +21,7 @@ from sqlalchemy.exc import DatabaseError
 
 from .errors import InputError
 
-USER_VERSION = 1  # of the tables; a newer program raises it
+USER_VERSION = 2  # of the tables; whoever changes them raises it
 BUSY_TIMEOUT_MS = 30_000
 
 
@@ -36,7 +36,7 @@ class Store:
             beside it (``-wal``, ``-shm``) the mode of the database.
 
     Raises:
-        InputError: the file is not a database, is not ours or is newer than this program, its folder cannot be
+        InputError: the file is not a database, is not ours or of another version, its folder cannot be
             written, or others may read what is private (config.state).
     """
 
@@ -137,7 +137,7 @@ class Store:
                 connection.exec_driver_sql(f"PRAGMA user_version={USER_VERSION}")
 
     def _check_owner(self, connection: Connection) -> bool:
-        """Check that the database is empty (returns True) or ours, and not newer than this program."""
+        """Check that the database is empty (returns True) or ours, of this program's version."""
         application, version, tables = (
             connection.exec_driver_sql(query).scalar_one()
             for query in (
@@ -150,8 +150,8 @@ class Store:
             return True
         if application != self._application_id:
             raise _bad_state(self.path, f"expected a moonflower database, got application id {application:#x}")
-        if not 1 <= version <= USER_VERSION:
-            raise _bad_state(self.path, f"expected a database of version 1 to {USER_VERSION}, got {version}")
+        if version != USER_VERSION:
+            raise _bad_state(self.path, f"expected a database of version {USER_VERSION}, got {version}")
         return False
 
 

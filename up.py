@@ -133,7 +133,8 @@ def stage(
     _config(folder / "operator" / "operator.toml", asks)
     for name, home in homes.items():
         others = [{"name": other, "pin": pin} for other, pin in pins.items() if other != name]
-        node = {**_floor(settings), "member": name, "server": server_url, "ca": "../../ca.pem", "state": "state"}
+        floor = settings.floor().model_dump(mode="json")
+        node = {**floor, "member": name, "server": server_url, "ca": "../../ca.pem", "idle_poll_s": 0.5}
         tables = {"client": node, "oauth": {**login, "client_id": name}, **_data(settings), "member": others}
         _config(home / "client.toml", tables)
     return Stage(
@@ -145,20 +146,6 @@ def stage(
         issuer_url,
         server_url,
     )
-
-
-def _floor(settings: RunSettings) -> dict[str, Any]:
-    """Return the nodes' floors: what this run needs and no more."""
-    training = settings.training
-    return {
-        "tasks": [settings.task.ref],
-        "min_members": settings.federation.min_members,
-        "max_rounds": training.rounds,
-        "max_local_epochs": training.local_epochs,
-        "max_train_s": training.train_timeout_s,
-        "min_quorum": 1 if settings.crypto.open_quorum == 1 else 2,
-        "idle_poll_s": 0.5,
-    }
 
 
 def _data(settings: RunSettings) -> dict[str, Any]:
@@ -275,10 +262,7 @@ def up(
         finally:
             remote.close()
     result = shown["result"]
-    beside = folder / "result.tmp"
-    beside.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    beside.replace(folder / "result.json")
-    report.write_html(result, folder / "report.html")
+    report.write(result, folder)
     return Finished(result, folder, ending(shown))
 
 

@@ -73,14 +73,13 @@ class OwnRows:
             logger.warning("the data is not checked before the first run: %s needs options that only a run has", first)
             return own
         schema = own or schema_for(task, data)
-        rows = self._own(self._table(task, TaskSettings(ref=first), schema), ANY_SEED)
-        parts = split(rows, data, seed=ANY_SEED, member=self._config.client.member)
-        logger.info(
-            "data is in order: %d rows to train on, %d to vote with, %d to test",
-            len(parts.train),
-            len(parts.validation),
-            len(parts.test),
+        split(
+            self._own(self._table(task, TaskSettings(ref=first), schema), ANY_SEED),
+            data,
+            seed=ANY_SEED,
+            member=self._config.client.member,
         )
+        logger.info("data and schema are in order")  # how many rows there are stays out of every log
         return schema
 
     def _table(self, task: Task, about: TaskSettings, schema: Schema) -> Rows:

@@ -147,6 +147,17 @@ class RunSettings(Table):
         tables = self.model_dump(include={"federation", "task", "training", "crypto", "gate"}, mode="json")
         return {**tables, "schema": schema_digest}
 
+    def floor(self) -> FloorSettings:
+        """Return the floor of a node that takes part in this run and in nothing beyond it."""
+        return FloorSettings(
+            tasks=(self.task.ref,),
+            min_members=self.federation.min_members,
+            max_rounds=self.training.rounds,
+            max_local_epochs=self.training.local_epochs,
+            max_train_s=self.training.train_timeout_s,
+            min_quorum=1 if self.crypto.open_quorum == 1 else 2,
+        )
+
 
 class Offer(Table):
     """What a run carries to a member (rule 9), parsed strictly at the member."""

@@ -22,7 +22,7 @@ def result(state: State, run: str, *, check_log: bool = True) -> dict[str, Any]:
         row = history.run_row(db, run)
         assert row is not None
         rounds = history.rounds(db, run)
-        good = state.models.last_good(db)
+        good = state.models.last_good(db, run)
     names = {name for one in rounds for name in one["members"]}
     names |= {left_out["member"] for one in rounds for left_out in one["excluded"]}
     newest = state.log.checkpoint()

@@ -405,12 +405,12 @@ def test_what_is_no_log(tmp_path: Path, content: bytes) -> None:
 def test_other_databases_are_no_logs(tmp_path: Path, base: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "other.db")) as connection:
         connection.execute("CREATE TABLE log (idx, entry, leaf, checkpoint)")
-    _edit(base, "PRAGMA user_version=2")
+    _edit(base, "PRAGMA user_version=3")
     for source in (tmp_path / "other.db", base):
         with pytest.raises(InputError, match="expected a moonflower database") as refusal:
             verify(source, KEY)
         assert refusal.value.code == "config.state"
-    _edit(base, "PRAGMA user_version=1", "DROP TABLE log")
+    _edit(base, "PRAGMA user_version=2", "DROP TABLE log")
     with pytest.raises(InputError, match="no such table"):
         verify(base, KEY)
 

@@ -440,10 +440,10 @@ def test_the_limits_fit_the_scheme() -> None:
 
 def test_writing_replaces_the_old_report_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "report.html"
-    report.write_html(heart(), target)
+    report.write(heart(), tmp_path)
     assert target.read_text(encoding="utf-8") == page(heart())
-    report.write_html(hostile(), target)
-    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+    report.write(hostile(), tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "result.json"]
     before = target.read_bytes()
 
     def fail(*_: object) -> None:
@@ -451,9 +451,9 @@ def test_writing_replaces_the_old_report_at_once(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        report.write_html(heart(), target)
+        report.write(heart(), tmp_path)
     assert target.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "result.json"]
 
 
 def test_the_result_is_not_changed() -> None:

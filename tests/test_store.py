@@ -175,8 +175,9 @@ def test_what_cannot_be_opened(tmp_path: Path, notes: Table) -> None:
         ("CREATE TABLE theirs (id)", "got application id 0x0"),
         ("PRAGMA user_version=1", "got application id 0x0"),
         ("PRAGMA application_id=7", "got application id 0x7"),
-        (f"PRAGMA application_id={room.APPLICATION_ID}", "version 1 to 1, got 0"),
-        (f"PRAGMA application_id={room.APPLICATION_ID}; PRAGMA user_version=2", "version 1 to 1, got 2"),
+        (f"PRAGMA application_id={room.APPLICATION_ID}", "of version 2, got 0"),
+        (f"PRAGMA application_id={room.APPLICATION_ID}; PRAGMA user_version=1", "of version 2, got 1"),
+        (f"PRAGMA application_id={room.APPLICATION_ID}; PRAGMA user_version=3", "of version 2, got 3"),
     ],
 )
 def test_other_peoples_and_newer_databases_are_left_alone(

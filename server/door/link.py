@@ -22,13 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+import uvloop
 from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
 from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import StartRunRequest
 from flwr.supercore.auth.typing import AccountInfo
+from flwr.supercore.error import http_error_translator
 from flwr.supercore.fab import Fab
+from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
 from flwr.superlink.main import create_app
+from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
 from flwr.superlink.servicer.control import control_handlers
+from starlette.responses import PlainTextResponse
 
 from ...configs import bundle
 from ...configs.live import ServerConfig
@@ -47,6 +52,7 @@ from .tokens import Verifier
 logger = logging.getLogger(__name__)
 HOLD_S = 5.0
 TASK_POLL_S = "0.2"  # how often Flower's SuperExec looks for a ServerApp to start
+NEEDED = (ProtobufTranslationMiddleware, NodeAuthMiddleware)
 _superlink = importlib.import_module("flwr.superlink.cli.flower_superlink")
 
 
@@ -70,6 +76,8 @@ class Flower:
             sys.argv = arguments
         settings = dataclasses.replace(settings, enable_supernode_auth=True)
         self.app = create_app(settings, _superlink.SuperLinkLifespan)
+        # The others serve the Control API, which nobody reaches here, and cost half a millisecond a request each.
+        self.app.user_middleware = [one for one in self.app.user_middleware if _needed(one)]
         self._fleet_api = settings.fleet_api_type
 
     @property
@@ -115,6 +123,23 @@ class Flower:
             lifespan._start_superexec_if_needed()
 
 
+def _needed(middleware: Any) -> bool:
+    """Return whether one of Flower's middlewares has work on the Fleet or the Runtime API."""
+    return middleware.cls in NEEDED or middleware.kwargs.get("dispatch") is http_error_translator
+
+
+def runtime_only(app: Any) -> Any:
+    """Return an ASGI app that shows of Flower's only what a ServerApp needs, and not what the gateway guards."""
+
+    async def shown(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and not scope["path"].startswith("/v1/runtime/"):
+            await PlainTextResponse("", 404)(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return shown
+
+
 class _Quiet(uvicorn.Server):
     """A second server in the process; the first one takes the signals."""
 
@@ -146,7 +171,8 @@ def serve(config: ServerConfig, path: Path) -> None:
         stack.enter_context(_locked(settings.state))
         _enter_roster(state, config)
         _environment(settings.state, path)
-        asyncio.run(_serve(config, state, outer, inner, tls))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # half the time of asyncio's own
+            runner.run(_serve(config, state, outer, inner, tls))
 
 
 async def _serve(
@@ -181,8 +207,13 @@ async def _serve(
         note=note,
         settings=settings,
     )
-    quiet: dict[str, Any] = {"log_level": "warning", "access_log": False, "timeout_graceful_shutdown": 5}
-    inside = uvicorn.Server(uvicorn.Config(held, http=peers.OwnUserOnly, ws="none", **quiet))
+    quiet: dict[str, Any] = {
+        "log_level": "warning",
+        "access_log": False,
+        "proxy_headers": False,
+        "timeout_graceful_shutdown": 5,
+    }
+    inside = uvicorn.Server(uvicorn.Config(runtime_only(held), http=peers.OwnUserOnly, ws="none", **quiet))
     limited = protocol(settings.head_timeout_s, settings.connections_per_address)
     secured: dict[str, Any] = {"ssl_context_factory": lambda *_: tls, "lifespan": "off", "server_header": False}
     outside = _Quiet(uvicorn.Config(gateway, http=limited, ws="none", **secured, **quiet))

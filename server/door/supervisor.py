@@ -150,6 +150,8 @@ class Supervisor:
             self._seen = done
             given_up = self._deaths > self._restarts
             if given_up:
+                for broken in history.break_off(db, run, "run.crashed"):
+                    self._state.log.append(db, "failed", run=run, number=broken.number, code=broken.code)
                 history.end_run(db, run, "failed", "run.crashed")
                 self._state.log.append(db, "run_ended", run=run, code="run.crashed", status="failed")
         if given_up:

@@ -117,7 +117,7 @@ def _database(path: Path, uri: str, stack: ExitStack) -> History:
     connection.execute("BEGIN")  # one state of the log, even while a server appends to it
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if application != APPLICATION_ID or version > USER_VERSION:
+    if application != APPLICATION_ID or version != USER_VERSION:
         raise InputError("config.state", f"{path}: expected a moonflower database of version {USER_VERSION}")
     size, nodes = connection.execute("SELECT size, nodes FROM log_tree").fetchone() or (0, b"")
     frontier = unpack(size, nodes)

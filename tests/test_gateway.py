@@ -1,0 +1,893 @@
+"""The door in front of Flower's real app: who gets in with what, and what each refusal is called."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import CONFIGS
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from flwr.common.constant import TIMESTAMP_HEADER
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, ActivateNodeResponse, PullMessagesRequest
+from flwr.proto.message_pb2 import PushObjectRequest
+from flwr.proto.node_pb2 import Node as ProtoNode
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
+from flwr.supercore.date import now
+from flwr.supercore.primitives.asymmetric import sign_message
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
+from forge import SERVER, Clock, Headers, Issuer, verifier
+from moonflower.client.door.login import DpopKey
+from moonflower.configs.live import ServerSettings
+from moonflower.configs.settings import load_run
+from moonflower.crypto.identity import NodeKey
+from moonflower.server.door import gateway as module
+from moonflower.server.door.api import Api
+from moonflower.server.door.gateway import ACTIVATE, FLEET, Gateway
+from moonflower.server.door.hold import HoldObjects
+from moonflower.server.door.limits import protocol
+from moonflower.server.door.link import Flower
+from moonflower.server.records import members as roster
+from moonflower.server.records import rounds as history
+from moonflower.server.records.members import Member
+from moonflower.server.records.state import State
+from test_limits import served
+
+PULL, PUSH, PULL_OBJECT = "/v1/fleet/pull-messages", "/v1/fleet/push-object", "/v1/fleet/pull-object"
+HERE = "192.0.2.7"
+ANNA, BERT = "Anna's hospital", "Bert's hospital"
+Parts = list[tuple[float, bytes]]
+
+
+@dataclass
+class Reply:
+    """A response; ``code`` is ours, or what Flower said."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def code(self) -> str:
+        return str(self.json["code"])
+
+    @property
+    def verdict(self) -> tuple[int, str]:
+        return self.status, self.code
+
+
+class Counting:
+    """An app that counts what reaches it and hands it on, or answers in another's place."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.reached: list[str] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.reached.append(scope["path"])
+        await self.app(scope, receive, send)
+
+
+@dataclass
+class Node:
+    """A member's node: its keys and its OAuth client."""
+
+    name: str
+    client_id: str
+    key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP384R1()))
+
+    @property
+    def pem(self) -> bytes:
+        return self.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+    @property
+    def pin(self) -> str:
+        return NodeKey(self.key.public_key()).pin
+
+    @property
+    def dpop(self) -> DpopKey:
+        return DpopKey(self.key)
+
+    def flower(self, signer: Node | None = None) -> Headers:
+        """What Flower's node signs a request with."""
+        stamp = now().isoformat()
+        signature = sign_message((signer or self).key, stamp.encode())
+        return [
+            (FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode(), base64.b64encode(self.pem)),
+            (TIMESTAMP_HEADER.lower().encode(), stamp.encode()),
+            (FLEET_HTTP_SIGNATURE_HEADER.lower().encode(), base64.b64encode(signature)),
+            (b"content-type", PROTOBUF_MEDIA_TYPE.encode()),
+        ]
+
+    def activate(self) -> bytes:
+        return bytes(ActivateNodeRequest(public_key=self.pem, heartbeat_interval=30).SerializeToString())
+
+
+class Door:
+    """Gateway, Flower's app, our routes and a state, in this process."""
+
+    def __init__(self, folder: Path, *, flower: Any = None, **settings: Any) -> None:
+        self.issuer = Issuer(clock=Clock(time.time()))
+        self.state = State(folder, "heart")
+        self.link = Flower(1)
+        self.flower = Counting(HoldObjects(flower or self.link.app, 0.2))
+        self.woken: list[bool] = []
+        self.api = Api(self.state, "heart", lambda: self.woken.append(True))
+        self.ours = Counting(self.api.app)
+        self.logins: list[str] = []
+        limits = {"tls_cert": "x", "tls_key": "x", "federation": "heart", "refusals_per_minute": 1000, **settings}
+        self.verifier = verifier(self.issuer, binding="dpop")
+        self.app = Gateway(
+            flower=self.flower,
+            api=self.ours,
+            scopes=self.api.scopes,
+            verifier=self.verifier,
+            member_of=self.member_of,
+            login=self.login,
+            note=self.note,
+            settings=ServerSettings.model_validate(limits),
+        )
+        self.anna, self.bert = Node(ANNA, "client-a"), Node(BERT, "client-b")
+        self.desk = Node("", "desk")
+        for one in (self.anna, self.bert):
+            self.add(one)
+
+    def add(self, node: Node, issuer: str | None = None) -> None:
+        with self.state.store.transaction() as db:
+            roster.add(db, self.state.log, Member(node.name, issuer or self.issuer.url, node.client_id, node.pin))
+
+    def revoke(self, node: Node) -> None:
+        with self.state.store.transaction() as db:
+            roster.revoke(db, self.state.log, node.name, "test")
+
+    def member_of(self, issuer: str, client_id: str) -> Member | None:
+        with self.state.store.read() as db:
+            return roster.by_client(db, issuer, client_id)
+
+    def note(self, code: str, member: str, details: dict[str, Any]) -> None:
+        with self.state.store.transaction() as db:
+            self.state.log.append(db, "refused_member", member=member, code=code, **details)
+
+    def login(self, member: Member, pem: bytes) -> None:
+        self.logins.append(member.name)
+        self.link.login(pem)
+
+    def token(self, node: Node, **claims: Any) -> str:
+        bound = {"sub": node.client_id, "client_id": node.client_id, "cnf": {"jkt": node.pin}}
+        return self.issuer.token(self.issuer.claims(**{**bound, **claims}))
+
+    def proven(self, method: str, path: str, token: str, key: DpopKey) -> Headers:
+        proof = key.proof(method, SERVER + path, token=token)
+        return [(b"authorization", b"DPoP " + token.encode()), (b"dpop", proof.encode())]
+
+    async def ask(
+        self, method: str, path: str, headers: Headers = (), body: bytes | Parts = b"", address: str = HERE
+    ) -> Reply:
+        """Send a request as uvicorn would hand it on; ``body`` may come in parts, each after a pause."""
+        parts = [(0.0, body)] if isinstance(body, bytes) else list(body)
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            if not parts:
+                await asyncio.Event().wait()
+            pause, data = parts.pop(0)
+            await asyncio.sleep(pause)
+            return {"type": "http.request", "body": data, "more_body": bool(parts)}
+
+        async def send(message: Any) -> None:
+            is_start = message["type"] == "http.response.start"
+            assert is_start != bool(sent), "a reply has one start, and it comes first"
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "https",
+            "path": path.partition("?")[0],
+            "raw_path": path.partition("?")[0].encode(),
+            "query_string": path.partition("?")[2].encode(),
+            "root_path": "",
+            "headers": list(headers),
+            "client": (address, 4711),
+            "server": ("192.0.2.1", 8443),
+        }
+        await self.app(scope, receive, send)
+        named = {name.decode().lower(): value.decode() for name, value in sent[0].get("headers", ())}
+        return Reply(sent[0]["status"], named, b"".join(one.get("body", b"") for one in sent[1:]))
+
+    async def fleet(
+        self,
+        node: Node,
+        path: str = ACTIVATE,
+        body: bytes | Parts | None = None,
+        *,
+        token: str | None = None,
+        proof: DpopKey | None = None,
+        flower: Headers | None = None,
+        address: str = HERE,
+    ) -> Reply:
+        """A node's request; each part of it may be another's."""
+        held = token or self.token(node)
+        lines = self.proven("POST", path, held, proof or node.dpop)
+        lines = [*lines, *(node.flower() if flower is None else flower)]
+        return await self.ask("POST", path, lines, node.activate() if body is None else body, address)
+
+    async def desked(self, method: str, path: str, body: Any = b"", scope: str = "fl:run", **token: Any) -> Reply:
+        """An operator's request."""
+        held = self.token(self.desk, scope=scope, **token)
+        lines = self.proven(method, path.partition("?")[0], held, self.desk.dpop)
+        data = body if isinstance(body, bytes | list) else json.dumps(body).encode()
+        return await self.ask(method, path, lines, data)
+
+    def refusals(self) -> list[dict[str, Any]]:
+        return [one for one in self.state.log.after(-1, 1000) if one["event"] == "refused_member"]
+
+    def online(self, node: Node) -> bool:
+        found = self.link._state.get_node_id_by_public_key(node.pem)
+        return found is not None and self.link._state.get_node_info(node_ids=[found])[0].status == "online"
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Iterator[Door]:
+    made = Door(tmp_path)
+    yield made
+    made.state.close()
+
+
+@pytest.fixture
+def doors(tmp_path: Path) -> Iterator[Callable[..., Door]]:
+    """Makes doors with other limits, or with another app in Flower's place."""
+    made: list[Door] = []
+
+    def make(**settings: Any) -> Door:
+        made.append(Door(tmp_path / str(len(made)), **settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.state.close()
+
+
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(coroutine)
+
+
+async def ok(scope: Any, receive: Any, send: Any) -> None:
+    """An app that reads a body and says 200."""
+    while (await receive()).get("more_body"):
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"{}"})
+
+
+# Routes
+
+STRANGE = [
+    *(("POST", f"/v1/runtime/{name}") for name in ("acquire-task", "push-object", "pull-object", "create-task")),
+    *(("POST", f"/v1/control/{name}") for name in ("start-run", "list-runs", "stop-run", "register-node")),
+    *(("POST", f"/v1/fleet/{name}") for name in ("get-fab", "register-node", "unregister-node", "")),
+    *(("GET", path) for path in ("/docs", "/openapi.json", "/redoc", "/", "/metrics", "/v1/health", "*")),
+    *((method, PULL) for method in ("GET", "HEAD", "PUT", "OPTIONS", "DELETE", "PATCH")),
+    *((method, "/health") for method in ("POST", "HEAD", "OPTIONS")),
+    ("DELETE", "/api/runs"),
+    ("POST", "/api/runs/x"),
+    ("GET", "/api/runs/x/stop"),
+    ("GET", "/api"),
+    ("GET", "/api/runsx"),
+    ("POST", "//v1/fleet/pull-messages"),
+    ("POST", "/v1//fleet/pull-messages"),
+    ("POST", "/v1/fleet/../runtime/acquire-task"),
+    ("POST", "/v1/fleet/../fleet/pull-messages"),
+    ("POST", "/v1/fleet/%2e%2e/runtime/acquire-task"),
+    ("POST", "/v1/fleet/..%2fruntime/acquire-task"),
+    ("POST", "/v1/fleet/pull-messages/"),
+    ("POST", "/v1/fleet/pull-messages%00"),
+    ("POST", "/v1/fleet/pull-messages%20"),
+    ("POST", "/v1/fleet/pull-messages;x"),
+    ("POST", "/V1/FLEET/PULL-MESSAGES"),
+    ("POST", "/v1/fleet/Pull-Messages"),
+    ("POST", "/v1\\fleet\\pull-messages"),
+    ("GET", "/health/"),
+    ("GET", "/health/../docs"),
+    ("POST", "http://127.0.0.1/v1/runtime/acquire-task"),
+]
+
+
+def test_whatever_is_not_a_known_route_is_404_and_reaches_nothing(door: Door) -> None:
+    """Over real sockets, so that nobody tidies the paths up on the way; with a token that would open all of it."""
+    held = door.token(door.anna, scope="fl:train fl:run fl:audit fl:approve")
+    with served(door.app, protocol(5.0, 200)) as port:
+        for method, path in STRANGE:
+            lines = [*door.proven(method, path, held, door.anna.dpop), *door.anna.flower()]
+            reply = raw(port, method, path, lines)
+            assert reply.startswith(b"HTTP/1.1 404 "), (method, path, reply)
+            assert method == "HEAD" or reply.endswith(b'{"code": "http.not_found", "detail": "there is nothing here"}')
+        assert raw(port, "GET", "/health", []).endswith(b'{"ok":true}')
+    assert door.flower.reached == []
+    assert door.ours.reached == ["/health"]
+    assert door.refusals() == []
+
+
+def raw(port: int, method: str, path: str, lines: Headers) -> bytes:
+    """Send a request line just so; returns the whole reply."""
+    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n".encode()
+    with socket.create_connection(("127.0.0.1", port), 5) as sock:
+        sock.sendall(head + b"".join(name + b": " + value + b"\r\n" for name, value in lines) + b"\r\n")
+        reply = b""
+        while part := sock.recv(65536):
+            reply += part
+    return reply
+
+
+def test_an_escaped_spelling_of_a_known_route_needs_all_that_the_route_needs(door: Door) -> None:
+    with served(door.app, protocol(5.0, 200)) as port:
+        reply = raw(port, "POST", "/v1/fleet/pull%2Dmessages", [])
+    assert reply.startswith(b"HTTP/1.1 401 ")
+    assert b"auth.no_token" in reply
+    assert door.flower.reached == []
+
+
+def test_paths_under_a_run_lead_to_our_own_routes_only(door: Door) -> None:
+    for path in ("/api/runs/../../v1/runtime/x", "/api/runs/%2e%2e/docs", "/api/runs//", "/api/runs/a/b/c", "/api/runs/"):
+        assert run(door.desked("GET", path)).status in (307, 404), path
+    assert run(door.desked("POST", "/api/runs/../x/stop")).status == 404
+    assert door.flower.reached == []
+
+
+def test_every_fleet_route_of_ours_is_one_of_flowers(door: Door) -> None:
+    from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
+
+    assert {("POST", path) for path in FLEET} <= PROTOBUF_REQUEST_TYPES.keys()
+
+
+def test_health_needs_no_token_and_ends_no_websocket(door: Door) -> None:
+    assert run(door.ask("GET", "/health")).json == {"ok": True}
+    sent: list[Any] = []
+
+    async def connect() -> None:
+        async def receive() -> Any:
+            return {"type": "websocket.connect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await door.app({"type": "websocket", "path": PULL}, receive, send)
+
+    run(connect())
+    assert [one["type"] for one in sent] == ["websocket.close"]
+    assert door.flower.reached == []
+
+
+# Token, member and node key
+
+
+def test_a_member_with_its_own_token_and_keys_gets_in(door: Door) -> None:
+    reply = run(door.fleet(door.anna))
+    assert reply.status == 200
+    node_id = ActivateNodeResponse.FromString(reply.body).node_id
+    assert door.online(door.anna)
+    assert reply.headers["dpop-nonce"]
+    asks = PullMessagesRequest(node=ProtoNode(node_id=node_id)).SerializeToString()
+    assert run(door.fleet(door.anna, PULL, asks)).status == 200
+    assert (door.logins, door.refusals()) == ([ANNA], [])
+
+
+def pem_of(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def named_key(pem: bytes, *, times: int = 1) -> Callable[[Door], Headers]:
+    """Anna's Flower headers with another key in them."""
+
+    def made(door: Door) -> Headers:
+        name = FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode()
+        rest = [line for line in door.anna.flower() if line[0] != name]
+        return [(name, base64.b64encode(pem))] * times + rest
+
+    return made
+
+
+def spelled(door: Door, pem: bytes) -> Headers:
+    return named_key(pem)(door)
+
+
+MISMATCHES: dict[str, Callable[[Door], Headers]] = {
+    "another member's key": lambda door: door.bert.flower(),
+    "another member's key, signed by ours": lambda door: door.bert.flower(signer=door.anna),
+    "a stranger's key": lambda door: Node("", "").flower(),
+    "no key": lambda door: [line for line in door.anna.flower() if line[0] != b"flwr-public-key"],
+    "the key twice": lambda door: [*door.anna.flower(), door.anna.flower()[0]],
+    "two keys": lambda door: [door.bert.flower()[0], *door.anna.flower()],
+    "an empty key": named_key(b""),
+    "junk": named_key(b"\x00\xff junk"),
+    "a P-256 key": named_key(pem_of(ec.generate_private_key(ec.SECP256R1()))),
+    "a private key": named_key(b"-----BEGIN PRIVATE KEY-----\nMA==\n-----END PRIVATE KEY-----\n"),
+    "the key in DOS lines": lambda door: spelled(door, door.anna.pem.replace(b"\n", b"\r\n")),
+    "the key after a remark": lambda door: spelled(door, b"x: y\n" + door.anna.pem),
+    "the key before another": lambda door: spelled(door, door.anna.pem + door.bert.pem),
+    "the key compressed": lambda door: spelled(door, compressed(door.anna)),
+    "no base64": lambda door: [(b"flwr-public-key", b"%%%"), *door.anna.flower()[1:]],
+}
+
+
+def compressed(node: Node) -> bytes:
+    """The same key with a compressed point: another PEM, another node to Flower."""
+    import subprocess
+
+    line = ["openssl", "ec", "-pubin", "-conv_form", "compressed"]
+    try:
+        made = subprocess.run(line, input=node.pem, capture_output=True, check=True, timeout=20).stdout
+    except FileNotFoundError:
+        pytest.skip("openssl, which writes a compressed key, is not installed")
+    assert made not in (b"", node.pem)
+    return made
+
+
+@pytest.mark.parametrize("case", MISMATCHES)
+def test_a_token_whose_node_key_is_not_the_pinned_one_is_refused(door: Door, case: str) -> None:
+    reply = run(door.fleet(door.anna, flower=MISMATCHES[case](door)))
+    assert reply.verdict == (401, "auth.node_mismatch")
+    assert reply.headers["www-authenticate"].startswith("DPoP ")
+    assert (door.flower.reached, door.logins) == ([], [])
+    (entry,) = door.refusals()
+    assert (entry["code"], entry["member"]) == ("auth.node_mismatch", ANNA)
+
+
+def test_a_header_name_in_upper_case_does_not_hide_a_second_key(door: Door) -> None:
+    """uvicorn gives lower-case names; over a socket both spellings are one header."""
+    token = door.token(door.anna)
+    lines = [*door.proven("POST", PULL, token, door.anna.dpop), *door.anna.flower()]
+    lines.append((b"FLWR-Public-Key", base64.b64encode(door.bert.pem)))
+    with served(door.app, protocol(5.0, 200)) as port:
+        assert b"auth.node_mismatch" in raw(port, "POST", PULL, lines)
+    assert door.flower.reached == []
+
+
+def test_a_stolen_token_is_of_no_use_without_its_key(door: Door) -> None:
+    """Each refusal has its own code; none is logged as that of a member, because nobody proved to be one."""
+    stolen = door.token(door.anna)
+
+    async def steal() -> list[tuple[int, str]]:
+        plain = [(b"authorization", b"Bearer " + stolen.encode()), *door.anna.flower()]
+        once = door.proven("POST", PULL, stolen, door.anna.dpop)
+        await door.ask("POST", PULL, [*once, *door.anna.flower()], b"")
+        return [
+            (await door.fleet(door.anna, token=stolen, proof=door.bert.dpop)).verdict,
+            (await door.fleet(door.bert, token=stolen)).verdict,
+            (await door.ask("POST", ACTIVATE, plain, door.anna.activate())).verdict,
+            (await door.ask("POST", PULL, [*once, *door.anna.flower()], b"")).verdict,
+            (await door.ask("POST", ACTIVATE, [*once, *door.anna.flower()], b"")).verdict,
+        ]
+
+    codes = ["dpop_binding", "dpop_binding", "dpop_downgrade", "dpop_replay", "dpop_target"]
+    assert run(steal()) == [(401, f"auth.{code}") for code in codes]
+    assert {entry["member"] for entry in door.refusals()} == {""}
+    assert door.logins == []
+
+
+def test_a_token_bound_to_another_key_than_the_members_is_refused(door: Door) -> None:
+    """The issuer bound A's token to a key of the thief's: token and proof are right, the pin is not."""
+    thief = Node("", "")
+    token = door.token(door.anna, cnf={"jkt": thief.pin})
+    for flower in (door.anna.flower(), thief.flower()):
+        assert run(door.fleet(door.anna, token=token, proof=thief.dpop, flower=flower)).verdict == (
+            401,
+            "auth.node_mismatch",
+        )
+    assert door.logins == []
+
+
+def test_a_client_that_is_no_member_is_refused_and_not_named(door: Door) -> None:
+    stranger = Node("Eve's hospital", "client-e")
+    assert run(door.fleet(stranger)).verdict == (401, "auth.node_mismatch")
+    (entry,) = door.refusals()
+    assert (entry["code"], entry["member"]) == ("auth.node_mismatch", "")
+    assert "client-e" not in json.dumps(entry)
+    assert door.flower.reached == []
+
+
+def test_a_client_of_the_same_name_at_another_issuer_is_somebody_else(door: Door) -> None:
+    other = Node("Clara's hospital", "client-c")
+    door.add(other, "https://other.example.org")
+    assert run(door.fleet(other)).verdict == (401, "auth.node_mismatch")
+    foreign = Issuer("https://other.example.org", clock=door.issuer.clock)
+    token = foreign.token(foreign.claims(sub="client-c", client_id="client-c", cnf={"jkt": other.pin}))
+    assert run(door.fleet(other, token=token)).verdict == (401, "auth.issuer_unknown")
+    assert door.flower.reached == []
+
+
+def test_a_revoked_member_is_out_at_once_whatever_it_holds(door: Door) -> None:
+    token = door.token(door.anna)
+    assert run(door.fleet(door.anna, token=token)).status == 200
+    door.revoke(door.anna)
+    assert door.verifier.knows([(b"authorization", b"DPoP " + token.encode())])
+    reply = run(door.fleet(door.anna, PULL, b"", token=token))
+    assert reply.verdict == (401, "auth.client_revoked")
+    assert "www-authenticate" in reply.headers
+    assert run(door.fleet(door.anna, token=token)).verdict == (401, "auth.client_revoked")
+    assert (door.flower.reached, door.logins) == ([ACTIVATE], [ANNA])
+    assert [(one["code"], one["member"]) for one in door.refusals()] == [("auth.client_revoked", ANNA)]
+
+
+# Scopes: 401 and never 403 for nodes, which take 403 for the end of a run
+
+
+def test_an_operators_token_opens_no_fleet_route_and_a_nodes_none_of_ours(door: Door) -> None:
+    for path in sorted(FLEET):
+        reply = run(door.fleet(door.anna, path, b"", token=door.token(door.anna, scope="fl:run fl:audit")))
+        assert reply.verdict == (401, "auth.scope")
+        assert 'scope="fl:train"' in reply.headers["www-authenticate"]
+    for method, path in (("GET", "/api/runs"), ("POST", "/api/runs"), ("GET", "/api/runs/x"), ("POST", "/api/runs/x/stop")):
+        assert run(door.desked(method, path, scope="fl:train")).verdict == (403, "auth.scope")
+    assert (door.flower.reached, door.ours.reached, door.logins) == ([], [], [])
+
+
+def test_an_auditor_reads_and_does_nothing_else(door: Door) -> None:
+    assert run(door.desked("GET", "/api/runs", scope="fl:audit")).json == {"runs": []}
+    assert run(door.desked("GET", "/api/runs/x", scope="fl:audit")).verdict == (404, "http.not_found")
+    assert run(door.desked("GET", "/api/runs/x/log", scope="fl:audit")).json == {"entries": []}
+    assert run(door.desked("POST", "/api/runs", offer(), scope="fl:audit")).verdict == (403, "auth.scope")
+    assert run(door.desked("POST", "/api/runs/x/stop", scope="fl:audit")).verdict == (403, "auth.scope")
+    assert run(door.desked("GET", "/api/runs", scope="fl:approve")).verdict == (403, "auth.scope")
+
+
+def test_a_request_without_a_token_is_asked_for_one(door: Door) -> None:
+    for method, path in (("POST", PULL), ("GET", "/api/runs"), ("POST", "/api/runs")):
+        reply = run(door.ask(method, path))
+        assert reply.verdict == (401, "auth.no_token")
+        assert reply.headers["www-authenticate"].startswith('DPoP realm="moonflower"')
+
+
+# Flower's own check
+
+
+def test_flowers_own_signature_is_checked_behind_ours(door: Door) -> None:
+    """A 401 without WWW-Authenticate is Flower's: a node logs in again, and does not ask for another token."""
+    run(door.fleet(door.anna))
+    reply = run(door.fleet(door.anna, flower=door.anna.flower(signer=door.bert)))
+    assert reply.status == 401
+    assert "www-authenticate" not in reply.headers
+    assert "auth." not in reply.body.decode()
+    assert door.flower.reached == [ACTIVATE, ACTIVATE]
+
+
+def test_a_body_that_names_another_node_is_refused_by_flower(door: Door) -> None:
+    other = ActivateNodeResponse.FromString(run(door.fleet(door.bert)).body).node_id
+    asks = PullMessagesRequest(node=ProtoNode(node_id=other)).SerializeToString()
+    run(door.fleet(door.anna))
+    reply = run(door.fleet(door.anna, PULL, asks))
+    assert reply.status == 401
+    assert "www-authenticate" not in reply.headers
+    assert run(door.fleet(door.anna, body=door.bert.activate())).status == 401
+
+
+# Login
+
+
+def test_a_login_ends_the_session_that_a_dead_process_left(door: Door) -> None:
+    first, second = (ActivateNodeResponse.FromString(run(door.fleet(door.anna)).body).node_id for _ in range(2))
+    assert first == second
+    assert door.online(door.anna)
+
+
+def test_logins_of_one_node_at_the_same_time_all_work(door: Door) -> None:
+    async def together() -> list[int]:
+        replies = await asyncio.gather(*(door.fleet(door.anna) for _ in range(12)))
+        return [reply.status for reply in replies]
+
+    assert run(together()) == [200] * 12
+    assert door.online(door.anna)
+
+
+def test_a_login_that_is_refused_ends_nobodys_session(door: Door) -> None:
+    run(door.fleet(door.anna))
+    last = door.link._state.get_node_info()[0].last_deactivated_at
+    for reply in (
+        run(door.ask("POST", ACTIVATE, door.anna.flower(), door.anna.activate())),
+        run(door.fleet(door.anna, proof=door.bert.dpop)),
+        run(door.fleet(door.bert, flower=door.anna.flower())),
+        run(door.fleet(door.anna, token=door.token(door.anna, scope="fl:run"))),
+        run(door.fleet(door.anna, token=door.token(door.anna, exp=int(time.time()) - 100, iat=int(time.time()) - 200))),
+    ):
+        assert reply.status == 401
+    assert door.logins == [ANNA]
+    assert door.online(door.anna)
+    assert door.link._state.get_node_info()[0].last_deactivated_at == last
+
+
+# Bodies
+
+
+PATHS = [ACTIVATE, PUSH, PULL_OBJECT, PULL]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_body_that_is_too_large_is_413(doors: Callable[..., Door], path: str) -> None:
+    door = doors(max_body_mb=1)
+    reply = run(door.fleet(door.anna, path, bytes((1 << 20) + 1)))
+    assert reply.verdict == (413, "auth.body_too_large")
+    assert reply.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_body_without_end_is_413_once_it_is_too_large(doors: Callable[..., Door], path: str) -> None:
+    door = doors(max_body_mb=1)
+    endless = [(0.0, bytes(65536))] * 1000
+    assert run(door.fleet(door.anna, path, endless)).verdict == (413, "auth.body_too_large")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_body_that_does_not_come_is_408(doors: Callable[..., Door], path: str) -> None:
+    door = doors(body_timeout_s=0.2)
+    began = time.monotonic()
+    drops = [(0.05, b"x")] * 100
+    assert run(door.fleet(door.anna, path, drops)).verdict == (408, "auth.body_timeout")
+    assert time.monotonic() - began < 2
+
+
+def test_a_body_that_does_not_come_ends_no_session(doors: Callable[..., Door]) -> None:
+    door = doors(body_timeout_s=0.2)
+    run(door.fleet(door.anna))
+    assert run(door.fleet(door.anna, body=[(0.0, b""), (5.0, b"")])).status == 408
+    assert door.online(door.anna)
+
+
+def test_our_own_routes_have_the_same_limits(doors: Callable[..., Door]) -> None:
+    door = doors(max_body_mb=1, body_timeout_s=0.2)
+    assert run(door.desked("POST", "/api/runs", bytes(2 << 20))).verdict == (413, "auth.body_too_large")
+    assert run(door.desked("POST", "/api/runs", [(0.0, b"{"), (9.0, b"}")])).verdict == (408, "auth.body_timeout")
+
+
+def test_a_body_is_not_read_before_the_token_is_checked(door: Door) -> None:
+    reply = run(door.ask("POST", PULL, [], [(60.0, b"x")]))
+    assert reply.verdict == (401, "auth.no_token")
+
+
+def test_a_large_body_within_the_limit_reaches_flower_whole(doors: Callable[..., Door]) -> None:
+    seen: list[int] = []
+
+    async def measuring(scope: Any, receive: Any, send: Any) -> None:
+        size, more = 0, True
+        while more:
+            message = await receive()
+            size, more = size + len(message["body"]), message["more_body"]
+        seen.append(size)
+        await ok(scope, iter_receive(), send)
+
+    door = doors(flower=measuring, max_body_mb=6)
+    body = PushObjectRequest(object_content=bytes(5 << 20)).SerializeToString()
+    assert run(door.fleet(door.anna, PUSH, [(0.0, body[:1000]), (0.0, body[1000:])])).status == 200
+    assert seen == [len(body)]
+
+
+def iter_receive() -> Any:
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    return receive
+
+
+# What Flower says
+
+
+async def broken(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 500, "headers": []})
+    await send({"type": "http.response.body", "body": b'{"code": "x"}'})
+
+
+async def raising(scope: Any, receive: Any, send: Any) -> None:
+    raise RuntimeError("a bug with a secret in it")
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("app", [broken, raising])
+def test_an_error_of_flowers_is_503_so_that_nodes_ask_again(doors: Callable[..., Door], app: Any, path: str) -> None:
+    door = doors(flower=app)
+    reply = run(door.fleet(door.anna, path))
+    assert reply.status == 503
+    assert b"secret" not in reply.body
+
+
+@pytest.mark.parametrize("where", ["member_of", "login", "note"])
+def test_records_that_cannot_be_read_or_written_let_nobody_in_and_end_no_node(
+    door: Door, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(door.app, f"_{where}", fails)
+    if where == "note":  # the refusal stands, whether it can be written down or not
+        assert run(door.ask("POST", PULL)).verdict == (401, "auth.no_token")
+    else:
+        assert run(door.fleet(door.anna)).status == 503
+    assert door.flower.reached == []
+
+
+# Too many refusals
+
+
+def test_an_address_that_was_refused_too_often_waits_and_others_do_not(
+    doors: Callable[..., Door], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door = doors(refusals_per_minute=3)
+    token = door.token(door.anna)
+    assert run(door.fleet(door.anna, token=token)).status == 200
+    junk = [(b"authorization", b"DPoP junk")]
+    assert [run(door.ask("POST", PULL, junk)).verdict for _ in range(3)] == [(401, "auth.malformed")] * 3
+    checked: list[bytes] = []
+    monkeypatch.setattr(door.verifier, "_verified", lambda token: checked.append(token))
+    for reply in (
+        run(door.ask("POST", PULL, junk)),
+        run(door.ask("GET", "/api/runs")),
+        run(door.fleet(door.bert)),  # its token is good, but nobody knows yet
+    ):
+        assert reply.verdict == (429, "auth.throttled")
+        assert 1 <= int(reply.headers["retry-after"]) <= 21
+        assert "www-authenticate" not in reply.headers
+    assert checked == []
+    monkeypatch.undo()
+    assert run(door.fleet(door.anna, token=token)).status == 200
+    assert run(door.fleet(door.bert, address="192.0.2.8")).status == 200
+    assert {one["code"] for one in door.refusals()} == {"auth.malformed"}
+
+
+def test_what_is_no_fault_of_the_sender_is_not_counted(doors: Callable[..., Door]) -> None:
+    door = doors(refusals_per_minute=1)
+    for _ in range(5):
+        assert run(door.ask("GET", "/nowhere")).status == 404
+    door.issuer.down = True
+    for _ in range(3):
+        assert run(door.fleet(door.anna)).verdict == (503, "auth.jwks_unavailable")
+    assert door.refusals() == []
+
+
+def test_a_missing_nonce_is_not_counted(doors: Callable[..., Door]) -> None:
+    door = doors(refusals_per_minute=1)
+    door.app._verifier = verifier(door.issuer, binding="dpop", nonces=True)
+    for _ in range(4):
+        reply = run(door.fleet(door.anna))
+        assert reply.verdict == (401, "auth.dpop_nonce")
+        assert reply.headers["dpop-nonce"]
+    assert door.refusals() == []
+
+
+def test_a_refused_member_that_keeps_coming_is_counted_by_its_address(doors: Callable[..., Door]) -> None:
+    door = doors(refusals_per_minute=2)
+    door.revoke(door.anna)
+    codes = [run(door.fleet(door.anna)).code for _ in range(4)]
+    assert codes == ["auth.client_revoked"] * 2 + ["auth.throttled"] * 2
+
+
+# The audit log
+
+
+def test_the_log_gets_one_entry_a_minute_for_each_code_and_member(
+    door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "QUIET_S", 0.5)
+
+    async def flood(count: int) -> None:
+        wrong = [door.fleet(door.anna, flower=door.bert.flower()) for _ in range(count)]
+        junk = [door.ask("POST", PULL, [(b"authorization", b"DPoP secret-junk")]) for _ in range(count)]
+        await asyncio.gather(*wrong, *junk)
+
+    run(flood(20))
+    first = [(one["code"], one["member"], one["details"]["more"]) for one in door.refusals()]
+    assert sorted(first) == [("auth.malformed", "", 0), ("auth.node_mismatch", ANNA, 0)]
+    time.sleep(0.55)
+    run(flood(1))
+    assert sorted((one["code"], one["details"]["more"]) for one in door.refusals()[2:]) == [
+        ("auth.malformed", 19),
+        ("auth.node_mismatch", 19),
+    ]
+    shown = json.dumps(door.refusals())
+    for secret in (HERE, "secret-junk", "client-a", door.token(door.anna)[:40], door.anna.pin, BERT):
+        assert secret not in shown
+    assert "secret-junk" not in caplog.text
+    assert {one["details"]["path"] for one in door.refusals()} == {PULL, ACTIVATE}
+
+
+# Runs
+
+
+def offer(*overrides: str, **changes: Any) -> dict[str, Any]:
+    return {**load_run(CONFIGS / "heart.toml", overrides).offer("0" * 64), **changes}
+
+
+def with_task(**changes: Any) -> dict[str, Any]:
+    made = offer()
+    return {**made, "task": {**made["task"], **changes}}
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "config.value"),
+        (b"{", "config.value"),
+        (b"\xff\xfe", "config.value"),
+        (b"[" * 100_000, "config.value"),
+        (b"[]", "config.value"),
+        (b"null", "config.value"),
+        (b'"x"', "config.value"),
+        (b"{}", "config.value"),
+        (b"NaN", "config.value"),
+        (offer(fab="UEsDBA=="), "config.value"),
+        (offer(data={"path": "/etc/passwd"}), "config.value"),
+        (offer(code="import os"), "config.value"),
+        (offer(task={"ref": "moonflower.client.tasks.tabular:task", "source": "import os"}), "config.value"),
+        (with_task(ref="__import__('os').system('x')"), "config.value"),
+        (with_task(ref="../../evil.py"), "config.value"),
+        (with_task(ref=["os:system"]), "config.value"),
+        (offer("federation.name=other"), "config.value"),
+        (offer(schema_digest="x"), "config.value"),
+        (offer(training={"rounds": 10**12}), "config.value"),
+    ],
+)
+def test_a_run_that_is_no_run_is_400_and_queued_nowhere(door: Door, body: Any, code: str) -> None:
+    reply = run(door.desked("POST", "/api/runs", body))
+    assert reply.verdict == (400, code), reply
+    assert (run(door.desked("GET", "/api/runs")).json, door.woken) == ({"runs": []}, [])
+
+
+def test_a_run_is_queued_once_and_the_next_waits_until_it_is_over(door: Door) -> None:
+    made = run(door.desked("POST", "/api/runs", offer("training.rounds=900")))  # too many is for the nodes to say
+    assert made.status == 201, made
+    name = made.json["run"]
+    assert door.woken == [True]
+    assert run(door.desked("POST", "/api/runs", offer())).verdict == (409, "run.busy")
+    shown = run(door.desked("GET", f"/api/runs/{name}"))
+    assert (shown.status, shown.json["run"], shown.json["status"]) == (200, name, "queued")
+    assert run(door.desked("POST", f"/api/runs/{name}/stop")).status == 202
+    with door.state.store.transaction() as db:
+        history.end_run(db, name, "stopped", "run.stopped")
+    assert run(door.desked("POST", f"/api/runs/{name}/stop")).verdict == (409, "run.over")
+    assert run(door.desked("POST", "/api/runs", offer())).status == 201
+
+
+def test_a_name_of_a_task_is_only_a_name_to_the_server(door: Door) -> None:
+    """The server imports nothing that a run names; each node takes the tasks of its own list."""
+    import sys
+
+    before = set(sys.modules)
+    assert run(door.desked("POST", "/api/runs", with_task(ref="antigravity:fly"))).status == 201
+    assert "antigravity" not in set(sys.modules) - before
+
+
+def test_runs_submitted_at_the_same_time_are_queued_one_at_a_time(door: Door) -> None:
+    async def together() -> list[int]:
+        return [one.status for one in await asyncio.gather(*(door.desked("POST", "/api/runs", offer()) for _ in range(6)))]
+
+    assert sorted(run(together())) == [201] + [409] * 5
+
+
+def test_runs_that_are_not_there_are_told_apart_from_those_that_are(door: Door) -> None:
+    assert run(door.desked("POST", "/api/runs/nothing/stop")).verdict == (409, "run.over")
+    assert run(door.desked("GET", "/api/runs/nothing")).verdict == (404, "http.not_found")
+    assert run(door.desked("GET", "/api/runs/nothing/log")).json == {"entries": []}
+    for after in ("x", "1e3", "", "9" * 5000, "9" * 30, "-" + "9" * 30):
+        reply = run(door.desked("GET", f"/api/runs/x/log?after={after}"))
+        assert reply.verdict == (400, "config.value"), after[:9]
+    for name in ("'; drop table log; --", "\0", "%", "é" * 300):
+        assert run(door.desked("GET", f"/api/runs/{name.encode('unicode_escape').decode()}")).status == 404
+    with contextlib.suppress(KeyError):
+        assert run(door.desked("GET", "/api/runs")).json["runs"] == []
+
+
+def test_the_nonce_for_the_next_proof_is_on_every_reply_of_our_routes(door: Door) -> None:
+    assert run(door.desked("GET", "/api/runs")).headers["dpop-nonce"] == door.verifier.nonce()
+    assert run(door.fleet(door.anna)).headers["dpop-nonce"] == door.verifier.nonce()
