@@ -17,7 +17,7 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before flwr is imported:
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 from .client.commands import predict, schema
-from .client.door.commands import client, keys_new, keys_show, member_card
+from .client.door.commands import client, keys, member_card
 from .crypto_commands import bench, crypto
 from .live_commands import run, runs, stop, up
 from .server.commands import audit, model
@@ -32,7 +32,6 @@ app = typer.Typer(
     help="Organisations train one model together; the coordinator sees sealed updates and their opened mean. "
     "docs/threat-model.md says against whom moonflower protects, and against whom not.",
 )
-keys = typer.Typer(no_args_is_help=True, help="Keys of a node and of its OAuth client.")
 app.command("simulate")(simulate)
 app.command("up")(up)
 app.command("server")(server)
@@ -46,8 +45,6 @@ app.command("issuer")(issuer)
 member.command("card")(member_card)
 app.add_typer(member, name="member")
 app.add_typer(keys, name="keys")
-keys.command("new")(keys_new)
-keys.command("show")(keys_show)
 app.add_typer(crypto, name="crypto")
 app.add_typer(model, name="model")
 app.add_typer(audit, name="audit")

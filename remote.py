@@ -95,8 +95,10 @@ class Remote:
     def _ask(self, method: str, path: str, **more: Any) -> dict[str, Any]:
         try:
             reply = self._http.request(method, path, **more)
-        except (httpx.TransportError, IssuerUnreachable) as error:
-            raise Refused("run.unreachable", f"{self._http.base_url} or its issuer is away: {error}") from None
+        except IssuerUnreachable as error:
+            raise Refused("run.unreachable", str(error)) from None
+        except httpx.TransportError as error:
+            raise Refused("run.unreachable", f"{self._http.base_url} cannot be reached: {error}") from None
         try:
             said = reply.json()
         except ValueError:

@@ -45,7 +45,11 @@ class Store:
         self._turn = threading.Lock() if path is None else nullcontext()
         self._held = _Held()
         options: dict[str, Any] = {"poolclass": StaticPool} if path is None else {}
-        options["connect_args"] = {"check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000}
+        options["connect_args"] = {
+            "check_same_thread": False,
+            "timeout": BUSY_TIMEOUT_MS / 1000,
+            "cached_statements": 0,  # a cached statement keeps what was bound to it: a whole model, for example
+        }
         url = URL.create("sqlite", database=None if path is None else str(path))
         self._engine = create_engine(url, **options)
         event.listen(self._engine, "connect", _on_connect)

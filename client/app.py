@@ -179,7 +179,7 @@ class Member:
         """Open a sum that the guard allows, compute what follows from it, sign that, and vote (rules 4, 13)."""
         agreed, seat = self._seat(request)
         context = guard.round_context(seat.template, request)
-        own = self.ledger.sealed(context)
+        own = self.ledger.sealed(context, envelope=False)
         key = self._opening_key(agreed, context)
         opened_before = self.ledger.opened(context.purpose, key)
         chosen = guard.check_opening(context, request, own, opened_before, seat.roster, self.pins, self.floor)
@@ -208,7 +208,9 @@ class Member:
 
     def _train(self, agreed: Agreed, context: RoundContext, base: version.Version) -> quantise.Update:
         """Return the update ``float32[n]``: what training changed about the base."""
-        return agreed.learner.train(base.vector, agreed.offer.training, context.round) - base.vector
+        trained = agreed.learner.train(base.vector, agreed.offer.training, context.round)
+        trained -= base.vector
+        return trained
 
     def _blocks(self, seat: Seated, given: Contribution) -> Iterator[quantise.Ints]:
         """Yield the contribution as plaintext rows."""

@@ -13,7 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Boolean, Column, ColumnElement, Float, Integer, LargeBinary, MetaData, String, Table, select
+from sqlalchemy import (
+    Boolean,
+    Column,
+    ColumnElement,
+    Float,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    null,
+    select,
+)
 from sqlalchemy.dialects.sqlite import insert
 
 from ..canonical import canonical
@@ -60,12 +72,9 @@ _opened = Table(
     Column("key", String, primary_key=True),
     Column("members", String, nullable=False),
 )
-_versions = Table(
-    "versions",
-    metadata,
-    Column("sha256", String, primary_key=True),
-    Column("model", LargeBinary),
-    Column("metric", Float),
+_versions = Table("versions", metadata, Column("sha256", String, primary_key=True), Column("metric", Float))
+_models = Table(  # apart: SQLite writes a whole row again when any part of it changes
+    "models", metadata, Column("sha256", String, primary_key=True), Column("model", LargeBinary, nullable=False)
 )
 _facts = Table("facts", metadata, Column("key", String, primary_key=True), Column("value", String, nullable=False))
 
@@ -156,12 +165,19 @@ class Ledger:
             db.execute(_sealed.update().where(earlier).values(envelope=None))
             db.execute(insert(_sealed).values(**_place(context), **vars(sealed)))
 
-    def sealed(self, context: RoundContext) -> Remembered | None:
-        """Return what was sealed in the place of a context: its purpose, run, epoch and number."""
+    def sealed(self, context: RoundContext, *, envelope: bool = True) -> Remembered | None:
+        """Return what was sealed in the place of a context: its purpose, run, epoch and number.
+
+        Args:
+            envelope: read its bytes too; else they are None, as if they were lost.
+        """
         where: list[ColumnElement[bool]] = [_sealed.c[name] == value for name, value in _place(context).items()]
+        bytes_ = _sealed.c.envelope if envelope else null().label("envelope")
         with self._store.read() as db:
-            row = db.execute(select(_sealed).where(*where)).one_or_none()
-        return None if row is None else Remembered(row.context, row.header, row.clipped_share, row.envelope)
+            row = db.execute(
+                select(_sealed.c.context, _sealed.c.header, _sealed.c.clipped_share, bytes_).where(*where)
+            ).one_or_none()
+        return None if row is None else Remembered(**row._asdict())
 
     def remember_opening(self, purpose: str, key: str, members: Sequence[str]) -> None:
         """Persist for which set a base (or data digest) is opened, before it is opened (rule 2)."""
@@ -177,16 +193,16 @@ class Ledger:
         return None if members is None else list(json.loads(members))
 
     def keep_model(self, sha256: str, model: bytes) -> None:
-        """Keep the version that this member trains from; other versions' bytes are dropped."""
+        """Keep the version that this member trains from; the one before is dropped."""
         with self._store.transaction() as db:
-            db.execute(_versions.update().values(model=None))
-            row = {"sha256": sha256, "model": model}
-            db.execute(insert(_versions).values(row).on_conflict_do_update(["sha256"], set_=row))
+            if db.execute(select(_models.c.sha256).where(_models.c.sha256 == sha256)).first() is None:
+                db.execute(_models.delete())
+                db.execute(insert(_models).values(sha256=sha256, model=model))
 
     def model(self, sha256: str) -> bytes | None:
         """Return a version's file, if this member still has it."""
         with self._store.read() as db:
-            found = db.execute(select(_versions.c.model).where(_versions.c.sha256 == sha256)).scalar_one_or_none()
+            found = db.execute(select(_models.c.model).where(_models.c.sha256 == sha256)).scalar_one_or_none()
         return None if found is None else bytes(found)
 
     def keep_metric(self, sha256: str, metric: float | None) -> None:

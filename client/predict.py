@@ -135,8 +135,7 @@ def open_version(version: Version, *, allow: Collection[str] | None = None) -> P
         raise _bad("its tensors are not those of its task's model")
     if not np.isfinite(version.vector).all():
         raise _bad("a number in it is not finite")
-    origin = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    load(model, origin, layout, version.vector)
+    load(model, {}, layout, version.vector)
     return Predictor(version, task, schema, scaling, model)
 
 

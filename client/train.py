@@ -53,8 +53,10 @@ class Learner:
         self._ready: Split | None = None
         self._scaling: dict[str, Any] = {}
         self.model = fresh_model(task, schema, seed)
-        self._origin = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.layout = layout_of(self.model)
+        travels = {spec.name for spec in self.layout}
+        state = self.model.state_dict()
+        self._origin = {name: value.detach().clone() for name, value in state.items() if name not in travels}
         self._parameters = [p for p in self.model.parameters() if p.requires_grad and p.is_floating_point()]
         if not self._parameters:
             raise InputError("config.task", "the task's model has no trainable parameter; expected one or more")
@@ -67,7 +69,7 @@ class Learner:
 
     def start(self) -> Vector:
         """Return the start vector, ``float32[n]``; it depends on task, schema and seed only."""
-        return flatten(self._origin, self.layout)
+        return flatten(fresh_model(self.task, self.schema, self.seed).state_dict(), self.layout)
 
     def summary(self) -> NDArray[np.int64]:
         """Return the statistics of the training rows, ``int64[k]`` in ``[0, 2^38)``, to be summed.
@@ -238,14 +240,14 @@ def load(model: nn.Module, origin: Mapping[str, Tensor], layout: Layout, vector:
     size = sum(spec.size for spec in layout)
     if vector.shape != (size,):
         raise ValueError(f"vector has shape {vector.shape}, the model takes {size} numbers")
-    given, start = {}, 0
-    for spec in layout:
-        piece = np.array(vector[start : start + spec.size], dtype=np.float32)
-        given[spec.name] = torch.from_numpy(piece.reshape(spec.shape))
-        start += spec.size
+    state, start = model.state_dict(), 0
     with torch.no_grad():
-        for name, value in model.state_dict().items():
-            value.copy_(given.get(name, origin[name]))
+        for name, kept in origin.items():
+            state[name].copy_(kept)
+        for spec in layout:  # one tensor at a time: a whole second vector would be a lot of memory
+            piece = np.array(vector[start : start + spec.size], dtype=np.float32)
+            state[spec.name].copy_(torch.from_numpy(piece.reshape(spec.shape)))
+            start += spec.size
 
 
 def outputs(model: nn.Module, inputs: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ def build(layout: Layout, vector: NDArray[np.float32], manifest: dict[str, Any])
         raise ValueError(f"vector has shape {vector.shape}, the layout holds {start // 4} numbers")
     text = canonical(header)
     text += b" " * (-len(text) % 8)
-    return parse(len(text).to_bytes(8, "little") + text + vector.astype("<f4").tobytes())
+    return parse(b"".join((len(text).to_bytes(8, "little"), text, _numbers(vector))))
 
 
 def candidate(base: Version, vector: NDArray[np.float32]) -> Version:
@@ -104,7 +104,7 @@ def candidate(base: Version, vector: NDArray[np.float32]) -> Version:
     if vector.shape != base.vector.shape:
         raise ValueError(f"vector has shape {vector.shape}, its base {base.vector.shape}")
     header = base.data[: len(base.data) - 4 * len(base.vector)]
-    return parse(header + vector.astype("<f4").tobytes())
+    return parse(b"".join((header, _numbers(vector))))
 
 
 def parse(data: bytes) -> Version:
@@ -135,6 +135,11 @@ def parse(data: bytes) -> Version:
         raise _bad(f"{len(data) - 8 - length} bytes of numbers, the header announces {start}")
     vector = np.frombuffer(data, dtype="<f4", offset=8 + length)
     return Version(hashlib.sha256(data).hexdigest(), data, manifest, tuple(layout), vector)
+
+
+def _numbers(vector: NDArray[np.float32]) -> memoryview:
+    """Return the bytes of a vector, copied only where they are not in order already."""
+    return np.ascontiguousarray(vector, dtype="<f4").data.cast("B")
 
 
 def _bad(found: str) -> InputError:

@@ -45,8 +45,10 @@ class Live:
         **differs: Any,
     ) -> None:
         self.config, self.overrides, self._environment = config, (*FAST, *overrides), environment
+        self._foreign = bool(differs.get("issuer_url"))
         self.cast = prepare(config, self.overrides)
         differs["server"] = {**QUICK, **differs.get("server", {})}
+        self.state = folder / differs["server"].get("state", "")
         self.stage = up.stage(self.cast.settings, self.cast.names, folder, **differs)
         self.processes = up.Processes(folder / "logs")
 
@@ -56,7 +58,7 @@ class Live:
 
     def __enter__(self) -> Live:
         try:
-            if not self.stage.issuer_url or (self.stage.folder / "issuer.toml").exists():
+            if not self._foreign:
                 self.start("issuer")
             self.start("server")
             for name in self.names:
@@ -70,6 +72,7 @@ class Live:
 
     def __exit__(self, *_: object) -> None:
         self.remote.close()
+        self.remote._http.auth._source.close()  # type: ignore[union-attr]
         self.processes.end()
 
     def start(self, name: str) -> None:
@@ -111,7 +114,7 @@ class Live:
 
     def log(self) -> list[Entry]:
         """Return the audit log."""
-        with closing(sqlite3.connect(f"file:{self.stage.folder / 'moonflower.db'}?mode=ro", uri=True)) as db:
+        with closing(sqlite3.connect(f"file:{self.state / 'moonflower.db'}?mode=ro", uri=True)) as db:
             return [json.loads(row[0]) for row in db.execute("select entry from log order by idx")]
 
     def events(self, event: str, since: int = 0) -> list[Entry]:
@@ -119,7 +122,7 @@ class Live:
 
     def check_log(self) -> None:
         """Check that the log verifies and that no round number was used twice."""
-        found = verify(self.stage.folder / "moonflower.db", (self.stage.folder / "log.pub").read_text(), None)
+        found = verify(self.state / "moonflower.db", (self.state / "log.pub").read_text(), None)
         assert found.ok, found
         numbers = [entry["number"] for entry in self.events("round_began")]
         assert len(numbers) == len(set(numbers))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ...canonical import canonical
-from ...configs.live import ClientConfig, load_config
+from ...configs.live import ClientConfig, OperatorConfig, load_config
+from ...configs.toml import read_toml
 from ...errors import InputError
 from ..keyring import Keyring, load_keys, make_keys
 
+keys = typer.Typer(no_args_is_help=True, help="Keys of a node and of its OAuth client.")
+AnyConfig = Annotated[Path, typer.Argument(help="Client or operator config (TOML).")]
 ConfigArgument = Annotated[Path, typer.Argument(help="Client config (TOML).")]
 
 
@@ -30,19 +34,44 @@ def client(
         raise typer.Exit(status)
 
 
-def keys_new(config: ConfigArgument) -> None:
-    """Create the node's keys in its state folder, and print the pin that the others need."""
-    state = load_config(ClientConfig, config).client.state
-    made = make_keys(state)
+@keys.command("new")
+def keys_new(config: AnyConfig) -> None:
+    """Create the keys that are missing: that of the OAuth client, and a node's own in its state folder.
+
+    The public half of the OAuth key, printed last, is for whoever runs the authorization server.
+    """
+    from .keys import make_client_key
+
+    settings = _either(config)
+    made = make_client_key(settings.oauth.key)
+    if isinstance(settings, ClientConfig):
+        made += make_keys(settings.client.state)
     if not made:
-        raise InputError("config.key", f"{state} holds keys already; expected none", hint="moonflower keys show CONFIG")
+        raise InputError("config.key", f"all keys of {config} are there already", hint=f"moonflower keys show {config}")
     _tell(made)
-    typer.echo(load_keys(state).pin)
+    _show(settings)
 
 
-def keys_show(config: ConfigArgument) -> None:
-    """Print the pin of the node's key: the RFC 7638 thumbprint that the others' configs hold."""
-    typer.echo(load_keys(load_config(ClientConfig, config).client.state).pin)
+@keys.command("show")
+def keys_show(config: AnyConfig) -> None:
+    """Print the public half of the OAuth client's key, and a node's pin, which the others' configs hold."""
+    _show(_either(config))
+
+
+def _either(path: Path) -> ClientConfig | OperatorConfig:
+    """Return the config of a client or of an operator, by the table that it has."""
+    if "operator" in read_toml(path, "config"):
+        return load_config(OperatorConfig, path)
+    return load_config(ClientConfig, path)
+
+
+def _show(settings: ClientConfig | OperatorConfig) -> None:
+    from .keys import load_key
+
+    if isinstance(settings, ClientConfig):
+        typer.echo(f"pin of {settings.client.member}: {load_keys(settings.client.state).pin}")
+    public = json.dumps(load_key(settings.oauth.key).public.jwk)
+    typer.echo(f"public key of OAuth client {settings.oauth.client_id}: {public}")
 
 
 def member_card(

@@ -70,7 +70,7 @@ def load_key(path: Path) -> PrivateKey:
             data = file.read(65536)
     except OSError as error:
         raise InputError(
-            "config.key", f"key {path} cannot be read: {error.strerror}", hint="moonflower keys makes one"
+            "config.key", f"key {path} cannot be read: {error.strerror}", hint="moonflower keys new CONFIG makes one"
         ) from error
     if mode & 0o077:
         raise InputError("config.key", f"key {path} can be read by others", hint=f"chmod 600 {path}")
@@ -85,3 +85,24 @@ def load_key(path: Path) -> PrivateKey:
 def new_client_key() -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a new key for an OAuth client, as private and as public JWK (ES256; ``kid`` is its thumbprint)."""
     return new_key()
+
+
+def make_client_key(path: Path) -> tuple[Path, ...]:
+    """Create an OAuth client's key (0600) unless the file is there; return the files that were made.
+
+    Raises:
+        InputError: ``config.key``: the file cannot be written.
+    """
+    if path.exists():
+        return ()
+    private, _ = new_client_key()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write(json.dumps(private) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise InputError("config.key", f"key {path} cannot be written: {error.strerror}") from None
+    return (path,)

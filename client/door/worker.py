@@ -56,6 +56,7 @@ def main(handle: int, config: Path, app: str, parent: int) -> None:
         pipe.send_bytes(json.dumps({"isolated": isolated}).encode())
         with contextlib.suppress(EOFError, ConnectionError):
             while True:
+                confine.give_back_memory()
                 runs.serve_one()
 
 
@@ -120,6 +121,7 @@ class Worker:
 
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 0, job["run"], job["node"]
         message = inflate_object_from_contents(job["message"], contents)
+        contents.clear()  # the message holds its own copy
         message.metadata.__dict__["_message_id"] = job["message"]
         if self._context is None or (self._context.run_id, self._context.node_id) != (job["run"], job["node"]):
             self._context = Context(

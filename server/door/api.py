@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from ...canonical import canonical
 from ...configs.settings import Offer, parse
 from ...errors import InputError
 from ..records import rounds as history
@@ -66,10 +67,11 @@ class Api:
         try:
             raw = json.loads(await request.body())
             offer = parse(Offer, raw, where="the run")
+            canonical(raw)  # a task's options are anything, but what members sign has no NaN
             if offer.federation.name != self._federation:
                 name = offer.federation.name
                 raise InputError("config.value", f"the run is for {name!r}; expected {self._federation!r}")
-        except ValueError:
+        except (ValueError, RecursionError):
             return _error(400, "config.value", "the run is not JSON")
         except InputError as error:
             return _error(400, error.code, str(error))
@@ -117,6 +119,8 @@ class Api:
     async def _log(self, request: Request) -> Response:
         try:
             after = int(request.query_params.get("after", "-1"))
+            if not -1 <= after < 2**63:
+                raise ValueError
         except ValueError:
             return _error(400, "config.value", "after is the index of an entry")
         run = request.path_params["run"]

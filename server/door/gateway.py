@@ -4,22 +4,27 @@ Per request, in order: a known route, else 404; an address that was refused too 
 gave, for us, with the scope of the route (``tokens.py``); on Flower's routes also that the token's client is a member
 of the roster and not revoked, and that the key which signs the request is the one pinned for that member; then a
 body that is small enough and comes in time. Only then does Flower see the request. Refusals are logged with their code,
-each kind once a minute and member, so that a flood of junk does not fill the log.
+each kind once a minute and member, so that a flood of junk does not fill the log. Whatever breaks behind the door is
+503 in front of it: a node takes that for "later", and 500 or 403 for an end.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 
 from ...configs.live import ServerSettings
@@ -47,6 +52,7 @@ FLEET = frozenset(
 )  # get-fab, register-node and unregister-node are not among them: no code, and keys come from the roster
 ACTIVATE = "/v1/fleet/activate-node"
 QUIET_S = 60.0
+RETRY_S = 5
 
 
 class Gateway:
@@ -58,7 +64,7 @@ class Gateway:
         scopes: scopes of which one opens our route, by (method, path); None for a path that is not there.
         verifier: of tokens.
         member_of: the member whose node an OAuth client is, or None.
-        login: called with a member and its key's PEM before its node logs in.
+        login: called with a member and its key's PEM before its node logs in, once that key has signed the request.
         note: called with (code, member, details) for the audit log.
         settings: limits.
     """
@@ -80,38 +86,60 @@ class Gateway:
         self._settings = settings
         self._allowance = Allowance(settings.refusals_per_minute)
         self._quiet: dict[tuple[str, str], tuple[float, int]] = {}
+        self._counting = threading.Lock()
+        self._activating = asyncio.Lock()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one request."""
         if scope["type"] == "http":
+            answer = _Answer(send)
             try:
-                await self._serve(scope, receive, send)
+                await self._serve(scope, receive, answer)
             except TokenRefused as refusal:
                 await _reply(send, refusal.status, refusal.code, str(refusal), refusal.headers)
             except TooMuch as refusal:
                 await _reply(send, refusal.status, refusal.code, str(refusal), [("connection", "close")])
+            except Exception as error:
+                if answer.begun:
+                    raise
+                self._say_broken(scope["path"], error)
+                answer.broken = True
+            if answer.broken:
+                retry = [("retry-after", str(RETRY_S))]
+                await _reply(send, 503, "http.unavailable", "the server cannot answer now; try later", retry)
         elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 1000})
 
-    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
+    async def _serve(self, scope: Any, receive: Any, answer: _Answer) -> None:
         method, path = scope["method"], scope["path"]
         fleet = path in FLEET and method == "POST"
         scopes = ("fl:train",) if fleet else self._scopes(method, path)
         if scopes is None:
-            await _reply(send, 404, "http.not_found", "there is nothing here", [])
+            await _reply(answer, 404, "http.not_found", "there is nothing here", [])
             return
-        address = scope["client"][0] if scope["client"] else ""
+        address, member = scope["client"][0] if scope["client"] else "", None
         if scopes:
-            scope = {**scope, "principal": await run_in_threadpool(self._admit, scope, scopes, address)}
-        receive = bounded(receive, self._settings.max_body_mb << 20, self._settings.body_timeout_s)
-        if fleet:
-            await self._flower(scope, receive, self._translated(send))
+            principal, member = await run_in_threadpool(self._admit, scope, scopes, address)
+            scope = {**scope, "principal": principal}
+        body = await _whole(bounded(receive, self._settings.max_body_mb << 20, self._settings.body_timeout_s))
+        if body is None:
+            return  # whoever asked is gone
+        answer.nonce = self._verifier.nonce()
+        if member is not None and path == ACTIVATE:
+            await self._activate(scope, receive, answer, body, member)
         else:
-            await self._api(scope, receive, self._with_nonce(send))
+            await (self._flower if fleet else self._api)(scope, _again(body, receive), answer)
 
-    def _admit(self, scope: Any, scopes: Sequence[str], address: str) -> Principal:
-        """Return who asks, if the request may pass.
+    async def _activate(self, scope: Any, receive: Any, answer: _Answer, body: bytes, member: Member) -> None:
+        """Let a node log in. The session that its dead process left ends only if the node key signed the request."""
+        async with self._activating:
+            if _signed(scope["headers"]):
+                await run_in_threadpool(self._login, member, _node_key(scope["headers"]))
+            await self._flower(scope, _again(body, receive), answer)
+
+    def _admit(self, scope: Any, scopes: Sequence[str], address: str) -> tuple[Principal, Member | None]:
+        """Return who asks, if the request may pass, and on Flower's routes the member.
 
         Raises:
             TokenRefused: it may not; counted against the address, and logged.
@@ -128,7 +156,7 @@ class Gateway:
             principal = self._verified(scope["method"], sent, headers, scopes)
             if path in FLEET:
                 member = self._member_of(principal.issuer, principal.client_id)
-                self._seat(principal, member, path, headers)
+                self._seat(principal, member, headers)
         except TokenRefused as refusal:
             if refusal.status < 500 and refusal.code not in ("auth.throttled", "auth.dpop_nonce"):
                 self._allowance.spend(address)
@@ -138,7 +166,7 @@ class Gateway:
             if refusal.code in ("auth.node_mismatch", "auth.client_revoked"):
                 refusal.challenge("DPoP" if principal and principal.jkt else "Bearer")
             raise
-        return principal
+        return principal, member
 
     def _verified(self, method: str, path: str, headers: Headers, scopes: Sequence[str]) -> Principal:
         *others, last = scopes
@@ -150,57 +178,113 @@ class Gateway:
                     raise
         return self._verifier.verify(method, path, headers, last)
 
-    def _seat(self, principal: Principal, member: Member | None, path: str, headers: Headers) -> None:
+    def _seat(self, principal: Principal, member: Member | None, headers: Headers) -> None:
         """Check that token, member and node key belong together."""
-        pem = _node_key(headers)
-        pin = _pin(pem)
+        pin = _pin(_node_key(headers))
         if member is None or pin is None or pin != member.pin or principal.jkt not in (None, pin):
             raise TokenRefused("auth.node_mismatch", "token, member and node key do not belong together")
         if member.revoked:
             raise TokenRefused("auth.client_revoked", "this member was revoked")
-        if path == ACTIVATE:
-            self._login(member, pem)
 
     def _tell(self, code: str, member: str, address: str, path: str) -> None:
         """Log a refusal: at once, and then at most once a minute, with how many there were."""
-        now = time.monotonic()
-        since, count = self._quiet.get((code, member), (-QUIET_S, 0))
-        if now - since < QUIET_S:
-            self._quiet[code, member] = since, count + 1
+        more = self._silent(code, member)
+        if more is None:
             return
-        self._quiet[code, member] = now, 0
         logger.warning("refused %s from %s: %s", path, address, code)  # addresses stay out of the audit log
-        self._note(code, member, {"path": path, "more": count})
+        try:
+            self._note(code, member, {"path": path, "more": more})
+        except Exception as error:  # a full disk: the refusal stands, written down or not
+            self._say_broken(path, error)
 
-    def _with_nonce(self, send: Any) -> Any:
-        async def sent(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                nonce = (b"dpop-nonce", self._verifier.nonce().encode())
-                message = {**message, "headers": [*message.get("headers", ()), nonce]}
-            await send(message)
+    def _say_broken(self, path: str, error: Exception) -> None:
+        """Log what broke, each kind once a minute: a full disk meets every request."""
+        if self._silent(type(error).__name__, "") is not None:
+            trace = None if isinstance(error, OSError | OperationalError) else error
+            logger.error("%s could not be served: %s", path, str(error).partition("\n")[0], exc_info=trace)
 
-        return sent
+    def _silent(self, code: str, member: str) -> int | None:
+        """Return None if the same was said within a minute, or else how often it was left unsaid."""
+        with self._counting:
+            now = time.monotonic()
+            since, count = self._quiet.get((code, member), (-QUIET_S, 0))
+            if now - since < QUIET_S:
+                self._quiet[code, member] = since, count + 1
+                return None
+            self._quiet[code, member] = now, 0
+            return count
 
-    def _translated(self, send: Any) -> Any:
-        """Say 503 where Flower's app says 500: a node takes the one for "later" and the other for its end."""
 
-        async def sent(message: Any) -> None:
-            if message["type"] == "http.response.start" and message["status"] == 500:
-                message = {**message, "status": 503}
-            await send(message)
+class _Answer:
+    """The way back: adds the nonce for the next proof; an app's own 500 is kept back, and ``broken`` says so."""
 
-        return self._with_nonce(sent)
+    def __init__(self, send: Any) -> None:
+        self._send = send
+        self.nonce = ""
+        self.begun = self.broken = False
+
+    async def __call__(self, message: Any) -> None:
+        if message["type"] == "http.response.start" and not self.begun:
+            self.broken = message["status"] == 500
+            self.begun = not self.broken
+            if self.nonce:
+                message = {**message, "headers": [*message.get("headers", ()), (b"dpop-nonce", self.nonce.encode())]}
+        if not self.broken:
+            await self._send(message)
+
+
+async def _whole(receive: Any) -> bytes | None:
+    """Return a request's body, or None if whoever sent it has gone."""
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _again(body: bytes, receive: Any) -> Any:
+    """Return an ASGI ``receive`` that gives a body that was read, and then what comes after it."""
+    given = False
+
+    async def received() -> Any:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return received
 
 
 def _node_key(headers: Headers) -> bytes:
     """Return the PEM of the key that a Fleet request says it is signed with; Flower's app checks the signature."""
-    found = [value for name, value in headers if name == b"flwr-public-key"]
+    return _field(headers, b"flwr-public-key")
+
+
+def _field(headers: Headers, name: bytes) -> bytes:
+    """Return what stands in a header in base64, or nothing if it is not there exactly once."""
+    found = [value for one, value in headers if one == name]
     if len(found) != 1:
         return b""
     try:
         return base64.b64decode(found[0], validate=True)
     except binascii.Error:
         return b""
+
+
+def _signed(headers: Headers) -> bool:
+    """Return whether a Fleet request has its node key's signature; how old that is, Flower's app says."""
+    key = load_pem_public_key(_node_key(headers))
+    stamp = next((value for name, value in headers if name == b"flwr-timestamp"), b"")
+    assert isinstance(key, ec.EllipticCurvePublicKey)  # it is a member's pinned one
+    try:
+        key.verify(_field(headers, b"flwr-signature"), stamp, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _pin(pem: bytes) -> str | None:

@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 LOCK = "serverapp.lock"
 LOOK_S = 0.5
 WAIT_S = 30.0
+SPARE_BYTES = 1 << 20  # with less, SQLite or a model's file found no room
 START_S = 60.0  # a ServerApp that has not begun after this time has died before it could say so
 
 
@@ -158,7 +160,9 @@ class Supervisor:
             logger.error("run %s: its ServerApp died %d times in a row; the run is given up", run, self._deaths)
             self._deaths = 0
         else:
-            logger.warning("run %s: its ServerApp died; it is started again from the last good model", run)
+            full = shutil.disk_usage(self._state.folder).free < SPARE_BYTES
+            why = f" because the disk of {self._state.folder} is full" if full else ""
+            logger.warning("run %s: its ServerApp died%s; it is started again from the last good model", run, why)
 
 
 def _finished(db: Connection, run: str) -> int:
