@@ -111,6 +111,59 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
         "flwr.supercore.inflatable.inflatable_utils": ("inflate_object_from_contents(object_id, object_contents)",),
         "flwr.supercore.task_identity": ("TaskIdentity",),
     },
+    "server/door/link.py": {
+        "flwr.common.constant": ("NOOP_ACCOUNT_NAME", "NOOP_FLWR_AID"),
+        "flwr.common.serde": ("fab_to_proto", "user_config_to_proto"),
+        "flwr.proto.control_pb2": (
+            "StartRunRequest.fab",
+            "StartRunRequest.override_config",
+            "StartRunResponse.run_id",
+        ),
+        "flwr.supercore.auth.typing": ("AccountInfo(flwr_aid, account_name)",),
+        "flwr.supercore.error": ("http_error_translator",),
+        "flwr.supercore.fab": ("Fab(hash_str, content, verifications)",),
+        "flwr.supercore.protobuf.translation": ("ProtobufTranslationMiddleware",),
+        "flwr.superlink.main": ("create_app(config, superlink_lifespan_class)",),
+        "flwr.superlink.cli.flower_superlink": (
+            "_parse_superlink_lifespan_config",
+            "SuperLinkLifespan(config, state_factory)",
+            "SuperLinkLifespan._start_superexec_if_needed",
+        ),
+        "flwr.superlink.config_loader": ("SuperLinkLifespanConfig(enable_supernode_auth, fleet_api_type)",),
+        "flwr.superlink.routers.fleet.node_auth": ("NodeAuthMiddleware",),
+        "flwr.superlink.servicer.control": ("control_handlers.start_run",),
+        "flwr.superlink.servicer.control.control_handlers": ("start_run(request, account, state, fleet_api_type)",),
+        "flwr.server.superlink.linkstate": (
+            "LinkState.create_node(owner_aid, owner_name, public_key, heartbeat_interval)",
+            "LinkState.deactivate_node(node_id)",
+            "LinkState.get_node_id_by_public_key(public_key)",
+            "LinkState.get_run_info(run_ids)",
+            "LinkState.stop_run(run_id)",
+        ),
+    },
+    "server/door/hold.py": {
+        "flwr.proto.message_pb2": (
+            "PullObjectResponse.object_found",
+            "PullObjectResponse.object_available",
+        ),
+    },
+    "server/live.py": {
+        "flwr.app": ("Context(run_config)",),
+        "flwr.serverapp": ("Grid.get_nodes", "Grid.push_messages", "Grid.pull_messages", "ServerApp.main"),
+        "flwr.proto.node_pb2": (
+            "NodeInfo.node_id",
+            "NodeInfo.public_key",
+            "NodeInfo.status",
+            "NodeInfo.last_activated_at",
+        ),
+    },
+    "server/grid.py": {
+        "flwr.app": ("Context(run_id, node_id, node_config, state, run_config)", "Message", "RecordDict"),
+        "flwr.clientapp": ("ClientApp",),
+        "flwr.serverapp": ("Grid",),
+        "flwr.supercore.run": ("Run.create_empty(run_id)",),
+        "flwr.supercore.task_identity": ("TaskIdentity",),
+    },
 }
 
 ROWS = [(ours, theirs, name) for ours, modules in NAMES.items() for theirs, names in modules.items() for name in names]
@@ -163,3 +216,18 @@ def test_what_is_not_an_import() -> None:
     assert message.metadata.message_id == "x"
     assert Message(Error(8, ""), reply_to=message).metadata.reply_to_message_id == "x"
     assert flwr.__version__
+
+
+def test_what_the_superlink_looks_like_inside() -> None:
+    """Attributes and environment that server/door/link.py leans on, and the middlewares that it leaves in place."""
+    from flwr.common.constant import ErrorCode
+    from moonflower.server import exchange
+    from moonflower.server.door import link
+
+    flower = link.Flower(1)
+    assert flower.app.state.superlink_lifespan.superexec_process is None
+    assert len(flower.app.user_middleware) == len(link.NEEDED) + 1
+    assert flower._state.get_node_id_by_public_key(b"nobody's") is None
+    assert int(ErrorCode.INVALID_FAB) == exchange.INVALID_FAB
+    source = inspect.getsource(import_module("flwr.supercore.superexec.run_superexec"))
+    assert "FLWR_SUPEREXEC_TASK_POLL_INTERVAL" in source or "TASK_POLL_INTERVAL" in source

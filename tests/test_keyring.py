@@ -128,18 +128,44 @@ def test_a_card_is_printed_and_its_pin_beside(tmp_path: Path, capsys: pytest.Cap
     assert parse_card(json.loads((tmp_path / "card.json").read_text())).node.pin == card.node.pin
     with pytest.raises(InputError, match="card"):
         commands.member_card(config, tmp_path / "card.json")
-    commands.keys_show(config)
-    assert capsys.readouterr().out.strip() == card.node.pin
-    with pytest.raises(InputError, match="already"):
-        commands.keys_new(config)
 
 
-def test_new_keys_print_the_pin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_keys_are_made_once_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = client_config(tmp_path, CONFIGS / "data")
     for path in (tmp_path / "state").iterdir():
         path.unlink()
+    with pytest.raises(InputError, match="is missing"):
+        commands.keys_show(config)
     commands.keys_new(config)
-    assert capsys.readouterr().out.strip() == load_keys(tmp_path / "state").pin
+    said = capsys.readouterr()
+    made = [tmp_path / "oauth.jwk", tmp_path / "state" / NODE_FILE, tmp_path / "state" / SEALING_FILE]
+    assert said.err.splitlines() == [f"created {path}" for path in made]
+    assert {path.stat().st_mode & 0o777 for path in made} == {0o600}
+    pin, public = said.out.splitlines()
+    assert pin == f"pin of Cleveland: {load_keys(tmp_path / 'state').pin}"
+    assert json.loads(public.partition(": ")[2])["kty"] == "EC"
+    assert '"d"' not in public
+    commands.keys_show(config)
+    assert capsys.readouterr().out == said.out
+    with pytest.raises(InputError, match="there already"):
+        commands.keys_new(config)
+
+
+def test_an_operator_has_one_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "operator.toml"
+    lines = [
+        "[operator]",
+        'server = "https://x:1"',
+        "[oauth]",
+        'issuer = "https://i"',
+        'client_id = "d"',
+        'key = "d.jwk"',
+    ]
+    config.write_text("\n".join(lines))
+    commands.keys_new(config)
+    said = capsys.readouterr()
+    assert said.err == f"created {tmp_path / 'd.jwk'}\n"
+    assert said.out.startswith("public key of OAuth client d: ")
 
 
 def test_the_client_command_exits_as_its_keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
