@@ -8,19 +8,18 @@ member: asked twice, it gives the same answer (``client/ledger.py``).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from flwr.app import Message, RecordDict
-from flwr.serverapp import Grid
 
 from ..errors import Refused
 from ..messages import Body, Refusal
 
 POLL_S = 0.1
+GRACE_S = 5.0
 RESENDS = 2  # after an error that Flower reports
-PULLED_AT_ONCE = 4  # replies that a real Grid may hold in memory together
 INVALID_FAB = 7  # flwr.common.constant.ErrorCode: a bundle that the node does not run (contract test)
 
 
@@ -32,6 +31,16 @@ class Clock(Protocol):
 
     def wait(self, until: float) -> None:
         """Return when something may have come, at ``until`` at the latest."""
+
+
+class Post(Protocol):
+    """What an exchange needs of Flower's Grid."""
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages; return their ids in order, "" or None for one that was not taken."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return replies to these messages that are here, few enough to be held together."""
 
 
 class WallClock:
@@ -88,7 +97,7 @@ class Exchange:
 
     def __init__(
         self,
-        grid: Grid,
+        grid: Post,
         members: Sequence[str],
         nodes: Callable[[], Mapping[str, Node]],
         clock: Clock,
@@ -99,7 +108,13 @@ class Exchange:
         self.members, self.revoked, self.answer_timeout_s = tuple(sorted(members)), revoked, answer_timeout_s
         self._grid, self._nodes, self._clock = grid, nodes, clock
 
-    def ask(self, route: str, requests: Mapping[str, Body], timeout_s: float) -> Iterator[tuple[str, RecordDict | str]]:
+    def ask(
+        self,
+        route: str,
+        requests: Mapping[str, Body],
+        timeout_s: float,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> Iterator[tuple[str, RecordDict | str]]:
         """Send each member its request; yield (member, reply), or (member, code) where it refused or broke.
 
         Ends when all have answered or the time is up; whoever did not answer is not yielded.
@@ -108,8 +123,11 @@ class Exchange:
             route: Flower message type, such as ``train.seal``.
             requests: member → request.
             timeout_s: seconds to wait in all.
+            enough: whether the answers so far will do; from then on the others have as long again as these took, and
+                five seconds at least.
         """
-        deadline = self._clock.now() + timeout_s
+        began = self._clock.now()
+        deadline, satisfied = began + timeout_s, False
         waiting = {member: _Asked() for member in sorted(requests)}
         senders: dict[str, str] = {}  # id of a message → member, of every message sent: a late reply is as good
         while waiting and self._clock.now() < deadline:
@@ -124,7 +142,7 @@ class Exchange:
                     if asked.message:
                         asked.node, senders[asked.message] = node, member
             came = False
-            for reply in self._pull([one for one, member in senders.items() if member in waiting]):
+            for reply in self._grid.pull_messages([one for one, member in senders.items() if member in waiting]):
                 came = True
                 message = reply.metadata.reply_to_message_id
                 member = senders.pop(message, "")
@@ -134,6 +152,9 @@ class Exchange:
                 if answer is not None:
                     del waiting[member]
                     yield member, answer
+            if not satisfied and enough():
+                satisfied, now = True, self._clock.now()
+                deadline = min(deadline, now + max(GRACE_S, now - began))
             if waiting and not came:
                 self._clock.wait(deadline)
 
@@ -141,10 +162,6 @@ class Exchange:
         """Return the id of the message that was sent; "" where Flower did not take it."""
         message = Message(request.to_records(), dst_node_id=node.id, message_type=route)
         return next(iter(self._grid.push_messages([message])), None) or ""
-
-    def _pull(self, messages: list[str]) -> Iterator[Message]:
-        for first in range(0, len(messages), PULLED_AT_ONCE):
-            yield from self._grid.pull_messages(messages[first : first + PULLED_AT_ONCE])
 
 
 def _answer(reply: Message, asked: _Asked, message: str) -> RecordDict | str | None:

@@ -7,6 +7,7 @@ everything else in the state folder; when it dies, another one goes on from ther
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -19,6 +20,7 @@ from ..configs.live import ServerConfig, load_config
 from ..crypto.identity import NodeKey
 from ..errors import MoonflowerError, Refused
 from .app import Coordinator
+from .door.replies import Replies
 from .door.supervisor import carrying
 from .exchange import Exchange, Node, WallClock
 from .records import members as roster
@@ -27,6 +29,7 @@ from .records.state import State
 
 logger = logging.getLogger(__name__)
 app = ServerApp()
+LOOK_S = 0.5  # how often Flower is asked who is connected
 
 
 @app.main()
@@ -56,8 +59,9 @@ def _coordinator(grid: Grid, state: State, run: str, answer_timeout_s: float) ->
         with state.store.read() as db:
             return roster.revoked(db)
 
+    nodes = connected(grid, pins)
     exchange = Exchange(
-        grid, tuple(pins), connected(grid, pins), WallClock(), revoked=revoked, answer_timeout_s=answer_timeout_s
+        Replies(grid), tuple(pins), nodes, WallClock(), revoked=revoked, answer_timeout_s=answer_timeout_s
     )
     return Coordinator(exchange, state, row.offer, pins, run)
 
@@ -67,7 +71,12 @@ def connected(grid: Grid, pins: Mapping[str, str]) -> Callable[[], dict[str, Nod
     names = {pin: name for name, pin in pins.items()}
     known: dict[bytes, str | None] = {}
 
+    newest: tuple[float, dict[str, Node]] = (-LOOK_S, {})
+
     def nodes() -> dict[str, Node]:
+        nonlocal newest
+        if time.monotonic() - newest[0] < LOOK_S:
+            return newest[1]
         found = {}
         for node in grid.get_nodes():
             if node.public_key not in known:
@@ -75,6 +84,7 @@ def connected(grid: Grid, pins: Mapping[str, str]) -> Callable[[], dict[str, Nod
             name = known[node.public_key]
             if name is not None and node.status == "online":
                 found[name] = Node(int(node.node_id), str(node.last_activated_at))
+        newest = time.monotonic(), found
         return found
 
     return nodes

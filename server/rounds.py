@@ -182,6 +182,16 @@ class Hearing:
         """Openers from whom nothing has come yet."""
         return frozenset(self.members) - self.statements.keys() - self.refused.keys()
 
+    @property
+    def enough(self) -> bool:
+        """Whether a quorum agrees, with as many votes as the gate needs: nobody slow can change that."""
+        counted = Counter(self.statements.values()).most_common(1)
+        if not counted or counted[0][1] < quorum(self.members, self.wanted_quorum):
+            return False
+        votes = [self.votes[member] for member, said in self.statements.items() if said == counted[0][0]]
+        needed = self.context.min_members if self.context.purpose == "update" else 0
+        return sum(vote is not None for vote in votes) >= needed
+
     def conclude(self) -> Agreed:
         """Return what a quorum agrees on.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +49,13 @@ class Run:
         with self.state.store.transaction() as db:
             self.log(db, event, **details)
 
-    def ask(self, route: str, requests: Mapping[str, Body], timeout_s: float) -> Iterator[tuple[str, RecordDict | str]]:
+    def ask(
+        self,
+        route: str,
+        requests: Mapping[str, Body],
+        timeout_s: float,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> Iterator[tuple[str, RecordDict | str]]:
         """Ask members as :meth:`Exchange.ask` does, unless somebody asked for the run's end.
 
         Raises:
@@ -59,7 +65,7 @@ class Run:
             row = history.run_row(db, self.id)
         if row is not None and row.stop:
             raise Ended("run.stopped", "somebody asked for the run's end; the last good model stays")
-        yield from self.exchange.ask(route, requests, timeout_s)
+        yield from self.exchange.ask(route, requests, timeout_s, enough)
 
 
 @dataclass(frozen=True)

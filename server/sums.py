@@ -155,7 +155,8 @@ class Sums:
         request = self._open_request(collected, best)
         results: dict[str, bytes] = {}
         requests = {member: request.model_copy(update={"upload": member == members[0]}) for member in members}
-        for member, reply in run.ask("evaluate.open", requests, run.offer.crypto.open_timeout_s):
+        timeout_s = run.offer.crypto.open_timeout_s
+        for member, reply in run.ask("evaluate.open", requests, timeout_s, lambda: hearing.enough):
             self._hear(hearing, member, reply, results)
         for member in sorted(hearing.waiting):
             self._refuse(hearing, member, "envelope.late")

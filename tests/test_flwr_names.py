@@ -147,6 +147,29 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
             "PullObjectResponse.object_available",
         ),
     },
+    "server/door/replies.py": {
+        "flwr.app": ("Error(code, reason)", "Message", "Metadata(run_id, message_id, reply_to_message_id)"),
+        "flwr.app.message": ("make_message(metadata, error)",),
+        "flwr.common.constant": ("ErrorCode.MESSAGE_UNAVAILABLE",),
+        "flwr.proto.message_pb2": (
+            "ConfirmMessageReceivedRequest.message_object_id",
+            "PullObjectRequest.object_id",
+            "PullObjectResponse.object_content",
+        ),
+        "flwr.proto.runtime_pb2": (
+            "PullAppMessagesRequest.message_ids",
+            "PullAppMessagesResponse.messages_list",
+            "PullAppMessagesResponse.message_object_trees",
+        ),
+        "flwr.supercore.inflatable.inflatable_object": ("iterate_object_tree",),
+        "flwr.supercore.inflatable.inflatable_utils": ("inflate_object_from_contents(object_id, object_contents)",),
+        "flwr.superlink.grid.http_grid": ("HttpGrid._runtime_client", "HttpGrid.run"),
+        "flwr.supercore.runtime": (
+            "RuntimeHttpClient.PullMessages",
+            "RuntimeHttpClient.PullObject",
+            "RuntimeHttpClient.ConfirmMessageReceived",
+        ),
+    },
     "server/live.py": {
         "flwr.app": ("Context(run_config)",),
         "flwr.serverapp": ("Grid.get_nodes", "Grid.push_messages", "Grid.pull_messages", "ServerApp.main"),
