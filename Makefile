@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test unit soak figures lint types wheel dev clean
+.PHONY: help demo test unit soak figures rounds lint types wheel dev clean
 .DELETE_ON_ERROR:
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make unit       the fast tests only"
 	@echo "make soak       feed 100,000 hostile inputs to every parser of the wire, coverage-guided"
 	@echo "make figures    measure what the README claims, on five folds of both data sets"
+	@echo "make rounds     measure a round of real processes, and an envelope of 50 MB"
 	@echo "make lint       ruff and the import contracts"
 	@echo "make types      mypy, strict"
 	@echo "make wheel      build the wheel and try it in a fresh environment"
@@ -31,6 +32,9 @@ unit: dev
 soak: dev
 	$(PIP) --quiet --editable '.[soak]'
 	$(BIN)/python tests/fuzzing.py -runs=100000 -seed=1
+
+rounds: dev
+	$(BIN)/python tests/rounds.py
 
 figures: dev
 	$(BIN)/python tests/figures.py

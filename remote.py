@@ -6,16 +6,18 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
 from .client.door.login import DpopKey, ServerAuth, TokenSource
-from .configs.live import OperatorConfig
+from .configs.live import OperatorConfig, is_loopback
 from .discovery import IssuerUnreachable
 from .errors import InputError, Refused
 
 Event = dict[str, Any]
 POLL_S = 0.3
+TIMEOUT_S = 30.0
 PATIENCE_S = 120.0  # how long a server may be away while a run is followed; it may be starting again
 
 
@@ -39,12 +41,17 @@ class Remote:
                 verify = ssl.create_default_context(cafile=settings.ca)
             except (OSError, ssl.SSLError) as error:
                 raise InputError("config.file", f"operator.ca = {settings.ca}: not a readable CA: {error}") from None
-        auth = ServerAuth(TokenSource(login, key, scope), key)
-        self._http = httpx.Client(base_url=settings.server, auth=auth, verify=verify, timeout=30.0)
+        outside = not is_loopback(urlsplit(settings.server).hostname or "")  # a proxy is for the way out
+        self._tokens = TokenSource(login, key, scope)
+        auth = ServerAuth(self._tokens, key)
+        self._http = httpx.Client(
+            base_url=settings.server, auth=auth, verify=verify, timeout=TIMEOUT_S, trust_env=outside
+        )
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connections."""
         self._http.close()
+        self._tokens.close()
 
     def submit(self, offer: Mapping[str, Any]) -> str:
         """Submit a run; returns its identifier.

@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,14 @@ class Store:
         self._held.transaction[1].append(callback)
 
     def close(self) -> None:
-        """Close every connection; what was not committed is gone."""
+        """Close every connection; what was not committed is gone, and the file itself holds what was."""
+        if self.path is not None:
+            with (
+                suppress(DatabaseError, sqlite3.Error),
+                closing(self._engine.raw_connection()) as raw,
+                closing(raw.cursor()) as cursor,
+            ):
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._engine.dispose()
 
     @contextmanager

@@ -398,7 +398,7 @@ class Member:
             logger.warning("%s: %s refused, %s: %s", self.identity.name, request.kind, error.code, error)
             return Refusal(code=error.code).to_records()
         except Exception as error:  # rule 12: whatever a task raises may hold a row; only a code may leave
-            logger.warning("%s: %s failed: %r", self.identity.name, request.kind, error)
+            logger.warning("%s: %s failed: %s", self.identity.name, request.kind, type(error).__name__)
             logger.debug("the failure in full", exc_info=error)
             return Refusal(code="update.failed").to_records()
 

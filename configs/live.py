@@ -126,6 +126,8 @@ class LoginSettings(Table):
     client_id: ClientId
     key: File = Field(description="private JWK of the OAuth client (moonflower keys)")
     audience: str | None = Field(None, description="resource to ask a token for (RFC 8707), where the issuer wants it")
+    audience_parameter: Literal["resource", "audience"] = Field("resource", description="how (Auth0: audience)")
+    scope: str | None = Field(None, description="scope to ask for instead of ours (Entra: api://…/.default)")
     assertion_audience: Literal["issuer", "token_endpoint"] = "issuer"
     binding: Binding = "dpop"
     ca: File | None = Field(None, description="private CA of the issuer (PEM)")

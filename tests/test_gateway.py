@@ -643,7 +643,7 @@ PATHS = [ACTIVATE, PUSH, PULL_OBJECT, PULL]
 def test_a_body_that_is_too_large_is_413(doors: Callable[..., Door], path: str) -> None:
     door = doors(max_body_mb=1)
     reply = run(door.fleet(door.anna, path, bytes((1 << 20) + 1)))
-    assert reply.verdict == (413, "auth.body_too_large")
+    assert reply.verdict == (413, "http.body_too_large")
     assert reply.headers["connection"] == "close"
 
 
@@ -651,7 +651,7 @@ def test_a_body_that_is_too_large_is_413(doors: Callable[..., Door], path: str) 
 def test_a_body_without_end_is_413_once_it_is_too_large(doors: Callable[..., Door], path: str) -> None:
     door = doors(max_body_mb=1)
     endless = [(0.0, bytes(65536))] * 1000
-    assert run(door.fleet(door.anna, path, endless)).verdict == (413, "auth.body_too_large")
+    assert run(door.fleet(door.anna, path, endless)).verdict == (413, "http.body_too_large")
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -659,7 +659,7 @@ def test_a_body_that_does_not_come_is_408(doors: Callable[..., Door], path: str)
     door = doors(body_timeout_s=0.2)
     began = time.monotonic()
     drops = [(0.05, b"x")] * 100
-    assert run(door.fleet(door.anna, path, drops)).verdict == (408, "auth.body_timeout")
+    assert run(door.fleet(door.anna, path, drops)).verdict == (408, "http.body_timeout")
     assert time.monotonic() - began < 2
 
 
@@ -672,8 +672,8 @@ def test_a_body_that_does_not_come_ends_no_session(doors: Callable[..., Door]) -
 
 def test_our_own_routes_have_the_same_limits(doors: Callable[..., Door]) -> None:
     door = doors(max_body_mb=1, body_timeout_s=0.2)
-    assert run(door.desked("POST", "/api/runs", bytes(2 << 20))).verdict == (413, "auth.body_too_large")
-    assert run(door.desked("POST", "/api/runs", [(0.0, b"{"), (9.0, b"}")])).verdict == (408, "auth.body_timeout")
+    assert run(door.desked("POST", "/api/runs", bytes(2 << 20))).verdict == (413, "http.body_too_large")
+    assert run(door.desked("POST", "/api/runs", [(0.0, b"{"), (9.0, b"}")])).verdict == (408, "http.body_timeout")
 
 
 def test_a_body_is_not_read_before_the_token_is_checked(door: Door) -> None:

@@ -128,8 +128,8 @@ def test_a_body_within_its_bounds_passes() -> None:
 @pytest.mark.parametrize(
     ("parts", "code", "status"),
     [
-        ([(0, b"abc", True), (0, b"de", False)], "auth.body_too_large", 413),
-        ([(0, b"a", True), (5, b"b", False)], "auth.body_timeout", 408),
+        ([(0, b"abc", True), (0, b"de", False)], "http.body_too_large", 413),
+        ([(0, b"a", True), (5, b"b", False)], "http.body_timeout", 408),
     ],
 )
 def test_a_body_beyond_its_bounds_does_not(parts, code: str, status: int) -> None:

@@ -19,6 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -47,12 +48,14 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from ...configs.live import is_loopback
 from ...errors import InputError, Refused
 from .replies import LONGEST_PAUSE_S, Again, FleetError, Forgotten, Gate, Outage, RunOver, unreachable
 
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.2
+TIMEOUT_S = 30.0
 OBJECT_PATIENCE_S = 60.0
 """A message shows before its objects are all there; longer than this it is broken."""
 IN_FLIGHT = 2
@@ -113,6 +116,9 @@ class Fleet:
             Gate(auth, clock),
         ]
         self._client = FleetHttpClient(url.rstrip("/"), interceptors=interceptors, verify=_trust(ca))
+        if is_loopback(urlsplit(url).hostname or ""):  # a proxy is for the way out
+            self._client._client.close()
+            self._client._client = httpx.Client(verify=_trust(ca), timeout=TIMEOUT_S, trust_env=False)
         self._client._client.follow_redirects = False
         self._pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="objects")
         self._node: Any = Node(node_id=0)

@@ -75,6 +75,7 @@ def keep(config: Path, *, once: bool = False, command: Sequence[str] = NODE) -> 
     settings = load_config(ClientConfig, config)
     state = settings.client.state
     load_keys(state)
+    os.umask(0o077)  # for all that this process and its children write
     stop = threading.Event()
     with locked(state), _signals(stop):
         journal = Journal(settings.client.member, state)

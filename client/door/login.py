@@ -62,7 +62,7 @@ class TokenSource:
     ) -> None:
         if settings.binding == "dpop" and key is None:
             raise InputError("config.key", 'binding = "dpop" needs a key that tokens are bound to')
-        self._settings, self._scope, self._clock = settings, scope, clock
+        self._settings, self._scope, self._clock = settings, settings.scope or scope, clock
         self._key = key if settings.binding == "dpop" else None
         self._signer = load_key(settings.key)
         self._http = http if http is not None else client(settings.issuer, settings.ca)
@@ -187,7 +187,7 @@ class TokenSource:
             "client_assertion": self._assertion(url),
         }
         if self._settings.audience is not None:
-            form["resource"] = self._settings.audience
+            form[self._settings.audience_parameter] = self._settings.audience
         headers = {"Accept": "application/json"}
         if self._key is not None:
             headers["DPoP"] = self._key.proof("POST", url, nonce=self._nonce)

@@ -1,6 +1,6 @@
 """What the server's replies mean to a node, and what it means that none came.
 
-* no answer, 429, 502, 503, 504: ask again (:class:`Again`), with a growing pause;
+* no answer, 408, 429, 502, 503, 504: ask again (:class:`Again`), with a growing pause;
 * refused by the gateway (a code of ours, or a 401 that asks for a token): :class:`NodeRefused`;
 * 401 otherwise: :class:`Forgotten`, Flower does not know this key any more, or the clocks differ;
 * 403: :class:`RunOver`; anything else: :class:`FleetError`.
@@ -105,7 +105,7 @@ class Gate:
     def judge(self, response: httpx.Response) -> Exception:
         """Return what a reply that is no success means."""
         status, (code, detail) = response.status_code, _said(response)
-        if status in (429, 502, 503, 504):
+        if status in (408, 429, 502, 503, 504):
             return Again(f"the server is not ready (status {status})", _retry_after(response))
         if code.startswith("auth."):
             return NodeRefused(code, f"the server refuses this node: {detail or code}{self._skew(response)}")

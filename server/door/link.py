@@ -13,6 +13,7 @@ import fcntl
 import importlib
 import logging
 import os
+import signal
 import socket
 import ssl
 import sys
@@ -51,6 +52,7 @@ from .tokens import Verifier
 
 logger = logging.getLogger(__name__)
 HOLD_S = 5.0
+HANDSHAKE_S = 10.0
 TASK_POLL_S = "0.2"  # how often Flower's SuperExec looks for a ServerApp to start
 NEEDED = (ProtobufTranslationMiddleware, NodeAuthMiddleware)
 _superlink = importlib.import_module("flwr.superlink.cli.flower_superlink")
@@ -70,10 +72,12 @@ class Flower:
                 "--disable-runtime-dependency-installation",
             ],
         )
+        logging.getLogger("flwr").setLevel(logging.ERROR)  # its warnings here are about what the gateway does
         try:
             settings = _superlink._parse_superlink_lifespan_config()
         finally:
             sys.argv = arguments
+            logging.getLogger("flwr").setLevel(logging.WARNING)
         settings = dataclasses.replace(settings, enable_supernode_auth=True)
         self.app = create_app(settings, _superlink.SuperLinkLifespan)
         # The others serve the Control API, which nobody reaches here, and cost half a millisecond a request each.
@@ -140,8 +144,17 @@ def runtime_only(app: Any) -> Any:
     return shown
 
 
-class _Quiet(uvicorn.Server):
-    """A second server in the process; the first one takes the signals."""
+class _Loop(uvloop.Loop):
+    """An event loop that is not patient with whoever opens a connection and does not get on with TLS."""
+
+    async def create_server(self, *arguments: Any, **more: Any) -> Any:
+        if more.get("ssl") is not None:
+            more["ssl_handshake_timeout"] = HANDSHAKE_S
+        return await super().create_server(*arguments, **more)
+
+
+class _Server(uvicorn.Server):
+    """One of two servers in a process that has its own way with signals."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -160,6 +173,7 @@ def serve(config: ServerConfig, path: Path) -> None:
             the roster contradicts the state.
     """
     peers.check_supported()
+    os.umask(0o077)
     narrator.to_stderr()
     settings = config.server
     tls = _tls(settings.tls_cert, settings.tls_key)
@@ -171,7 +185,7 @@ def serve(config: ServerConfig, path: Path) -> None:
         stack.enter_context(_locked(settings.state))
         _enter_roster(state, config)
         _environment(settings.state, path)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # half the time of asyncio's own
+        with asyncio.Runner(loop_factory=_Loop) as runner:  # half the time of asyncio's own
             runner.run(_serve(config, state, outer, inner, tls))
 
 
@@ -213,11 +227,13 @@ async def _serve(
         "proxy_headers": False,
         "timeout_graceful_shutdown": 5,
     }
-    inside = uvicorn.Server(uvicorn.Config(runtime_only(held), http=peers.OwnUserOnly, ws="none", **quiet))
+    inside = _Server(uvicorn.Config(runtime_only(held), http=peers.OwnUserOnly, ws="none", **quiet))
     limited = protocol(settings.head_timeout_s, settings.connections_per_address)
     secured: dict[str, Any] = {"ssl_context_factory": lambda *_: tls, "lifespan": "off", "server_header": False}
-    outside = _Quiet(uvicorn.Config(gateway, http=limited, ws="none", **secured, **quiet))
+    outside = _Server(uvicorn.Config(gateway, http=limited, ws="none", **secured, **quiet))
     loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, setattr, inside, "should_exit", True)
     opened = loop.create_task(outside.serve([outer]))
     watched = loop.create_task(supervisor.watch())
     narrated = loop.create_task(narrator.narrate(state))

@@ -135,8 +135,8 @@ class Supervisor:
             if not (started.begun or late or self._flower.is_over(started.flower_run)):
                 return  # it is being started
             self._started = None
-            self._flower.stop(started.flower_run)
             if started.run in waiting:
+                self._flower.stop(started.flower_run)
                 self._died(started.run)
                 return
             self._deaths = 0
