@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import threading
@@ -152,6 +153,30 @@ def test_a_second_run_waits_for_its_turn_and_a_stopped_one_ends(live: Live) -> N
     last = list(live.remote.follow(run))[-1]
     assert (last["event"], last["code"]) == ("run_ended", "run.stopped")
     assert isinstance(up.ending(live.remote.show(run)), Exception)
+
+
+def test_an_operator_submits_follows_and_lists_from_the_command_line(live: Live, expected: str) -> None:
+    def moonflower(*arguments: str) -> subprocess.CompletedProcess[str]:
+        line = [*up.command(*arguments), "--as", str(live.stage.operator)]
+        return subprocess.run(line, capture_output=True, text=True, timeout=120)
+
+    settings = [word for one in (*live.overrides, "training.rounds=3") for word in ("--set", one)]
+    done = moonflower("run", str(live.config), *settings, "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    result = json.loads(done.stdout)
+    assert result["model"]["sha256"] == expected
+    listed = json.loads(moonflower("runs", "--json").stdout)["runs"]
+    assert (listed[-1]["run"], listed[-1]["status"], listed[-1]["of"]) == (result["run"], "done", 3)
+    wrong = moonflower("run", str(live.config), "--set", "federation.name=other")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "expected 'heart'" in wrong.stderr
+    beyond = moonflower("run", str(live.config), *settings, "--set", "training.local_epochs=9", "--json")
+    assert beyond.returncode == 1, "the nodes' floor"
+    assert "config.local_epochs" in beyond.stderr
+    gone = moonflower("stop", result["run"])
+    assert gone.returncode == 1
+    assert "over" in gone.stderr
 
 
 def test_a_revoked_member_is_out_and_the_run_goes_on_in_a_new_epoch(tmp_path: Path) -> None:

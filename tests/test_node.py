@@ -46,6 +46,7 @@ from moonflower.errors import InputError, Refused
 from moonflower.messages import Enrol, Enrolled
 from superlink import Run, SuperLink, client_config, superlink, wait_for
 
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 TROUBLE = {"www-authenticate": "DPoP"}
 
@@ -531,7 +532,6 @@ def registered(link: SuperLink, tmp_path: Path) -> tuple[Path, int]:
     return config, link.register(load_keys(tmp_path / "state").node.public_key())
 
 
-@pytest.mark.slow
 def test_sigterm_logs_out_and_sigkill_leaves_nobody(link: SuperLink, tmp_path: Path) -> None:
     config, node_id = registered(link, tmp_path)
     with process("keep", str(config)) as kept:
@@ -563,7 +563,6 @@ def test_sigterm_logs_out_and_sigkill_leaves_nobody(link: SuperLink, tmp_path: P
         assert family(kept.pid)[1] != own
 
 
-@pytest.mark.slow
 def test_a_big_reply_does_not_fill_the_node(link: SuperLink, tmp_path: Path) -> None:
     config, node_id = registered(link, tmp_path)
     with process("node", str(config)) as started, run_of(link) as run:
@@ -580,7 +579,6 @@ def test_a_big_reply_does_not_fill_the_node(link: SuperLink, tmp_path: Path) -> 
         assert peak < 400 * 1024
 
 
-@pytest.mark.slow
 def test_a_refused_node_process_says_why(link: SuperLink, tmp_path: Path) -> None:
     config, _ = registered(link, tmp_path)
     link.trouble = lambda _: (401, TROUBLE, {"code": "auth.client_revoked", "detail": "this member was revoked"})
@@ -603,7 +601,6 @@ def test_a_refused_node_process_says_why(link: SuperLink, tmp_path: Path) -> Non
     assert "auth.client_revoked" in ended.stderr.splitlines()[-1]
 
 
-@pytest.mark.slow
 def test_the_real_node_says_what_is_wrong_and_waits_for_its_issuer(link: SuperLink, tmp_path: Path) -> None:
     config, _ = registered(link, tmp_path)
     command = [sys.executable, "-P", "-m", "moonflower.client.door.node", str(config)]

@@ -311,4 +311,6 @@ def _environment(folder: Path, path: Path) -> None:
     os.environ["FLWR_HOME"] = str(home.resolve())
     os.environ["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"] = TASK_POLL_S
     os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
+    for name in ("NO_PROXY", "no_proxy"):  # a proxy is for the way out, not for loopback
+        os.environ[name] = ",".join(word for word in (os.environ.get(name, ""), "127.0.0.1") if word)
     os.environ[bundle.SERVER_CONFIG] = str(path.resolve())
