@@ -10,6 +10,7 @@ import json
 import ssl
 import time
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -21,6 +22,7 @@ from .errors import InputError, Refused
 
 MAX_BYTES = 256 << 10
 TIMEOUT_S = 5.0
+SKEW_S = 30.0
 WHOLE_S = 10.0  # for a document that arrives in drops
 
 Fetch = Callable[[str], bytes]  # an address -> its document; raises IssuerUnreachable
@@ -169,3 +171,15 @@ def document(data: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise IssuerUnreachable("auth.issuer_unreachable", "the issuer's reply is not a JSON object")
     return value
+
+
+def skew(response: httpx.Response, now: float) -> str:
+    """Return words about how far this machine's clock is off, if a reply shows that it is by more than 30 s, or ""."""
+    try:
+        theirs = parsedate_to_datetime(response.headers["date"]).timestamp()
+    except (KeyError, ValueError, TypeError, IndexError):
+        return ""
+    ahead = now - theirs
+    if abs(ahead) <= SKEW_S:
+        return ""
+    return f"; this machine's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the server's"

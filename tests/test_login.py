@@ -7,6 +7,8 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -644,3 +646,43 @@ def test_a_key_for_another_algorithm_than_its_own_is_refused() -> None:
         jws.private_key({**private, "use": "enc"})
     with pytest.raises(ValueError, match="P-521"):
         jws.from_ec(ec.generate_private_key(ec.SECP256K1()))
+
+
+def test_scope_and_audience_are_asked_for_as_the_issuer_wants_it(tmp_path: Path) -> None:
+    """Entra and Auth0, by their documentation: another scope, another parameter."""
+    private, _ = new_client_key()
+    key = write(tmp_path / "key.jwk", private)
+    asked: list[dict[str, list[str]]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(200, json={"issuer": URL, "token_endpoint": f"{URL}/token"})
+        asked.append(parse_qs(request.content.decode()))
+        return httpx.Response(200, json={"access_token": "abc", "token_type": "Bearer", "expires_in": 60})
+
+    plain = LoginSettings(issuer=URL, client_id="anna", key=key, audience=AUDIENCE, binding="none")
+    other = plain.model_copy(update={"scope": "api://x/.default", "audience_parameter": "audience"})
+    for settings in (plain, other):
+        with httpx.Client(transport=httpx.MockTransport(answer)) as http:
+            assert TokenSource(settings, None, "fl:train", http=http).token() == "abc"
+    assert (asked[0]["scope"], asked[0]["resource"]) == (["fl:train"], [AUDIENCE])
+    assert (asked[1]["scope"], asked[1]["audience"]) == (["api://x/.default"], [AUDIENCE])
+    assert "resource" not in asked[1]
+
+
+@pytest.mark.parametrize(("off", "said"), [(600, "600 s ahead"), (-600, "600 s behind"), (5, "")])
+def test_a_refusal_says_whose_clock_is_off(tmp_path: Path, off: int, said: str) -> None:
+    private, _ = new_client_key()
+    clock = Clock()
+    date = format_datetime(datetime.fromtimestamp(clock() - off, UTC), usegmt=True)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(200, json={"issuer": URL, "token_endpoint": f"{URL}/token"})
+        return httpx.Response(401, json={"error": "invalid_client"}, headers={"Date": date})
+
+    settings = LoginSettings(issuer=URL, client_id="anna", key=write(tmp_path / "key.jwk", private), binding="none")
+    with httpx.Client(transport=httpx.MockTransport(answer)) as http, pytest.raises(LoginRefused) as refusal:
+        TokenSource(settings, None, "fl:train", clock=clock, http=http).token()
+    assert ("clock" in str(refusal.value)) == bool(said)
+    assert said in str(refusal.value)

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from ...configs.live import LoginSettings
-from ...discovery import IssuerUnreachable, client, discover, document, endpoint, exchange, get
+from ...discovery import IssuerUnreachable, client, discover, document, endpoint, exchange, get, skew
 from ...errors import InputError, Refused
 from .keys import DpopKey, load_key, new_client_key
 
@@ -77,6 +77,7 @@ class TokenSource:
         self._metadata: dict[str, Any] | None = None
         self._metadata_at = -math.inf
         self._nonce: str | None = None
+        self._skew = ""
 
     def close(self) -> None:
         """Close the connection to the issuer."""
@@ -158,7 +159,7 @@ class TokenSource:
             said = " ".join(_plain(reply.get(name)) for name in ("error", "error_description"))
             raise LoginRefused(
                 "auth.client_refused",
-                f"the issuer gives {self._settings.client_id!r} no token: {status} {said}".rstrip(),
+                f"the issuer gives {self._settings.client_id!r} no token: {status} {said}".rstrip() + self._skew,
                 hint="ask whoever runs the issuer whether client, key, scope and audience are registered there",
             )
         token, kind, life = reply.get("access_token"), reply.get("token_type"), reply.get("expires_in", 60)
@@ -193,6 +194,7 @@ class TokenSource:
             headers["DPoP"] = self._key.proof("POST", url, nonce=self._nonce)
         response, body = exchange(self._http, self._http.build_request("POST", url, data=form, headers=headers))
         self._nonce = response.headers.get("DPoP-Nonce", self._nonce)
+        self._skew = skew(response, self._clock())
         if response.status_code == 200:
             return 200, document(body)
         try:

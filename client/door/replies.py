@@ -15,17 +15,16 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
 
+from ...discovery import skew
 from ...errors import MoonflowerError, Refused
 from .journal import printable
 
 logger = logging.getLogger(__name__)
 LONGEST_PAUSE_S = 20.0
-SKEW_S = 30.0
 
 
 class NodeRefused(Refused):
@@ -108,24 +107,14 @@ class Gate:
         if status in (408, 429, 502, 503, 504):
             return Again(f"the server is not ready (status {status})", _retry_after(response))
         if code.startswith("auth."):
-            return NodeRefused(code, f"the server refuses this node: {detail or code}{self._skew(response)}")
+            return NodeRefused(code, f"the server refuses this node: {detail or code}{skew(response, self._clock())}")
         if status == 401 and "www-authenticate" in response.headers:
             return NodeRefused("auth.refused", f"the server refuses this node's token: {detail or 'no reason given'}")
         if status == 401:
-            return Forgotten("fleet.forgotten", f"the server does not know this node{self._skew(response)}")
+            return Forgotten("fleet.forgotten", f"the server does not know this node{skew(response, self._clock())}")
         if status == 403:
             return RunOver("fleet.run_over", "the run is over")
         return FleetError("fleet.answer", f"the server answered status {status} {detail}".rstrip())
-
-    def _skew(self, response: httpx.Response) -> str:
-        try:
-            theirs = parsedate_to_datetime(response.headers["date"]).timestamp()
-        except (KeyError, ValueError, TypeError, IndexError):
-            return ""
-        ahead = self._clock() - theirs
-        if abs(ahead) <= SKEW_S:
-            return ""
-        return f"; this machine's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the server's"
 
 
 def _said(response: httpx.Response) -> tuple[str, str]:
