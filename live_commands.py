@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,6 +44,11 @@ def up(
     from .simulation import prepare  # torch and flwr take seconds: first look at the config
     from .up import up as run_up
 
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # also where they were inherited as ignored: processes are to be ended
+        signal.signal(number, signal.default_int_handler)
     cast = prepare(config, overrides or ())
     name = settings.federation.name
     with fresh(out, name) as folder, following.shown(settings.training.rounds, quiet=as_json) as follow:

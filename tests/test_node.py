@@ -627,7 +627,7 @@ def test_the_real_node_says_what_is_wrong_and_waits_for_its_issuer(link: SuperLi
     assert started.returncode == 0
     assert not link.calls
     lines = [line.strip().partition("Z ")[2] for line in said]
-    assert lines[0].startswith("INFO Cleveland: data is in order")
+    assert lines[0].startswith("INFO Cleveland: data and schema are in order")
     assert lines[1].startswith("WARNING Cleveland: ")
     assert lines[1].endswith("; trying again until it works")
     assert len(lines) == 2

@@ -44,7 +44,8 @@ def test_up_ends_with_the_model_that_simulate_makes(tmp_path: Path) -> None:
     assert everywhere("moonflower", out) == []
 
 
-def test_ctrl_c_ends_every_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_every_process(tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "up"
     process = subprocess.Popen([*LINE, "--out", str(out)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
@@ -52,7 +53,7 @@ def test_ctrl_c_ends_every_process(tmp_path: Path) -> None:
         time.sleep(0.2)
     started = family(process.pid)
     assert len(started) >= 8
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert said.splitlines()[-1].startswith("stopped")
