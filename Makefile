@@ -11,7 +11,7 @@ help:
 	@echo "make demo       install, then train the heart federation and show what each hospital gained"
 	@echo "make test       install, then run every test"
 	@echo "make unit       the fast tests only"
-	@echo "make soak       100,000 hostile inputs to every parser of the wire; a long run while processes are killed"
+	@echo "make soak       hostile inputs to every parser of the wire; kills at 1,000 points; a long run under kills"
 	@echo "make figures    measure what the README claims, on five folds of both data sets"
 	@echo "make rounds     measure a round of real processes, and an envelope of 50 MB"
 	@echo "make lint       ruff and the import contracts"
@@ -32,6 +32,7 @@ unit: dev
 soak: dev
 	$(PIP) --quiet --editable '.[soak]'
 	$(BIN)/python tests/fuzzing.py -runs=100000 -seed=1
+	$(BIN)/python tests/crash.py 1000 1
 	$(BIN)/python tests/soak_live.py 300 1
 
 rounds: dev

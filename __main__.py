@@ -17,10 +17,11 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before flwr is imported:
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 from .client.commands import predict, schema
-from .client.door.commands import client, keys, member_card
+from .client.door.commands import client, keys, member_card, member_journal, member_log
 from .crypto_commands import bench, crypto
 from .live_commands import run, runs, stop, up
-from .server.commands import audit, model
+from .model_commands import model
+from .server.audit_commands import audit
 from .server.door.commands import issuer, member, server
 from .simulate_command import simulate
 
@@ -43,6 +44,8 @@ app.command("predict")(predict)
 app.command("bench")(bench)
 app.command("issuer")(issuer)
 member.command("card")(member_card)
+member.command("log")(member_log)
+member.command("journal")(member_journal)
 app.add_typer(member, name="member")
 app.add_typer(keys, name="keys")
 app.add_typer(crypto, name="crypto")

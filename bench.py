@@ -72,7 +72,7 @@ def ours(params: int, tensors: int, value_bits: int = 16) -> Row:
     key, weight, secret = SecretKey(plan, generate(plan)), ONE // MEMBERS, os.urandom(32)
     none = "0" * 64
     context = RoundContext(
-        "bench", "bench", 1, 1, "update", none, CLIP, {}, none, {}, "0", plan.as_dict(), 1, none, 3, none
+        "bench", "bench", 1, 1, "update", none, CLIP, {}, none, {}, "0", plan.as_dict(), 1, none, 3, none, ""
     )
     identity = Identity.generate("member-07")
     lanes = params + plan.limbs

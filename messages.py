@@ -19,11 +19,36 @@ from .crypto.envelope import RawEnvelope
 from .errors import Refused
 
 ENVELOPE, BLOB = "moonflower.envelope.v1", "moonflower.blob.v1"
+_KIND, _JSON, _LOG = "kind", "json", "log"
 INLINE_BYTES = 1 << 20
 """Pieces up to here stand in the message's own record: one request of Flower's instead of four."""
+MAX_EPOCH = 1 << 53
+A = TypeVar("A", bound="Attachment")
 M = TypeVar("M", bound="Body")
 Shared = Literal["schema", "task", "package", "layout", "start"]
 Size = Literal["update", "statistics", "tallies"]
+
+
+class Attachment(BaseModel):
+    """Base of what goes along with a message, whatever that is about: strict, frozen, no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    def attach(self, records: RecordDict) -> None:
+        """Put this into the records of a message."""
+        records.config_records["message"][_LOG] = canonical(self.model_dump()).decode()
+
+    @classmethod
+    def attached(cls: type[A], records: RecordDict) -> A:
+        """Return what came along with a message.
+
+        Raises:
+            Refused: ``audit.missing``: nothing, or nothing of this form.
+        """
+        try:
+            return cls.model_validate(parse_canonical(str(records.config_records["message"][_LOG]).encode()))
+        except (KeyError, ValueError):
+            raise Refused("audit.missing", "the message shows nothing of the log") from None
 
 
 class Body(BaseModel):
@@ -54,7 +79,7 @@ class Body(BaseModel):
                 plain[name] = value
         if sizes:
             pieces[BLOB] = b"".join(blobs)
-        config: dict[str, Any] = {"kind": self.kind, "json": canonical({"fields": plain, "sizes": sizes}).decode()}
+        config: dict[str, Any] = {_KIND: self.kind, _JSON: canonical({"fields": plain, "sizes": sizes}).decode()}
         arrays = {stype: _array(stype, data) for stype, data in pieces.items() if len(data) > INLINE_BYTES}
         config |= {stype: data for stype, data in pieces.items() if len(data) <= INLINE_BYTES}
         records = RecordDict({"message": ConfigRecord(config)})
@@ -75,9 +100,9 @@ class Body(BaseModel):
         try:
             config = records.config_records["message"]
             arrays = records.array_records.get("bytes", {})
-            said = parse_canonical(str(config["json"]).encode())
+            said = parse_canonical(str(config[_JSON]).encode())
             fields, sizes = said["fields"], said["sizes"]
-            if config["kind"] != cls.kind or len(said) != 2 or not (type(fields) is type(sizes) is dict):
+            if config[_KIND] != cls.kind or len(said) != 2 or not (type(fields) is type(sizes) is dict):
                 raise Refused("envelope.malformed", f"not a message of kind {cls.kind!r}")
         except (KeyError, ValueError, TypeError):
             raise Refused(wrong, f"not a message of kind {cls.kind!r}") from None
@@ -106,7 +131,7 @@ def _array(stype: str, data: bytes) -> Array:
 
 def _pieces(config: Mapping[str, Any], arrays: Mapping[str, Array]) -> dict[str, bytes]:
     """Return what came as bytes, by type; a type that came twice, or an array under another's name, is none of ours."""
-    small = {name: value for name, value in config.items() if name not in ("kind", "json")}
+    small = {name: value for name, value in config.items() if name not in (_KIND, _JSON, _LOG)}
     large = {array.stype: array.data for name, array in arrays.items() if array.stype == name}
     if len(large) < len(arrays) or {*small} & {*large} or not all(isinstance(data, bytes) for data in small.values()):
         return {"pieces of another form": b""}
@@ -136,6 +161,28 @@ def _split(whole: bytes, sizes: Mapping[str, Any]) -> dict[str, bytes | dict[str
     return fields
 
 
+class Shown(Attachment):
+    """What the coordinator shows of its log with every message.
+
+    Attributes:
+        checkpoint: its newest one, a signed note.
+        key: that signs it, as text.
+        since: the entries of the checkpoint that this member is believed to hold; 0 for none.
+        proof: that the log only grew since then: Merkle hashes in hex (RFC 9162 section 2.1.4).
+    """
+
+    checkpoint: str
+    key: str
+    since: int = Field(ge=0)
+    proof: list[str] = Field(max_length=128)
+
+
+class Witnessed(Attachment):
+    """What a member says of the log with every reply: the newest checkpoint that it holds, countersigned by it."""
+
+    checkpoint: str
+
+
 class Refusal(Body):
     """A member's answer when it does not do what it was asked: a code, never an exception's text (rule 12)."""
 
@@ -157,10 +204,12 @@ class Enrolled(Body):
     Attributes:
         agreed: digests by field: schema, task, package, layout, start.
         sizes: parameters of an update, counters of statistics and of tallies.
+        epoch: newest one of which this member holds keys; the next is beyond it.
     """
 
     kind = "enrolled"
     card: dict[str, Any]
+    epoch: int = Field(ge=0, le=MAX_EPOCH)
     agreed: dict[Shared, str]
     sizes: dict[Size, int]
 
@@ -227,7 +276,8 @@ class Seal(Body):
     """Asks for a sealed vector: statistics, an update trained from ``base``, or tallies of ``base``.
 
     Attributes:
-        number, round, purpose, base, clip: the round's own part of the RoundContext; the member knows the rest.
+        number, round, purpose, base, clip, checkpoint: the round's own part of the RoundContext; the member knows the
+            rest.
         model: the base's file; empty for statistics.
         proof: what proves the base (rule 3); empty where the base is the agreed start vector.
     """
@@ -240,6 +290,7 @@ class Seal(Body):
     purpose: str
     base: str
     clip: float
+    checkpoint: str
     model: bytes
     proof: dict[str, Any]
 
@@ -278,6 +329,7 @@ class Open(Body):
     purpose: str
     base: str
     clip: float
+    checkpoint: str
     members: list[str]
     headers: dict[str, bytes]
     signatures: dict[str, bytes]

@@ -1,7 +1,8 @@
-"""The server as an operator sees it from a desk: submit a run, follow it, stop it."""
+"""The server as an operator sees it from a desk: submit a run, follow it, stop it; look at models, decide on them."""
 
 from __future__ import annotations
 
+import re
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +13,7 @@ import httpx
 
 from .client.door.login import DpopKey, ServerAuth, TokenSource
 from .configs.live import OperatorConfig, is_loopback
+from .crypto.version import Version, parse
 from .discovery import IssuerUnreachable
 from .errors import InputError, Refused
 
@@ -73,6 +75,31 @@ class Remote:
         """Ask that a run ends after what it is at."""
         self._ask("POST", f"/api/runs/{run}/stop")
 
+    def listing(self) -> dict[str, Any]:
+        """Return every model version, and which one is released."""
+        return self._ask("GET", "/api/models")
+
+    def shown(self, name: str) -> dict[str, Any]:
+        """Return a version's lineage, card, and who may approve it."""
+        return self._ask("GET", f"/api/models/{_digits(name)}")
+
+    def decide(self, name: str, value: Any) -> dict[str, Any]:
+        """Hand a signed decision over; returns what came of it.
+
+        Raises:
+            Refused, InputError: as the server said.
+        """
+        return self._ask("POST", f"/api/models/{_digits(name)}/decisions", json=value)
+
+    def file(self, name: str, *, unreleased: bool) -> Version:
+        """Return a version's file; one that is not released is marked.
+
+        Raises:
+            Refused, InputError: as the server said, or what came is no version.
+        """
+        asked = {"unreleased": "yes"} if unreleased else {}
+        return parse(self._send("GET", f"/api/models/{_digits(name)}/file", params=asked).content)
+
     def follow(self, run: str) -> Iterator[Event]:
         """Yield the log's entries about a run until it is over; the server may be away for two minutes meanwhile.
 
@@ -100,23 +127,50 @@ class Remote:
                 time.sleep(POLL_S)
 
     def _ask(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+        reply = self._send(method, path, **more)
+        try:
+            said = reply.json()
+        except ValueError:
+            said = None
+        if not isinstance(said, dict):
+            raise Refused("run.unreachable", f"the server said {reply.status_code}: no answer of ours")
+        return said
+
+    def _send(self, method: str, path: str, **more: Any) -> httpx.Response:
+        """Return a reply, if the server did as it was asked.
+
+        Raises:
+            Refused, InputError: as the server said, or it cannot be reached.
+        """
         try:
             reply = self._http.request(method, path, **more)
         except IssuerUnreachable as error:
             raise Refused("run.unreachable", str(error)) from None
         except httpx.TransportError as error:
             raise Refused("run.unreachable", f"{self._http.base_url} cannot be reached: {error}") from None
+        if reply.is_success:
+            return reply
         try:
             said = reply.json()
+            said = said if isinstance(said, dict) else {}
         except ValueError:
             said = {}
-        if reply.is_success and isinstance(said, dict):
-            return said
         code, detail = str(said.get("code", "run.unreachable")), str(said.get("detail", "no reason given"))
         if reply.status_code in (502, 503, 504):
             code = "run.unreachable"
         sentence = f"the server said {reply.status_code}: {detail}"
-        raise (InputError if reply.status_code == 400 else Refused)(code, sentence)
+        raise (InputError if reply.status_code == 400 or code == "data.model" else Refused)(code, sentence)
+
+
+def _digits(name: str) -> str:
+    """Return the name of a version: a number, or digits of its SHA-256.
+
+    Raises:
+        InputError: ``data.model``: another word, which would be another address.
+    """
+    if not re.fullmatch(r"[0-9a-f]{1,64}", name):
+        raise InputError("data.model", f"there is no model version {name!r}; expected a number or digits of a SHA-256")
+    return name
 
 
 def await_ready(probe: Callable[[], bool], what: str, timeout_s: float) -> None:

@@ -122,6 +122,7 @@ def stage(
             "tls_cert": "server.pem",
             "tls_key": "server.key",
             "federation": settings.federation.name,
+            "min_approvals": settings.gate.approvals,
             **(server or {}),
         },
         "oauth": {"issuer": issuer_url, "audience": AUDIENCE, **(oauth or {})},
@@ -133,7 +134,7 @@ def stage(
     _config(folder / "operator" / "operator.toml", asks)
     for name, home in homes.items():
         others = [{"name": other, "pin": pin} for other, pin in pins.items() if other != name]
-        floor = settings.floor().model_dump(mode="json")
+        floor = settings.floor().model_dump(mode="json", exclude_none=True)
         node = {**floor, "member": name, "server": server_url, "ca": "../../ca.pem", "idle_poll_s": 0.5}
         tables = {"client": node, "oauth": {**login, "client_id": name}, **_data(settings), "member": others}
         _config(home / "client.toml", tables)

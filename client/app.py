@@ -53,6 +53,7 @@ from . import guard, outcome
 from .guard import Remembered
 from .ledger import Epoch, Ledger
 from .train import Learner
+from .witness import LogWitness
 
 logger = logging.getLogger(__name__)
 SHARE_STEP = 0.05  # the clipped share is reported in steps, so that it says little about the update
@@ -96,6 +97,7 @@ class Member:
         ledger: the member's store.
         learner_for: makes the learner for a run's offer from the node's own data.
         schema_digest: of the node's own schema.
+        clock: seconds since 1970.
     """
 
     def __init__(
@@ -106,11 +108,14 @@ class Member:
         ledger: Ledger,
         learner_for: Callable[[Offer], Learner],
         schema_digest: str,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.identity, self.floor, self.pins, self.ledger = identity, floor, pins, ledger
+        self.witness = LogWitness(identity, ledger, floor.log_key, clock)
         self._learner_for, self._schema_digest = learner_for, schema_digest
         self._agreed: dict[str, Agreed] = {}  # of the newest run and epoch; the ledger has what makes them anew
         self._seated: dict[int, Seated] = {}
+        self._measured: dict[str, float | None] = {}  # own metrics that go into the ledger with the next transition
 
     def enrol(self, request: Enrol) -> Enrolled:
         """Agree to a run, within the node's floor, and say what all members must share."""
@@ -120,7 +125,12 @@ class Member:
             raise Refused("envelope.context", "this run was agreed to under another offer")
         self.ledger.keep_agreement(request.run, request.offer)
         agreed = self._agreement(request.run)
-        return Enrolled(card=self.identity.card.as_dict(), agreed=dict(agreed.shared), sizes=dict(agreed.sizes))
+        return Enrolled(
+            card=self.identity.card.as_dict(),
+            agreed=dict(agreed.shared),
+            sizes=dict(agreed.sizes),
+            epoch=self.ledger.newest_epoch(),
+        )
 
     def make_deals(self, request: MakeDeals) -> Deals:
         """Deal the epoch's keys to every member of a roster of pinned cards (rule 8)."""
@@ -155,6 +165,7 @@ class Member:
         """Return this member's envelope: statistics, an update trained from a proved base, or tallies."""
         agreed, seat = self._seat(request)
         context = guard.round_context(seat.template, request)
+        guard.check_witnessed(request, self.ledger.has_witnessed(request.checkpoint))
         kept = self.ledger.sealed(context)
         guard.check_seal(context, kept)
         seconds = 0.0
@@ -167,7 +178,8 @@ class Member:
             header, _ = envelopes.split(raw)
             share = round(contribution.clipped_share / SHARE_STEP) * SHARE_STEP
             kept = Remembered(context.digest, header.digest, min(share, 1.0), raw.data)
-            self.ledger.remember_sealed(context, kept)
+            self.ledger.remember_sealed(context, kept, base.data if base else None, self._measured)
+            self._measured = {}
         assert kept.envelope is not None
         return Sealed(
             envelope=envelopes.RawEnvelope(kept.envelope),
@@ -187,13 +199,22 @@ class Member:
         lanes = values + counters * seat.plan.limbs
         began = time.perf_counter()
         sealed.check_total(seat.mac(context), chosen.tags, request.total, lanes, seat.plan)
-        self.ledger.remember_opening(context.purpose, key, request.members)
+        self.ledger.remember_opening(context, key, request.members)
         rows = sealed.open_total(seat.key, request.total, request.seeds, lanes, seat.plan)
         sums = OpenedSum(rows, values, counters, len(request.members), seat.plan)
-        found = self._outcome(agreed, context, chosen.digests, sums)
+        found, total = self._outcome(agreed, context, chosen.digests, sums)
         seconds = time.perf_counter() - began
         said, result = found.statement, found.result
-        vote = self._vote(agreed, result, request.best) if result and context.purpose == "update" else None
+        judging = result is not None and context.purpose == "update"
+        vote = self._vote(agreed, result, request.best) if result and judging else None
+        self.ledger.remember_opened(
+            context,
+            {"sha256": said.sha256, "in_range": said.in_range, "members": list(said.members)},
+            rows=total,
+            vote={"sha256": said.sha256, "best": request.best, "vote": vote} if judging else None,
+            metrics=self._measured,
+        )
+        self._measured = {}
         encoded = said.encode()
         return Opened(
             statement=encoded,
@@ -296,6 +317,7 @@ class Member:
             roster=roster.digest,
             min_members=agreed.offer.federation.min_members,
             offer=agreed.digest,
+            checkpoint="",
         )
         return Seated(roster, template, plan, SecretKey(plan, held.key.he_key), held.key.secret)
 
@@ -307,7 +329,6 @@ class Member:
         base = version.parse(request.model)
         if base.sha256 != context.base or base.layout != agreed.learner.layout:
             raise Refused("base.unproved", "the model that came is not the base that was announced")
-        self.ledger.keep_model(base.sha256, base.data)
         agreed.learner.prepare(base.manifest["scaling"])
         return base
 
@@ -346,31 +367,34 @@ class Member:
 
     def _outcome(
         self, agreed: Agreed, context: RoundContext, headers: Mapping[str, str], sums: OpenedSum
-    ) -> outcome.Outcome:
+    ) -> tuple[outcome.Outcome, int | None]:
+        """Return what follows from a sum; from statistics, also the total of rows, which stays here."""
         if context.purpose == "tallies":
-            return outcome.report(agreed.learner, context, headers, sums)
+            return outcome.report(agreed.learner, context, headers, sums), None
         if context.purpose == "statistics":
-            found, rows = outcome.start(agreed.offer, agreed.learner, context, headers, sums)
-            self.ledger.keep_fact(f"rows:{context.run}", rows)
-            return found
+            return outcome.start(agreed.offer, agreed.learner, context, headers, sums)
         data = self.ledger.model(context.base)
         if data is None:
             raise Refused("base.unproved", "this member no longer has the base")
-        return outcome.candidate(agreed.offer, version.parse(data), context, headers, sums)
+        return outcome.candidate(agreed.offer, version.parse(data), context, headers, sums), None
 
     def _measure(self, agreed: Agreed, model: version.Version) -> float | None:
         """Return this member's validation metric of a version, measured once and kept."""
-        metric = self.ledger.metric(model.sha256)
+        metric = self._metric(model.sha256)
         if metric is None:
             agreed.learner.prepare(model.manifest["scaling"])  # a member that was restarted opens what it sealed before
             measured = agreed.learner.evaluate(model.vector, "validation").get(agreed.offer.gate.metric)
             metric = measured if measured is not None and math.isfinite(measured) else None
-            self.ledger.keep_metric(model.sha256, metric)
+            self._measured[model.sha256] = metric
         return metric
+
+    def _metric(self, sha256: str) -> float | None:
+        """Return this member's validation metric of a version, if it was measured."""
+        return self._measured[sha256] if sha256 in self._measured else self.ledger.metric(sha256)
 
     def _vote(self, agreed: Agreed, candidate: version.Version, best: str) -> float | None:
         """Return the relative worsening against the best version in [-1, 1]; None without both metrics (rule 10)."""
-        reference = self.ledger.metric(best)
+        reference = self._metric(best)
         if reference is None:
             return None
         if not np.isfinite(candidate.vector).all():
@@ -392,15 +416,35 @@ class Member:
             Seal: self.seal,
             Open: self.open,
         }
+        asked: Body | None = None
         try:
-            return handlers[request](request.from_records(records)).to_records()
+            self.witness.look(records)
+            asked = request.from_records(records)
+            reply = handlers[request](asked).to_records()
         except MoonflowerError as error:
             logger.warning("%s: %s refused, %s: %s", self.identity.name, request.kind, error.code, error)
-            return Refusal(code=error.code).to_records()
+            reply = self._refusal(request, asked, error.code)
         except Exception as error:  # rule 12: whatever a task raises may hold a row; only a code may leave
             logger.warning("%s: %s failed: %s", self.identity.name, request.kind, type(error).__name__)
             logger.debug("the failure in full", exc_info=error)
-            return Refusal(code="update.failed").to_records()
+            reply = self._refusal(request, asked, "update.failed")
+        self.witness.countersign(reply)
+        return reply
+
+    def _refusal(self, request: type[Body], asked: Body | None, code: str) -> RecordDict:
+        """Return the refusal of a message, and note it in the journal; a journal that is full or broken stops nothing.
+
+        Args:
+            request: what the message should have been.
+            asked: what it said, if it could be read.
+            code: why it is refused.
+        """
+        about = {name: getattr(asked, name) for name in ("run", "epoch", "number", "purpose") if hasattr(asked, name)}
+        try:
+            self.ledger.remember_refusal(request.kind, code, **about)
+        except Exception as error:
+            logger.warning("%s: the refusal is not in the journal: %s", self.identity.name, type(error).__name__)
+        return Refusal(code=code).to_records()
 
 
 ROUTES: dict[str, type[Body]] = {

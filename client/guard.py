@@ -9,24 +9,27 @@ of docs/protocol.md:
    operator no longer pins;
 3. a base is proved: the agreed start vector, or a version that a quorum of its openers signed, in this epoch or in an
    earlier one;
-7. seal once: a retry sends the same bytes, lost bytes mean sitting the round out;
+7. seal once: a retry sends the same bytes, lost bytes mean sitting the round out; a round is bound to a checkpoint
+   of the log that this member has witnessed;
 9. the node's floor: a run can only be stricter than the node's own settings.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..configs.settings import FloorSettings, Offer, parse
-from ..crypto.context import PURPOSES, RoundContext
+from ..crypto import merkle
+from ..crypto.context import PURPOSES, RoundContext, checkpoint_label
 from ..crypto.envelope import SignedHeader
 from ..crypto.identity import Card, Roster
+from ..crypto.note import Verifier, open_checkpoint
 from ..crypto.statement import Proof, quorum
 from ..errors import InputError, Refused
-from ..messages import Open, Seal
+from ..messages import Open, Seal, Shown
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,98 @@ class Remembered:
     envelope: bytes | None
 
 
+@dataclass(frozen=True)
+class Held:
+    """A checkpoint of the coordinator's log that this member has witnessed.
+
+    Attributes:
+        size: number of entries.
+        root: 32-byte Merkle root over them.
+        key: text of the key that signed it.
+        note: the signed checkpoint.
+    """
+
+    size: int
+    root: bytes
+    key: str
+    note: str
+
+    @property
+    def label(self) -> str:
+        """How a RoundContext names it."""
+        return checkpoint_label(self.key, self.size, self.root)
+
+    @property
+    def verifier(self) -> Verifier:
+        """The log's key."""
+        return Verifier.parse(self.key)
+
+
+_LINES = 5  # of a checkpoint: origin, size, root, a blank one, the log's signature
+
+
+def check_log(
+    shown: Shown, newest: Held | None, root_at: Callable[[int], bytes | None], log_key: str | None
+) -> Held | None:
+    """Return the checkpoint that a message shows, if it only appends to the history that this member witnessed.
+
+    Args:
+        shown: as it came.
+        newest: the newest checkpoint that this member holds; None takes the first that comes.
+        root_at: the root of an earlier one that it held, by its size.
+        log_key: the key that this node's config pins; else the first one that signed is the only one from then on.
+
+    Returns:
+        None where the message shows an earlier checkpoint that is known here.
+
+    Raises:
+        Refused: ``audit.signature``: not signed by the log's key; ``audit.fork``: another history, or one that was
+            rolled back; ``audit.behind``: its proof begins elsewhere than at what this member holds.
+    """
+    key = log_key or (newest.key if newest else shown.key)
+    if shown.key != key or (newest is not None and newest.key != key):
+        raise Refused("audit.signature", f"the log is signed by {shown.key}, expected {key}")
+    try:
+        checkpoint = open_checkpoint(shown.checkpoint, Verifier.parse(key))
+    except InputError as error:
+        raise Refused("audit.signature", f"the log's key is none: {error}") from None
+    if len(shown.checkpoint.splitlines()) != _LINES:
+        raise Refused("audit.signature", "the checkpoint is not signed by the log alone")
+    found = Held(checkpoint.size, checkpoint.root, key, checkpoint.note)
+    if newest is None:
+        return found
+    if found.size <= newest.size:
+        known = newest.root if found.size == newest.size else root_at(found.size)
+        if known == found.root:
+            return None
+        what = "is not the one that was witnessed" if known else "is an earlier one that this member never saw"
+        raise Refused("audit.fork", f"the log of {found.size} entries, root {found.root.hex()}, {what}")
+    if shown.since != newest.size:
+        raise Refused("audit.behind", f"expected a proof of growth from {newest.size} entries, got {shown.since}")
+    try:
+        proof = [bytes.fromhex(node) for node in shown.proof]
+    except ValueError:
+        raise Refused("audit.fork", "the proof of the log's growth is not hexadecimal") from None
+    merkle.verify_consistency(newest.size, found.size, proof, newest.root, found.root)
+    return found
+
+
+def check_witnessed(request: Seal, witnessed: bool) -> None:
+    """Check that a round is bound to a checkpoint that this member has witnessed (rule 7).
+
+    Raises:
+        Refused: ``audit.fork``.
+    """
+    if not witnessed:
+        raise Refused("audit.fork", f"the round is bound to a checkpoint that was not shown here: {request.checkpoint}")
+
+
 def admit(offer: Mapping[str, Any], floor: FloorSettings, schema_digest: str) -> Offer:
     """Return the run's offer if this node takes part in it (rule 9).
 
     Raises:
         Refused: ``task.refused``, ``config.schema``, ``config.min_members``, ``config.rounds``,
-            ``config.local_epochs``, ``config.train_timeout_s`` or ``config.value``.
+            ``config.local_epochs``, ``config.train_timeout_s``, ``config.min_approvals`` or ``config.value``.
     """
     try:
         checked = parse(Offer, offer, where="the run's offer")
@@ -74,6 +163,7 @@ def admit(offer: Mapping[str, Any], floor: FloorSettings, schema_digest: str) ->
         ("rounds", checked.training.rounds <= floor.max_rounds),
         ("local_epochs", checked.training.local_epochs <= floor.max_local_epochs),
         ("train_timeout_s", checked.training.train_timeout_s <= floor.max_train_s),
+        ("min_approvals", checked.gate.approvals >= floor.min_approvals),
     )
     for name, kept in limits:
         if not kept:
@@ -92,7 +182,7 @@ def round_context(template: RoundContext, request: Seal | Open) -> RoundContext:
     if request.epoch != template.epoch:
         raise Refused("envelope.epoch", f"the request is for epoch {request.epoch}, expected {template.epoch}")
     purpose = next(purpose for purpose in PURPOSES if purpose == request.purpose)
-    return template.at(request.number, request.round, purpose, request.base, request.clip)
+    return template.at(request.number, request.round, purpose, request.base, request.clip, request.checkpoint)
 
 
 def check_base(

@@ -1,4 +1,6 @@
-"""The member's keys on disk: ``node.key`` (EC P-384) and ``sealing.key`` (X25519), PKCS#8 PEM, in the state folder.
+"""The member's keys on disk: ``node.key`` (EC P-384), ``sealing.key`` (X25519) and ``witness.key`` (Ed25519).
+
+They are PKCS#8 PEM in the state folder.
 
 The files are readable by their owner only, 0600 in a folder of 0700. There is no pass phrase: a node starts without
 a person. A key file appears whole or not at all, and is never overwritten.
@@ -6,39 +8,51 @@ a person. A key file appears whole or not at all, and is never overwritten.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import stat
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, x25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from ..crypto.identity import Identity, NodeKey
+from ..configs.live import ClientConfig
+from ..crypto.identity import Approver, Identity, PublicKey
 from ..errors import InputError
 
-NODE_FILE, SEALING_FILE = "node.key", "sealing.key"
+NODE_FILE, SEALING_FILE, WITNESS_FILE = "node.key", "sealing.key", "witness.key"
 _LARGEST = 65536
-PrivateKey = ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey
+PrivateKey = ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey | ed25519.Ed25519PrivateKey
 
 
 @dataclass(frozen=True)
 class Keyring:
-    """A member's private keys: ``node`` signs (messages, DPoP proofs, Flower's requests), ``sealing`` receives."""
+    """A member's private keys.
+
+    Attributes:
+        node: signs messages, DPoP proofs, Flower's requests.
+        sealing: receives wrapped keys.
+        witness: countersigns checkpoints of the coordinator's log.
+    """
 
     node: ec.EllipticCurvePrivateKey = field(repr=False)
     sealing: x25519.X25519PrivateKey = field(repr=False)
+    witness: ed25519.Ed25519PrivateKey = field(repr=False)
 
     @property
     def pin(self) -> str:
         """RFC 7638 thumbprint of the node key."""
-        return NodeKey(self.node.public_key()).pin
+        return PublicKey(self.node.public_key()).pin
 
-    def identity(self, name: str, issuer: str, client_id: str) -> Identity:
+    def identity(self, name: str, issuer: str, client_id: str, approvers: Iterable[Approver] = ()) -> Identity:
         """Return the member that these keys make, with its signed card."""
-        return Identity(name, self.node, self.sealing, issuer=issuer, client_id=client_id)
+        return Identity(
+            name, self.node, self.sealing, self.witness, issuer=issuer, client_id=client_id, approvers=approvers
+        )
 
 
 def make_keys(folder: Path) -> tuple[Path, ...]:
@@ -52,7 +66,7 @@ def make_keys(folder: Path) -> tuple[Path, ...]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         if not folder.is_dir():
             folder.mkdir(mode=0o700)
-        for name, new in ((NODE_FILE, _new_node), (SEALING_FILE, x25519.X25519PrivateKey.generate)):
+        for name, new in _NEW.items():
             path = folder / name
             if not path.exists():
                 _write(path, new())
@@ -69,24 +83,45 @@ def load_keys(folder: Path) -> Keyring:
         InputError: ``config.key``: missing, readable by others, or not such a key.
     """
     node, sealing = _read(folder / NODE_FILE, "EC P-384"), _read(folder / SEALING_FILE, "X25519")
+    witness = _read(folder / WITNESS_FILE, "Ed25519")
     if not isinstance(node, ec.EllipticCurvePrivateKey) or not isinstance(node.curve, ec.SECP384R1):
         raise _wrong(folder / NODE_FILE, "EC P-384")
     if not isinstance(sealing, x25519.X25519PrivateKey):
         raise _wrong(folder / SEALING_FILE, "X25519")
-    return Keyring(node, sealing)
+    if not isinstance(witness, ed25519.Ed25519PrivateKey):
+        raise _wrong(folder / WITNESS_FILE, "Ed25519")
+    return Keyring(node, sealing, witness)
 
 
-def load_identity(folder: Path, name: str, issuer: str, client_id: str) -> Identity:
-    """Return the member whose keys are in ``folder``.
+def identity_of(config: ClientConfig) -> Identity:
+    """Return the member that a client config and the keys in its state folder make.
 
     Raises:
-        InputError: ``config.key``.
+        InputError: ``config.key``, ``config.value``.
     """
-    return load_keys(folder).identity(name, issuer, client_id)
+    own, oauth = config.client, config.oauth
+    return load_keys(own.state).identity(own.member, oauth.issuer, oauth.client_id, _approvers(config))
 
 
-def _new_node() -> ec.EllipticCurvePrivateKey:
-    return ec.generate_private_key(ec.SECP384R1())
+def _approvers(config: ClientConfig) -> list[Approver]:
+    found = []
+    for one in config.approver:
+        try:
+            found.append(Approver(one.name, PublicKey.from_jwk(json.loads(one.key))))
+        except (ValueError, RecursionError):
+            raise InputError(
+                "config.value",
+                f"[[approver]] {one.name}: key is no public JWK on P-384",
+                hint="moonflower keys approver FILE prints it",
+            ) from None
+    return found
+
+
+_NEW: dict[str, Callable[[], PrivateKey]] = {
+    NODE_FILE: lambda: ec.generate_private_key(ec.SECP384R1()),
+    SEALING_FILE: x25519.X25519PrivateKey.generate,
+    WITNESS_FILE: ed25519.Ed25519PrivateKey.generate,
+}
 
 
 def _write(path: Path, key: PrivateKey) -> None:

@@ -3,13 +3,18 @@
 Which runs the member agreed to, keys and rosters of epochs, what was sealed under which context, which set each base
 was opened for, the versions that the member holds and its own validation metric of each. A member that was killed at
 any moment goes on from it. The coordinator never sees it. The rules that read it are in ``guard.py``.
+
+Every transition is one transaction, and writes an entry of the journal in it: the member's own record of what it did
+and what it refused. A journal holds digests, names and codes; no key, no count of rows, no value of a row.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +22,27 @@ from sqlalchemy import (
     Boolean,
     Column,
     ColumnElement,
+    Connection,
     Float,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
     String,
     Table,
+    func,
     null,
     select,
 )
 from sqlalchemy.dialects.sqlite import insert
 
-from ..canonical import canonical
+from ..canonical import canonical, digest
 from ..crypto.context import RoundContext
 from ..crypto.keys import EpochKey, EpochTerms
 from ..store import Store
-from .guard import Remembered
+from .guard import Held, Remembered
 
+FILE_NAME = "ledger.db"
 APPLICATION_ID = 0x6D666C64  # "mfld"
 metadata = MetaData()
 _agreements = Table(
@@ -76,7 +85,42 @@ _versions = Table("versions", metadata, Column("sha256", String, primary_key=Tru
 _models = Table(  # apart: SQLite writes a whole row again when any part of it changes
     "models", metadata, Column("sha256", String, primary_key=True), Column("model", LargeBinary, nullable=False)
 )
+_witnessed = Table(
+    "witnessed",
+    metadata,
+    Column("size", Integer, primary_key=True, autoincrement=False),
+    Column("root", LargeBinary, nullable=False),
+    Column("key", String, nullable=False),
+    Column("note", String, nullable=False),
+)
 _facts = Table("facts", metadata, Column("key", String, primary_key=True), Column("value", String, nullable=False))
+_journal = Table(
+    "journal",
+    metadata,
+    Column("idx", Integer, primary_key=True),
+    Column("time", String, nullable=False),
+    Column("event", String, nullable=False),
+    Column("run", String, nullable=False),
+    Column("epoch", Integer),
+    Column("number", Integer),
+    Column("purpose", String, nullable=False),
+    Column("code", String, nullable=False),
+    Column("what", String, nullable=False),  # canonical JSON
+    Index("journal_by_place", "run", "number", "event"),
+)
+DEEDS = {
+    "agreed": "took part in a run, for this offer",
+    "dealt": "took an epoch's keys from its dealer",
+    "confirmed": "found that all members of the epoch hold the same keys",
+    "sealed": "sealed an envelope under this context",
+    "opening": "fixed the set for which a sum is opened; from here on it may have been",
+    "opened": "opened the sum and signed what follows from it",
+    "judged": "voted on a candidate",
+    "refused": "refused a message; code: why",
+}
+REFUSALS = 10_000  # that a journal holds: whoever asks for nonsense without end does not fill this member's disk
+CHECKPOINTS = 1000  # that a member keeps
+_FORK = "log.fork"
 
 
 @dataclass(frozen=True)
@@ -97,10 +141,15 @@ class Epoch:
 
 
 class Ledger:
-    """A member's ledger; ``path`` None keeps it in memory (simulate)."""
+    """A member's ledger.
 
-    def __init__(self, path: Path | None) -> None:
-        self._store = Store(path, metadata, APPLICATION_ID, private=True)
+    Args:
+        path: its file; None keeps it in memory (simulate).
+        clock: seconds since 1970.
+    """
+
+    def __init__(self, path: Path | None, clock: Callable[[], float] = time.time) -> None:
+        self._store, self._clock = Store(path, metadata, APPLICATION_ID, private=True), clock
 
     def close(self) -> None:
         """Close the file."""
@@ -110,7 +159,8 @@ class Ledger:
         """Keep what a run was agreed to for; the first offer stays."""
         row = {"run": run, "offer": canonical(offer).decode()}
         with self._store.transaction() as db:
-            db.execute(insert(_agreements).values(row).on_conflict_do_nothing())
+            if db.execute(insert(_agreements).values(row).on_conflict_do_nothing()).rowcount:
+                self._note(db, "agreed", run=run, offer=digest(offer))
 
     def agreement(self, run: str) -> dict[str, Any] | None:
         """Return the offer that this member agreed to for a run, or None."""
@@ -132,11 +182,16 @@ class Ledger:
         }
         with self._store.transaction() as db:
             db.execute(insert(_epochs).values(row).on_conflict_do_update(["epoch"], set_=row))
+            self._note(db, "dealt", run=epoch.run, epoch=key.terms.epoch, roster=key.terms.roster)
 
     def confirm_epoch(self, epoch: int) -> None:
         """Mark an epoch's keys as confirmed."""
+        waiting = (_epochs.c.epoch == epoch) & ~_epochs.c.confirmed
         with self._store.transaction() as db:
-            db.execute(_epochs.update().where(_epochs.c.epoch == epoch).values(confirmed=True))
+            run = db.execute(select(_epochs.c.run).where(waiting)).scalar_one_or_none()
+            if run is not None:
+                db.execute(_epochs.update().where(waiting).values(confirmed=True))
+                self._note(db, "confirmed", run=run, epoch=epoch)
 
     def epoch(self, epoch: int) -> Epoch | None:
         """Return an epoch, confirmed or not."""
@@ -146,6 +201,11 @@ class Ledger:
             return None
         key = EpochKey(EpochTerms(**json.loads(row.terms)), row.he_key, row.secret)
         return Epoch(row.run, json.loads(row.roster), key, row.confirmed)
+
+    def newest_epoch(self) -> int:
+        """Return the number of the newest epoch of which this member holds keys; 0 for none."""
+        with self._store.read() as db:
+            return int(db.execute(select(func.max(_epochs.c.epoch))).scalar_one() or 0)
 
     def cards(self) -> list[dict[str, Any]]:
         """Return the cards of all confirmed epochs, newest first, each once; they were pinned when it kept them."""
@@ -158,12 +218,29 @@ class Ledger:
                 cards.setdefault((card["name"], card["node"]["x"]), card)
         return list(cards.values())
 
-    def remember_sealed(self, context: RoundContext, sealed: Remembered) -> None:
-        """Persist an envelope before its first byte is sent; earlier envelopes of the purpose lose their bytes."""
+    def remember_sealed(
+        self,
+        context: RoundContext,
+        sealed: Remembered,
+        model: bytes | None = None,
+        metrics: Mapping[str, float | None] | None = None,
+    ) -> None:
+        """Persist an envelope before its first byte is sent; earlier envelopes of the purpose lose their bytes.
+
+        Args:
+            context: what it was sealed under.
+            sealed: its digests and bytes.
+            model: the base's file, for the opening; the one before is dropped. None for statistics, which have no base.
+            metrics: version → this member's own validation metric, of those that were measured on the way.
+        """
         earlier = (_sealed.c.purpose == context.purpose) & (_sealed.c.run == context.run)
         with self._store.transaction() as db:
             db.execute(_sealed.update().where(earlier).values(envelope=None))
             db.execute(insert(_sealed).values(**_place(context), **vars(sealed)))
+            if model is not None:
+                _keep_model(db, context.base, model)
+            _keep_metrics(db, metrics or {})
+            self._note(db, "sealed", **_place(context), context=sealed.context, base=context.base, header=sealed.header)
 
     def sealed(self, context: RoundContext, *, envelope: bool = True) -> Remembered | None:
         """Return what was sealed in the place of a context: its purpose, run, epoch and number.
@@ -179,11 +256,67 @@ class Ledger:
             ).one_or_none()
         return None if row is None else Remembered(**row._asdict())
 
-    def remember_opening(self, purpose: str, key: str, members: Sequence[str]) -> None:
-        """Persist for which set a base (or data digest) is opened, before it is opened (rule 2)."""
+    def remember_opening(self, context: RoundContext, key: str, members: Sequence[str]) -> None:
+        """Persist for which set a base (or data digest) is opened, before it is opened (rule 2); the first one holds.
+
+        Args:
+            context: of the round.
+            key: the base, or the digest of the statistics' data.
+            members: set A.
+        """
+        row = {"purpose": context.purpose, "key": key, "members": canonical(sorted(members)).decode()}
         with self._store.transaction() as db:
-            row = {"purpose": purpose, "key": key, "members": canonical(sorted(members)).decode()}
             db.execute(insert(_opened).values(row).on_conflict_do_nothing())
+            self._note_once(db, "opening", **_place(context), context=context.digest, members=sorted(members))
+
+    def remember_opened(
+        self,
+        context: RoundContext,
+        said: Mapping[str, Any],
+        *,
+        rows: int | None = None,
+        vote: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float | None] | None = None,
+    ) -> None:
+        """Persist what this member is about to say of an opened sum, before it says so.
+
+        Args:
+            context: of the round.
+            said: what was signed, for the journal.
+            rows: total of all members' rows, from the statistics; what updates are weighted with.
+            vote: on the candidate, for the journal; None where there is none to be had.
+            metrics: version → this member's own validation metric, of those that were measured on the way.
+        """
+        with self._store.transaction() as db:
+            if rows is not None:
+                _keep_fact(db, f"rows:{context.run}", rows)
+            _keep_metrics(db, metrics or {})
+            self._note_once(db, "opened", **_place(context), **said)
+            if vote is not None:
+                self._note_once(db, "judged", **_place(context), **vote)
+
+    def remember_refusal(
+        self,
+        kind: str,
+        code: str,
+        *,
+        run: str = "",
+        epoch: int | None = None,
+        number: int | None = None,
+        purpose: str = "",
+    ) -> None:
+        """Note in the journal that a message was refused, and why; the same once, and not more than ``REFUSALS``.
+
+        Args:
+            kind: of the message.
+            code: of the refusal.
+            run, epoch, number, purpose: what the message said that it is about; not checked by anybody.
+        """
+        said = {"run": run[:80], "epoch": _stored(epoch), "number": _stored(number), "purpose": purpose[:20]}
+        with self._store.transaction() as db:
+            noted = select(func.count()).select_from(_journal).where(_journal.c.event == "refused")
+            if db.execute(noted).scalar_one() < REFUSALS:
+                self._note_once(db, "refused", code=code, **said, kind=kind)
 
     def opened(self, purpose: str, key: str) -> list[str] | None:
         """Return the members of the set for which this was opened, or None."""
@@ -192,24 +325,11 @@ class Ledger:
             members = db.execute(select(_opened.c.members).where(where)).scalar_one_or_none()
         return None if members is None else list(json.loads(members))
 
-    def keep_model(self, sha256: str, model: bytes) -> None:
-        """Keep the version that this member trains from; the one before is dropped."""
-        with self._store.transaction() as db:
-            if db.execute(select(_models.c.sha256).where(_models.c.sha256 == sha256)).first() is None:
-                db.execute(_models.delete())
-                db.execute(insert(_models).values(sha256=sha256, model=model))
-
     def model(self, sha256: str) -> bytes | None:
         """Return a version's file, if this member still has it."""
         with self._store.read() as db:
             found = db.execute(select(_models.c.model).where(_models.c.sha256 == sha256)).scalar_one_or_none()
         return None if found is None else bytes(found)
-
-    def keep_metric(self, sha256: str, metric: float | None) -> None:
-        """Keep this member's own validation metric of a version."""
-        with self._store.transaction() as db:
-            row = {"sha256": sha256, "metric": metric}
-            db.execute(insert(_versions).values(row).on_conflict_do_update(["sha256"], set_=row))
 
     def metric(self, sha256: str) -> float | None:
         """Return this member's own validation metric of a version, if it was measured."""
@@ -217,11 +337,50 @@ class Ledger:
             value = db.execute(select(_versions.c.metric).where(_versions.c.sha256 == sha256)).scalar_one_or_none()
         return None if value is None else float(value)
 
-    def keep_fact(self, key: str, value: Any) -> None:
-        """Keep a JSON-able value under a key, such as the opened statistics of a roster."""
+    def keep_checkpoint(self, held: Held) -> None:
+        """Keep a checkpoint of the coordinator's log that this member witnessed; old ones but the newest go."""
         with self._store.transaction() as db:
-            row = {"key": key, "value": canonical(value).decode()}
-            db.execute(insert(_facts).values(row).on_conflict_do_update(["key"], set_=row))
+            db.execute(insert(_witnessed).values(**vars(held)).on_conflict_do_nothing())
+            beyond = select(_witnessed.c.size).order_by(_witnessed.c.size.desc()).offset(CHECKPOINTS).limit(1)
+            db.execute(_witnessed.delete().where(_witnessed.c.size <= beyond.scalar_subquery()))
+
+    def newest_checkpoint(self) -> Held | None:
+        """Return the newest checkpoint that this member witnessed, or None."""
+        with self._store.read() as db:
+            row = db.execute(select(_witnessed).order_by(_witnessed.c.size.desc()).limit(1)).one_or_none()
+        return None if row is None else Held(**row._asdict())
+
+    def checkpoint_root(self, size: int) -> bytes | None:
+        """Return the root of the checkpoint of this size, if this member witnessed it lately."""
+        with self._store.read() as db:
+            root = db.execute(select(_witnessed.c.root).where(_witnessed.c.size == size)).scalar_one_or_none()
+        return None if root is None else bytes(root)
+
+    def has_witnessed(self, label: str) -> bool:
+        """Return whether this member lately witnessed the checkpoint with this label."""
+        size = label.partition(" ")[0]
+        if not (size.isascii() and size.isdigit() and len(size) < 19):
+            return False
+        with self._store.read() as db:
+            rows = db.execute(select(_witnessed).where(_witnessed.c.size == int(size)))
+            return any(Held(**row._asdict()).label == label for row in rows)
+
+    def forget_checkpoints(self) -> None:
+        """Let go of every checkpoint, so that the next one is taken as the first: the operator decided so."""
+        with self._store.transaction() as db:
+            db.execute(_witnessed.delete())
+            db.execute(_facts.delete().where(_facts.c.key == _FORK))
+
+    def keep_fork(self, held: str, shown: str) -> None:
+        """Keep the two checkpoints, signed by one key, of which one cannot be a later state of the other; the first."""
+        with self._store.transaction() as db:
+            row = {"key": _FORK, "value": canonical({"held": held, "shown": shown}).decode()}
+            db.execute(insert(_facts).values(row).on_conflict_do_nothing())
+
+    def fork(self) -> dict[str, str] | None:
+        """Return what :meth:`keep_fork` kept, or None."""
+        found = self.fact(_FORK)
+        return None if found is None else dict(found)
 
     def fact(self, key: str) -> Any:
         """Return the value under a key, or None."""
@@ -229,7 +388,56 @@ class Ledger:
             value = db.execute(select(_facts.c.value).where(_facts.c.key == key)).scalar_one_or_none()
         return None if value is None else json.loads(value)
 
+    def journal(self) -> list[dict[str, Any]]:
+        """Return what this member did and refused, oldest first: a dict an entry, ``what`` as JSON-able values."""
+        with self._store.read() as db:
+            rows = db.execute(select(_journal).order_by(_journal.c.idx)).all()
+        return [{**row._asdict(), "what": json.loads(row.what)} for row in rows]
+
+    def _note(self, db: Connection, event: str, **about: Any) -> None:
+        """Write an entry of the journal, in the transaction of what it is about."""
+        db.execute(insert(_journal).values(**self._entry(event, about)))
+
+    def _note_once(self, db: Connection, event: str, **about: Any) -> None:
+        """Write an entry of the journal, unless it holds the same: who is asked again does nothing new."""
+        entry = self._entry(event, about)
+        same = [_journal.c[name].is_not_distinct_from(value) for name, value in entry.items() if name != "time"]
+        if db.execute(select(_journal.c.idx).where(*same).limit(1)).first() is None:
+            db.execute(insert(_journal).values(**entry))
+
+    def _entry(self, event: str, about: Mapping[str, Any]) -> dict[str, Any]:
+        if event not in DEEDS:
+            raise ValueError(f"unknown deed {event!r}")
+        moment = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
+        fields: dict[str, Any] = {"run": "", "epoch": None, "number": None, "purpose": "", "code": ""}
+        what = {name: value for name, value in about.items() if name not in fields}
+        fields |= {name: value for name, value in about.items() if name in fields}
+        return {"time": moment.replace("+00:00", "Z"), "event": event, **fields, "what": canonical(what).decode()}
+
 
 def _place(context: RoundContext) -> dict[str, str | int]:
     """Return for what an envelope is sealed once (rule 7). A new epoch has new keys: there the same may be sealed."""
     return {"purpose": context.purpose, "run": context.run, "epoch": context.epoch, "number": context.number}
+
+
+def _keep_model(db: Connection, sha256: str, model: bytes) -> None:
+    """Keep the version that this member trains from; the one before is dropped."""
+    if db.execute(select(_models.c.sha256).where(_models.c.sha256 == sha256)).first() is None:
+        db.execute(_models.delete())
+        db.execute(insert(_models).values(sha256=sha256, model=model))
+
+
+def _keep_metrics(db: Connection, metrics: Mapping[str, float | None]) -> None:
+    for sha256, metric in metrics.items():
+        row = {"sha256": sha256, "metric": metric}
+        db.execute(insert(_versions).values(row).on_conflict_do_update(["sha256"], set_=row))
+
+
+def _keep_fact(db: Connection, key: str, value: Any) -> None:
+    row = {"key": key, "value": canonical(value).decode()}
+    db.execute(insert(_facts).values(row).on_conflict_do_update(["key"], set_=row))
+
+
+def _stored(number: int | None) -> int | None:
+    """Return a number that came from outside, if SQLite can hold it."""
+    return number if number is not None and abs(number) < 1 << 63 else None

@@ -21,13 +21,12 @@ from ..configs.settings import Offer, SimulateSettings, TaskSettings
 from ..errors import InputError, nearest
 from .app import Member, client_app
 from .data import Rows, partition, split
-from .keyring import load_identity
-from .ledger import Ledger
+from .keyring import identity_of
+from .ledger import FILE_NAME, Ledger
 from .tasks import Task, load_task, schema_for
 from .train import Learner
 
 logger = logging.getLogger(__name__)
-LEDGER = "ledger.db"
 ANY_SEED = 7
 """Who has rows does not depend on the seed; which ones, only a run's own seed says."""
 
@@ -110,10 +109,10 @@ def member_of(config: ClientConfig) -> Member:
         InputError: config, keys or data are wrong.
     """
     own = config.client
-    identity = load_identity(own.state, own.member, config.oauth.issuer, config.oauth.client_id)
+    identity = identity_of(config)
     pins = {one.name: one.pin for one in config.member} | {own.member: identity.card.node.pin}
     rows = OwnRows(config)
-    ledger = Ledger(own.state / LEDGER)
+    ledger = Ledger(own.state / FILE_NAME)
     return Member(identity, own, pins, ledger, rows.learner, rows.schema.digest())
 
 

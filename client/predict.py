@@ -6,6 +6,7 @@ task reference is looked up in an allow-list before anything is imported, and al
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from .data import Rows, read_table
 from .tasks import Metrics, Task, load_task, own_tasks
 from .train import fresh_model, layout_of, load, outputs
 
+logger = logging.getLogger(__name__)
 _KEYS = {"format", "federation", "task", "schema", "scaling", "package"}
 _FORMAT = 1
 
@@ -82,7 +84,7 @@ class Predictor:
 
 
 def load_model(path: Path | str, *, allow: Collection[str] | None = None) -> Predictor:
-    """Return the model version in the file ``path``, ready to predict.
+    """Return the model version in the file ``path``, ready to predict; a copy marked as not released says so.
 
     Args:
         path: a ``.safetensors`` file that a run or ``moonflower model export`` wrote.
@@ -101,9 +103,12 @@ def load_model(path: Path | str, *, allow: Collection[str] | None = None) -> Pre
     except OSError as error:
         raise InputError("data.file", f"model file {path} cannot be read: {error.strerror}") from None
     try:
-        return open_version(parse(data), allow=allow)
+        predictor = open_version(parse(data), allow=allow)
     except InputError as error:
         raise InputError(error.code, f"model file {path}: {error}", hint=error.hint) from None
+    if predictor.version.unreleased:
+        logger.warning("model file %s is not released: nobody who has to approve it has said that it may be used", path)
+    return predictor
 
 
 def open_version(version: Version, *, allow: Collection[str] | None = None) -> Predictor:

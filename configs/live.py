@@ -56,6 +56,13 @@ Pin = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{43}$", title="a pin of 43 ch
 ClientId = Annotated[str, Field(min_length=1, max_length=256)]
 
 
+class ApproverSettings(Table):
+    """``[[approver]]`` of a client: who may release a model on behalf of this member."""
+
+    name: Name = Field(description="a role rather than a person's name: all members see it")
+    key: str = Field(max_length=1024, description="public key as JWK (moonflower keys approver)")
+
+
 class Config(Table):
     """A whole file."""
 
@@ -79,11 +86,13 @@ class ServerSettings(Table):
     federation: Name = Field(description="name of the federation; a run for another is refused")
     answer_timeout_s: float = Field(120, gt=0, le=3600, description="enrolment and key deal wait this long")
     restarts: int = Field(5, ge=0, le=100, description="how often in a row a run that brought nothing is started again")
+    keep_envelopes_h: int = Field(0, ge=0, le=24 * 30, description="hours to keep updates' envelopes; 0 keeps none")
     max_body_mb: int = Field(16, ge=1, le=1024, description="largest request; Flower cuts messages into 5 MB")
     head_timeout_s: float = Field(5, gt=0, le=60, description="a request's head must be there by then")
     body_timeout_s: float = Field(30, gt=0, le=600, description="and its body by then")
     connections_per_address: int = Field(200, ge=1, le=100_000)
     refusals_per_minute: int = Field(60, ge=1, le=100_000, description="refused tokens of an address; then 429")
+    min_approvals: int = Field(1, ge=0, le=64, description="a run that asks for fewer approvals is refused")
 
 
 class VerifierSettings(Table):
@@ -153,9 +162,12 @@ class ClientConfig(Config):
     data: DataSettings
     simulate: SimulateSettings | None = Field(None, description="how [data] is dealt out; without it all rows are ours")
     member: tuple[MemberSettings, ...] = Field((), strict=False, description="the other members")
+    approver: tuple[ApproverSettings, ...] = Field((), strict=False, max_length=16, description="who may release")
 
     @model_validator(mode="after")
     def _members(self) -> ClientConfig:
+        _distinct([one.name for one in self.approver], "[[approver]] name")
+        _distinct([one.key for one in self.approver], "[[approver]] key")
         _distinct([self.client.member, *(one.name for one in self.member)], "[[member]] name")
         _distinct([one.pin for one in self.member], "[[member]] pin")
         return self

@@ -121,7 +121,7 @@ class CryptoSettings(Table):
 
 
 class GateSettings(Table):
-    """``[gate]``: when a candidate becomes the new model."""
+    """``[gate]``: when a candidate becomes the new model, and who releases one for use."""
 
     metric: Literal["loss", "accuracy", "auc", "average_precision"] = Field(
         "loss", description="metric of the members' votes"
@@ -129,6 +129,13 @@ class GateSettings(Table):
     max_regression: float = Field(0.05, ge=0, le=1, description="largest median relative worsening")
     patience: int = Field(3, ge=1, le=1000, description="refused candidates in a row before the run ends")
     max_failed: int = Field(5, ge=1, le=1000, description="failed rounds in a row before the run ends")
+    release: Literal["manual", "automatic"] = Field("manual", description="automatic: the last good model, by itself")
+    approvals_required: int = Field(2, ge=1, le=64, description="members whose approvers must sign a release")
+
+    @property
+    def approvals(self) -> int:
+        """Members without whose approvers nothing of this run is released: none where that happens by itself."""
+        return 0 if self.release == "automatic" else self.approvals_required
 
 
 class RunSettings(Table):
@@ -156,6 +163,7 @@ class RunSettings(Table):
             max_local_epochs=self.training.local_epochs,
             max_train_s=self.training.train_timeout_s,
             min_quorum=1 if self.crypto.open_quorum == 1 else 2,
+            min_approvals=self.gate.approvals,
         )
 
 
@@ -178,7 +186,9 @@ class FloorSettings(Table):
     max_rounds: int = Field(1000, ge=1)
     max_local_epochs: int = Field(100, ge=1)
     max_train_s: float = Field(3600, gt=0)
+    log_key: str | None = Field(None, description="the one key that may sign the coordinator's log (log.pub)")
     min_quorum: int = Field(2, ge=1, description="fewest signatures that prove a base")
+    min_approvals: int = Field(1, ge=0, le=64, description="fewest members that must approve a release; automatic is 0")
 
 
 def load_run(path: Path, overrides: Iterable[str] = ()) -> RunSettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -32,6 +33,8 @@ class RoundContext:
         roster: roster digest.
         min_members: a sum over fewer is never opened.
         offer: digest of the whole offer, so that gate and quorum are agreed as well.
+        checkpoint: of the coordinator's log, as :func:`checkpoint_label` writes it, that every member of the sum has
+            witnessed (rule 7): who was shown another history trains under another context.
     """
 
     federation: str
@@ -50,17 +53,32 @@ class RoundContext:
     roster: str
     min_members: int
     offer: str
+    checkpoint: str
 
     @property
     def digest(self) -> str:
         """SHA-256 of the canonical form, 64 hex digits."""
-        return digest({"kind": "moonflower.context.v1", **asdict(self)})
+        return context_digest(asdict(self))
 
     @property
     def params(self) -> str:
         """Digest of the crypto parameters alone, so that a mismatch there has its own code."""
         return digest(self.crypto)
 
-    def at(self, number: int, planned: int, purpose: Purpose, base: str, clip: float) -> RoundContext:
+    def at(
+        self, number: int, planned: int, purpose: Purpose, base: str, clip: float, checkpoint: str
+    ) -> RoundContext:
         """Return the context of another round of the same run and epoch; ``planned`` is its ``round``."""
-        return replace(self, number=number, round=planned, purpose=purpose, base=base, clip=clip)
+        return replace(
+            self, number=number, round=planned, purpose=purpose, base=base, clip=clip, checkpoint=checkpoint
+        )
+
+
+def context_digest(fields: Mapping[str, Any]) -> str:
+    """Return the digest of a context by its fields, which another version of moonflower may have had more of."""
+    return digest({"kind": "moonflower.context.v1", **fields})
+
+
+def checkpoint_label(key: str, size: int, root: bytes) -> str:
+    """Return how a context names a checkpoint: entries, Merkle root, and the text of the key that signs the log."""
+    return f"{size} {root.hex()} {key}"

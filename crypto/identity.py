@@ -1,8 +1,9 @@
 """Who a member is: node key, card, pin, roster.
 
 A member's node key (EC P-384) signs everything the member says and is never used for key agreement; its pin is
-the RFC 7638 thumbprint of the public half. The card adds the X25519 key that receives wrapped keys, and is
-signed by the node key. Rosters and client configs hold pins, so that the coordinator cannot slip in a card.
+the RFC 7638 thumbprint of the public half. The card adds the X25519 key that receives wrapped keys, the Ed25519 key
+that countersigns the coordinator's log, and the P-384 keys of the people who may release a model for this member; it
+is signed by the node key. Rosters and client configs hold pins, so that the coordinator cannot slip in a card.
 """
 
 from __future__ import annotations
@@ -11,18 +12,19 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import hashes, hpke
-from cryptography.hazmat.primitives.asymmetric import ec, x25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, x25519
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ..canonical import canonical, digest
 from ..errors import Refused
+from .note import Checkpoint, Witness, WitnessSigner
 
 SIGNATURE_BYTES = 96
 _SUITE = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)  # RFC 9180, base mode
@@ -46,8 +48,8 @@ def unb64(text: str) -> bytes:
 
 
 @dataclass(frozen=True)
-class NodeKey:
-    """The public half of a member's P-384 key: verifies signatures (ECDSA with SHA-384, r || s, 96 bytes)."""
+class PublicKey:
+    """The public half of a P-384 key, a node's or an approver's: verifies ECDSA with SHA-384, r || s, 96 bytes."""
 
     public: ec.EllipticCurvePublicKey
 
@@ -68,7 +70,7 @@ class NodeKey:
         return b64(hashlib.sha256(canonical(self.jwk)).digest())
 
     @classmethod
-    def from_jwk(cls, jwk: Mapping[str, Any]) -> NodeKey:
+    def from_jwk(cls, jwk: Mapping[str, Any]) -> PublicKey:
         """Return the key; refuses other curves, extra members and points off the curve.
 
         Raises:
@@ -92,29 +94,56 @@ class NodeKey:
 
 
 @dataclass(frozen=True)
+class Approver:
+    """Somebody who may release a model version on behalf of a member: a name of the member's choice, and a key."""
+
+    name: str
+    key: PublicKey
+
+
+@dataclass(frozen=True)
 class Card:
-    """A member as others know it. ``parse_card`` is the only way in from outside."""
+    """A member as others know it. ``parse_card`` is the only way in from outside.
+
+    Attributes:
+        name: of the member.
+        issuer, client_id: the OAuth client of its node.
+        node: the key that signs what the member says; its thumbprint is the pin.
+        sealing: X25519 public key, 32 bytes.
+        witness: Ed25519 public key, 32 bytes: countersigns checkpoints of the coordinator's log.
+        approvers: sorted by name; may be empty.
+        signature: by ``node``, over all of this.
+    """
 
     name: str
     issuer: str
     client_id: str
-    node: NodeKey
-    sealing: bytes  # X25519 public key, 32 bytes
+    node: PublicKey
+    sealing: bytes
+    witness: bytes
+    approvers: tuple[Approver, ...]
     signature: bytes
 
     def body(self) -> dict[str, Any]:
         """The signed part."""
         return {
+            "approvers": [{"key": one.key.jwk, "name": one.name} for one in self.approvers],
             "client_id": self.client_id,
             "issuer": self.issuer,
             "name": self.name,
             "node": self.node.jwk,
+            "witness": b64(self.witness),
             "x25519": b64(self.sealing),
         }
 
     def as_dict(self) -> dict[str, Any]:
         """The card as JSON-able values, with its signature."""
         return {**self.body(), "signature": b64(self.signature)}
+
+    @property
+    def as_witness(self) -> Witness:
+        """The member as a witness of the log."""
+        return Witness(_witness_name(self.name), self.witness)
 
     def wrap(self, plaintext: bytes, info: bytes) -> bytes:
         """Return ``plaintext`` encrypted to this member (HPKE: X25519, HKDF-SHA256, AES-256-GCM)."""
@@ -132,12 +161,16 @@ def parse_card(value: Any) -> Card:
             value["name"],
             value["issuer"],
             value["client_id"],
-            NodeKey.from_jwk(value["node"]),
+            PublicKey.from_jwk(value["node"]),
             unb64(value["x25519"]),
+            unb64(value["witness"]),
+            tuple(Approver(one["name"], PublicKey.from_jwk(one["key"])) for one in value["approvers"]),
             unb64(value["signature"]),
         )
-        good = all(isinstance(text, str) for text in (card.name, card.issuer, card.client_id))
-        good = good and len(card.sealing) == 32 and card.as_dict() == value
+        names = [one.name for one in card.approvers]
+        good = all(isinstance(text, str) for text in (card.name, card.issuer, card.client_id, *names))
+        good = good and len(card.sealing) == len(card.witness) == 32 and card.as_dict() == value
+        good = good and names == sorted({*names}) and len({one.key.pin for one in card.approvers}) == len(names)
     except (KeyError, TypeError, ValueError, AttributeError):
         good = False
     if not good or not card.node.verify("card", canonical(card.body()), card.signature):
@@ -193,40 +226,55 @@ def parse_roster(cards: Iterable[Any], pins: Mapping[str, str]) -> Roster:
 
 
 class Identity:
-    """A member's private half: signs with the node key and unwraps what was wrapped for its card."""
+    """A member's private half: signs with the node key, unwraps what was wrapped for its card, and is a witness."""
 
     def __init__(
         self,
         name: str,
         node: ec.EllipticCurvePrivateKey,
         sealing: x25519.X25519PrivateKey,
+        witness: ed25519.Ed25519PrivateKey,
         *,
         issuer: str = "",
         client_id: str = "",
+        approvers: Iterable[Approver] = (),
     ) -> None:
         self.name = name
-        self._node, self._sealing = node, sealing
-        raw = sealing.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-        unsigned = Card(name, issuer, client_id, NodeKey(node.public_key()), raw, b"")
-        signature = self.sign("card", canonical(unsigned.body()))
-        self.card = Card(name, issuer, client_id, unsigned.node, raw, signature)
+        self._node, self._sealing, self._witness = node, sealing, witness
+        unsigned = Card(
+            name,
+            issuer,
+            client_id,
+            PublicKey(node.public_key()),
+            sealing.public_key().public_bytes_raw(),
+            witness.public_key().public_bytes_raw(),
+            tuple(sorted(approvers, key=lambda one: one.name)),
+            b"",
+        )
+        self.card = replace(unsigned, signature=self.sign("card", canonical(unsigned.body())))
 
     @classmethod
-    def generate(cls, name: str, *, issuer: str = "", client_id: str = "") -> Identity:
+    def generate(
+        cls, name: str, *, issuer: str = "", client_id: str = "", approvers: Iterable[Approver] = ()
+    ) -> Identity:
         """Return a new identity with keys from the operating system's randomness."""
         return cls(
             name,
             ec.generate_private_key(ec.SECP384R1()),
             x25519.X25519PrivateKey.generate(),
+            ed25519.Ed25519PrivateKey.generate(),
             issuer=issuer,
             client_id=client_id,
+            approvers=approvers,
         )
 
     def sign(self, kind: str, payload: bytes) -> bytes:
-        """Return the 96-byte signature over ``payload`` in the domain ``kind``."""
-        der = self._node.sign(_signed(kind, payload), ec.ECDSA(hashes.SHA384()))
-        r, s = decode_dss_signature(der)
-        return r.to_bytes(48, "big") + s.to_bytes(48, "big")
+        """Return the 96-byte signature of the node key over ``payload`` in the domain ``kind``."""
+        return sign(self._node, kind, payload)
+
+    def cosign(self, checkpoint: Checkpoint, time_s: int) -> str:
+        """Return the signature line of the witness key under a checkpoint (see ``WitnessSigner.cosign``)."""
+        return WitnessSigner(_witness_name(self.name), self._witness).cosign(checkpoint, time_s)
 
     def unwrap(self, ciphertext: bytes, info: bytes) -> bytes:
         """Return what :meth:`Card.wrap` encrypted.
@@ -238,6 +286,17 @@ class Identity:
             return _SUITE.decrypt(ciphertext, self._sealing, info=info)
         except (InvalidTag, ValueError) as error:
             raise Refused("deal.signature", "a wrapped key does not open for this member") from error
+
+
+def _witness_name(member: str) -> str:
+    """Return the name of a member's witness key: the names of notes have no blanks."""
+    return "moonflower/member/" + "-".join(member.split())
+
+
+def sign(key: ec.EllipticCurvePrivateKey, kind: str, payload: bytes) -> bytes:
+    """Return the 96-byte signature (r || s) of a P-384 key over ``payload`` in the domain ``kind``."""
+    r, s = decode_dss_signature(key.sign(_signed(kind, payload), ec.ECDSA(hashes.SHA384())))
+    return r.to_bytes(48, "big") + s.to_bytes(48, "big")
 
 
 @lru_cache(maxsize=8192)

@@ -1,15 +1,16 @@
 """The Merkle tree of the audit log: RFC 9162 section 2.1, hashing as in RFC 6962, SHA-256.
 
 A leaf and a node are hashed under different prefixes, so that no node passes for an entry. Everything here
-takes and returns leaf hashes (32 bytes), never entries; nothing is stored. Writing D[a:b] for the leaves a to
-b-1 and k for the largest power of two below n, the tree over n leaves is the tree over D[0:k] beside that
-over D[k:n].
+takes and returns leaf hashes (32 bytes), never entries. Writing D[a:b] for the leaves a to b-1 and k for the
+largest power of two below n, the tree over n leaves is the tree over D[0:k] beside that over D[k:n].
+
+A :class:`Frontier` is what it takes to append and to say the root; a :class:`Tree` also proves.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..errors import Refused
@@ -26,20 +27,6 @@ def leaf_hash(entry: bytes) -> bytes:
 def node_hash(left: bytes, right: bytes) -> bytes:
     """Return the hash of the node above two subtrees (RFC 9162 section 2.1.1)."""
     return hashlib.sha256(b"\x01" + left + right).digest()
-
-
-def root(leaves: Sequence[bytes]) -> bytes:
-    """Return the root over these leaf hashes, by the definition in RFC 9162 section 2.1.1; O(n).
-
-    >>> root([leaf_hash(b""), leaf_hash(b"\\x00")]).hex()[:8]
-    'fac54203'
-    """
-    if not leaves:
-        return EMPTY_ROOT
-    if len(leaves) == 1:
-        return leaves[0]
-    k = _split(len(leaves))
-    return node_hash(root(leaves[:k]), root(leaves[k:]))
 
 
 @dataclass(frozen=True)
@@ -68,7 +55,7 @@ class Frontier:
         return Frontier(self.size + 1, (*nodes, leaf))
 
     def root(self) -> bytes:
-        """Return the root of the tree; equals :func:`root` over the same leaves."""
+        """Return the root of the tree (RFC 9162 section 2.1.1)."""
         if not self.nodes:
             return EMPTY_ROOT
         *left, found = self.nodes
@@ -77,20 +64,134 @@ class Frontier:
         return found
 
 
-def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
-    """Return PATH(index, D[0:n]) of RFC 9162 section 2.1.3.1: the siblings from the leaf up; O(n).
+class Tree:
+    """A growing tree that can prove: every leaf and the root of every perfect subtree, 64 bytes for each leaf.
 
-    Raises:
-        ValueError: ``index`` is not that of a leaf.
+    What it says of a smaller ``size`` it says of the tree as it was then: leaves are only ever appended. It may
+    be read by several threads, but not while it grows.
+
+    >>> tree = Tree([leaf_hash(b""), leaf_hash(b"\\x00"), leaf_hash(b"\\x10")])
+    >>> tree.root().hex()[:8], tree.root(2).hex()[:8]
+    ('aeb6bcfe', 'fac54203')
+    >>> verify_inclusion(leaf_hash(b"\\x10"), 2, 3, tree.inclusion(2), tree.root())
+    >>> verify_consistency(2, 3, tree.consistency(2), tree.root(2), tree.root())
+
+    Args:
+        leaves: leaf hashes to begin with.
     """
-    if not 0 <= index < len(leaves):
-        raise ValueError(f"expected an index below {len(leaves)}, got {index}")
-    if len(leaves) == 1:
-        return []
-    k = _split(len(leaves))
-    if index < k:
-        return [*inclusion_proof(leaves[:k], index), root(leaves[k:])]
-    return [*inclusion_proof(leaves[k:], index - k), root(leaves[:k])]
+
+    def __init__(self, leaves: Iterable[bytes] = ()) -> None:
+        # _levels[h] holds, joined, the roots over D[0:2^h], D[2^h:2*2^h], ... as far as the leaves fill them.
+        self._levels = [bytearray()]
+        self.extend(leaves)
+
+    @property
+    def size(self) -> int:
+        """Number of leaves."""
+        return len(self._levels[0]) // HASH_BYTES
+
+    def append(self, leaf: bytes) -> None:
+        """Take one more leaf hash; amortised O(1).
+
+        Raises:
+            ValueError: it has not the length of a hash; the tree is as before.
+        """
+        if len(leaf) != HASH_BYTES:
+            raise ValueError(f"expected a leaf hash of {HASH_BYTES} bytes, got {len(leaf)}")
+        node, at, level = leaf, self.size, 0
+        self._levels[0] += node
+        while at & 1:  # the new node is a right child: the one above both is complete
+            node = node_hash(self._node(level, at - 1), node)
+            at, level = at >> 1, level + 1
+            if level == len(self._levels):
+                self._levels.append(bytearray())
+            self._levels[level] += node
+
+    def extend(self, leaves: Iterable[bytes]) -> None:
+        """Take more leaf hashes, in their order.
+
+        Raises:
+            ValueError: one has not the length of a hash; those before it were taken.
+        """
+        for leaf in leaves:
+            self.append(leaf)
+
+    def root(self, size: int | None = None) -> bytes:
+        """Return the root over the first ``size`` leaves, or over all; RFC 9162 section 2.1.1; O(log n).
+
+        Raises:
+            ValueError: the tree never had that size.
+        """
+        size = self._past(size)
+        return self._over(0, size) if size else EMPTY_ROOT
+
+    def inclusion(self, index: int, size: int | None = None) -> list[bytes]:
+        """Return PATH(index, D[0:size]) of RFC 9162 section 2.1.3.1, the siblings from the leaf up; O(log^2 n).
+
+        Raises:
+            ValueError: the tree never had that size, or ``index`` is not that of a leaf below it.
+        """
+        start, end = 0, self._past(size)
+        if not 0 <= index < end:
+            raise ValueError(f"expected an index below {end}, got {index}")
+        path = []
+        while end - start > 1:
+            middle = start + _split(end - start)
+            if index < middle:
+                path.append(self._over(middle, end))
+                end = middle
+            else:
+                path.append(self._over(start, middle))
+                start = middle
+        return path[::-1]
+
+    def consistency(self, old_size: int, size: int | None = None) -> list[bytes]:
+        """Return PROOF(old_size, D[0:size]) of RFC 9162 section 2.1.4.1; O(log^2 n).
+
+        Raises:
+            ValueError: the tree never had that size, or ``old_size`` is not between 0 and it.
+        """
+        start, end = 0, self._past(size)
+        if not 0 <= old_size <= end:
+            raise ValueError(f"expected an old size of at most {end}, got {old_size}")
+        path = []
+        while old_size not in (0, end):
+            middle = start + _split(end - start)
+            if old_size <= middle:
+                path.append(self._over(middle, end))
+                end = middle
+            else:
+                path.append(self._over(start, middle))
+                start = middle
+        if start:  # else the old tree is this very subtree, and its root needs no mention
+            path.append(self._over(start, end))
+        return path[::-1]
+
+    def _past(self, size: int | None) -> int:
+        """Return a size that the tree has or had; None is the present one."""
+        if size is None:
+            return self.size
+        if not 0 <= size <= self.size:
+            raise ValueError(f"expected a size of at most {self.size}, got {size}")
+        return size
+
+    def _over(self, start: int, end: int) -> bytes:
+        """Return the root over D[start:end], start < end, a subtree of the recursion in section 2.1.1; O(log n).
+
+        It splits into perfect subtrees, one for each bit of its size and the largest first, because ``start``
+        is a multiple of the largest.
+        """
+        found = b""
+        while start < end:
+            level = _lowest_bit(end - start)
+            node = self._node(level, (end >> level) - 1)
+            found = node_hash(node, found) if found else node
+            end -= 1 << level
+        return found
+
+    def _node(self, level: int, index: int) -> bytes:
+        """Return the root over D[index * 2^level : (index + 1) * 2^level]."""
+        return bytes(self._levels[level][index * HASH_BYTES : (index + 1) * HASH_BYTES])
 
 
 def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], expected: bytes) -> None:
@@ -118,17 +219,6 @@ def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes],
         raise Refused("audit.entry", f"an inclusion proof of {len(proof)} hashes is too short for {size} leaves")
     if found != expected:
         raise Refused("audit.entry", f"entry {index}: expected the root {expected.hex()}, got {found.hex()}")
-
-
-def consistency_proof(leaves: Sequence[bytes], old_size: int) -> list[bytes]:
-    """Return PROOF(old_size, D[0:n]) of RFC 9162 section 2.1.4.1; O(n).
-
-    Raises:
-        ValueError: ``old_size`` is not between 0 and n.
-    """
-    if not 0 <= old_size <= len(leaves):
-        raise ValueError(f"expected an old size of at most {len(leaves)}, got {old_size}")
-    return _subproof(leaves, old_size, True) if old_size else []
 
 
 def verify_consistency(old_size: int, size: int, proof: Sequence[bytes], old_root: bytes, expected: bytes) -> None:
@@ -178,11 +268,6 @@ def _split(n: int) -> int:
     return 1 << (n - 1).bit_length() - 1
 
 
-def _subproof(leaves: Sequence[bytes], m: int, whole: bool) -> list[bytes]:
-    """Return SUBPROOF(m, D, b) of RFC 9162 section 2.1.4.1; ``whole``: the old root needs no mention."""
-    if m == len(leaves):
-        return [] if whole else [root(leaves)]
-    k = _split(len(leaves))
-    if m <= k:
-        return [*_subproof(leaves[:k], m, whole), root(leaves[k:])]
-    return [*_subproof(leaves[k:], m - k, False), root(leaves[:k])]
+def _lowest_bit(n: int) -> int:
+    """Return the position of the lowest set bit of ``n`` > 0."""
+    return (n & -n).bit_length() - 1

@@ -1,9 +1,13 @@
-"""Signed notes and checkpoints: how the log says "this many entries, with this root".
+"""Signed notes and checkpoints: how the log says "this many entries, with this root", and witnesses that they saw it.
 
 The formats are those of https://c2sp.org/signed-note and https://c2sp.org/tlog-checkpoint with Ed25519 keys
 (signature type 0x01), so that any transparency-log tool can read them. Stricter than the specification where
 it leaves room: a checkpoint has the key's name as its origin and no extension lines, every number and every
 base64 text has one spelling, and the one known key signs exactly once. Other keys' signatures are ignored.
+
+Among those may be cosignatures, https://c2sp.org/tlog-cosignature with Ed25519 keys (type 0x04): a witness
+countersigns a checkpoint, at a time by its own clock, after it saw that the log only grew since the one before.
+A cosignature says nothing about the log's key: check the log's signature first, which is to have a Checkpoint.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import base64
 import binascii
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -23,8 +28,13 @@ from .merkle import HASH_BYTES
 
 MAX_NOTE_BYTES = 128 * 1024  # the specification asks for room for 16 signatures, post-quantum ones included
 MAX_SIGNATURES = 64
+MAX_TIME_S = 2**63 - 1  # of a cosignature, by its specification
 _ED25519 = b"\x01"
+_COSIGNATURE = b"\x04"
 _KEY_BYTES = 32
+_KEY_ID_BYTES = 4
+_TIME_BYTES = 8
+_SIGNATURE_BYTES = 64
 _SIZE = re.compile(r"0|[1-9][0-9]{0,18}")
 _NOT_PLAIN = re.compile(r"[\x00-\x09\x0b-\x1f\ud800-\udfff]")
 
@@ -43,8 +53,7 @@ class Verifier:
         Raises:
             InputError: not such a text, or its hash is not that of the key (config.key).
         """
-        name, key = _parse_key(text)
-        verifier = cls(name, key)
+        verifier = cls(*_parse_key(text, _ED25519))
         if verifier.text() != text:
             raise _bad_key("its name, hash and key do not belong together")
         return verifier
@@ -52,7 +61,7 @@ class Verifier:
     @cached_property
     def key_id(self) -> bytes:
         """The first 4 bytes of SHA-256(name, newline, type, key): an identifier, not a proof."""
-        return hashlib.sha256(self.name.encode() + b"\n" + _ED25519 + self.key).digest()[:4]
+        return _key_id(self.name, _ED25519 + self.key)
 
     def text(self) -> str:
         """Return the public key as text (``log.pub``)."""
@@ -73,7 +82,7 @@ class Signer:
         Raises:
             InputError: the name is empty or holds a space or a plus (config.key).
         """
-        _check_name(name)
+        _check_name(name, _ED25519)
         return cls(name, Ed25519PrivateKey.generate().private_bytes_raw())
 
     @classmethod
@@ -83,7 +92,7 @@ class Signer:
         Raises:
             InputError: not such a text, or its hash is not that of the key (config.key).
         """
-        signer = cls(*_parse_key(text.removeprefix("PRIVATE+KEY+")))
+        signer = cls(*_parse_key(text.removeprefix("PRIVATE+KEY+"), _ED25519))
         if signer.text() != text:
             raise _bad_key("its name, hash and key do not belong together")
         return signer
@@ -132,12 +141,101 @@ class Checkpoint:
     root: bytes
     note: str
 
+    @property
+    def text(self) -> str:
+        """What the log signed: the three lines of the checkpoint, without any signature."""
+        return _text(self.origin, self.size, self.root)
+
+
+@dataclass(frozen=True)
+class Witness:
+    """The public half of a witness's key: a name and 32 bytes of Ed25519 (RFC 8032)."""
+
+    name: str
+    key: bytes
+
+    @classmethod
+    def parse(cls, text: str) -> Witness:
+        """Return the key whose text is ``name+hhhhhhhh+base64(0x04 || key)``.
+
+        Raises:
+            InputError: not such a text, or its hash is not that of the key (config.key).
+        """
+        witness = cls(*_parse_key(text, _COSIGNATURE))
+        if witness.text() != text:
+            raise _bad_key("its name, hash and key do not belong together", _COSIGNATURE)
+        return witness
+
+    @cached_property
+    def key_id(self) -> bytes:
+        """The first 4 bytes of SHA-256(name, newline, type, key): an identifier, not a proof."""
+        return _key_id(self.name, _COSIGNATURE + self.key)
+
+    def text(self) -> str:
+        """Return the public key as text, as other tools of transparency logs read it."""
+        return f"{self.name}+{self.key_id.hex()}+{_base64(_COSIGNATURE + self.key)}"
+
+
+@dataclass(frozen=True)
+class WitnessSigner:
+    """A witness's key that signs.
+
+    What is signed begins with ``cosignature/v1`` and does not hold the witness's name: one key, one witness, and
+    no other use of it that could sign such a text.
+
+    Raises:
+        InputError: the name is empty or holds a space or a plus (config.key).
+    """
+
+    name: str
+    key: Ed25519PrivateKey = field(repr=False)
+
+    def __post_init__(self) -> None:
+        _check_name(self.name, _COSIGNATURE)
+
+    @cached_property
+    def witness(self) -> Witness:
+        """The public half."""
+        return Witness(self.name, self.key.public_key().public_bytes_raw())
+
+    def cosign(self, checkpoint: Checkpoint, time_s: int) -> str:
+        """Return the signature line, with its newline: at ``time_s`` this was the log's largest tree known here.
+
+        Only for a checkpoint that was opened with the log's key and proved consistent with the largest one that
+        this witness ever cosigned for that origin: nothing of that can be seen here.
+
+        Args:
+            checkpoint: of which tree.
+            time_s: seconds since 1970, UTC, by the witness's clock.
+
+        Raises:
+            ValueError: such a time cannot be written.
+        """
+        if not 0 <= time_s <= MAX_TIME_S:
+            raise ValueError(f"expected a time from 0 to {MAX_TIME_S}, got {time_s}")
+        signature = self.key.sign(_cosigned(checkpoint, time_s))
+        return f"— {self.name} {_base64(self.witness.key_id + time_s.to_bytes(_TIME_BYTES, 'big') + signature)}\n"
+
+
+@dataclass(frozen=True)
+class Cosignature:
+    """A line of a note that has the form of a cosignature; nothing about it is checked.
+
+    Attributes:
+        name, key_id: whose it claims to be.
+        line: the line with its newline, for :func:`check_cosignature`.
+    """
+
+    name: str
+    key_id: bytes
+    line: str
+
 
 def sign_checkpoint(signer: Signer, size: int, root: bytes) -> Checkpoint:
     """Return the signed checkpoint of a tree of ``size`` with this 32-byte ``root``."""
     if size < 0 or len(root) != HASH_BYTES:
         raise ValueError(f"expected a size and a root of {HASH_BYTES} bytes, got {size} and {len(root)} bytes")
-    return Checkpoint(signer.name, size, root, signer.sign(f"{signer.name}\n{size}\n{_base64(root)}\n"))
+    return Checkpoint(signer.name, size, root, signer.sign(_text(signer.name, size, root)))
 
 
 def open_checkpoint(note: str, verifier: Verifier) -> Checkpoint:
@@ -166,13 +264,7 @@ def open_note(note: str, verifier: Verifier) -> str:
     Raises:
         Refused: the note is malformed, too long, or not signed exactly once by that key (audit.signature).
     """
-    if len(note) > MAX_NOTE_BYTES or not _plain(note) or len(note.encode()) > MAX_NOTE_BYTES:
-        raise _bad_note(f"expected at most {MAX_NOTE_BYTES} bytes of plain text")
-    body, blank, tail = note.rpartition("\n\n")
-    lines = tail.split("\n")
-    if not blank or lines.pop() != "" or not 0 < len(lines) <= MAX_SIGNATURES:
-        raise _bad_note(f"expected a text, a blank line and 1 to {MAX_SIGNATURES} signature lines")
-    text = body + "\n"
+    text, lines = _split(note)
     parsed = [_signature(line) for line in lines]
     ours = [signature for name, key_id, signature in parsed if (name, key_id) == (verifier.name, verifier.key_id)]
     if len(ours) != 1:
@@ -184,29 +276,131 @@ def open_note(note: str, verifier: Verifier) -> str:
     return text
 
 
+def check_cosignature(checkpoint: Checkpoint, line: str, witness: Witness) -> int:
+    """Return when, in seconds since 1970 by its own clock, ``witness`` cosigned ``checkpoint``.
+
+    How old that may be, or how far ahead of the own clock, is the caller's rule.
+
+    Args:
+        checkpoint: signed by the log, as :func:`open_checkpoint` has checked.
+        line: the signature line with its newline, from an adversary maybe.
+        witness: whose it must be.
+
+    Raises:
+        Refused: the line is malformed, another key's, or not over this checkpoint (audit.signature).
+    """
+    name, key_id, stamped = _signature(_unended(line))
+    if (name, key_id) != (witness.name, witness.key_id):
+        raise _bad_note(f"expected a cosignature by {witness.name}+{witness.key_id.hex()}, got {name}+{key_id.hex()}")
+    time_s, signature = int.from_bytes(stamped[:_TIME_BYTES], "big"), stamped[_TIME_BYTES:]
+    if len(signature) != _SIGNATURE_BYTES or time_s > MAX_TIME_S:
+        raise _bad_note(f"expected a time of at most {MAX_TIME_S} and {_SIGNATURE_BYTES} bytes of signature")
+    try:
+        Ed25519PublicKey.from_public_bytes(witness.key).verify(signature, _cosigned(checkpoint, time_s))
+    except InvalidSignature:
+        who = f"{witness.name}+{witness.key_id.hex()}"
+        raise _bad_note(f"the cosignature by {who} is not over this checkpoint of size {checkpoint.size}") from None
+    return time_s
+
+
+def with_cosignatures(note: str, lines: Iterable[str]) -> str:
+    """Return ``note`` with these signature lines behind its own, in their order; none of them is verified here.
+
+    The log's signature stays the only one by its key, so that :func:`open_note` accepts what it accepted before.
+
+    Args:
+        note: a signed note, such as that of a checkpoint.
+        lines: signature lines, each with its newline.
+
+    Raises:
+        Refused: note or line is malformed, a key would sign twice, or the note would be too long (audit.signature).
+    """
+    signers = {_signature(line)[:2] for line in _split(note)[1]}
+    signed = note
+    for line in lines:
+        name, key_id, _ = _signature(_unended(line))
+        if (name, key_id) in signers:
+            raise _bad_note(f"expected one signature by {name}+{key_id.hex()}, got another")
+        signers.add((name, key_id))
+        signed += line
+    _split(signed)
+    return signed
+
+
+def cosignatures(note: str) -> tuple[Cosignature, ...]:
+    """Return the lines of ``note`` that have the form of a cosignature, in their order, whoever made them.
+
+    Raises:
+        Refused: the note is malformed (audit.signature).
+    """
+    parsed = [(line, *_signature(line)) for line in _split(note)[1]]
+    return tuple(
+        Cosignature(name, key_id, f"{line}\n")
+        for line, name, key_id, stamped in parsed
+        if len(stamped) == _TIME_BYTES + _SIGNATURE_BYTES
+    )
+
+
+def _text(origin: str, size: int, root: bytes) -> str:
+    return f"{origin}\n{size}\n{_base64(root)}\n"
+
+
+def _cosigned(checkpoint: Checkpoint, time_s: int) -> bytes:
+    """Return what a witness signs; the first line keeps it apart from everything else that Ed25519 keys sign."""
+    return f"cosignature/v1\ntime {time_s}\n{checkpoint.text}".encode()
+
+
+def _split(note: str) -> tuple[str, list[str]]:
+    """Return the text of a note, with its last newline, and its signature lines, without theirs."""
+    _check_plain(note)
+    body, blank, tail = note.rpartition("\n\n")
+    lines = tail.split("\n")
+    if not blank or lines.pop() != "" or not 0 < len(lines) <= MAX_SIGNATURES:
+        raise _bad_note(f"expected a text, a blank line and 1 to {MAX_SIGNATURES} signature lines")
+    return body + "\n", lines
+
+
+def _unended(line: str) -> str:
+    """Return a signature line that came by itself, without its newline."""
+    _check_plain(line)
+    if line.find("\n") != len(line) - 1:
+        raise _bad_note(f"expected one line with its newline, got {line[:80]!r}")
+    return line[:-1]
+
+
+def _check_plain(text: str) -> None:
+    if len(text) > MAX_NOTE_BYTES or not _plain(text) or len(text.encode()) > MAX_NOTE_BYTES:
+        raise _bad_note(f"expected at most {MAX_NOTE_BYTES} bytes of plain text")
+
+
 def _signature(line: str) -> tuple[str, bytes, bytes]:
     """Return key name, key id and signature of one signature line, by whatever key."""
     dash, _, rest = line.partition(" ")
     name, _, encoded = rest.partition(" ")
     raw = _unbase64(encoded)
-    if dash != "—" or not _good_name(name) or raw is None or len(raw) <= 4:
+    if dash != "—" or not _good_name(name) or raw is None or len(raw) <= _KEY_ID_BYTES:
         raise _bad_note(f"expected a signature line, got {line[:80]!r}")
-    return name, raw[:4], raw[4:]
+    return name, raw[:_KEY_ID_BYTES], raw[_KEY_ID_BYTES:]
 
 
-def _parse_key(text: str) -> tuple[str, bytes]:
-    """Return name and key bytes of ``name+hash+base64(0x01 || 32 bytes)``; the caller compares the hash."""
+def _key_id(name: str, key: bytes) -> bytes:
+    """Return the key id of C2SP signed-note; ``key`` begins with its type."""
+    return hashlib.sha256(name.encode() + b"\n" + key).digest()[:_KEY_ID_BYTES]
+
+
+def _parse_key(text: str, kind: bytes) -> tuple[str, bytes]:
+    """Return name and key bytes of ``name+hash+base64(kind || 32 bytes)``; the caller compares the hash."""
     parts = text.split("+", 2)  # base64 may hold a plus, a name may not
     raw = _unbase64(parts[2]) if len(parts) == 3 else None
-    if raw is None or len(raw) != 1 + _KEY_BYTES or raw[:1] != _ED25519:
-        raise _bad_key("expected name+hash+base64 of an Ed25519 key")
-    _check_name(parts[0])
+    if raw is None or len(raw) != 1 + _KEY_BYTES or raw[:1] != kind:
+        raise _bad_key(f"expected name+hash+base64 of an Ed25519 key of type {kind[0]}", kind)
+    _check_name(parts[0], kind)
     return parts[0], raw[1:]
 
 
-def _check_name(name: str) -> None:
+def _check_name(name: str, kind: bytes) -> None:
     if not _good_name(name):
-        raise _bad_key(f"expected a name without spaces and plus signs, got {name!r}")
+        raise _bad_key(f"expected a name without spaces and plus signs, got {name!r}", kind)
 
 
 def _good_name(name: str) -> bool:
@@ -231,8 +425,9 @@ def _unbase64(text: str) -> bytes | None:
     return data if _base64(data) == text else None
 
 
-def _bad_key(reason: str) -> InputError:
-    return InputError("config.key", f"not a log key: {reason}")
+def _bad_key(reason: str, kind: bytes = _ED25519) -> InputError:
+    whose = "witness" if kind == _COSIGNATURE else "log"
+    return InputError("config.key", f"not a {whose} key: {reason}")
 
 
 def _bad_note(reason: str) -> Refused:

@@ -2,8 +2,9 @@
 
 The file is what openers sign (rule 4), what a base is proved by (rule 3) and what ``predict`` loads, so its
 bytes must be the same everywhere: the header is canonical JSON, tensors are float32 in layout order, and the
-one metadata key ``moonflower`` holds the manifest (task, schema, scaling). A candidate keeps its base's header
-byte for byte and changes the numbers only.
+metadata key ``moonflower`` holds the manifest (task, schema, scaling). A candidate keeps its base's header
+byte for byte and changes the numbers only. The one other key that there may be marks a copy of a version that nobody
+released; it has another digest than the version, so no proof and no approval is about it.
 
 Format: https://huggingface.co/docs/safetensors (8-byte little-endian header length, JSON header, data).
 """
@@ -24,6 +25,7 @@ from ..errors import InputError
 
 MAX_HEADER_BYTES = 4 << 20
 _KEY = "moonflower"
+_MARK = {"moonflower.release": "unreleased"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Version:
         manifest: what ``predict`` needs: format, federation, task, schema, scaling, package.
         layout: the tensors, in file order.
         vector: ``float32[n]``, all tensors flattened and joined; read-only view of ``data``.
+        unreleased: it is a copy that was marked as not released; False says nothing.
     """
 
     sha256: str
@@ -59,6 +62,7 @@ class Version:
     manifest: dict[str, Any]
     layout: Layout
     vector: NDArray[np.float32]
+    unreleased: bool = False
 
     def tensors(self) -> dict[str, NDArray[np.float32]]:
         """Return each tensor by name, as read-only views."""
@@ -80,7 +84,16 @@ def build(layout: Layout, vector: NDArray[np.float32], manifest: dict[str, Any])
     Raises:
         ValueError: the vector does not fit the layout.
     """
-    header: dict[str, Any] = {"__metadata__": {_KEY: canonical(manifest).decode()}}
+    return _build(layout, vector, {_KEY: canonical(manifest).decode()})
+
+
+def marked(version: Version) -> Version:
+    """Return a copy of a version that says of itself that it is not released; another file, with another digest."""
+    return _build(version.layout, version.vector, {_KEY: canonical(version.manifest).decode(), **_MARK})
+
+
+def _build(layout: Layout, vector: NDArray[np.float32], metadata: dict[str, str]) -> Version:
+    header: dict[str, Any] = {"__metadata__": metadata}
     start = 0
     for spec in layout:
         end = start + 4 * spec.size
@@ -119,7 +132,10 @@ def parse(data: bytes) -> Version:
     text = data[8 : 8 + length]
     try:
         header = parse_canonical(text.rstrip(b" "))
-        manifest = json.loads(header.pop("__metadata__")[_KEY])
+        metadata = header.pop("__metadata__")
+        manifest = json.loads(metadata.pop(_KEY))
+        if metadata not in ({}, _MARK):
+            raise _bad("its metadata holds more than a manifest")
         entries = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
         layout, start = [], 0
         for name, entry in entries:
@@ -134,7 +150,7 @@ def parse(data: bytes) -> Version:
     if not isinstance(manifest, dict) or len(data) != 8 + length + start or length % 8:
         raise _bad(f"{len(data) - 8 - length} bytes of numbers, the header announces {start}")
     vector = np.frombuffer(data, dtype="<f4", offset=8 + length)
-    return Version(hashlib.sha256(data).hexdigest(), data, manifest, tuple(layout), vector)
+    return Version(hashlib.sha256(data).hexdigest(), data, manifest, tuple(layout), vector, bool(metadata))
 
 
 def _numbers(vector: NDArray[np.float32]) -> memoryview:

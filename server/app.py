@@ -10,6 +10,7 @@ model. The coordinator holds no key and sees no member's update.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -31,9 +32,11 @@ from .records import rounds as history
 from .records.models import Entry, best
 from .records.rounds import Round
 from .records.state import State
+from .release import Board
 from .rounds import AWAY, Agreed, Collection, Patience
 from .run import Run, Seats
 from .sums import Sums, TooFew, Wire
+from .witnesses import Witnesses
 
 
 class Coordinator:
@@ -54,7 +57,7 @@ class Coordinator:
         self, exchange: Exchange, state: State, offer: Mapping[str, Any], pins: Mapping[str, str], run: str
     ) -> None:
         checked = parse(Offer, offer, where="the run's offer")
-        self.state, self._run = state, Run(run, checked, dict(offer), dict(pins), exchange, state)
+        self.state, self._run = state, Run(run, checked, dict(offer), dict(pins), exchange, state, Witnesses(state))
         self.wire = Wire()
         self._patience = Patience(checked.gate)
         self._sums: Sums | None = None
@@ -73,7 +76,9 @@ class Coordinator:
             self._check_patience()
             self._start()
             for planned in range(done + 1, self._run.offer.training.rounds + 1):
+                self._mend()
                 self._round(planned)
+            self._mend()
             self._final_report()
         except MoonflowerError as error:
             by_policy = "stopped" if error.code == "run.stopped" else "policy"
@@ -87,6 +92,7 @@ class Coordinator:
         A round that an earlier process left unfinished has failed; it does not count as a planned one.
         """
         run = self._run
+        self.state.sweep()
         with self.state.store.transaction() as db:
             row = history.run_row(db, run.id)
             if row is None:
@@ -100,10 +106,12 @@ class Coordinator:
             else:
                 self._break_off(db, history.INTERRUPTED)
                 run.log(db, "run_resumed", rounds=len(history.rounds(db, run.id)))
+            if self.state.envelopes.hours:
+                run.log(db, "warned", what="retention", hours=self.state.envelopes.hours)
             finished = history.finished(db, run.id)
         for outcome in finished:
             self._patience.count(outcome.status)
-        return len(finished)
+        return max((outcome.round for outcome in finished), default=0)
 
     def _seated(self, wanted: frozenset[str] = frozenset()) -> Sums:
         """Return the sums of the present epoch; members take seats in a new one where there is none that will do.
@@ -144,7 +152,7 @@ class Coordinator:
         while True:
             sums = self._seated()
             everybody = sums.seats.roster.names
-            context = sums.seats.template.at(0, 0, "statistics", "", 0.0)
+            context = sums.seats.template.at(0, 0, "statistics", "", 0.0, self._run.witnesses.newest())
             collected = sums.collect(context, dict.fromkeys(everybody), None)
             missing = {*everybody} - {*collected.members}
             if not missing:
@@ -165,7 +173,6 @@ class Coordinator:
                 number=0,
                 sha256=start.sha256,
                 members=list(collected.members),
-                proof=agreed.proof.as_dict(),
             )
 
     def _round(self, planned: int) -> None:
@@ -174,6 +181,7 @@ class Coordinator:
         Raises:
             Ended: the run ends here by policy.
         """
+        self.state.envelopes.expire()
         with self.state.store.read() as db:
             entries = self.state.models.entries(db, self._run.id)
             number = history.next_number(db)
@@ -188,7 +196,8 @@ class Coordinator:
             history.write_round(db, self._run.id, outcome)
             began = {"round": planned, "base": base.sha256, "clip": base.clip}
             self._run.log(db, "round_began", number=number, **began)
-        context = seats.template.at(number, planned, "update", base.sha256, base.clip)
+        checkpoint = self._run.witnesses.newest()
+        context = seats.template.at(number, planned, "update", base.sha256, base.clip, checkpoint)
         invited = self._invited(seats, number) if fixed is None else fixed.intersection(seats.roster.names)
         bases = {member: self._base_for(member, base, entries, number) for member in invited}
         try:
@@ -217,6 +226,45 @@ class Coordinator:
         if outcome.status == "promoted" and every and planned % every == 0:
             self._report(outcome)
         self._check_patience()
+
+    def _mend(self) -> None:
+        """Repeat the rounds whose models are damaged on disk, so that the run goes on from its last good version.
+
+        From the same base, for the same set (rule 2) and under the same plan a round gives the same bytes again. Where
+        it gives others, because a member was revoked since, these are the next version, and the run goes on from it.
+
+        Raises:
+            Refused: ``data.model``: not even the start is whole, or the disk keeps nothing.
+            Ended: repeated rounds brought nothing, too often in a row.
+        """
+        run, settings = self._run, self._run.offer.gate
+        tries: Counter[str] = Counter()
+        while True:
+            with self.state.store.read() as db:
+                good = _good(self.state.models.entries(db, run.id))
+                planned = {outcome.number: outcome.round for outcome in history.finished(db, run.id)}
+            damaged = good[good.index(self._whole(good)) + 1 :]
+            if not damaged:
+                return
+            for entry in damaged:
+                if not tries[entry.sha256]:
+                    run.note("warned", code="data.model", what="model", sha256=entry.sha256, version=entry.version)
+                tries[entry.sha256] += 1
+            first = damaged[0]
+            if tries[first.sha256] > settings.patience + settings.max_failed or first.number not in planned:
+                raise Refused("data.model", f"model {first.sha256} is damaged and could not be made again")
+            self._round(planned[first.number])
+
+    def _whole(self, good: list[Entry]) -> Entry:
+        """Return the newest of a run's good versions whose file is as it was written: the last good one, that is.
+
+        Raises:
+            Refused: ``data.model``: none is.
+        """
+        for entry in reversed(good):
+            if self.state.models.is_whole(entry.sha256):
+                return entry
+        raise Refused("data.model", f"no model of run {self._run.id} is whole; the newest is {good[-1].sha256}")
 
     def _judge(self, outcome: Round, agreed: Agreed, candidate: version.Version | None, entries: list[Entry]) -> Round:
         """Let the gate decide; promote the candidate, or stay with the last good model."""
@@ -251,7 +299,6 @@ class Coordinator:
                 votes=dict(agreed.votes),
                 vote_signatures={member: b64(signature) for member, signature in agreed.vote_signatures.items()},
                 best=best(entries).sha256,
-                statement=agreed.proof.statement.decode(),
                 warnings=[list(warning) for warning in outcome.warnings],
             )
             if candidate is not None:
@@ -299,7 +346,8 @@ class Coordinator:
         fixed = None if before is None else before - self._run.exchange.revoked()
         sums = self._seated(fixed or frozenset())
         number, planned = (outcome.number, outcome.round) if outcome else (0, 0)
-        context = sums.seats.template.at(number, planned, "tallies", model.sha256, model.clip)
+        checkpoint = self._run.witnesses.newest()
+        context = sums.seats.template.at(number, planned, "tallies", model.sha256, model.clip, checkpoint)
         names = sums.seats.roster.names
         bases: dict[str, Entry | None] = {name: model for name in names if fixed is None or name in fixed}
         try:
@@ -320,7 +368,7 @@ class Coordinator:
 
     def _base(self, entries: list[Entry], number: int) -> Entry:
         """Return the version that the round starts from: the last good one."""
-        return max((entry for entry in entries if entry.version is not None), key=lambda entry: entry.version or 0)
+        return self._whole(_good(entries))
 
     def _base_for(self, member: str, base: Entry, entries: list[Entry], number: int) -> Entry:
         """Return the version that a member is sent."""
@@ -366,7 +414,20 @@ class Coordinator:
         with self.state.store.transaction() as db:
             self._break_off(db, code)
             history.end_run(db, self._run.id, status, code)
+            if status == "done":
+                self._release(db)
             self._run.log(db, "run_ended", code=code, status=status)
+
+    def _release(self, db: Connection) -> None:
+        """Release the last good version, if the run said that this happens by itself; else approvers do it."""
+        good = self.state.models.last_good(db, self._run.id)
+        if good is not None:
+            Board(db, self.state.models).release_automatically(good, self.state.log)
+
+
+def _good(entries: list[Entry]) -> list[Entry]:
+    """Return the good versions of a run, oldest first."""
+    return sorted((entry for entry in entries if entry.version is not None), key=lambda entry: entry.version or 0)
 
 
 def _norm(base: version.Version, candidate: version.Version | None) -> float:

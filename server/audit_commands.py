@@ -1,8 +1,9 @@
-"""``moonflower audit``: look at the log, verify it, prove an entry, write it out. It only reads, offline."""
+"""``moonflower audit``: look at the log, verify it, prove an entry or a round, write it out. It only reads, offline."""
 
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,20 +13,31 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import terminal
+from ..canonical import canonical, parse_canonical
 from ..crypto import merkle
+from ..crypto.context import Purpose
 from ..crypto.note import Verifier, open_checkpoint
+from ..crypto.statement import quorum
 from ..errors import AuditError, InputError, Refused, nearest
+from .certificate import Certified, build_certificate, gather, proved_set, verify_certificate
+from .recompute import recompute as add_up
 from .records.audit import EVENTS
+from .records.envelopes import Envelopes
 from .records.source import EXPECTED, Record, opened, write
+from .records.state import ENVELOPES
 from .records.verify import verify as verify_log
 
 audit = typer.Typer(name="audit", help="The append-only log of what the coordinator did.", no_args_is_help=True)
 
 State = Annotated[Path, typer.Option("--state", help="State folder of the server.", show_default=True)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Run = Annotated[str, typer.Option("--run", help="Run, where several have a sum of this number.")]
 _STATE = Path("state")
 _COLUMNS = ("index", "time", "event", "run", "number", "member", "code", "details")
 _MAX_TEXT_BYTES = 1 << 20  # of a key or a checkpoint that a person hands in
+_MAX_CERTIFICATE_BYTES = 64 << 20  # a thousand members' cards, signatures and Merkle paths take 5 MB
+_PIN_CHARACTERS = 43
+_PLAIN = ("federation", "run", "number", "purpose", "members", "headers", "sum", "statement", "verdict")
 
 
 @audit.command()
@@ -59,19 +71,26 @@ def verify(
     checkpoint: Annotated[
         Path | None, typer.Option(help="A checkpoint kept elsewhere: shows a cut-off or rewritten log.")
     ] = None,
+    witness: Annotated[
+        list[Path] | None,
+        typer.Option(help="A member's own checkpoint (moonflower member log): the same, for each one (repeatable)."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check every entry and signature. Exit status: 0 verifies, 1 does not, 2 cannot be read."""
-    if checkpoint is None:  # with one, a file of which nothing is left is a log that was cut off
+    if checkpoint is None and not witness:  # with one, a file of which nothing is left is a log that was cut off
         _not_empty(source)
     kept = None if checkpoint is None else _read(checkpoint)
-    report = verify_log(source, _key(key or _folder(source) / "log.pub").text(), kept)
+    seen = {f"witness {path}": _read(path) for path in witness or ()}
+    report = verify_log(source, _key(key or _folder(source) / "log.pub").text(), kept, seen)
     if as_json:
         fields = asdict(report)
         del fields["reason"]
         _print_json(fields)
     elif report.ok:
         typer.echo(f"verified: {report.entries} entries, root {report.root}")
+        for name in seen:
+            typer.echo(f"{name}: holds an earlier state of this very log, or this one")
     else:
         typer.echo(f"does not verify: {report.code}: {report.reason}; {report.entries} entries before it do")
     if not report.ok:
@@ -94,7 +113,7 @@ def prove(
     entry = records[index].entry
     try:
         checkpoint = open_checkpoint(records[-1].note, verifier)
-        path = merkle.inclusion_proof([merkle.leaf_hash(record.entry) for record in records], index)
+        path = merkle.Tree(merkle.leaf_hash(record.entry) for record in records).inclusion(index)
         merkle.verify_inclusion(merkle.leaf_hash(entry), index, checkpoint.size, path, checkpoint.root)
     except Refused as error:
         raise AuditError(error.code, f"entry {index} cannot be proved: {error}", first_bad=index) from error
@@ -120,6 +139,88 @@ def prove(
 
 
 @audit.command()
+def certificate(
+    number: Annotated[int, typer.Argument(metavar="ROUND", help="Number of the round; 0: statistics.", min=0)],
+    state: State = _STATE,
+    purpose: Annotated[Purpose | None, typer.Option(help="Of the sum; default: update, for 0 statistics.")] = None,
+    run: Run = "",
+    out: Annotated[Path | None, typer.Option(help="New file for the certificate.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the certificate itself, one JSON object.")] = False,
+) -> None:
+    """Make a round's certificate: a file that a third party checks offline with `check`; print what it proves."""
+    _not_empty(state)
+    verifier = _key(_folder(state) / "log.pub")
+    chosen: Purpose = purpose or ("update" if number else "statistics")
+    with opened(state) as history:
+        made = build_certificate(history.records, number, chosen, verifier, run)
+    data = canonical(made).decode()
+    if out is not None:
+        try:
+            with out.open("x", encoding="ascii") as file:
+                file.write(data + "\n")
+        except OSError as error:
+            raise InputError("config.out", f"--out {out} cannot be written: {error.strerror}") from error
+    if as_json:
+        typer.echo(data)
+        return
+    _print_page(verify_certificate(made, verifier))
+    if out is not None:
+        typer.echo(f"certificate written to {out}", err=True)
+
+
+@audit.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="A round's certificate, as `certificate` wrote it.")],
+    key: Annotated[Path, typer.Option(help="The log's public key (log.pub), from where you trust it.")],
+    pin: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=PIN, from the member itself; with it every member of the set needs one."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a round's certificate, offline. Exit status: 0 all of it is right, 1 it is not, 2 it cannot be read."""
+    verifier, pins = _key(key), _pins(pin or [])
+    text = _read(file, _MAX_CERTIFICATE_BYTES)
+    try:
+        found = verify_certificate(_parsed(text), verifier, pins or None)
+    except Refused as error:
+        if as_json:
+            _print_json({"ok": False, "code": error.code, **dict.fromkeys(_PLAIN)})
+        else:
+            typer.echo(f"does not verify: {error.code}: {error}")
+        raise typer.Exit(1) from None
+    if as_json:
+        fields = found.as_dict()
+        _print_json({"ok": True, "code": "", **{name: fields[name] for name in _PLAIN}})
+        return
+    typer.echo("verified")
+    _print_page(found)
+    if not pins:
+        typer.echo("No --pin was given: that these keys are the members' is the log's word alone.")
+
+
+@audit.command()
+def recompute(
+    number: Annotated[int, typer.Argument(metavar="ROUND", help="Number of the round.", min=1)],
+    state: State = _STATE,
+    run: Run = "",
+    as_json: Json = False,
+) -> None:
+    """Add a round's kept envelopes up again and compare with the log. The server keeps none unless it is told to."""
+    _not_empty(state)
+    folder = _folder(state)
+    with opened(state) as history:
+        evidence = gather(history.records, number, "update", run, last="set_closed")
+    closed = proved_set(evidence, _key(folder / "log.pub"))
+    kept = Envelopes(folder / ENVELOPES, 0, time.time)
+    found = add_up(closed, lambda header: kept.read(number, header))
+    if as_json:
+        _print_json({"ok": True, "number": number, "members": list(closed.members), "sum": found})
+        return
+    typer.echo(f"the sum of {len(closed.members)} envelopes is the logged one, bit for bit: {found}")
+
+
+@audit.command()
 def export(
     out: Annotated[Path, typer.Option(help="New file to write.")],
     state: State = _STATE,
@@ -136,6 +237,56 @@ def export(
         except OSError as error:
             raise InputError("config.out", f"--out {out} cannot be written: {error.strerror}") from error
     typer.echo(f"{count} entries written to {out}", err=True)
+
+
+def _print_page(certified: Certified) -> None:
+    """Print what a certificate proves, in a few lines."""
+    closed, said, proof, verdict = certified.closed, certified.statement, certified.proof, certified.verdict
+    context, checkpoint = closed.context, certified.checkpoint
+    needed = quorum(said.members, closed.offer.crypto.open_quorum)
+    result = {"statistics": "version 0", "update": "candidate", "tallies": "model measured"}[said.purpose]
+    lines = {
+        "about": f"{said.purpose} {said.number} of run {said.run}, {said.federation}, epoch {context['epoch']}",
+        "set A": f"{', '.join(said.members)} ({len(said.members)} of {len(closed.roster.cards)} on the roster)",
+        "base": said.base,
+        "sealed sum": f"{closed.sum} (the coordinator's word: see recompute)",
+        result: said.sha256,
+        "signed by": f"{', '.join(sorted(proof.signatures))} ({len(proof.signatures)}, {needed} needed)",
+        "disagreed": ", ".join(certified.disagreeing),
+        "in range": "yes" if said.in_range else "no: honest members cannot add up to this",
+        "metrics": ", ".join(f"{name} {value}" for name, value in sorted(said.metrics.items())),
+    }
+    if verdict is not None:
+        votes = sum(vote is not None for vote in verdict.votes.values())
+        why = f" ({verdict.code})" if verdict.code else ""
+        median = "" if verdict.median is None else f"; median of {votes} votes {verdict.median:+g}"
+        lines["verdict"] = f"{verdict.status}{why}{median}"
+    elif said.purpose == "update":
+        lines["verdict"] = "none in the log yet"
+    lines["log"] = f"{checkpoint.origin}, {checkpoint.size} entries, root {checkpoint.root.hex()}"
+    lines["witnessed"] = f"set A sealed after it had seen the first {certified.witnessed} of them"
+    for name, value in lines.items():
+        if value:
+            typer.echo(f"{name:<15} {_cell(value).plain}")
+
+
+def _pins(given: list[str]) -> dict[str, str]:
+    pins = {}
+    for text in given:
+        name, equals, value = text.rpartition("=")
+        if not (equals and name and len(value) == _PIN_CHARACTERS) or name in pins:
+            raise InputError(
+                "config.member", f"--pin {text}: expected NAME=PIN, each member once (moonflower keys show)"
+            )
+        pins[name] = value
+    return pins
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return parse_canonical(text.removesuffix("\n").encode())
+    except ValueError:
+        raise Refused("audit.certificate", "not a certificate: expected one line of canonical JSON") from None
 
 
 def _entry(record: Record, at: int) -> dict[str, Any]:
@@ -180,7 +331,7 @@ def _key(path: Path) -> Verifier:
         raise InputError(error.code, f"{path}: {error}") from None
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, limit: int = _MAX_TEXT_BYTES) -> str:
     """Return a small text file.
 
     Raises:
@@ -188,7 +339,7 @@ def _read(path: Path) -> str:
     """
     try:
         with path.open("rb") as file:
-            return file.read(_MAX_TEXT_BYTES).decode()
+            return file.read(limit).decode()
     except OSError as error:
         raise InputError("config.path", f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import RecordDict
@@ -14,6 +15,7 @@ from ..crypto.context import RoundContext
 from ..crypto.identity import Roster, parse_roster
 from ..errors import Refused
 from ..messages import Body, Confirm, DealAnswer, Deals, Done, Enrol, Enrolled, MakeDeals, TakeDeal
+from .records import members as roster
 from .records import rounds as history
 from .rounds import Agreement, agree
 from .run import Run, Seats
@@ -31,18 +33,32 @@ def take_seats(run: Run, members: Iterable[str]) -> Seats:
     while True:
         revoked = run.exchange.revoked()
         try:
-            return _deal(run, *_enrol(run, sorted({*members} - revoked)))
+            return _deal(run, _enrol(run, sorted({*members} - revoked)))
         except Refused:
             if run.exchange.revoked() == revoked:
                 raise
 
 
-def _enrol(run: Run, everyone: Sequence[str]) -> tuple[dict[str, Any], Agreement]:
-    """Return each taking-part member's card, and what all agree on; a disagreement names member and field.
+EPOCHS_AHEAD = 10_000  # that a member may be, where the coordinator was restored from an older copy
+
+
+@dataclass(frozen=True)
+class _Enrolment:
+    """Who takes part: each one's card, what all agree on, and the newest epoch that one of them knows."""
+
+    cards: Mapping[str, Any]
+    agreement: Agreement
+    epoch: int
+
+
+def _enrol(run: Run, everyone: Sequence[str]) -> _Enrolment:
+    """Return who takes part; a disagreement names member and field.
 
     Raises:
         Refused: fewer than ``min_members`` enrolled; the code is the first member's.
     """
+    with run.state.store.read() as db:
+        upcoming = history.next_epoch(db)
     request = Enrol(run=run.id, offer=dict(run.raw_offer))
     answers: dict[str, Enrolled] = {}
     odd: dict[str, str] = {}
@@ -53,6 +69,8 @@ def _enrol(run: Run, everyone: Sequence[str]) -> tuple[dict[str, Any], Agreement
                 raise Refused(reply, "the member did not enrol")
             answer = Enrolled.from_records(reply)
             parse_roster([answer.card], {member: run.pins.get(member, "")})
+            if answer.epoch >= upcoming + EPOCHS_AHEAD:
+                raise Refused("deal.epoch", "the member knows of an epoch that cannot be")
             answers[member] = answer
         except Refused as error:
             odd[member] = error.code
@@ -63,15 +81,16 @@ def _enrol(run: Run, everyone: Sequence[str]) -> tuple[dict[str, Any], Agreement
     with run.state.store.transaction() as db:
         for member, code in sorted(odd.items()):
             run.log(db, "refused_member", member=member, code=code)
-        for member in cards:
-            run.log(db, "enrolled", member=member, pin=run.pins[member], agreed=dict(agreement.agreed))
+        for member, card in cards.items():
+            roster.keep_card(db, card)
+            run.log(db, "enrolled", member=member, pin=run.pins[member], card=card, agreed=dict(agreement.agreed))
     if len(cards) < run.offer.federation.min_members:
         said = ", ".join(f"{member}: {code}" for member, code in sorted(odd.items())) or "no other member is known"
         raise Refused(
             next(iter(sorted(odd.values())), "round.too_few"),
             f"{len(cards)} members enrolled, {run.offer.federation.min_members} are needed ({said})",
         )
-    return cards, agreement
+    return _Enrolment(cards, agreement, max(answers[member].epoch for member in cards))
 
 
 def _fields(answer: Enrolled) -> dict[str, str | int]:
@@ -83,20 +102,22 @@ def _fields(answer: Enrolled) -> dict[str, str | int]:
     return fields
 
 
-def _deal(run: Run, cards: Mapping[str, Any], agreement: Agreement) -> Seats:
+def _deal(run: Run, enrolment: _Enrolment) -> Seats:
     """Let a member deal the epoch's keys, have every member confirm them (rule 8), and return the epoch.
 
     Raises:
         Refused: a member refused or stayed away, or the members hold different keys (``deal.*``).
     """
+    cards, agreement = enrolment.cards, enrolment.agreement
     listed = [cards[member] for member in sorted(cards)]
-    roster = parse_roster(listed, run.pins)
+    seated = parse_roster(listed, run.pins)
     plan = planner.plan(len(listed), run.offer.crypto.value_bits, agreement.sizes["update"])
     with run.state.store.transaction() as db:
-        epoch = history.next_epoch(db)
+        epoch = max(history.next_epoch(db), enrolment.epoch + 1)
         history.begin_epoch(db, epoch, run.id, listed, plan.as_dict())
-        run.log(db, "epoch_began", epoch=epoch, roster=roster.digest, crypto=plan.as_dict())
-    dealer, deals = _dealt(run, roster, epoch, listed)
+        began = {"roster": seated.digest, "members": list(seated.names), "crypto": plan.as_dict()}
+        run.log(db, "epoch_began", epoch=epoch, **began)
+    dealer, deals = _dealt(run, seated, epoch, listed)
     requests = {
         member: TakeDeal(
             run=run.id,
@@ -106,17 +127,17 @@ def _deal(run: Run, cards: Mapping[str, Any], agreement: Agreement) -> Seats:
             ciphertext=deals.ciphertexts[member],
             signature=deals.signatures[member],
         )
-        for member in roster.names
+        for member in seated.names
     }
     answers = {
         member: DealAnswer.from_records(reply).model_dump()
         for member, reply in _ask_all(run, "query.take_deal", requests)
     }
     confirm = Confirm(run=run.id, epoch=epoch, answers=answers)
-    for _, reply in _ask_all(run, "query.confirm", dict.fromkeys(roster.names, confirm)):
+    for _, reply in _ask_all(run, "query.confirm", dict.fromkeys(seated.names, confirm)):
         Done.from_records(reply)
     with run.state.store.transaction() as db:
-        for member in roster.names:
+        for member in seated.names:
             run.log(db, "deal_answered", member=member, epoch=epoch)
     template = RoundContext(
         federation=run.offer.federation.name,
@@ -132,11 +153,12 @@ def _deal(run: Run, cards: Mapping[str, Any], agreement: Agreement) -> Seats:
         package=__version__,
         crypto=plan.as_dict(),
         epoch=epoch,
-        roster=roster.digest,
+        roster=seated.digest,
         min_members=run.offer.federation.min_members,
         offer=digest(run.raw_offer),
+        checkpoint="",
     )
-    return Seats(epoch, roster, plan, agreement.sizes, template)
+    return Seats(epoch, seated, plan, agreement.sizes, template)
 
 
 def _dealt(run: Run, roster: Roster, epoch: int, listed: list[dict[str, Any]]) -> tuple[str, Deals]:

@@ -19,7 +19,8 @@ from ..messages import Body, Refusal
 
 POLL_S = 0.1
 GRACE_S = 5.0
-RESENDS = 2  # after an error that Flower reports
+RESENDS = 2  # after an error that Flower reports, or where a member needs another proof of the log's growth
+BEHIND = "audit.behind"
 INVALID_FAB = 7  # flwr.common.constant.ErrorCode: a bundle that the node does not run (contract test)
 
 
@@ -41,6 +42,16 @@ class Post(Protocol):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return replies to these messages that are here, few enough to be held together."""
+
+
+class Attaching(Protocol):
+    """What goes along with every message, whatever it is about."""
+
+    def show(self, member: str, records: RecordDict) -> None:
+        """Add it to a message for a member."""
+
+    def hear(self, member: str, records: RecordDict) -> None:
+        """Take what a member added to its reply."""
 
 
 class WallClock:
@@ -114,6 +125,7 @@ class Exchange:
         requests: Mapping[str, Body],
         timeout_s: float,
         enough: Callable[[], bool] = lambda: False,
+        letters: Attaching | None = None,
     ) -> Iterator[tuple[str, RecordDict | str]]:
         """Send each member its request; yield (member, reply), or (member, code) where it refused or broke.
 
@@ -125,6 +137,7 @@ class Exchange:
             timeout_s: seconds to wait in all.
             enough: whether the answers so far will do; from then on the others have as long again as these took, and
                 five seconds at least.
+            letters: what goes along with every message.
         """
         began = self._clock.now()
         deadline, satisfied = began + timeout_s, False
@@ -138,7 +151,7 @@ class Exchange:
             for member, asked in waiting.items():
                 node = connected.get(member)
                 if node is not None and node != asked.node:
-                    asked.message = self._send(route, requests[member], node)
+                    asked.message = self._send(route, member, requests[member], node, letters)
                     if asked.message:
                         asked.node, senders[asked.message] = node, member
             came = False
@@ -148,6 +161,8 @@ class Exchange:
                 member = senders.pop(message, "")
                 if member not in waiting:
                     continue
+                if letters is not None and reply.has_content():
+                    letters.hear(member, reply.content)
                 answer = _answer(reply, waiting[member], message)
                 if answer is not None:
                     del waiting[member]
@@ -158,22 +173,29 @@ class Exchange:
             if waiting and not came:
                 self._clock.wait(deadline)
 
-    def _send(self, route: str, request: Body, node: Node) -> str:
+    def _send(self, route: str, member: str, request: Body, node: Node, letters: Attaching | None) -> str:
         """Return the id of the message that was sent; "" where Flower did not take it."""
-        message = Message(request.to_records(), dst_node_id=node.id, message_type=route)
+        records = request.to_records()
+        if letters is not None:
+            letters.show(member, records)
+        message = Message(records, dst_node_id=node.id, message_type=route)
         return next(iter(self._grid.push_messages([message])), None) or ""
 
 
 def _answer(reply: Message, asked: _Asked, message: str) -> RecordDict | str | None:
     """Return what a reply says; None where the member is to be asked again, or was already."""
     if not reply.has_error():
-        return _content(reply)
-    if reply.error.code == INVALID_FAB:
+        said = _content(reply)
+        if said != BEHIND:
+            return said
+    elif reply.error.code == INVALID_FAB:
         return "task.refused"
     if message != asked.message:
         return None  # about a process that is gone; a newer one was asked since
     asked.node, asked.errors = None, asked.errors + 1
-    return "update.failed" if asked.errors > RESENDS else None
+    if asked.errors <= RESENDS:
+        return None
+    return "update.failed" if reply.has_error() else BEHIND
 
 
 def _content(reply: Message) -> RecordDict | str:

@@ -17,7 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from ..configs import bundle
 from ..configs.live import ServerConfig, load_config
-from ..crypto.identity import NodeKey
+from ..crypto.identity import PublicKey
 from ..errors import MoonflowerError, Refused
 from .app import Coordinator
 from .door.replies import Replies
@@ -38,7 +38,7 @@ def main(grid: Grid, context: Context) -> None:
     config = load_config(ServerConfig, bundle.server_config())
     run = str(context.run_config[bundle.RUN_KEY])
     folder = config.server.state
-    state = State(folder, config.server.federation)
+    state = State(folder, config.server.federation, keep_envelopes_h=config.server.keep_envelopes_h)
     try:
         with carrying(folder, run):
             _coordinator(grid, state, run, config.server.answer_timeout_s).carry_out()
@@ -92,4 +92,4 @@ def connected(grid: Grid, pins: Mapping[str, str]) -> Callable[[], dict[str, Nod
 
 def _pin(pem: bytes) -> str:
     key = load_pem_public_key(pem)
-    return NodeKey(key).pin if isinstance(key, ec.EllipticCurvePublicKey) else ""
+    return PublicKey(key).pin if isinstance(key, ec.EllipticCurvePublicKey) else ""

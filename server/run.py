@@ -18,6 +18,7 @@ from ..messages import Body
 from .exchange import Exchange
 from .records import rounds as history
 from .records.state import State
+from .witnesses import Letters, Witnesses
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Run:
         pins: member → pin of its node key.
         exchange: to the members.
         state: the coordinator's records.
+        witnesses: what members have seen of the log.
     """
 
     id: str
@@ -39,6 +41,7 @@ class Run:
     pins: Mapping[str, str]
     exchange: Exchange
     state: State
+    witnesses: Witnesses
 
     def log(self, db: Connection, event: str, **details: Any) -> None:
         """Append an entry about this run inside a transaction that records more."""
@@ -55,8 +58,11 @@ class Run:
         requests: Mapping[str, Body],
         timeout_s: float,
         enough: Callable[[], bool] = lambda: False,
+        at: str = "",
     ) -> Iterator[tuple[str, RecordDict | str]]:
         """Ask members as :meth:`Exchange.ask` does, unless somebody asked for the run's end.
+
+        Every message shows its member the log as it is at checkpoint ``at``, by default the newest.
 
         Raises:
             Ended: ``run.stopped``.
@@ -65,7 +71,11 @@ class Run:
             row = history.run_row(db, self.id)
         if row is not None and row.stop:
             raise Ended("run.stopped", "somebody asked for the run's end; the last good model stays")
-        yield from self.exchange.ask(route, requests, timeout_s, enough)
+        letters = Letters(self.witnesses, at or self.witnesses.newest())
+        try:
+            yield from self.exchange.ask(route, requests, timeout_s, enough, letters)
+        finally:
+            self.witnesses.keep(self.id)
 
 
 @dataclass(frozen=True)

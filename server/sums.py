@@ -6,7 +6,7 @@ import hashlib
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from flwr.app import RecordDict
@@ -105,7 +105,7 @@ class Sums:
         shares: dict[str, float] = {}
         seeds: dict[str, bytes] = {}
         requests = {member: self._seal_request(context, base) for member, base in bases.items()}
-        for member, reply in run.ask("train.seal", requests, run.offer.training.train_timeout_s):
+        for member, reply in run.ask("train.seal", requests, run.offer.training.train_timeout_s, at=context.checkpoint):
             try:
                 sealed = Sealed.from_records(_content(reply))
                 envelope = check(collection, member, sealed.envelope)
@@ -116,6 +116,8 @@ class Sums:
             except Refused as error:
                 self._leave_out(collection, member, error.code)
                 continue
+            if update:
+                run.state.envelopes.keep(context.number, envelope.signed, sealed.envelope)
             collection.accept(envelope)
             shares[member] = sealed.clipped_share
             size = len(sealed.envelope.data)
@@ -130,12 +132,18 @@ class Sums:
             members = collection.close()
         except Refused as error:
             raise TooFew(error.code, str(error), dict(collection.excluded)) from None
-        headers = {member: collection.accepted[member].digest for member in members}
+        total = running.dump()
+        closed = {
+            "purpose": context.purpose,
+            "context": asdict(context),
+            "headers": {member: collection.accepted[member].digest for member in members},
+            "sum": hashlib.sha256(total).hexdigest(),
+        }
         with run.state.store.transaction() as db:
             history.fix_set(db, context.purpose, context.base, members)
-            run.log(db, "set_closed", number=context.number, purpose=context.purpose, headers=headers)
+            run.log(db, "set_closed", number=context.number, **closed)
         share = round(max(shares.values(), default=0.0), 2)
-        return Collected(context, collection, members, seeds, running.dump(), share)
+        return Collected(context, collection, members, seeds, total, share)
 
     def open(self, collected: Collected, best: str) -> tuple[Agreed, version.Version | None]:
         """Ask set A to open the sum, until a quorum agrees and one of it has sent the version that follows.
@@ -161,15 +169,8 @@ class Sums:
         for member in sorted(hearing.waiting):
             self._refuse(hearing, member, "envelope.late")
         agreed = hearing.conclude()
-        said = agreed.statement
-        self._note(
-            "opened",
-            context,
-            sha256=said.sha256,
-            openers=sorted(agreed.proof.signatures),
-            disagreeing=list(agreed.disagreeing),
-        )
-        if context.purpose == "tallies" or not said.in_range:
+        self._note("opened", context, **agreed.proof.as_dict(), disagreeing=list(agreed.disagreeing))
+        if context.purpose == "tallies" or not agreed.statement.in_range:
             return agreed, None
         return agreed, self._result(context, request, agreed, results)
 
@@ -224,6 +225,7 @@ class Sums:
             purpose=context.purpose,
             base=base.sha256 if base else "",
             clip=base.clip if base else context.clip,
+            checkpoint=context.checkpoint,
             model=models.read(base.sha256).data if base else b"",
             proof=dict(base.proof) if base else {},
         )
@@ -245,6 +247,7 @@ class Sums:
             purpose=context.purpose,
             base=context.base,
             clip=context.clip,
+            checkpoint=context.checkpoint,
             members=list(collected.members),
             headers=headers,
             signatures=signatures,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,11 @@ def identities() -> dict[str, Identity]:
 class Federation:
     """Four hospitals and their coordinator; everything that a killed process leaves behind is under ``folder``.
 
+    Args:
+        folder: is made, or was left by an earlier one.
+        overrides: of the run's settings.
+        names: members that are started; without the coordinator where ``alone``.
+
     Attributes:
         kill_at: a log entry as it is committed → whether the coordinator dies with it.
         handled: called with a member's name and what handles a message; returns the reply.
@@ -49,7 +54,7 @@ class Federation:
         members: name → the member's process.
     """
 
-    def __init__(self, folder: Path, *overrides: str) -> None:
+    def __init__(self, folder: Path, *overrides: str, names: Sequence[str] = NAMES, alone: bool = False) -> None:
         self.folder, self.cast = folder, cast("training.report_every=0", *overrides)
         self.kill_at: Callable[[dict[str, Any]], bool] = lambda entry: False
         self.handled: Callable[[str, Callable[[], Any]], Any] = lambda member, handle: handle()
@@ -57,10 +62,11 @@ class Federation:
         self.revoked: set[str] = set()
         self.pins = {name: identities()[name].card.node.pin for name in NAMES}
         self.members: dict[str, Member] = {}
-        (folder / "members").mkdir(parents=True)
-        for name in NAMES:
+        (folder / "members").mkdir(parents=True, exist_ok=True)
+        for name in names:
             self.start(name)
-        self.state = State(folder, "heart", [self._logged])
+        if not alone:
+            self.state = State(folder, "heart", [self._logged])
 
     def start(self, name: str, pins: dict[str, str] | None = None) -> None:
         """Start a member's process, in place of the one before."""

@@ -30,7 +30,7 @@ with contextlib.ExitStack() as _stack:
 
 PLAN = planner.plan(4, 16, 10)
 CONTEXT = RoundContext(
-    "f", "r", 1, 1, "update", "0" * 64, 1.0, {}, "0" * 64, {}, "0", PLAN.as_dict(), 1, "0" * 64, 3, "0" * 64
+    "f", "r", 1, 1, "update", "0" * 64, 1.0, {}, "0" * 64, {}, "0", PLAN.as_dict(), 1, "0" * 64, 3, "0" * 64, ""
 )
 LANES = 13
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from moonflower.crypto import envelope
-from moonflower.crypto.context import RoundContext
+from moonflower.crypto.context import RoundContext, checkpoint_label
 from moonflower.crypto.identity import Identity, Roster, parse_roster
 from moonflower.crypto.planner import plan
 from moonflower.crypto.sealed import SealedVector
@@ -16,6 +16,7 @@ from moonflower.crypto.statement import Proof, Statement, sign_statement
 
 NAMES = ("anna", "bert", "cleo", "dora")
 BASE = "b" * 64
+CHECKPOINT = checkpoint_label("log+key", 5, b"r" * 32)
 
 
 @lru_cache
@@ -48,6 +49,7 @@ def context(**changes: Any) -> RoundContext:
         crypto=plan(4, 16, 10).as_dict(),
         epoch=1,
         roster=roster().digest,
+        checkpoint=CHECKPOINT,
         min_members=3,
         offer="o" * 64,
     )

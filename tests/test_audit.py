@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import shutil
 import sqlite3
 import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -26,11 +29,11 @@ from moonflower.canonical import canonical
 from moonflower.crypto import merkle
 from moonflower.crypto.merkle import Frontier
 from moonflower.crypto.note import Signer, open_checkpoint, sign_checkpoint
-from moonflower.errors import AuditError, InputError
+from moonflower.errors import AuditError, InputError, Refused
 from moonflower.server.records import audit
 from moonflower.server.records.audit import Log, open_signer
 from moonflower.server.records.source import Record, write
-from moonflower.server.records.store import FILE_NAME, Store
+from moonflower.server.records.store import FILE_NAME, USER_VERSION, Store
 from moonflower.server.records.verify import Report, verify
 from sqlalchemy import text
 
@@ -95,12 +98,12 @@ def test_an_entry_says_what_happened_and_leaves_out_what_is_empty(store: Store, 
     with store.transaction() as connection:
         assert log.append(connection, "run_began") == 0
         assert log.append(connection, "envelope_refused", run="r", number=0, member="m", code="c", a=[1, None]) == 1
-    time = "2026-01-02T03:04:05.678Z"
+    at = "2026-01-02T03:04:05.678Z"
     assert list(log.entries()) == [
-        {"index": 0, "time": time, "event": "run_began"},
+        {"index": 0, "time": at, "event": "run_began"},
         {
             "index": 1,
-            "time": time,
+            "time": at,
             "event": "envelope_refused",
             "run": "r",
             "number": 0,
@@ -214,19 +217,188 @@ def test_proofs(store: Store, log: Log) -> None:
     for prove in (log.inclusion, log.consistency):
         with pytest.raises(ValueError, match="the log is empty"):
             prove(0)
+    with pytest.raises(ValueError, match="expected a size from 1 to 0, got 1"):
+        log.at(1)
     _fill(log, store)
-    entries = [canonical(entry) for entry in log.entries()]
-    for index, entry in enumerate(entries):
-        proof = log.inclusion(index)
-        assert proof.checkpoint == log.checkpoint()
-        leaf = merkle.leaf_hash(entry)
-        merkle.verify_inclusion(leaf, index, COUNT, proof.hashes, proof.checkpoint.root)
-        old = merkle.root([merkle.leaf_hash(entry) for entry in entries[:index]])
-        merkle.verify_consistency(index, COUNT, log.consistency(index).hashes, old, proof.checkpoint.root)
+    _prove_everything(log)
+    assert log.inclusion(3).checkpoint == log.consistency(3).checkpoint == log.at(COUNT) == log.checkpoint()
     with pytest.raises(ValueError, match="below 13, got 13"):
         log.inclusion(COUNT)
+    with pytest.raises(ValueError, match="below 5, got 5"):
+        log.inclusion(5, 5)
     with pytest.raises(ValueError, match="at most 13, got 14"):
         log.consistency(COUNT + 1)
+    with pytest.raises(ValueError, match="at most 5, got 6"):
+        log.consistency(6, 5)
+
+
+@pytest.mark.parametrize("size", [-1, 0, COUNT + 1, 10**19])
+def test_a_size_of_which_nothing_was_signed(store: Store, log: Log, size: int) -> None:
+    _fill(log, store)
+    for ask in (log.at, lambda size: log.inclusion(0, size), lambda size: log.consistency(0, size)):
+        with pytest.raises(ValueError, match=f"expected a size from 1 to 13, got {size}"):
+            ask(size)
+
+
+def test_only_new_leaves_are_read(base: Path) -> None:
+    with closing(Store(base)) as store:
+        log = Log(store, SIGNER, _clock)
+        _prove_everything(log)
+        _edit(base, "UPDATE log SET leaf = zeroblob(32) WHERE idx = 3")  # a second look at it would tell
+        _fill(log, store, 3)
+        _prove_everything(log, COUNT + 3)
+        with pytest.raises(AuditError) as refusal:
+            Log(store, SIGNER, _clock).inclusion(0)
+        assert refusal.value.code == "audit.fork"
+
+
+def test_threads_prove_while_others_append(store: Store) -> None:
+    _threads_prove_and_append(store)
+
+
+def test_threads_prove_while_others_append_in_memory() -> None:
+    with closing(Store(None)) as store:
+        _threads_prove_and_append(store)
+
+
+def _threads_prove_and_append(store: Store) -> None:
+    log = Log(store, SIGNER, _clock)
+    _fill(log, store, 1)
+    wrong: list[BaseException] = []
+
+    def work(append: bool) -> None:
+        try:
+            for turn in range(12):
+                if append:
+                    _fill(log, store, 1)
+                else:
+                    proof = log.consistency(1)
+                    size = proof.checkpoint.size
+                    merkle.verify_consistency(1, size, proof.hashes, log.at(1).root, proof.checkpoint.root)
+                    _check_inclusion(log, turn % size, size)
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(append,)) for append in (True, False) * 3]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    _prove_everything(log, 37)
+
+
+def test_one_thread_at_a_time_grows_the_tree(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside: list[int] = []
+    read = Log._read_leaves
+    with closing(Store(base)) as store:
+        log = Log(store, SIGNER, _clock)
+
+        def slow(*args: Any) -> None:
+            inside.append(1)
+            time.sleep(0.02)  # long enough for the others to come in too
+            assert len(inside) == 1
+            read(*args)
+            inside.pop()
+
+        monkeypatch.setattr(Log, "_read_leaves", slow)
+        with ThreadPoolExecutor(4) as pool:
+            proofs = list(pool.map(log.inclusion, range(4)))
+    assert {proof.checkpoint.size for proof in proofs} == {COUNT}
+
+
+@pytest.mark.parametrize("first", [0, 1, 8, COUNT - 1, COUNT])
+@pytest.mark.parametrize("added", [0, 1, 5, 20])
+def test_a_database_that_another_process_replaced_is_proved_as_it_is(base: Path, first: int, added: int) -> None:
+    with closing(Store(base)) as store, closing(Store(base)) as other:
+        log = Log(store, SIGNER, _clock)
+        before = log.inclusion(COUNT - 1).checkpoint
+        _replace(other, first, added)
+        if first + added:
+            _prove_everything(log, first + added)
+        else:
+            with pytest.raises(ValueError, match="the log is empty"):
+                log.inclusion(0)
+        if first < COUNT <= first + added:  # whoever holds what was replaced sees a fork, whatever is proved
+            proof = log.consistency(COUNT)
+            with pytest.raises(Refused) as refusal:
+                merkle.verify_consistency(COUNT, first + added, proof.hashes, before.root, proof.checkpoint.root)
+            assert refusal.value.code == "audit.fork"
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 6), st.booleans()), max_size=6))
+@settings(max_examples=25, deadline=None)
+def test_no_proof_that_does_not_verify_however_often_the_database_is_replaced(
+    steps: list[tuple[int, int, bool]],
+) -> None:
+    with closing(Store(None)) as store:
+        log = Log(store, SIGNER, _clock)
+        for kept, added, looks in steps:
+            newest = log.checkpoint()
+            size = newest.size if newest else 0
+            _replace(store, min(kept, size), added)
+            if looks and (newest := log.checkpoint()):
+                _prove_everything(log, newest.size)
+
+
+@pytest.mark.parametrize(
+    ("statement", "first_bad"),
+    [
+        ("UPDATE log SET leaf = zeroblob(32) WHERE idx = 3", 12),
+        ("UPDATE log SET leaf = zeroblob(31) WHERE idx = 3", 3),
+        ("UPDATE log SET leaf = 'x' WHERE idx = 3", 3),
+        ("UPDATE log SET leaf = 7 WHERE idx = 3", 3),
+        ("UPDATE log SET idx = 99 WHERE idx = 3", 3),
+        ("DELETE FROM log WHERE idx = 0", 0),
+    ],
+)
+@pytest.mark.parametrize("grown", [0, 3])
+def test_nothing_is_proved_over_edited_hashes(base: Path, statement: str, first_bad: int, grown: int) -> None:
+    with closing(Store(base)) as store:
+        if grown:  # what is newer and true does not help
+            _fill(Log(store, SIGNER, _clock), store, grown)
+        _edit(base, statement)
+        log = Log(store, SIGNER, _clock)
+        for _ in range(2):
+            with pytest.raises(AuditError) as refusal:
+                log.inclusion(5)
+            assert (refusal.value.code, refusal.value.first_bad) == (
+                "audit.fork",
+                first_bad + grown if first_bad == 12 else first_bad,
+            )
+
+
+@pytest.mark.parametrize(
+    ("statement", "code"),
+    [
+        ("DELETE FROM log WHERE idx = 4", "audit.missing"),
+        ("UPDATE log SET checkpoint = 'x' WHERE idx = 4", "audit.signature"),
+        ("UPDATE log SET checkpoint = (SELECT checkpoint FROM log WHERE idx = 6) WHERE idx = 4", "audit.order"),
+    ],
+)
+def test_an_edited_checkpoint_of_the_past_is_not_given(base: Path, statement: str, code: str) -> None:
+    _edit(base, statement)
+    with closing(Store(base)) as store:
+        log = Log(store, SIGNER, _clock)
+        for ask in (log.at, lambda size: log.inclusion(0, size), lambda size: log.consistency(1, size)):
+            with pytest.raises(AuditError) as refusal:
+                ask(5)
+            assert (refusal.value.code, refusal.value.first_bad) == (code, 4)
+        assert log.at(4).size == 4
+
+
+def test_nothing_is_proved_under_a_checkpoint_of_another_history(base: Path) -> None:
+    """The log's key signed both; they lie in one database only if somebody put them there."""
+    entries = [row[1] for row in _rows(base)]
+    entries[0] = canonical(json.loads(entries[0]) | {"event": "refused"})
+    _edit(base, ("UPDATE log SET checkpoint = ? WHERE idx = 4", (_sign(SIGNER, _tree(entries[:5])),)))
+    with closing(Store(base)) as store:
+        log = Log(store, SIGNER, _clock)
+        for ask in (lambda: log.inclusion(0, 5), lambda: log.consistency(1, 5)):
+            with pytest.raises(AuditError) as refusal:
+                ask()
+            assert (refusal.value.code, refusal.value.first_bad) == ("audit.fork", 4)
+        log.inclusion(0)
 
 
 @pytest.mark.parametrize(
@@ -405,12 +577,12 @@ def test_what_is_no_log(tmp_path: Path, content: bytes) -> None:
 def test_other_databases_are_no_logs(tmp_path: Path, base: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "other.db")) as connection:
         connection.execute("CREATE TABLE log (idx, entry, leaf, checkpoint)")
-    _edit(base, "PRAGMA user_version=3")
+    _edit(base, f"PRAGMA user_version={USER_VERSION + 1}")
     for source in (tmp_path / "other.db", base):
         with pytest.raises(InputError, match="expected a moonflower database") as refusal:
             verify(source, KEY)
         assert refusal.value.code == "config.state"
-    _edit(base, "PRAGMA user_version=2", "DROP TABLE log")
+    _edit(base, f"PRAGMA user_version={USER_VERSION}", "DROP TABLE log")
     with pytest.raises(InputError, match="no such table"):
         verify(base, KEY)
 
@@ -685,6 +857,43 @@ def test_a_damaged_page_is_found(base: Path) -> None:
 
 
 # --- tools
+
+
+def _prove_everything(log: Log, count: int = COUNT) -> None:
+    """Check every proof towards the newest and two earlier checkpoints, by what the log itself hands out."""
+    assert [log.at(size).size for size in range(1, count + 1)] == list(range(1, count + 1))
+    for size in {count, count - count // 3, 1}:
+        checkpoint = log.at(size)
+        assert open_checkpoint(checkpoint.note, SIGNER.verifier) == checkpoint
+        for index in range(size):
+            _check_inclusion(log, index, size)
+        for old in range(size + 1):
+            proof = log.consistency(old, size)
+            assert proof.checkpoint == checkpoint
+            old_root = log.at(old).root if old else merkle.EMPTY_ROOT
+            merkle.verify_consistency(old, size, proof.hashes, old_root, checkpoint.root)
+
+
+def _check_inclusion(log: Log, index: int, size: int) -> None:
+    (entry,) = log.after(index - 1, 1)
+    proof = log.inclusion(index, size)
+    merkle.verify_inclusion(merkle.leaf_hash(canonical(entry)), index, size, proof.hashes, proof.checkpoint.root)
+
+
+def _replace(store: Store, kept: int, added: int) -> None:
+    """Roll a database back to its first entries, as from a backup, and write others after them with the log's key."""
+    with store.transaction() as connection:
+        connection.execute(text("DELETE FROM log WHERE idx >= :kept"), {"kept": kept})
+        connection.execute(text("DELETE FROM log_tree"))
+        frontier = Frontier()
+        for leaf in connection.execute(text("SELECT leaf FROM log ORDER BY idx")).scalars():
+            frontier = frontier.append(leaf)
+        if kept:
+            row = {"size": kept, "nodes": b"".join(frontier.nodes)}
+            connection.execute(text("INSERT INTO log_tree VALUES (0, :size, :nodes)"), row)
+        log = Log(store, SIGNER, lambda: 1_800_000_000.0)
+        for number in range(added):
+            log.append(connection, "rolled_back", number=number, nonce=secrets.token_hex(4))
 
 
 def _expect(source: Path, code: str, first_bad: int, checkpoint: str | None = None) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+from federation import NAMES as HOSPITALS
+from federation import Federation, identities
 from moonflower.crypto import merkle
 from moonflower.crypto.note import Signer, Verifier, open_checkpoint, sign_checkpoint
 from moonflower.errors import MoonflowerError
@@ -183,8 +185,105 @@ def test_export_writes_what_verify_reads(state: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "new.jsonl").exists()
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The state folder of a whole run of two rounds."""
+    one = Federation(tmp_path_factory.mktemp("finished") / "0", "training.rounds=2")
+    one.queue()
+    assert one.carry_out() == "done"
+    one.close()
+    return one.folder
+
+
+def pin_options() -> list[str]:
+    return [word for name in HOSPITALS for word in ("--pin", f"{name}={identities()[name].card.node.pin}")]
+
+
+def test_a_certificate_is_a_file_that_anybody_checks_offline(finished: Path, tmp_path: Path) -> None:
+    out, key = tmp_path / "round-2.json", tmp_path / "log.pub"
+    key.write_text((finished / "log.pub").read_text())
+    made, error = _call("certificate", 2, "--state", finished, "--out", out)
+    assert error is None
+    assert f"certificate written to {out}" in made.stderr
+    certificate = json.loads(out.read_text())
+    page = dict(line.split(maxsplit=1) for line in made.stdout.splitlines() if " A " not in line)
+    assert page["candidate"] == certificate["statement"]["sha256"]
+    assert page["about"] == "update 2 of run run-1, heart, epoch 1"
+    assert page["verdict"].startswith("promoted; median of 4 votes")
+    assert "Cleveland, Hungary, Switzerland, VA Long Beach (4, 3 needed)" in made.stdout
+    checked, error = _call("check", out, "--key", key)
+    assert (error, checked.exit_code) == (None, 0)
+    assert checked.stdout == f"verified\n{made.stdout}" + (
+        "No --pin was given: that these keys are the members' is the log's word alone.\n"
+    )
+    checked, _ = _call("check", out, "--key", key, *pin_options())
+    assert checked.stdout == f"verified\n{made.stdout}"
+    said = _json("check", out, "--key", key)
+    assert (said["ok"], said["code"], said["number"], said["verdict"]["status"]) == (True, "", 2, "promoted")
+    assert said["sum"] == certificate["sum"]
+    _refused("config.out", 2, "certificate", 2, "--state", finished, "--out", out)
+
+
+def test_a_certificate_goes_through_a_pipe(finished: Path, tmp_path: Path) -> None:
+    piped = _call("certificate", 1, "--state", finished, "--json")[0].stdout
+    (tmp_path / "piped.json").write_text(piped)
+    assert _json("check", tmp_path / "piped.json", "--key", finished / "log.pub")["ok"]
+    other = _call("certificate", 1, "--state", finished, "--purpose", "update", "--run", "run-1", "--json")[0].stdout
+    assert other == piped
+    for number, purpose in ((0, "statistics"), (2, "tallies")):
+        said, error = _call("certificate", number, "--state", finished, "--purpose", purpose)
+        assert error is None
+        assert f"{purpose} {number} of run run-1" in said.stdout
+    assert "statistics 0 of run run-1" in _call("certificate", 0, "--state", finished)[0].stdout
+
+
+def test_check_ends_with_1_when_a_certificate_does_not_hold(finished: Path, tmp_path: Path) -> None:
+    file, key = tmp_path / "round.json", finished / "log.pub"
+    honest = _call("certificate", 2, "--state", finished, "--json")[0].stdout
+    for changed, code, said in (
+        (honest.replace('"number":2', '"number":1', 1), "audit.certificate", "plain fields"),
+        (honest + " ", "audit.certificate", "one line of canonical JSON"),
+        ("", "audit.certificate", "one line of canonical JSON"),
+        ("[]", "audit.certificate", "of version 1"),
+    ):
+        file.write_text(changed)
+        result, error = _call("check", file, "--key", key)
+        assert (error, result.exit_code) == (None, 1)
+        assert result.stdout.startswith(f"does not verify: {code}: ")
+        assert said in result.stdout
+    file.write_text(honest)
+    wrong = [*pin_options()[:-1], f"VA Long Beach={'x' * 43}"]
+    result, _ = _call("check", file, "--key", key, *wrong, "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert (found["ok"], found["code"], found["run"], found["verdict"]) == (False, "audit.pin", None, None)
+
+
+def test_certificates_end_with_2_on_bad_input(finished: Path, state: Path, tmp_path: Path) -> None:
+    file, key = tmp_path / "round.json", finished / "log.pub"
+    file.write_text(_call("certificate", 2, "--state", finished, "--json")[0].stdout)
+    _refused("config.round", 2, "certificate", 9, "--state", finished)
+    _refused("config.round", 2, "certificate", 1, "--state", finished, "--run", "run-7")
+    _refused("config.round", 2, "certificate", 1, "--state", state)
+    _refused("config.state", 2, "certificate", 1, "--state", tmp_path / "missing")
+    _refused("config.path", 2, "check", tmp_path / "missing", "--key", key)
+    _refused("config.path", 2, "check", file, "--key", tmp_path / "missing")
+    _refused("config.key", 2, "check", file, "--key", finished / "log.key")
+    for pin in ("Hungary", "Hungary=short", "=" + "x" * 43):
+        assert "NAME=PIN" in str(_refused("config.member", 2, "check", file, "--key", key, "--pin", pin))
+    _refused("config.member", 2, "check", file, "--key", key, *pin_options()[:2] * 2)
+    assert _call("certificate", 1, "--state", finished, "--purpose", "other")[0].exit_code == 2
+
+
+def test_a_certificate_of_an_export_is_that_of_its_database(finished: Path, tmp_path: Path) -> None:
+    _call("export", "--state", finished, "--out", tmp_path / "log.jsonl")
+    (tmp_path / "log.pub").write_text((finished / "log.pub").read_text())
+    texts = [_call("certificate", 1, "--state", at, "--json")[0].stdout for at in (finished, tmp_path / "log.jsonl")]
+    assert texts[0] == texts[1] != ""
+
+
 def test_help_explains_each_command() -> None:
-    for command in ("show", "verify", "prove", "export"):
+    for command in ("show", "verify", "prove", "export", "certificate", "check", "recompute"):
         result, _ = _call(command, "--help")
         assert result.exit_code == 0
 

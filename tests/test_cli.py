@@ -403,8 +403,8 @@ DATA = CONFIGS / "data" / "heart.csv.gz"
     [
         (["model", "show", "9"], "there is no model version '9'; expected one of: 0, 1, 2, 3"),
         (["model", "export", "9", "--out", "m"], "there is no model version '9'"),
-        (["model", "export", "1", "--out", "taken"], "--out taken cannot be written: File exists"),
-        (["model", "export", "1", "--out", "no/m"], "--out no/m cannot be written: No such file or directory"),
+        (["model", "export", "1", "--unreleased", "--out", "taken"], "--out taken cannot be written: File exists"),
+        (["model", "export", "1", "--unreleased", "--out", "no/m"], "--out no/m cannot be written: No such file"),
         (["audit", "prove", "999"], "there is no entry 999; expected an index below"),
         (["audit", "show", "--event", "promotd"], "unknown event 'promotd'; did you mean 'promoted'?"),
         (["audit", "export", "--out", "taken"], "--out taken cannot be written: File exists"),
@@ -433,7 +433,7 @@ def test_a_version_whose_file_is_gone_is_not_exported_as_nothing(refused: Any, d
     shutil.copytree(done, tmp_path / "state")
     for file in (tmp_path / "state" / "models").iterdir():
         file.unlink()
-    refused("model", "export", "1", "--out", "m", says="cannot be read: No such file or directory")
+    refused("model", "export", "1", "--unreleased", "--out", "m", says="cannot be read: No such file or directory")
 
 
 def test_a_log_that_cannot_be_read_is_not_half_exported(cli: Cli, tmp_path: Path, done: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from conftest import CONFIGS
 from moonflower import simulation
 from moonflower.client import live, tasks
+from moonflower.client.ledger import FILE_NAME
 from moonflower.client.live import OwnRows, member_of
 from moonflower.configs.live import ClientConfig, load_config
 from moonflower.configs.settings import Offer, load_run
@@ -123,7 +124,7 @@ def test_a_member_is_whole(tmp_path: Path) -> None:
     assert member.pins == {"Cleveland": member.identity.card.node.pin, "Hungary": other}
     assert (member.identity.card.issuer, member.identity.card.client_id) == ("http://127.0.0.1:1", "node")
     assert member.floor.tasks == ("moonflower.client.tasks.tabular:task",)
-    assert (tmp_path / "state" / live.LEDGER).stat().st_mode & 0o077 == 0
+    assert (tmp_path / "state" / FILE_NAME).stat().st_mode & 0o077 == 0
     member.ledger.close()
 
 

@@ -17,6 +17,7 @@ import typer.main
 from click.testing import CliRunner
 from moonflower import drill
 from moonflower.__main__ import app
+from moonflower.crypto.approval import Decision
 from moonflower.crypto.context import RoundContext
 from moonflower.crypto.envelope import Header
 from moonflower.crypto.planner import Plan
@@ -153,7 +154,7 @@ def made_codes() -> set[str]:
         and re.match(r"[a-z_]+\.$", str(node.values[0].value))
     }
     assert makers == {"client/guard.py", "server/enrolment.py"}, "a new f-string makes codes: list them here"
-    limits = {"min_members", "rounds", "local_epochs", "train_timeout_s"}
+    limits = {"min_members", "rounds", "local_epochs", "train_timeout_s", "min_approvals"}
     assert limits <= strings(trees()["client/guard.py"])
     return {f"config.{name}" for name in limits | {*FIELDS} | {*SIZES}}
 
@@ -194,6 +195,7 @@ def test_every_event_of_the_log_is_listed() -> None:
         ("RoundContext", Plan),
         ("Envelope", Header),
         ("Statement, vote, proof", Statement),
+        ("Releases", Decision),
     ],
 )
 def test_every_field_is_described(title: str, kind: Any) -> None:
@@ -205,6 +207,8 @@ def test_every_signature_has_its_domain() -> None:
     calls = [node for tree in trees().values() for node in ast.walk(tree) if isinstance(node, ast.Call)]
     signing = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "sign"]
     kinds = {call.args[0].value for call in signing if len(call.args) == 2 and isinstance(call.args[0], ast.Constant)}
+    plain = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "sign"]  # key, kind, payload
+    kinds |= {call.args[1].value for call in plain if isinstance(call.args[1], ast.Constant)}
     table = rows(section(PROTOCOL, "Signatures, cards, pins, rosters"))
     assert {ticked(cells[0])[0] for cells in table} == kinds
 

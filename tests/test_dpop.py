@@ -31,7 +31,7 @@ from forge import (
 )
 from moonflower.client.door.login import DpopKey
 from moonflower.crypto import jws
-from moonflower.crypto.identity import NodeKey, b64
+from moonflower.crypto.identity import PublicKey, b64
 from moonflower.crypto.jws import PrivateKey
 from moonflower.server.door.dpop import WINDOW_S, Nonces, Proofs, Seen, target
 from moonflower.server.door.refusal import TokenRefused
@@ -78,7 +78,7 @@ def test_a_token_with_a_proof_of_its_key_is_accepted(issuer: Issuer, check: Veri
 
 def test_the_node_key_is_the_pin() -> None:
     node = ec.generate_private_key(ec.SECP384R1())
-    assert DpopKey(node).jkt == NodeKey(node.public_key()).pin
+    assert DpopKey(node).jkt == PublicKey(node.public_key()).pin
 
 
 def test_what_the_client_makes_the_server_takes(issuer: Issuer, check: Verifier) -> None:

@@ -29,7 +29,7 @@ from forge import SERVER, Clock, Headers, Issuer, verifier
 from moonflower.client.door.login import DpopKey
 from moonflower.configs.live import ServerSettings
 from moonflower.configs.settings import load_run
-from moonflower.crypto.identity import NodeKey
+from moonflower.crypto.identity import PublicKey
 from moonflower.server.door import gateway as module
 from moonflower.server.door.api import Api
 from moonflower.server.door.gateway import ACTIVATE, FLEET, Gateway
@@ -95,7 +95,7 @@ class Node:
 
     @property
     def pin(self) -> str:
-        return NodeKey(self.key.public_key()).pin
+        return PublicKey(self.key.public_key()).pin
 
     @property
     def dpop(self) -> DpopKey:

@@ -10,14 +10,17 @@ from pathlib import Path
 import pytest
 import typer
 from conftest import CONFIGS
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed448
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 from moonflower.client import keyring
 from moonflower.client.door import commands
-from moonflower.client.keyring import NODE_FILE, SEALING_FILE, load_identity, load_keys, make_keys
-from moonflower.crypto.identity import parse_card
+from moonflower.client.keyring import NODE_FILE, SEALING_FILE, WITNESS_FILE, identity_of, load_keys, make_keys
+from moonflower.configs.live import ClientConfig, load_config
+from moonflower.crypto.identity import PublicKey, parse_card
 from moonflower.errors import InputError
 from superlink import client_config
+
+FILES = [NODE_FILE, SEALING_FILE, WITNESS_FILE]
 
 
 def mode(path: Path) -> int:
@@ -30,10 +33,10 @@ def test_keys_are_made_once_and_private(tmp_path: Path) -> None:
         made = make_keys(tmp_path / "a" / "state")
     finally:
         os.umask(before)
-    assert [path.name for path in made] == [NODE_FILE, SEALING_FILE]
-    assert [mode(path) for path in made] == [0o600, 0o600]
+    assert [path.name for path in made] == FILES
+    assert [mode(path) for path in made] == [0o600] * 3
     assert mode(tmp_path / "a" / "state") == 0o700
-    assert sorted(path.name for path in (tmp_path / "a" / "state").iterdir()) == sorted([NODE_FILE, SEALING_FILE])
+    assert sorted(path.name for path in (tmp_path / "a" / "state").iterdir()) == sorted(FILES)
     pin = load_keys(tmp_path / "a" / "state").pin
     assert make_keys(tmp_path / "a" / "state") == ()
     assert load_keys(tmp_path / "a" / "state").pin == pin
@@ -58,14 +61,32 @@ def test_a_crash_leaves_no_half_key(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_identity_has_the_card_that_others_pin(tmp_path: Path) -> None:
-    make_keys(tmp_path)
-    keys, identity = load_keys(tmp_path), load_identity(tmp_path, "anna", "https://issuer", "node-anna")
-    card = parse_card(identity.card.as_dict())
-    assert (card.name, card.issuer, card.client_id, card.node.pin) == ("anna", "https://issuer", "node-anna", keys.pin)
+    config = load_config(ClientConfig, client_config(tmp_path, CONFIGS / "data"))
+    keys, card = load_keys(tmp_path / "state"), parse_card(identity_of(config).card.as_dict())
+    assert (card.name, card.issuer, card.client_id) == ("Cleveland", config.oauth.issuer, "node")
+    assert (card.node.pin, card.approvers) == (keys.pin, ())
+    assert card.witness == keys.witness.public_key().public_bytes_raw()
     assert "object at" not in repr(keys)  # nothing of a key in a log
 
 
-@pytest.mark.parametrize("name", [NODE_FILE, SEALING_FILE])
+def test_a_card_names_who_may_release(tmp_path: Path) -> None:
+    config = client_config(tmp_path, CONFIGS / "data")
+    key = PublicKey(ec.generate_private_key(ec.SECP384R1()).public_key())
+    approver = f'[[approver]]\nname = "head of risk"\nkey = \'{json.dumps(key.jwk)}\'\n'
+    plain = config.read_text()
+    config.write_text(plain + approver)
+    (named,) = parse_card(identity_of(load_config(ClientConfig, config)).card.as_dict()).approvers
+    assert (named.name, named.key.pin) == ("head of risk", key.pin)
+    config.write_text(plain + approver.replace('"P-384"', '"P-256"'))
+    with pytest.raises(InputError, match="no public JWK on P-384") as raised:
+        identity_of(load_config(ClientConfig, config))
+    assert raised.value.code == "config.value"
+    config.write_text(plain + approver + approver.replace("risk", "data"))
+    with pytest.raises(InputError, match=r"key .* stands there twice"):
+        load_config(ClientConfig, config)
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_a_missing_key_names_the_command(tmp_path: Path, name: str) -> None:
     make_keys(tmp_path)
     (tmp_path / name).unlink()
@@ -87,10 +108,10 @@ PEM = ec.generate_private_key(ec.SECP384R1()).private_bytes(
     Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"pass")
 )
 OTHER = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-SIGNING = ed25519.Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+SIGNING = ed448.Ed448PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-@pytest.mark.parametrize("name", [NODE_FILE, SEALING_FILE])
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("content", [b"", b"secret words", PEM, OTHER, SIGNING, PEM[:200]])
 def test_another_key_is_refused_without_its_words(tmp_path: Path, name: str, content: bytes) -> None:
     make_keys(tmp_path)
@@ -120,8 +141,7 @@ def test_a_card_is_printed_and_its_pin_beside(tmp_path: Path, capsys: pytest.Cap
     card = parse_card(json.loads(said.out))
     assert (card.name, card.client_id) == ("Cleveland", "node")
     assert said.err.splitlines() == [
-        f"created {tmp_path / 'state' / NODE_FILE}",
-        f"created {tmp_path / 'state' / SEALING_FILE}",
+        *(f"created {tmp_path / 'state' / name}" for name in FILES),
         f"pin of Cleveland: {card.node.pin}",
     ]
     commands.member_card(config, tmp_path / "card.json")
@@ -138,7 +158,7 @@ def test_keys_are_made_once_and_shown(tmp_path: Path, capsys: pytest.CaptureFixt
         commands.keys_show(config)
     commands.keys_new(config)
     said = capsys.readouterr()
-    made = [tmp_path / "oauth.jwk", tmp_path / "state" / NODE_FILE, tmp_path / "state" / SEALING_FILE]
+    made = [tmp_path / "oauth.jwk", *(tmp_path / "state" / name for name in FILES)]
     assert said.err.splitlines() == [f"created {path}" for path in made]
     assert {path.stat().st_mode & 0o777 for path in made} == {0o600}
     pin, public = said.out.splitlines()

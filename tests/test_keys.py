@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from moonflower.canonical import canonical
 from moonflower.crypto import keys
-from moonflower.crypto.identity import Identity, NodeKey, b64, parse_card, parse_roster, unb64
+from moonflower.crypto.identity import Identity, PublicKey, b64, parse_card, parse_roster, unb64
 from moonflower.crypto.planner import plan
 from moonflower.errors import Refused
 from protocol import NAMES, identity, pins, roster
@@ -57,7 +57,7 @@ def test_a_jwk_of_another_form_is_refused() -> None:
         {**jwk, "x": jwk["x"] + "="},
     ):
         with pytest.raises(ValueError, match=r".*"):
-            NodeKey.from_jwk(bad)
+            PublicKey.from_jwk(bad)
 
 
 def test_base64url_has_one_form() -> None:

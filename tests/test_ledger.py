@@ -23,6 +23,7 @@ CARDS = [identity("anna").card.as_dict(), identity("bert").card.as_dict()]
 EPOCH = Epoch("run", CARDS, EpochKey(TERMS, b"he-key", b"secret"))
 UPDATE = context(run="run", number=1)
 SEALED = Remembered("context", "header", 0.05, b"envelope")
+SAID = {"sha256": "d" * 64, "members": ["anna", "bert"]}
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -90,28 +91,91 @@ def test_older_rounds_keep_their_digests_and_lose_their_bytes(ledger: Ledger) ->
 
 def test_a_base_is_opened_for_its_first_set_for_good(ledger: Ledger) -> None:
     assert ledger.opened("update", "base") is None
-    ledger.remember_opening("update", "base", ["C", "A", "B"])
-    ledger.remember_opening("update", "base", ["A", "B"])
-    ledger.remember_opening("statistics", "base", ["A"])
+    ledger.remember_opening(UPDATE, "base", ["C", "A", "B"])
+    ledger.remember_opening(UPDATE, "base", ["A", "B"])
+    ledger.remember_opening(replace(UPDATE, purpose="statistics"), "base", ["A"])
     assert ledger.opened("update", "base") == ["A", "B", "C"]
     assert ledger.opened("statistics", "base") == ["A"]
 
 
 def test_only_the_newest_model_keeps_its_bytes_and_all_their_metrics(ledger: Ledger) -> None:
     assert (ledger.model("m1"), ledger.metric("m1")) == (None, None)
-    ledger.keep_metric("m1", 0.5)
-    ledger.keep_model("m1", b"one")
-    ledger.keep_model("m2", b"two")
-    ledger.keep_metric("m2", None)
+    ledger.remember_sealed(replace(UPDATE, base="m1"), SEALED, b"one", {"m1": 0.5})
+    ledger.remember_sealed(replace(UPDATE, base="m2", number=2), SEALED, b"two", {"m2": None})
+    ledger.remember_sealed(replace(UPDATE, purpose="statistics"), SEALED)
     assert (ledger.model("m1"), ledger.metric("m1")) == (None, 0.5)
     assert (ledger.model("m2"), ledger.metric("m2")) == (b"two", None)
 
 
-def test_facts_are_json_and_the_last_one_holds(ledger: Ledger) -> None:
-    assert ledger.fact("rows") is None
-    for value in (3, [1, 2.5], {"a": None}):
-        ledger.keep_fact("rows", value)
-        assert ledger.fact("rows") == value
+def test_the_total_of_rows_is_the_runs_own_and_the_last_one_holds(ledger: Ledger) -> None:
+    assert ledger.fact("rows:run") is None
+    for rows in (3, 4):
+        ledger.remember_opened(UPDATE, SAID, rows=rows)
+        assert ledger.fact("rows:run") == rows
+    ledger.remember_opened(UPDATE, SAID)
+    assert ledger.fact("rows:run") == 4
+    assert ledger.fact("rows:other") is None
+
+
+# The journal
+
+
+def test_every_transition_leaves_its_entry(ledger: Ledger) -> None:
+    ledger.keep_agreement("run", {"a": 1})
+    ledger.keep_epoch(EPOCH)
+    ledger.confirm_epoch(1)
+    ledger.remember_sealed(UPDATE, SEALED, b"one", {UPDATE.base: 0.5})
+    ledger.remember_opening(UPDATE, UPDATE.base, ["bert", "anna"])
+    ledger.remember_opened(UPDATE, SAID, vote={"vote": -0.01})
+    ledger.remember_refusal("seal", "seal.already", run="run", epoch=1, number=1, purpose="update")
+    journal = ledger.journal()
+    place = ("run", UPDATE.epoch, 1, "update")
+    assert [(e["event"], e["run"], e["epoch"], e["number"], e["purpose"]) for e in journal] == [
+        ("agreed", "run", None, None, ""),
+        ("dealt", "run", 1, None, ""),
+        ("confirmed", "run", 1, None, ""),
+        ("sealed", *place),
+        ("opening", *place),
+        ("opened", *place),
+        ("judged", *place),
+        ("refused", "run", 1, 1, "update"),
+    ]
+    assert [entry["idx"] for entry in journal] == [*range(1, 9)]
+    assert [entry["code"] for entry in journal] == [""] * 7 + ["seal.already"]
+    assert journal[3]["what"] == {"base": UPDATE.base, "context": "context", "header": "header"}
+    assert journal[4]["what"] == {"context": UPDATE.digest, "members": ["anna", "bert"]}
+    assert (journal[5]["what"], journal[6]["what"]) == (SAID, {"vote": -0.01})
+    assert journal[0]["time"].endswith("Z")
+
+
+def test_who_is_asked_again_does_nothing_new(ledger: Ledger) -> None:
+    for _ in range(2):
+        ledger.keep_agreement("run", {"a": 1})
+        ledger.remember_opening(UPDATE, UPDATE.base, ["anna", "bert"])
+        ledger.remember_opened(UPDATE, SAID, vote={"vote": None})
+        ledger.remember_refusal("open", "open.set")
+        ledger.confirm_epoch(1)
+    assert [entry["event"] for entry in ledger.journal()] == ["agreed", "opening", "opened", "judged", "refused"]
+    ledger.remember_opening(replace(UPDATE, number=2), UPDATE.base, ["anna", "bert"])
+    assert [entry["number"] for entry in ledger.journal()][-1] == 2, "the same base in another round is another deed"
+
+
+def test_what_is_not_remembered_is_not_in_the_journal_either(ledger: Ledger) -> None:
+    ledger.remember_sealed(UPDATE, SEALED)
+    with pytest.raises(IntegrityError):
+        ledger.remember_sealed(UPDATE, replace(SEALED, header="another"), b"model", {"m": 1.0})
+    assert len(ledger.journal()) == 1
+    assert (ledger.model(UPDATE.base), ledger.metric("m")) == (None, None)
+
+
+def test_refusals_without_end_do_not_fill_the_disk(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moonflower.client.ledger.REFUSALS", 3)
+    for number in range(5):
+        ledger.remember_refusal("seal", "envelope.context", run="r" * 10_000, number=number << 62, purpose="p" * 99)
+    journal = ledger.journal()
+    assert len(journal) == 3
+    assert {(len(entry["run"]), len(entry["purpose"])) for entry in journal} == {(80, 20)}
+    assert [entry["number"] for entry in journal] == [0, 1 << 62, None]
 
 
 def test_two_ledgers_share_nothing(tmp_path: Path) -> None:
@@ -123,10 +187,11 @@ def test_two_ledgers_share_nothing(tmp_path: Path) -> None:
     ):
         for one in (a, c):
             one.keep_epoch(EPOCH)
-            one.keep_fact("rows", 1)
+            one.remember_opened(UPDATE, SAID, rows=1)
         for other in (b, d):
             assert other.epoch(1) is None
-            assert other.fact("rows") is None
+            assert other.fact("rows:run") is None
+            assert other.journal() == []
 
 
 def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
@@ -134,17 +199,17 @@ def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
         before.keep_agreement("run", {"a": 1})
         before.keep_epoch(EPOCH)
         before.confirm_epoch(1)
-        before.remember_sealed(UPDATE, SEALED)
-        before.remember_opening("update", "base", ["A"])
-        before.keep_model("m1", b"one")
-        before.keep_metric("m1", 0.25)
-        before.keep_fact("rows", 7)
+        before.remember_sealed(replace(UPDATE, base="m1"), SEALED, b"one", {"m1": 0.25})
+        before.remember_opening(UPDATE, "base", ["A"])
+        before.remember_opened(UPDATE, SAID, rows=7)
+        journal = before.journal()
     with closing(Ledger(tmp_path / "ledger.db")) as after:
         assert after.agreement("run") == {"a": 1}
         assert after.epoch(1) == replace(EPOCH, confirmed=True)
         assert after.sealed(UPDATE) == SEALED
         assert after.opened("update", "base") == ["A"]
-        assert (after.model("m1"), after.metric("m1"), after.fact("rows")) == (b"one", 0.25, 7)
+        assert (after.model("m1"), after.metric("m1"), after.fact("rows:run")) == (b"one", 0.25, 7)
+        assert after.journal() == journal != []
 
 
 def test_what_was_written_is_on_disk_before_the_call_returns(tmp_path: Path) -> None:

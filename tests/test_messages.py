@@ -39,6 +39,7 @@ OPEN = {
     "headers": {"a b": b"1", "ü": b""},
     "signatures": {"a b": b"2", "ü": b"3"},
     "seeds": {"a b": b"4", "ü": b"5"},
+    "checkpoint": "",
     "total": b"sum",
     "best": "",
     "upload": True,
@@ -48,7 +49,9 @@ MESSAGES: list[Body] = [
     Done(),
     Confirm(run="r", epoch=1, answers={"a": {"answer": "x", "signature": "y"}}),
     Deals(ciphertexts={"a": b"1"}, signatures={"a": b"2"}),
-    Seal(run="r", epoch=1, number=0, round=0, purpose="statistics", base="", clip=0.0, model=b"", proof={}),
+    Seal(
+        run="r", epoch=1, number=0, round=0, purpose="statistics", base="", clip=0.0, checkpoint="", model=b"", proof={}
+    ),
     Sealed(envelope=RawEnvelope(b"env"), clipped_share=0.5, seal_s=0.1),
     Open(**OPEN),
     Opened(statement=b"s", signature=b"t", vote=None, vote_signature=b"v", result=b"", open_s=0.0),
@@ -117,7 +120,9 @@ def test_an_envelope_where_a_blob_is_due_is_refused() -> None:
 
 @pytest.mark.parametrize("sizes", ['{"model":3}', '{"model":-1}', '{"model":1.0}', '{"model":true}', '{"model":null}'])
 def test_sizes_that_do_not_add_up_are_refused(sizes: str) -> None:
-    seal = Seal(run="r", epoch=1, number=0, round=0, purpose="update", base="", clip=0.0, model=b"ab", proof={})
+    seal = Seal(
+        run="r", epoch=1, number=0, round=0, purpose="update", base="", clip=0.0, checkpoint="", model=b"ab", proof={}
+    )
     records = seal.to_records()
     config = dict(records.config_records["message"])
     config["json"] = str(config["json"]).replace('{"model":2}', sizes)

@@ -42,8 +42,10 @@ from moonflower.client.door.replies import FleetError, Forgotten, NodeRefused, R
 from moonflower.client.keyring import load_keys
 from moonflower.configs.schema import load_schema
 from moonflower.configs.settings import load_run
+from moonflower.crypto.merkle import leaf_hash
+from moonflower.crypto.note import Signer, cosignatures, sign_checkpoint
 from moonflower.errors import InputError, Refused
-from moonflower.messages import Enrol, Enrolled
+from moonflower.messages import Enrol, Enrolled, Refusal, Shown, Witnessed
 from superlink import Run, SuperLink, client_config, superlink, wait_for
 
 pytestmark = pytest.mark.slow
@@ -129,11 +131,18 @@ def test_a_member_enrols_over_the_wire(link: SuperLink, tmp_path: Path, caplog: 
     offer = load_run(CONFIGS / "heart.toml").offer(schema)
     with live(link, tmp_path, app="moonflower.client.live:open_app") as there, run_of(link) as run:
         there.online()
-        reply = run.ask(there.node_id, "query.enrol", Enrol(run="r", offer=offer).to_records())
+        asked = Enrol(run="r", offer=offer).to_records()
+        assert Refusal.from_records(run.ask(there.node_id, "query.enrol", asked).content).code == "audit.missing"
+        signer = Signer.generate("moonflower/heart")
+        checkpoint = sign_checkpoint(signer, 1, leaf_hash(b"entry"))
+        Shown(checkpoint=checkpoint.note, key=signer.verifier.text(), since=0, proof=[]).attach(asked)
+        reply = run.ask(there.node_id, "query.enrol", asked)
+        (signed,) = cosignatures(Witnessed.attached(reply.content).checkpoint)
+        assert signed.name == "moonflower/member/Cleveland"
         enrolled = Enrolled.from_records(reply.content)
         assert enrolled.card["name"] == "Cleveland"
         assert enrolled.agreed["schema"] == schema
-        again = run.ask(there.node_id, "query.enrol", Enrol(run="r", offer=offer).to_records())
+        again = run.ask(there.node_id, "query.enrol", asked)
         assert Enrolled.from_records(again.content) == enrolled
         strange = run.ask(there.node_id, "query.steal", nothing())
         assert (strange.error.code, strange.error.reason) == (2, "app error")

@@ -378,6 +378,12 @@ def test_a_deal_may_come_again_until_it_is_confirmed(federation: Callable[..., F
     refused("deal.epoch", one.members[DORA].confirm, Confirm(run="other", epoch=1, answers=newer))
 
 
+def witnessed(one: Federation, name: str) -> str:
+    held = one.members[name].ledger.newest_checkpoint()
+    assert held is not None
+    return held.label
+
+
 def test_keys_that_an_evicted_member_holds_seal_nothing_more(federation: Callable[..., Federation]) -> None:
     one = federation()
     one.kill_at = at("round_began", 1)
@@ -391,6 +397,7 @@ def test_keys_that_an_evicted_member_holds_seal_nothing_more(federation: Callabl
         purpose="update",
         base=start.sha256,
         clip=start.clip,
+        checkpoint=witnessed(one, NAMES[0]),
         model=one.state.models.read(start.sha256).data,
         proof=dict(start.proof),
     )

@@ -17,7 +17,7 @@ from moonflower.crypto.statement import Proof, Statement, quorum, sign_statement
 from moonflower.errors import Refused
 from moonflower.messages import Open, Opened, Seal
 from moonflower.server.rounds import Collection, Hearing, Patience, agree
-from protocol import BASE, NAMES, SEEDS, context, identity, proof, roster, sealed, statement
+from protocol import BASE, CHECKPOINT, NAMES, SEEDS, context, identity, proof, roster, sealed, statement
 
 FLOOR = FloorSettings(
     tasks=("a.b:task",), min_members=3, max_rounds=10, max_local_epochs=5, max_train_s=60, min_quorum=2
@@ -84,7 +84,7 @@ def test_a_run_carries_no_data_settings() -> None:
 
 def request(**changes: Any) -> Seal:
     fields = {"run": "r", "epoch": 1, "number": 3, "round": 3, "purpose": "update", "base": BASE, "clip": 2.0}
-    return Seal(**{**fields, "model": b"", "proof": {}, **changes})
+    return Seal(**{**fields, "checkpoint": CHECKPOINT, "model": b"", "proof": {}, **changes})
 
 
 def test_the_context_takes_only_the_rounds_own_fields_from_a_request() -> None:
@@ -195,6 +195,7 @@ def opening(contexts: dict[str, RoundContext], **changes: Any) -> Open:
         "purpose": "update",
         "base": BASE,
         "clip": 2.0,
+        "checkpoint": CHECKPOINT,
         "members": sorted(contexts),
         "headers": {name: signed.data for name, signed in headers.items()},
         "signatures": {name: signed.signature for name, signed in headers.items()},

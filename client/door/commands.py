@@ -1,18 +1,23 @@
-"""``moonflower client``, ``keys`` and ``member card``: what the operator of a node types."""
+"""``moonflower client``, ``keys``, and ``member card``, ``log`` and ``journal``: what the operator of a node types."""
 
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
+from ... import terminal
 from ...canonical import canonical
 from ...configs.live import ClientConfig, OperatorConfig, load_config
 from ...configs.toml import read_toml
 from ...errors import InputError
-from ..keyring import Keyring, load_keys, make_keys
+from ..keyring import identity_of, load_keys, make_keys
+from .journal import printable
 
 keys = typer.Typer(no_args_is_help=True, help="Keys of a node and of its OAuth client.")
 AnyConfig = Annotated[Path, typer.Argument(help="Client or operator config (TOML).")]
@@ -58,6 +63,23 @@ def keys_show(config: AnyConfig) -> None:
     _show(_either(config))
 
 
+@keys.command("approver")
+def keys_approver(
+    file: Annotated[Path, typer.Argument(help="File to write; must not exist. Keep it where only you read it.")],
+) -> None:
+    """Create the key with which a person signs releases of models, and print its public half.
+
+    The line goes into [[approver]] of the member's client.toml, beside a name, which should be a role.
+    """
+    from ...crypto.identity import PublicKey
+    from ..approver import make_approver_key
+
+    public = PublicKey(make_approver_key(file).public_key())
+    _tell((file,))
+    typer.echo(f"thumbprint: {public.pin}", err=True)
+    typer.echo(f"key = '{json.dumps(public.jwk)}'")
+
+
 def _either(path: Path) -> ClientConfig | OperatorConfig:
     """Return the config of a client or of an operator, by the table that it has."""
     if "operator" in read_toml(path, "config"):
@@ -81,8 +103,8 @@ def member_card(
     """Print this member's signed card (public), and on stderr its pin; keys that are missing are created."""
     settings = load_config(ClientConfig, config)
     _tell(make_keys(settings.client.state))
-    keys = load_keys(settings.client.state)
-    card = canonical(_card(settings, keys)).decode()
+    own = identity_of(settings).card
+    card = canonical(own.as_dict()).decode()
     if out is None:
         typer.echo(card)
     else:
@@ -91,12 +113,95 @@ def member_card(
                 file.write(card + "\n")
         except OSError as error:
             raise InputError("config.out", f"--out {out} cannot be written: {error.strerror}") from None
-    typer.echo(f"pin of {settings.client.member}: {keys.pin}", err=True)
+    typer.echo(f"pin of {settings.client.member}: {own.node.pin}", err=True)
 
 
-def _card(settings: ClientConfig, keys: Keyring) -> dict[str, object]:
-    oauth = settings.oauth
-    return keys.identity(settings.client.member, oauth.issuer, oauth.client_id).card.as_dict()
+def member_log(
+    config: ConfigArgument,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Let go of it, after the coordinator explained why: trust the next one.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Print the newest checkpoint of the coordinator's log that this member witnessed, with its cosignature.
+
+    An auditor compares a copy of the log with it: moonflower audit verify COPY --witness FILE.
+    Exit status 1: the coordinator showed a history that contradicts it; the other checkpoint follows on stderr.
+    """
+    from ..ledger import FILE_NAME, Ledger
+    from ..witness import LogWitness
+
+    settings = load_config(ClientConfig, config)
+    path = settings.client.state / FILE_NAME
+    if not path.exists():
+        raise InputError("config.state", f"{path} does not exist; expected the ledger of a client that has run")
+    ledger = Ledger(path)
+    try:
+        held, fork = ledger.newest_checkpoint(), ledger.fork()
+        witness = LogWitness(identity_of(settings), ledger, settings.client.log_key, time.time)
+        note = witness.signed(held) if held else None
+        if forget:
+            ledger.forget_checkpoints()
+    finally:
+        ledger.close()
+    if as_json:
+        size = held.size if held else None
+        typer.echo(json.dumps({"size": size, "checkpoint": note, "key": held.key if held else None, "fork": fork}))
+    elif note is None:
+        typer.echo("this member has witnessed nothing of a log yet", err=True)
+    else:
+        typer.echo(note, nl=False)
+    if forget:
+        typer.echo("forgotten: the next checkpoint that comes is taken as the first", err=True)
+    elif fork:
+        typer.echo(f"the coordinator showed another history than the one held here:\n{fork['shown']}", err=True)
+        raise typer.Exit(1)
+
+
+def member_journal(
+    config: ConfigArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")] = False,
+) -> None:
+    """Print what this member did and refused, from its own ledger: what it sealed, opened, voted, and why it refused.
+
+    Digests, names and codes; no key, no row, no count of rows. It works beside a client that runs.
+    """
+    from ..ledger import FILE_NAME, Ledger
+
+    settings = load_config(ClientConfig, config)
+    path = settings.client.state / FILE_NAME
+    if not path.exists():
+        raise InputError("config.state", f"{path} does not exist; expected the ledger of a client that has run")
+    ledger = Ledger(path)
+    try:
+        journal = ledger.journal()
+    finally:
+        ledger.close()
+    if as_json:
+        typer.echo(json.dumps({"member": settings.client.member, "journal": journal}))
+        return
+    table = Table("time", "did", "run", "epoch", "round", "purpose", "what", box=None, padding=(0, 2, 0, 0))
+    for entry in journal:
+        numbers = ("" if entry[name] is None else str(entry[name]) for name in ("epoch", "number"))
+        what = ", ".join(f"{name} {_short(value)}" for name, value in entry["what"].items())
+        words = (
+            entry["time"],
+            entry["event"],
+            entry["run"],
+            *numbers,
+            entry["purpose"],
+            f"{entry['code']} {what}".strip(),
+        )
+        table.add_row(*(Text(printable(word)) for word in words))
+    with terminal.page(uncut=True) as console:
+        console.print(table)
+
+
+def _short(value: object) -> str:
+    """Return a detail as a person reads it: of a digest the first digits."""
+    if isinstance(value, list):
+        return " + ".join(map(str, value))
+    return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)
 
 
 def _tell(made: tuple[Path, ...]) -> None:

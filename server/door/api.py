@@ -1,8 +1,13 @@
-"""Our own routes behind the gateway: submit, follow and stop runs. A run carries settings, never code (rule 9)."""
+"""Our own routes behind the gateway: runs, and model versions with what people decide about them.
+
+A run carries settings, never code (rule 9). A decision about a version carries a signature; the token only opens the
+door to it.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -16,13 +21,24 @@ from starlette.routing import Route
 
 from ...canonical import canonical
 from ...configs.settings import Offer, parse
-from ...errors import InputError
+from ...errors import InputError, MoonflowerError, Refused
 from ..records import rounds as history
 from ..records.state import State
+from ..registry import Registry
 from ..result import result
 
 READ = ("fl:run", "fl:audit")
+MODELS = (*READ, "fl:approve")  # not fl:train: a node gets its bases with its messages, and needs no more
 MAX_ENTRIES = 500
+_MODEL = re.compile(r"/api/models(?:/(?P<name>[0-9a-f]{1,64})(?P<part>/decisions|/file)?)?")
+_STATUS = {
+    "data.model": 404,
+    "release.digest": 404,
+    "release.malformed": 400,
+    "release.reason": 400,
+    "release.unknown_approver": 403,
+    "release.signature": 403,
+}
 
 
 class Api:
@@ -32,10 +48,13 @@ class Api:
         state: the coordinator's records.
         federation: name; a run for another is refused.
         accepted: called on the event loop after a run was accepted.
+        min_approvals: a run that asks for fewer approvals of a release is refused.
     """
 
-    def __init__(self, state: State, federation: str, accepted: Callable[[], None]) -> None:
+    def __init__(self, state: State, federation: str, accepted: Callable[[], None], min_approvals: int = 1) -> None:
         self._state, self._federation, self._accepted = state, federation, accepted
+        self._min_approvals = min_approvals
+        self._registry = Registry(state.store, state.models, state.log)
         self.app = Starlette(
             routes=[
                 Route("/health", self._health),
@@ -44,6 +63,10 @@ class Api:
                 Route("/api/runs/{run}", self._show, methods=["GET"]),
                 Route("/api/runs/{run}/log", self._log, methods=["GET"]),
                 Route("/api/runs/{run}/stop", self._stop, methods=["POST"]),
+                Route("/api/models", self._models, methods=["GET"]),
+                Route("/api/models/{name}", self._model, methods=["GET"]),
+                Route("/api/models/{name}/file", self._file, methods=["GET"]),
+                Route("/api/models/{name}/decisions", self._decide, methods=["POST"]),
             ]
         )
 
@@ -53,6 +76,11 @@ class Api:
             return ()
         if (method, path) == ("POST", "/api/runs"):
             return ("fl:run",)
+        if model := _MODEL.fullmatch(path):
+            decides = model["part"] == "/decisions"
+            if method != ("POST" if decides else "GET"):
+                return None
+            return ("fl:approve",) if decides else MODELS
         if not (path == "/api/runs" or path.startswith("/api/runs/")):
             return None
         stop = path.endswith("/stop")
@@ -71,6 +99,9 @@ class Api:
             if offer.federation.name != self._federation:
                 name = offer.federation.name
                 raise InputError("config.value", f"the run is for {name!r}; expected {self._federation!r}")
+            if offer.gate.approvals < self._min_approvals:
+                asks = f"{offer.gate.approvals} approvals release a model of this run"
+                raise InputError("config.value", f"{asks}; expected at least {self._min_approvals} at this server")
         except (ValueError, RecursionError):
             return _error(400, "config.value", "the run is not JSON")
         except InputError as error:
@@ -139,6 +170,37 @@ class Api:
                 return False
             history.request_stop(db, run)
         return True
+
+    async def _models(self, _: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(self._registry.listing))
+
+    async def _model(self, request: Request) -> Response:
+        try:
+            return JSONResponse(await run_in_threadpool(self._registry.shown, request.path_params["name"]))
+        except (Refused, InputError) as error:
+            return _refusal(error)
+
+    async def _file(self, request: Request) -> Response:
+        name, anyway = request.path_params["name"], request.query_params.get("unreleased") == "yes"
+        try:
+            data = await run_in_threadpool(lambda: self._registry.file(name, unreleased=anyway).data)
+        except (Refused, InputError) as error:
+            return _refusal(error)
+        return Response(data, media_type="application/octet-stream")
+
+    async def _decide(self, request: Request) -> Response:
+        try:
+            value = json.loads(await request.body())
+        except (ValueError, RecursionError):
+            return _error(400, "release.malformed", "the decision is not JSON")
+        try:
+            return JSONResponse(await run_in_threadpool(self._registry.decide, request.path_params["name"], value), 201)
+        except (Refused, InputError) as error:
+            return _refusal(error)
+
+
+def _refusal(error: MoonflowerError) -> Response:
+    return _error(_STATUS.get(error.code, 409), error.code, str(error))
 
 
 def _error(status: int, code: str, detail: str) -> Response:

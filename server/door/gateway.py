@@ -28,7 +28,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 
 from ...configs.live import ServerSettings
-from ...crypto.identity import NodeKey
+from ...crypto.identity import PublicKey
 from ..records.members import Member
 from .limits import Allowance, TooMuch, bounded
 from .tokens import Principal, TokenRefused, Verifier
@@ -193,7 +193,7 @@ class Gateway:
             return
         logger.warning("refused %s from %s: %s", path, address, code)  # addresses stay out of the audit log
         try:
-            self._note(code, member, {"path": path, "more": more})
+            self._note(code, member, {"path": _route(path), "more": more})
         except Exception as error:  # a full disk: the refusal stands, written down or not
             self._say_broken(path, error)
 
@@ -259,6 +259,16 @@ def _again(body: bytes, receive: Any) -> Any:
     return received
 
 
+def _route(path: str) -> str:
+    """Return a path as it may stand in the audit log: the rest of ours is whatever a stranger chose to write.
+
+    >>> _route("/v1/fleet/pull-messages"), _route("/api/runs"), _route("/api/runs/anna@example.org/log")
+    ('/v1/fleet/pull-messages', '/api/runs', '/api/runs/…')
+    """
+    known, rest = path.split("/")[:3], path.split("/")[3:]
+    return path if path in FLEET or not rest else "/".join([*known, "…"])
+
+
 def _node_key(headers: Headers) -> bytes:
     """Return the PEM of the key that a Fleet request says it is signed with; Flower's app checks the signature."""
     return _field(headers, b"flwr-public-key")
@@ -295,7 +305,7 @@ def _pin(pem: bytes) -> str | None:
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
         return None
     canonical = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    return NodeKey(key).pin if canonical == pem else None  # one spelling, one node
+    return PublicKey(key).pin if canonical == pem else None  # one spelling, one node
 
 
 async def _reply(send: Any, status: int, code: str, message: str, headers: Sequence[tuple[str, str]]) -> None:

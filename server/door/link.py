@@ -40,6 +40,7 @@ from ...configs import bundle
 from ...configs.live import ServerConfig
 from ...errors import InputError
 from ..records import members as roster
+from ..records.envelopes import WARNING
 from ..records.members import Member
 from ..records.state import State
 from . import narrator, peers
@@ -53,6 +54,7 @@ from .tokens import Verifier
 logger = logging.getLogger(__name__)
 HOLD_S = 5.0
 HANDSHAKE_S = 10.0
+EXPIRE_S = 600.0  # how often the server looks for envelopes that were kept long enough
 TASK_POLL_S = "0.2"  # how often Flower's SuperExec looks for a ServerApp to start
 NEEDED = (ProtobufTranslationMiddleware, NodeAuthMiddleware)
 _superlink = importlib.import_module("flwr.superlink.cli.flower_superlink")
@@ -180,9 +182,11 @@ def serve(config: ServerConfig, path: Path) -> None:
     with contextlib.ExitStack() as stack:
         outer = stack.enter_context(_bound(settings.listen))
         inner = stack.enter_context(_bound("127.0.0.1:0"))
-        state = State(settings.state, settings.federation)
+        state = State(settings.state, settings.federation, keep_envelopes_h=settings.keep_envelopes_h)
         stack.callback(state.close)
         stack.enter_context(_locked(settings.state))
+        if settings.keep_envelopes_h:
+            logger.warning(WARNING.format(hours=settings.keep_envelopes_h))
         _enter_roster(state, config)
         _environment(settings.state, path)
         with asyncio.Runner(loop_factory=_Loop) as runner:  # half the time of asyncio's own
@@ -201,7 +205,7 @@ async def _serve(
     flower = Flower(inner.getsockname()[1])
     held = HoldObjects(flower.app, HOLD_S)
     supervisor = Supervisor(state, flower, settings.restarts)
-    api = Api(state, settings.federation, supervisor.wake)
+    api = Api(state, settings.federation, supervisor.wake, settings.min_approvals)
 
     def member_of(issuer: str, client_id: str) -> Member | None:
         with state.store.read() as db:
@@ -237,6 +241,7 @@ async def _serve(
     opened = loop.create_task(outside.serve([outer]))
     watched = loop.create_task(supervisor.watch())
     narrated = loop.create_task(narrator.narrate(state))
+    expired = loop.create_task(_expire(state))
 
     async def announce() -> None:
         while not (inside.started and outside.started):
@@ -248,9 +253,21 @@ async def _serve(
         await inside.serve([inner])
     finally:
         outside.should_exit = True
-        for task in (watched, narrated, ready):
+        for task in (watched, narrated, expired, ready):
             task.cancel()
-        await asyncio.gather(opened, watched, narrated, ready, return_exceptions=True)
+        await asyncio.gather(opened, watched, narrated, expired, ready, return_exceptions=True)
+
+
+async def _expire(state: State) -> None:
+    """Delete kept envelopes when their time is over, at the start and then now and again, until cancelled."""
+    while True:
+        try:
+            gone = await asyncio.to_thread(state.envelopes.expire)
+            if gone:
+                logger.info("%d kept envelopes deleted: their time is over", gone)
+        except OSError as error:
+            logger.error("kept envelopes cannot be deleted: %s", error)
+        await asyncio.sleep(EXPIRE_S)
 
 
 def _tls(certificate: Path, key: Path) -> ssl.SSLContext:

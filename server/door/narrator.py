@@ -26,7 +26,16 @@ SAID = {
     "promoted": "promoted",
     "refused": "refused by the gate; the last good model stays",
     "failed": "failed; the last good model stays",
+    "approved": "an approver signed",
+    "rejected": "an approver rejected a model version",
+    "released": "a model version was released",
+    "rolled_back": "an earlier model version is released again",
     "warned": "warning",
+}
+WARNED = {
+    "seats": "seats could not be taken",
+    "report": "the report could not be made",
+    "witness": "holds another history of this log; was the state restored from an older copy?",
 }
 BAD = frozenset({"refused_member", "envelope_refused", "opening_refused", "refused", "failed", "warned"})
 
@@ -40,11 +49,12 @@ def sentence(entry: dict[str, Any]) -> str:
     said = SAID.get(entry["event"])
     if said is None:
         return ""
+    said = WARNED.get(entry.get("details", {}).get("what", ""), said)
     where = [f"run {entry['run']}"] if entry.get("run") else []
     where += [f"round {entry['number']}"] if entry.get("number") else []
     where += [entry["member"]] if entry.get("member") else []
-    status = entry.get("details", {}).get("status", "")
-    why = ", ".join(word for word in (status, entry.get("code", "")) if word)
+    details = entry.get("details", {})
+    why = ", ".join(word for word in (details.get("status"), details.get("what"), entry.get("code")) if word)
     return f"{', '.join(where)}: {said}" + (f" ({why})" if why else "")
 
 

@@ -6,6 +6,8 @@ Rules of the log:
    with ``index`` + 1 leaves, signed by the log's key, is stored beside it.
 3. The tree's frontier lives in the database, never in memory alone, and is used only if the newest stored
    checkpoint signs it: several processes may append, and a database that was edited is not signed onwards.
+4. Proofs come from a tree in memory, which is a cache of the stored leaf hashes and never a source of truth: it
+   proves only towards a stored checkpoint whose signed root it has.
 
 ``verify.py`` has the rules of looking at it offline.
 """
@@ -13,20 +15,34 @@ Rules of the log:
 from __future__ import annotations
 
 import json
-import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from sqlalchemy import CheckConstraint, Column, Connection, Integer, LargeBinary, Table, Text, insert, select
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    Connection,
+    Integer,
+    LargeBinary,
+    Table,
+    Text,
+    insert,
+    select,
+    type_coerce,
+)
+from sqlalchemy.types import NullType
 
 from ...canonical import canonical
 from ...crypto import merkle
-from ...crypto.merkle import Frontier
-from ...crypto.note import Checkpoint, Signer, open_checkpoint, sign_checkpoint
+from ...crypto.merkle import Frontier, Tree
+from ...crypto.note import Checkpoint, Signer, Verifier, open_checkpoint, sign_checkpoint
 from ...errors import AuditError, InputError, Refused, nearest
+from . import files
 from .source import Record, unpack, write
 from .store import Store, metadata
 
@@ -53,10 +69,11 @@ EVENTS = {
     "failed": "a round ended without a candidate",
     "tallies_opened": "the federation's display metrics were opened",
     "warned": "something that needs a person's eye and stopped nothing",
-    "approved": "an approver released a model version",
-    "rejected": "an approver refused a model version",
+    "approved": "an approver signed for the release of a model version, or for going back to one",
+    "rejected": "an approver rejected a model version, for good",
+    "released": "a model version is the one to use; details: the approvals that made it so",
+    "rolled_back": "a version that was released before is the one to use again; details: the approvals",
     "imported": "approvers brought in a model from outside",
-    "rolled_back": "approvers made an earlier version the last good one",
     "exported": "a model version was written out",
 }
 
@@ -79,20 +96,21 @@ _tree = Table(
     Column("nodes", LargeBinary, nullable=False),
 )
 _NEWEST = select(_tree.c.size, _tree.c.nodes, _log.c.checkpoint).outerjoin(_log, _log.c.idx == _tree.c.size - 1)
+_RAW_LEAF = type_coerce(_log.c.leaf, NullType())  # as it lies there: what was edited need not be bytes
 _INSERT = insert(_log)
 _GROW = insert(_tree).prefix_with("OR REPLACE")
 
 
 @dataclass(frozen=True)
 class Proof:
-    """Merkle hashes up to ``checkpoint``: see ``merkle.verify_inclusion`` and ``verify_consistency``."""
+    """Merkle hashes up to the root in ``checkpoint``: see ``merkle.verify_inclusion`` and ``verify_consistency``."""
 
     checkpoint: Checkpoint
     hashes: tuple[bytes, ...]
 
 
 class Log:
-    """The log of a store, for the coordinator's processes.
+    """The log of a store, for the coordinator's processes; safe to share between threads.
 
     Args:
         store: where the entries are.
@@ -113,6 +131,8 @@ class Log:
         self._clock = clock
         self._listeners = tuple(listeners)
         self._signed: Checkpoint | None = None  # spares a check of our own signature; never a source of truth
+        self._tree = Tree()  # rule 4
+        self._tree_turn = threading.Lock()  # taken inside of a read, never around one: a store has turns of its own
 
     def append(
         self,
@@ -185,6 +205,11 @@ class Log:
                 found += [entry for _, text in rows if run in ("", (entry := json.loads(text)).get("run"))]
         return found[:limit]
 
+    @property
+    def verifier(self) -> Verifier:
+        """The public half of the log's key."""
+        return self._signer.verifier
+
     def checkpoint(self) -> Checkpoint | None:
         """Return the newest checkpoint, or None while the log is empty.
 
@@ -194,29 +219,90 @@ class Log:
         with self._store.read() as connection:
             return self._newest(connection)[1]
 
-    def inclusion(self, index: int) -> Proof:
-        """Return the proof that entry ``index`` is under the newest checkpoint; O(n).
+    def at(self, size: int) -> Checkpoint:
+        """Return the stored checkpoint of the log when it had ``size`` entries; there is one for each entry.
 
         Raises:
-            ValueError: there is no such entry.
+            ValueError: the log never had that size, or it is 0, of which nothing was signed.
+            AuditError: the stored log was edited or is another key's.
         """
-        return self._prove(lambda leaves: merkle.inclusion_proof(leaves, index))
-
-    def consistency(self, old_size: int) -> Proof:
-        """Return the proof that the newest checkpoint only appends to the one of ``old_size``; O(n).
-
-        Raises:
-            ValueError: the log never had that size.
-        """
-        return self._prove(lambda leaves: merkle.consistency_proof(leaves, old_size))
-
-    def _prove(self, proof: Callable[[list[bytes]], list[bytes]]) -> Proof:
         with self._store.read() as connection:
-            checkpoint = self._newest(connection)[1]
-            leaves = list(connection.execute(select(_log.c.leaf).order_by(_log.c.idx)).scalars())
-        if checkpoint is None:
-            raise ValueError("the log is empty")
-        return Proof(checkpoint, tuple(proof(leaves)))
+            return self._at(connection, self._newest(connection)[1], size)
+
+    def inclusion(self, index: int, size: int | None = None) -> Proof:
+        """Return the proof that entry ``index`` is under the checkpoint of ``size``, else under the newest.
+
+        Costs O(log^2 n), and once O(1) for each entry that was appended since the last proof.
+
+        Raises:
+            ValueError: there is no such entry or no checkpoint of that size.
+            AuditError: the stored log was edited or is another key's.
+        """
+        return self._prove(size, lambda tree, under: tree.inclusion(index, under))
+
+    def consistency(self, old_size: int, size: int | None = None) -> Proof:
+        """Return the proof that the checkpoint of ``size``, else the newest, only appends to that of ``old_size``.
+
+        Costs as :meth:`inclusion`.
+
+        Raises:
+            ValueError: the log never had such a size, or ``old_size`` is the larger one.
+            AuditError: the stored log was edited or is another key's.
+        """
+        return self._prove(size, lambda tree, under: tree.consistency(old_size, under))
+
+    def _prove(self, size: int | None, proof: Callable[[Tree, int], list[bytes]]) -> Proof:
+        with self._store.read() as connection:
+            newest = self._newest(connection)[1]
+            if newest is None:
+                raise ValueError("the log is empty")
+            checkpoint = newest if size is None else self._at(connection, newest, size)
+            with self._tree_turn:
+                tree = self._tree_under(connection, newest)
+                if tree.root(checkpoint.size) != checkpoint.root:
+                    message = f"the checkpoint of {checkpoint.size} entries is not that of the log of {newest.size}"
+                    raise AuditError("audit.fork", message, first_bad=checkpoint.size - 1)
+                return Proof(checkpoint, tuple(proof(tree, checkpoint.size)))
+
+    def _tree_under(self, connection: Connection, newest: Checkpoint) -> Tree:
+        """Return the tree in memory, with every leaf under ``newest``, once it has the root that was signed.
+
+        It may hold more: another thread's read saw a later state. If it disagrees, another process may have put
+        another database in the place of the one it was read from, so it is read anew, once.
+        """
+        for tree in (self._tree, Tree()):
+            self._tree = tree
+            self._read_leaves(connection, tree, newest.size)
+            if tree.size >= newest.size and tree.root(newest.size) == newest.root:
+                return tree
+        self._tree = Tree()
+        message = f"the stored hashes of {newest.size} entries do not lead to the signed root"
+        raise AuditError("audit.fork", message, first_bad=min(tree.size, newest.size - 1))
+
+    def _read_leaves(self, connection: Connection, tree: Tree, size: int) -> None:
+        """Read what ``tree`` lacks of the first ``size`` leaves, up to the first that is missing or no hash."""
+        known = tree.size
+        query = select(_log.c.idx, _RAW_LEAF).where(_log.c.idx >= known, _log.c.idx < size).order_by(_log.c.idx)
+        for index, leaf in connection.execute(query):
+            if index != tree.size or not isinstance(leaf, bytes) or len(leaf) != merkle.HASH_BYTES:
+                return
+            tree.append(leaf)
+
+    def _at(self, connection: Connection, newest: Checkpoint | None, size: int) -> Checkpoint:
+        """Return the stored checkpoint of ``size``, once it is sure that our key signed that size."""
+        if newest is None or not 1 <= size <= newest.size:
+            raise ValueError(f"expected a size from 1 to {newest.size if newest else 0}, got {size}")
+        if size == newest.size:
+            return newest
+        last = size - 1
+        note = connection.execute(select(_log.c.checkpoint).where(_log.c.idx == last)).scalar_one_or_none()
+        if note is None:
+            raise AuditError("audit.missing", f"expected entry {last}, found none in its place", first_bad=last)
+        checkpoint = self._open(note, last)
+        if checkpoint.size != size:
+            message = f"expected the checkpoint of {size} entries, found that of {checkpoint.size} in its place"
+            raise AuditError("audit.order", message, first_bad=last)
+        return checkpoint
 
     def _tell(self, entry: dict[str, Any]) -> None:
         for listener in self._listeners:
@@ -238,14 +324,18 @@ class Log:
             raise AuditError("audit.truncated", f"expected {size} entries, the last is missing", first_bad=last)
         signed = self._signed
         if signed is None or signed.note != note:
-            try:
-                signed = open_checkpoint(note, self._signer.verifier)
-            except Refused as error:
-                raise AuditError(error.code, f"entry {last}: {error}", first_bad=last) from error
+            signed = self._open(note, last)
         frontier = unpack(size, nodes)
         if frontier is None or (signed.size, signed.root) != (size, frontier.root()):
             raise AuditError("audit.fork", f"the tree of {size} entries is not the signed one", first_bad=last)
         return frontier, signed
+
+    def _open(self, note: str, index: int) -> Checkpoint:
+        """Return the checkpoint stored beside entry ``index``, after checking that our key signed it."""
+        try:
+            return open_checkpoint(note, self._signer.verifier)
+        except Refused as error:
+            raise AuditError(error.code, f"entry {index}: {error}", first_bad=index) from error
 
 
 def open_signer(folder: Path, name: str) -> Signer:
@@ -258,12 +348,8 @@ def open_signer(folder: Path, name: str) -> Signer:
     secret, public = folder / "log.key", folder / "log.pub"
     try:
         if not secret.exists():
-            text = Signer.generate(name).text()
-            descriptor = os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(text + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            with suppress(FileExistsError):  # another process was faster: its key stays
+                files.create(secret, f"{Signer.generate(name).text()}\n".encode(), 0o600)
         if secret.stat().st_mode & 0o077:
             raise InputError("config.key", f"{secret}: expected mode 0600", hint=f"chmod 600 {secret}")
         signer = Signer.parse(secret.read_text().removesuffix("\n"))
@@ -271,7 +357,7 @@ def open_signer(folder: Path, name: str) -> Signer:
             raise InputError("config.state", f"{secret}: expected the key of {name!r}, got that of {signer.name!r}")
         text = signer.verifier.text() + "\n"
         if not public.exists():
-            public.write_text(text)
+            files.replace(public, text.encode())
         if public.read_text() != text:
             raise InputError("config.key", f"{public}: expected the public half of {secret.name}")
     except (OSError, UnicodeDecodeError) as error:

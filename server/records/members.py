@@ -1,14 +1,23 @@
-"""Who may take part: members with their OAuth client and pin. Adding and revoking are entries of the log."""
+"""Who may take part: members with their OAuth client and pin. Adding and revoking are entries of the log.
+
+Beside it the newest card of every member that was seen: it holds the keys of its witness and its approvers.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Boolean, Column, Connection, String, Table, select
 from sqlalchemy.dialects.sqlite import insert
 
+from ...canonical import canonical
+from ...crypto.identity import Card, parse_card
 from ...errors import InputError, nearest
 from .audit import Log
+from .reasons import check_reason
 from .store import metadata
 
 _members = Table(
@@ -20,6 +29,7 @@ _members = Table(
     Column("pin", String, nullable=False),
     Column("revoked", Boolean, nullable=False),
 )
+_cards = Table("cards", metadata, Column("name", String, primary_key=True), Column("card", String, nullable=False))
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,19 @@ def pins(db: Connection) -> dict[str, str]:
 def revoked(db: Connection) -> frozenset[str]:
     """Return the names of those who may not."""
     return frozenset(member.name for member in members(db) if member.revoked)
+
+
+def keep_card(db: Connection, card: Mapping[str, Any]) -> None:
+    """Keep a member's card, whose pin the caller compared, in place of the one before."""
+    row = {"name": card["name"], "card": canonical(card).decode()}
+    db.execute(insert(_cards).values(row).on_conflict_do_update(["name"], set_=row))
+
+
+def cards(db: Connection, *, of_all: bool = False) -> dict[str, Card]:
+    """Return name → newest card of those who were seen and may take part; ``of_all``: and of those who left."""
+    gone = frozenset[str]() if of_all else revoked(db)
+    found = [parse_card(json.loads(text)) for text in db.execute(select(_cards.c.card)).scalars()]
+    return {card.name: card for card in found if card.name not in gone}
 
 
 def by_client(db: Connection, issuer: str, client_id: str) -> Member | None:
@@ -96,8 +119,9 @@ def revoke(db: Connection, log: Log, name: str, reason: str) -> None:
     """Revoke a member: its requests are refused from now on, and the next round begins an epoch without it.
 
     Raises:
-        InputError: ``config.member``: no such member, or revoked already.
+        InputError: ``config.member``: no such member, or revoked already; ``config.reason``: looks like personal data.
     """
+    reason = check_reason(reason)
     known = {member.name: member for member in members(db)}
     if name not in known or known[name].revoked:
         present = [member.name for member in known.values() if not member.revoked]

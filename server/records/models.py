@@ -9,7 +9,6 @@ same file may stand in several.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from sqlalchemy.dialects.sqlite import insert
 from ...canonical import canonical
 from ...crypto.version import Version, parse
 from ...errors import InputError, nearest
+from . import files
 from .store import metadata
 
 _versions = Table(
@@ -94,19 +94,16 @@ class Models:
 
     def write(self, version: Version) -> None:
         """Write a version's file: beside its place, synced, renamed."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        place = self.path(version.sha256)
-        beside = place.with_suffix(f".tmp-{os.getpid()}")
-        with beside.open("wb") as file:
-            file.write(version.data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(place)
-        handle = os.open(self.folder, os.O_RDONLY)
+        files.make_folder(self.folder)
+        files.replace(self.path(version.sha256), version.data)
+
+    def is_whole(self, sha256: str) -> bool:
+        """Return whether a version's file is there, as it was written."""
         try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+            self.read(sha256)
+        except InputError:
+            return False
+        return True
 
     def read(self, sha256: str) -> Version:
         """Return a version, its file checked against its name.

@@ -186,6 +186,12 @@ def begin_epoch(db: Connection, epoch: int, run: str, roster: list[dict[str, Any
     db.execute(insert(_epochs).values(row))
 
 
+def plans(db: Connection, run: str) -> list[dict[str, Any]]:
+    """Return the different plans of a run's epochs, oldest first; most runs have one."""
+    query = select(_epochs.c.plan).where(_epochs.c.run == run).order_by(_epochs.c.epoch)
+    return [json.loads(plan) for plan in dict.fromkeys(db.execute(query).scalars())]
+
+
 def next_number(db: Connection) -> int:
     """Return the next round number, from 1; numbers are never reused."""
     return 1 + (db.execute(select(func.max(_rounds.c.number))).scalar_one() or 0)

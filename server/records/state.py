@@ -1,4 +1,4 @@
-"""The coordinator's state folder: ``moonflower.db``, ``log.key``, ``log.pub`` and ``models/``."""
+"""The coordinator's state folder: ``moonflower.db``, ``log.key``, ``log.pub``, ``models/`` and maybe ``envelopes/``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from . import files
 from .audit import Log, open_signer
+from .envelopes import Envelopes
 from .models import Models
 from .store import FILE_NAME, Store
+
+ENVELOPES = "envelopes"
 
 
 class State:
@@ -21,6 +25,7 @@ class State:
         federation: name of the federation; the log's origin.
         listeners: called with each log entry once it is committed.
         clock: seconds since 1970.
+        keep_envelopes_h: hours for which envelopes of updates are kept; 0 keeps none.
 
     Raises:
         InputError: ``config.state``: the folder cannot be used.
@@ -32,6 +37,7 @@ class State:
         federation: str,
         listeners: Iterable[Callable[[dict[str, Any]], None]] = (),
         clock: Callable[[], float] = time.time,
+        keep_envelopes_h: int = 0,
     ) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -41,6 +47,12 @@ class State:
         self.store = Store(folder / FILE_NAME)
         self.log = Log(self.store, open_signer(folder, log_origin(federation)), clock, listeners)
         self.models = Models(folder / "models")
+        self.envelopes = Envelopes(folder / ENVELOPES, keep_envelopes_h, clock)
+
+    def sweep(self) -> None:
+        """Remove what killed processes left beside files that they were writing."""
+        for folder in (self.folder, self.models.folder):
+            files.sweep(folder)
 
     def close(self) -> None:
         """Close the database."""

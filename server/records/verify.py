@@ -9,7 +9,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +42,9 @@ class Report:
     reason: str = ""
 
 
-def verify(source: Path, public_key_text: str, checkpoint_text: str | None = None) -> Report:
+def verify(
+    source: Path, public_key_text: str, checkpoint_text: str | None = None, witnesses: Mapping[str, str] | None = None
+) -> Report:
     """Check a whole log offline, entry by entry; the source is never changed.
 
     Args:
@@ -50,32 +52,36 @@ def verify(source: Path, public_key_text: str, checkpoint_text: str | None = Non
         public_key_text: the content of ``log.pub``.
         checkpoint_text: a signed checkpoint that was kept elsewhere. With it a cut-off tail is seen
             (audit.truncated), and a history that the key's owner rewrote (audit.fork).
+        witnesses: more of them, by what they are called in the report, such as the members' own.
 
     Raises:
         InputError: the key is not one, or the source is no log (config.key, config.state).
     """
     verifier = Verifier.parse(public_key_text.strip())
-    refused = kept = kept_root = None
-    if checkpoint_text is not None:
+    texts = {**({} if checkpoint_text is None else {"checkpoint": checkpoint_text}), **(witnesses or {})}
+    kept: dict[str, Checkpoint] = {}
+    refused: dict[str, Refused] = {}
+    for name, text in texts.items():
         try:
-            kept = open_checkpoint(checkpoint_text, verifier)
+            kept[name] = open_checkpoint(text, verifier)
         except Refused as error:
-            refused = error
+            refused[name] = error
+    roots = dict.fromkeys((one.size for one in kept.values()), merkle.EMPTY_ROOT)
     frontier = Frontier()
     with opened(source) as history:
         try:
             for record in history.records:
                 frontier = _next(frontier, record, history.records, verifier)
-                if kept is not None and kept.size == frontier.size:
-                    kept_root = frontier.root()
+                if frontier.size in roots:
+                    roots[frontier.size] = frontier.root()
             if history.tree is not None:
                 _compare_tree(frontier, *history.tree)
-            if kept is not None:
-                _compare_kept(frontier, kept, kept_root or merkle.EMPTY_ROOT)
+            for name, checkpoint in kept.items():
+                _compare_kept(frontier, name, checkpoint, roots[checkpoint.size])
         except AuditError as error:
             return Report(False, frontier.size, frontier.root().hex(), error.first_bad, error.code, str(error))
-    if refused is not None:
-        return Report(False, frontier.size, frontier.root().hex(), None, refused.code, f"checkpoint: {refused}")
+    for name, why in refused.items():
+        return Report(False, frontier.size, frontier.root().hex(), None, why.code, f"{name}: {why}")
     return Report(True, frontier.size, frontier.root().hex(), None, "")
 
 
@@ -126,16 +132,16 @@ def _compare_tree(frontier: Frontier, size: int, root: bytes) -> None:
         raise AuditError("audit.fork", message, first_bad=size)
 
 
-def _compare_kept(frontier: Frontier, kept: Checkpoint, found: bytes) -> None:
+def _compare_kept(frontier: Frontier, name: str, kept: Checkpoint, found: bytes) -> None:
     """Check the log against a checkpoint that was kept elsewhere; ``found``: the log's root at its size.
 
     Of two trees of one size no entry can be named as the first to differ: the newest one under them is.
     """
     if kept.size > frontier.size:
-        message = f"expected the {kept.size} entries of the checkpoint, got {frontier.size}"
+        message = f"expected the {kept.size} entries of the {name}, got {frontier.size}"
         raise AuditError("audit.truncated", message, first_bad=frontier.size)
     if kept.root != found:
-        message = f"the checkpoint of size {kept.size} has the root {kept.root.hex()}, the log has {found.hex()}"
+        message = f"the {name} of size {kept.size} has the root {kept.root.hex()}, the log has {found.hex()}"
         raise AuditError("audit.fork", message, first_bad=max(kept.size - 1, 0))
 
 

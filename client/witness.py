@@ -1,0 +1,70 @@
+"""The member as a witness of the coordinator's log: it checks what every message shows, keeps it, and countersigns.
+
+The rules are in ``guard.check_log``. What a member once took it never lets go, so a coordinator that shows another
+history is refused with every message until it returns to the one that this member knows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from flwr.app import RecordDict
+
+from ..crypto.identity import Identity
+from ..crypto.note import open_checkpoint, with_cosignatures
+from ..errors import Refused
+from ..messages import Shown, Witnessed
+from . import guard
+from .ledger import Ledger
+
+logger = logging.getLogger(__name__)
+
+
+class LogWitness:
+    """A member's eye on the log.
+
+    Args:
+        identity: countersigns with its witness key.
+        ledger: remembers.
+        log_key: the only key that may sign the log; None pins the first one that is seen.
+        clock: seconds since 1970.
+    """
+
+    def __init__(self, identity: Identity, ledger: Ledger, log_key: str | None, clock: Callable[[], float]) -> None:
+        self._identity, self._ledger, self._log_key, self._clock = identity, ledger, log_key, clock
+
+    def look(self, records: RecordDict) -> None:
+        """Check what a message shows of the log against what this member holds, and keep it.
+
+        Raises:
+            Refused: ``audit.missing``, ``audit.signature``, ``audit.fork`` or ``audit.behind``.
+        """
+        shown, newest = Shown.attached(records), self._ledger.newest_checkpoint()
+        try:
+            taken = guard.check_log(shown, newest, self._ledger.checkpoint_root, self._log_key)
+        except Refused as error:
+            if error.code == "audit.fork" and newest is not None:
+                self._ledger.keep_fork(newest.note, shown.checkpoint)
+                logger.error(
+                    "%s: the coordinator's log is not the one that was witnessed here: %s; held is the checkpoint of "
+                    "%d entries with root %s",
+                    self._identity.name,
+                    error,
+                    newest.size,
+                    newest.root.hex(),
+                )
+            raise
+        if taken is not None:
+            self._ledger.keep_checkpoint(taken)
+
+    def countersign(self, records: RecordDict) -> None:
+        """Add the newest checkpoint that this member holds to a reply, countersigned; nothing if it holds none."""
+        held = self._ledger.newest_checkpoint()
+        if held is not None:
+            Witnessed(checkpoint=self.signed(held)).attach(records)
+
+    def signed(self, held: guard.Held) -> str:
+        """Return the note of a checkpoint that this member holds, with its cosignature."""
+        line = self._identity.cosign(open_checkpoint(held.note, held.verifier), int(self._clock()))
+        return with_cosignatures(held.note, [line])

@@ -1,0 +1,480 @@
+"""The round certificate: one file from which a third party sees offline who summed what, and who signed the result.
+
+It holds the log's entries that it relies on, each with its Merkle path to one signed checkpoint, and says the same
+again in plain fields. Pure: the log's records come in, no file is touched. What is checked, in order:
+
+1. the checkpoint is signed by the log's key, and every entry is under it;
+2. the roster: each card is signed by its own node key, all of them together are the epoch's, and, where whoever asks
+   brings pins, every member of set A carries the one that is given for it;
+3. the set: the context is of this run, roster, plan and offer, and set A is of the roster and large enough; the
+   checkpoint that the context names, which its members had witnessed, is an earlier one of this very log;
+4. the statement is about this context and exactly these envelopes, and a quorum of set A signed it;
+5. the verdict follows from the votes, and every vote is signed;
+6. the plain fields are what the entries say.
+
+The sum is the coordinator's own word: members check it by their MAC, auditors with ``recompute``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+from ..canonical import canonical, digest, parse_canonical
+from ..configs.settings import Offer, parse
+from ..crypto import merkle
+from ..crypto.context import Purpose, checkpoint_label, context_digest
+from ..crypto.identity import Roster, parse_roster, unb64
+from ..crypto.note import Checkpoint, Verifier, open_checkpoint
+from ..crypto.statement import Proof, Statement, quorum, vote_bytes
+from ..errors import AuditError, InputError, Refused
+from . import gate
+from .records.source import Record
+
+VERSION = 1
+STEPS = ("run_began", "enrolled", "epoch_began", "set_closed", "opened", "judged", "promoted", "refused", "failed")
+"""Events that a certificate relies on, in the order in which a round logs them; the last three exclude each other."""
+_OF_RUN, _ENDS = STEPS[:3], STEPS[6:]
+_ODD = (LookupError, TypeError, ValueError, AttributeError, RecursionError)  # of reading JSON of another form
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of the log: where it stands, its bytes, and what they say."""
+
+    index: int
+    data: bytes
+    value: Mapping[str, Any]
+
+    @property
+    def event(self) -> str:
+        """What happened."""
+        return str(self.value["event"])
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """What the event is about."""
+        found: Mapping[str, Any] = self.value["details"]
+        return found
+
+
+@dataclass(frozen=True)
+class ClosedSet:
+    """A set A as the log has it.
+
+    Attributes:
+        offer: what the run carries.
+        context: the RoundContext's fields, as its version of moonflower wrote them.
+        roster: the epoch's cards.
+        headers: member of A → digest of its envelope's header.
+        sum: SHA-256 of the sealed sum's residues.
+    """
+
+    offer: Offer
+    context: Mapping[str, Any]
+    roster: Roster
+    headers: Mapping[str, str]
+    sum: str
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Set A, sorted."""
+        return tuple(sorted(self.headers))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How an update's round ended.
+
+    Attributes:
+        status: ``promoted``, ``refused`` or ``failed``.
+        code: why, or "".
+        median: of the votes; None without enough of them.
+        votes: member → vote; None abstains.
+    """
+
+    status: str
+    code: str
+    median: float | None
+    votes: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class Certified:
+    """What a certificate proves.
+
+    Attributes:
+        closed: set A and what it was about.
+        statement: what the openers signed.
+        proof: its bytes, with every signature under them.
+        disagreeing: members that signed something else, by the log's account.
+        verdict: of the gate; None for statistics and tallies, and where the log has none yet.
+        witnessed: entries of the log that set A had witnessed when it sealed.
+        checkpoint: of the log.
+    """
+
+    closed: ClosedSet
+    statement: Statement
+    proof: Proof
+    disagreeing: tuple[str, ...]
+    verdict: Verdict | None
+    witnessed: int
+    checkpoint: Checkpoint
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plain fields of the certificate."""
+        context = self.closed.context
+        return {
+            "version": VERSION,
+            "federation": context["federation"],
+            "run": context["run"],
+            "number": context["number"],
+            "purpose": context["purpose"],
+            "epoch": context["epoch"],
+            "context": context,
+            "roster": {card.name: card.node.pin for card in self.closed.roster.cards},
+            "members": list(self.closed.members),
+            "headers": self.closed.headers,
+            "sum": self.closed.sum,
+            "statement": parse_canonical(self.proof.statement),
+            "signatures": self.proof.as_dict()["signatures"],
+            "disagreeing": list(self.disagreeing),
+            "verdict": None if self.verdict is None else vars(self.verdict),
+        }
+
+
+# Making one.
+
+
+def build_certificate(
+    records: Iterable[Record], number: int, purpose: Purpose, verifier: Verifier, run: str = ""
+) -> dict[str, Any]:
+    """Return the certificate of a sum that was opened, as JSON-able values; it verifies.
+
+    Args:
+        records: of the whole log.
+        number: of the round; 0 for statistics.
+        purpose: of the sum: a round may have an update and tallies.
+        verifier: the log's key.
+        run: needed where several runs have such a sum, as every run has statistics.
+
+    Raises:
+        InputError: ``config.round``: there is none, or more than one.
+        AuditError: an entry cannot be read.
+        Refused: ``audit.*``: what the log says does not hold together.
+    """
+    evidence = gather(records, number, purpose, run)
+    certified = _certified(evidence, verifier)
+    return {**certified.as_dict(), **evidence}
+
+
+def gather(
+    records: Iterable[Record],
+    number: int,
+    purpose: Purpose,
+    run: str = "",
+    last: Literal["set_closed", "opened"] = "opened",
+) -> dict[str, Any]:
+    """Return the entries about a sum with their Merkle paths, unchecked; see :func:`build_certificate`.
+
+    ``last`` tells how far the sum has to have come: closed is enough to add it up again. Where a sum was closed or
+    opened more than once, after a restart, the last time counts.
+    """
+    tree, note, found = merkle.Tree(), "", list[Entry]()
+    for at, record in enumerate(records):
+        try:
+            value = parse_canonical(record.entry)
+            if record.fault or not isinstance(value, dict):
+                raise ValueError("not an entry")
+        except ValueError:
+            raise AuditError(record.fault or "audit.entry", f"entry {at} cannot be read", first_bad=at) from None
+        tree.append(merkle.leaf_hash(record.entry))
+        note = record.note
+        event = value.get("event")
+        if event in _OF_RUN or (event in STEPS and value.get("number") == number):
+            found.append(Entry(at, record.entry, value))
+    try:
+        chosen = _choose(found, number, purpose, run, last)
+        label = _named(chosen, "set_closed").details["context"]["checkpoint"]
+        growth = tree.consistency(int(label.split(" ", 1)[0]))
+    except _ODD:
+        raise _bad(f"the log's entries of round {number} have another form; another version wrote them") from None
+    return {
+        "entries": [
+            {
+                "index": entry.index,
+                "entry": entry.data.decode(),
+                "proof": [node.hex() for node in tree.inclusion(entry.index)],
+            }
+            for entry in chosen
+        ],
+        "growth": [node.hex() for node in growth],
+        "checkpoint": note,
+    }
+
+
+def _choose(found: Sequence[Entry], number: int, purpose: Purpose, run: str, last: str) -> list[Entry]:
+    sums = [
+        entry
+        for entry in found
+        if entry.event == last and run in ("", entry.value["run"]) and _purpose(entry) == purpose
+    ]
+    runs = list(dict.fromkeys(str(entry.value["run"]) for entry in sums))
+    if len(runs) != 1:
+        done = {"set_closed": "closed", "opened": "opened"}[last]
+        where = f" of run {run!r}" if run else ""
+        if runs:
+            raise InputError(
+                "config.round", f"{len(runs)} runs {done} {purpose} {number}; choose one: {', '.join(runs)}"
+            )
+        raise InputError("config.round", f"no sum was {done} as {purpose} {number}{where}; see moonflower audit show")
+    of_run = [entry for entry in found if entry.value.get("run") == runs[0]]
+    opened = [sums[-1]] if last == "opened" else []
+    if opened:
+        wanted = parse_canonical(opened[0].details["statement"].encode())["context"]
+        of_run = [entry for entry in of_run if entry.event != "set_closed" or _context_of(entry) == wanted]
+    closed = [entry for entry in of_run if entry.event == "set_closed" and _purpose(entry) == purpose][-1]
+    epoch = closed.details["context"]["epoch"]
+    began = [entry for entry in of_run if entry.event == "epoch_began" and entry.details["epoch"] == epoch][-1]
+    cards = {
+        entry.value["member"]: entry for entry in of_run if entry.event == "enrolled" and entry.index < began.index
+    }
+    ended = [
+        entry
+        for entry in of_run
+        if opened and purpose == "update" and entry.event in ("judged", *_ENDS) and entry.index > opened[0].index
+    ]
+    roster = [cards[member] for member in began.details["members"]]
+    return sorted([_named(of_run, "run_began"), *roster, began, closed, *opened, *ended], key=lambda entry: entry.index)
+
+
+# Checking one.
+
+
+def verify_certificate(certificate: Any, verifier: Verifier, pins: Mapping[str, str] | None = None) -> Certified:
+    """Return what a certificate proves, once everything about it is right. It may come from an adversary.
+
+    Args:
+        certificate: as it was parsed from JSON.
+        verifier: the log's key.
+        pins: member → pin, of all members of set A at least; None takes the log's word for who they are.
+
+    Raises:
+        Refused: ``audit.certificate``: of another form, or its parts do not belong together; ``audit.signature``: not
+            this log's; ``audit.entry``: an entry is not in the log; ``audit.fork``: the log is not the one that the
+            members witnessed; ``audit.openers``: no quorum signed, or a signature is wrong; ``audit.pin``: a member
+            is not pinned, or by another pin.
+    """
+    if not isinstance(certificate, dict) or certificate.get("version") != VERSION:
+        raise _bad(f"expected a certificate of version {VERSION}")
+    certified = _certified(certificate, verifier)
+    evidence = {name: certificate[name] for name in ("entries", "growth", "checkpoint")}
+    if canonical({**certified.as_dict(), **evidence}) != canonical(certificate):
+        raise _bad("its plain fields are not what its entries say")
+    if pins is not None:
+        _check_pins(certified.closed, pins)
+    return certified
+
+
+def proved_set(evidence: Any, verifier: Verifier) -> ClosedSet:
+    """Return the set that entries from :func:`gather` are about, once they are found to be in the log.
+
+    Raises:
+        Refused: ``audit.*``, as for a certificate.
+    """
+    return _closed(*_proved(evidence, verifier), verifier)[0]
+
+
+def _certified(evidence: Mapping[str, Any], verifier: Verifier) -> Certified:
+    entries, checkpoint, growth = _proved(evidence, verifier)
+    closed, witnessed = _closed(entries, checkpoint, growth, verifier)
+    try:
+        opened = _named(entries, "opened")
+        proof = Proof.from_dict(opened.details)
+        said = Statement.parse(proof.statement)
+        disagreeing = tuple(opened.details["disagreeing"])
+        _check_statement(said, opened, closed)
+        _check_openers(proof, said, disagreeing, closed)
+        ends = [entry for entry in entries if entry.event in ("judged", *_ENDS)]
+        verdict = _verdict(ends, closed, said, proof) if ends else None
+    except _ODD:
+        raise _bad("an entry has another form") from None
+    except Refused as error:
+        raise error if error.code.startswith("audit.") else _bad(str(error)) from None
+    return Certified(closed, said, proof, disagreeing, verdict, witnessed, checkpoint)
+
+
+def _proved(evidence: Any, verifier: Verifier) -> tuple[list[Entry], Checkpoint, list[bytes]]:
+    """Return the entries that are under the checkpoint, in the order of the log, and what it proves of growth."""
+    try:
+        note, listed = evidence["checkpoint"], evidence["entries"]
+        claimed = [(item["index"], item["entry"].encode(), _hashes(item["proof"])) for item in listed if len(item) == 3]
+        growth = _hashes(evidence["growth"])
+        if len(claimed) != len(listed) or not isinstance(note, str):
+            raise ValueError("another form")
+        entries = [Entry(index, data, parse_canonical(data)) for index, data, _ in claimed]
+        if any(type(entry.index) is not int or entry.value["index"] != entry.index for entry in entries):
+            raise ValueError("another index")
+        steps = [STEPS.index(entry.event) for entry in entries]
+    except _ODD:
+        raise _bad("expected a list of entries, each with its index and its path, and a checkpoint") from None
+    checkpoint = open_checkpoint(note, verifier)
+    for index, data, path in claimed:
+        merkle.verify_inclusion(merkle.leaf_hash(data), index, checkpoint.size, path, checkpoint.root)
+    if any(one.index >= other.index for one, other in pairwise(entries)) or steps != sorted(steps):
+        raise _bad("its entries are not in the order of a round")
+    return entries, checkpoint, growth
+
+
+def _closed(
+    entries: Sequence[Entry], checkpoint: Checkpoint, growth: Sequence[bytes], verifier: Verifier
+) -> tuple[ClosedSet, int]:
+    """Return the set, and how much of the log its members had witnessed."""
+    try:
+        run_began, began, closing = (_named(entries, name) for name in ("run_began", "epoch_began", "set_closed"))
+        context, headers = closing.details["context"], closing.details["headers"]
+        raw_offer = run_began.details["offer"]
+        if len({str(entry.value["run"]) for entry in entries} | {context["run"]}) != 1:
+            raise _bad("its entries are of several runs")
+        enrolled = [entry for entry in entries if entry.event == "enrolled"]
+        roster = parse_roster(
+            [entry.details["card"] for entry in enrolled],
+            {entry.value["member"]: entry.details["pin"] for entry in enrolled},
+        )
+        if not roster.digest == began.details["roster"] == context["roster"]:
+            raise _bad("the cards are not the roster of the context's epoch")
+        if (context["epoch"], context["crypto"]) != (began.details["epoch"], began.details["crypto"]):
+            raise _bad("epoch and plan of the context are not those of the epoch that began")
+        offer = parse(Offer, raw_offer, where="the run's offer")
+        agreed = offer.federation.name, offer.federation.min_members, digest(raw_offer)
+        if agreed != (context["federation"], context["min_members"], context["offer"]):
+            raise _bad("the context is not that of the run's offer")
+        numbers = {entry.value["number"] for entry in entries if entry.event not in _OF_RUN}
+        if numbers != {context["number"]} or _purpose(closing) != context["purpose"]:
+            raise _bad("its entries are about several sums")
+        if not {*headers} <= {*roster.names} or len(headers) < offer.federation.min_members:
+            raise _bad(f"set A is not {offer.federation.min_members} members of the roster or more")
+        witnessed = _witnessed(context["checkpoint"], checkpoint, growth, verifier)
+        if not began.index < witnessed <= closing.index:
+            raise _bad("what its members had witnessed is not of the time between epoch and sum")
+        _hashes([closing.details["sum"], *headers.values()])
+    except _ODD:
+        raise _bad("an entry has another form") from None
+    except (InputError, Refused) as error:
+        raise error if error.code.startswith("audit.") else _bad(str(error)) from None
+    return ClosedSet(offer, context, roster, headers, closing.details["sum"]), witnessed
+
+
+def _witnessed(label: str, checkpoint: Checkpoint, growth: Sequence[bytes], verifier: Verifier) -> int:
+    """Return the size of the tree that a context names, once it is found to be an earlier state of this log."""
+    size_text, root_text, key = label.split(" ", 2)
+    size, (root,) = int(size_text), _hashes([root_text])
+    if key != verifier.text():
+        raise Refused("audit.signature", f"its members witnessed the log of key {key}, expected {verifier.text()}")
+    if label != checkpoint_label(key, size, root):
+        raise ValueError("another spelling")
+    merkle.verify_consistency(size, checkpoint.size, growth, root, checkpoint.root)
+    return size
+
+
+def _check_pins(closed: ClosedSet, pins: Mapping[str, str]) -> None:
+    for member in closed.members:
+        found = closed.roster.card(member).node.pin
+        if pins.get(member) != found:
+            expected = f"expected {pins[member]}" if member in pins else "no pin was given for it"
+            raise Refused("audit.pin", f"{member!r} is in set A with the pin {found}; {expected}")
+
+
+def _check_statement(said: Statement, opened: Entry, closed: ClosedSet) -> None:
+    context, headers = closed.context, closed.headers
+    if said.context != context_digest(context) or _purpose(opened) != context["purpose"]:
+        raise _bad("the statement is about another context")
+    clear = said.federation, said.run, said.number, said.purpose, said.base
+    if clear != tuple(context[name] for name in ("federation", "run", "number", "purpose", "base")):
+        raise _bad("the statement's plain fields are not those of its context")
+    if said.members != closed.members or said.headers != digest([headers[member] for member in said.members]):
+        raise _bad("the statement is about other envelopes than set A's")
+
+
+def _check_openers(proof: Proof, said: Statement, disagreeing: tuple[str, ...], closed: ClosedSet) -> None:
+    for member, signature in proof.signatures.items():
+        if member not in said.members:
+            raise Refused("audit.openers", f"{member!r} signed the statement and is not in set A")
+        if not closed.roster.card(member).node.verify("opened", proof.statement, signature):
+            raise Refused("audit.openers", f"the signature of {member!r} is not under this statement")
+    needed = quorum(said.members, closed.offer.crypto.open_quorum)
+    if len(proof.signatures) < needed:
+        raise Refused("audit.openers", f"{len(proof.signatures)} of {needed} openers signed the statement")
+    if not {*disagreeing} <= {*said.members} - {*proof.signatures}:
+        raise _bad("somebody outside of set A, or who agreed, is said to disagree")
+
+
+def _verdict(entries: Sequence[Entry], closed: ClosedSet, said: Statement, proof: Proof) -> Verdict:
+    """Return how the round ended, once that is found to follow from signed votes."""
+    end = _only([entry for entry in entries if entry.event in _ENDS], "an end of the round")
+    code = end.value.get("code", "")
+    if said.purpose != "update":
+        raise _bad("only an update has a verdict")
+    if end.event == "failed":
+        if len(entries) != 1 or not code:
+            raise _bad("a round that failed has no votes and says why")
+        return Verdict("failed", code, None, {})
+    judged = _only([entry for entry in entries if entry.event == "judged"], "votes")
+    votes, signatures, median = (judged.details[name] for name in ("votes", "vote_signatures", "median"))
+    if not {*votes} == {*signatures} == {*proof.signatures}:
+        raise _bad("the voters are not those who signed the statement")
+    for member, vote in votes.items():
+        covered = vote_bytes(proof.statement, judged.details["best"], vote)
+        if not closed.roster.card(member).node.verify("vote", covered, unb64(signatures[member])):
+            raise Refused("audit.openers", f"the vote of {member!r} is not signed by its node key")
+    counted = gate.judge(
+        votes,
+        0.0,  # the norm is not in the log: a verdict for its sake is the coordinator's word
+        (),
+        in_range=said.in_range,
+        min_members=closed.offer.federation.min_members,
+        settings=closed.offer.gate,
+    )
+    for_norm = code in ("gate.nonfinite", "gate.norm")
+    accepted = end.event == "promoted"
+    if counted.median != median or (code != counted.code and not for_norm) or accepted != (code == ""):
+        raise _bad(f"{end.event} {code or 'without a code'} does not follow from the votes")
+    if judged.value.get("code", "") != code or end.details["sha256"] != said.sha256:
+        raise _bad("votes and verdict are about different candidates")
+    return Verdict(end.event, code, median, votes)
+
+
+def _named(entries: Iterable[Entry], event: str) -> Entry:
+    return _only([entry for entry in entries if entry.event == event], f"an entry {event!r}")
+
+
+def _only(found: Sequence[Entry], what: str) -> Entry:
+    if len(found) != 1:
+        raise _bad(f"expected {what}, got {len(found)}")
+    return found[0]
+
+
+def _purpose(entry: Entry) -> Any:
+    return entry.details["purpose"]
+
+
+def _context_of(entry: Entry) -> str:
+    return context_digest(entry.details["context"])
+
+
+def _hashes(texts: Iterable[str]) -> list[bytes]:
+    """Return 32-byte hashes that are written in the one spelling of ours.
+
+    Raises:
+        ValueError: they are not.
+    """
+    found = [bytes.fromhex(text) for text in texts]
+    if any(len(node) != merkle.HASH_BYTES for node in found) or [node.hex() for node in found] != list(texts):
+        raise ValueError("not SHA-256 hashes in lower-case hexadecimal")
+    return found
+
+
+def _bad(reason: str) -> Refused:
+    return Refused("audit.certificate", f"not a certificate that holds together: {reason}")

@@ -1,0 +1,62 @@
+"""Adding a round's sum up again from kept envelopes: the auditor's check of the coordinator's arithmetic. Pure but for
+reading the envelopes, one at a time.
+
+It shows that the coordinator added exactly what set A signed. It opens nothing: no key is needed, and none is here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+from ..crypto.context import RoundContext
+from ..crypto.envelope import RawEnvelope, SignedHeader, check, split
+from ..crypto.identity import Card
+from ..crypto.planner import SEED_BYTES, Plan
+from ..errors import Refused
+from .aggregate import RunningSum
+from .certificate import ClosedSet
+
+
+def recompute(closed: ClosedSet, kept: Callable[[str], RawEnvelope]) -> str:
+    """Return the SHA-256 of the sum of set A's envelopes, which is the logged one, bit for bit.
+
+    Args:
+        closed: set A as the log has it.
+        kept: the envelope with a header digest, as it lies there.
+
+    Raises:
+        Refused: ``audit.envelope``: one is missing or is not what its member signed for this sum, named by its member;
+            ``audit.sum``: the sum is another one than the logged.
+    """
+    try:
+        context, plan = RoundContext(**closed.context), Plan(**closed.context["crypto"])
+    except TypeError:
+        raise Refused("audit.certificate", "the round's context is of another version of moonflower") from None
+    running: RunningSum | None = None
+    for member in closed.members:
+        card, header = closed.roster.card(member), closed.headers[member]
+        try:
+            raw = kept(header)
+            signed, body = split(raw)
+            if signed.digest != header:
+                raise Refused("audit.envelope", f"its header's digest is {signed.digest}, the log has {header}")
+            if running is None:
+                running = RunningSum(plan, _lanes(signed, card, len(body), plan))
+            envelope = check(raw, card, context, running.body_bytes)
+            running.vet(envelope)
+            running.add(envelope.body)
+        except Refused as error:
+            raise Refused("audit.envelope", f"the envelope of {member!r}: {error}") from None
+    found = hashlib.sha256(running.dump()).hexdigest() if running else ""
+    if found != closed.sum:
+        raise Refused("audit.sum", f"the envelopes add up to {found}, the log has {closed.sum}")
+    return found
+
+
+def _lanes(signed: SignedHeader, card: Card, body_bytes: int, plan: Plan) -> int:
+    """Return lanes that fill a body of the length that the member signed: the log does not hold the model's size."""
+    chunks, rest = divmod(body_bytes, SEED_BYTES + plan.chunk_bytes)
+    if rest or not chunks or signed.verify(card).body_bytes != body_bytes:
+        raise Refused("envelope.malformed", f"a body of {body_bytes} bytes is not the one that was signed")
+    return chunks * plan.lanes * plan.degree

@@ -1,0 +1,146 @@
+"""Real processes: two members' approvers release a model over HTTPS, and somebody far away checks the file."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from live import Live
+from moonflower import up
+from moonflower.client.keyring import load_keys
+from moonflower.configs.live import OperatorConfig, load_config
+from moonflower.crypto.version import parse
+from moonflower.errors import InputError, Refused
+from moonflower.remote import Remote
+from moonflower.server.records.verify import verify
+
+pytestmark = pytest.mark.slow
+CLEVELAND, HUNGARY = "Cleveland", "Hungary"
+
+
+@dataclass(frozen=True)
+class Office:
+    """Two people at desks of their own, each with a key and an OAuth client, and their federation."""
+
+    live: Live
+    folder: Path
+
+    def moonflower(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        line = up.command(*(one if isinstance(one, Path) else str(one) for one in arguments))
+        return subprocess.run(line, capture_output=True, text=True, timeout=120, cwd=self.folder)
+
+    def model(self, member: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        return self.moonflower("model", *arguments, "--as", self.folder / member / "operator.toml")
+
+    def decide(self, member: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        return self.model(member, *arguments, "--key", self.folder / member / "approver.jwk", "--yes", "--json")
+
+
+def changed(path: Path, change: Any) -> None:
+    tables = tomllib.loads(path.read_text())
+    change(tables)
+    path.write_text(tomli_w.dumps(tables))
+
+
+@pytest.fixture(scope="module")
+def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
+    folder = tmp_path_factory.mktemp("release")
+    whole = Live(folder / "up", "training.rounds=2")
+    made = Office(whole, folder)
+    for member in (CLEVELAND, HUNGARY):
+        desk = folder / member
+        desk.mkdir()
+        printed = made.moonflower("keys", "approver", desk / "approver.jwk")
+        assert printed.returncode == 0, printed.stderr
+        key = tomllib.loads(printed.stdout)["key"]
+
+        def add(tables: Any, key: str = key) -> None:
+            tables["approver"] = [{"name": "board", "key": key}]
+
+        changed(whole.stage.clients[member], add)
+        public = up._client_key(desk)
+        client = {"client_id": f"approver:{member}", "key": str(public), "scopes": ["fl:approve"]}
+        changed(whole.stage.issuer, lambda tables, client=client: tables["client"].append(client))
+        login = tomllib.loads(whole.stage.operator.read_text())
+        login["operator"]["ca"] = str(whole.stage.folder / "ca.pem")
+        login["oauth"] |= {"client_id": client["client_id"], "key": "oauth.key"}
+        (desk / "operator.toml").write_text(tomli_w.dumps(login))
+    with whole:
+        yield made
+
+
+def test_two_members_approvers_release_a_model_over_the_network(office: Office) -> None:
+    live, folder = office.live, office.folder
+    shown = live.run("training.rounds=2")
+    assert shown["status"] == "done"
+    sha256 = shown["result"]["model"]["sha256"]
+    number = shown["result"]["model"]["version"]
+
+    early = office.model(CLEVELAND, "export", number, "--out", folder / "early")
+    assert (early.returncode, "not released" in early.stderr, "hint: --unreleased" in early.stderr) == (1, True, True)
+    marked = office.model(CLEVELAND, "export", number, "--out", folder / "early", "--unreleased")
+    assert marked.returncode == 0, marked.stderr
+    assert parse((folder / "early").read_bytes()).unreleased
+
+    first = office.decide(CLEVELAND, "approve", sha256)
+    assert first.returncode == 0, first.stderr
+    assert json.loads(first.stdout)["missing"] == 1
+    again = office.decide(CLEVELAND, "approve", sha256)
+    assert (again.returncode, "another member's" in again.stderr) == (1, True)
+    second = office.decide(HUNGARY, "approve", number)
+    assert json.loads(second.stdout)["event"] == "released", second.stderr
+
+    listing = json.loads(office.model(HUNGARY, "list", "--json").stdout)
+    assert listing["released"] == {"version": number, "sha256": sha256}
+    out = office.model(HUNGARY, "export", number, "--out", folder / "heart.safetensors")
+    assert out.returncode == 0, out.stderr
+    assert parse((folder / "heart.safetensors").read_bytes()).sha256 == sha256
+
+    config = live.stage.clients[CLEVELAND]
+    verified = office.moonflower("model", "verify", folder / "heart.safetensors", "--config", config, "--approvals", 2)
+    assert verified.returncode == 0, verified.stderr
+    assert "approved by Cleveland (board), Hungary (board)" in verified.stdout
+    pin = load_keys(config.parent / "state").pin
+    alone = office.moonflower("model", "verify", folder / "heart.safetensors", "--pin", f"{CLEVELAND}={pin}")
+    assert alone.returncode == 1, "one pin proves no quorum"
+
+    late = office.decide(HUNGARY, "reject", number, "--reason", "too late")
+    assert (late.returncode, "is the released one" in late.stderr) == (1, True)
+    assert [entry["member"] for entry in live.events("approved")] == [CLEVELAND, HUNGARY]
+    assert len(live.events("released")) == 1
+    assert verify(live.state / "moonflower.db", (live.state / "log.pub").read_text(), None).ok
+
+
+def test_a_desk_that_submits_runs_decides_nothing(office: Office) -> None:
+    live = office.live
+    with pytest.raises(Refused) as refusal:
+        live.remote.decide("1", {"decision": "", "signature": ""})
+    assert refusal.value.code == "auth.scope"
+    assert live.remote.listing()["versions"], "but it may look"
+    approver = Remote(load_config(OperatorConfig, office.folder / CLEVELAND / "operator.toml"), "fl:approve")
+    try:
+        with pytest.raises(Refused) as refusal:
+            approver.runs()
+        assert refusal.value.code == "auth.scope"
+        for wrong in ("../runs", "x", ""):
+            with pytest.raises(InputError) as odd:
+                approver.shown(wrong)
+            assert odd.value.code == "data.model"
+        with pytest.raises(InputError) as odd:
+            approver.decide("1", {"decision": "{}", "signature": ""})
+        assert odd.value.code == "release.malformed"
+    finally:
+        approver.close()
+
+
+def test_a_run_below_the_floor_of_the_server_is_not_taken(office: Office) -> None:
+    with pytest.raises(InputError, match="expected at least 2 at this server") as refusal:
+        office.live.submit("gate.approvals_required=1")
+    assert refusal.value.code == "config.value"
