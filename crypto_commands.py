@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from . import bench as measuring
 from .crypto import planner
 from .errors import InputError
 
@@ -90,6 +89,8 @@ def bench(
         raise InputError(
             "config.file", f"--nvflare-python {nvflare_python}: no such file; expected a Python interpreter"
         )
+    from . import bench as measuring  # SEAL comes with it, which a server may be without
+
     shapes = [(count, 1) for count in params] if params else list(measuring.SHAPES)
     result: dict[str, Any] = measuring.bench(shapes, nvflare_python, lambda what: typer.echo(what, err=True))
     typer.echo(json.dumps(result, allow_nan=False) if as_json else measuring.markdown(result))

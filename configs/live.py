@@ -93,6 +93,22 @@ class ServerSettings(Table):
     connections_per_address: int = Field(200, ge=1, le=100_000)
     refusals_per_minute: int = Field(60, ge=1, le=100_000, description="refused tokens of an address; then 429")
     min_approvals: int = Field(1, ge=0, le=64, description="a run that asks for fewer approvals is refused")
+    metrics: Listen | None = Field(
+        None, description="HOST:PORT of GET /metrics for Prometheus; without it there is none"
+    )
+    metrics_token_file: File | None = Field(None, description="bearer token (0600) that it asks for")
+
+    @model_validator(mode="after")
+    def _metrics(self) -> ServerSettings:
+        if self.metrics is None:
+            if self.metrics_token_file is not None:
+                raise ValueError("metrics_token_file: there is no metrics; expected HOST:PORT there, too")
+        elif self.metrics_token_file is None and not is_loopback(self.metrics.rpartition(":")[0]):
+            raise ValueError(
+                f"metrics: {self.metrics!r} can be reached from other machines; expected 127.0.0.1:PORT, or "
+                "metrics_token_file, too"
+            )
+        return self
 
 
 class VerifierSettings(Table):

@@ -27,7 +27,7 @@ from typing import Any
 
 from ..canonical import canonical
 from ..errors import InputError, Refused
-from .planner import FRESH_NOISE, MAC_BITS, Plan, _largest_prime
+from .planner import FRESH_NOISE, MAC_BITS, Plan, _is_prime, _largest_prime
 from .ring import MAX_PRIME_BITS, Ring, ring
 
 DEGREE, MAX_LOG_Q_8192 = 8192, 214
@@ -68,8 +68,9 @@ class ThresholdPlan(Plan):
         object.__setattr__(self, "flood_primes", tuple(self.flood_primes))  # a list, where it came from JSON
         one, two = self.flood_primes
         sized = self.scheme == "threshold" and self.degree == DEGREE and self.max_members >= n
-        prime_bits = max(p.bit_length() for p in (self.modulus, one, two))
-        fits = prime_bits <= MAX_PRIME_BITS and len({self.modulus, one, two}) == 3
+        primes = {self.modulus, one, two}
+        split = all(_is_prime(p) and p % (2 * DEGREE) == 1 and p.bit_length() <= MAX_PRIME_BITS for p in primes)
+        fits = split and len(primes) == 3
         fits = fits and self.log_q <= MAX_LOG_Q_8192 and self.flood_bits >= 46 and 1 << self.flood_bits <= one * two
         if not (sized and fits and self.noise_margin > 1):
             raise InputError("config.crypto", "these threshold parameters do not hold their largest sum exactly")

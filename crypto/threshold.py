@@ -64,6 +64,9 @@ class Seat:
             context: digest of the RoundContext.
             blocks: rows ``int64[k, N]``.
             lanes: without the check's.
+
+        Raises:
+            ValueError: rows that are not as many as the lanes take.
         """
         plan, ring, stream, held = self.plan, self._ring, Stream.fresh(), self.held
         check, minus = Check(held.secret, context, plan), -held.key
@@ -73,8 +76,11 @@ class Seat:
         def residues() -> Iterator[NDArray[np.uint64]]:
             nonlocal done
             for rows in blocks:
+                span = range(done, done + len(rows))
+                if rows.shape != (len(span), plan.degree) or span.stop > chunks:
+                    raise ValueError(f"rows of shape {rows.shape} after {done} of {chunks}")
                 check.read(rows)
-                span, error = range(done, done + len(rows)), stream.error(rows.shape)
+                error = stream.error(rows.shape)
                 mask = ring.switch([x + error for x in self._products(minus, context, span)])
                 mask += ring.wire.scale(rows, plan.scaling)
                 if span.stop == chunks:
@@ -85,6 +91,8 @@ class Seat:
                 yield words.reshape(-1)
 
         tags = tuple(Mac(held.secret, context, plan).tag(held.name, residues()))
+        if done != chunks:
+            raise ValueError(f"{done} rows, expected {chunks}")
         return SealedVector(bytes(body), hashlib.sha256().hexdigest(), tags)
 
     def partial(self, about: Opening, lanes: int) -> bytes:
@@ -159,14 +167,14 @@ class Opened:
     digest: str
 
     def blocks(self) -> Iterator[Ints]:
-        """Yield the rows.
+        """Return the rows as one block, for ``quantise.OpenedSum``.
 
         Raises:
             Refused: ``open.partial``: they are wrong.
         """
         if not self.digest:
             raise Refused("open.partial", "a partial opening, a deal or an envelope in this opening is wrong")
-        yield self.rows
+        return iter((self.rows,))
 
 
 def combine(

@@ -1,7 +1,8 @@
 """Kills processes of a small federation at chosen points and looks at what is left; exits with 1 if it is not right.
 
     python tests/crash.py TRIALS SEED          trials at random points: part of ``make soak``
-    python tests/crash.py --suite FILE SEED    every named point and some random ones, for tests/test_crash.py
+    python tests/crash.py --suite FILE N SEED  every named point, other mishaps and N random points: tests/test_crash.py
+    python tests/crash.py --only WORD          of those that have a name, the ones with a word in it
     python tests/crash.py --again PLAN         one trial again, as a failed one printed it
 
 One warm process imports everything once and forks a child per trial. The child forks one *life* of the federation
@@ -70,20 +71,43 @@ PATIENCE_S = 60
 COORDINATOR = "coordinator"
 ENDED, BROKE = 0, 3  # exit status of a life: the run is over; an exception ended it
 FULL = {  # point → bytes that a file may still have
-    "coordinator: envelope_accepted: before, first": 0,
+    "coordinator: envelope_accepted update: before, first": 0,
     "file: half written, last": 0,
     "coordinator: judged+promoted: before, first": 0,
     "coordinator: judged+promoted: inside, last": 400_000,
-    "coordinator: set_closed: inside, first": 0,
-    "member: sealed: inside, last": 0,
-    "member: opening: inside, first": 150_000,
+    "coordinator: set_closed update: inside, first": 0,
+    "member: sealed update: inside, last": 0,
+    "member: opening update: inside, first": 150_000,
 }
-DAMAGED = (
-    ("flip", "coordinator: judged+promoted: after, first"),
-    ("cut", "coordinator: judged+promoted: after, last"),
-    ("lose", "member: sealed: after, last"),
-)
-AGAIN = ("envelope_accepted", "set_closed", ": opened", "promoted", "sealed", "opening", "half written", "replace")
+DAMAGED = {
+    "coordinator: judged+promoted: after, first": "flip",
+    "coordinator: judged+promoted: after, last": "cut",
+    "member: sealed update: after, last": "lose",
+}
+SECOND = ("file: half written, first", "file: replace: before, first", "coordinator: judged+promoted: inside, first")
+ALONE = {
+    NAMES[1]: (
+        "member: agreed: after",
+        "member: dealt: after",
+        "member: confirmed: after",
+        "member: sealed statistics: after",
+        "member: sealed update: inside",
+        "member: sealed update: after",
+        "message: train.seal: answered",
+        "message: train.seal: left",
+        "member: opening update: after",
+        "member: opened update+judged update: after",
+        "message: evaluate.open: answered",
+    ),
+    COORDINATOR: (
+        "message: train.seal: pulled",
+        "message: evaluate.open: sent",
+        "coordinator: set_closed update: after",
+        "coordinator: judged+promoted: inside",
+        "coordinator: judged+promoted: after",
+    ),
+}
+AGAIN = ("update: inside", "update: after", "promoted: inside", "promoted: after", "half written", "replace")
 
 
 # Points
@@ -154,11 +178,11 @@ def _wrap_stores(points: Points) -> None:
     real_append, real_entry = Log.append, Ledger._entry
 
     def append(self: Log, connection: Any, name: str, **about: Any) -> int:
-        written.append(name)
+        written.append(f"{name} {about.get('purpose', '')}".rstrip())
         return real_append(self, connection, name, **about)
 
     def entry(self: Ledger, name: str, about: Mapping[str, Any]) -> dict[str, Any]:
-        written.append(name)
+        written.append(f"{name} {about.get('purpose', '')}".rstrip())
         return real_entry(self, name, about)
 
     store.Store.transaction = transaction  # type: ignore[method-assign,assignment]
@@ -467,7 +491,7 @@ class Processes:
         folder: of the federation.
         sent: takes what members send.
         kill: what happens to one of them, in its first life.
-        count: have every process write how many points it passed.
+        count: have every process write which points it passed.
     """
 
     def __init__(self, folder: Path, sent: Sent, kill: Kill | None, *, count: bool = False) -> None:
@@ -518,7 +542,7 @@ class Processes:
             points.install()
             body(who, points, there)
             if self._count:
-                (self._folder / f"points {who}").write_text(str(len(points.names)))
+                (self._folder / f"names {who}").write_text(json.dumps(points.names))
 
         self._pids[who] = forked(whole)
         there.close()
@@ -627,6 +651,8 @@ def lost(folder: Path) -> str:
         if db is None or not db.execute("select 1 from sqlite_master where name = 'log'").fetchone():
             return ""
         entries = [json.loads(entry) for (entry,) in db.execute("select entry from log order by idx")]
+    if not entries:
+        return ""
     report = verify(database, (folder / "log.pub").read_text(), None)
     if not report.ok:
         return f"the log does not verify: {report.code} {report.reason}"
@@ -766,7 +792,7 @@ class Reference:
         sent: by its members.
         names: of all points, in order, where all processes are one.
         second: the same of an identical run after it.
-        counts: process → how many points it passes, where each is one.
+        alone: process → names of its points, where each is one; not always in the same order at the coordinator.
         result: the good versions, and the last one's metrics.
     """
 
@@ -774,7 +800,7 @@ class Reference:
     sent: Sent
     names: list[str]
     second: list[str]
-    counts: dict[str, int]
+    alone: dict[str, list[str]]
     result: dict[str, Any]
 
     @classmethod
@@ -802,31 +828,32 @@ class Reference:
         end = Processes(apart, others, None, count=True).run()
         assert end == "ended", end
         assert not (wrong := problems(apart, others, result)), wrong
-        counts = {who: int((apart / f"points {who}").read_text()) for who in (COORDINATOR, *NAMES)}
-        return cls(folder, sent, names, second, counts, result)
+        alone_names = {who: json.loads((apart / f"names {who}").read_text()) for who in (COORDINATOR, *NAMES)}
+        return cls(folder, sent, names, second, alone_names, result)
 
     def named(self) -> dict[str, Plan]:
-        """Return a trial for every named point as it is passed first; at a round's own, also as it is passed last."""
-        plans: dict[str, Plan] = {}
-        for index, name in enumerate(self.names):
-            if name.startswith("sql: "):
-                continue
-            plans.setdefault(f"{name}, first", Plan((Kill(index),)))
-            if any(word in name for word in AGAIN) and not name.endswith("before"):
-                plans[f"{name}, last"] = Plan((Kill(index),))
-        return plans
+        """Return a trial for every named point."""
+        return {name: Plan((Kill(index),)) for name, index in _named(self.names).items()}
 
     def mishaps(self) -> dict[str, Plan]:
-        """Return trials with a full disk, of the whole machine or of one process, and with a damaged model."""
-        named = {name: plan.kills[0].at for name, plan in self.named().items()}
-        full = {f"disk full at {name}": Plan((Kill(named[name], disk=disk),)) for name, disk in FULL.items()}
-        alone = {f"disk full of {who}": Plan((Kill(self.counts[who] // 2, who, 0),)) for who in (COORDINATOR, NAMES[1])}
-        damaged = {f"{how}, {name}": Plan((Kill(named[name]),), how) for how, name in DAMAGED}
-        over = {
-            f"once more, {name}": Plan((Kill(self.second.index(name)),), second=True)
-            for name in ("file: half written", "file: replace: before", "coordinator: judged+promoted: inside")
-        }
-        return full | alone | damaged | over
+        """Return trials in which one process dies alone, disks are full, models are damaged, or written once more."""
+        first, second = _named(self.names), _named(self.second)
+        plans = {f"disk full at {name}": Plan((Kill(first[name], disk=disk),)) for name, disk in _of(FULL, first)}
+        plans |= {f"{how}, {name}": Plan((Kill(first[name]),), how) for name, how in _of(DAMAGED, first)}
+        plans |= {f"once more, {name}": Plan((Kill(second[name]),), second=True) for name in SECOND if name in second}
+        for who, names in ALONE.items():
+            own = _named(self.alone[who])
+            plans |= {
+                f"alone, {who}, {name}": Plan((Kill(own[f"{name}, first"], who),))
+                for name in names
+                if f"{name}, first" in own
+            }
+            plans[f"disk full, {who} alone"] = Plan((Kill(own[f"{names[-1]}, first"], who, 0),))
+        return plans
+
+    def random(self, count: str, seed: str) -> dict[str, Plan]:
+        """Return so many trials at random points."""
+        return {f"random {number}": self.chance(int(seed), number) for number in range(int(count))}
 
     def chance(self, seed: int, number: int) -> Plan:
         """Return a trial at random points."""
@@ -837,13 +864,13 @@ class Reference:
             return Plan((Kill(self._point(rng, self.second)),), second=True)
         if kind == "alone":
             who = rng.choice([COORDINATOR, *NAMES])
-            return Plan((Kill(rng.randrange(self.counts[who]), who),))
+            return Plan((Kill(rng.randrange(len(self.alone[who])), who),))
         if kind == "full":
             disk = rng.choice((0, int(2 ** rng.uniform(8, 20))))
             if rng.random() < 0.5:
                 return Plan((Kill(self._point(rng, self.names), disk=disk),))
             who = rng.choice([COORDINATOR, *NAMES])
-            return Plan((Kill(rng.randrange(self.counts[who]), who, disk),))
+            return Plan((Kill(rng.randrange(len(self.alone[who])), who, disk),))
         kills = tuple(Kill(self._point(rng, self.names)) for _ in range(1 if kind == "once" else rng.choice((2, 2, 3))))
         return Plan(kills, rng.choice(("flip", "cut", "lose")) if kind == "damaged" else "")
 
@@ -854,6 +881,23 @@ class Reference:
             return rng.randrange(len(names))
         name = rng.choice(sorted(set(names)))
         return rng.choice([index for index, one in enumerate(names) if one == name])
+
+
+def _named(names: Sequence[str]) -> dict[str, int]:
+    """Return the indexes of points as they are passed first; of a round's own, also as they are passed last."""
+    found: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if name.startswith("sql: "):
+            continue
+        found.setdefault(f"{name}, first", index)
+        if any(word in name for word in AGAIN):
+            found[f"{name}, last"] = index
+    return found
+
+
+def _of(wanted: Mapping[str, Any], known: Mapping[str, int]) -> Iterator[tuple[str, Any]]:
+    """Yield the items whose point is known: code that was weakened on purpose may have others."""
+    return ((name, value) for name, value in wanted.items() if name in known)
 
 
 def _names(folder: Path, sent: Sent, after: Sequence[str] = ()) -> list[str]:
@@ -919,20 +963,22 @@ def main(arguments: list[str]) -> int:
     if arguments[0] == "--again":
         plans = {"again": Plan.load(arguments[1])}
     elif arguments[0] == "--suite":
-        out, seed = Path(arguments[1]), int(arguments[2])
-        plans = reference.named() | reference.mishaps()
-        plans |= {f"random {n}": reference.chance(seed, n) for n in range(int(arguments[3]))}
+        out = Path(arguments[1])
+        plans = reference.named() | reference.mishaps() | reference.random(*arguments[2:])
+    elif arguments[0] == "--only":
+        every = reference.named() | reference.mishaps()
+        plans = {name: plan for name, plan in every.items() if arguments[1] in name}
     else:
-        seed = int(arguments[1])
-        plans = {f"random {n}": reference.chance(seed, n) for n in range(int(arguments[0]))}
+        plans = reference.random(*arguments)
     began, results = time.monotonic(), {}
     for name, wrong in carry_out(plans, reference, base):
         results[name] = wrong
         if wrong:
             print(f"{name}: {wrong[0]}", *wrong[1:], sep="\n  ")
-            known = reference.second if plans[name].second else reference.names
+            machine = reference.second if plans[name].second else reference.names
             for kill in plans[name].kills:
-                print(f"  at {known[kill.at] if kill.who == 'machine' else kill.at} of {kill.who}")
+                known = machine if kill.who == "machine" else reference.alone[kill.who]
+                print(f"  at {known[kill.at]} of {kill.who}")
             print(f"  python tests/crash.py --again '{plans[name].dump()}'", flush=True)
     failed = sum(map(bool, results.values()))
     print(f"{len(results)} trials in {time.monotonic() - began:.0f} s, {failed} failed; {len(reference.names)} points")

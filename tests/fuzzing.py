@@ -19,6 +19,7 @@ with contextlib.ExitStack() as _stack:
 
         _stack.enter_context(atheris.instrument_imports(include=["moonflower"]))
     from moonflower.crypto import bits, envelope, planner
+    from moonflower.crypto.approval import SignedDecision
     from moonflower.crypto.context import RoundContext
     from moonflower.crypto.envelope import MAGIC, RawEnvelope
     from moonflower.crypto.identity import Identity, parse_card
@@ -51,7 +52,7 @@ def honest() -> bytes:
 
 def feed(data: bytes) -> str:
     """Give ``data`` to the parser that its first byte names; return "" or the refusal's code. Nothing else may rise."""
-    kind, rest = (data[0] % 6, data[1:]) if data else (0, b"")
+    kind, rest = (data[0] % 7, data[1:]) if data else (0, b"")
     running = RunningSum(PLAN, LANES)
     before = running.dump()
     try:
@@ -68,6 +69,11 @@ def feed(data: bytes) -> str:
             parse_version(rest)
         elif kind == 4:
             Statement.parse(rest)
+        elif kind == 6:  # a decision about a model, as text beside a signature
+            text: Any = rest.decode(errors="replace")
+            with contextlib.suppress(Refused):
+                SignedDecision.from_dict({"decision": text, "signature": text})
+            SignedDecision(rest, bytes(96)).verify({"anna": identity().card})
         else:
             value: Any = rest.decode(errors="replace")
             with contextlib.suppress(Refused):

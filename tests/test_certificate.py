@@ -218,10 +218,15 @@ def test_a_log_that_was_edited_gives_no_certificate(log: Log) -> None:
     with pytest.raises(Refused) as refusal:
         build_certificate(records, ROUND, "update", log.verifier)
     assert refusal.value.code == "audit.entry"
-    records[3] = Record(b"[", "")
-    with pytest.raises(AuditError) as error:
-        build_certificate(records, ROUND, "update", log.verifier)
-    assert (error.value.code, error.value.first_bad) == ("audit.entry", 3)
+    for unread, code in (
+        (Record(b"[", ""), "audit.entry"),
+        (Record(b"[]", ""), "audit.entry"),
+        (Record(log.records[3].entry, "", fault="audit.truncated"), "audit.truncated"),
+    ):
+        records[3] = unread
+        with pytest.raises(AuditError) as error:
+            build_certificate(records, ROUND, "update", log.verifier)
+        assert (error.value.code, error.value.first_bad) == (code, 3)
 
 
 def test_a_log_of_an_earlier_version_says_so(log: Log) -> None:
@@ -259,6 +264,7 @@ def test_nothing_can_be_added_or_left_out(log: Log) -> None:
     refused("audit.certificate", "plain fields", log, {**made, "version": True})
     refused("audit.certificate", "of version 1", log, {**made, "version": 2})
     refused("audit.certificate", "of version 1", log, [made])
+    refused("audit.certificate", "and a checkpoint", log, {**made, "checkpoint": 5})
     for field in made:
         with pytest.raises(Refused):
             verify_certificate({name: value for name, value in made.items() if name != field}, log.verifier)
@@ -605,6 +611,17 @@ def test_a_verdict_comes_after_its_votes(log: Log) -> None:
         chosen["promoted"].update({**judged, "index": promoted["index"]})
 
     refused(BAD, "not in the order of a round", log, log.forge(swap))
+
+
+def test_a_round_that_failed_has_no_votes_and_says_why(log: Log) -> None:
+    def fail(chosen: Chosen) -> None:
+        chosen["promoted"] |= {"event": "failed", "code": "open.quorum"}
+
+    said = "a round that failed has no votes and says why"
+    refused(BAD, said, log, log.forge(fail))
+    silent = log.forge(lambda chosen: chosen["promoted"].update(event="failed"))
+    entries = [one for one in silent["entries"] if json.loads(one["entry"])["event"] != "judged"]
+    refused(BAD, said, log, {**silent, "entries": entries})
 
 
 def test_the_sum_is_the_coordinators_word(log: Log) -> None:

@@ -13,6 +13,7 @@ CODES = {
     3: {"data.model"},
     4: {"open.disagree"},
     5: {"deal.signature"},
+    6: {"release.malformed"},
 }
 
 

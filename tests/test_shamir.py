@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from dataclasses import replace
 from functools import lru_cache
 from itertools import combinations
@@ -120,8 +121,6 @@ def test_answers_say_nothing_about_a_share() -> None:
 
 
 def forged(dealer: str, change: Any) -> dict[str, Dealt]:
-    import hashlib
-
     dealt = dict(deals())
     payloads = {name: change(name, payload) for name, payload in dealt[dealer].payloads.items()}
     commitments = {name: hashlib.sha256(payload).hexdigest() for name, payload in payloads.items()}
@@ -171,10 +170,8 @@ def test_a_deal_that_is_not_what_was_committed_to_is_refused() -> None:
 def test_a_deal_of_another_length_or_range_is_refused(size: int) -> None:
     dealt = forged("bert", lambda name, payload: payload[:size])
     assert code_of(received, "anna", dealt)[0] == "deal.signature"
-    dealt = forged("bert", lambda name, payload: payload[:-200] + b"\xff" * 200)
     full = forged("bert", lambda name, payload: payload[:-100_000] + b"\xff" * 100_000)
     assert code_of(received, "anna", full)[0] == "deal.signature"
-    assert dealt["bert"].commitments != deals()["bert"].commitments
 
 
 @pytest.mark.parametrize("bad", [None, {}, [], {"anna": 1}, {name: [[0] * CHECKS] * 2 for name in NAMES}])

@@ -7,9 +7,10 @@
 3. wait for the worker; every 5 s ask whether the run is still on;
 4. announce the reply, then send the objects that the server lacks.
 
-No step writes to disk, and code is never fetched. What goes wrong with a message is an error reply or, when the run is
-over, silence; the node goes on. It ends with 0 when it is asked to, with 2 when config or data are wrong, with 77
-(EX_NOPERM) when server or issuer refuse it, and with 75 (EX_TEMPFAIL) for anything unexpected.
+No step writes to disk, and code is never fetched. (A sign of life, ``sign.py``, is no part of a step.) What goes wrong
+with a message is an error reply or, when the run is over, silence; the node goes on. It ends with 0 when it is asked
+to, with 2 when config or data are wrong, with 77 (EX_NOPERM) when server or issuer refuse it, and with 75 (EX_TEMPFAIL)
+for anything unexpected.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from ...configs.bundle import DIGEST
 from ...configs.live import ClientConfig, load_config
 from ...errors import InputError, MoonflowerError, Refused
 from ..keyring import Keyring, load_keys
-from . import confine, journal
+from . import confine, journal, sign
 from . import fleet as door
 from .child import Answer, Worker, WorkerDied
 from .fleet import Fleet, Stopped, Work
@@ -65,6 +66,7 @@ class Node:
         limit_s: what a message may take in the worker.
         poll_s: between two looks for work while there is some.
         idle_poll_s: and after a minute without.
+        state: folder for the sign of life, or None.
     """
 
     def __init__(
@@ -78,10 +80,12 @@ class Node:
         poll_s: float = 0.2,
         idle_poll_s: float = 2.0,
         heartbeat_s: float = HEARTBEAT_S,
+        state: Path | None = None,
     ) -> None:
         self._fleet, self._worker, self._stop = fleet, worker, stop
         self._digest, self._limit_s, self._poll_s, self._idle_poll_s = digest, limit_s, poll_s, idle_poll_s
-        self._pulse = Pulse(fleet, heartbeat_s)
+        self._state = state
+        self._pulse = Pulse(fleet, heartbeat_s, self._give_sign)
         self._node_id, self._false_starts = 0, 0
         self._answered = -LINGER_S
 
@@ -228,10 +232,17 @@ class Node:
     def _activate(self, where: str) -> None:
         self._node_id = self._fleet.activate()
         self._pulse.problem = None
+        self._give_sign()
         isolated = "" if self._worker.isolated else "; the worker has a network (isolate = false)"
         logger.info("connected to %s as node %d%s", where, self._node_id, isolated)
 
+    def _give_sign(self) -> None:
+        if self._state is not None:
+            sign.give(self._state)
+
     def _log_out(self) -> None:
+        if self._state is not None:
+            sign.take_back(self._state)
         time.sleep(max(0.0, self._answered + LINGER_S - time.monotonic()))
         try:
             self._fleet.deactivate()
@@ -276,7 +287,15 @@ def run(config: Path, auth: httpx.Auth | None, keys: Keyring, settings: ClientCo
         signal.signal(signal.SIGHUP, lambda *_: stop.set())
     own = settings.client
     fleet = Fleet(own.server, keys.node, ca=own.ca, auth=auth, stop=stop)
-    node = Node(fleet, worker, stop, limit_s=own.max_train_s + SLACK_S, poll_s=own.poll_s, idle_poll_s=own.idle_poll_s)
+    node = Node(
+        fleet,
+        worker,
+        stop,
+        limit_s=own.max_train_s + SLACK_S,
+        poll_s=own.poll_s,
+        idle_poll_s=own.idle_poll_s,
+        state=own.state,
+    )
     try:
         node.serve(own.server)
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from ...errors import MoonflowerError, Refused
 from .fleet import Fleet
@@ -18,12 +19,18 @@ HEARTBEAT_S, WATCH_S = 10.0, 5.0
 class Pulse:
     """Heartbeats in a thread of their own; nothing ends it but :meth:`stop`.
 
+    Args:
+        fleet: the server.
+        every_s: seconds between two.
+        heard: called when the server has taken one.
+
     Attributes:
         problem: what the last heartbeat found that the node must act on, or None.
     """
 
-    def __init__(self, fleet: Fleet, every_s: float = HEARTBEAT_S) -> None:
+    def __init__(self, fleet: Fleet, every_s: float = HEARTBEAT_S, heard: Callable[[], None] = lambda: None) -> None:
         self._fleet, self._every_s, self._end = fleet, every_s, threading.Event()
+        self._heard = heard
         self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
         self.problem: MoonflowerError | None = None
 
@@ -48,6 +55,8 @@ class Pulse:
                 logger.debug("a heartbeat failed: %r", error)
             else:
                 self.problem = None
+                if not self._end.is_set():
+                    self._heard()
 
 
 class Watch:

@@ -17,6 +17,7 @@ import json
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -67,6 +68,9 @@ class Gateway:
         login: called with a member and its key's PEM before its node logs in, once that key has signed the request.
         note: called with (code, member, details) for the audit log.
         settings: limits.
+
+    Attributes:
+        refusals: requests that were refused for their token, by code; those of a flood that the log leaves unsaid, too.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class Gateway:
         self._verifier, self._member_of, self._login, self._note = verifier, member_of, login, note
         self._settings = settings
         self._allowance = Allowance(settings.refusals_per_minute)
+        self.refusals: Counter[str] = Counter()
         self._quiet: dict[tuple[str, str], tuple[float, int]] = {}
         self._counting = threading.Lock()
         self._activating = asyncio.Lock()
@@ -158,6 +163,8 @@ class Gateway:
                 member = self._member_of(principal.issuer, principal.client_id)
                 self._seat(principal, member, headers)
         except TokenRefused as refusal:
+            with self._counting:
+                self.refusals[refusal.code] += 1
             if refusal.status < 500 and refusal.code not in ("auth.throttled", "auth.dpop_nonce"):
                 self._allowance.spend(address)
                 self._tell(refusal.code, member.name if member else "", address, path)
@@ -180,7 +187,7 @@ class Gateway:
 
     def _seat(self, principal: Principal, member: Member | None, headers: Headers) -> None:
         """Check that token, member and node key belong together."""
-        pin = _pin(_node_key(headers))
+        pin = pin_of(_node_key(headers))
         if member is None or pin is None or pin != member.pin or principal.jkt not in (None, pin):
             raise TokenRefused("auth.node_mismatch", "token, member and node key do not belong together")
         if member.revoked:
@@ -297,7 +304,8 @@ def _signed(headers: Headers) -> bool:
     return True
 
 
-def _pin(pem: bytes) -> str | None:
+def pin_of(pem: bytes) -> str | None:
+    """Return the pin of a node key's PEM, or None if it is none, or is spelt in another way than ours."""
     try:
         key = load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm):

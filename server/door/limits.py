@@ -24,14 +24,15 @@ class TooMuch(Refused):
         self.status = status
 
 
-def protocol(head_timeout_s: float, per_address: int) -> type[HttpToolsProtocol]:
+def protocol(head_timeout_s: float, per_address: int, open_now: Counter[str] | None = None) -> type[HttpToolsProtocol]:
     """Return an HTTP protocol that closes what does not complete a request's head, and what comes too often.
 
     Args:
         head_timeout_s: from the first moment of a connection, and from a later request's first byte.
         per_address: open connections of one address.
+        open_now: where these are counted, by address, if somebody wants to know.
     """
-    open_now: Counter[str] = Counter()
+    opened = Counter[str]() if open_now is None else open_now
 
     class Limited(HttpToolsProtocol):
         """One connection."""
@@ -43,17 +44,17 @@ def protocol(head_timeout_s: float, per_address: int) -> type[HttpToolsProtocol]
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self._address = self.client[0] if self.client else ""
-            open_now[self._address] += 1
-            if open_now[self._address] > per_address:
+            opened[self._address] += 1
+            if opened[self._address] > per_address:
                 transport.abort()
                 return
             self._await_head()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._head_is_here()
-            open_now[self._address] -= 1
-            if not open_now[self._address]:
-                del open_now[self._address]
+            opened[self._address] -= 1
+            if not opened[self._address]:
+                del opened[self._address]
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:

@@ -18,6 +18,7 @@ import socket
 import ssl
 import sys
 import sysconfig
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,12 @@ from ..records import members as roster
 from ..records.envelopes import WARNING
 from ..records.members import Member
 from ..records.state import State
-from . import narrator, peers
+from . import narrator, peers, scrape
 from .api import Api
-from .gateway import Gateway
+from .gateway import Gateway, pin_of
 from .hold import HoldObjects
 from .limits import protocol
+from .metrics import Metrics, Process, registry
 from .supervisor import Supervisor
 from .tokens import Verifier
 
@@ -98,6 +100,11 @@ class Flower:
             state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, 0)
         else:
             state.deactivate_node(node)
+
+    def online(self) -> frozenset[str]:
+        """Return the pins of the nodes that are connected now."""
+        pins = (pin_of(node.public_key) for node in self._state.get_node_info(statuses=["online"]))
+        return frozenset(pin for pin in pins if pin)
 
     def start(self, run: str) -> int:
         """Start a ServerApp for one of our runs; returns Flower's id."""
@@ -171,7 +178,7 @@ def serve(config: ServerConfig, path: Path) -> None:
         path: its file; the ServerApp reads it too.
 
     Raises:
-        InputError: the address is taken, certificate or key cannot be read, the state is another process's,
+        InputError: an address is taken, certificate, key or token cannot be read, the state is another process's,
             the roster contradicts the state.
     """
     peers.check_supported()
@@ -182,6 +189,8 @@ def serve(config: ServerConfig, path: Path) -> None:
     with contextlib.ExitStack() as stack:
         outer = stack.enter_context(_bound(settings.listen))
         inner = stack.enter_context(_bound("127.0.0.1:0"))
+        scraped = stack.enter_context(_bound(settings.metrics, "metrics")) if settings.metrics else None
+        token = scrape.read_token(settings.metrics_token_file) if settings.metrics_token_file else None
         state = State(settings.state, settings.federation, keep_envelopes_h=settings.keep_envelopes_h)
         stack.callback(state.close)
         stack.enter_context(_locked(settings.state))
@@ -190,19 +199,24 @@ def serve(config: ServerConfig, path: Path) -> None:
         _enter_roster(state, config)
         _environment(settings.state, path)
         with asyncio.Runner(loop_factory=_Loop) as runner:  # half the time of asyncio's own
-            runner.run(_serve(config, state, outer, inner, tls))
+            runner.run(_serve(config, state, Sockets(outer, inner, scraped), tls, token))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sockets:
+    """What the server listens on: for members and desks, for its own ServerApp, and for whoever scrapes its metrics."""
+
+    outer: socket.socket
+    inner: socket.socket
+    scraped: socket.socket | None
 
 
 async def _serve(
-    config: ServerConfig,
-    state: State,
-    outer: socket.socket,
-    inner: socket.socket,
-    tls: ssl.SSLContext,
+    config: ServerConfig, state: State, sockets: Sockets, tls: ssl.SSLContext, token: bytes | None
 ) -> None:
     settings = config.server
-    url = settings.url or f"https://{settings.listen.rpartition(':')[0]}:{outer.getsockname()[1]}"
-    flower = Flower(inner.getsockname()[1])
+    url = settings.url or f"https://{settings.listen.rpartition(':')[0]}:{sockets.outer.getsockname()[1]}"
+    flower = Flower(sockets.inner.getsockname()[1])
     held = HoldObjects(flower.app, HOLD_S)
     supervisor = Supervisor(state, flower, settings.restarts)
     api = Api(state, settings.federation, supervisor.wake, settings.min_approvals)
@@ -232,13 +246,16 @@ async def _serve(
         "timeout_graceful_shutdown": 5,
     }
     inside = _Server(uvicorn.Config(runtime_only(held), http=peers.OwnUserOnly, ws="none", **quiet))
-    limited = protocol(settings.head_timeout_s, settings.connections_per_address)
+    connections: Counter[str] = Counter()
+    limited = protocol(settings.head_timeout_s, settings.connections_per_address, connections)
     secured: dict[str, Any] = {"ssl_context_factory": lambda *_: tls, "lifespan": "off", "server_header": False}
     outside = _Server(uvicorn.Config(gateway, http=limited, ws="none", **secured, **quiet))
+    metrics = Metrics(state, Process(flower.online, lambda: sum(connections.values()), lambda: dict(gateway.refusals)))
+    beside = _Server(scrape.served(scrape.Scrape(registry(metrics), token), settings, tls))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, setattr, inside, "should_exit", True)
-    opened = loop.create_task(outside.serve([outer]))
+    opened = loop.create_task(outside.serve([sockets.outer]))
     watched = loop.create_task(supervisor.watch())
     narrated = loop.create_task(narrator.narrate(state))
     expired = loop.create_task(_expire(state))
@@ -248,14 +265,20 @@ async def _serve(
             await asyncio.sleep(0.05)
         logger.info("listening on %s", url)
 
-    ready = loop.create_task(announce())
+    async def show() -> None:
+        while not (inside.started or beside.should_exit):  # Flower can be asked who is connected when it has started
+            await asyncio.sleep(0.05)
+        if sockets.scraped is not None:
+            await beside.serve([sockets.scraped])
+
+    ready, shown = loop.create_task(announce()), loop.create_task(show())
     try:
-        await inside.serve([inner])
+        await inside.serve([sockets.inner])
     finally:
-        outside.should_exit = True
+        outside.should_exit = beside.should_exit = True
         for task in (watched, narrated, expired, ready):
             task.cancel()
-        await asyncio.gather(opened, watched, narrated, expired, ready, return_exceptions=True)
+        await asyncio.gather(opened, shown, watched, narrated, expired, ready, return_exceptions=True)
 
 
 async def _expire(state: State) -> None:
@@ -286,7 +309,7 @@ def _tls(certificate: Path, key: Path) -> ssl.SSLContext:
 
 
 @contextlib.contextmanager
-def _bound(listen: str) -> Iterator[socket.socket]:
+def _bound(listen: str, setting: str = "listen") -> Iterator[socket.socket]:
     host, _, port = listen.rpartition(":")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as bound:
@@ -294,7 +317,7 @@ def _bound(listen: str) -> Iterator[socket.socket]:
         try:
             bound.bind((host.strip("[]"), int(port)))
         except OSError as error:
-            raise InputError("config.value", f"server.listen = {listen!r}: {error.strerror or error}") from None
+            raise InputError("config.value", f"server.{setting} = {listen!r}: {error.strerror or error}") from None
         yield bound
 
 

@@ -175,6 +175,24 @@ def open_runs(db: Connection) -> list[str]:
     return [row.run for row in runs(db) if row.status in ("queued", "running")]
 
 
+def statuses(db: Connection) -> dict[str, int]:
+    """Return how many runs have which status."""
+    return dict(db.execute(select(_runs.c.status, func.count()).group_by(_runs.c.status)).tuples().all())
+
+
+def newest_run(db: Connection) -> RunRow | None:
+    """Return the run that was accepted last, or None where there is none."""
+    row = db.execute(select(_runs).order_by(literal_column("rowid").desc()).limit(1)).one_or_none()
+    return None if row is None else _run_row(row)
+
+
+def newest_ended(db: Connection, run: str) -> Round | None:
+    """Return a run's newest round that came to an end; one at most is behind it, in progress."""
+    found = select(_rounds.c.body).where(_rounds.c.run == run).order_by(_rounds.c.number.desc()).limit(2)
+    newest = (Round.from_dict(json.loads(body)) for body in db.execute(found).scalars())
+    return next((one for one in newest if one.status != "running"), None)
+
+
 def next_epoch(db: Connection) -> int:
     """Return the number of the next key epoch, from 1."""
     return 1 + (db.execute(select(func.max(_epochs.c.epoch))).scalar_one() or 0)

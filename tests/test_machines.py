@@ -1,0 +1,63 @@
+"""State machines: any program of crashes, restarts, late and doubled messages, and what must hold all the while.
+
+Each machine is a module of its own: the log, the life of runs and rounds, a member that faces any coordinator. Every
+run tries the same programs; a failing one is made small and printed. And every machine has to find what it is for: each
+of its ``WEAKENED`` takes one check out of the program, and the machine must fail with the very programs of the fast run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import test_machine_log as log
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+
+Machine = type[RuleBasedStateMachine]
+Weaken = Callable[[pytest.MonkeyPatch], None]
+FAST: dict[Machine, tuple[int, int]] = {log.TheLog: (25, 20)}  # examples, steps
+SLOW: dict[Machine, tuple[int, int]] = {log.TheLog: (60, 30)}
+WEAKENED: dict[Machine, tuple[Weaken, ...]] = {log.TheLog: log.WEAKENED}
+
+
+def carry_out(machine: Machine, bounds: tuple[int, int], **more: Any) -> None:
+    """Try programs; which ones depends on the machine and the bounds alone."""
+    examples, steps = bounds
+    limits = settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        **more,
+    )
+    run_state_machine_as_test(machine, settings=limits)  # type: ignore[no-untyped-call]
+
+
+def named(value: Any) -> str:
+    return str(value.__name__)
+
+
+@pytest.mark.parametrize("machine", FAST, ids=named)
+def test_what_is_promised_holds_in_any_program(machine: Machine) -> None:
+    carry_out(machine, FAST[machine])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", SLOW, ids=named)
+def test_what_is_promised_holds_in_more_and_longer_programs(machine: Machine) -> None:
+    carry_out(machine, SLOW[machine])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("machine", "weaken"), [(machine, one) for machine, all_ in WEAKENED.items() for one in all_], ids=named
+)
+def test_a_check_that_is_weakened_is_missed(machine: Machine, weaken: Weaken, monkeypatch: pytest.MonkeyPatch) -> None:
+    weaken(monkeypatch)
+    with pytest.raises((Exception, pytest.fail.Exception)) as found:
+        carry_out(machine, FAST[machine], phases=(Phase.generate,))
+    print(f"{weaken.__name__}: {type(found.value).__name__}: {found.value}")
