@@ -126,11 +126,25 @@ class VerifierSettings(Table):
     nonces: bool = Field(True, description="demand a nonce of the server in every DPoP proof")
 
 
+class DashboardSettings(Table):
+    """``[dashboard]`` of the server: pages for people under ``/ui/``. Without this table there are none."""
+
+    client_id: ClientId = Field(description="OAuth client by which people log in (authorization code, PKCE)")
+    key: File | None = Field(None, description="its private JWK (0600); without it a public client")
+    scope: str = Field("fl:run fl:approve fl:audit", min_length=1, description="what a login asks for")
+    audience_parameter: Literal["resource", "audience", "none"] = Field(
+        "resource", description="how a login names [oauth] audience (Auth0: audience; Entra: none)"
+    )
+    idle_s: int = Field(1800, ge=60, le=86400, description="a session that nobody uses ends after this time")
+    longest_s: int = Field(28800, ge=60, le=86400, description="and any session after this time")
+
+
 class ServerConfig(Config):
     """server.toml."""
 
     server: ServerSettings
     oauth: VerifierSettings
+    dashboard: DashboardSettings | None = None
     member: tuple[MemberSettings, ...] = Field((), strict=False)
 
     @model_validator(mode="after")
@@ -210,6 +224,7 @@ class IssuerSettings(Table):
     state: File = Field(Path("issuer"), description="folder of its signing key (0600)")
     audience: str = Field(min_length=1, description="the one audience that it gives tokens for")
     token_ttl_s: int = Field(300, ge=5, le=3600, description="life of a token")
+    person_ttl_s: int = Field(3600, ge=5, le=3600, description="life of a token that a person logged in for")
 
 
 class IssuerClientSettings(Table):
@@ -218,6 +233,14 @@ class IssuerClientSettings(Table):
     client_id: ClientId
     key: File = Field(description="its public JWK")
     scopes: Strings = Field(description="of fl:train, fl:run, fl:approve, fl:audit")
+    redirect: Url | None = Field(None, description="a dashboard's https://…/ui/callback: people log in through it")
+
+
+class IssuerPersonSettings(Table):
+    """``[[person]]``: who may log in at a dashboard; the pass phrase is made at every start."""
+
+    name: Name
+    scopes: Strings = Field(description="of fl:run, fl:approve, fl:audit")
 
 
 class IssuerConfig(Config):
@@ -225,9 +248,11 @@ class IssuerConfig(Config):
 
     issuer: IssuerSettings
     client: tuple[IssuerClientSettings, ...] = Field((), strict=False)
+    person: tuple[IssuerPersonSettings, ...] = Field((), strict=False)
 
     @model_validator(mode="after")
     def _clients(self) -> IssuerConfig:
+        _distinct([one.name for one in self.person], "[[person]] name")
         _distinct([one.client_id for one in self.client], "[[client]] client_id")
         return self
 

@@ -65,13 +65,9 @@ class RoundContext:
         """Digest of the crypto parameters alone, so that a mismatch there has its own code."""
         return digest(self.crypto)
 
-    def at(
-        self, number: int, planned: int, purpose: Purpose, base: str, clip: float, checkpoint: str
-    ) -> RoundContext:
+    def at(self, number: int, planned: int, purpose: Purpose, base: str, clip: float, checkpoint: str) -> RoundContext:
         """Return the context of another round of the same run and epoch; ``planned`` is its ``round``."""
-        return replace(
-            self, number=number, round=planned, purpose=purpose, base=base, clip=clip, checkpoint=checkpoint
-        )
+        return replace(self, number=number, round=planned, purpose=purpose, base=base, clip=clip, checkpoint=checkpoint)
 
 
 def context_digest(fields: Mapping[str, Any]) -> str:

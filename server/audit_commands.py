@@ -19,7 +19,8 @@ from ..crypto.context import Purpose
 from ..crypto.note import Verifier, open_checkpoint
 from ..crypto.statement import quorum
 from ..errors import AuditError, InputError, Refused, nearest
-from .certificate import Certified, build_certificate, gather, proved_set, verify_certificate
+from .certificate import Certified, build_certificate, proved_set, verify_certificate
+from .evidence import gather
 from .recompute import recompute as add_up
 from .records.audit import EVENTS
 from .records.envelopes import Envelopes

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 from ..canonical import canonical, digest, parse_canonical
 from ..configs.settings import Offer, parse
@@ -29,35 +29,12 @@ from ..crypto.context import Purpose, checkpoint_label, context_digest
 from ..crypto.identity import Roster, parse_roster, unb64
 from ..crypto.note import Checkpoint, Verifier, open_checkpoint
 from ..crypto.statement import Proof, Statement, quorum, vote_bytes
-from ..errors import AuditError, InputError, Refused
+from ..errors import InputError, Refused
 from . import gate
+from .evidence import ENDS, ODD, OF_RUN, STEPS, Entry, bad, gather, named, only, purpose_of
 from .records.source import Record
 
 VERSION = 1
-STEPS = ("run_began", "enrolled", "epoch_began", "set_closed", "opened", "judged", "promoted", "refused", "failed")
-"""Events that a certificate relies on, in the order in which a round logs them; the last three exclude each other."""
-_OF_RUN, _ENDS = STEPS[:3], STEPS[6:]
-_ODD = (LookupError, TypeError, ValueError, AttributeError, RecursionError)  # of reading JSON of another form
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One entry of the log: where it stands, its bytes, and what they say."""
-
-    index: int
-    data: bytes
-    value: Mapping[str, Any]
-
-    @property
-    def event(self) -> str:
-        """What happened."""
-        return str(self.value["event"])
-
-    @property
-    def details(self) -> Mapping[str, Any]:
-        """What the event is about."""
-        found: Mapping[str, Any] = self.value["details"]
-        return found
 
 
 @dataclass(frozen=True)
@@ -145,9 +122,6 @@ class Certified:
         }
 
 
-# Making one.
-
-
 def build_certificate(
     records: Iterable[Record], number: int, purpose: Purpose, verifier: Verifier, run: str = ""
 ) -> dict[str, Any]:
@@ -170,89 +144,6 @@ def build_certificate(
     return {**certified.as_dict(), **evidence}
 
 
-def gather(
-    records: Iterable[Record],
-    number: int,
-    purpose: Purpose,
-    run: str = "",
-    last: Literal["set_closed", "opened"] = "opened",
-) -> dict[str, Any]:
-    """Return the entries about a sum with their Merkle paths, unchecked; see :func:`build_certificate`.
-
-    ``last`` tells how far the sum has to have come: closed is enough to add it up again. Where a sum was closed or
-    opened more than once, after a restart, the last time counts.
-    """
-    tree, note, found = merkle.Tree(), "", list[Entry]()
-    for at, record in enumerate(records):
-        try:
-            value = parse_canonical(record.entry)
-            if record.fault or not isinstance(value, dict):
-                raise ValueError("not an entry")
-        except ValueError:
-            raise AuditError(record.fault or "audit.entry", f"entry {at} cannot be read", first_bad=at) from None
-        tree.append(merkle.leaf_hash(record.entry))
-        note = record.note
-        event = value.get("event")
-        if event in _OF_RUN or (event in STEPS and value.get("number") == number):
-            found.append(Entry(at, record.entry, value))
-    try:
-        chosen = _choose(found, number, purpose, run, last)
-        label = _named(chosen, "set_closed").details["context"]["checkpoint"]
-        growth = tree.consistency(int(label.split(" ", 1)[0]))
-    except _ODD:
-        raise _bad(f"the log's entries of round {number} have another form; another version wrote them") from None
-    return {
-        "entries": [
-            {
-                "index": entry.index,
-                "entry": entry.data.decode(),
-                "proof": [node.hex() for node in tree.inclusion(entry.index)],
-            }
-            for entry in chosen
-        ],
-        "growth": [node.hex() for node in growth],
-        "checkpoint": note,
-    }
-
-
-def _choose(found: Sequence[Entry], number: int, purpose: Purpose, run: str, last: str) -> list[Entry]:
-    sums = [
-        entry
-        for entry in found
-        if entry.event == last and run in ("", entry.value["run"]) and _purpose(entry) == purpose
-    ]
-    runs = list(dict.fromkeys(str(entry.value["run"]) for entry in sums))
-    if len(runs) != 1:
-        done = {"set_closed": "closed", "opened": "opened"}[last]
-        where = f" of run {run!r}" if run else ""
-        if runs:
-            raise InputError(
-                "config.round", f"{len(runs)} runs {done} {purpose} {number}; choose one: {', '.join(runs)}"
-            )
-        raise InputError("config.round", f"no sum was {done} as {purpose} {number}{where}; see moonflower audit show")
-    of_run = [entry for entry in found if entry.value.get("run") == runs[0]]
-    opened = [sums[-1]] if last == "opened" else []
-    if opened:
-        wanted = parse_canonical(opened[0].details["statement"].encode())["context"]
-        of_run = [entry for entry in of_run if entry.event != "set_closed" or _context_of(entry) == wanted]
-    closed = [entry for entry in of_run if entry.event == "set_closed" and _purpose(entry) == purpose][-1]
-    epoch = closed.details["context"]["epoch"]
-    began = [entry for entry in of_run if entry.event == "epoch_began" and entry.details["epoch"] == epoch][-1]
-    cards = {
-        entry.value["member"]: entry for entry in of_run if entry.event == "enrolled" and entry.index < began.index
-    }
-    ended = [
-        entry
-        for entry in of_run
-        if opened and purpose == "update" and entry.event in ("judged", *_ENDS) and entry.index > opened[0].index
-    ]
-    roster = [cards[member] for member in began.details["members"]]
-    return sorted([_named(of_run, "run_began"), *roster, began, closed, *opened, *ended], key=lambda entry: entry.index)
-
-
-# Checking one.
-
-
 def verify_certificate(certificate: Any, verifier: Verifier, pins: Mapping[str, str] | None = None) -> Certified:
     """Return what a certificate proves, once everything about it is right. It may come from an adversary.
 
@@ -268,11 +159,11 @@ def verify_certificate(certificate: Any, verifier: Verifier, pins: Mapping[str, 
             is not pinned, or by another pin.
     """
     if not isinstance(certificate, dict) or certificate.get("version") != VERSION:
-        raise _bad(f"expected a certificate of version {VERSION}")
+        raise bad(f"expected a certificate of version {VERSION}")
     certified = _certified(certificate, verifier)
     evidence = {name: certificate[name] for name in ("entries", "growth", "checkpoint")}
     if canonical({**certified.as_dict(), **evidence}) != canonical(certificate):
-        raise _bad("its plain fields are not what its entries say")
+        raise bad("its plain fields are not what its entries say")
     if pins is not None:
         _check_pins(certified.closed, pins)
     return certified
@@ -291,18 +182,18 @@ def _certified(evidence: Mapping[str, Any], verifier: Verifier) -> Certified:
     entries, checkpoint, growth = _proved(evidence, verifier)
     closed, witnessed = _closed(entries, checkpoint, growth, verifier)
     try:
-        opened = _named(entries, "opened")
+        opened = named(entries, "opened")
         proof = Proof.from_dict(opened.details)
         said = Statement.parse(proof.statement)
         disagreeing = tuple(opened.details["disagreeing"])
         _check_statement(said, opened, closed)
         _check_openers(proof, said, disagreeing, closed)
-        ends = [entry for entry in entries if entry.event in ("judged", *_ENDS)]
+        ends = [entry for entry in entries if entry.event in ("judged", *ENDS)]
         verdict = _verdict(ends, closed, said, proof) if ends else None
-    except _ODD:
-        raise _bad("an entry has another form") from None
+    except ODD:
+        raise bad("an entry has another form") from None
     except Refused as error:
-        raise error if error.code.startswith("audit.") else _bad(str(error)) from None
+        raise error if error.code.startswith("audit.") else bad(str(error)) from None
     return Certified(closed, said, proof, disagreeing, verdict, witnessed, checkpoint)
 
 
@@ -318,13 +209,13 @@ def _proved(evidence: Any, verifier: Verifier) -> tuple[list[Entry], Checkpoint,
         if any(type(entry.index) is not int or entry.value["index"] != entry.index for entry in entries):
             raise ValueError("another index")
         steps = [STEPS.index(entry.event) for entry in entries]
-    except _ODD:
-        raise _bad("expected a list of entries, each with its index and its path, and a checkpoint") from None
+    except ODD:
+        raise bad("expected a list of entries, each with its index and its path, and a checkpoint") from None
     checkpoint = open_checkpoint(note, verifier)
     for index, data, path in claimed:
         merkle.verify_inclusion(merkle.leaf_hash(data), index, checkpoint.size, path, checkpoint.root)
     if any(one.index >= other.index for one, other in pairwise(entries)) or steps != sorted(steps):
-        raise _bad("its entries are not in the order of a round")
+        raise bad("its entries are not in the order of a round")
     return entries, checkpoint, growth
 
 
@@ -333,37 +224,37 @@ def _closed(
 ) -> tuple[ClosedSet, int]:
     """Return the set, and how much of the log its members had witnessed."""
     try:
-        run_began, began, closing = (_named(entries, name) for name in ("run_began", "epoch_began", "set_closed"))
+        run_began, began, closing = (named(entries, name) for name in ("run_began", "epoch_began", "set_closed"))
         context, headers = closing.details["context"], closing.details["headers"]
         raw_offer = run_began.details["offer"]
         if len({str(entry.value["run"]) for entry in entries} | {context["run"]}) != 1:
-            raise _bad("its entries are of several runs")
+            raise bad("its entries are of several runs")
         enrolled = [entry for entry in entries if entry.event == "enrolled"]
         roster = parse_roster(
             [entry.details["card"] for entry in enrolled],
             {entry.value["member"]: entry.details["pin"] for entry in enrolled},
         )
         if not roster.digest == began.details["roster"] == context["roster"]:
-            raise _bad("the cards are not the roster of the context's epoch")
+            raise bad("the cards are not the roster of the context's epoch")
         if (context["epoch"], context["crypto"]) != (began.details["epoch"], began.details["crypto"]):
-            raise _bad("epoch and plan of the context are not those of the epoch that began")
+            raise bad("epoch and plan of the context are not those of the epoch that began")
         offer = parse(Offer, raw_offer, where="the run's offer")
         agreed = offer.federation.name, offer.federation.min_members, digest(raw_offer)
         if agreed != (context["federation"], context["min_members"], context["offer"]):
-            raise _bad("the context is not that of the run's offer")
-        numbers = {entry.value["number"] for entry in entries if entry.event not in _OF_RUN}
-        if numbers != {context["number"]} or _purpose(closing) != context["purpose"]:
-            raise _bad("its entries are about several sums")
+            raise bad("the context is not that of the run's offer")
+        numbers = {entry.value["number"] for entry in entries if entry.event not in OF_RUN}
+        if numbers != {context["number"]} or purpose_of(closing) != context["purpose"]:
+            raise bad("its entries are about several sums")
         if not {*headers} <= {*roster.names} or len(headers) < offer.federation.min_members:
-            raise _bad(f"set A is not {offer.federation.min_members} members of the roster or more")
+            raise bad(f"set A is not {offer.federation.min_members} members of the roster or more")
         witnessed = _witnessed(context["checkpoint"], checkpoint, growth, verifier)
         if not began.index < witnessed <= closing.index:
-            raise _bad("what its members had witnessed is not of the time between epoch and sum")
+            raise bad("what its members had witnessed is not of the time between epoch and sum")
         _hashes([closing.details["sum"], *headers.values()])
-    except _ODD:
-        raise _bad("an entry has another form") from None
+    except ODD:
+        raise bad("an entry has another form") from None
     except (InputError, Refused) as error:
-        raise error if error.code.startswith("audit.") else _bad(str(error)) from None
+        raise error if error.code.startswith("audit.") else bad(str(error)) from None
     return ClosedSet(offer, context, roster, headers, closing.details["sum"]), witnessed
 
 
@@ -389,13 +280,13 @@ def _check_pins(closed: ClosedSet, pins: Mapping[str, str]) -> None:
 
 def _check_statement(said: Statement, opened: Entry, closed: ClosedSet) -> None:
     context, headers = closed.context, closed.headers
-    if said.context != context_digest(context) or _purpose(opened) != context["purpose"]:
-        raise _bad("the statement is about another context")
+    if said.context != context_digest(context) or purpose_of(opened) != context["purpose"]:
+        raise bad("the statement is about another context")
     clear = said.federation, said.run, said.number, said.purpose, said.base
     if clear != tuple(context[name] for name in ("federation", "run", "number", "purpose", "base")):
-        raise _bad("the statement's plain fields are not those of its context")
+        raise bad("the statement's plain fields are not those of its context")
     if said.members != closed.members or said.headers != digest([headers[member] for member in said.members]):
-        raise _bad("the statement is about other envelopes than set A's")
+        raise bad("the statement is about other envelopes than set A's")
 
 
 def _check_openers(proof: Proof, said: Statement, disagreeing: tuple[str, ...], closed: ClosedSet) -> None:
@@ -408,23 +299,23 @@ def _check_openers(proof: Proof, said: Statement, disagreeing: tuple[str, ...], 
     if len(proof.signatures) < needed:
         raise Refused("audit.openers", f"{len(proof.signatures)} of {needed} openers signed the statement")
     if not {*disagreeing} <= {*said.members} - {*proof.signatures}:
-        raise _bad("somebody outside of set A, or who agreed, is said to disagree")
+        raise bad("somebody outside of set A, or who agreed, is said to disagree")
 
 
 def _verdict(entries: Sequence[Entry], closed: ClosedSet, said: Statement, proof: Proof) -> Verdict:
     """Return how the round ended, once that is found to follow from signed votes."""
-    end = _only([entry for entry in entries if entry.event in _ENDS], "an end of the round")
+    end = only([entry for entry in entries if entry.event in ENDS], "an end of the round")
     code = end.value.get("code", "")
     if said.purpose != "update":
-        raise _bad("only an update has a verdict")
+        raise bad("only an update has a verdict")
     if end.event == "failed":
         if len(entries) != 1 or not code:
-            raise _bad("a round that failed has no votes and says why")
+            raise bad("a round that failed has no votes and says why")
         return Verdict("failed", code, None, {})
-    judged = _only([entry for entry in entries if entry.event == "judged"], "votes")
+    judged = only([entry for entry in entries if entry.event == "judged"], "votes")
     votes, signatures, median = (judged.details[name] for name in ("votes", "vote_signatures", "median"))
     if not {*votes} == {*signatures} == {*proof.signatures}:
-        raise _bad("the voters are not those who signed the statement")
+        raise bad("the voters are not those who signed the statement")
     for member, vote in votes.items():
         covered = vote_bytes(proof.statement, judged.details["best"], vote)
         if not closed.roster.card(member).node.verify("vote", covered, unb64(signatures[member])):
@@ -440,28 +331,10 @@ def _verdict(entries: Sequence[Entry], closed: ClosedSet, said: Statement, proof
     for_norm = code in ("gate.nonfinite", "gate.norm")
     accepted = end.event == "promoted"
     if counted.median != median or (code != counted.code and not for_norm) or accepted != (code == ""):
-        raise _bad(f"{end.event} {code or 'without a code'} does not follow from the votes")
+        raise bad(f"{end.event} {code or 'without a code'} does not follow from the votes")
     if judged.value.get("code", "") != code or end.details["sha256"] != said.sha256:
-        raise _bad("votes and verdict are about different candidates")
+        raise bad("votes and verdict are about different candidates")
     return Verdict(end.event, code, median, votes)
-
-
-def _named(entries: Iterable[Entry], event: str) -> Entry:
-    return _only([entry for entry in entries if entry.event == event], f"an entry {event!r}")
-
-
-def _only(found: Sequence[Entry], what: str) -> Entry:
-    if len(found) != 1:
-        raise _bad(f"expected {what}, got {len(found)}")
-    return found[0]
-
-
-def _purpose(entry: Entry) -> Any:
-    return entry.details["purpose"]
-
-
-def _context_of(entry: Entry) -> str:
-    return context_digest(entry.details["context"])
 
 
 def _hashes(texts: Iterable[str]) -> list[bytes]:
@@ -474,7 +347,3 @@ def _hashes(texts: Iterable[str]) -> list[bytes]:
     if any(len(node) != merkle.HASH_BYTES for node in found) or [node.hex() for node in found] != list(texts):
         raise ValueError("not SHA-256 hashes in lower-case hexadecimal")
     return found
-
-
-def _bad(reason: str) -> Refused:
-    return Refused("audit.certificate", f"not a certificate that holds together: {reason}")

@@ -10,8 +10,7 @@ import hashlib
 from collections.abc import Callable
 
 from ..crypto.context import RoundContext
-from ..crypto.envelope import RawEnvelope, SignedHeader, check, split
-from ..crypto.identity import Card
+from ..crypto.envelope import RawEnvelope, check, split
 from ..crypto.planner import SEED_BYTES, Plan
 from ..errors import Refused
 from .aggregate import RunningSum
@@ -41,8 +40,9 @@ def recompute(closed: ClosedSet, kept: Callable[[str], RawEnvelope]) -> str:
             signed, body = split(raw)
             if signed.digest != header:
                 raise Refused("audit.envelope", f"its header's digest is {signed.digest}, the log has {header}")
-            if running is None:
-                running = RunningSum(plan, _lanes(signed, card, len(body), plan))
+            if running is None:  # the log does not hold the model's size: the first body's has to be everybody's
+                chunks = len(body) // (SEED_BYTES + plan.chunk_bytes)
+                running = RunningSum(plan, chunks * plan.lanes * plan.degree)
             envelope = check(raw, card, context, running.body_bytes)
             running.vet(envelope)
             running.add(envelope.body)
@@ -52,11 +52,3 @@ def recompute(closed: ClosedSet, kept: Callable[[str], RawEnvelope]) -> str:
     if found != closed.sum:
         raise Refused("audit.sum", f"the envelopes add up to {found}, the log has {closed.sum}")
     return found
-
-
-def _lanes(signed: SignedHeader, card: Card, body_bytes: int, plan: Plan) -> int:
-    """Return lanes that fill a body of the length that the member signed: the log does not hold the model's size."""
-    chunks, rest = divmod(body_bytes, SEED_BYTES + plan.chunk_bytes)
-    if rest or not chunks or signed.verify(card).body_bytes != body_bytes:
-        raise Refused("envelope.malformed", f"a body of {body_bytes} bytes is not the one that was signed")
-    return chunks * plan.lanes * plan.degree

@@ -11,10 +11,10 @@ SIGKILL at its point; the last life has none and must bring the run to its end. 
 must not break (:func:`problems`).
 
 Points need no hooks in the program: stores, files and messages are wrapped in the life itself. A transaction has
-three, called after the entries of log or journal that it writes, and every SQL statement, file operation and message
-has its own. In a *machine* trial coordinator and members are one process, so that points come in one order and a
-trial can be done again exactly; in a *process* trial each is a process of its own, and the one that comes to its point
-dies alone.
+three, called after the entries of log or journal that it writes: as it begins, inside before the commit, and after it
+before anybody is told. Every SQL statement, file operation and message has its own. In a *machine* trial coordinator
+and members are one process, so that points come in one order and a trial can be done again exactly; in a trial where
+one dies *alone* each is a process of its own, and is started again while the others go on.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ PATIENCE_S = 60
 COORDINATOR = "coordinator"
 ENDED, BROKE = 0, 3  # exit status of a life: the run is over; an exception ended it
 FULL = {  # point → bytes that a file may still have
-    "coordinator: envelope_accepted update: before, first": 0,
+    "coordinator: envelope_accepted update: after, first": 0,
     "file: half written, last": 0,
-    "coordinator: judged+promoted: before, first": 0,
+    "coordinator: judged+promoted: inside, first": 0,
     "coordinator: judged+promoted: inside, last": 400_000,
     "coordinator: set_closed update: inside, first": 0,
     "member: sealed update: inside, last": 0,
@@ -107,7 +107,7 @@ ALONE = {
         "coordinator: judged+promoted: after",
     ),
 }
-AGAIN = ("update: inside", "update: after", "promoted: inside", "promoted: after", "half written", "replace")
+AGAIN = ("sealed update: ", "judged+promoted: ", "half written")
 
 
 # Points
@@ -164,7 +164,7 @@ def _wrap_stores(points: Points) -> None:
             tables.clear()
             yield connection
             name = f"{side(self)}: {'+'.join(dict.fromkeys(written)) or ' '.join(['no entry', *tables[:1]])}"
-            points.names[before] = f"{name}: before"
+            points.names[before] = f"begin: {name}"
             points.reach(f"{name}: inside")
             assert self._held.transaction is not None
             self._held.transaction[1].insert(0, lambda: void(points.reach(f"{name}: after")))
@@ -887,8 +887,8 @@ def _named(names: Sequence[str]) -> dict[str, int]:
     """Return the indexes of points as they are passed first; of a round's own, also as they are passed last."""
     found: dict[str, int] = {}
     for index, name in enumerate(names):
-        if name.startswith("sql: "):
-            continue
+        if name.startswith(("sql: ", "begin: ")):
+            continue  # what they leave on the disk, the point before leaves too: for chance only
         found.setdefault(f"{name}, first", index)
         if any(word in name for word in AGAIN):
             found[f"{name}, last"] = index
@@ -981,7 +981,9 @@ def main(arguments: list[str]) -> int:
                 print(f"  at {known[kill.at]} of {kill.who}")
             print(f"  python tests/crash.py --again '{plans[name].dump()}'", flush=True)
     failed = sum(map(bool, results.values()))
-    print(f"{len(results)} trials in {time.monotonic() - began:.0f} s, {failed} failed; {len(reference.names)} points")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    took = f"{time.monotonic() - began:.0f} s, {used.ru_utime + used.ru_stime:.0f} s of CPU"
+    print(f"{len(results)} trials in {took}, {failed} failed; {len(reference.names)} points")
     if out is not None:
         out.write_text(json.dumps(results))
     if not failed:

@@ -18,7 +18,8 @@ from moonflower.crypto.identity import Identity, b64
 from moonflower.crypto.note import Signer, Verifier, sign_checkpoint
 from moonflower.crypto.statement import Statement, vote_bytes
 from moonflower.errors import AuditError, InputError, Refused
-from moonflower.server.certificate import build_certificate, gather, proved_set, verify_certificate
+from moonflower.server.certificate import build_certificate, proved_set, verify_certificate
+from moonflower.server.evidence import gather
 from moonflower.server.records.audit import MAX_ENTRY_BYTES, open_signer
 from moonflower.server.records.source import Record, opened
 

@@ -50,8 +50,8 @@ MEMBER = (
 )
 ROUTES = ("query.enrol", "query.make_deals", "query.take_deal", "query.confirm", "train.seal", "evaluate.open")
 POINTS = (
-    *(f"coordinator: {event}: {place}" for event in COORDINATOR for place in ("before", "inside", "after")),
-    *(f"member: {event}: {place}" for event in MEMBER for place in ("before", "inside", "after")),
+    *(f"coordinator: {event}: {place}" for event in COORDINATOR for place in ("inside", "after")),
+    *(f"member: {event}: {place}" for event in MEMBER for place in ("inside", "after")),
     *(f"message: {route}: {place}" for route in ROUTES for place in ("sent", "came", "answered")),
     *(f"file: {call}: {place}" for call in ("fsync", "link", "replace") for place in ("before", "after")),
     "file: half written",

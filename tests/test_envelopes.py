@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from federation import NAMES, Federation
+from federation import NAMES, Federation, identities
 from moonflower.configs.live import ServerSettings
 from moonflower.configs.settings import parse
-from moonflower.crypto.envelope import RawEnvelope, split
+from moonflower.crypto.context import RoundContext
+from moonflower.crypto.envelope import RawEnvelope, seal, split
+from moonflower.crypto.sealed import SealedVector
 from moonflower.errors import InputError, MoonflowerError, Refused
 from moonflower.messages import ENVELOPE
 from moonflower.server.audit_commands import audit
-from moonflower.server.certificate import ClosedSet, gather, proved_set
+from moonflower.server.certificate import ClosedSet, proved_set
 from moonflower.server.door.narrator import sentence
+from moonflower.server.evidence import gather
 from moonflower.server.recompute import recompute
 from moonflower.server.records.audit import open_signer
 from moonflower.server.records.envelopes import WARNING, Envelopes
@@ -266,6 +269,30 @@ def test_an_envelope_of_another_context_is_not_added(federation: Callable[..., F
     strange = ClosedSet(first.offer, {**first.context, "new": 1}, first.roster, first.headers, first.sum)
     with pytest.raises(Refused, match="another version of moonflower"):
         recompute(strange, lambda header: RawEnvelope(b""))
+
+
+def test_what_a_coordinator_must_refuse_is_not_added_either(federation: Callable[..., Federation]) -> None:
+    """A header that its member signed, with a body of another size, or with another digest of the seeds."""
+    one = federation()
+    assert one.carry_out() == "done"
+    closed = closed_set(one, 1)
+    body = bytes(split(one.state.envelopes.read(1, closed.headers["Cleveland"]))[1])
+    for changed, member, said in (
+        (SealedVector(body, "0" * 64, (1, 2, 3, 4)), "Cleveland", "the seeds in the body are not the ones"),
+        (SealedVector(body + body, "0" * 64, (1, 2, 3, 4)), "Hungary", f"{2 * len(body)} bytes, expected {len(body)}"),
+        (
+            SealedVector(body + b"x", "0" * 64, (1, 2, 3, 4)),
+            "Cleveland",
+            f"{len(body) + 1} bytes, expected {len(body)}",
+        ),
+        (SealedVector(b"", "0" * 64, (1, 2, 3, 4)), "Cleveland", "the seeds in the body are not the ones"),
+    ):
+        raw = seal(identities()[member], RoundContext(**closed.context), changed)
+        header = split(raw)[0].digest
+        wrong = ClosedSet(closed.offer, closed.context, closed.roster, {**closed.headers, member: header}, closed.sum)
+        kept_ = {header: raw} | {h: one.state.envelopes.read(1, h) for h in closed.headers.values()}
+        with pytest.raises(Refused, match=f"the envelope of {member!r}: .*{said}"):
+            recompute(wrong, kept_.__getitem__)
 
 
 def test_the_command_says_it_in_one_line(federation: Callable[..., Federation]) -> None:

@@ -34,6 +34,7 @@ KEY = SIGNER.verifier.text()
 TIME_S, TIME = 1_767_323_045.678, "2026-01-02T03:04:05.678Z"
 PROCESSES = st.integers(0, 1)
 EVENTS = st.lists(st.sampled_from(["promoted", "refused", "warned"]), min_size=1, max_size=4)
+TAMPERING = ("edit", "swap", "cut", "take out", "repeat", "rewrite", "forge")
 Entry = dict[str, Any]
 
 
@@ -88,13 +89,20 @@ class TheLog(RuleBasedStateMachine):
         """Return the entries that a transaction with these events adds."""
         size = len(self.entries)
         return [
-            {"index": size + n, "time": TIME, "event": event, "run": "r", "number": n, "details": {"of": len(events)}}
+            {
+                "index": size + n,
+                "time": TIME,
+                "event": event,
+                "run": "r",
+                "number": size + n,
+                "details": {"of": len(events)},
+            }
             for n, event in enumerate(events)
         ]
 
     def write(self, log: Log, connection: Any, events: list[str]) -> None:
-        for n, event in enumerate(events):
-            assert log.append(connection, event, run="r", number=n, of=len(events)) == len(self.entries) + n
+        for n, event in enumerate(events, start=len(self.entries)):
+            assert log.append(connection, event, run="r", number=n, of=len(events)) == n
 
     @rule(who=PROCESSES, events=EVENTS)
     def append(self, who: int, events: list[str]) -> None:
@@ -170,7 +178,7 @@ class TheLog(RuleBasedStateMachine):
     @precondition(lambda self: len(self.entries) > 1)
     @rule(
         data=st.data(),
-        how=st.sampled_from(["edit", "swap", "cut", "take out", "repeat", "rewrite", "forge"]),
+        how=st.sampled_from(TAMPERING),
         more=EVENTS,
     )
     def tamper(self, data: Any, how: str, more: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 Each machine is a module of its own: the log, the life of runs and rounds, a member that faces any coordinator. Every
 run tries the same programs; a failing one is made small and printed. And every machine has to find what it is for: each
-of its ``WEAKENED`` takes one check out of the program, and the machine must fail with the very programs of the fast run.
+of its ``WEAKENED`` takes one check out of the code, and the machine must fail with as many programs as the fast run has.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ from typing import Any
 
 import pytest
 import test_machine_log as log
+import test_machine_member as member
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 Machine = type[RuleBasedStateMachine]
 Weaken = Callable[[pytest.MonkeyPatch], None]
-FAST: dict[Machine, tuple[int, int]] = {log.TheLog: (25, 20)}  # examples, steps
-SLOW: dict[Machine, tuple[int, int]] = {log.TheLog: (60, 30)}
-WEAKENED: dict[Machine, tuple[Weaken, ...]] = {log.TheLog: log.WEAKENED}
+FAST: dict[Machine, tuple[int, int]] = {log.TheLog: (25, 20), member.TheMember: (40, 25)}  # examples, steps
+SLOW: dict[Machine, tuple[int, int]] = {log.TheLog: (60, 30), member.TheMember: (150, 40)}
+WEAKENED: dict[Machine, tuple[Weaken, ...]] = {
+    log.TheLog: log.WEAKENED,
+    member.TheMember: member.WEAKENED,
+}
 
 
 def carry_out(machine: Machine, bounds: tuple[int, int], **more: Any) -> None:
@@ -34,7 +38,7 @@ def carry_out(machine: Machine, bounds: tuple[int, int], **more: Any) -> None:
         suppress_health_check=list(HealthCheck),
         **more,
     )
-    run_state_machine_as_test(machine, settings=limits)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(machine, settings=limits)
 
 
 def named(value: Any) -> str:

@@ -24,6 +24,7 @@ from moonflower.crypto.identity import PublicKey
 from moonflower.crypto.version import parse
 from moonflower.server.records import members as roster
 from moonflower.server.records.verify import verify
+from moonflower.server.registry import Registry
 
 DATA = CONFIGS / "data" / "heart.csv.gz"
 CLEVELAND, HUNGARY = NAMES[0], NAMES[1]
@@ -268,10 +269,10 @@ def test_an_unreleased_version_is_exported_on_request_only_and_marked(cli: Cli, 
     assert cli("model", "export", 3, "--out", "m.safetensors", "--unreleased").status == 0
     sha256 = cli("model", "show", 3, "--json").json["sha256"]
     copy = parse((tmp_path / "m.safetensors").read_bytes())
-    whole = parse((state / "models" / f"{sha256}.safetensors").read_bytes())
-    assert (copy.unreleased, whole.unreleased) == (True, False)
-    assert (copy.vector == whole.vector).all()
-    assert copy.sha256 != whole.sha256
+    kept = parse(whole(cli, state, 3).read_bytes())
+    assert (copy.unreleased, kept.unreleased) == (True, False)
+    assert (copy.vector == kept.vector).all()
+    assert copy.sha256 != kept.sha256
     card = json.loads((tmp_path / "m.safetensors.card.json").read_text())
     assert (card["sha256"], card["file"]["sha256"], card["file"]["unreleased"]) == (sha256, copy.sha256, True)
     assert "marked as unreleased" in (tmp_path / "m.safetensors.card.md").read_text()
@@ -300,12 +301,15 @@ def test_predicting_with_an_unreleased_model_says_so(cli: Cli, state: Path, capl
     assert marked.status == 0
     assert "m.safetensors is not released" in caplog.text
     assert marked.out.startswith("score,class\n"), "and what is printed is the same"
-    (whole,) = [path for path in (state / "models").iterdir() if path.name.startswith(sha(cli, 3))]
-    assert cli("predict", "--model", whole, DATA).out == marked.out
+    assert cli("predict", "--model", whole(cli, state, 3), DATA).out == marked.out
 
 
 def sha(cli: Cli, version: int) -> str:
     return str(cli("model", "show", version, "--json").json["sha256"])
+
+
+def whole(cli: Cli, state: Path, version: int) -> Path:
+    return state / "models" / f"{sha(cli, version)}.safetensors"
 
 
 @pytest.mark.parametrize("taken", ["m", "m.card.md", "m.card.json"])
@@ -335,6 +339,36 @@ def test_an_export_onto_a_full_disk_leaves_nothing(
     done = cli("model", "export", 3, "--out", "m", "--unreleased")
     assert (done.status, "No space left on device" in done.err) == (2, True)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_file_and_a_card_that_do_not_belong_together_are_not_written(
+    cli: Cli, state: Path, tmp_path: Path, release: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a server that released another version between two answers, or that gives another version's file."""
+    release(2)
+    before, honest = sorted(tmp_path.iterdir()), Registry.file
+
+    def another(self: Registry, name: str, *, unreleased: bool) -> Any:
+        return honest(self, "2", unreleased=unreleased)
+
+    monkeypatch.setattr(Registry, "file", another)
+    late = cli("model", "export", 3, "--out", "m", "--unreleased")
+    assert (late.status, "what is released has changed in this moment" in late.err) == (1, True)
+    monkeypatch.setattr(Registry, "file", lambda self, name, *, unreleased: honest(self, "3", unreleased=True))
+    assert cli("model", "export", 2, "--out", "m").status == 1
+    release(3)
+    monkeypatch.setattr(Registry, "file", lambda self, name, *, unreleased: parse(whole(cli, state, 2).read_bytes()))
+    wrong = cli("model", "export", 3, "--out", "m")
+    assert (wrong.status, "expected version" in wrong.err) == (1, True)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_approver_who_names_a_digest_signs_no_other(cli: Cli, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, honest = sha(cli, 3), Registry.shown
+    monkeypatch.setattr(Registry, "shown", lambda self, _: honest(self, "2"))
+    done = cli("model", "approve", asked, "--key", f"{CLEVELAND}.jwk", "--yes")
+    assert (done.status, f"asked for '{asked}'" in done.err) == (1, True)
+    monkeypatch.undo()
 
 
 # Verify
@@ -374,7 +408,7 @@ def test_a_coordinator_that_forges_a_release_is_seen(
     release(1)
     cli("model", "export", 1, "--out", "one")
     cli("model", "export", 3, "--out", "marked", "--unreleased")
-    shutil.copy(state / "models" / f"{sha(cli, 3)}.safetensors", tmp_path / "three")
+    shutil.copy(whole(cli, state, 3), tmp_path / "three")
     honest = json.loads((tmp_path / "one.card.json").read_text())
     forged = json.loads((tmp_path / "marked.card.json").read_text())
     forged["release"] = honest["release"]

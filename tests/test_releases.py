@@ -372,6 +372,7 @@ def test_a_manual_run_releases_nothing(tmp_path: Path) -> None:
         whole.queue()
         assert whole.carry_out() == "done"
         assert whole.events("released") == []
+        assert [entry for entry in whole.events("warned") if entry["details"].get("what") == "release"] == []
         listing = Registry(whole.state.store, whole.state.models).listing()
         assert listing["released"] is None
         assert {one["status"] for one in listing["versions"]} == {"start", "promoted"}

@@ -12,7 +12,7 @@ import tenseal.sealapi as seal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from moonflower.crypto.flood import FLOOD_PRIMES
-from moonflower.crypto.planner import _largest_prime
+from moonflower.crypto.planner import FRESH_NOISE, _largest_prime
 from moonflower.crypto.ring import CBD_COINS, Flood, Prime, Ring, Stream, expand, prime, ring
 from moonflower.crypto.secret import _Seal
 from scipy import stats
@@ -148,6 +148,7 @@ def test_ternary_entries_are_uniform_and_independent() -> None:
 
 
 def test_errors_are_centred_binomial_and_never_above_their_bound() -> None:
+    assert CBD_COINS == FRESH_NOISE == 21, "the plan's bound is another one"
     expected = [math.comb(2 * CBD_COINS, CBD_COINS + k) for k in range(-14, 15)]
 
     def draw(stream: Stream) -> float:

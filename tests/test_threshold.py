@@ -33,7 +33,7 @@ from moonflower.crypto.mac import Mac
 from moonflower.crypto.planner import FRESH_NOISE, _is_prime, _largest_prime
 from moonflower.crypto.planner import plan as plan_shared
 from moonflower.crypto.quantise import ONE, Contribution, OpenedSum, quantise, slot_blocks
-from moonflower.crypto.ring import expand, prime
+from moonflower.crypto.ring import Ring, expand, prime
 from moonflower.crypto.secret import _Seal
 from moonflower.crypto.shamir import EpochShare, deal
 from moonflower.crypto.threshold import Check, Opened, Seat, combine, judge, next_openers
@@ -199,6 +199,24 @@ def test_noise_is_what_the_formula_says() -> None:
     flood = 3 * (2 ** (plan.flood_bits + 1) / plan.dropped) ** 2 / 12
     seals = 5 * 10.5 / plan.dropped**2
     assert abs(np.std(found) / sqrt(rounding + flood + seals) - 1) < 0.05
+
+
+def test_a_seal_holds_its_fresh_noise_before_it_is_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No outcome shows it, as P is far above it; without it a seal would be no RLWE sample."""
+    plan, held = epoch(5)
+    seen: list[Any] = []
+    switch = Ring.switch
+    monkeypatch.setattr(Ring, "switch", lambda self, rows: seen.append(rows) or switch(self, rows))
+    for _ in range(2):
+        Seat(held["m00"]).seal(CONTEXT, [rows_for(plan, 0)], LANES)
+    label = b"moonflower.public.v1\x00" + CONTEXT.encode()
+    masks_ = plan.ring.times(-held["m00"].key, label, range(1))
+    noises = [[row - mask for row, mask in zip(rows, masks_, strict=True)] for rows in seen]
+    for noise in noises:
+        assert (noise[0] == noise[1]).all()
+        assert (noise[0] == noise[2]).all()
+        assert abs(noise[0].std() / sqrt(10.5) - 1) < 0.05
+    assert (noises[0][0] != noises[1][0]).mean() > 0.8, "the same noise twice"
 
 
 # Below the threshold
@@ -499,6 +517,20 @@ def test_a_retry_gives_the_same_bytes_and_another_attempt_fresh_masks() -> None:
         assert (residues(Seat(held["m00"]).partial(other, LANES), plan) != residues(first, plan)).mean() > 0.99
 
 
+def test_masks_and_floods_differ_from_prime_to_prime_and_peer_to_peer_and_cancel() -> None:
+    plan, held = epoch(5)
+    about = Opening(CONTEXT, tuple(held), ("m00", "m01", "m02"), 0)
+    zero = {name: Seat(held[name])._masks(about).of(range(2)) for name in about.openers}
+    for row, p in enumerate(plan.ring.primes):
+        assert not p.reduce(sum(mask[row] for mask in zero.values())).any()
+    one = zero["m00"]
+    assert (one[1] != one[2]).mean() > 0.999
+    assert (one[1][0] != one[1][1]).mean() > 0.999
+    assert (zero["m01"][1] != -one[1]).mean() > 0.999
+    bare = [residues(Unmasked(held["m00"]).partial(replace(about, attempt=k), LANES), plan) for k in range(2)]
+    assert 0.3 < (bare[0] != bare[1]).mean() < 0.9, "the flood of one attempt is that of another"
+
+
 def test_partials_of_different_attempts_do_not_mix() -> None:
     """A lost answer of one attempt cannot be filled in from another: the masks do not cancel, and that is noticed."""
     plan, held = epoch(5)
@@ -622,6 +654,14 @@ def test_one_liar_of_five_takes_few_openings() -> None:
         assert len(outcomes) <= 10 <= MAX_ATTEMPTS
         honest, needed = replay(5, 3, 1, lambda o: "right")
         assert (honest.accepted, len(needed)) == ("right", 3)
+
+
+def test_two_certain_sums_are_none() -> None:
+    contradiction = {("m0", "m1"): "a", ("m2", "m3"): "b"}
+    assert judge(contradiction, 0).accepted == ""
+    assert judge({**contradiction, ("m1", "m2"): "a", ("m0", "m2"): "a"}, 1).accepted == "a"
+    assert judge({}, 0) == judge({}, 1)
+    assert judge({}, 0).accepted == ""
 
 
 def test_a_spoilt_envelope_is_told_from_lying_openers() -> None:

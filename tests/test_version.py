@@ -13,7 +13,7 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 from moonflower.canonical import canonical
-from moonflower.crypto.version import TensorSpec, build, candidate, parse
+from moonflower.crypto.version import TensorSpec, build, candidate, marked, parse
 from moonflower.errors import InputError
 
 LAYOUT = (TensorSpec("b.weight", (2, 3)), TensorSpec("a.bias", ()))
@@ -53,6 +53,17 @@ def test_a_candidate_changes_the_numbers_only() -> None:
         candidate(base, VECTOR[:6])
 
 
+def test_a_marked_copy_has_the_same_numbers_and_another_digest() -> None:
+    version = build(LAYOUT, VECTOR, MANIFEST)
+    copy = marked(version)
+    assert (copy.unreleased, version.unreleased, parse(copy.data).unreleased) == (True, False, True)
+    assert (copy.manifest, copy.layout) == (MANIFEST, LAYOUT)
+    assert (copy.vector == version.vector).all()
+    assert copy.sha256 != version.sha256
+    assert marked(copy).sha256 == copy.sha256
+    assert (safetensors.numpy.load(copy.data)["b.weight"] == VECTOR[:6].reshape(2, 3)).all()
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="holds 7"):
         build(LAYOUT, VECTOR[:6], MANIFEST)
@@ -89,6 +100,10 @@ def test_the_hand_made_file_is_good() -> None:
         file_of({"x": GOOD["x"]}),
         file_of({**GOOD, "__metadata__": {"moonflower": "[]"}}),
         file_of({**GOOD, "__metadata__": {"moonflower": "{"}}),
+        file_of({**GOOD, "__metadata__": {"moonflower": "{}", "x": "y"}}),
+        file_of({**GOOD, "__metadata__": {"moonflower": "{}", "moonflower.release": "released"}}),
+        file_of({**GOOD, "__metadata__": {"moonflower": "{}", "moonflower.release": "unreleased", "x": ""}}),
+        file_of({**GOOD, "__metadata__": {"moonflower.release": "unreleased"}}),
         file_of({**GOOD, "x": {**GOOD["x"], "dtype": "F64"}}),
         file_of({**GOOD, "x": {**GOOD["x"], "shape": [-7]}}),
         file_of({**GOOD, "x": {**GOOD["x"], "shape": [2**62, 4]}}),

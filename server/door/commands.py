@@ -95,7 +95,7 @@ def show(
 @member.command("revoke")
 def revoke(
     name: Annotated[str, typer.Argument(help="Member's name.")],
-    reason: Annotated[str, typer.Option("--reason", help="For the log.")],
+    reason: Annotated[str, typer.Option("--reason", help="For the log, which keeps it for good: no personal data.")],
     config: ConfigOption = Path("server.toml"),
 ) -> None:
     """Take a member off the roster: it is shut out at once, and the next round begins new keys without it."""

@@ -189,7 +189,7 @@ def serve(config: ServerConfig, path: Path) -> None:
     with contextlib.ExitStack() as stack:
         outer = stack.enter_context(_bound(settings.listen))
         inner = stack.enter_context(_bound("127.0.0.1:0"))
-        scraped = stack.enter_context(_bound(settings.metrics, "metrics")) if settings.metrics else None
+        scraped = stack.enter_context(_bound(settings.metrics, "server.metrics")) if settings.metrics else None
         token = scrape.read_token(settings.metrics_token_file) if settings.metrics_token_file else None
         state = State(settings.state, settings.federation, keep_envelopes_h=settings.keep_envelopes_h)
         stack.callback(state.close)
@@ -309,7 +309,7 @@ def _tls(certificate: Path, key: Path) -> ssl.SSLContext:
 
 
 @contextlib.contextmanager
-def _bound(listen: str, setting: str = "listen") -> Iterator[socket.socket]:
+def _bound(listen: str, setting: str = "server.listen") -> Iterator[socket.socket]:
     host, _, port = listen.rpartition(":")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as bound:
@@ -317,7 +317,7 @@ def _bound(listen: str, setting: str = "listen") -> Iterator[socket.socket]:
         try:
             bound.bind((host.strip("[]"), int(port)))
         except OSError as error:
-            raise InputError("config.value", f"server.{setting} = {listen!r}: {error.strerror or error}") from None
+            raise InputError("config.value", f"{setting} = {listen!r}: {error.strerror or error}") from None
         yield bound
 
 

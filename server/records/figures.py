@@ -28,9 +28,18 @@ PHASES = {"set_closed": "collect", "opened": "open", "judged": "judge"}
 """What a round did until this event, since the one before or its begin; keys dealt for an epoch are ``deal``."""
 KNOWN_ROUNDS = (
     ("promoted", ""),
-    *(("refused", f"gate.{why}") for why in ("nonfinite", "norm", "regression", "votes")),
-    *(("failed", code) for code in ("round.too_few", "open.quorum", "open.disagree", "open.overlap")),
-    *(("failed", code) for code in ("envelope.late", "update.failed", INTERRUPTED, "run.crashed", "run.stopped")),
+    ("refused", "gate.nonfinite"),
+    ("refused", "gate.norm"),
+    ("refused", "gate.regression"),
+    ("refused", "gate.votes"),
+    ("failed", "round.too_few"),
+    ("failed", "open.quorum"),
+    ("failed", "open.disagree"),
+    ("failed", "envelope.late"),
+    ("failed", "update.failed"),
+    ("failed", INTERRUPTED),
+    ("failed", "run.crashed"),
+    ("failed", "run.stopped"),
 )
 KNOWN_WARNINGS = (
     ("witness", "audit.fork"),

@@ -1,0 +1,604 @@
+"""A member that faces any coordinator, as a state machine, which ``test_machines.py`` runs.
+
+The member is real: its app, guard, ledger on a file, keys, training. The coordinator asks for whatever it likes, in any
+order, again, with wrong fields, and adds up what it likes; the other members sign for it what a member can be asked to
+seal, under any terms. The machine knows what the rules allow (rules 1, 2, 3 and 7), and the member must do exactly
+that: no more, and no less. Between any two steps, and inside of any transaction, its process may be killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import sqlite3
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+from unittest import mock
+
+import pytest
+from federation import NAMES, Killed, identities
+from federation import cast as prepared
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from moonflower import __version__
+from moonflower.canonical import digest
+from moonflower.client import app, guard
+from moonflower.client.app import Member
+from moonflower.client.guard import Held
+from moonflower.client.ledger import Epoch, Ledger
+from moonflower.client.train import Learner
+from moonflower.configs.settings import FloorSettings, parse, Offer
+from moonflower.crypto import envelope, keys, planner, quantise, sealed, secret, version
+from moonflower.crypto.context import Purpose, RoundContext
+from moonflower.crypto.identity import Roster, parse_roster
+from moonflower.crypto.mac import Mac
+from moonflower.crypto.note import Signer, sign_checkpoint
+from moonflower.crypto.quantise import Contribution
+from moonflower.crypto.statement import Proof, Statement, sign_statement
+from moonflower.errors import Refused
+from moonflower.messages import Enrol, Open, Opened, Seal, Sealed, TakeDeal
+from moonflower.server.aggregate import RunningSum
+from test_machine_log import in_memory
+
+ME, DORA = NAMES[0], NAMES[-1]
+EVERYBODY, REST = frozenset(NAMES), frozenset(NAMES[:-1])
+RUN, LEAST = "r", 3
+ROSTERS = {1: EVERYBODY, 2: EVERYBODY, 3: REST, 4: EVERYBODY}  # members of an epoch
+UNCONFIRMED = 4
+CLIPS = (8.0, 2.0)  # that the proofs of the two bases state
+BAD_PROOFS = ("none", "one signature", "another base", "too few members", "out of range", "federation", "of tallies")
+TWISTS = (
+    "context",
+    "sum: one twice",
+    "sum: one less",
+    "seeds",
+    "signature",
+    "another's header",
+    "without me",
+    "an older one of mine",
+    "unsorted",
+    "clip",
+    "round",
+    "checkpoint",
+)
+Weaken = Callable[[pytest.MonkeyPatch], None]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What the coordinator's request for an envelope says; ``proof`` is "" where it is as it should be."""
+
+    run: str
+    epoch: int
+    number: int
+    round: int
+    purpose: Purpose
+    base: int
+    clip: float
+    checkpoint: int
+    proof: str = ""
+
+    @property
+    def place(self) -> tuple[str, str, int, int]:
+        """What is sealed once (rule 7)."""
+        return self.purpose, self.run, self.epoch, self.number
+
+    @property
+    def same(self) -> Ask:
+        """The request but for its proof, which is no part of the terms."""
+        return replace(self, proof="")
+
+
+class World:
+    """What does not change: the other members, and all that the coordinator can have got hold of."""
+
+    def __init__(self) -> None:
+        self.cast = prepared("training.weights=equal")
+        self.raw_offer = self.cast.settings.offer(self.cast.schema.digest())
+        self.offer = parse(Offer, self.raw_offer, where="test")
+        self.pins = {name: identities()[name].card.node.pin for name in NAMES}
+        self.learners = {name: self.learner(name) for name in NAMES}
+        own = self.learners[ME]
+        self.size = len(own.start())
+        self.sizes = {"update": self.size, "statistics": 1 + len(own.summary()), "tallies": len(own.tally(own.start()))}
+        self.rosters = {epoch: self.roster(names) for epoch, names in ROSTERS.items()}
+        self.plans = {e: planner.plan(len(r.names), 16, self.size) for e, r in self.rosters.items()}
+        self.keys = {epoch: self.key(epoch) for epoch in ROSTERS}
+        self.held = [held(size) for size in (3, 5, 8, 9)]  # the last two are shown late, and never
+        self.bases = self._bases()
+        self.envelope = lru_cache(maxsize=None)(self._envelope)
+
+    def learner(self, name: str) -> Learner:
+        made = self.cast.learner(name, self.cast.splits[name])
+        made.prepare(made.scaling(made.summary().tolist()))
+        return made
+
+    def roster(self, names: Iterable[str]) -> Roster:
+        return parse_roster([identities()[name].card.as_dict() for name in sorted(names)], self.pins)
+
+    def key(self, epoch: int) -> keys.EpochKey:
+        terms = keys.EpochTerms.of(self.offer.federation.name, epoch, self.rosters[epoch], self.plans[epoch])
+        return keys.EpochKey(terms, secret.generate(self.plans[epoch]), bytes([epoch]) * keys.SECRET_BYTES)
+
+    def _bases(self) -> list[version.Version]:
+        own = self.learners[ME]
+        scaling = own.scaling(own.summary().tolist())
+        manifest = {"format": 1, "schema": self.cast.schema.to_dict(), "scaling": scaling}
+        first = version.build(own.layout, own.start(), manifest)
+        return [first, version.candidate(first, first.vector + 1)]
+
+    def template(self, epoch: int) -> RoundContext:
+        return RoundContext(
+            federation=self.offer.federation.name,
+            run=RUN,
+            number=0,
+            round=0,
+            purpose="statistics",
+            base="",
+            clip=0.0,
+            training=self.offer.training.model_dump(mode="json"),
+            schema=self.cast.schema.digest(),
+            task=self.offer.task.model_dump(mode="json"),
+            package=__version__,
+            crypto=self.plans[epoch].as_dict(),
+            epoch=epoch,
+            roster=self.rosters[epoch].digest,
+            min_members=self.offer.federation.min_members,
+            offer=digest(self.raw_offer),
+            checkpoint="",
+        )
+
+    def context(self, ask: Ask) -> RoundContext:
+        at = self.held[ask.checkpoint].label
+        return self.template(ask.epoch).at(ask.number, ask.round, ask.purpose, self.base(ask), ask.clip, at)
+
+    def base(self, ask: Ask) -> str:
+        return "" if ask.purpose == "statistics" else self.bases[ask.base].sha256
+
+    def key_of(self, ask: Ask) -> str:
+        """What an opening is remembered under (rule 2)."""
+        return self.learners[ME].data_digest() if ask.purpose == "statistics" else self.base(ask)
+
+    def lanes(self, ask: Ask) -> int:
+        limbs = self.plans[ask.epoch].limbs
+        return self.size + limbs if ask.purpose == "update" else self.sizes[ask.purpose] * limbs
+
+    def _envelope(self, name: str, ask: Ask, odd: bool = False) -> bytes:
+        """Return what another member sealed for a round; ``odd``: under a learning rate of its own."""
+        learner, plan, context = self.learners[name], self.plans[ask.epoch], self.context(ask)
+        if odd:
+            context = replace(context, training={**context.training, "lr": 1e-9})
+        if ask.purpose == "statistics":
+            given = Contribution((learner.rows, *learner.summary().tolist()))
+        elif ask.purpose == "tallies":
+            given = Contribution(tuple(learner.tally(self.bases[ask.base].vector).tolist()))
+        else:
+            weight = quantise.weight_of(1, len(ROSTERS[ask.epoch]))
+            given = Contribution((weight,), self.bases[0].vector * 0 + 0.01, weight, ask.clip)
+        mac = Mac(self.keys[ask.epoch].secret, context.digest, plan)
+        key = secret.SecretKey(plan, self.keys[ask.epoch].he_key)
+        vector = sealed.seal(key, mac, name, quantise.slot_blocks(given, plan), self.lanes(ask), plan)
+        return envelope.seal(identities()[name], context, vector).data
+
+    def proof(self, ask: Ask) -> dict[str, Any]:
+        """Return what came as the base's proof."""
+        if ask.purpose == "statistics" or ask.proof == "none":
+            return {}
+        about = self.template(1).at(9, 1, "update", "a" * 64, 1.0, "")
+        if ask.proof == "federation":
+            about = replace(about, federation="another")
+        if ask.proof == "of tallies":
+            about = replace(about, purpose="tallies")
+        members = NAMES[1:3] if ask.proof == "too few members" else NAMES
+        base = self.bases[ask.base if ask.proof != "another base" else 1 - ask.base].sha256
+        said = Statement.of(
+            about,
+            {name: name for name in members},
+            sha256=base,
+            clip=CLIPS[ask.base],
+            in_range=ask.proof != "out of range",
+        )
+        signers = [name for name in members if name != ME or len(members) == 4]
+        signers = signers[:1] if ask.proof == "one signature" else signers
+        return Proof(said.encode(), {name: sign_statement(identities()[name], said) for name in signers}).as_dict()
+
+    def request(self, ask: Ask) -> Seal:
+        return Seal(
+            run=ask.run,
+            epoch=ask.epoch,
+            number=ask.number,
+            round=ask.round,
+            purpose=ask.purpose,
+            base=self.base(ask),
+            clip=ask.clip,
+            checkpoint=self.held[ask.checkpoint].label,
+            model=b"" if ask.purpose == "statistics" else self.bases[ask.base].data,
+            proof=self.proof(ask),
+        )
+
+
+def held(size: int) -> Held:
+    signer = Signer("moonflower/heart", bytes(range(32)))
+    root = bytes([size]) * 32
+    return Held(size, root, signer.verifier.text(), sign_checkpoint(signer, size, root).note)
+
+
+@lru_cache
+def world() -> World:
+    return World()
+
+
+@st.composite
+def asks(draw: Any) -> Ask:
+    """Requests for envelopes, most of which are as an honest coordinator's."""
+    purpose = draw(st.sampled_from(["update", "update", "tallies", "statistics"]))
+    base = draw(st.integers(0, 1)) if purpose != "statistics" else 0
+    clip = 0.0 if purpose == "statistics" else CLIPS[base]
+    odd = draw(st.sampled_from(["", "", "", "", "", "run", "epoch", "clip", "checkpoint", "proof"]))
+    return Ask(
+        run="another" if odd == "run" else RUN,
+        epoch=draw(st.sampled_from([4, 9] if odd == "epoch" else [1, 1, 2, 3])),
+        number=draw(st.integers(1, 2)),
+        round=draw(st.sampled_from([1, 1, 1, 2])),
+        purpose=purpose,
+        base=base,
+        clip=4.0 if odd == "clip" else clip,
+        checkpoint=draw(st.sampled_from([2, 3] if odd == "checkpoint" else [0, 0, 1])),
+        proof=draw(st.sampled_from(BAD_PROOFS)) if odd == "proof" and purpose != "statistics" else "",
+    )
+
+
+class TheMember(RuleBasedStateMachine):
+    """Whatever it is asked, a member seals once, opens one set for a base, and only what was sealed on its own terms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = in_memory()
+        self.path = Path(self.folder.name) / "ledger.db"
+        self.pinned = EVERYBODY
+        self.fuse: int | None = None  # transactions until the process is killed inside of one
+        self.dies_opening = False
+        self.witnessed = {0, 1}
+        self.sealed: dict[tuple[str, str, int, int], Ask] = {}  # the terms first sealed under in a place
+        self.envelopes: dict[tuple[str, str, int, int], bytes] = {}
+        self.kept: dict[tuple[str, str], tuple[str, str, int, int]] = {}  # whose bytes the ledger still has
+        self.model = -1  # the base that the ledger has
+        self.first: dict[tuple[str, str], frozenset[str]] = {}  # rule 2
+        self.openings: list[tuple[tuple[str, str], frozenset[str], frozenset[str]]] = []
+        self.opening: tuple[Ask, frozenset[str]] | None = None
+        self.real_open = sealed.open_total
+        self.patch = mock.patch.object(sealed, "open_total", self.open_total)
+
+    @initialize()
+    def begin(self) -> None:
+        self.patch.start()
+        self.start()
+        self.member.enrol(Enrol(run=RUN, offer=self.world.raw_offer))
+        self.member.enrol(Enrol(run="another", offer=self.world.raw_offer))
+        for epoch, roster in self.world.rosters.items():
+            kept = Epoch(RUN, roster.as_list(), self.world.keys[epoch], confirmed=epoch != UNCONFIRMED)
+            self.member.ledger.keep_epoch(kept)
+        for number in self.witnessed:
+            self.member.ledger.keep_checkpoint(self.world.held[number])
+
+    @property
+    def world(self) -> World:
+        return world()
+
+    def teardown(self) -> None:
+        self.patch.stop()
+        self.member.ledger.close()
+        self.folder.cleanup()
+
+    def start(self) -> None:
+        if hasattr(self, "member"):
+            self.member.ledger.close()
+        self.fuse, self.dies_opening = None, False
+        floor = FloorSettings(tasks=(self.world.offer.task.ref,), min_members=LEAST)
+        pins = {name: self.world.pins[name] for name in self.pinned}
+        ledger = Ledger(self.path, self.clock)
+        schema = self.world.cast.schema.digest()
+        self.member = Member(identities()[ME], floor, pins, ledger, lambda _: self.world.learners[ME], schema)
+
+    def clock(self) -> float:
+        """Return the time, which every entry of the ledger's journal asks for, inside of its transaction."""
+        if self.fuse is not None:
+            self.fuse -= 1
+            if self.fuse < 0:
+                raise Killed
+        return 0.0
+
+    # The rules, as this machine understands them.
+
+    def stands(self, ask: Ask) -> bool:
+        """Return whether a run's epoch may be used: keys that were confirmed, all of whose holders are pinned."""
+        return ask.run == RUN and ask.epoch in ROSTERS and ask.epoch != UNCONFIRMED and self.pinned >= ROSTERS[ask.epoch]
+
+    def may_seal(self, ask: Ask) -> bool:
+        if not self.stands(ask) or ask.checkpoint not in self.witnessed:
+            return False
+        before = self.sealed.get(ask.place)
+        if before is not None:
+            return before == ask.same and self.kept[ask.purpose, ask.run] == ask.place
+        proved = ask.purpose == "statistics" or ask.proof == ""
+        return proved and (ask.purpose != "update" or ask.clip == CLIPS[ask.base])
+
+    def may_open(self, ask: Ask, members: frozenset[str]) -> bool:
+        """Return whether an honest sum over these members of what was sealed for ``ask`` may be opened."""
+        first = self.first.get((ask.purpose, self.world.key_of(ask)))
+        one_set = first is None or members in (first, first & self.pinned)
+        return self.stands(ask) and ME in members and len(members) >= LEAST and one_set
+
+    # What happens.
+
+    @rule(ask=asks(), fuse=st.sampled_from([None, None, None, None, 0]))
+    def seal(self, ask: Ask, fuse: int | None) -> None:
+        allowed, new = self.may_seal(ask), ask.place not in self.sealed
+        self.fuse = fuse
+        try:
+            came = self.member.seal(self.world.request(ask))
+        except Refused as refusal:
+            assert not allowed, f"{ask} was refused: {refusal}"
+            return
+        except Killed:
+            self.start()
+            return
+        finally:
+            self.fuse = None
+        assert allowed, f"sealed for {ask}"
+        self.take(ask, came, new)
+
+    def take(self, ask: Ask, came: Sealed, new: bool) -> None:
+        """An envelope left the member: it is on the disk, and it is the one that left before, if one did."""
+        data = came.envelope.data
+        assert self.envelopes.setdefault(ask.place, data) == data, "another envelope for the same place"
+        signed, _ = envelope.split(came.envelope)
+        said = signed.verify(identities()[ME].card)
+        assert said.context == self.world.context(ask).digest
+        assert data in self.rows("select envelope from sealed"), "it left before it was kept"
+        if new:
+            self.sealed[ask.place], self.kept[ask.purpose, ask.run] = ask.same, ask.place
+            self.model = self.model if ask.purpose == "statistics" else ask.base
+
+    @precondition(lambda self: self.sealed)
+    @rule(data=st.data())
+    def ask_again(self, data: Any) -> None:
+        self.seal(data.draw(st.sampled_from(list(self.sealed.values()))), None)
+
+    @precondition(lambda self: self.sealed)
+    @rule(data=st.data(), change=st.sampled_from(["round", "base", "clip", "checkpoint"]))
+    def ask_again_on_other_terms(self, data: Any, change: str) -> None:
+        ask = data.draw(st.sampled_from(list(self.sealed.values())))
+        changed = {"round": 3 - ask.round, "base": 1 - ask.base, "clip": 4.0, "checkpoint": 1 - min(ask.checkpoint, 1)}
+        ask = replace(ask, **{change: changed[change]})
+        if change == "base" and ask.purpose != "statistics":
+            ask = replace(ask, clip=CLIPS[ask.base])
+        self.seal(replace(ask, base=0) if ask.purpose == "statistics" else ask, None)
+
+    @rule(ask=asks(), left_out=st.sampled_from([(), (), NAMES[1:2], NAMES[2:3]]), fuse=st.sampled_from([None, None, 1]))
+    def whole_round(self, ask: Ask, left_out: tuple[str, ...], fuse: int | None) -> None:
+        self.seal(ask, None)
+        if self.sealed.get(ask.place) == ask.same:
+            self.open(ask, ROSTERS[ask.epoch] - {*left_out}, "", fuse)
+
+    @precondition(lambda self: self.sealed)
+    @rule(
+        data=st.data(),
+        left_out=st.sets(st.sampled_from(NAMES), max_size=2),
+        twist=st.sampled_from(["", "", "", *TWISTS]),
+        fuse=st.sampled_from([None, None, None, 0, 1, 2]),
+    )
+    def open_something(self, data: Any, left_out: set[str], twist: str, fuse: int | None) -> None:
+        ask = data.draw(st.sampled_from(list(self.sealed.values())))
+        members = ROSTERS[ask.epoch] - left_out
+        others = sorted(members - {ME})
+        if len(others) > 1:
+            self.open(ask, members | ({ME} if twist else frozenset()), twist, fuse, data.draw(st.permutations(others)))
+
+    def open(
+        self, ask: Ask, members: frozenset[str], twist: str, fuse: int | None, others: list[str] | None = None
+    ) -> None:
+        who, another, *_ = others or sorted(members - {ME})
+        members = members - {ME} if twist == "without me" else members
+        asked = self.request(ask, members, twist, who, another)
+        allowed = twist == "" and self.may_open(ask, members) and (ask.purpose != "update" or self.model == ask.base)
+        self.fuse, self.dies_opening = fuse, fuse == 2
+        self.opening = (ask, members) if twist == "" and self.may_open(ask, members) else None
+        try:
+            came = self.member.open(asked)
+        except Refused as refusal:
+            assert not allowed, f"{ask} for {sorted(members)} was refused: {refusal}"
+            return
+        except Killed:
+            self.start()
+            return
+        finally:
+            self.fuse, self.dies_opening, self.opening = None, False, None
+        assert allowed, f"opened {ask} for {sorted(members)}, {twist}"
+        self.check_statement(ask, asked, came)
+
+    def request(self, ask: Ask, members: frozenset[str], twist: str, who: str, another: str) -> Open:
+        """Return a request to open what was sealed for ``ask``, with one thing that is not as it should be."""
+        world, plan = self.world, self.world.plans[ask.epoch]
+        raws = {name: world.envelope(name, ask) for name in members - {ME}}
+        if ME in members:
+            older = [data for place, data in self.envelopes.items() if place != ask.place]
+            raws[ME] = older[0] if older and twist == "an older one of mine" else self.envelopes[ask.place]
+            if not older and twist == "an older one of mine":
+                del raws[ME]
+        if twist == "context":
+            raws[who] = world.envelope(who, ask, True)
+        total = RunningSum(plan, world.lanes(ask))
+        heads, seeds = {}, {}
+        for name, data in sorted(raws.items()):
+            heads[name], body = envelope.split(envelope.RawEnvelope(data))
+            seeds[name] = bytes(body[: plan.chunks(world.lanes(ask)) * planner.SEED_BYTES])
+            for _ in range({("sum: one twice", who): 2, ("sum: one less", who): 0}.get((twist, name), 1)):
+                with contextlib.suppress(Refused):  # an older one of another purpose has another length
+                    total.add(body)
+        headers = {name: signed.data for name, signed in heads.items()}
+        signatures = {name: signed.signature for name, signed in heads.items()}
+        if twist in ("signature", "another's header"):
+            signatures[who] = signatures[another]
+            headers[who] = headers[another] if twist == "another's header" else headers[who]
+        if twist == "seeds":
+            seeds[who] = seeds[another]
+        listed = sorted(members, reverse=twist == "unsorted")
+        at = 1 - min(ask.checkpoint, 1) if twist == "checkpoint" else ask.checkpoint
+        return Open(
+            run=ask.run,
+            epoch=ask.epoch,
+            number=ask.number,
+            round=3 - ask.round if twist == "round" else ask.round,
+            purpose=ask.purpose,
+            base=world.base(ask),
+            clip=3.0 if twist == "clip" else ask.clip,
+            checkpoint=world.held[at].label,
+            members=listed,
+            headers=headers,
+            signatures=signatures,
+            seeds=seeds,
+            total=total.dump(),
+            best=world.bases[0].sha256,
+            upload=False,
+        )
+
+    def open_total(self, *arguments: Any) -> Any:
+        """Stands where the sum is decrypted: the ledger on the disk must say by now what is opened (rule 2)."""
+        assert self.opening is not None, "a sum is opened that may not be"
+        ask, members = self.opening
+        key = (ask.purpose, self.world.key_of(ask))
+        kept = self.rows("select members from opened where purpose = ? and key = ?", key)
+        expected = self.first.setdefault(key, members)
+        assert [frozenset(json.loads(text)) for text in kept] == [expected], "opened before the ledger said so"
+        self.openings.append((key, members, self.pinned))
+        if self.dies_opening:
+            raise Killed
+        return self.real_open(*arguments)
+
+    def check_statement(self, ask: Ask, asked: Open, came: Opened) -> None:
+        said = Statement.parse(came.statement)
+        assert identities()[ME].card.node.verify("opened", came.statement, came.signature)
+        assert (said.context, list(said.members)) == (self.world.context(ask).digest, asked.members)
+        assert said.in_range
+
+    def rows(self, query: str, values: Iterable[Any] = ()) -> list[Any]:
+        """Return the first column of what another process would find in the ledger."""
+        with closing(sqlite3.connect(self.path)) as db:
+            return [row[0] for row in db.execute(query, tuple(values))]
+
+    @rule()
+    def kill(self) -> None:
+        self.start()
+
+    @rule(number=st.sampled_from([0, 1, 2]))
+    def show_the_log(self, number: int) -> None:
+        self.member.ledger.keep_checkpoint(self.world.held[number])
+        self.witnessed.add(number)
+
+    @rule(removed=st.booleans())
+    def remove_a_pin_or_put_it_back(self, removed: bool) -> None:
+        """The node's own operator does, and starts it again."""
+        self.pinned = REST if removed else EVERYBODY
+        self.start()
+
+    @rule(lr=st.sampled_from([0.1, 1e-9]))
+    def offer_again(self, lr: float) -> None:
+        offer = cast(dict[str, Any], dict(self.world.raw_offer))
+        offer["training"] = {**offer["training"], "lr": lr}
+        if offer == self.world.raw_offer:
+            self.member.enrol(Enrol(run=RUN, offer=offer))
+        else:
+            with pytest.raises(Refused):
+                self.member.enrol(Enrol(run=RUN, offer=offer))
+
+    @rule(epoch=st.sampled_from([1, 2, 3]))
+    def deal_again(self, epoch: int) -> None:
+        """Keys that were confirmed are never dealt anew, or two sums could be sealed under them in one place."""
+        world, dealer = self.world, NAMES[1]
+        deals = keys.deal(identities()[dealer], world.keys[epoch].terms, world.rosters[epoch], world.plans[epoch])
+        mine = next(one for one in deals if one.recipient == ME)
+        taken = TakeDeal(
+            run=RUN,
+            epoch=epoch,
+            roster=world.rosters[epoch].as_list(),
+            dealer=dealer,
+            ciphertext=mine.ciphertext,
+            signature=mine.signature,
+        )
+        with pytest.raises(Refused):
+            self.member.take_deal(taken)
+
+    @invariant()
+    def one_base_one_set(self) -> None:
+        """While everybody is pinned. Who is pinned no more may be missing from the set, and nobody else."""
+        for key, first in self.first.items():
+            found = {members for where, members, pinned in self.openings if where == key and pinned == EVERYBODY}
+            assert len(found | {first}) == 1
+            assert {members for where, members, _ in self.openings if where == key} <= {first, first & REST}
+
+    @invariant()
+    def the_ledger_says_so(self) -> None:
+        if not hasattr(self, "member"):
+            return
+        for (purpose, key), members in self.first.items():
+            assert self.member.ledger.opened(purpose, key) == sorted(members)
+        for place, data in self.envelopes.items():
+            kept = self.kept[place[0], place[1]] == place
+            assert (data in self.rows("select envelope from sealed where envelope is not null")) == kept
+
+
+# What the machine must find.
+
+
+def without(owner: Any, name: str, check: str, instead: str) -> Weaken:
+    """Return what replaces a piece of a function of a module or a class."""
+
+    def weaken(patch: pytest.MonkeyPatch) -> None:
+        source = textwrap.dedent(inspect.getsource(getattr(owner, name)))
+        assert check in source, f"{name} has no {check!r} any more"
+        scope = dict(vars(sys.modules[getattr(owner, "__module__", owner.__name__)]))
+        exec(source.replace(check, instead), scope)
+        patch.setattr(owner, name, scope[name])
+
+    weaken.__name__ = f"{name}: {check}"[:60]
+    return weaken
+
+
+WEAKENED = (
+    without(guard, "check_opening", "header.context != own.context", "False"),
+    without(guard, "check_opening", "own.context != context.digest", "False"),
+    without(guard, "check_opening", "own.header not in digests.values()", "False"),
+    without(guard, "check_opening", "len(members) < max(context.min_members, floor.min_members)", "False"),
+    without(guard, "check_opening", "opened_before is not None and", "False and"),
+    without(guard, "check_opening", "{*opened_before} & {*pinned}", "{*members}"),
+    without(guard, "check_opening", "({*opened_before}, ", "({*opened_before, *members}, "),
+    without(guard, "check_opening", "header.seeds != ", "False and "),
+    without(guard, "check_opening", "members != sorted(set(members))", "False"),
+    without(guard, "check_seal", "remembered.context != context.digest", "False"),
+    without(guard, "check_base", "if wrong:", "if False:"),
+    without(guard, "check_base", "not statement.in_range", "False"),
+    without(guard, "check_base", "statement.sha256 != context.base", "False"),
+    without(guard, "check_base", "statement.clip != context.clip", "False"),
+    without(guard, "check_base", "len(statement.members) < max(context.min_members, floor.min_members)", "False"),
+    without(Proof, "verify", "len(signed) < needed", "False"),
+    without(guard, "check_witnessed", "not witnessed", "False"),
+    without(sealed, "check_total", "if not mac.verify", "if False and mac.verify"),
+    without(Ledger, "remember_opening", "db.execute(insert(_opened)", "void = (insert(_opened)"),
+    without(Ledger, "remember_opening", ".on_conflict_do_nothing()", '.on_conflict_do_update(["purpose", "key"], set_=row)'),
+    without(Ledger, "remember_sealed", "db.execute(insert(_sealed)", "void = (insert(_sealed)"),
+    without(Ledger, "remember_sealed", "values(envelope=None)", "values(run=_sealed.c.run)"),
+    without(Ledger, "sealed", "_place(context).items()", '_place(context).items() if name != "epoch"'),
+    without(Member, "open", "self.ledger.remember_opening(context, key, request.members)", "pass"),
+    without(Member, "enrol", "digest(before) != digest(request.offer)", "False"),
+    without(Member, "take_deal", "held.confirmed or", ""),
+    without(Member, "_seat", "not held.confirmed", "False"),
+    without(Member, "_seat", "held.run != request.run", "False"),
+)

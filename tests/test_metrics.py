@@ -1,0 +1,731 @@
+"""The metrics against the log and the rows, and who may read them."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import re
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from federation import Federation
+from federation import cast as heart_cast
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from moonflower import up
+from moonflower.configs.live import ServerConfig, ServerSettings, load_config
+from moonflower.configs.settings import parse
+from moonflower.crypto.certificates import for_loopback
+from moonflower.errors import InputError
+from moonflower.server.door import scrape
+from moonflower.server.door.catalogue import CATALOGUE, PREFIX
+from moonflower.server.door.metrics import Metrics, Process, registry
+from moonflower.server.door.refusal import CODES
+from moonflower.server.records import members as roster
+from moonflower.server.records import rounds as history
+from moonflower.server.records.audit import EVENTS
+from moonflower.server.records.figures import BUCKETS_S, KNOWN_ROUNDS, MAX_CODES, OTHER, Durations, Figures
+from moonflower.server.records.members import Member
+from moonflower.server.records.state import State
+from prometheus import promtool
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from test_gateway import HERE, PULL, Door, door, run
+
+__all__ = ["door"]  # a fixture
+HERE_FOLDER = Path(__file__).parents[1]
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def samples(text: str) -> Samples:
+    """Return what a scrape says: (name, labels) → value."""
+    return {
+        (one.name, frozenset(one.labels.items())): one.value
+        for family in text_string_to_metric_families(text)
+        for one in family.samples
+    }
+
+
+def scraped(metrics: Metrics) -> Samples:
+    made = CollectorRegistry()
+    made.register(metrics)
+    return samples(generate_latest(made).decode())
+
+
+def of(found: Samples, name: str) -> dict[Any, float]:
+    """Return a metric's samples by the values of its labels, in the catalogue's order; one without labels by ()."""
+    (metric,) = [one for one in CATALOGUE if one.name == name]
+    mine = {labels: value for (full, labels), value in found.items() if full == metric.full_name}
+    return {tuple(dict(labels)[label] for label in metric.labels): value for labels, value in mine.items()}
+
+
+def grown(counts: Mapping[Any, float]) -> dict[Any, float]:
+    """Return the counters that are not 0."""
+    return {labels: value for labels, value in counts.items() if value}
+
+
+# A log made by hand
+
+
+class Script:
+    """Entries as the server writes them, with times of our own."""
+
+    def __init__(self) -> None:
+        self.entries: list[dict[str, Any]] = []
+        self.now_s = 1_800_000_000.0
+
+    def add(self, event: str, *, after_s: float = 0.0, details: Any = None, **about: Any) -> None:
+        self.now_s += after_s
+        said = datetime.fromtimestamp(self.now_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        entry = {"index": len(self.entries), "time": said, "event": event, **about}
+        self.entries.append(entry | ({"details": details} if details else {}))
+
+    def round(self, number: int, end: str, code: str = "", *, collect_s: float = 4.0) -> None:
+        update = {"purpose": "update"}
+        self.add("round_began", number=number, run="r", details={"round": number, "clip": 8.0})
+        self.add("envelope_accepted", number=number, run="r", member="anna", details={**update, "bytes": 100})
+        self.add("envelope_refused", number=number, run="r", member="bert", code="envelope.late", details=update)
+        if end != "failed":
+            self.add("set_closed", after_s=collect_s, number=number, run="r", details=update)
+            self.add("opened", after_s=0.2, number=number, run="r", details=update)
+            warned = {"warnings": [["bert", "gate.regression"]] if end == "promoted" else []}
+            self.add("judged", after_s=0.05, number=number, run="r", code=code, details=warned)
+        self.add(end, number=number, run="r", code=code, details={"excluded": {}})
+
+    @property
+    def figures(self) -> Figures:
+        figures = Figures()
+        for entry in self.entries:
+            figures.take(entry)
+        return figures
+
+
+def test_a_script_adds_up() -> None:
+    script = Script()
+    script.add("run_began", run="r", details={"offer": {}})
+    script.add("refused_member", run="r", member="carl", code="config.task")
+    script.add("epoch_began", run="r", details={"epoch": 7, "members": ["anna", "bert", "dora"]})
+    for member in ("anna", "bert", "dora"):
+        script.add("deal_answered", after_s=0.25, run="r", member=member, details={"epoch": 7})
+    script.add("set_closed", number=0, run="r", details={"purpose": "statistics"})
+    script.add("opened", after_s=9, number=0, run="r", details={"purpose": "statistics"})
+    script.round(1, "promoted")
+    promoted_s = script.now_s
+    script.add("opened", after_s=50, number=1, run="r", details={"purpose": "tallies"})
+    script.round(2, "refused", "gate.regression", collect_s=40)
+    script.round(3, "refused", "gate.norm", collect_s=5000)
+    script.round(4, "failed", "round.too_few")
+    script.round(5, "failed", "run.interrupted")
+    script.add("opening_refused", number=4, run="r", member="dora", code="open.overlap", details={"purpose": "update"})
+    script.add("refused_member", code="auth.no_token", details={"path": "/api/runs", "more": 0})
+    script.add("refused_member", code="auth.no_token", details={"path": "/api/runs", "more": 41})
+    script.add("refused_member", member="anna", code="auth.scope", details={"path": "/api/runs", "more": 2})
+    script.add("warned", run="r", code="envelope.late", details={"what": "seats"})
+    script.add("warned", run="r", details={"what": "retention", "hours": 3})
+    script.add("released", run="r", details={"version": 4})
+    said = script.figures
+    assert grown(said.rounds) == {
+        ("promoted", ""): 1,
+        ("refused", "gate.regression"): 1,
+        ("refused", "gate.norm"): 1,
+        ("failed", "round.too_few"): 1,
+        ("failed", "run.interrupted"): 1,
+    }
+    assert (said.refused_in_a_row, said.failed_in_a_row) == (0, 2), "the round that failed, and the seats; no kill"
+    assert (said.promoted_s, said.epoch, said.epoch_members, said.released) == (promoted_s, 7, 3, 4)
+    assert said.phase_s["deal"].counts[BUCKETS_S.index(0.25)] == 1, "three answers, one deal"
+    assert said.phase_s["collect"].counts == at(4.0, 40.0, 5000.0), "neither statistics nor reports are rounds"
+    assert said.phase_s["collect"].total_s == pytest.approx(5044)
+    assert said.phase_s["open"].counts == at(0.2, 0.2, 0.2)
+    assert said.phase_s["judge"].counts == at(0.05, 0.05, 0.05)
+    assert [sum(said.round_s[status].counts) for status in ("promoted", "refused", "failed")] == [1, 2, 2]
+    assert said.round_s["promoted"].total_s == pytest.approx(4.25)
+    assert said.turned_away == {"auth.no_token": 43, "auth.scope": 3}
+    assert said.unseated == {("carl", "config.task"): 1}
+    assert said.unopened == {("dora", "open.overlap"): 1}
+    assert said.left_out == {("bert", "update", "envelope.late"): 5}
+    assert (said.accepted, said.envelope_bytes) == ({("anna", "update"): 5}, {"update": 500})
+    assert grown(said.warnings) == {
+        ("round", "gate.regression"): 1,
+        ("seats", "envelope.late"): 1,
+        ("retention", ""): 1,
+    }
+
+
+def at(*seconds: float) -> list[int]:
+    """Return the buckets of these durations, by their definition: the first bound that is not less."""
+    counts = [0] * (len(BUCKETS_S) + 1)
+    for one in seconds:
+        counts[sum(bound < one for bound in BUCKETS_S)] += 1
+    return counts
+
+
+@given(st.lists(st.one_of(st.sampled_from(BUCKETS_S), st.floats(0, 1e5, allow_nan=False))))
+def test_a_duration_is_in_the_bucket_of_the_first_bound_that_is_not_less(seconds: list[float]) -> None:
+    durations = Durations()
+    for one in seconds:
+        durations.add(one)
+    assert durations.counts == at(*seconds)
+    assert durations.total_s == pytest.approx(sum(seconds))
+
+
+def test_a_clock_that_was_set_back_makes_no_negative_seconds() -> None:
+    script = Script()
+    script.round(1, "promoted", collect_s=-3600)
+    said = script.figures
+    assert said.phase_s["collect"].total_s == 0
+    assert said.phase_s["collect"].counts == at(0)
+
+
+def test_a_new_run_begins_with_patience_of_its_own() -> None:
+    script = Script()
+    script.add("run_began", run="r", details={"offer": {}})
+    script.round(1, "refused", "gate.norm")
+    script.round(2, "refused", "gate.norm")
+    script.round(3, "failed", "open.quorum")
+    assert (script.figures.refused_in_a_row, script.figures.failed_in_a_row) == (2, 1)
+    script.add("run_began", run="s", details={"offer": {}})
+    assert (script.figures.refused_in_a_row, script.figures.failed_in_a_row) == (0, 0)
+    script.round(4, "failed", "open.quorum")
+    script.round(5, "refused", "gate.norm")
+    assert (script.figures.refused_in_a_row, script.figures.failed_in_a_row) == (1, 0), "as Patience counts"
+
+
+def test_a_member_cannot_make_up_labels_without_end() -> None:
+    script = Script()
+    for number in range(MAX_CODES + 100):
+        for member in ("anna", "bert"):
+            code = f"made.up_{'a' * number}" if member == "anna" else "envelope.late"
+            script.add("envelope_refused", number=1, run="r", member=member, code=code, details={"purpose": "update"})
+        script.add("failed", number=number, run="r", code=f"made.up_{'b' * number}")
+    said = script.figures
+    assert len([key for key in said.left_out if key[0] == "anna"]) == MAX_CODES + 1
+    assert said.left_out["anna", "update", OTHER] == 100
+    assert said.left_out["bert", "update", "envelope.late"] == MAX_CODES + 100, "the others keep theirs"
+    assert sum(said.rounds.values()) == MAX_CODES + 100
+    assert len(said.rounds) <= MAX_CODES + 1 + len(KNOWN_ROUNDS)
+
+
+def test_an_entry_is_taken_once_and_in_its_turn() -> None:
+    script = Script()
+    script.round(1, "promoted")
+    figures = script.figures
+    for index in (0, figures.size + 1):
+        with pytest.raises(ValueError, match="expected entry"):
+            figures.take({**script.entries[0], "index": index})
+    assert figures.size == len(script.entries)
+
+
+# A federation
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+    """A run with a member that is late once, a coordinator that is killed once, a failed run, refusals at the door."""
+    made = Federation(tmp_path_factory.mktemp("federation"), "gate.release=automatic")
+    with made.state.store.transaction() as db:
+        for name, pin in made.pins.items():
+            roster.add(db, made.state.log, Member(name, "https://idp.example.org", f"client of {name}", pin))
+        for more in (0, 17):
+            made.state.log.append(db, "refused_member", code="auth.no_token", path="/api/runs", more=more)
+    made.queue()
+    sealed: Counter[str] = Counter()
+
+    def handled(member: str, handle: Callable[[], Any]) -> Any:
+        answer = handle()
+        sealed[member] += "envelope" in str(answer.content)
+        late = member == "Hungary" and sealed[member] == 2  # its update of the first round
+        if late:
+            sealed[member] += 1
+            raise RuntimeError("the line is cut")
+        return answer
+
+    made.handled = handled
+    closed = []
+
+    def kill(entry: dict[str, Any]) -> bool:
+        closed.extend([1] if entry["event"] == "set_closed" else [])
+        return len(closed) == 3 and entry["event"] == "set_closed"
+
+    made.kill_at = kill
+    assert made.carry_out() == "killed"
+    assert made.carry_out() == "done"
+    made.away = {"Hungary", "Cleveland"}
+    made.queue("run-2")
+    assert made.carry_out("run-2").startswith("failed")
+    yield made
+    made.close()
+
+
+def test_every_counter_is_what_the_log_says(federation: Federation) -> None:
+    """Each is counted again here, in another way, from the entries; nothing of it is left out or made up."""
+    log = federation.entries
+    found = scraped(Metrics(federation.state))
+    by_event = Counter(entry["event"] for entry in log)
+    assert by_event["failed"] == 1
+    assert by_event["run_resumed"] == 1
+    ends = [one for one in log if one["event"] in ("promoted", "refused", "failed")]
+    late = [one for one in log if one["event"] == "envelope_refused"]
+    came = [one for one in log if one["event"] == "envelope_accepted"]
+    inside = [one for one in log if one["event"] == "refused_member" and "run" in one]
+    warned = [one for one in log if one["event"] == "warned"]
+    minorities = [code for one in log if one["event"] == "judged" for _, code in one["details"]["warnings"]]
+    counted: dict[str, Mapping[Any, float]] = {
+        "rounds_total": Counter((one["event"], one.get("code", "")) for one in ends),
+        "runs_ended_total": Counter((one["details"]["status"],) for one in log if one["event"] == "run_ended"),
+        "envelopes_accepted_total": Counter((one["member"], one["details"]["purpose"]) for one in came),
+        "envelopes_refused_total": Counter((one["member"], one["details"]["purpose"], one["code"]) for one in late),
+        "envelope_bytes_total": {
+            (purpose,): sum(one["details"]["bytes"] for one in came if one["details"]["purpose"] == purpose)
+            for purpose in ("statistics", "update", "tallies")
+        },
+        "openings_refused_total": Counter(
+            (one["member"], one["code"]) for one in log if one["event"] == "opening_refused"
+        ),
+        "members_refused_total": Counter((one["member"], one["code"]) for one in inside),
+        "token_refusals_logged_total": {("auth.no_token",): 19},
+        "warnings_total": Counter(
+            [(one["details"]["what"], one.get("code", "")) for one in warned] + [("round", code) for code in minorities]
+        ),
+        "log_events_total": {(event,): count for event, count in by_event.items()},
+    }
+    assert inside, "the second run had members that did not come"
+    assert late, "the first one a member that was late"
+    counters = {one.name for one in CATALOGUE if one.kind == "counter" and one.source == "log"}
+    assert counters == counted.keys(), "a counter of the log that this test does not know"
+    for name, expected in counted.items():
+        assert grown(of(found, name)) == grown(expected), name
+    assert of(found, "log_entries") == {(): len(log)}
+    assert set(of(found, "log_events_total")) == {(event,) for event in EVENTS}
+
+
+def test_every_gauge_is_what_the_rows_say(federation: Federation) -> None:
+    found = scraped(Metrics(federation.state))
+    with federation.state.store.read() as db:
+        runs = history.runs(db)
+        rows = [one for run in runs for one in history.rounds(db, run.run)]
+        released = federation.model("run-1").version
+    ended = Counter((one["status"], one["code"]) for one in rows)
+    assert grown(of(found, "rounds_total")) == ended, "the rows and the log agree"
+    assert grown(of(found, "runs_ended_total")) == Counter((run.status,) for run in runs)
+    assert of(found, "runs_open") == {("queued",): 0, ("running",): 0}
+    assert of(found, "run_info") == {("run-2", runs[-1].status, runs[-1].code): 1}
+    assert of(found, "run_rounds") == {("planned",): 3, ("done",): 0}
+    assert "gate_median_vote" not in {one.name for one in CATALOGUE if of(found, one.name)}, "that run has none"
+    assert of(found, "members") == {("active",): 4, ("revoked",): 0}
+    assert of(found, "model_released_version") == {(): released}
+    assert of(found, "model_versions") == {(): released + 1}
+    seen = of(found, "witness_entries")
+    assert set(seen) == {(name,) for name in federation.pins}
+    assert of(found, "log_unwitnessed_entries") == {(): len(federation.entries) - max(seen.values())}
+    oldest = federation.entries[int(max(seen.values()))]
+    (unwitnessed_s,) = of(found, "log_unwitnessed_timestamp_seconds").values()
+    assert unwitnessed_s == pytest.approx(datetime.fromisoformat(oldest["time"]).timestamp())
+    assert of(found, "log_intact") == {(): 1}
+    assert of(found, "epoch")[()] == federation.events("epoch_began")[-1]["details"]["epoch"]
+
+
+def test_the_gate_is_that_of_the_newest_round_that_ended(tmp_path: Path) -> None:
+    made = Federation(tmp_path)
+    made.queue()
+    rounds: list[int] = []
+
+    def kill(entry: dict[str, Any]) -> bool:
+        rounds.extend([1] if entry["event"] == "round_began" else [])
+        return len(rounds) == 3
+
+    made.kill_at = kill
+    assert made.carry_out() == "killed"
+    found, row = scraped(Metrics(made.state)), made.rounds()[1]
+    assert made.rounds()[2]["status"] == "running"
+    assert of(found, "round_number") == {(): row["number"]}
+    assert of(found, "gate_median_vote") == {(): row["gate"]["median"]}
+    assert of(found, "gate_max_regression") == {(): 0.05}
+    assert of(found, "round_clipped_share") == {(): row["clipped_share"]}
+    assert of(found, "round_members") == {(): 4}
+    assert of(found, "run_rounds") == {("planned",): 3, ("done",): 2}
+    assert of(found, "runs_open") == {("queued",): 0, ("running",): 1}
+    assert set(of(found, "run_step_seconds")) == {("seal",), ("add",), ("open",)}
+    assert of(found, "run_message_bytes")["upload",] == made.row().summary["upload_bytes"]
+    made.close()
+
+
+def test_a_restart_gives_the_same_and_a_scrape_reads_only_what_is_new(federation: Federation, monkeypatch: Any) -> None:
+    old = Metrics(federation.state)
+    before = scraped(old)
+    asked: list[int] = []
+    after = federation.state.log.after
+
+    def watched(index: int, limit: int, **more: Any) -> Any:
+        asked.append(index)
+        return after(index, limit, **more)
+
+    monkeypatch.setattr(federation.state.log, "after", watched)
+    size = len(federation.entries)
+    assert unchanging(scraped(old)) == unchanging(before)
+    assert min(asked) >= size - 2 - int(of(before, "log_unwitnessed_entries")[()])
+    with federation.state.store.transaction() as db:
+        federation.state.log.append(db, "refused_member", code="auth.no_token", path="/api/runs", more=2)
+    assert of(scraped(old), "token_refusals_logged_total")["auth.no_token",] == 22
+    assert unchanging(scraped(Metrics(federation.state))) == unchanging(scraped(old))
+    with federation.state.store.transaction() as db:  # as it was: other tests count
+        pass
+
+
+def unchanging(found: Samples) -> Samples:
+    """Return what does not depend on the machine."""
+    machine = ("disk_free_bytes", "disk_size_bytes", "database_bytes")
+    return {key: value for key, value in found.items() if key[0].removeprefix(PREFIX) not in machine}
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(["promoted", "refused", "failed"]), st.sampled_from(["", "gate.norm", "x.y"]))),
+    st.integers(1, 7),
+)
+def test_a_log_that_is_read_in_pieces_adds_up_to_the_same(ends: list[tuple[str, str]], piece: int) -> None:
+    script, whole = Script(), Figures()
+    for number, (end, code) in enumerate(ends, start=1):
+        script.round(number, end, code)
+    for start in range(0, len(script.entries), piece):
+        for entry in script.entries[start : start + piece]:
+            whole.take(entry)
+    assert whole == script.figures
+    assert grown(whole.rounds) == Counter(ends)
+    assert sum(sum(one.counts) for one in whole.round_s.values()) == len(ends)
+
+
+def test_an_edited_log_is_not_intact(tmp_path: Path) -> None:
+    state = State(tmp_path, "heart")
+    with state.store.transaction() as db:
+        state.log.append(db, "warned", what="report", code="open.quorum")
+    metrics = Metrics(state)
+    assert of(scraped(metrics), "log_intact") == {(): 1}
+    with state.store.transaction() as db:
+        db.exec_driver_sql("UPDATE log_tree SET nodes = zeroblob(32)")
+    assert of(scraped(metrics), "log_intact") == {(): 0}
+    state.close()
+
+
+def test_an_empty_state_has_metrics_too(tmp_path: Path) -> None:
+    state = State(tmp_path, "heart")
+    found = scraped(Metrics(state))
+    assert of(found, "log_entries") == {(): 0}
+    assert of(found, "round_promoted_timestamp_seconds") == {(): 0}
+    assert of(found, "epoch") == {}
+    assert set(of(found, "rounds_total")) == set(KNOWN_ROUNDS), "0 before it happened: growth is seen from the first"
+    state.close()
+
+
+# What they look like, and what is not in them
+
+
+def test_promtool_finds_nothing_to_say(federation: Federation) -> None:
+    process = Process(lambda: frozenset(federation.pins.values()), lambda: 3, lambda: {"auth.scope": 2})
+    text = generate_latest(registry(Metrics(federation.state, process))).decode()
+    assert promtool("check", "metrics", stdin=text) == ""
+
+
+def test_the_documented_metrics_are_the_real_ones() -> None:
+    page = (HERE_FOLDER / "docs/metrics.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith(f"| `{PREFIX}")]
+    expected = [
+        [f"`{one.full_name}`", one.kind, ", ".join(f"`{label}`" for label in one.labels) or "–", one.source, one.help]
+        for one in CATALOGUE
+    ]
+    assert rows == expected
+
+
+def test_names_are_as_prometheus_wants_them() -> None:
+    names = [one.name for one in CATALOGUE]
+    assert len(names) == len(set(names))
+    for one in CATALOGUE:
+        assert re.fullmatch(r"[a-z]+(_[a-z]+)*", one.name)
+        assert one.name.endswith("_total") == (one.kind == "counter"), one.name
+        assert one.help.endswith("."), one.name
+        assert set(one.labels) <= {*"code event member part phase purpose run status step version way what".split()}
+
+
+def test_every_code_of_a_refused_token_is_there_from_the_start() -> None:
+    made = set()
+    for file in (HERE_FOLDER / "server/door").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            name = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+            if name == "TokenRefused" and isinstance(node.args[0], ast.Constant):  # type: ignore[attr-defined]
+                made.add(node.args[0].value)  # type: ignore[attr-defined]
+    missing = made - {*CODES}
+    assert not missing
+    assert list(CODES) == sorted(CODES)
+
+
+def test_no_secret_no_digest_no_count_of_rows(federation: Federation) -> None:
+    """Whatever may be told apart is a known word, a member or the run; numbers are none of the row counts."""
+    process = Process(lambda: frozenset(), lambda: 0, lambda: {})
+    text = generate_latest(registry(Metrics(federation.state, process))).decode()
+    for secret in (*federation.pins.values(), (federation.folder / "log.key").read_text().strip(), "client of", "idp."):
+        assert secret not in text
+    assert not re.search(r"[0-9a-f]{16}|[A-Za-z0-9_-]{43}(?<![a-z_])", text)
+    words = {*federation.pins, *EVENTS, "run-2", "other", "active", "revoked", "planned", "done", "queued", "running"}
+    words |= {"promoted", "refused", "failed", "policy", "stopped", "deal", "collect", "open", "judge", "seal", "add"}
+    words |= {"upload", "download", "statistics", "update", "tallies", ""}
+    words |= {"witness", "model", "round", "seats", "report", "retention", "release"}
+    found = samples(text)
+    for name, labels in found:
+        for label, value in labels:
+            known = value in words or re.fullmatch(r"[a-z]+\.[a-z_]+", value)
+            assert known or (label, name) in (("version", "moonflower_build_info"),) or label == "le", (name, label)
+    learners = {name: heart_cast().learner(name, heart_cast().splits[name]) for name in federation.pins}
+    counts = {float(learner.rows) for learner in learners.values()}
+    counts |= {sum(counts), *(float(len(split)) for one in heart_cast().splits.values() for split in parts(one))}
+    told = {value for (name, _), value in found.items() if name.startswith(PREFIX)}
+    assert len(counts) > 4
+    assert not counts & told
+
+
+def parts(split: Any) -> list[Any]:
+    """Return the parts of a member's rows."""
+    return [value for value in vars(split).values() if hasattr(value, "__len__")]
+
+
+def test_votes_and_metrics_of_the_model_are_not_told(federation: Federation) -> None:
+    said = set(scraped(Metrics(federation.state)).values())
+    votes = {vote for one in federation.events("judged") for vote in one["details"]["votes"].values() if vote}
+    metrics = {value for one in federation.events("tallies_opened") for value in one["details"]["metrics"].values()}
+    medians = {one["details"]["median"] for one in federation.events("judged")}
+    assert votes
+    assert metrics
+    assert not (votes - medians) & said
+    assert not metrics & said
+
+
+# The door's refusals
+
+
+def test_refusals_are_counted_also_where_the_log_is_silent(door: Door) -> None:
+    process = Process(door.link.online, lambda: 0, lambda: dict(door.app.refusals))
+    metrics = Metrics(door.state, process)
+
+    async def knock(times: int) -> None:
+        for _ in range(times):
+            await door.ask("GET", "/api/runs", address=HERE)
+            await door.ask("POST", PULL, [(b"authorization", b"Bearer junk")], address=HERE)
+
+    run(knock(30))
+    found = scraped(metrics)
+    assert grown(of(found, "token_refusals_total")) == {("auth.no_token",): 30, ("auth.malformed",): 30}
+    assert grown(of(found, "token_refusals_logged_total")) == {("auth.no_token",): 1, ("auth.malformed",): 1}
+    assert len(door.refusals()) == 2
+
+
+def test_a_throttled_address_is_counted_and_a_good_request_is_not(tmp_path: Path) -> None:
+    made = Door(tmp_path, refusals_per_minute=5)
+
+    async def knock() -> int:
+        for _ in range(9):
+            await made.ask("GET", "/api/runs", address=HERE)
+        return (await made.fleet(made.anna, address="192.0.2.8")).status
+
+    assert run(knock()) == 200
+    assert made.app.refusals == {"auth.no_token": 5, "auth.throttled": 4}
+    found = scraped(Metrics(made.state, Process(made.link.online, lambda: 0, lambda: dict(made.app.refusals))))
+    assert of(found, "member_online") == {("Anna's hospital",): 1, ("Bert's hospital",): 0}
+    made.state.close()
+
+
+def test_a_revoked_member_is_not_missed(door: Door) -> None:
+    door.revoke(door.bert)
+    found = scraped(Metrics(door.state, Process(door.link.online, lambda: 0, lambda: {})))
+    assert of(found, "member_online") == {("Anna's hospital",): 0}
+    assert of(found, "members") == {("active",): 1, ("revoked",): 1}
+
+
+# The listener
+
+BASE = {"tls_cert": "server.pem", "tls_key": "server.key", "federation": "heart"}
+TOKEN = "m" * 40
+
+
+def configured(**more: Any) -> ServerSettings:
+    return parse(ServerSettings, {**BASE, **more}, where="server.toml")
+
+
+def test_metrics_are_off_by_default() -> None:
+    assert configured().metrics is None
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:9464", "[::]:9464", "192.0.2.1:9464", "metrics.example.org:9464"])
+def test_an_address_that_others_reach_needs_a_token(address: str) -> None:
+    with pytest.raises(InputError, match="can be reached from other machines") as refusal:
+        configured(metrics=address)
+    assert refusal.value.code == "config.value"
+    assert configured(metrics=address, metrics_token_file="t").metrics == address
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9464", "[::1]:9464", "127.1.2.3:1"])
+def test_loopback_needs_none(address: str) -> None:
+    assert configured(metrics=address).metrics == address
+
+
+def test_a_token_without_metrics_is_a_mistake() -> None:
+    with pytest.raises(InputError, match="metrics_token_file"):
+        configured(metrics_token_file="t")
+
+
+def test_the_token_file_is_found_beside_the_config(tmp_path: Path) -> None:
+    lines = 'metrics = "127.0.0.1:0"\nmetrics_token_file = "t"\ntls_cert = "c"\ntls_key = "k"\nfederation = "heart"\n'
+    oauth = '[oauth]\nissuer = "http://127.0.0.1:1"\naudience = "x"\n'
+    (tmp_path / "server.toml").write_text(f"[server]\n{lines}{oauth}")
+    assert load_config(ServerConfig, tmp_path / "server.toml").server.metrics_token_file == tmp_path / "t"
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "what"),
+    [
+        (TOKEN, 0o640, "0600"),
+        (TOKEN, 0o604, "0600"),
+        ("short", 0o600, "32 to 512"),
+        ("", 0o600, "32 to 512"),
+        (f"{TOKEN} {TOKEN}", 0o600, "32 to 512"),
+        (f"{TOKEN}\n{TOKEN}", 0o600, "32 to 512"),
+        ("ü" * 40, 0o600, "32 to 512"),
+        (TOKEN * 20, 0o600, "32 to 512"),
+    ],
+)
+def test_a_token_file_that_will_not_do(tmp_path: Path, content: str, mode: int, what: str) -> None:
+    file = tmp_path / "token"
+    file.write_text(content)
+    file.chmod(mode)
+    with pytest.raises(InputError, match=what) as refusal:
+        scrape.read_token(file)
+    assert refusal.value.code == "config.key"
+    assert TOKEN not in str(refusal.value)
+
+
+def test_a_token_file_that_will_do(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        scrape.read_token(tmp_path / "token")
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    (tmp_path / "token").chmod(0o600)
+    assert scrape.read_token(tmp_path / "token") == TOKEN.encode()
+
+
+@contextmanager
+def listening(config: ServerSettings, tls: Any = None, registered: CollectorRegistry | None = None) -> Iterator[int]:
+    """Serve metrics as the server does; gives the port."""
+    assert config.metrics is not None
+    token = None if config.metrics_token_file is None else TOKEN.encode()
+    app = scrape.Scrape(registered or CollectorRegistry(), token)
+    with socket.socket() as bound:
+        bound.bind((config.metrics.rpartition(":")[0], 0))
+        server = uvicorn.Server(scrape.served(app, config, tls))
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([bound])), daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        try:
+            yield bound.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+LOOPBACK = {"metrics": "127.0.0.1:0"}
+
+
+def test_nothing_but_get_metrics_is_there(federation: Federation) -> None:
+    with listening(configured(**LOOPBACK), registered=registry(Metrics(federation.state))) as port:
+        url = f"http://127.0.0.1:{port}"
+        answer = httpx.get(f"{url}/metrics?name[]=x")
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+        assert of(samples(answer.text), "log_intact") == {(): 1}
+        for path in ("/", "/metrics/", "/metricsx", "/Metrics", "/health", "/api/runs", "/v1/fleet/pull-messages", "//"):
+            assert httpx.get(url + path).status_code == 404, path
+        for method in ("POST", "PUT", "HEAD", "OPTIONS", "DELETE"):
+            assert httpx.request(method, f"{url}/metrics").status_code == 404, method
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [],
+        [b"Bearer"],
+        [b"Bearer "],
+        [b"Bearer " + TOKEN[:-1].encode()],
+        [b"Bearer " + TOKEN.encode() + b"m"],
+        [b"Basic " + TOKEN.encode()],
+        [TOKEN.encode()],
+        [b"Bearer " + TOKEN.encode(), b"Bearer " + TOKEN.encode()],
+        [b"Bearer \xff"],
+    ],
+    ids=range(9),
+)
+def test_without_the_token_there_is_nothing(given: list[bytes], caplog: pytest.LogCaptureFixture) -> None:
+    with listening(configured(**LOOPBACK, metrics_token_file="t")) as port:
+        answer = httpx.get(f"http://127.0.0.1:{port}/metrics", headers=[(b"authorization", one) for one in given])
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == 'Bearer realm="metrics"'
+        assert "moonflower" not in answer.text
+    assert TOKEN not in caplog.text
+
+
+def test_with_the_token_there_is(caplog: pytest.LogCaptureFixture) -> None:
+    with listening(configured(**LOOPBACK, metrics_token_file="t")) as port:
+        for scheme in ("Bearer", "bearer"):
+            answer = httpx.get(f"http://127.0.0.1:{port}/metrics", headers={"authorization": f"{scheme} {TOKEN}"})
+            assert answer.status_code == 200
+    assert not caplog.text
+
+
+def test_where_others_can_reach_it_it_speaks_tls(tmp_path: Path) -> None:
+    made = for_loopback(datetime.now(UTC))
+    for name, data in (("ca.pem", made.ca), ("server.pem", made.certificate), ("server.key", made.key)):
+        (tmp_path / name).write_bytes(data)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
+    trusted = ssl.create_default_context(cafile=tmp_path / "ca.pem")
+    with listening(configured(metrics="0.0.0.0:0", metrics_token_file="t"), tls) as port:
+        asked = {"authorization": f"Bearer {TOKEN}"}
+        assert httpx.get(f"https://127.0.0.1:{port}/metrics", headers=asked, verify=trusted).status_code == 200
+        assert httpx.get(f"https://127.0.0.1:{port}/metrics", verify=trusted).status_code == 401
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"http://127.0.0.1:{port}/metrics", headers=asked)
+
+
+def test_what_breaks_is_503_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        def collect(self) -> Any:
+            raise OSError(28, "No space left on device")
+
+    broken = CollectorRegistry()
+    broken.register(Broken())  # type: ignore[arg-type]
+    with listening(configured(**LOOPBACK), registered=broken) as port:
+        for _ in range(3):
+            assert httpx.get(f"http://127.0.0.1:{port}/metrics").status_code == 503
+    assert caplog.text.count("the metrics cannot be had") == 1
+
+
+def test_a_server_without_the_right_to_its_token_does_not_start(tmp_path: Path) -> None:
+    """By the real command: the config is whole but for the file's mode."""
+    made = heart_cast()
+    (tmp_path / "up").mkdir()
+    token = tmp_path / "up/metrics.token"
+    token.write_text(TOKEN)
+    token.chmod(0o644)
+    more = {"metrics": "127.0.0.1:0", "metrics_token_file": "metrics.token"}
+    stage = up.stage(made.settings, made.names, tmp_path / "up", server=more)
+    done = subprocess.run(up.command("server", stage.server), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert "expected mode 0600" in done.stderr
