@@ -21,7 +21,7 @@ from moonflower.client.approver import load_approver_key
 from moonflower.configs.live import ApproverSettings
 from moonflower.crypto.approval import private_jwk
 from moonflower.crypto.identity import PublicKey
-from moonflower.crypto.version import parse
+from moonflower.crypto.version import marked, parse
 from moonflower.server.records import members as roster
 from moonflower.server.records.verify import verify
 from moonflower.server.registry import Registry
@@ -297,11 +297,11 @@ def test_a_released_version_is_exported_as_it_was_signed(
 
 def test_predicting_with_an_unreleased_model_says_so(cli: Cli, state: Path, caplog: pytest.LogCaptureFixture) -> None:
     cli("model", "export", 3, "--out", "m.safetensors", "--unreleased")
-    marked = cli("predict", "--model", "m.safetensors", DATA)
-    assert marked.status == 0
+    scored = cli("predict", "--model", "m.safetensors", DATA)
+    assert scored.status == 0
     assert "m.safetensors is not released" in caplog.text
-    assert marked.out.startswith("score,class\n"), "and what is printed is the same"
-    assert cli("predict", "--model", whole(cli, state, 3), DATA).out == marked.out
+    assert scored.out.startswith("score,class\n"), "and what is printed is the same"
+    assert cli("predict", "--model", whole(cli, state, 3), DATA).out == scored.out
 
 
 def sha(cli: Cli, version: int) -> str:
@@ -346,20 +346,16 @@ def test_a_file_and_a_card_that_do_not_belong_together_are_not_written(
 ) -> None:
     """From a server that released another version between two answers, or that gives another version's file."""
     release(2)
-    before, honest = sorted(tmp_path.iterdir()), Registry.file
-
-    def another(self: Registry, name: str, *, unreleased: bool) -> Any:
-        return honest(self, "2", unreleased=unreleased)
-
-    monkeypatch.setattr(Registry, "file", another)
-    late = cli("model", "export", 3, "--out", "m", "--unreleased")
-    assert (late.status, "what is released has changed in this moment" in late.err) == (1, True)
-    monkeypatch.setattr(Registry, "file", lambda self, name, *, unreleased: honest(self, "3", unreleased=True))
-    assert cli("model", "export", 2, "--out", "m").status == 1
-    release(3)
-    monkeypatch.setattr(Registry, "file", lambda self, name, *, unreleased: parse(whole(cli, state, 2).read_bytes()))
-    wrong = cli("model", "export", 3, "--out", "m")
-    assert (wrong.status, "expected version" in wrong.err) == (1, True)
+    before = sorted(tmp_path.iterdir())
+    second, third = (parse(whole(cli, state, number).read_bytes()) for number in (2, 3))
+    for asked, file, says in (
+        (3, third, "what is released has changed in this moment"),
+        (2, marked(second), "what is released has changed in this moment"),
+        (2, third, f"expected version {second.sha256}, got {third.sha256}"),
+    ):
+        monkeypatch.setattr(Registry, "file", lambda self, name, *, unreleased, file=file: file)
+        done = cli("model", "export", asked, "--out", "m", "--unreleased")
+        assert (done.status, done.out, says in done.err) == (1, "", True)
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -368,7 +364,6 @@ def test_an_approver_who_names_a_digest_signs_no_other(cli: Cli, state: Path, mo
     monkeypatch.setattr(Registry, "shown", lambda self, _: honest(self, "2"))
     done = cli("model", "approve", asked, "--key", f"{CLEVELAND}.jwk", "--yes")
     assert (done.status, f"asked for '{asked}'" in done.err) == (1, True)
-    monkeypatch.undo()
 
 
 # Verify

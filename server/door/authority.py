@@ -2,22 +2,28 @@
 
 What authlib leaves open is closed here: a client proves itself with a signed assertion of at most two minutes that is
 for this issuer and counts once; scopes that it may not have are refused, not dropped; the one resource is known; each
-token is bound to the key of a DPoP proof and lives as long as the settings say. This is the only module that knows
-authlib. Nothing here logs a token: authlib's own debug line that would is on a path that is not taken.
+token is bound to the key of a DPoP proof and lives as long as the settings say. A client either asks in its own name or
+lets people log in (authorization code, PKCE with S256 only), never both; a person gets of what is asked for what it may
+have, and a code counts once, within a minute. This is the only module that knows authlib. Nothing here logs a token:
+authlib's debug lines would, and its logger is silent.
 """
 
 from __future__ import annotations
 
+import logging
 import secrets
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlencode
 
 from authlib.oauth2.rfc6749 import AuthorizationServer, ClientMixin, OAuth2Error, OAuth2Request
 from authlib.oauth2.rfc6749.errors import InvalidClientError, InvalidRequestError, InvalidScopeError
-from authlib.oauth2.rfc6749.grants import ClientCredentialsGrant
+from authlib.oauth2.rfc6749.grants import AuthorizationCodeGrant, ClientCredentialsGrant
 from authlib.oauth2.rfc6749.requests import BasicOAuth2Payload
 from authlib.oauth2.rfc7523 import JWTBearerClientAssertion
+from authlib.oauth2.rfc7636 import CodeChallenge
 from authlib.oauth2.rfc9068 import JWTBearerTokenGenerator
 from starlette.responses import JSONResponse
 
@@ -30,6 +36,9 @@ ASSERTION_ALGORITHMS = ("ES256", "ES384", "ES512", "RS256", "PS256", "EdDSA")
 ASSERTION_S = 120  # longest life of an assertion
 LEEWAY_S = 30
 MAX_ASSERTION_BYTES = 8192
+CODE_S = 60.0
+MAX_CODES = 1000  # that nobody has used yet
+logging.getLogger("authlib").setLevel(logging.WARNING)
 
 
 class Problem(OAuth2Error):
@@ -41,12 +50,16 @@ class Problem(OAuth2Error):
 
 @dataclass(frozen=True)
 class IssuerClient(ClientMixin):
-    """A registered client; ``jkt`` is the key of the proof with which it asks now."""
+    """A registered client; ``jkt`` is the key of the proof with which it asks now.
+
+    ``redirect`` is where it gets the codes of people that log in; a client without asks in its own name.
+    """
 
     client_id: str
     key: PublicKey
     scopes: frozenset[str]
     jkt: str | None = None
+    redirect: str | None = None
 
     def get_client_id(self) -> str:
         """Return the name of the client."""
@@ -62,14 +75,53 @@ class IssuerClient(ClientMixin):
 
     def check_grant_type(self, grant_type: str) -> bool:
         """Return whether the client may use a grant."""
-        return grant_type == "client_credentials"
+        return grant_type == ("client_credentials" if self.redirect is None else "authorization_code")
+
+    def check_response_type(self, response_type: str) -> bool:
+        """Return whether people may log in through the client."""
+        return response_type == "code" and self.redirect is not None
+
+    def check_redirect_uri(self, redirect_uri: str) -> bool:
+        """Return whether codes may go there: to the very address that is registered."""
+        return redirect_uri == self.redirect
+
+    def get_default_redirect_uri(self) -> str | None:
+        """Return no address: a request names it."""
+        return None
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody who may log in."""
+
+    name: str
+    scopes: frozenset[str]
+
+
+@dataclass(frozen=True)
+class _Code:
+    """An authorization code that was given out; the names of the last two fields are authlib's."""
+
+    client_id: str
+    redirect: str
+    scope: str
+    person: Person
+    until: float
+    code_challenge: str
+    code_challenge_method: str = "S256"
+
+    def get_redirect_uri(self) -> str:
+        return self.redirect
+
+    def get_scope(self) -> str:
+        return self.scope
 
 
 class _Request(OAuth2Request):
-    """A token request. Its address is a stand-in: authlib refuses any but https, and ours may be http on loopback."""
+    """A request. Its address is a stand-in: authlib refuses any but https, and ours may be http on loopback."""
 
-    def __init__(self, form: dict[str, str], proofs: list[bytes]) -> None:
-        super().__init__("POST", "https://issuer.invalid/token", headers={})
+    def __init__(self, form: dict[str, str], proofs: list[bytes], method: str = "POST") -> None:
+        super().__init__(method, "https://issuer.invalid/token", headers={})
         self.payload = BasicOAuth2Payload(form)
         self.proofs = proofs
 
@@ -146,22 +198,9 @@ class _Grant(ClientCredentialsGrant):
     TOKEN_ENDPOINT_AUTH_METHODS = (METHOD,)
 
     def validate_token_request(self) -> None:
-        form, authority = self.request.form, self.server
-        if "client_secret" in form:
-            raise InvalidRequestError("this issuer knows no client secrets")
+        _check_no_secret(self.request)
         super().validate_token_request()
-        if form.get("client_id", self.client.client_id) != self.client.client_id:
-            raise InvalidClientError(description="client_id is not the client of the assertion")
-        if form.get("resource", authority.audience) != authority.audience:
-            raise Problem("invalid_target", "the resource is not one that this issuer gives tokens for")
-        try:
-            use = authority.proofs.check(self.request.proofs, "POST", authority.token_endpoint)
-            self.request.client = replace(self.client, jkt=use())
-        except TokenRefused as refusal:
-            busy = refusal.status == 503
-            raise Problem(
-                "temporarily_unavailable" if busy else refusal.error, str(refusal), 503 if busy else 400
-            ) from None
+        _bind(self)
 
     def validate_requested_scope(self) -> None:
         asked = (self.request.payload.scope or "").split()
@@ -171,6 +210,82 @@ class _Grant(ClientCredentialsGrant):
     def create_token_response(self) -> tuple[int, dict[str, Any], Any]:
         token = self.generate_token(scope=self.request.payload.scope, include_refresh_token=False)
         return 200, token, self.TOKEN_RESPONSE_HEADER
+
+
+class _CodeGrant(AuthorizationCodeGrant):
+    """Authorization code (RFC 6749 section 4.1) with PKCE (RFC 7636), resource and bound token as above."""
+
+    TOKEN_ENDPOINT_AUTH_METHODS = (METHOD,)
+
+    def validate_requested_scope(self) -> None:
+        payload, client = self.request.payload, self.server.query_client(self.request.payload.client_id)
+        asked = set((payload.scope or "").split())
+        if not asked or not asked <= client.scopes:
+            raise InvalidScopeError(description="the client may not have this scope, or named none")
+        if payload.data.get("resource", self.server.audience) != self.server.audience:
+            raise Problem("invalid_target", "the resource is not one that this issuer gives tokens for")
+        if not payload.data.get("code_challenge") or payload.data.get("code_challenge_method") != "S256":
+            raise InvalidRequestError("expected a code_challenge with the method S256")
+
+    def validate_token_request(self) -> None:
+        _check_no_secret(self.request)
+        super().validate_token_request()
+        _bind(self)
+
+    def create_token_response(self) -> tuple[int, dict[str, Any], Any]:
+        code = self.request.authorization_code
+        token = self.generate_token(user=code.person, scope=code.scope, include_refresh_token=False)
+        return 200, token, self.TOKEN_RESPONSE_HEADER
+
+    def query_authorization_code(self, code: str, client: IssuerClient) -> _Code | None:
+        return self.server.codes.take(code, client.client_id)  # type: ignore[no-any-return]
+
+
+def _check_no_secret(request: _Request) -> None:
+    if "client_secret" in request.form:
+        raise InvalidRequestError("this issuer knows no client secrets")
+
+
+def _bind(grant: Any) -> None:
+    """Check what goes with every token request, and bind the token to the key of its proof."""
+    form, authority, client = grant.request.form, grant.server, grant.request.client
+    if form.get("client_id", client.client_id) != client.client_id:
+        raise InvalidClientError(description="client_id is not the client of the assertion")
+    if form.get("resource", authority.audience) != authority.audience:
+        raise Problem("invalid_target", "the resource is not one that this issuer gives tokens for")
+    try:
+        use = authority.proofs.check(grant.request.proofs, "POST", authority.token_endpoint)
+        grant.request.client = replace(client, jkt=use())
+    except TokenRefused as refusal:
+        busy = refusal.status == 503
+        raise Problem(
+            "temporarily_unavailable" if busy else refusal.error, str(refusal), 503 if busy else 400
+        ) from None
+
+
+class _Codes:
+    """Authorization codes that nobody has used yet; safe for threads."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self._lock = clock, threading.Lock()
+        self._open: dict[str, _Code] = {}
+
+    def give(self, code: _Code) -> str:
+        """Return a new code."""
+        name = secrets.token_urlsafe(32)
+        with self._lock:
+            self._open = {one: held for one, held in self._open.items() if held.until > self._clock()}
+            if len(self._open) >= MAX_CODES:
+                raise Problem("temporarily_unavailable", "too many people log in at once", 503)
+            self._open[name] = code
+        return name
+
+    def take(self, name: str, client_id: str) -> _Code | None:
+        """Return what a code is for, once, to the client that it was given to."""
+        with self._lock:
+            held = self._open.pop(name, None)
+        good = held is not None and held.client_id == client_id and held.until > self._clock()
+        return held if good else None
 
 
 class _Tokens(JWTBearerTokenGenerator):
@@ -185,7 +300,7 @@ class _Tokens(JWTBearerTokenGenerator):
         now = int(self._clock())
         claims = {
             "iss": self.issuer,
-            "sub": client.client_id,
+            "sub": client.client_id if user is None else user.name,
             "client_id": client.client_id,
             "aud": self._audience,
             "iat": now,
@@ -208,6 +323,7 @@ class Authority(AuthorizationServer):
         issuer: its address.
         audience: the one resource that it gives tokens for.
         ttl_s: life of a token.
+        person_ttl_s: life of one that a person logged in for.
         key: signs tokens.
         clients: by client_id; read anew for each request, so that one taken out gets no more tokens.
         clock: now, in seconds since 1970.
@@ -221,14 +337,45 @@ class Authority(AuthorizationServer):
         key: PrivateKey,
         clients: Mapping[str, IssuerClient],
         clock: Callable[[], float],
+        person_ttl_s: int = 3600,
     ) -> None:
         super().__init__()
         self.audience, self.token_endpoint = audience, f"{issuer.rstrip('/')}/token"
-        self.proofs = Proofs(clock=clock)
-        self._clients = clients
+        self.proofs, self.codes = Proofs(clock=clock), _Codes(clock)
+        self._clients, self._issuer, self._clock = clients, issuer, clock
         self.register_client_auth_method(METHOD, _Assertions((issuer, self.token_endpoint), clock))
         self.register_grant(_Grant)
+        self.register_grant(_CodeGrant, [CodeChallenge()])
         self.register_token_generator("default", _Tokens(issuer, audience, ttl_s, key, clock))
+        self.register_token_generator("authorization_code", _Tokens(issuer, audience, person_ttl_s, key, clock))
+
+    def asked(self, query: dict[str, str]) -> str:
+        """Return the client's address to which a code that is asked for may go.
+
+        Raises:
+            ValueError: it may go nowhere; the text is for the person, and nothing is sent to the client.
+        """
+        try:
+            return str(self.get_consent_grant(_Request(query, [], "GET")).redirect_uri)
+        except OAuth2Error as error:
+            raise ValueError(f"{error.error}: {error.description}") from None
+
+    def granted(self, query: dict[str, str], person: Person) -> str:
+        """Return the address to which to send the browser of a person that has logged in, with a code (RFC 9207).
+
+        Raises:
+            ValueError: as :meth:`asked`; or the person may have nothing of what is asked for.
+        """
+        redirect, scope = self.asked(query), set(query["scope"].split()) & person.scopes
+        if not scope:
+            raise ValueError(f"{person.name} may have nothing of what this asks for")
+        until, words = self._clock() + CODE_S, " ".join(sorted(scope))
+        try:
+            code = self.codes.give(_Code(query["client_id"], redirect, words, person, until, query["code_challenge"]))
+        except Problem as problem:
+            raise ValueError(str(problem.description)) from None
+        state = {"state": query["state"]} if "state" in query else {}
+        return f"{redirect}?{urlencode({'code': code, **state, 'iss': self._issuer})}"
 
     def query_client(self, client_id: str) -> IssuerClient | None:
         """Return a registered client."""

@@ -1,7 +1,7 @@
 """The embedded issuer: an OAuth 2.0 authorization server for one machine, so that a federation can be tried at once.
 
 It listens on loopback unless told otherwise in so many words. Its clients are those of its config; its signing key
-is made at first use, in a file that nobody else can ever read.
+is made at first use, in a file that nobody else can ever read, and so are people's pass phrases (``people.py``).
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from starlette.routing import Route
 from ...configs.live import IssuerClientSettings, IssuerConfig, is_loopback
 from ...crypto.jws import PrivateKey, new_key, private_key, public_key
 from ...errors import InputError, nearest
-from .authority import ASSERTION_ALGORITHMS, METHOD, Authority, IssuerClient
+from .authority import ASSERTION_ALGORITHMS, METHOD, Authority, IssuerClient, Person
+from .people import People
 from .refusal import PROOF_ALGORITHMS
 
 SCOPES = ("fl:train", "fl:run", "fl:approve", "fl:audit")
@@ -52,7 +53,10 @@ def application(config: IssuerConfig, url: str, *, clock: Callable[[], float] = 
     """
     clients = {one.client_id: _client(one) for one in config.client}
     key = signing_key(config.issuer.state / KEY_FILE)
-    authority = Authority(url, config.issuer.audience, config.issuer.token_ttl_s, key, clients, clock)
+    authority = Authority(
+        url, config.issuer.audience, config.issuer.token_ttl_s, key, clients, clock, config.issuer.person_ttl_s
+    )
+    people = People([_person(one.name, one.scopes) for one in config.person], config.issuer.state, authority)
     metadata = _metadata(url, authority.token_endpoint)
     jwks = {"keys": [{**key.public.jwk, "use": "sig", "alg": key.algorithm}]}
 
@@ -77,6 +81,7 @@ def application(config: IssuerConfig, url: str, *, clock: Callable[[], float] = 
             Route("/.well-known/oauth-authorization-server", described),
             Route("/jwks", keys),
             Route("/token", token, methods=["POST"]),
+            *people.routes(_form),
         ]
     )
     app.state.clients = clients
@@ -176,11 +181,20 @@ def _create(path: Path) -> None:
         beside.unlink()
 
 
-def _client(settings: IssuerClientSettings) -> IssuerClient:
-    named = f"[[client]] {settings.client_id}"
-    unknown = sorted(set(settings.scopes) - set(SCOPES))
+def _person(name: str, scopes: tuple[str, ...]) -> Person:
+    return Person(name, _scopes(f"[[person]] {name}", scopes))
+
+
+def _scopes(named: str, scopes: tuple[str, ...]) -> frozenset[str]:
+    unknown = sorted(set(scopes) - set(SCOPES))
     if unknown:
         raise InputError("config.value", f"{named}: unknown scope {unknown[0]!r}; {nearest(unknown[0], SCOPES)}")
+    return frozenset(scopes)
+
+
+def _client(settings: IssuerClientSettings) -> IssuerClient:
+    named = f"[[client]] {settings.client_id}"
+    scopes = _scopes(named, settings.scopes)
     try:
         jwk = json.loads(settings.key.read_bytes())
         key = public_key(jwk)
@@ -190,16 +204,19 @@ def _client(settings: IssuerClientSettings) -> IssuerClient:
         raise InputError(
             "config.key", f"{named}: {settings.key} is no public JWK", hint="the private half stays with the client"
         ) from error
-    return IssuerClient(settings.client_id, key, frozenset(settings.scopes))
+    return IssuerClient(settings.client_id, key, scopes, redirect=settings.redirect)
 
 
 def _metadata(url: str, token_endpoint: str) -> dict[str, Any]:
     return {
         "issuer": url,
+        "authorization_endpoint": f"{url.rstrip('/')}/authorize",
+        "authorization_response_iss_parameter_supported": True,
         "token_endpoint": token_endpoint,
         "jwks_uri": f"{url.rstrip('/')}/jwks",
-        "grant_types_supported": ["client_credentials"],
-        "response_types_supported": [],
+        "grant_types_supported": ["client_credentials", "authorization_code"],
+        "response_types_supported": ["code"],
+        "code_challenge_methods_supported": ["S256"],
         "scopes_supported": list(SCOPES),
         "token_endpoint_auth_methods_supported": [METHOD],
         "token_endpoint_auth_signing_alg_values_supported": list(ASSERTION_ALGORITHMS),

@@ -177,7 +177,8 @@ def open_runs(db: Connection) -> list[str]:
 
 def statuses(db: Connection) -> dict[str, int]:
     """Return how many runs have which status."""
-    return dict(db.execute(select(_runs.c.status, func.count()).group_by(_runs.c.status)).tuples().all())
+    counted = select(_runs.c.status, func.count()).group_by(_runs.c.status)
+    return {str(row[0]): int(row[1]) for row in db.execute(counted)}
 
 
 def newest_run(db: Connection) -> RunRow | None:
