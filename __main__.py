@@ -19,6 +19,7 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 from .client.commands import predict, schema
 from .client.door.commands import client, keys, member_card, member_journal, member_log
 from .crypto_commands import bench, crypto
+from .doctor import doctor
 from .health import health
 from .live_commands import run, runs, stop, up
 from .model_commands import model
@@ -45,6 +46,7 @@ app.command("predict")(predict)
 app.command("bench")(bench)
 app.command("issuer")(issuer)
 app.command("health")(health)
+app.command("doctor")(doctor)
 member.command("card")(member_card)
 member.command("log")(member_log)
 member.command("journal")(member_journal)

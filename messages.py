@@ -221,7 +221,7 @@ class Enrolled(Body):
 
 
 class MakeDeals(Body):
-    """Asks the dealer for the epoch's keys."""
+    """Asks for deals of the epoch's keys: one member, or in scheme ``threshold`` every member of the roster."""
 
     kind = "make_deals"
     run: str
@@ -230,31 +230,48 @@ class MakeDeals(Body):
 
 
 class Deals(Body):
-    """One wrapped key and one signature for each member."""
+    """One wrapped deal and one signature for each member.
+
+    Attributes:
+        ciphertexts, signatures: by recipient.
+        commitments: by recipient; none in scheme ``shared``.
+    """
 
     kind = "deals"
     ciphertexts: dict[str, bytes]
     signatures: dict[str, bytes]
+    commitments: dict[str, str] = {}
 
 
 class TakeDeal(Body):
-    """Delivers a member's deal."""
+    """Delivers all deals for a member.
+
+    Attributes:
+        ciphertexts, signatures: by dealer.
+        commitments: by dealer and recipient: of all deals, so that all members compare all of them.
+    """
 
     kind = "take_deal"
     run: str
     epoch: int
     roster: list[dict[str, Any]]
-    dealer: str
-    ciphertext: bytes
-    signature: bytes
+    ciphertexts: dict[str, bytes]
+    signatures: dict[str, bytes]
+    commitments: dict[str, dict[str, str]] = {}
 
 
 class DealAnswer(Body):
-    """The member's signed answer to its deal."""
+    """The member's signed answer to its deals.
+
+    Attributes:
+        answer: a MAC that all members compare.
+        checks: by dealer, values that show whether its shares fit each other; none in scheme ``shared``.
+    """
 
     kind = "deal_answer"
     answer: str
     signature: str
+    checks: dict[str, list[list[int]]] = {}
 
 
 class Confirm(Body):
@@ -263,7 +280,7 @@ class Confirm(Body):
     kind = "confirm"
     run: str
     epoch: int
-    answers: dict[str, dict[str, str]]
+    answers: dict[str, dict[str, Any]]
 
 
 class Done(Body):
@@ -309,6 +326,52 @@ class Sealed(Body):
     seal_s: float = Field(ge=0)
 
 
+class Partial(Body):
+    """Asks a member of set A for its partial opening of a sum (scheme ``threshold``).
+
+    Attributes:
+        members: set A, sorted.
+        headers, signatures: each member's signed envelope header.
+        openers: t members of A, sorted, this one among them.
+        attempt: which set of openers of this sum, from 0.
+    """
+
+    kind = "partial"
+    run: str
+    epoch: int
+    number: int
+    round: int
+    purpose: str
+    base: str
+    clip: float
+    checkpoint: str
+    members: list[str]
+    headers: dict[str, bytes]
+    signatures: dict[str, bytes]
+    openers: list[str]
+    attempt: int
+
+    @property
+    def seeds(self) -> dict[str, bytes]:
+        """A sum of scheme ``threshold`` has no seeds."""
+        return dict.fromkeys(self.members, b"")
+
+
+class PartialOpening(Body):
+    """A partial opening on its way to the members of set A; the coordinator relays it and cannot read it.
+
+    Attributes:
+        ciphertext: the residues, encrypted.
+        wrapped: its opener, the key wrapped for each member of A, and the opener's signature (``crypto.masks``).
+        partial_s: seconds it took.
+    """
+
+    kind = "partial_opening"
+    ciphertext: bytes
+    wrapped: dict[str, Any]
+    partial_s: float = Field(ge=0)
+
+
 class Open(Body):
     """Asks members of set A to open a sum and, for an update, to vote on the candidate.
 
@@ -319,6 +382,8 @@ class Open(Body):
         total: the sealed sum: residues without seeds.
         best: SHA-256 of the best promoted version, the gate's reference.
         upload: whether this member shall send the result along.
+        openers, attempt: whose partial openings these are (scheme ``threshold``; else none and 0).
+        partials, wrapped: by opener, as it sent them.
     """
 
     kind = "open"
@@ -337,6 +402,10 @@ class Open(Body):
     total: bytes
     best: str
     upload: bool
+    openers: list[str] = []
+    attempt: int = 0
+    partials: dict[str, bytes] = {}
+    wrapped: dict[str, dict[str, Any]] = {}
 
 
 class Opened(Body):

@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,12 @@ from .. import __version__
 from ..canonical import digest
 from ..configs.settings import FloorSettings, Offer
 from ..crypto import envelope as envelopes
-from ..crypto import keys, planner, quantise, sealed, statement, version
+from ..crypto import keys, planner, quantise, schemes, statement, version
 from ..crypto.context import RoundContext
+from ..crypto.dealing import EpochShares
+from ..crypto.flood import Opening, ThresholdPlan
 from ..crypto.identity import Identity, Roster, parse_card, parse_roster
-from ..crypto.mac import Mac
 from ..crypto.quantise import Contribution, OpenedSum
-from ..crypto.secret import SecretKey
 from ..errors import MoonflowerError, Refused
 from ..messages import (
     Body,
@@ -42,6 +42,8 @@ from ..messages import (
     MakeDeals,
     Open,
     Opened,
+    Partial,
+    PartialOpening,
     Refusal,
     Seal,
     Sealed,
@@ -49,7 +51,7 @@ from ..messages import (
     Size,
     TakeDeal,
 )
-from . import guard, outcome
+from . import epochs, guard, outcome
 from .guard import Remembered
 from .ledger import Epoch, Ledger
 from .train import Learner
@@ -79,12 +81,7 @@ class Seated:
     roster: Roster
     template: RoundContext
     plan: planner.Plan
-    key: SecretKey
-    secret: bytes = field(repr=False)
-
-    def mac(self, context: RoundContext) -> Mac:
-        """Return the authenticated sum's MAC for a round."""
-        return Mac(self.secret, context.digest, self.plan)
+    held: epochs.Held
 
 
 class Member:
@@ -133,31 +130,26 @@ class Member:
         )
 
     def make_deals(self, request: MakeDeals) -> Deals:
-        """Deal the epoch's keys to every member of a roster of pinned cards (rule 8)."""
+        """Deal the epoch's keys, or this member's share of them, to every member of a roster of pinned cards (rule 8)."""
         roster, plan, terms = self._terms(request)
-        deals = keys.deal(self.identity, terms, roster, plan)
-        return Deals(
-            ciphertexts={deal.recipient: deal.ciphertext for deal in deals},
-            signatures={deal.recipient: deal.signature for deal in deals},
-        )
+        return epochs.make_deals(self.identity, self.ledger, request.run, terms, roster, plan)
 
     def take_deal(self, request: TakeDeal) -> DealAnswer:
-        """Take the keys that the dealer wrapped for this member; answer so that all can compare."""
+        """Take what the dealers wrapped for this member; answer so that all can compare."""
         roster, plan, terms = self._terms(request)
         held = self.ledger.epoch(request.epoch)
         if held is not None and (held.confirmed or (held.run, held.key.terms) != (request.run, terms)):
             raise Refused("deal.epoch", f"epoch {request.epoch} was dealt before")
-        deal = keys.Deal(request.dealer, self.identity.name, request.ciphertext, request.signature)
-        key = keys.receive(self.identity, terms, roster, plan, deal)
+        key = epochs.take_deals(self.identity, self.ledger, terms, roster, plan, request)
         self.ledger.keep_epoch(Epoch(request.run, roster.as_list(), key))
-        return DealAnswer(**keys.sign_answer(self.identity, key))
+        return DealAnswer(**epochs.sign_answer(self.identity, key))
 
     def confirm(self, request: Confirm) -> Done:
         """Compare all members' answers; only then may this epoch's keys seal."""
         held = self.ledger.epoch(request.epoch)
         if held is None or held.run != request.run:
             raise Refused("deal.epoch", f"no keys were dealt here for epoch {request.epoch}")
-        keys.confirm(held.key, parse_roster(held.roster, self.pins), request.answers)
+        epochs.confirm(held.key, parse_roster(held.roster, self.pins), request.answers)
         self.ledger.confirm_epoch(request.epoch)
         return Done()
 
@@ -187,6 +179,29 @@ class Member:
             seal_s=seconds,
         )
 
+    def partial(self, request: Partial) -> PartialOpening:
+        """Give a partial opening of a sum that the guard allows, for set A only (rules 1, 2)."""
+        agreed, seat = self._seat(request)
+        context = guard.round_context(seat.template, request)
+        own = self.ledger.sealed(context, envelope=False)
+        key = self._opening_key(agreed, context)
+        opened_before = self.ledger.opened(context.purpose, key)
+        guard.check_opening(context, request, own, opened_before, seat.roster, self.pins, self.floor)
+        plan, held, name = seat.plan, seat.held, self.identity.name
+        if not (isinstance(plan, ThresholdPlan) and isinstance(held, epochs.Shareholder)):
+            raise Refused("open.set", "scheme shared has no partial openings")
+        about, lanes = epochs.opening_of(context.digest, request), self._lanes(agreed, seat, context)
+        began = time.perf_counter()
+        self.ledger.remember_partial(
+            context,
+            key,
+            request.members,
+            lambda before, spent: guard.check_partial(about, name, seat.roster, plan, lanes, before, spent),
+        )
+        wrapped = held.wrap(about, self._partial(held, context, about, lanes))
+        seconds = time.perf_counter() - began
+        return PartialOpening(ciphertext=wrapped.ciphertext, wrapped=wrapped.as_dict(), partial_s=seconds)
+
     def open(self, request: Open) -> Opened:
         """Open a sum that the guard allows, compute what follows from it, sign that, and vote (rules 4, 13)."""
         agreed, seat = self._seat(request)
@@ -196,11 +211,11 @@ class Member:
         opened_before = self.ledger.opened(context.purpose, key)
         chosen = guard.check_opening(context, request, own, opened_before, seat.roster, self.pins, self.floor)
         values, counters = self._shape(agreed, context)
-        lanes = values + counters * seat.plan.limbs
+        lanes = self._lanes(agreed, seat, context)
         began = time.perf_counter()
-        sealed.check_total(seat.mac(context), chosen.tags, request.total, lanes, seat.plan)
+        seat.held.check_total(context.digest, chosen.tags, request.total, lanes)
         self.ledger.remember_opening(context, key, request.members)
-        rows = sealed.open_total(seat.key, request.total, request.seeds, lanes, seat.plan)
+        rows = seat.held.open(context.digest, request, lanes)
         sums = OpenedSum(rows, values, counters, len(request.members), seat.plan)
         found, total = self._outcome(agreed, context, chosen.digests, sums)
         seconds = time.perf_counter() - began
@@ -225,7 +240,7 @@ class Member:
             open_s=seconds,
         )
 
-    # The steps of sealing. The drills replace one of them at a time.
+    # The steps of sealing and opening. The drills replace one of them at a time.
 
     def _train(self, agreed: Agreed, context: RoundContext, base: version.Version) -> quantise.Update:
         """Return the update ``float32[n]``: what training changed about the base."""
@@ -239,9 +254,12 @@ class Member:
 
     def _sealed(self, seat: Seated, context: RoundContext, given: Contribution) -> envelopes.RawEnvelope:
         """Return the signed envelope of a contribution."""
-        blocks, lanes = self._blocks(seat, given), given.lanes(seat.plan)
-        vector = sealed.seal(seat.key, seat.mac(context), self.identity.name, blocks, lanes, seat.plan)
+        vector = seat.held.seal(context.digest, self._blocks(seat, given), given.lanes(seat.plan))
         return envelopes.seal(self.identity, context, vector)
+
+    def _partial(self, held: epochs.Shareholder, context: RoundContext, about: Opening, lanes: int) -> bytes:
+        """Return this member's partial opening."""
+        return held.partial(about, lanes)
 
     # What a handler needs on its way.
 
@@ -250,7 +268,7 @@ class Member:
         roster = parse_roster(request.roster, self.pins)
         if self.identity.name not in roster.names or len(roster.names) < self.floor.min_members:
             raise Refused("deal.signature", "the roster leaves this member out or is smaller than its floor")
-        plan = planner.plan(len(roster.names), agreed.offer.crypto.value_bits, agreed.sizes["update"])
+        plan = schemes.plan_for(agreed.offer.crypto, len(roster.names), agreed.sizes["update"])
         return roster, plan, keys.EpochTerms.of(agreed.offer.federation.name, request.epoch, roster, plan)
 
     def _agreement(self, run: str) -> Agreed:
@@ -281,7 +299,7 @@ class Member:
         }
         return Agreed(offer, digest(raw), learner, shared, sizes)
 
-    def _seat(self, request: Seal | Open) -> tuple[Agreed, Seated]:
+    def _seat(self, request: Seal | Open | Partial) -> tuple[Agreed, Seated]:
         agreed = self._agreement(request.run)
         held = self.ledger.epoch(request.epoch)
         if held is None or held.run != request.run or not held.confirmed:
@@ -297,7 +315,9 @@ class Member:
             roster = parse_roster(held.roster, self.pins)
         except Refused as error:
             raise Refused("envelope.epoch", f"epoch {terms.epoch} is over: {error}") from None
-        plan = planner.plan(len(roster.names), agreed.offer.crypto.value_bits, agreed.sizes["update"])
+        plan = schemes.plan_for(agreed.offer.crypto, len(roster.names), agreed.sizes["update"])
+        if isinstance(plan, ThresholdPlan) != isinstance(held.key, EpochShares):
+            raise Refused("envelope.epoch", f"this member let go of its shares of epoch {terms.epoch}")
         if keys.EpochTerms.of(agreed.offer.federation.name, terms.epoch, roster, plan) != terms:
             raise Refused("envelope.epoch", f"epoch {terms.epoch} was dealt for another plan than this node makes")
         template = RoundContext(
@@ -319,7 +339,7 @@ class Member:
             offer=agreed.digest,
             checkpoint="",
         )
-        return Seated(roster, template, plan, SecretKey(plan, held.key.he_key), held.key.secret)
+        return Seated(roster, template, plan, epochs.held(self.identity, plan, roster, held.key))
 
     def _base(self, agreed: Agreed, seat: Seated, context: RoundContext, request: Seal) -> version.Version | None:
         if context.purpose == "statistics":
@@ -364,6 +384,11 @@ class Member:
         if context.purpose == "update":
             return agreed.sizes["update"], 1
         return 0, agreed.sizes[context.purpose]
+
+    def _lanes(self, agreed: Agreed, seat: Seated, context: RoundContext) -> int:
+        """Return how many lanes a sum of this purpose takes."""
+        values, counters = self._shape(agreed, context)
+        return values + counters * seat.plan.limbs
 
     def _outcome(
         self, agreed: Agreed, context: RoundContext, headers: Mapping[str, str], sums: OpenedSum
@@ -414,6 +439,7 @@ class Member:
             TakeDeal: self.take_deal,
             Confirm: self.confirm,
             Seal: self.seal,
+            Partial: self.partial,
             Open: self.open,
         }
         asked: Body | None = None
@@ -453,6 +479,7 @@ ROUTES: dict[str, type[Body]] = {
     "query.take_deal": TakeDeal,
     "query.confirm": Confirm,
     "train.seal": Seal,
+    "evaluate.partial": Partial,
     "evaluate.open": Open,
 }
 

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ..crypto.approval import parse_private_jwk, private_jwk
 from ..errors import InputError
+from .keyring import write_new
 
 _LARGEST = 65536
 
@@ -25,11 +26,7 @@ def make_approver_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """
     key = ec.generate_private_key(ec.SECP384R1())
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w") as file:
-            file.write(json.dumps(private_jwk(key)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        write_new(path, f"{json.dumps(private_jwk(key))}\n".encode())
     except OSError as error:
         raise InputError("config.key", f"key {path} cannot be written: {error.strerror}") from None
     return key

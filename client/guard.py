@@ -25,11 +25,12 @@ from ..configs.settings import FloorSettings, Offer, parse
 from ..crypto import merkle
 from ..crypto.context import PURPOSES, RoundContext, checkpoint_label
 from ..crypto.envelope import SignedHeader
+from ..crypto.flood import Answered, FloodCount, Opening, ThresholdPlan
 from ..crypto.identity import Card, Roster
 from ..crypto.note import Verifier, open_checkpoint
 from ..crypto.statement import Proof, quorum
 from ..errors import InputError, Refused
-from ..messages import Open, Seal, Shown
+from ..messages import Open, Partial, Seal, Shown
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def admit(offer: Mapping[str, Any], floor: FloorSettings, schema_digest: str) ->
     return checked
 
 
-def round_context(template: RoundContext, request: Seal | Open) -> RoundContext:
+def round_context(template: RoundContext, request: Seal | Open | Partial) -> RoundContext:
     """Return the context that a request is about: its own five fields, everything else as agreed at enrolment.
 
     Raises:
@@ -239,7 +240,7 @@ def check_seal(context: RoundContext, remembered: Remembered | None) -> None:
 
 def check_opening(
     context: RoundContext,
-    request: Open,
+    request: Open | Partial,
     own: Remembered | None,
     opened_before: Collection[str] | None,
     roster: Roster,
@@ -285,3 +286,35 @@ def check_opening(
     if opened_before is not None and {*members} not in ({*opened_before}, {*opened_before} & {*pinned}):
         raise Refused("open.overlap", "this base was opened before, for another set of members")
     return SetA(digests, tags)
+
+
+def check_partial(
+    about: Opening,
+    name: str,
+    roster: Roster,
+    plan: ThresholdPlan,
+    lanes: int,
+    before: Answered,
+    spent: int,
+) -> tuple[Answered, int]:
+    """Return what this member has answered, and what of the flooding is spent, once it gives a partial opening.
+
+    The caller has looked at the set with :func:`check_opening`. The same opening again costs nothing: it gives the same
+    bytes.
+
+    Args:
+        about: the opening that it is asked for.
+        name: of this member.
+        roster: the epoch's members.
+        plan: the epoch's.
+        lanes: of the vector.
+        before: what it answered about this context.
+        spent: of the epoch's flooding, in coefficients.
+
+    Raises:
+        Refused: ``open.overlap``, ``open.set``, ``open.flood``.
+    """
+    after = before.admit(name, roster.names, plan, about)
+    if after is before:
+        return before, spent
+    return after, FloodCount(plan.capacity, spent).spend(plan, lanes).spent

@@ -125,8 +125,16 @@ _NEW: dict[str, Callable[[], PrivateKey]] = {
 
 
 def _write(path: Path, key: PrivateKey) -> None:
-    """Write a key beside its place and link it there: a crash leaves no half key, and a link replaces nothing."""
-    data = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    write_new(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write a secret (0600) beside its place and link it there: a crash leaves no half key, a link replaces nothing.
+
+    Raises:
+        FileExistsError: there is a file, which stays as it is.
+        OSError: it cannot be written.
+    """
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

@@ -113,11 +113,22 @@ class TrainingSettings(Table):
 class CryptoSettings(Table):
     """``[crypto]``: how updates are sealed and who opens the sum."""
 
-    scheme: Literal["shared"] = Field("shared", description="who can open a sum: any member")
+    scheme: Literal["shared", "threshold"] = Field(
+        "shared", description="who can open a sum: any member, or any `threshold` of them together (experimental)"
+    )
+    threshold: int = Field(0, ge=0, le=64, description="members that open a sum together; 0 = smallest that will do")
+    faulty: int = Field(0, ge=0, le=63, description="members that may help a dishonest coordinator (threshold)")
+    epoch_rounds: int = Field(0, ge=0, le=100_000, description="rounds until the members deal new keys; 0 = never")
     value_bits: int = Field(16, ge=4, le=24, description="bits of one quantised value")
     clip: float = Field(8.0, gt=0, le=1e6, description="largest update of round 1, per parameter; later ones adapt")
     open_quorum: int = Field(0, ge=0, le=1024, description="openers that must agree; 0 = majority of the set")
     open_timeout_s: float = Field(120, gt=0, le=7 * 86400, description="an opening that takes longer has failed")
+
+    @model_validator(mode="after")
+    def _fits(self) -> CryptoSettings:
+        if self.scheme == "shared" and (self.threshold or self.faulty):
+            raise ValueError('threshold and faulty need scheme = "threshold"; with "shared" any member opens a sum')
+        return self
 
 
 class GateSettings(Table):

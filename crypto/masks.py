@@ -35,6 +35,7 @@ from .identity import Card, Identity, Roster, b64, unb64
 from .ring import Ints, Prime, Ring, uniform_rows
 
 _NONCE = bytes(12)  # the key is used once
+TAG_BYTES = 16  # of AES-GCM
 
 
 def pair_key(first: bytes, second: bytes, names: tuple[str, str]) -> bytes:
@@ -115,6 +116,18 @@ def wrap(identity: Identity, about: Opening, partial: bytes, combiners: Roster, 
     return Wrapped(identity.name, ciphertext, keys, identity.sign("partial", unsigned.signed(about)))
 
 
+def check_wrapped(about: Opening, opener: Card, wrapped: Wrapped, size: int) -> None:
+    """Check a wrapped partial opening as far as whoever cannot read it can: the coordinator, before it relays it.
+
+    Raises:
+        Refused: ``envelope.member``, ``envelope.signature``; ``envelope.malformed``: not for exactly the members of set
+            A, or of another size than ``size`` and the cipher's tag.
+    """
+    _check_signed(about, opener, wrapped)
+    if {*wrapped.keys} != {*about.members} or len(wrapped.ciphertext) != size + TAG_BYTES:
+        raise Refused("envelope.malformed", f"the partial opening of {opener.name!r} is not for the members of the sum")
+
+
 def unwrap(identity: Identity, about: Opening, opener: Card, wrapped: Wrapped) -> bytes:
     """Return the partial opening of ``opener``.
 
@@ -122,13 +135,17 @@ def unwrap(identity: Identity, about: Opening, opener: Card, wrapped: Wrapped) -
         Refused: ``envelope.member``: of another member, or of none of the openers; ``envelope.signature``: not signed
             by it over this opening; ``deal.signature``: not for this combiner.
     """
-    if wrapped.opener != opener.name or opener.name not in about.openers:
-        raise Refused("envelope.member", "the partial opening is of another member than expected")
-    if not opener.node.verify("partial", wrapped.signed(about), wrapped.signature):
-        raise Refused("envelope.signature", f"the partial opening is not signed by {opener.name!r} over this opening")
+    _check_signed(about, opener, wrapped)
     info = about.bytes("wrap", opener=opener.name)
     key = identity.unwrap(wrapped.keys.get(identity.name, b""), info)
     try:
         return AESGCM(key).decrypt(_NONCE, wrapped.ciphertext, info)
     except (InvalidTag, ValueError) as error:
         raise Refused("deal.signature", "a wrapped partial opening does not open") from error
+
+
+def _check_signed(about: Opening, opener: Card, wrapped: Wrapped) -> None:
+    if wrapped.opener != opener.name or opener.name not in about.openers:
+        raise Refused("envelope.member", "the partial opening is of another member than expected")
+    if not opener.node.verify("partial", wrapped.signed(about), wrapped.signature):
+        raise Refused("envelope.signature", f"the partial opening is not signed by {opener.name!r} over this opening")

@@ -88,6 +88,11 @@ class Plan:
         return -(-48 // self.value_bits)
 
     @property
+    def seed_bytes(self) -> int:
+        """Bytes of a ciphertext's seed in a body."""
+        return SEED_BYTES
+
+    @property
     def chunk_bytes(self) -> int:
         """Bytes of one ciphertext's residues, bit-packed; its seed comes on top."""
         return self.degree * self.modulus_bits // 8
@@ -98,7 +103,7 @@ class Plan:
 
     def body_bytes(self, lanes: int) -> int:
         """Bytes of an envelope's body: seeds and residues."""
-        return self.chunks(lanes) * (SEED_BYTES + self.chunk_bytes)
+        return self.chunks(lanes) * (self.seed_bytes + self.chunk_bytes)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as JSON-able values, for digests and display."""

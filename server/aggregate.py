@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..crypto import bits
 from ..crypto.envelope import Envelope
-from ..crypto.planner import SEED_BYTES, Plan
+from ..crypto.planner import Plan
 from ..errors import Refused
 
 
@@ -40,7 +40,7 @@ class RunningSum:
         plan, header = self._plan, envelope.header
         if len(header.tags) != plan.mac_points or max(header.tags) >= plan.modulus:
             raise Refused("envelope.tag", f"expected {plan.mac_points} tags below the modulus")
-        if hashlib.sha256(envelope.body[: self._chunks * SEED_BYTES]).hexdigest() != header.seeds:
+        if hashlib.sha256(envelope.body[: self._chunks * plan.seed_bytes]).hexdigest() != header.seeds:
             raise Refused("envelope.malformed", "the seeds in the body are not the ones that the header signs")
 
     def add(self, body: bytes | memoryview) -> bytes:
@@ -50,7 +50,7 @@ class RunningSum:
             Refused: ``envelope.malformed``: wrong length, or a residue not below q; ``envelope.params``: more
                 summands than planned.
         """
-        plan, seed_bytes = self._plan, self._chunks * SEED_BYTES
+        plan, seed_bytes = self._plan, self._chunks * self._plan.seed_bytes
         if len(body) != self.body_bytes:
             raise Refused("envelope.malformed", f"a body of {len(body)} bytes, expected {self.body_bytes}")
         if self.count >= plan.max_members:

@@ -116,8 +116,8 @@ class Coordinator:
     def _seated(self, wanted: frozenset[str] = frozenset()) -> Sums:
         """Return the sums of the present epoch; members take seats in a new one where there is none that will do.
 
-        That is at the start, in a process that was started again, after a member was revoked, and where one of
-        ``wanted``, without whom nothing can be opened, has no seat. Once the run has its version 0 only those who
+        That is at the start, in a process that was started again, after a member was revoked, where one of ``wanted``,
+        without whom nothing can be opened, has no seat, and after ``epoch_rounds`` rounds. Once the run has its version 0 only those who
         opened its statistics take part, and seats that cannot be taken count as a failed round.
 
         Raises:
@@ -127,7 +127,8 @@ class Coordinator:
         run = self._run
         if self._sums is not None:
             seated = {*self._sums.seats.roster.names}
-            if wanted <= seated and not seated & run.exchange.revoked():
+            worn = 0 < run.offer.crypto.epoch_rounds <= self._sums.rounds
+            if wanted <= seated and not seated & run.exchange.revoked() and not worn:
                 return self._sums
         with self.state.store.read() as db:
             entries = self.state.models.entries(db, run.id)
@@ -216,6 +217,8 @@ class Coordinator:
             agreed, candidate = sums.open(collected, best(entries).sha256)
         except Refused as error:
             self._fail(outcome, error.code)
+            if error.code == "open.flood":
+                self._sums = None  # the members answer no more under these keys: they deal new ones
             if error.code in AWAY or (evicted and error.code == "open.overlap"):
                 self._check_patience()
                 return

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from ..crypto.context import RoundContext
 from ..crypto.envelope import RawEnvelope, check, split
-from ..crypto.planner import SEED_BYTES, Plan
-from ..errors import Refused
+from ..crypto.schemes import parse_plan
+from ..errors import InputError, Refused
 from .aggregate import RunningSum
 from .certificate import ClosedSet
 
@@ -29,8 +29,8 @@ def recompute(closed: ClosedSet, kept: Callable[[str], RawEnvelope]) -> str:
             ``audit.sum``: the sum is another one than the logged.
     """
     try:
-        context, plan = RoundContext(**closed.context), Plan(**closed.context["crypto"])
-    except TypeError:
+        context, plan = RoundContext(**closed.context), parse_plan(closed.context["crypto"])
+    except (TypeError, InputError):
         raise Refused("audit.certificate", "the round's context is of another version of moonflower") from None
     running: RunningSum | None = None
     for member in closed.members:
@@ -41,8 +41,8 @@ def recompute(closed: ClosedSet, kept: Callable[[str], RawEnvelope]) -> str:
             if signed.digest != header:
                 raise Refused("audit.envelope", f"its header's digest is {signed.digest}, the log has {header}")
             if running is None:  # the log does not hold the model's size: the first body's has to be everybody's
-                chunks = len(body) // (SEED_BYTES + plan.chunk_bytes)
-                running = RunningSum(plan, chunks * plan.lanes * plan.degree)
+                chunks = max(1, len(body) // (plan.seed_bytes + plan.chunk_bytes))
+                running = RunningSum(plan, (chunks - 1) * plan.lanes * plan.degree + 1)
             envelope = check(raw, card, context, running.body_bytes)
             running.vet(envelope)
             running.add(envelope.body)

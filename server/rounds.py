@@ -20,14 +20,26 @@ from ..configs.settings import GateSettings
 from ..crypto.context import RoundContext
 from ..crypto.envelope import Envelope, RawEnvelope, SignedHeader, check
 from ..crypto.identity import Roster
+from ..crypto.schemes import least_members
 from ..crypto.statement import Proof, Statement, quorum, vote_bytes
 from ..errors import Refused
 from ..messages import Opened
 
 FIELDS = ("schema", "task", "package", "layout", "start")
 SIZES = ("update", "statistics", "tallies")
-AWAY = frozenset({"envelope.late", "envelope.epoch", "update.failed", "auth.client_revoked", "open.quorum"})
-"""Why an opening may fail without anybody's bad will: members were away, broke or left. The round is repeated."""
+AWAY = frozenset(
+    {
+        "envelope.late",
+        "envelope.epoch",
+        "update.failed",
+        "auth.client_revoked",
+        "open.quorum",
+        "open.partial",
+        "open.flood",
+    }
+)
+"""Why an opening may fail without anybody's bad will: members were away, broke or left, or need new keys. The round is
+repeated."""
 
 
 @dataclass(frozen=True)
@@ -115,11 +127,9 @@ class Collection:
         for member in self.waiting:
             self.exclude(member, "envelope.late")
         members = tuple(sorted(self.accepted))
-        if len(members) < self.context.min_members:
-            raise Refused(
-                "round.too_few",
-                f"{len(members)} members' envelopes came, {self.context.min_members} are needed",
-            )
+        needed = max(self.context.min_members, least_members(self.context.crypto))
+        if len(members) < needed:
+            raise Refused("round.too_few", f"{len(members)} members' envelopes came, {needed} are needed")
         if self.fixed is not None and set(members) != self.fixed:
             missing = ", ".join(sorted(self.fixed - set(members)))
             raise Refused("round.too_few", f"this base was opened for a set that included {missing}")

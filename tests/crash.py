@@ -185,8 +185,12 @@ def _wrap_stores(points: Points) -> None:
         written.append(f"{name} {about.get('purpose', '')}".rstrip())
         return real_entry(self, name, about)
 
-    store.Store.transaction = transaction  # type: ignore[method-assign,assignment]
-    Log.append, Ledger._entry = append, entry  # type: ignore[method-assign]
+    for kind, name, wrapped in (
+        (store.Store, "transaction", transaction),
+        (Log, "append", append),
+        (Ledger, "_entry", entry),
+    ):
+        setattr(kind, name, wrapped)
     event.listen(Engine, "before_cursor_execute", execute)
 
 
@@ -208,7 +212,7 @@ def _wrap_files(points: Points) -> None:
 
     for name in ("fsync", "replace", "link"):
         setattr(os, name, around(name, getattr(os, name)))
-    os.fdopen = fdopen
+    setattr(os, "fdopen", fdopen)  # noqa: B010
 
 
 class _InHalves:
@@ -425,10 +429,10 @@ def one_life(folder: Path, points: Points, sent: Sent, after: Sequence[str] = ()
 
 def trial(plan: Plan, folder: Path, reference: Reference) -> list[str]:
     """Carry out a trial in a folder; return what is wrong afterwards."""
-    sent, after = Sent(), () if plan.strict else ("failed", "policy")
+    sent, after = Sent(), list[str]() if plan.strict else ["failed", "policy"]
     if plan.second:
         shutil.copytree(reference.folder / "machine", folder, dirs_exist_ok=True)
-        sent, after = copy.deepcopy(reference.sent), ("done",)
+        sent, after = copy.deepcopy(reference.sent), ["done"]
     for life, kill in enumerate(plan.kills):
         machine = kill.who == "machine"
         end = one_life(folder, kill.points(), sent, after) if machine else Processes(folder, sent, kill).run()
@@ -589,7 +593,7 @@ class Wire:
     """Flower's Grid and the coordinator's clock over a pipe to :class:`Processes`."""
 
     def __init__(self, pipe: Connection, points: Points, life: int) -> None:
-        LocalGrid(lambda *_: None, {})  # type: ignore[arg-type]  # sets what Flower's messages ask for
+        LocalGrid(lambda *_: None, {})  # sets what Flower's messages ask for
         self._pipe, self._points, self._life = pipe, points, life
         self._asked: dict[str, Message] = {}
         self._replies: dict[str, Any] = {}
@@ -697,6 +701,14 @@ def problems(folder: Path, sent: Sent, reference: Mapping[str, Any], *, strict: 
     ends = [f"{run.status} {run.code}".strip() for run in runs]
     over = ends[-1] == "done" and (not strict or set(ends) == {"done"})
     expect(over, f"the run did not come to its end: {ends}")
+    said = [(entry["run"], entry["details"]["status"]) for entry in named("run_ended")]
+    expect(said == [(run.run, run.status) for run in runs], f"the log says of the runs' ends: {said}")
+    with looking(folder / "moonflower.db") as raw:
+        epochs = [epoch for (epoch,) in raw.execute("select epoch from epochs order by epoch")] if raw else []
+        sets = raw.execute("select count(*) from sets").fetchone()[0] if raw else 0
+    expect([e["details"]["epoch"] for e in named("epoch_began")] == epochs, "the epochs are not those of the log")
+    closed_for = {(e["details"]["purpose"], e["details"]["context"]["base"]) for e in named("set_closed")}
+    expect(len(closed_for) == sets, "the fixed sets are not those of the log")
 
     numbers = [entry["number"] for entry in named("round_began")]
     expect(numbers == sorted(set(numbers)), f"rounds' numbers are not unique and growing: {numbers}")
@@ -848,10 +860,11 @@ class Reference:
                 for name in names
                 if f"{name}, first" in own
             }
-            plans[f"disk full, {who} alone"] = Plan((Kill(own[f"{names[-1]}, first"], who, 0),))
+            if f"{names[-1]}, first" in own:
+                plans[f"disk full, {who} alone"] = Plan((Kill(own[f"{names[-1]}, first"], who, 0),))
         return plans
 
-    def random(self, count: str, seed: str) -> dict[str, Plan]:
+    def chances(self, count: str, seed: str) -> dict[str, Plan]:
         """Return so many trials at random points."""
         return {f"random {number}": self.chance(int(seed), number) for number in range(int(count))}
 
@@ -964,12 +977,12 @@ def main(arguments: list[str]) -> int:
         plans = {"again": Plan.load(arguments[1])}
     elif arguments[0] == "--suite":
         out = Path(arguments[1])
-        plans = reference.named() | reference.mishaps() | reference.random(*arguments[2:])
+        plans = reference.named() | reference.mishaps() | reference.chances(*arguments[2:])
     elif arguments[0] == "--only":
         every = reference.named() | reference.mishaps()
         plans = {name: plan for name, plan in every.items() if arguments[1] in name}
     else:
-        plans = reference.random(*arguments)
+        plans = reference.chances(*arguments)
     began, results = time.monotonic(), {}
     for name, wrong in carry_out(plans, reference, base):
         results[name] = wrong

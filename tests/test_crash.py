@@ -10,14 +10,20 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import CONFIGS
 from federation import NAMES, Federation, Killed
+from moonflower.client.door import commands
+from moonflower.client.ledger import Ledger
 from moonflower.errors import InputError
 from moonflower.server.records import files
 from moonflower.server.records.audit import open_signer
+from protocol import context
+from superlink import client_config
 
 HERE = Path(__file__).parent
 SEED, RANDOM = 1, 20
@@ -226,6 +232,29 @@ def test_a_run_that_mends_does_not_lose_a_round_of_its_plan(federation: Callable
     assert [r["round"] for r in one.rounds()] == [1, 1, 2, 3]
 
 
+# What a member must have done itself
+
+
+def test_who_was_killed_while_the_statistics_were_opened_is_waited_for(
+    federation: Callable[..., Federation],
+) -> None:
+    """Only who opened them knows the total of rows; without it a member could train in no round of the run."""
+    one = federation("training.rounds=1")
+    coordinator = one.coordinator()
+    grid: Any = coordinator._run.exchange._grid
+
+    def back_after_30_s(member: str, message: Any) -> float:
+        return 30.0 if (member, message.metadata.message_type) == (NAMES[3], "evaluate.open") else 0.0
+
+    grid._delay = back_after_30_s
+    coordinator.carry_out()
+    assert one.rounds()[0]["members"] == [*NAMES]
+    assert not one.events("envelope_refused")
+    late = {(e["details"]["purpose"], e["member"], e["code"]) for e in one.events("opening_refused")}
+    assert ("statistics", NAMES[3], "envelope.late") not in late
+    assert ("update", NAMES[3], "envelope.late") in late, "else a quorum is enough"
+
+
 # Files are there whole or not at all
 
 
@@ -347,3 +376,27 @@ def test_a_journal_tells_what_its_member_refused(federation: Callable[..., Feder
     (refused,) = one.members[NAMES[0]].ledger.journal()
     assert (refused["event"], refused["code"], refused["run"]) == ("refused", "config.rounds", "run-1")
     assert refused["what"] == {"kind": "enrol"}
+
+
+def test_the_command_prints_the_journal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = client_config(tmp_path, CONFIGS / "data")
+    with pytest.raises(InputError, match="has run"):
+        commands.member_journal(config)
+    with closing(Ledger(tmp_path / "state" / "ledger.db", lambda: 1.5)) as ledger:
+        ledger.keep_agreement("run-1", {"a": 1})
+        about = context(run="run-1", number=7)
+        ledger.remember_opening(about, about.base, ["anna", "bert"])
+        ledger.remember_refusal("seal", "seal.already", run="run-1\x1b[31m", epoch=1, number=8, purpose="update")
+        commands.member_journal(config)
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[1:3] for line in lines[1:]] == [
+            ["agreed", "run-1"],
+            ["opening", "run-1"],
+            ["refused", "run-1"],
+        ]
+        assert lines[2].endswith(f"context {about.digest[:12]}, members anna + bert")
+        assert lines[3].split()[3:] == ["[31m", "1", "8", "update", "seal.already", "kind", "seal"]
+        assert all(line.startswith("1970-01-01T00:00:01.500Z") for line in lines[1:])
+        commands.member_journal(config, as_json=True)
+        said = json.loads(capsys.readouterr().out)
+        assert said == {"member": "Cleveland", "journal": ledger.journal()}

@@ -1,4 +1,4 @@
-"""A federation under the flags of configs/deploy/, without an engine (``cell.py``); its steps are those of the documents.
+"""A federation under the flags of configs/deploy/, without an engine (``cell.py``), by the steps of the documents.
 
 Each process is the first of its container: user 10001 without a name, no capability and no way to get one, a root that
 is read-only, a /tmp of its own, the paths that the manifests mount. The four are confined in four ways: the server as
@@ -14,7 +14,6 @@ import platform
 import re
 import shutil
 import subprocess
-import sys
 import time
 import tomllib
 from collections.abc import Iterator
@@ -172,7 +171,7 @@ class Deployed:
         while (said := self.health(name)).returncode != 0:
             assert self.cells[name].running(), self.cells[name].said()
             assert time.monotonic() < deadline, said.stdout + self.cells[name].said()
-            time.sleep(1)
+            time.sleep(3)  # a check costs most of a second itself
         return said.stdout
 
     def end(self) -> None:
@@ -239,22 +238,19 @@ def check_confined(pid: int, name: str) -> None:
 
 
 def test_a_federation_under_the_flags_of_the_deployment_files(deployed: Deployed) -> None:
-    import time as T; B=T.monotonic(); P=lambda w: print('AT',w,round(T.monotonic()-B,1))
-    deployed.enrol(); P('enrolled')
+    deployed.enrol()
     for name in ("server", *SITES):
         deployed.start(name)
     assert "answers" in deployed.await_health("server")
     for name in SITES:
         assert "last heard from the node" in deployed.await_health(name)
 
-    P('up')
     line = up.command("run", CONFIGS / "heart.toml", "--as", deployed.folder / "operator.toml", "--json")
     shorter = ["training.rounds=2", "training.local_epochs=1", "training.report_every=0"]
     for one in shorter:
         line += ["--set", one]
     said = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
     assert said.returncode == 0, said.stderr + deployed.cells["server"].said()
-    P('run')
     result = json.loads(said.stdout)
     assert [one["status"] for one in result["rounds"]] == ["promoted", "promoted"]
     assert all(one["members"] == sorted(SITES) for one in result["rounds"])
@@ -270,13 +266,11 @@ def test_a_federation_under_the_flags_of_the_deployment_files(deployed: Deployed
     for name in SITES:
         assert ("the worker has a network" in deployed.cells[name].said()) == (name == "switzerland")
 
-    P('checked')
     for name in SITES:
         assert deployed.cells[name].stop() == 0
         gone = deployed.cells[name].run(MOONFLOWER, "health", "/etc/moonflower/client.toml")
         assert (gone.returncode, gone.stdout) == (1, f"{name}: the node is not connected\n")
-    P('stopped')
-    assert deployed.cells["server"].stop() == 143  # PRINT
+    assert deployed.cells["server"].stop() == 0  # the first process of a container does not end by a signal
     assert deployed.cells["server"].run(MOONFLOWER, "health", "/etc/moonflower/server.toml").returncode == 1
 
 

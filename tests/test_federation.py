@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from conftest import CONFIGS
 from moonflower import simulate, simulation
-from moonflower.client import app as member_app
+from moonflower.client import epochs
 from moonflower.client.data import partition, split
 from moonflower.client.tasks import load_task, schema_for
 from moonflower.client.train import Learner
@@ -128,7 +128,7 @@ class PlainKey:
 @pytest.mark.parametrize("config", [HEART, SBA], ids=lambda path: path.stem)
 def test_encryption_changes_no_bit_of_the_model(config: Path, folders: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     sealed = simulate(config, out=folders(f"sealed-{config.stem}"), overrides=FOUR)
-    monkeypatch.setattr(member_app, "SecretKey", PlainKey)
+    monkeypatch.setattr(epochs, "SecretKey", PlainKey)
     plain = simulate(config, out=folders(f"plain-{config.stem}"), overrides=FOUR)
     assert sha(plain) == sha(sealed)
     assert plain.result["rounds"] == sealed.result["rounds"]

@@ -137,6 +137,7 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
             "LinkState.create_node(owner_aid, owner_name, public_key, heartbeat_interval)",
             "LinkState.deactivate_node(node_id)",
             "LinkState.get_node_id_by_public_key(public_key)",
+            "LinkState.get_node_info(statuses)",
             "LinkState.get_run_info(run_ids)",
             "LinkState.stop_run(run_id)",
         ),

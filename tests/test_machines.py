@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 Machine = type[RuleBasedStateMachine]
 Weaken = Callable[[pytest.MonkeyPatch], None]
-FAST: dict[Machine, tuple[int, int]] = {log.TheLog: (25, 20), member.TheMember: (40, 25)}  # examples, steps
+FAST: dict[Machine, tuple[int, int]] = {log.TheLog: (25, 20), member.TheMember: (60, 25)}  # examples, steps
 SLOW: dict[Machine, tuple[int, int]] = {log.TheLog: (60, 30), member.TheMember: (150, 40)}
 WEAKENED: dict[Machine, tuple[Weaken, ...]] = {
     log.TheLog: log.WEAKENED,

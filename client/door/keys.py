@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from ...crypto.identity import b64
 from ...crypto.jws import PrivateKey, from_ec, new_key, private_key
 from ...errors import InputError
+from ..keyring import write_new
 
 
 class DpopKey:
@@ -98,11 +99,7 @@ def make_client_key(path: Path) -> tuple[Path, ...]:
     private, _ = new_client_key()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w") as file:
-            file.write(json.dumps(private) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        write_new(path, f"{json.dumps(private)}\n".encode())
     except OSError as error:
         raise InputError("config.key", f"key {path} cannot be written: {error.strerror}") from None
     return (path,)

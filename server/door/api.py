@@ -1,4 +1,4 @@
-"""Our own routes behind the gateway: runs, and model versions with what people decide about them.
+"""Our own routes behind the gateway: runs, model versions with what people decide about them, and looks at the records.
 
 A run carries settings, never code (rule 9). A decision about a version carries a signature; the token only opens the
 door to it.
@@ -26,11 +26,14 @@ from ..records import rounds as history
 from ..records.state import State
 from ..registry import Registry
 from ..result import result
+from ..views import Online, Views
 
 READ = ("fl:run", "fl:audit")
 MODELS = (*READ, "fl:approve")  # not fl:train: a node gets its bases with its messages, and needs no more
 MAX_ENTRIES = 500
 _MODEL = re.compile(r"/api/models(?:/(?P<name>[0-9a-f]{1,64})(?P<part>/decisions|/file)?)?")
+_LOG = re.compile(r"/api/log(?:/checkpoint|/(?:0|[1-9][0-9]{0,15})/proof)?")
+_LOOKS = {"/api/overview": MODELS, "/api/rounds": READ, "/api/members": READ}
 _STATUS = {
     "data.model": 404,
     "release.digest": 404,
@@ -49,12 +52,21 @@ class Api:
         federation: name; a run for another is refused.
         accepted: called on the event loop after a run was accepted.
         min_approvals: a run that asks for fewer approvals of a release is refused.
+        online: returns the pins of the nodes that are connected now, where somebody knows.
     """
 
-    def __init__(self, state: State, federation: str, accepted: Callable[[], None], min_approvals: int = 1) -> None:
+    def __init__(
+        self,
+        state: State,
+        federation: str,
+        accepted: Callable[[], None],
+        min_approvals: int = 1,
+        online: Online | None = None,
+    ) -> None:
         self._state, self._federation, self._accepted = state, federation, accepted
         self._min_approvals = min_approvals
         self._registry = Registry(state.store, state.models, state.log)
+        self.views = Views(state, online)
         self.app = Starlette(
             routes=[
                 Route("/health", self._health),
@@ -67,6 +79,12 @@ class Api:
                 Route("/api/models/{name}", self._model, methods=["GET"]),
                 Route("/api/models/{name}/file", self._file, methods=["GET"]),
                 Route("/api/models/{name}/decisions", self._decide, methods=["POST"]),
+                Route("/api/overview", self._overview, methods=["GET"]),
+                Route("/api/rounds", self._rounds, methods=["GET"]),
+                Route("/api/members", self._members, methods=["GET"]),
+                Route("/api/log", self._page, methods=["GET"]),
+                Route("/api/log/checkpoint", self._checkpoint, methods=["GET"]),
+                Route("/api/log/{index:int}/proof", self._proof, methods=["GET"]),
             ]
         )
 
@@ -76,6 +94,10 @@ class Api:
             return ()
         if (method, path) == ("POST", "/api/runs"):
             return ("fl:run",)
+        if path in _LOOKS:
+            return _LOOKS[path] if method == "GET" else None
+        if _LOG.fullmatch(path):
+            return READ if method == "GET" else None
         if model := _MODEL.fullmatch(path):
             decides = model["part"] == "/decisions"
             if method != ("POST" if decides else "GET"):
@@ -197,6 +219,52 @@ class Api:
             return JSONResponse(await run_in_threadpool(self._registry.decide, request.path_params["name"], value), 201)
         except (Refused, InputError) as error:
             return _refusal(error)
+
+    async def _overview(self, _: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(self.views.overview))
+
+    async def _rounds(self, request: Request) -> Response:
+        shown = await run_in_threadpool(self.views.rounds, request.query_params.get("run", ""))
+        return JSONResponse(shown) if shown else _error(404, "http.not_found", "there is no such run")
+
+    async def _members(self, _: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(self.views.members))
+
+    async def _page(self, request: Request) -> Response:
+        asked = request.query_params
+        try:
+            before = _index(asked["before"]) if "before" in asked else None
+            limit = max(1, _index(asked.get("limit", "50")))
+        except ValueError:
+            return _error(400, "config.value", "before and limit are numbers")
+        about = [asked.get(name, "")[:256] for name in ("event", "run", "member")]
+        return JSONResponse(await run_in_threadpool(self.views.page, before, limit, *about))
+
+    async def _proof(self, request: Request) -> Response:
+        asked = request.query_params
+        try:
+            size = _index(asked["size"]) if "size" in asked else None
+            return JSONResponse(await run_in_threadpool(self.views.proof, request.path_params["index"], size))
+        except ValueError as error:
+            return _error(404, "config.index", str(error))
+
+    async def _checkpoint(self, request: Request) -> Response:
+        try:
+            since = _index(request.query_params.get("since", "0"))
+            return JSONResponse(await run_in_threadpool(self.views.grown, since))
+        except ValueError as error:
+            return _error(404, "config.index", str(error))
+
+
+def _index(text: str) -> int:
+    """Return a count or an index.
+
+    Raises:
+        ValueError: not plain digits, or more than a log can have.
+    """
+    if not (text.isascii() and text.isdigit() and len(text) <= 16):
+        raise ValueError("expected a number")
+    return int(text)
 
 
 def _refusal(error: MoonflowerError) -> Response:

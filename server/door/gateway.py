@@ -5,7 +5,8 @@ gave, for us, with the scope of the route (``tokens.py``); on Flower's routes al
 of the roster and not revoked, and that the key which signs the request is the one pinned for that member; then a
 body that is small enough and comes in time. Only then does Flower see the request. Refusals are logged with their code,
 each kind once a minute and member, so that a flood of junk does not fill the log. Whatever breaks behind the door is
-503 in front of it: a node takes that for "later", and 500 or 403 for an end.
+503 in front of it: a node takes that for "later", and 500 or 403 for an end. The dashboard's pages, where there are
+any, come before the token: they have sessions of their own (``dashboard/``), and limits on bodies as everybody.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ FLEET = frozenset(
 ACTIVATE = "/v1/fleet/activate-node"
 QUIET_S = 60.0
 RETRY_S = 5
+PAGE_BODY_BYTES = 64 << 10  # largest body that a page sends
 
 
 class Gateway:
@@ -68,6 +70,7 @@ class Gateway:
         login: called with a member and its key's PEM before its node logs in, once that key has signed the request.
         note: called with (code, member, details) for the audit log.
         settings: limits.
+        dashboard: the app of the pages for people; None: there are none.
 
     Attributes:
         refusals: requests that were refused for their token, by code; those of a flood that the log leaves unsaid, too.
@@ -84,7 +87,9 @@ class Gateway:
         login: Callable[[Member, bytes], None],
         note: Callable[[str, str, dict[str, Any]], None],
         settings: ServerSettings,
+        dashboard: Any = None,
     ) -> None:
+        self._dashboard = dashboard
         self._flower, self._api, self._scopes = flower, api, scopes
         self._verifier, self._member_of, self._login, self._note = verifier, member_of, login, note
         self._settings = settings
@@ -118,6 +123,11 @@ class Gateway:
 
     async def _serve(self, scope: Any, receive: Any, answer: _Answer) -> None:
         method, path = scope["method"], scope["path"]
+        if self._dashboard is not None and self._dashboard.serves(path):
+            body = await _whole(bounded(receive, PAGE_BODY_BYTES, self._settings.body_timeout_s))
+            if body is not None:
+                await self._dashboard(scope, _again(body, receive), answer)
+            return
         fleet = path in FLEET and method == "POST"
         scopes = ("fl:train",) if fleet else self._scopes(method, path)
         if scopes is None:

@@ -18,6 +18,7 @@ import socket
 import ssl
 import sys
 import sysconfig
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,9 @@ from ..records.members import Member
 from ..records.state import State
 from . import narrator, peers, scrape
 from .api import Api
+from .dashboard.login import Login
+from .dashboard.routes import Dashboard
+from .dashboard.sessions import Sessions
 from .gateway import Gateway, pin_of
 from .hold import HoldObjects
 from .limits import protocol
@@ -219,7 +223,9 @@ async def _serve(
     flower = Flower(sockets.inner.getsockname()[1])
     held = HoldObjects(flower.app, HOLD_S)
     supervisor = Supervisor(state, flower, settings.restarts)
-    api = Api(state, settings.federation, supervisor.wake, settings.min_approvals)
+    api = Api(state, settings.federation, supervisor.wake, settings.min_approvals, flower.online)
+    verifier = Verifier(config.oauth, url=url)
+    dashboard = _dashboard(config, api, verifier, url)
 
     def member_of(issuer: str, client_id: str) -> Member | None:
         with state.store.read() as db:
@@ -233,11 +239,12 @@ async def _serve(
         flower=held,
         api=api.app,
         scopes=api.scopes,
-        verifier=Verifier(config.oauth, url=url),
+        verifier=verifier,
         member_of=member_of,
         login=lambda _member, key: flower.login(key),
         note=note,
         settings=settings,
+        dashboard=dashboard,
     )
     quiet: dict[str, Any] = {
         "log_level": "warning",
@@ -276,9 +283,28 @@ async def _serve(
         await inside.serve([sockets.inner])
     finally:
         outside.should_exit = beside.should_exit = True
+        if dashboard is not None:
+            dashboard.close()
         for task in (watched, narrated, expired, ready):
             task.cancel()
         await asyncio.gather(opened, shown, watched, narrated, expired, ready, return_exceptions=True)
+
+
+def _dashboard(config: ServerConfig, api: Api, verifier: Verifier, url: str) -> Dashboard | None:
+    """Return the pages for people, if the config asks for them."""
+    settings = config.dashboard
+    if settings is None:
+        return None
+    return Dashboard(
+        login=Login(settings, config.oauth, verifier, url),
+        sessions=Sessions(settings.idle_s, settings.longest_s, time.time),
+        api=api.app,
+        scopes=api.scopes,
+        views=api.views,
+        federation=config.server.federation,
+        url=url,
+        clock=time.time,
+    )
 
 
 async def _expire(state: State) -> None:

@@ -140,6 +140,28 @@ class Verifier:
             raise
         return principal
 
+    def own(self, token: bytes, jkt: str) -> Principal:
+        """Return who logged in: the token is one that this server got itself, from its issuer's token endpoint.
+
+        All is checked as for a request, but for what goes with one: there is no proof, so the token must be bound to
+        this server's own key, or, with ``binding = "none"``, to none.
+
+        Args:
+            token: access token.
+            jkt: thumbprint of the key that it was asked for with.
+
+        Raises:
+            TokenRefused: ``auth.*``.
+        """
+        if len(token) > MAX_BYTES:
+            raise TokenRefused("auth.too_large", f"the token is longer than {MAX_BYTES} bytes")
+        principal = self._token(token)
+        if principal.jkt is None and self._settings.binding == "dpop":
+            raise TokenRefused("auth.binding_required", "the token is not bound to a key; this server wants DPoP")
+        if principal.jkt not in (None, jkt):
+            raise TokenRefused("auth.dpop_binding", "the token is bound to another key than the DPoP proof's")
+        return principal
+
     def _binding(
         self, principal: Principal, given: str, method: str, path: str, headers: Headers, token: bytes
     ) -> Callable[[], object]:

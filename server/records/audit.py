@@ -205,6 +205,37 @@ class Log:
                 found += [entry for _, text in rows if run in ("", (entry := json.loads(text)).get("run"))]
         return found[:limit]
 
+    def before(
+        self, index: int, limit: int, *, event: str = "", run: str = "", member: str = ""
+    ) -> list[dict[str, Any]]:
+        """Return at most ``limit`` entries in front of ``index``, newest first; only those about what is given."""
+        query = select(_log.c.idx, _log.c.entry).order_by(_log.c.idx.desc()).limit(_PAGE)
+        wanted = {"event": event, "run": run, "member": member}
+        found: list[dict[str, Any]] = []
+        with self._store.read() as connection:
+            while len(found) < limit:
+                rows = connection.execute(query.where(_log.c.idx < index)).all()
+                if not rows:
+                    break
+                index = rows[-1].idx
+                for _, text in rows:
+                    entry = json.loads(text)
+                    if all(value in ("", entry.get(name)) for name, value in wanted.items()):
+                        found.append(entry)
+        return found[:limit]
+
+    def raw(self, index: int) -> str:
+        """Return an entry's own bytes, as text: canonical JSON, which is ASCII.
+
+        Raises:
+            ValueError: there is no such entry.
+        """
+        with self._store.read() as connection:
+            text = connection.execute(select(_log.c.entry).where(_log.c.idx == index)).scalar_one_or_none()
+        if text is None:
+            raise ValueError(f"there is no entry {index}")
+        return str(text)
+
     @property
     def verifier(self) -> Verifier:
         """The public half of the log's key."""

@@ -1,0 +1,350 @@
+"""``moonflower doctor``: is everything in order around a config? It changes nothing and creates nothing.
+
+One line a check; exit status 0 all well (warnings allowed), 1 something failed, 2 the config cannot be read. A check
+that builds on one that failed is not made, and says so. The checks themselves are in ``doctor_checks.py`` and
+``doctor_state.py`` (this machine), ``doctor_network.py`` (others) and ``canary.py`` (is encryption on).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from . import doctor_checks as here
+from . import doctor_state as state
+from .configs.live import (
+    ClientConfig,
+    IssuerConfig,
+    LoginSettings,
+    OperatorConfig,
+    ServerConfig,
+    VerifierSettings,
+    load_config,
+)
+from .configs.settings import RunSettings, load_run
+from .configs.toml import read_toml
+from .doctor_checks import Check, described, not_checked
+from .errors import InputError, MoonflowerError
+
+if TYPE_CHECKING:
+    from .client.tasks import Task
+    from .configs.schema import Schema
+    from .doctor_network import Clock
+
+DEFAULT_VALUES = 1000  # of an update, where no task says how many
+DEFAULT_MEMBERS = 3
+DEFAULT_BITS = 16
+WELL_KNOWN = "/.well-known/openid-configuration"
+KINDS: dict[str, str] = {  # a table that only this config has, in the order in which they are looked for
+    "issuer": "an issuer config",
+    "operator": "an operator config",
+    "server": "a server config",
+    "client": "a client config",
+    "federation": "a run config",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A check that is to be made.
+
+    Attributes:
+        name: of the check.
+        look: makes it.
+        needs: names of earlier checks without which it makes no sense.
+        asks: it asks another process, and is given up after some seconds.
+    """
+
+    name: str
+    look: Callable[[], Check]
+    needs: tuple[str, ...] = ()
+    asks: bool = False
+
+
+def doctor(
+    config: Annotated[Path, typer.Argument(help="Any config (TOML): of a run, client, server, operator or issuer.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Check a config and all around it: keys, TLS, clock, issuer, disk, state, and that encryption is on.
+
+    Exit status: 0 all well (there may be warnings), 1 something failed, 2 the config cannot be read.
+    """
+    checks = carry_out(steps(config))
+    well = all(check.status != "failed" for check in checks)
+    if as_json:
+        listed = [{"name": one.name, "status": one.status, "found": one.found, "hint": one.hint} for one in checks]
+        typer.echo(json.dumps({"ok": well, "checks": listed}, allow_nan=False))
+    else:
+        for one in checks:
+            advice = f" → {one.hint}" if one.hint and one.status != "ok" else ""
+            typer.echo(f"{one.status:<8} {one.name:<11} {one.found}{advice}")
+    if not well:
+        raise typer.Exit(1)
+
+
+def steps(path: Path) -> tuple[Step, ...]:
+    """Return the checks for a config, in order.
+
+    Raises:
+        InputError: ``config.file``, ``config.toml`` or ``config.value``: it cannot be read, or is none of ours.
+    """
+    tables = read_toml(path, "config")
+    kind = next((table for table in KINDS if table in tables), "")
+    match kind:
+        case "issuer":
+            found = _issuer(load_config(IssuerConfig, path))
+        case "operator":
+            found = _operator(load_config(OperatorConfig, path))
+        case "server":
+            found = _server(load_config(ServerConfig, path))
+        case "client":
+            found = _client(load_config(ClientConfig, path))
+        case "federation":
+            found = _run(load_run(path), path)
+        case _:
+            named = ", ".join(f"[{table}]" for table in KINDS)
+            raise InputError("config.value", f"{path} has none of the tables {named}; expected a config of ours")
+    return (Step("config", lambda: _read(path, kind)), *found)
+
+
+def carry_out(planned: Iterable[Step]) -> list[Check]:
+    """Return what each check found; nothing that goes wrong in one ends the others."""
+    done: dict[str, Check] = {}
+    for step in planned:
+        broken = next((name for name in step.needs if name in done and _is_broken(done[name])), None)
+        done[step.name] = _made(step) if broken is None else not_checked(step.name, f"{broken} comes first")
+    return list(done.values())
+
+
+def _is_broken(check: Check) -> bool:
+    return check.status == "failed" or not check.was_made
+
+
+def _made(step: Step) -> Check:
+    from .doctor_network import LIMIT_S, TooSlow, in_time
+
+    try:
+        return in_time(step.look) if step.asks else step.look()
+    except MoonflowerError as error:
+        return Check(step.name, "failed", f"{described(error)} ({error.code})", error.hint)
+    except TooSlow:
+        return Check(
+            step.name, "failed", f"no answer within {LIMIT_S:.0f} s", "addresses, firewall, HTTPS_PROXY, name server"
+        )
+    except Exception as error:  # what it says could hold what must not be shown
+        return Check(step.name, "failed", f"the check itself broke: {type(error).__name__}", "please report this")
+
+
+def _read(path: Path, kind: str) -> Check:
+    return Check("config", "ok", f"{path} is {KINDS[kind]}")
+
+
+# The five kinds
+
+
+def _client(config: ClientConfig) -> tuple[Step, ...]:
+    from . import doctor_network as there
+
+    own, login = config.client, config.oauth
+
+    def token() -> Check:
+        from .client.door.keys import DpopKey
+        from .client.keyring import load_keys
+
+        return there.token(login, DpopKey(load_keys(own.state).node), ("fl:train",))
+
+    def rows() -> Check:
+        from .client.live import OwnRows
+
+        OwnRows(config)
+        return Check("data", "ok", f"{config.data.path or 'the task'} and schema are in order for {own.tasks[0]}")
+
+    def encryption() -> Check:
+        return _canary(len(config.member) + 1, DEFAULT_BITS, _values(config))
+
+    def clocks() -> Check:
+        trust = there.trusting(own.ca, system=True)
+        return there.clock((_issuers(login), there.Clock("server", f"{own.server}/health", trust)), there.LEEWAY_S)
+
+    return (
+        Step("versions", lambda: here.versions(member=True)),
+        Step("isolation", lambda: here.isolation(config)),
+        Step("keys", lambda: here.client_keys(config)),
+        Step("CAs", lambda: here.ca({"[client] ca": own.ca, "[oauth] ca": login.ca}, here.utc_now())),
+        Step("disk", lambda: state.disk([own.state])),
+        Step("ledger", lambda: state.ledger(own.state)),
+        Step("members", lambda: here.members(len(config.member), own.min_members)),
+        Step("data", rows, ("versions",)),
+        Step("issuer", lambda: there.issuer(login), ("CAs",), asks=True),
+        Step("server", lambda: there.server(own.server, there.trusting(own.ca, system=True)), ("CAs",), asks=True),
+        Step("clock", clocks, ("CAs",), asks=True),
+        Step("token", token, ("keys", "issuer"), asks=True),
+        Step("encryption", encryption, ("versions",)),
+    )
+
+
+def _server(config: ServerConfig) -> tuple[Step, ...]:
+    from . import doctor_network as there
+
+    settings = config.server
+    host, _, port = settings.listen.rpartition(":")
+    named = urlsplit(settings.url).hostname or "" if settings.url else host
+    secret = [settings.tls_key, settings.metrics_token_file, config.dashboard.key if config.dashboard else None]
+
+    def address() -> Check:
+        if settings.url is None and here.own_address(host) != host.strip("[]"):
+            said = f"url is not set, and nobody reaches https://{settings.listen}"
+            return Check("address", "failed", f"{said}; expected the address that members use", "url in [server]")
+        return Check("address", "ok", f"members use {settings.url or f'https://{settings.listen}'}")
+
+    def itself() -> Check:
+        mine = here.own_address(host)
+        url = f"https://{f'[{mine}]' if ':' in mine else mine}:{port}"
+        return there.server(url, there.itself(settings.tls_cert), own=True)
+
+    return (
+        Step("versions", lambda: here.versions(member=False)),
+        Step("platform", here.linux),
+        Step("address", address),
+        Step("keys", lambda: here.private_files([one for one in secret if one], [settings.state / "log.key"])),
+        Step(
+            "certificate",
+            lambda: here.certificate(settings.tls_cert, settings.tls_key, [named], here.utc_now()),
+            ("address",),
+        ),
+        Step("CAs", lambda: here.ca({"[oauth] ca": config.oauth.ca}, here.utc_now())),
+        Step("disk", lambda: state.disk([settings.state])),
+        Step("audit log", lambda: state.audit_log(settings.state)),
+        Step("model", lambda: state.good_model(settings.state)),
+        Step("issuer", lambda: there.issuer(config.oauth), ("CAs",), asks=True),
+        Step("server", itself, ("certificate",), asks=True),
+        Step("clock", lambda: there.clock((_issuers(config.oauth),), config.oauth.leeway_s), ("CAs",), asks=True),
+        Step("encryption", lambda: _canary(len(config.member) or DEFAULT_MEMBERS), ("versions",)),
+    )
+
+
+def _operator(config: OperatorConfig) -> tuple[Step, ...]:
+    from . import doctor_network as there
+
+    desk, login = config.operator, config.oauth
+
+    def token() -> Check:
+        from .client.door.keys import DpopKey
+
+        return there.token(login, DpopKey.generate(), ("fl:run", "fl:approve", "fl:audit"))
+
+    def clocks() -> Check:
+        others = (_issuers(login), there.Clock("server", f"{desk.server}/health", there.trusting(desk.ca)))
+        return there.clock(others, there.LEEWAY_S)
+
+    return (
+        Step("versions", lambda: here.versions(member=False)),
+        Step("keys", lambda: here.login_key(login.key)),
+        Step("CAs", lambda: here.ca({"[operator] ca": desk.ca, "[oauth] ca": login.ca}, here.utc_now())),
+        Step("issuer", lambda: there.issuer(login), ("CAs",), asks=True),
+        Step("server", lambda: there.server(desk.server, there.trusting(desk.ca)), ("CAs",), asks=True),
+        Step("clock", clocks, ("CAs",), asks=True),
+        Step("token", token, ("keys", "issuer"), asks=True),
+    )
+
+
+def _issuer(config: IssuerConfig) -> tuple[Step, ...]:
+    from . import doctor_network as there
+
+    def itself() -> Check:
+        return there.server(f"http://{config.issuer.listen}", trust=True, own=True, path=WELL_KNOWN, name="issuer")
+
+    return (
+        Step("versions", lambda: here.versions(member=False)),
+        Step("keys", lambda: here.issuer_keys(config)),
+        Step("disk", lambda: state.disk([config.issuer.state])),
+        Step("issuer", itself, asks=True),
+    )
+
+
+def _run(settings: RunSettings, path: Path) -> tuple[Step, ...]:
+    @cache
+    def members() -> tuple[str, ...]:
+        from .simulation import prepare
+
+        return prepare(path).names
+
+    def rows() -> Check:
+        if settings.data.path is not None and not settings.data.path.exists():
+            _size(settings)
+            said = f"task and schema are in order; {settings.data.path} is not here"
+            return Check("data", "warning", said, "enough for moonflower run; simulate and up need the rows")
+        return Check("data", "ok", f"data, schema and task are in order for {len(members())} members")
+
+    def encryption() -> Check:
+        there = settings.data.path is None or settings.data.path.exists()
+        count = len(members()) if there else max(DEFAULT_MEMBERS, settings.federation.min_members)
+        return _canary(count, settings.crypto.value_bits, _size(settings), settings.crypto.scheme)
+
+    return (
+        Step("versions", lambda: here.versions(member=True)),
+        Step("disk", lambda: state.disk([Path.cwd()])),
+        Step("data", rows, ("versions",)),
+        Step("encryption", encryption, ("versions", "data")),
+    )
+
+
+def _issuers(settings: LoginSettings | VerifierSettings) -> Clock:
+    """Return the issuer's clock."""
+    from .discovery import tls
+    from .doctor_network import Clock
+
+    return Clock("issuer", f"{settings.issuer.rstrip('/')}{WELL_KNOWN}", tls(settings.ca))
+
+
+# Is encryption on
+
+
+def _canary(members: int, bits: int = DEFAULT_BITS, values: int = DEFAULT_VALUES, scheme: str = "shared") -> Check:
+    """Return whether encryption is on, under the plan of a run of so many members and parameters."""
+    from .crypto import planner
+
+    if find_spec("tenseal") is None:
+        hint = "moonflower doctor at a member checks it"
+        return not_checked("encryption", "tenseal is not installed; a server seals nothing", hint)
+    if scheme != "shared":
+        return not_checked("encryption", f"this check knows the scheme shared, not {scheme}")
+    from .canary import release  # SEAL comes with it
+
+    found = release(planner.plan(max(2, members), bits, values), values)
+    if found.ok:
+        return Check("encryption", "ok", f"{found.sentence}; plan of {max(2, members)} members, {bits} bits")
+    return Check("encryption", "failed", found.sentence, "do not take part in a run; please report this")
+
+
+def _size(settings: RunSettings) -> int:
+    """Return the length of a run's update."""
+    from .client.tasks import load_task, schema_for
+
+    task = load_task(settings.task.ref, settings.task.options)
+    return _length(task, schema_for(task, settings.data), settings.training.seed)
+
+
+def _values(config: ClientConfig) -> int:
+    """Return the length of the update of a client's first task, or a default where the task needs a run's options."""
+    from .client.tasks import load_task, schema_for
+
+    try:
+        task = load_task(config.client.tasks[0], {})
+        return _length(task, schema_for(task, config.data), 0)
+    except (InputError, IndexError):
+        return DEFAULT_VALUES
+
+
+def _length(task: Task, schema: Schema, seed: int) -> int:
+    from .client.train import fresh_model, layout_of
+
+    return sum(spec.size for spec in layout_of(fresh_model(task, schema, seed)))

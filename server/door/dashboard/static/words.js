@@ -1,0 +1,63 @@
+// Entries of the log in words.
+
+import { many } from './dom.js';
+
+const SAID = {
+  run_began: 'Run accepted',
+  run_resumed: 'Coordinator started again',
+  run_ended: 'Run ended',
+  enrolled: 'Enrolled',
+  refused_member: 'Request refused',
+  member_added: 'Member added',
+  member_revoked: 'Member revoked',
+  epoch_began: 'New keys',
+  deal_answered: 'Keys confirmed',
+  statistics_opened: 'Statistics opened',
+  round_began: 'Round began',
+  envelope_accepted: 'Update received',
+  envelope_refused: 'Update left out',
+  set_closed: 'Sum closed',
+  opened: 'Sum opened',
+  opening_refused: 'Opening refused',
+  judged: 'Votes counted',
+  promoted: 'Candidate promoted',
+  refused: 'Candidate refused',
+  failed: 'Round failed',
+  tallies_opened: 'Quality measured',
+  warned: 'Warning',
+  approved: 'Approved',
+  rejected: 'Rejected',
+  released: 'Version released',
+  rolled_back: 'Rolled back',
+};
+const BAD = new Set(['failed', 'refused_member', 'member_revoked', 'opening_refused', 'rejected']);
+const ODD = new Set(['refused', 'warned', 'envelope_refused', 'run_resumed', 'rolled_back']);
+const GOOD = new Set(['promoted', 'released', 'approved']);
+
+export function title(entry) {
+  return SAID[entry.event] ?? entry.event;
+}
+
+export function kind(entry) {
+  if (BAD.has(entry.event)) return 'bad';
+  if (ODD.has(entry.event)) return 'warn';
+  return GOOD.has(entry.event) ? 'good' : 'plain';
+}
+
+/** What an entry is about, in one short line. */
+export function about(entry) {
+  const { details = {} } = entry;
+  const parts = [];
+  if (entry.member) parts.push(entry.member);
+  if (details.approver) parts.push(details.approver);
+  if (details.version !== undefined) parts.push(`version ${details.version}`);
+  if (details.round !== undefined) parts.push(`round ${details.round}`);
+  else if (entry.number) parts.push(`no. ${entry.number}`);
+  if (details.purpose && details.purpose !== 'update') parts.push(details.purpose);
+  if (details.members && Array.isArray(details.members)) parts.push(many(details.members.length, 'member'));
+  if (details.status) parts.push(details.status);
+  if (entry.code) parts.push(entry.code);
+  return parts.join(' · ');
+}
+
+export const events = SAID;
