@@ -31,7 +31,7 @@ from .configs.live import (
 )
 from .configs.settings import RunSettings, load_run
 from .configs.toml import read_toml
-from .doctor_checks import Check, described, not_checked
+from .doctor_checks import Check, Status, described, not_checked
 from .errors import InputError, MoonflowerError
 
 if TYPE_CHECKING:
@@ -321,7 +321,8 @@ def _canary(members: int, bits: int = DEFAULT_BITS, values: int = DEFAULT_VALUES
 
     found = release(planner.plan(max(2, members), bits, values), values)
     if found.ok:
-        return Check("encryption", "ok", f"{found.sentence}; plan of {max(2, members)} members, {bits} bits")
+        status: Status = "ok" if found.held is False else "warning"
+        return Check("encryption", status, f"{found.sentence}; plan of {max(2, members)} members, {bits} bits")
     return Check("encryption", "failed", found.sentence, "do not take part in a run; please report this")
 
 

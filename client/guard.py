@@ -149,7 +149,8 @@ def admit(offer: Mapping[str, Any], floor: FloorSettings, schema_digest: str) ->
 
     Raises:
         Refused: ``task.refused``, ``config.schema``, ``config.min_members``, ``config.rounds``,
-            ``config.local_epochs``, ``config.train_timeout_s``, ``config.min_approvals`` or ``config.value``.
+            ``config.local_epochs``, ``config.train_timeout_s``, ``config.min_approvals``, ``config.scheme`` or
+            ``config.value``.
     """
     try:
         checked = parse(Offer, offer, where="the run's offer")
@@ -165,6 +166,7 @@ def admit(offer: Mapping[str, Any], floor: FloorSettings, schema_digest: str) ->
         ("local_epochs", checked.training.local_epochs <= floor.max_local_epochs),
         ("train_timeout_s", checked.training.train_timeout_s <= floor.max_train_s),
         ("min_approvals", checked.gate.approvals >= floor.min_approvals),
+        ("scheme", checked.crypto.scheme in floor.schemes),
     )
     for name, kept in limits:
         if not kept:

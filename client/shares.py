@@ -66,7 +66,7 @@ class OwnDeal:
 
 
 def keep_deal(db: Connection, deal: OwnDeal) -> None:
-    """Keep what this member is about to deal, in place of an earlier deal of the same epoch."""
+    """Keep what this member is about to deal, in place of any earlier deal of its own that was not confirmed."""
     row = {
         "epoch": deal.terms.epoch,
         "run": deal.run,
@@ -75,7 +75,8 @@ def keep_deal(db: Connection, deal: OwnDeal) -> None:
         "payloads": _joined(deal.payloads),
         "commitments": canonical(dict(deal.commitments)).decode(),
     }
-    db.execute(insert(_dealt).values(row).on_conflict_do_update(["epoch"], set_=row))
+    db.execute(_dealt.delete())
+    db.execute(insert(_dealt).values(row))
 
 
 def deal_of(db: Connection, epoch: int) -> OwnDeal | None:

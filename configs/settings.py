@@ -175,6 +175,7 @@ class RunSettings(Table):
             max_train_s=self.training.train_timeout_s,
             min_quorum=1 if self.crypto.open_quorum == 1 else 2,
             min_approvals=self.gate.approvals,
+            schemes=(self.crypto.scheme,),
         )
 
 
@@ -200,6 +201,7 @@ class FloorSettings(Table):
     log_key: str | None = Field(None, description="the one key that may sign the coordinator's log (log.pub)")
     min_quorum: int = Field(2, ge=1, description="fewest signatures that prove a base")
     min_approvals: int = Field(1, ge=0, le=64, description="fewest members that must approve a release; automatic is 0")
+    schemes: Strings = Field(("shared", "threshold"), description="crypto schemes of the runs that it takes part in")
 
 
 def load_run(path: Path, overrides: Iterable[str] = ()) -> RunSettings:

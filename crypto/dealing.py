@@ -2,8 +2,8 @@
 
 As in ``crypto.keys``: payloads are wrapped for the recipient's card and signed over the epoch's terms, here together
 with what the dealer committed to; all members compare signed answers before anybody seals. The answer is a MAC over all
-commitments under the epoch secret, to which every member gave a part, and check values: a dealer whose shares contradict
-each other is named (``deal.disagree``). The coordinator relays, and sees commitments and check values only.
+commitments under the epoch secret, to which every member gave a part, and check values: a dealer whose shares do not
+fit each other is named (``deal.disagree``). The coordinator relays, and sees commitments and check values only.
 """
 
 from __future__ import annotations

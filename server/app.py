@@ -117,8 +117,8 @@ class Coordinator:
         """Return the sums of the present epoch; members take seats in a new one where there is none that will do.
 
         That is at the start, in a process that was started again, after a member was revoked, where one of ``wanted``,
-        without whom nothing can be opened, has no seat, and after ``epoch_rounds`` rounds. Once the run has its version 0 only those who
-        opened its statistics take part, and seats that cannot be taken count as a failed round.
+        without whom nothing can be opened, has no seat, and after ``epoch_rounds`` rounds. Once the run has its version
+        0 only those who opened its statistics take part, and seats that cannot be taken count as a failed round.
 
         Raises:
             Ended: ``run.max_failed``.

@@ -46,6 +46,11 @@ EXPOSED = (
     "All members of a round but one, together, know the update of that one.",
     "If all members ran on one machine (simulate, up), whoever ran it saw all rows and all keys.",
 )
+TOGETHER = (
+    "{t} of the {n} members together, and with the coordinator, can read every update; fewer cannot. This scheme is "
+    "experimental: its argument is the project's own and was read by nobody outside.",
+    "Whoever kept {t} members' shares of an epoch can read the envelopes of that epoch later.",
+)
 LIMITS = (
     "No differential privacy: the model, like any model, can leak whether a record was among the training rows.",
     "The gate bounds damage; it does not prove that anybody was honest. A small, patient bias passes.",
@@ -55,6 +60,15 @@ LIMITS = (
     "purpose that these people did not have in mind.",
     "Nobody outside the project has reviewed the protocol or the code.",
 )
+
+
+def _exposed(plans: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what the run's scheme does not protect against; of several epochs, with the fewest members it takes."""
+    together = [plan for plan in plans if plan["scheme"] == "threshold"]
+    if not together or len(together) < len(plans):
+        return list(EXPOSED)
+    weakest = min(together, key=lambda plan: int(plan["threshold"]))
+    return [text.format(t=weakest["threshold"], n=weakest["members"]) for text in TOGETHER] + list(EXPOSED[2:])
 
 
 def model_card(
@@ -125,7 +139,7 @@ def model_card(
             "min_members": offer.federation.min_members,
             "open_quorum": offer.crypto.open_quorum,
             "protects": [{"against": who, "how": how} for who, how in PROTECTS],
-            "does_not_protect": list(EXPOSED),
+            "does_not_protect": _exposed(plans),
             "differential_privacy": None,
         },
         "limits": list(LIMITS),

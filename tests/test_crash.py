@@ -70,7 +70,7 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """What was wrong after each trial of the suite, by its name."""
     out = tmp_path_factory.mktemp("crash") / "results.json"
     command = [sys.executable, str(HERE / "crash.py"), "--suite", str(out), str(RANDOM), str(SEED)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     print(done.stdout)
     assert out.exists(), done.stdout + done.stderr
     found: dict[str, list[str]] = json.loads(out.read_text())

@@ -351,14 +351,13 @@ def test_a_deal_may_come_again_until_it_is_confirmed(federation: Callable[..., F
                 run=run,
                 epoch=epoch,
                 roster=roster,
-                dealer=NAMES[0],
-                ciphertext=made.ciphertexts[name],
-                signature=made.signatures[name],
+                ciphertexts={NAMES[0]: made.ciphertexts[name]},
+                signatures={NAMES[0]: made.signatures[name]},
             )
             for name in NAMES
         }
 
-    def answers(deals: dict[str, TakeDeal]) -> dict[str, dict[str, str]]:
+    def answers(deals: dict[str, TakeDeal]) -> dict[str, dict[str, Any]]:
         return {name: one.members[name].take_deal(taken).model_dump() for name, taken in deals.items()}
 
     first = deal()

@@ -183,13 +183,12 @@ class Figures:
                 self.released = details["version"]
 
     def _went_on(self, entry: Mapping[str, Any], now_s: float) -> None:
-        """Measure a phase of a round; statistics and reports have the same events, and are no rounds."""
-        course, details = self._courses.get(entry["number"]), entry["details"]
-        if course is None or details.get("purpose", "update") != "update":
-            return
-        self.phase_s[PHASES[entry["event"]]].add(now_s - course.since_s)
-        course.since_s = now_s
-        for _, code in details.get("warnings", ()):
+        """Measure a phase of a round; statistics and reports have the same events while no round of theirs goes on."""
+        course = self._courses.get(entry["number"])
+        if course is not None:
+            self.phase_s[PHASES[entry["event"]]].add(now_s - course.since_s)
+            course.since_s = now_s
+        for _, code in entry["details"].get("warnings", ()):
             self.warnings["round", code] += 1
 
     def _ended(self, entry: Mapping[str, Any], code: str, now_s: float) -> None:

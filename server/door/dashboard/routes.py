@@ -178,7 +178,7 @@ class Dashboard:
     async def _who(self, request: Request) -> Response:
         session = await self._session(request)
         if session is None:
-            return _error(401, "session.none", "nobody is logged in, or no longer")
+            return JSONResponse(None)
         held = session.held
         ends = None if held.refresh else self._sessions.ends(session)
         about = {"name": held.name, "scopes": sorted(held.principal.scopes & USEFUL), "ends": ends}

@@ -4,7 +4,7 @@ import { fixed, h, s } from './dom.js';
 
 const WIDTH = 560;
 const LEFT = 54;
-const RIGHT = 58;
+const RIGHT = 72;
 const TOP = 14;
 const PLOT = 190;
 

@@ -34,8 +34,13 @@ const BAD = new Set(['failed', 'refused_member', 'member_revoked', 'opening_refu
 const ODD = new Set(['refused', 'warned', 'envelope_refused', 'run_resumed', 'rolled_back']);
 const GOOD = new Set(['promoted', 'released', 'approved']);
 
+const OTHER = {
+  statistics: { envelope_accepted: 'Statistics received', envelope_refused: 'Statistics left out' },
+  tallies: { envelope_accepted: 'Quality numbers received', envelope_refused: 'Quality numbers left out' },
+};
+
 export function title(entry) {
-  return SAID[entry.event] ?? entry.event;
+  return OTHER[entry.details?.purpose]?.[entry.event] ?? SAID[entry.event] ?? entry.event;
 }
 
 export function kind(entry) {
@@ -53,7 +58,7 @@ export function about(entry) {
   if (details.version !== undefined) parts.push(`version ${details.version}`);
   if (details.round !== undefined) parts.push(`round ${details.round}`);
   else if (entry.number) parts.push(`no. ${entry.number}`);
-  if (details.purpose && details.purpose !== 'update') parts.push(details.purpose);
+  if (['set_closed', 'opened'].includes(entry.event) && OTHER[details.purpose]) parts.push({ statistics: 'statistics', tallies: 'quality numbers' }[details.purpose]);
   if (details.members && Array.isArray(details.members)) parts.push(many(details.members.length, 'member'));
   if (details.status) parts.push(details.status);
   if (entry.code) parts.push(entry.code);

@@ -1,0 +1,89 @@
+// What is happening now.
+
+import { badge, h, many, when } from './dom.js';
+import { get } from './net.js';
+import { charts } from './rounds.js';
+import { about, kind, title as word } from './words.js';
+
+export const title = 'Overview';
+
+export async function load(app, _, quiet) {
+  const may = app.may('fl:run', 'fl:audit');
+  const [rounds, page] = may
+    ? await Promise.all([get('rounds', quiet).catch((error) => (error.status === 404 ? null : Promise.reject(error))), get('log?limit=8', quiet)])
+    : [null, null];
+  return { rounds, page };
+}
+
+export function view(app, { rounds, page }) {
+  const now = app.overview;
+  if (!now) return [h('h1', { tabindex: -1 }, 'Overview'), h('p', {}, 'Looking …')];
+  const open = now.run && ['queued', 'running'].includes(now.run.status);
+  const done = rounds ? rounds.rounds.filter((one) => one.status !== 'running').length : 0;
+  return [
+    h('p', { class: 'over' }, app.session.federation),
+    h('h1', { tabindex: -1 }, 'Now'),
+    h('p', { class: 'lede', id: 'sentence', 'aria-live': 'polite' }, now.sentence),
+    now.deadline ? h('p', { class: 'left', 'data-deadline': now.deadline }, '') : null,
+    now.waiting ? decide(app, now.waiting) : null,
+    open && now.progress.members.length ? members(now) : null,
+    h(
+      'dl',
+      { class: 'figures' },
+      figure('Rounds promoted', now.run ? `${now.promoted} of ${rounds ? done : now.run.of}` : '–', now.run ? `${now.run.of} planned` : 'no run yet'),
+      figure('Released model', now.released === null ? 'none' : `version ${now.released}`, now.released === null ? 'nobody should use one yet' : 'the one to use'),
+      now.online ? figure('Connected', `${now.online.length} of ${now.members.length}`, 'members') : null,
+      figure('Log', String(now.index + 1), 'entries'),
+    ),
+    rounds && rounds.rounds.length ? h('section', { 'aria-labelledby': 'gate' }, h('h2', { id: 'gate' }, 'The gate’s metric'), charts(rounds, 'now')) : null,
+    page ? newest(page) : null,
+  ];
+}
+
+function decide(app, waiting) {
+  const missing = waiting.required - waiting.approvals;
+  const what = waiting.step === 'approve' ? 'a release' : 'a roll-back';
+  return h(
+    'p',
+    { class: 'notice' },
+    h('span', {}, `Version ${waiting.version}: ${waiting.approvals} of ${many(waiting.required, 'approval')} for ${what}, ${missing} missing. `),
+    h('a', { href: `#/models/${waiting.version}` }, app.may('fl:approve') ? 'Look and decide' : 'Look at it'),
+  );
+}
+
+function members(now) {
+  const { members: all, sent, left_out: out, step } = now.progress;
+  const collecting = step === 'collect';
+  return h(
+    'ul',
+    { class: 'chips', 'aria-label': 'Members in this round' },
+    all.map((name) => {
+      if (out.includes(name)) return chip(name, 'bad', '✕', 'left out');
+      if (sent.includes(name) && now.progress.round) return chip(name, 'good', '✓', 'update received');
+      return chip(name, 'plain', collecting ? '…' : '·', collecting ? 'training' : 'waiting');
+    }),
+  );
+}
+
+function chip(name, tone, mark, said) {
+  return h('li', { class: `chip ${tone}`, 'data-key': `chip-${name}` }, h('span', { class: 'mark', 'aria-hidden': 'true' }, mark), h('span', {}, h('strong', {}, name), h('small', {}, said)));
+}
+
+function figure(term, value, more) {
+  return h('div', {}, h('dt', {}, term), h('dd', {}, value, h('small', {}, more)));
+}
+
+function newest(page) {
+  return h(
+    'section',
+    { 'aria-labelledby': 'latest' },
+    h('h2', { id: 'latest' }, 'Latest'),
+    h(
+      'ol',
+      { class: 'lines' },
+      page.entries.map((entry) => h('li', { 'data-key': `e${entry.index}` }, when(entry.time, true), badge(kind(entry), word(entry)), h('span', { class: 'about' }, about(entry)))),
+    ),
+    h('p', {}, h('a', { href: '#/log' }, 'The whole log')),
+  );
+}
+

@@ -1,0 +1,112 @@
+// The rounds of a run, and the gate's metric over them.
+
+import { badge, fixed, h, listed, many } from './dom.js';
+import { get, post } from './net.js';
+import { overRounds } from './chart.js';
+
+export const title = 'Rounds';
+const NAMES = { loss: 'Loss', accuracy: 'Accuracy', auc: 'AUC', average_precision: 'Average precision' };
+const TONE = { promoted: 'good', refused: 'warn', failed: 'bad', running: 'plain' };
+
+export function load(app, [run], quiet) {
+  return get(run ? `rounds?run=${encodeURIComponent(run)}` : 'rounds', quiet).catch((error) => (error.status === 404 ? null : Promise.reject(error)));
+}
+
+export function view(app, data) {
+  if (!data) return [h('h1', { tabindex: -1 }, 'Rounds'), h('p', {}, 'There was no run yet. Whoever has the scope fl:run starts one with ', h('code', {}, 'moonflower run'), '.')];
+  const open = ['queued', 'running'].includes(data.status);
+  return [
+    h('p', { class: 'over' }, `Run ${data.run}`),
+    h('h1', { tabindex: -1 }, 'Rounds'),
+    h('p', { class: 'lede' }, state(data)),
+    h(
+      'div',
+      { class: 'row' },
+      data.runs.length > 1 ? h('label', {}, 'Run ', h('select', { 'data-change': 'run' }, [...data.runs].reverse().map((one) => h('option', { value: one, selected: one === data.run }, one)))) : null,
+      open && app.may('fl:run') ? h('button', { type: 'button', class: 'quiet danger', 'data-action': 'stop', 'data-run': data.run, disabled: data.stop }, data.stop ? 'Stopping …' : 'Stop this run …') : null,
+    ),
+    data.rounds.length ? charts(data, 'run') : null,
+    h('section', { 'aria-labelledby': 'each' }, h('h2', { id: 'each' }, 'Each round'), table(data)),
+  ];
+}
+
+function state(data) {
+  const count = (status) => data.rounds.filter((one) => one.status === status).length;
+  const ended = ['promoted', 'refused', 'failed'].filter((one) => count(one)).map((one) => `${count(one)} ${one}`);
+  const how = { queued: 'Accepted, not begun', running: 'Running', done: 'Ended well', policy: 'Ended by its own rules', stopped: 'Stopped', failed: 'Failed' }[data.status] ?? data.status;
+  return `${how}${data.code ? ` (${data.code})` : ''}: ${ended.length ? listed(ended) : 'no round has ended'}, of ${many(data.of, 'round')} planned.`;
+}
+
+/** The gate's metric, and how the members' votes compared each candidate with the best version before it. */
+export function charts(data, id) {
+  const name = NAMES[data.metric] ?? data.metric;
+  const lower = data.metric === 'loss';
+  const marks = (value, digits) =>
+    data.rounds
+      .filter((one) => one.status !== 'running')
+      .map((one) => ({ round: one.round, number: one.number, status: one.status, value: value(one), note: `Round ${one.round}, ${one.status}${one.code ? ` (${one.code})` : ''}: ${fixed(value(one), digits)}` }));
+  const measured = data.rounds.some((one) => typeof one.metrics?.[data.metric] === 'number');
+  return h(
+    'div',
+    { class: 'charts' },
+    measured || !data.rounds.length
+      ? overRounds(`${id}-metric`, `${name}, ${lower ? 'lower' : 'higher'} is better`, 'Over all members’ test rows together.', marks((one) => one.metrics?.[data.metric], 3), { of: data.of })
+      : null,
+    overRounds(`${id}-median`, `Change of ${data.metric} against the best version`, `Median of the members’ votes, relative; below the dotted line the candidate was better. More than ${fixed(data.max_regression, 2)} is refused.`, marks((one) => one.gate.median, 4), { of: data.of, digits: 4, guide: 0 }),
+  );
+}
+
+function table(data) {
+  if (!data.rounds.length) return h('p', { class: 'none' }, 'None yet.');
+  const heads = ['round', 'no.', 'status', 'members', 'left out', 'change', data.metric, 'clipped'];
+  const number = (text) => h('td', { class: 'num' }, text);
+  return h(
+    'div',
+    { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': 'Rounds, as a table' },
+    h(
+      'table',
+      {},
+      h('thead', {}, h('tr', {}, heads.map((one, at) => h('th', { scope: 'col', class: at > 4 ? 'num' : null }, one)))),
+      h(
+        'tbody',
+        {},
+        [...data.rounds].reverse().map((one) =>
+          h(
+            'tr',
+            { 'data-key': `r${one.number}` },
+            h('th', { scope: 'row' }, `${one.round}`),
+            h('td', {}, String(one.number)),
+            h('td', {}, badge(TONE[one.status] ?? 'plain', one.status), one.code ? h('small', { class: 'code' }, one.code) : null),
+            h('td', {}, one.members.length ? listed(one.members) : '–'),
+            h('td', {}, one.excluded.length ? listed(one.excluded.map((out) => `${out.member} (${out.code})`)) : '–'),
+            number(fixed(one.gate.median, 4)),
+            number(fixed(one.metrics?.[data.metric], 3)),
+            number(fixed(one.clipped_share, 2)),
+          ),
+        ),
+      ),
+    ),
+  );
+}
+
+export const changes = {
+  run(target) {
+    location.hash = `#/rounds/${target.value}`;
+  },
+};
+
+export const actions = {
+  stop(target, app) {
+    const { run } = target.dataset;
+    app.ask({
+      title: 'Stop this run?',
+      body: [h('p', {}, 'It ends before its next exchange with the members. The last good model stays, and the log says that somebody asked for the end. A stopped run cannot go on.')],
+      verb: 'Stop the run',
+      danger: true,
+      async done() {
+        await post(`runs/${encodeURIComponent(run)}/stop`, {});
+        return 'The run is being stopped.';
+      },
+    });
+  },
+};
