@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test unit soak figures rounds lint types wheel dev clean
+.PHONY: help demo test unit soak figures rounds lint types wheel docs reference sbom audit dev clean
 .DELETE_ON_ERROR:
 
 help:
@@ -17,6 +17,10 @@ help:
 	@echo "make lint       ruff and the import contracts"
 	@echo "make types      mypy, strict"
 	@echo "make wheel      build the wheel and try it in a fresh environment"
+	@echo "make docs       build the documents into site/; a link that leads nowhere fails"
+	@echo "make reference  write docs/reference/ from the code"
+	@echo "make sbom       list all parts in build/sbom.json (CycloneDX)"
+	@echo "make audit      ask the advisory database about every pinned package"
 	@echo "make dev        the environment for working on moonflower"
 	@echo "make clean      remove what make made"
 
@@ -54,6 +58,20 @@ wheel: dev
 	$(BIN)/python -m build --wheel --outdir dist . >/dev/null
 	$(BIN)/python tests/wheel_check.py dist/*.whl
 
+# The theme's notice about its successor is known; it would only hide what matters.
+docs: $(VENV)/.documented
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+reference: $(VENV)/.installed
+	$(BIN)/python docs/reference.py
+
+sbom: $(VENV)/.supplied
+	$(BIN)/python tests/sbom.py
+
+audit: $(VENV)/.supplied
+	$(BIN)/python tests/audit.py
+
 dev: $(VENV)/.developed .names/moonflower
 
 # The checkout is the package; this link lets mypy see it under its name.
@@ -77,5 +95,13 @@ $(VENV)/.developed: $(VENV)/.installed
 	$(PIP) --quiet --editable '.[dev]'
 	@touch $@
 
+$(VENV)/.documented: $(VENV)/.installed
+	$(PIP) --quiet --editable '.[docs]'
+	@touch $@
+
+$(VENV)/.supplied: $(VENV)/.installed
+	$(PIP) --quiet --editable '.[supply]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .names build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .names build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -90,7 +90,7 @@ class ServerSettings(Table):
     max_body_mb: int = Field(16, ge=1, le=1024, description="largest request; Flower cuts messages into 5 MB")
     head_timeout_s: float = Field(5, gt=0, le=60, description="a request's head must be there by then")
     body_timeout_s: float = Field(30, gt=0, le=600, description="and its body by then")
-    connections_per_address: int = Field(200, ge=1, le=100_000)
+    connections_per_address: int = Field(200, ge=1, le=100_000, description="open connections of one address")
     refusals_per_minute: int = Field(60, ge=1, le=100_000, description="refused tokens of an address; then 429")
     min_approvals: int = Field(1, ge=0, le=64, description="a run that asks for fewer approvals is refused")
     metrics: Listen | None = Field(
@@ -162,13 +162,15 @@ class LoginSettings(Table):
     """``[oauth]`` of a client or an operator: how it gets its token (client credentials, private_key_jwt)."""
 
     issuer: Url = Field(description="issuer; its token endpoint is found by discovery")
-    client_id: ClientId
+    client_id: ClientId = Field(description="OAuth client of this node or desk")
     key: File = Field(description="private JWK of the OAuth client (moonflower keys)")
     audience: str | None = Field(None, description="resource to ask a token for (RFC 8707), where the issuer wants it")
     audience_parameter: Literal["resource", "audience"] = Field("resource", description="how (Auth0: audience)")
     scope: str | None = Field(None, description="scope to ask for instead of ours (Entra: api://…/.default)")
-    assertion_audience: Literal["issuer", "token_endpoint"] = "issuer"
-    binding: Binding = "dpop"
+    assertion_audience: Literal["issuer", "token_endpoint"] = Field(
+        "issuer", description="whom the client's assertion names"
+    )
+    binding: Binding = Field("dpop", description='"none": tokens without DPoP')
     ca: File | None = Field(None, description="private CA of the issuer (PEM)")
 
 
@@ -206,7 +208,7 @@ class ClientConfig(Config):
 class OperatorSettings(Table):
     """``[operator]``: where ``moonflower run``, ``runs`` and ``stop`` find the server."""
 
-    server: Url
+    server: Url = Field(description="the coordinator's address")
     ca: File | None = Field(None, description="private CA of the coordinator (PEM)")
 
 
@@ -230,7 +232,7 @@ class IssuerSettings(Table):
 class IssuerClientSettings(Table):
     """``[[client]]``: who may get tokens."""
 
-    client_id: ClientId
+    client_id: ClientId = Field(description="name of the OAuth client")
     key: File = Field(description="its public JWK")
     scopes: Strings = Field(description="of fl:train, fl:run, fl:approve, fl:audit")
     redirect: Url | None = Field(None, description="a dashboard's https://…/ui/callback: people log in through it")
@@ -239,7 +241,7 @@ class IssuerClientSettings(Table):
 class IssuerPersonSettings(Table):
     """``[[person]]``: who may log in at a dashboard; the pass phrase is made at every start."""
 
-    name: Name
+    name: Name = Field(description="what the person types to log in")
     scopes: Strings = Field(description="of fl:run, fl:approve, fl:audit")
 
 

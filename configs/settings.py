@@ -195,9 +195,9 @@ class FloorSettings(Table):
 
     tasks: Strings = Field(description="task references that this node runs")
     min_members: int = Field(3, ge=2, description="smallest set it helps to open, counting pinned members")
-    max_rounds: int = Field(1000, ge=1)
-    max_local_epochs: int = Field(100, ge=1)
-    max_train_s: float = Field(3600, gt=0)
+    max_rounds: int = Field(1000, ge=1, description="most rounds of a run")
+    max_local_epochs: int = Field(100, ge=1, description="most passes over the rows in a round")
+    max_train_s: float = Field(3600, gt=0, description="longest train_timeout_s of a run")
     log_key: str | None = Field(None, description="the one key that may sign the coordinator's log (log.pub)")
     min_quorum: int = Field(2, ge=1, description="fewest signatures that prove a base")
     min_approvals: int = Field(1, ge=0, le=64, description="fewest members that must approve a release; automatic is 0")

@@ -218,8 +218,7 @@ def _running(scene: Scene) -> str:
 def _collected(progress: Progress) -> str:
     sent, many = len(progress.sent), len(progress.members)
     missing = [name for name in progress.members if name not in (*progress.sent, *progress.left_out)]
-    have = "has" if sent == 1 else "have"
-    said = f"{sent} of {_many(many, 'member')} {have} sent their update"
+    said = f"{sent} of {_many(many, 'member')} {'has sent its' if sent == 1 else 'have sent their'} update"
     if not sent:
         said = f"{_many(many, 'member')} train, and none has sent its update yet"
     if 0 < len(missing) <= 2 and sent:
@@ -239,11 +238,11 @@ def _decision(scene: Scene) -> str:
     missing = waiting.required - waiting.approvals
     what = "waits for" if waiting.step == "approve" else "needs for a roll-back"
     more = "more " if waiting.approvals else ""
-    who = f"anyone of {_listed(waiting.open_to, 'or')}" if waiting.open_to else "but no other member has an approver"
+    who = f": anyone of {_listed(waiting.open_to, 'or')}" if waiting.open_to else ", but no other member has one"
     if len(waiting.open_to) == missing == 1:
-        who = f"somebody of {waiting.open_to[0]}"
+        who = f": somebody of {waiting.open_to[0]}"
     many = "one" if missing == 1 else str(missing)
-    return f"Version {waiting.version} {what} {many} {more}approver{'s' if missing > 1 else ''}: {who}."
+    return f"Version {waiting.version} {what} {many} {more}approver{'s' if missing > 1 else ''}{who}."
 
 
 def _here(scene: Scene) -> str:
@@ -252,9 +251,12 @@ def _here(scene: Scene) -> str:
         return f"The roster has {_many(many, 'member')}."
     if len(scene.online) == many:
         return f"All {_many(many, 'member')} are connected." if many > 1 else "Its one member is connected."
+    if not scene.online:
+        return f"None of {_many(many, 'member')} is connected."
     away = [name for name in scene.members if name not in scene.online]
     named = f"; {_listed(away)} {'is' if len(away) == 1 else 'are'} not" if len(away) <= 3 else ""
-    return f"{len(scene.online)} of {_many(many, 'member')} are connected{named}."
+    verb = "is" if len(scene.online) == 1 else "are"
+    return f"{len(scene.online)} of {_many(many, 'member')} {verb} connected{named}."
 
 
 def _many(count: int, what: str) -> str:

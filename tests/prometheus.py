@@ -18,7 +18,7 @@ DEPLOY = Path(__file__).parents[1] / "configs/deploy"
 RULES = DEPLOY / "prometheus/alerts.yml"
 RULE_TESTS = DEPLOY / "prometheus/alerts.test.yml"
 DASHBOARD = DEPLOY / "grafana/moonflower.json"
-START_S = 20.0
+START_S = 60.0
 
 
 def found(program: str) -> str:
@@ -57,7 +57,7 @@ class Prometheus:
         ((_, value),) = self.query(expression)
         return value
 
-    def wait(self, expression: str, within_s: float = 20) -> None:
+    def wait(self, expression: str, within_s: float = 60) -> None:
         """Wait until an expression has a series."""
         deadline = time.monotonic() + within_s
         while not self.query(expression):

@@ -206,7 +206,7 @@ def test_the_clients_seccomp_profile_allows_two_namespaces_and_no_more() -> None
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
-@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("side", [*SIDES, "client-keys"])
 def test_manifests_fit_the_schemas_of_kubernetes(side: str, version: str) -> None:
     checks = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed here")
     for one in manifests(side):
@@ -236,6 +236,23 @@ def test_a_pod_keeps_to_the_restricted_profile(side: str) -> None:
     }
     assert set(container["resources"]["limits"]) == {"memory", "ephemeral-storage"}
     assert set(container["resources"]["requests"]) == {"cpu", "memory", "ephemeral-storage"}
+
+
+def test_the_job_that_makes_keys_is_confined_as_the_node_is_and_reaches_nobody() -> None:
+    job = manifest("client-keys", "Job")["spec"]["template"]
+    node, spec = pod("client"), job["spec"]
+    (own,) = node["containers"]
+    same = ("serviceAccountName", "automountServiceAccountToken", "enableServiceLinks", "securityContext")
+    assert [spec[name] for name in same] == [node[name] for name in same]
+    assert [one for one in node["volumes"] if one["name"] != "data"] == spec["volumes"]
+    for container in (*spec["initContainers"], *spec["containers"]):
+        assert container["securityContext"] == own["securityContext"]
+        assert container["image"] == own["image"]
+        assert [one for one in own["volumeMounts"] if one["name"] != "data"] == container["volumeMounts"]
+    assert [one["args"] for one in spec["initContainers"]] == [["keys", "new", "/etc/moonflower/client.toml"]]
+    assert [one["args"] for one in spec["containers"]] == [["member", "card", "/etc/moonflower/client.toml"]]
+    chosen = manifest("client", "NetworkPolicy", "node")["spec"]["podSelector"]["matchLabels"]
+    assert not chosen.items() <= job["metadata"]["labels"].items()
 
 
 @pytest.mark.parametrize("side", SIDES)

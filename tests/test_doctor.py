@@ -336,6 +336,20 @@ def test_a_ledger_with_a_fork_fails(tmp_path: Path) -> None:
     assert made(lambda: doctor_state.ledger(tmp_path)).status == "failed"
 
 
+def test_the_ledger_of_a_killed_node_is_read_and_left_alone(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from moonflower.client.ledger import Ledger;"
+        "Ledger(Path(sys.argv[1])).keep_fork('held', 'shown'); os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, tmp_path / "ledger.db"]).returncode == 9
+    before = tree(tmp_path)
+    assert sorted(before) == ["ledger.db", "ledger.db-shm", "ledger.db-wal"]
+    says(made(lambda: doctor_state.ledger(tmp_path)), "failed", "another history of its log")
+    after = tree(tmp_path)
+    assert sorted(after) == sorted(before)
+    assert all(after[name] == before[name] for name in ("ledger.db", "ledger.db-wal"))  # -shm is a lock table
+
+
 # Others
 
 

@@ -7,10 +7,8 @@ as somebody without the log's key can go, as in ``test_audit.py``.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -27,6 +25,7 @@ from moonflower.errors import AuditError, Refused
 from moonflower.server.records import verify
 from moonflower.server.records.audit import Log
 from moonflower.server.records.store import FILE_NAME, Store
+from test_machine_means import in_memory
 
 SIGNER = Signer("moonflower/heart", bytes(range(32)))
 STRANGER = Signer("moonflower/heart", bytes(32))
@@ -36,12 +35,6 @@ PROCESSES = st.integers(0, 1)
 EVENTS = st.lists(st.sampled_from(["promoted", "refused", "warned"]), min_size=1, max_size=4)
 TAMPERING = ("edit", "swap", "cut", "take out", "repeat", "rewrite", "forge")
 Entry = dict[str, Any]
-
-
-def in_memory() -> tempfile.TemporaryDirectory[str]:
-    """Return a folder of an example's own: databases are synced with every commit, on a disk most of its time."""
-    quick = Path("/dev/shm")
-    return tempfile.TemporaryDirectory(prefix="machine-", dir=quick if os.access(quick, os.W_OK) else None)
 
 
 class Process:

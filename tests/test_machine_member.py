@@ -8,52 +8,45 @@ that: no more, and no less. Between any two steps, and inside of any transaction
 
 from __future__ import annotations
 
-import contextlib
-import inspect
 import json
 import sqlite3
-import sys
-import textwrap
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 from federation import NAMES, Killed, identities
-from federation import cast as prepared
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from moonflower import __version__
-from moonflower.canonical import digest
 from moonflower.client import guard
 from moonflower.client.app import Member
-from moonflower.client.guard import Held
 from moonflower.client.ledger import Epoch, Ledger
-from moonflower.client.train import Learner
-from moonflower.configs.settings import FloorSettings, Offer, parse
-from moonflower.crypto import envelope, keys, planner, quantise, sealed, secret, version
-from moonflower.crypto.context import Purpose, RoundContext
-from moonflower.crypto.identity import Roster, parse_roster
-from moonflower.crypto.mac import Mac
-from moonflower.crypto.note import Signer, sign_checkpoint
-from moonflower.crypto.quantise import Contribution
-from moonflower.crypto.statement import Proof, Statement, sign_statement
+from moonflower.configs.settings import FloorSettings
+from moonflower.crypto import envelope, keys, planner, sealed
+from moonflower.crypto.statement import Proof, Statement
 from moonflower.errors import Refused
-from moonflower.messages import Enrol, Open, Opened, Seal, Sealed, TakeDeal
+from moonflower.messages import Enrol, Open, Opened, Sealed, TakeDeal
 from moonflower.server.aggregate import RunningSum
-from test_machine_log import in_memory
+from test_machine_means import in_memory, without
+from test_machine_world import (
+    BAD_PROOFS,
+    CLIPS,
+    DORA,
+    EVERYBODY,
+    LEAST,
+    ME,
+    REST,
+    ROSTERS,
+    RUN,
+    UNCONFIRMED,
+    Ask,
+    World,
+    world,
+)
 
-ME, DORA = NAMES[0], NAMES[-1]
-EVERYBODY, REST = frozenset(NAMES), frozenset(NAMES[:-1])
-RUN, LEAST = "r", 3
-ROSTERS = {1: EVERYBODY, 2: EVERYBODY, 3: REST, 4: EVERYBODY}  # members of an epoch
-UNCONFIRMED = 4
-CLIPS = (8.0, 2.0)  # that the proofs of the two bases state
-BAD_PROOFS = ("none", "one signature", "another base", "too few members", "out of range", "federation", "of tallies")
 TWISTS = {  # what is not as it should be about a sum, and why it is not opened then
     "context": "envelope.context",
     "sum: one twice": "envelope.tag",
@@ -68,172 +61,7 @@ TWISTS = {  # what is not as it should be about a sum, and why it is not opened 
     "round": "envelope.context",
     "checkpoint": "envelope.context",
 }
-LEFT_OUT = st.sampled_from([set(), set(), set(), {NAMES[1]}, {NAMES[2]}, {DORA}, {NAMES[1], DORA}])  # never all others
-Weaken = Callable[[pytest.MonkeyPatch], None]
-
-
-@dataclass(frozen=True)
-class Ask:
-    """What the coordinator's request for an envelope says; ``proof`` is "" where it is as it should be."""
-
-    run: str
-    epoch: int
-    number: int
-    round: int
-    purpose: Purpose
-    base: int
-    clip: float
-    checkpoint: int
-    proof: str = ""
-
-    @property
-    def place(self) -> tuple[str, str, int, int]:
-        """What is sealed once (rule 7)."""
-        return self.purpose, self.run, self.epoch, self.number
-
-    @property
-    def same(self) -> Ask:
-        """The request but for its proof, which is no part of the terms."""
-        return replace(self, proof="")
-
-
-class World:
-    """What does not change: the other members, and all that the coordinator can have got hold of."""
-
-    def __init__(self) -> None:
-        self.cast = prepared("training.weights=equal")
-        self.raw_offer = self.cast.settings.offer(self.cast.schema.digest())
-        self.offer = parse(Offer, self.raw_offer, where="test")
-        self.pins = {name: identities()[name].card.node.pin for name in NAMES}
-        self.learners = {name: self.learner(name) for name in NAMES}
-        own = self.learners[ME]
-        self.size = len(own.start())
-        self.sizes = {"update": self.size, "statistics": 1 + len(own.summary()), "tallies": len(own.tally(own.start()))}
-        self.rosters = {epoch: self.roster(names) for epoch, names in ROSTERS.items()}
-        self.plans = {e: planner.plan(len(r.names), 16, self.size) for e, r in self.rosters.items()}
-        self.keys = {epoch: self.key(epoch) for epoch in ROSTERS}
-        self.held = [held(size) for size in (3, 5, 8, 9)]  # the last two are shown late, and never
-        self.bases = self._bases()
-        self.envelope = lru_cache(maxsize=None)(self._envelope)
-
-    def learner(self, name: str) -> Learner:
-        made = self.cast.learner(name, self.cast.splits[name])
-        made.prepare(made.scaling(made.summary().tolist()))
-        return made
-
-    def roster(self, names: Iterable[str]) -> Roster:
-        return parse_roster([identities()[name].card.as_dict() for name in sorted(names)], self.pins)
-
-    def key(self, epoch: int) -> keys.EpochKey:
-        terms = keys.EpochTerms.of(self.offer.federation.name, epoch, self.rosters[epoch], self.plans[epoch])
-        return keys.EpochKey(terms, secret.generate(self.plans[epoch]), bytes([epoch]) * keys.SECRET_BYTES)
-
-    def _bases(self) -> list[version.Version]:
-        own = self.learners[ME]
-        scaling = own.scaling(own.summary().tolist())
-        manifest = {"format": 1, "schema": self.cast.schema.to_dict(), "scaling": scaling}
-        first = version.build(own.layout, own.start(), manifest)
-        return [first, version.candidate(first, first.vector + 1)]
-
-    def template(self, epoch: int) -> RoundContext:
-        return RoundContext(
-            federation=self.offer.federation.name,
-            run=RUN,
-            number=0,
-            round=0,
-            purpose="statistics",
-            base="",
-            clip=0.0,
-            training=self.offer.training.model_dump(mode="json"),
-            schema=self.cast.schema.digest(),
-            task=self.offer.task.model_dump(mode="json"),
-            package=__version__,
-            crypto=self.plans[epoch].as_dict(),
-            epoch=epoch,
-            roster=self.rosters[epoch].digest,
-            min_members=self.offer.federation.min_members,
-            offer=digest(self.raw_offer),
-            checkpoint="",
-        )
-
-    def context(self, ask: Ask) -> RoundContext:
-        at = self.held[ask.checkpoint].label
-        return self.template(ask.epoch).at(ask.number, ask.round, ask.purpose, self.base(ask), ask.clip, at)
-
-    def base(self, ask: Ask) -> str:
-        return "" if ask.purpose == "statistics" else self.bases[ask.base].sha256
-
-    def key_of(self, ask: Ask) -> str:
-        """What an opening is remembered under (rule 2)."""
-        return self.learners[ME].data_digest() if ask.purpose == "statistics" else self.base(ask)
-
-    def lanes(self, ask: Ask) -> int:
-        limbs = self.plans[ask.epoch].limbs
-        return self.size + limbs if ask.purpose == "update" else self.sizes[ask.purpose] * limbs
-
-    def _envelope(self, name: str, ask: Ask, odd: bool = False) -> bytes:
-        """Return what another member sealed for a round; ``odd``: under a learning rate of its own."""
-        learner, plan, context = self.learners[name], self.plans[ask.epoch], self.context(ask)
-        if odd:
-            context = replace(context, training={**context.training, "lr": 1e-9})
-        if ask.purpose == "statistics":
-            given = Contribution((learner.rows, *learner.summary().tolist()))
-        elif ask.purpose == "tallies":
-            given = Contribution(tuple(learner.tally(self.bases[ask.base].vector).tolist()))
-        else:
-            weight = quantise.weight_of(1, len(ROSTERS[ask.epoch]))
-            given = Contribution((weight,), self.bases[0].vector * 0 + 0.01, weight, ask.clip)
-        mac = Mac(self.keys[ask.epoch].secret, context.digest, plan)
-        key = secret.SecretKey(plan, self.keys[ask.epoch].he_key)
-        vector = sealed.seal(key, mac, name, quantise.slot_blocks(given, plan), self.lanes(ask), plan)
-        return envelope.seal(identities()[name], context, vector).data
-
-    def proof(self, ask: Ask) -> dict[str, Any]:
-        """Return what came as the base's proof."""
-        if ask.purpose == "statistics" or ask.proof == "none":
-            return {}
-        about = self.template(1).at(9, 1, "update", "a" * 64, 1.0, "")
-        if ask.proof == "federation":
-            about = replace(about, federation="another")
-        if ask.proof == "of tallies":
-            about = replace(about, purpose="tallies")
-        members = NAMES[1:3] if ask.proof == "too few members" else NAMES
-        base = self.bases[ask.base if ask.proof != "another base" else 1 - ask.base].sha256
-        said = Statement.of(
-            about,
-            {name: name for name in members},
-            sha256=base,
-            clip=CLIPS[ask.base],
-            in_range=ask.proof != "out of range",
-        )
-        signers = [name for name in members if name != ME or len(members) == 4]
-        signers = signers[:1] if ask.proof == "one signature" else signers
-        return Proof(said.encode(), {name: sign_statement(identities()[name], said) for name in signers}).as_dict()
-
-    def request(self, ask: Ask) -> Seal:
-        return Seal(
-            run=ask.run,
-            epoch=ask.epoch,
-            number=ask.number,
-            round=ask.round,
-            purpose=ask.purpose,
-            base=self.base(ask),
-            clip=ask.clip,
-            checkpoint=self.held[ask.checkpoint].label,
-            model=b"" if ask.purpose == "statistics" else self.bases[ask.base].data,
-            proof=self.proof(ask),
-        )
-
-
-def held(size: int) -> Held:
-    signer = Signer("moonflower/heart", bytes(range(32)))
-    root = bytes([size]) * 32
-    return Held(size, root, signer.verifier.text(), sign_checkpoint(signer, size, root).note)
-
-
-@lru_cache
-def world() -> World:
-    return World()
+LEFT_OUT: tuple[set[str], ...] = (set(), {NAMES[1]}, {NAMES[2]}, {DORA}, {NAMES[1], DORA})
 
 
 @st.composite
@@ -242,7 +70,7 @@ def asks(draw: Any) -> Ask:
     purpose = draw(st.sampled_from(["update", "update", "tallies", "statistics"]))
     base = draw(st.integers(0, 1)) if purpose != "statistics" else 0
     clip = 0.0 if purpose == "statistics" else CLIPS[base]
-    odd = draw(st.sampled_from(["", "", "", "", "", "run", "epoch", "clip", "checkpoint", "proof"]))
+    odd = draw(st.sampled_from(["", "", "", "", "", "run", "epoch", "clip", "checkpoint"]))
     return Ask(
         run="another" if odd == "run" else RUN,
         epoch=draw(st.sampled_from([4, 9] if odd == "epoch" else [1, 1, 2, 3])),
@@ -252,12 +80,13 @@ def asks(draw: Any) -> Ask:
         base=base,
         clip=4.0 if odd == "clip" else clip,
         checkpoint=draw(st.sampled_from([2, 3] if odd == "checkpoint" else [0, 0, 1])),
-        proof=draw(st.sampled_from(BAD_PROOFS)) if odd == "proof" and purpose != "statistics" else "",
     )
 
 
 class TheMember(RuleBasedStateMachine):
     """Whatever it is asked, a member seals once, opens one set for a base, and only what was sealed on its terms."""
+
+    member: Member
 
     def __init__(self) -> None:
         super().__init__()
@@ -409,21 +238,34 @@ class TheMember(RuleBasedStateMachine):
             self.open(ask, ROSTERS[ask.epoch] - {*left_out}, "", fuse)
 
     @precondition(lambda self: self.sealed)
-    @rule(data=st.data(), left_out=LEFT_OUT, fuse=st.sampled_from([None, None, None, 0, 1, 2]))
-    def open_again(self, data: Any, left_out: set[str], fuse: int | None) -> None:
+    @rule(data=st.data(), order=st.permutations(LEFT_OUT), fuse=st.sampled_from([None, None, None, 0, 1, 2]))
+    def open_for_one_set_after_the_other(self, data: Any, order: list[set[str]], fuse: int | None) -> None:
         ask = data.draw(st.sampled_from(list(self.sealed.values())))
-        members = ROSTERS[ask.epoch] - left_out
-        self.open(ask, members, "", fuse)
+        for left_out in order[:3]:
+            self.open(ask, ROSTERS[ask.epoch] - left_out, "", fuse)
 
     @precondition(lambda self: self.sealed)
-    @rule(data=st.data(), left_out=st.sampled_from([set(), set(), {DORA}]), twist=st.sampled_from(sorted(TWISTS)))
-    def open_what_is_wrong(self, data: Any, left_out: set[str], twist: str) -> None:
+    @rule(data=st.data(), left_out=st.sampled_from([set(), set(), {DORA}]))
+    def open_what_is_wrong(self, data: Any, left_out: set[str]) -> None:
         ask = data.draw(st.sampled_from(list(self.sealed.values())))
         members = ROSTERS[ask.epoch] - left_out
         others = data.draw(st.permutations(sorted(members - {ME})))
-        if twist == "an older one of mine" and len(self.envelopes) == 1:
-            twist = "without me"
-        self.open(ask, members, twist, None, others)
+        for twist in TWISTS:
+            if twist != "an older one of mine" or len(self.envelopes) > 1:
+                self.open(ask, members, twist, None, others)
+
+    @rule(ask=asks().filter(lambda ask: ask.purpose != "statistics"))
+    def ask_without_a_proof(self, ask: Ask) -> None:
+        for proof in BAD_PROOFS:
+            self.seal(replace(ask, proof=proof), None)
+
+    @rule(ask=asks())
+    def evict(self, ask: Ask) -> None:
+        """The node's own operator no longer pins a member; the others open again what was opened with it."""
+        self.whole_round(replace(ask, epoch=1), (), None)
+        self.pinned = REST
+        self.start()
+        self.whole_round(replace(ask, epoch=3), (), None)
 
     def open(
         self, ask: Ask, members: frozenset[str], twist: str, fuse: int | None, others: list[str] | None = None
@@ -452,13 +294,15 @@ class TheMember(RuleBasedStateMachine):
         if twist == "context":
             raws[who] = world.envelope(who, ask, True)
         total = RunningSum(plan, world.lanes(ask))
+        left_out = {"sum: one twice": another, "sum: one less": who}.get(twist)
         heads, seeds = {}, {}
         for name, data in sorted(raws.items()):
             heads[name], body = envelope.split(envelope.RawEnvelope(data))
             seeds[name] = bytes(body[: plan.chunks(world.lanes(ask)) * planner.SEED_BYTES])
-            for _ in range({("sum: one twice", who): 2, ("sum: one less", who): 0}.get((twist, name), 1)):
-                with contextlib.suppress(Refused):  # an older one of another purpose has another length
-                    total.add(body)
+            if name != left_out and len(body) == total.body_bytes:  # an older one may be of another length
+                total.add(body)
+            if (twist, name) == ("sum: one twice", who):
+                total.add(body)
         headers = {name: signed.data for name, signed in heads.items()}
         signatures = {name: signed.signature for name, signed in heads.items()}
         if twist in ("signature", "another's header"):
@@ -568,20 +412,6 @@ class TheMember(RuleBasedStateMachine):
 
 
 # What the machine must find.
-
-
-def without(owner: Any, name: str, check: str, instead: str) -> Weaken:
-    """Return what replaces a piece of a function of a module or a class."""
-
-    def weaken(patch: pytest.MonkeyPatch) -> None:
-        source = textwrap.dedent(inspect.getsource(getattr(owner, name)))
-        assert check in source, f"{name} has no {check!r} any more"
-        scope = dict(vars(sys.modules[getattr(owner, "__module__", owner.__name__)]))
-        exec(source.replace(check, instead), scope)
-        patch.setattr(owner, name, scope[name])
-
-    weaken.__name__ = f"{name}: {check}"[:60]
-    return weaken
 
 
 WEAKENED = (

@@ -1,28 +1,34 @@
 """State machines: any program of crashes, restarts, late and doubled messages, and what must hold all the while.
 
-Each machine is a module of its own: the log, the life of runs and rounds, a member that faces any coordinator. Every
-run tries the same programs; a failing one is made small and printed. And every machine has to find what it is for: each
-of its ``WEAKENED`` takes one check out of the code, and the machine must fail with as many programs as the fast run has.
+Each machine is a module of its own: the log, the life of runs and rounds, a member that faces any coordinator. They
+try the same programs in every run of the suite; a failing one is made small and printed. And every machine has to find
+what it is for: each of its ``WEAKENED`` takes one check out of the code, and as many programs as in the fast run have
+to find that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import test_machine_log as log
 import test_machine_member as member
+import test_machine_run as run
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+from test_machine_means import Weaken
 
 Machine = type[RuleBasedStateMachine]
-Weaken = Callable[[pytest.MonkeyPatch], None]
-FAST: dict[Machine, tuple[int, int]] = {log.TheLog: (25, 20), member.TheMember: (60, 25)}  # examples, steps
-SLOW: dict[Machine, tuple[int, int]] = {log.TheLog: (60, 30), member.TheMember: (150, 40)}
+FAST: dict[Machine, tuple[int, int]] = {
+    log.TheLog: (25, 20),
+    member.TheMember: (30, 20),
+    run.TheRun: (10, 8),
+}  # examples, steps
+SLOW: dict[Machine, tuple[int, int]] = {log.TheLog: (60, 30), member.TheMember: (60, 30), run.TheRun: (25, 12)}
 WEAKENED: dict[Machine, tuple[Weaken, ...]] = {
     log.TheLog: log.WEAKENED,
     member.TheMember: member.WEAKENED,
+    run.TheRun: run.WEAKENED,
 }
 
 

@@ -213,7 +213,7 @@ def test_counters_go_on_over_a_kill_of_the_server(watched: tuple[Live, Prometheu
     live.kill("server")
     watching.wait('up{job="moonflower"} == 0')
     live.start("server")
-    watching.wait('up{job="moonflower"} == 1', 60)
+    watching.wait('up{job="moonflower"} == 1')
     after = httpx.get(f"http://{target}/metrics").text
     counters = [one.full_name for one in CATALOGUE if one.kind == "counter" and one.source == "log"]
     for name in counters:

@@ -21,6 +21,7 @@ from importlib.resources import files
 data = files("moonflower.configs")
 for wanted in ("heart.toml", "sba.toml", "digits.toml", "../py.typed"):
     assert data.joinpath(wanted).is_file(), wanted
+assert not data.joinpath("deploy").is_dir()  # images are made from the checkout
 for wanted in ("heart.csv.gz", "heart.schema.toml", "sba_loans.csv.gz", "sba.schema.toml", "README.md"):
     assert data.joinpath("data", wanted).is_file(), wanted
 """

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ... import terminal
 from ...canonical import canonical
-from ...configs.live import ClientConfig, OperatorConfig, load_config
+from ...configs.live import ClientConfig, OperatorConfig, ServerConfig, load_config
 from ...configs.toml import read_toml
 from ...errors import InputError
 from ..keyring import identity_of, load_keys, make_keys
@@ -48,19 +48,19 @@ def keys_new(config: AnyConfig) -> None:
     from .keys import make_client_key
 
     settings = _either(config)
-    made = make_client_key(settings.oauth.key)
+    made = make_client_key(_login(settings, config)[1])
     if isinstance(settings, ClientConfig):
         made += make_keys(settings.client.state)
     if not made:
         raise InputError("config.key", f"all keys of {config} are there already", hint=f"moonflower keys show {config}")
     _tell(made)
-    _show(settings)
+    _show(settings, config)
 
 
 @keys.command("show")
 def keys_show(config: AnyConfig) -> None:
     """Print the public half of the OAuth client's key, and a node's pin, which the others' configs hold."""
-    _show(_either(config))
+    _show(_either(config), config)
 
 
 @keys.command("approver")
@@ -80,20 +80,32 @@ def keys_approver(
     typer.echo(f"key = '{json.dumps(public.jwk)}'")
 
 
-def _either(path: Path) -> ClientConfig | OperatorConfig:
-    """Return the config of a client or of an operator, by the table that it has."""
-    if "operator" in read_toml(path, "config"):
+def _either(path: Path) -> ClientConfig | OperatorConfig | ServerConfig:
+    """Return the config of a client, of an operator, or of a server with a dashboard, by the table that it has."""
+    tables = read_toml(path, "config")
+    if "operator" in tables:
         return load_config(OperatorConfig, path)
+    if "server" in tables:
+        return load_config(ServerConfig, path)
     return load_config(ClientConfig, path)
 
 
-def _show(settings: ClientConfig | OperatorConfig) -> None:
+def _login(settings: ClientConfig | OperatorConfig | ServerConfig, path: Path) -> tuple[str, Path]:
+    """Return the OAuth client of a config, and the file of its key."""
+    if not isinstance(settings, ServerConfig):
+        return settings.oauth.client_id, settings.oauth.key
+    if settings.dashboard is None or settings.dashboard.key is None:
+        raise InputError("config.key", f"{path} names no key; a server has one for [dashboard] only")
+    return settings.dashboard.client_id, settings.dashboard.key
+
+
+def _show(settings: ClientConfig | OperatorConfig | ServerConfig, path: Path) -> None:
     from .keys import load_key
 
     if isinstance(settings, ClientConfig):
         typer.echo(f"pin of {settings.client.member}: {load_keys(settings.client.state).pin}")
-    public = json.dumps(load_key(settings.oauth.key).public.jwk)
-    typer.echo(f"public key of OAuth client {settings.oauth.client_id}: {public}")
+    client_id, key = _login(settings, path)
+    typer.echo(f"public key of OAuth client {client_id}: {json.dumps(load_key(key).public.jwk)}")
 
 
 def member_card(

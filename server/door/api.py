@@ -224,8 +224,9 @@ class Api:
         return JSONResponse(await run_in_threadpool(self.views.overview))
 
     async def _rounds(self, request: Request) -> Response:
-        shown = await run_in_threadpool(self.views.rounds, request.query_params.get("run", ""))
-        return JSONResponse(shown) if shown else _error(404, "http.not_found", "there is no such run")
+        run = request.query_params.get("run", "")
+        shown = await run_in_threadpool(self.views.rounds, run)
+        return JSONResponse(shown) if shown or not run else _error(404, "http.not_found", "there is no such run")
 
     async def _members(self, _: Request) -> Response:
         return JSONResponse(await run_in_threadpool(self.views.members))

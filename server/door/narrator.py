@@ -49,12 +49,13 @@ def sentence(entry: dict[str, Any]) -> str:
     said = SAID.get(entry["event"])
     if said is None:
         return ""
-    said = WARNED.get(entry.get("details", {}).get("what", ""), said)
+    details = entry.get("details", {})
+    what = details.get("what", "") if entry["event"] == "warned" else ""
+    said = WARNED.get(what, said)
     where = [f"run {entry['run']}"] if entry.get("run") else []
     where += [f"round {entry['number']}"] if entry.get("number") else []
     where += [entry["member"]] if entry.get("member") else []
-    details = entry.get("details", {})
-    why = ", ".join(word for word in (details.get("status"), details.get("what"), entry.get("code")) if word)
+    why = ", ".join(word for word in (details.get("status"), "" if what in WARNED else what, entry.get("code")) if word)
     return f"{', '.join(where)}: {said}" + (f" ({why})" if why else "")
 
 

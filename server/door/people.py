@@ -157,7 +157,8 @@ def _page(problem: str, redirect: str, status: int) -> HTMLResponse:
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Log in</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="stylesheet" href="/authorize.css"></head><body><main><h1>Log in</h1>'
-        f"<p>moonflower's embedded issuer, for trials on this machine.</p>{said}{form}</main></body></html>",
+        "<p>moonflower's embedded issuer, for trials on this machine. Pass phrases are in the file "
+        f"<b>{FILE}</b> of its folder; they are new after every start.</p>{said}{form}</main></body></html>",
         status,
         {
             "Content-Security-Policy": policy,

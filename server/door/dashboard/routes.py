@@ -77,6 +77,7 @@ class Dashboard:
     ) -> None:
         self._login, self._sessions, self._api, self._scopes = login, sessions, api, scopes
         self._federation, self._url, self._clock = federation, url.rstrip("/"), clock
+        self._origin = _origin(url)
         self.events = Events(views)
         self._files = _static()
         self._app = Starlette(
@@ -137,7 +138,7 @@ class Dashboard:
         return Response(data, media_type=TYPES[name.rpartition(".")[2]], headers=headers)
 
     async def _begin(self, request: Request) -> Response:
-        if request.headers.get("host", "") != urlsplit(self._url).netloc:
+        if _origin(f"https://{request.headers.get('host', '')}") != self._origin:
             return RedirectResponse(f"{self._url}/ui/login", 303)  # the issuer sends the browser there, too
         try:
             cookie, to = await run_in_threadpool(self._login.begin)
@@ -234,8 +235,7 @@ class Dashboard:
 
     def _is_own(self, request: Request) -> bool:
         """Return whether one of our own pages sent a request: no other can set this header, nor this origin."""
-        parts = urlsplit(self._url)
-        own = request.headers.get("origin") in (f"{parts.scheme}://{parts.netloc}", f"https://{parts.netloc}")
+        own = request.headers.get("origin") == self._origin
         site = request.headers.get("sec-fetch-site", "same-origin") == "same-origin"
         return own and site and request.headers.get(HEADER) == "1"
 
@@ -253,6 +253,21 @@ class _Handed(Response):
         more = {name: scope[name] for name in ("client", "server", "extensions", "state") if name in scope}
         headers = [(name, value) for name, value in scope["headers"] if name in (b"content-type", b"content-length")]
         await self._api({**kept, **more, **inner, "headers": headers}, receive, send)
+
+
+def _origin(url: str) -> str:
+    """Return the origin of an address as browsers write it (RFC 6454), always https, or "" for junk.
+
+    >>> _origin("https://FL.example.org:443/x"), _origin("https://127.0.0.1:8443")
+    ('https://fl.example.org', 'https://127.0.0.1:8443')
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return ""
+    shown = f"[{host}]" if ":" in host else host
+    return f"https://{shown}" + ("" if port in (None, 443) else f":{port}")
 
 
 def _static() -> dict[str, tuple[bytes, str]]:

@@ -12,7 +12,7 @@ export function canonical(value) {
 
 function ascii(text) {
   if (typeof text !== 'string') throw new TypeError('expected a text');
-  return JSON.stringify(text).replace(/[\u0080-\uffff]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`);
+  return JSON.stringify(text).replace(/[\u007f-\uffff]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`);
 }
 
 function whole(number) {

@@ -3,8 +3,7 @@
 import { fixed, h, s } from './dom.js';
 
 const WIDTH = 560;
-const LEFT = 54;
-const RIGHT = 72;
+const LEFT = 66;
 const TOP = 14;
 const PLOT = 190;
 
@@ -30,12 +29,13 @@ function shape(kind, x, y) {
 export function overRounds(id, name, note, marks, { of, digits = 3, guide = null } = {}) {
   const measured = marks.filter((one) => typeof one.value === 'number');
   if (!measured.length) return h('figure', {}, h('h3', {}, name), h('p', { class: 'none' }, marks.length ? 'Not measured in any round yet.' : 'There was no round yet.'));
+  const right = digits > 3 ? 94 : 72;
   const values = measured.map((one) => one.value).concat(guide === null ? [] : [guide]);
   let [low, high] = [Math.min(...values), Math.max(...values)];
   const room = (high - low || Math.abs(high) || 1) * 0.12;
   [low, high] = [low - room, high + room];
   const last = Math.max(of ?? 1, ...marks.map((one) => one.round), 2);
-  const x = (round) => +(LEFT + ((WIDTH - LEFT - RIGHT) * (round - 1)) / (last - 1)).toFixed(1);
+  const x = (round) => +(LEFT + ((WIDTH - LEFT - right) * (round - 1)) / (last - 1)).toFixed(1);
   const y = (value) => +(TOP + (PLOT * (high - value)) / (high - low)).toFixed(1);
   const base = TOP + PLOT;
   const across = ticks(low, high, 4);
@@ -50,13 +50,13 @@ export function overRounds(id, name, note, marks, { of, digits = 3, guide = null
     { class: 'chart', viewBox: `0 0 ${WIDTH} ${base + (lane.length ? 48 : 30)}`, role: 'img', 'aria-labelledby': `${id}-t ${id}-d` },
     s('title', { id: `${id}-t` }, name),
     s('desc', { id: `${id}-d` }, `${said} The numbers are in the table below.`),
-    across.map((one) => [s('path', { class: 'grid', d: `M${LEFT} ${y(one)}H${WIDTH - RIGHT}` }), s('text', { class: 'tick end', x: LEFT - 8, y: y(one) + 4 }, fixed(one, decimals))]),
-    guide === null ? null : s('path', { class: 'guide', d: `M${LEFT} ${y(guide)}H${WIDTH - RIGHT}` }),
+    across.map((one) => [s('path', { class: 'grid', d: `M${LEFT} ${y(one)}H${WIDTH - right}` }), s('text', { class: 'tick end', x: LEFT - 8, y: y(one) + 4 }, fixed(one, decimals))]),
+    guide === null ? null : s('path', { class: 'guide', d: `M${LEFT} ${y(guide)}H${WIDTH - right}` }),
     ticks(1, last, 6).filter((one) => Number.isInteger(one) && one >= 1).map((one) => s('text', { class: 'tick mid', x: x(one), y: base + 19 }, String(one))),
     s('text', { class: 'tick end', x: LEFT - 8, y: base + 19 }, 'round'),
     s('polyline', { class: 'line', points: promoted.map((one) => `${x(one.round)},${y(one.value)}`).join(' ') }),
     measured.map((one) => s('g', { 'data-key': `m${one.number}` }, s('title', {}, one.note), shape(one.status, x(one.round), y(one.value)))),
-    end ? s('text', { class: 'value', x: Math.min(x(end.round) + 9, WIDTH - RIGHT + 9), y: y(end.value) + 4 }, fixed(end.value, digits)) : null,
+    end ? s('text', { class: 'value', x: Math.min(x(end.round) + 9, WIDTH - right + 9), y: y(end.value) + 4 }, fixed(end.value, digits)) : null,
     lane.map((one) => s('g', { 'data-key': `l${one.number}` }, s('title', {}, one.note), shape(one.status, x(one.round), base + 36))),
   );
   const words = { promoted: 'promoted', refused: 'refused by the gate', failed: 'failed' };

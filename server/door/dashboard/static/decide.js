@@ -48,7 +48,7 @@ export function decide(app, action, { card, approvers }, listing) {
         ['Released now', listing.released ? `version ${listing.released.version}` : 'none'],
       ),
       h('label', { class: 'field' }, 'Your private key', h('input', { type: 'file', name: 'key', accept: '.jwk,.json,application/json', required: key ? null : true, 'aria-describedby': 'key-said' })),
-      h('p', { id: 'key-said', class: 'hint', role: 'status' }, 'The file that `moonflower keys approver` made. It stays in this tab and is never sent.'),
+      h('p', { id: 'key-said', class: 'hint', role: 'status' }, 'The file that ', h('code', {}, 'moonflower keys approver'), ' made. It stays in this tab and is never sent.'),
       h('label', { class: 'field', id: 'who-field', hidden: true }, 'Sign as', h('select', { name: 'who' })),
       h('label', { class: 'field' }, action === 'approve' ? 'Reason (may be empty)' : 'Reason', h('input', { name: 'reason', maxlength: MAX_REASON, autocomplete: 'off', required: action !== 'approve', 'aria-describedby': 'reason-said' })),
       h('p', { id: 'reason-said', class: 'hint' }, 'It stands in the log for good, for all members to read: no names of people, no addresses, no numbers or dates that tell who somebody is.'),

@@ -17,8 +17,8 @@ export function view(app, data) {
     h('p', { class: 'over' }, app.session.federation),
     h('h1', { tabindex: -1 }, 'Members'),
     h('p', { class: 'lede' }, here.length ? `${connected} of ${many(here.length, 'member')} connected.` : 'Nobody is on the roster yet.'),
-    h('ul', { class: 'cards' }, here.map((one) => card(app, one, data.size))),
-    gone.length ? h('section', {}, h('h2', {}, 'Revoked'), h('ul', { class: 'cards' }, gone.map((one) => card(app, one, data.size)))) : null,
+    h('ul', { class: 'cards two' }, here.map((one) => card(app, one, data.size))),
+    gone.length ? h('section', {}, h('h2', {}, 'Revoked'), h('ul', { class: 'cards two' }, gone.map((one) => card(app, one, data.size)))) : null,
     h('p', { class: 'note' }, 'A pin is the thumbprint of a node’s key: compare it with the member by another channel. Witnessed: how much of the log the member has countersigned.'),
   ];
 }

@@ -23,8 +23,8 @@ async function ask(path, options = {}) {
   } catch {
     throw new Problem(0, 'net', 'The server cannot be reached.');
   }
-  const value = await reply.json().catch(() => null);
-  if (reply.ok && value !== null) return value;
+  const value = await reply.json().catch(() => undefined);
+  if (reply.ok && value !== undefined) return value;
   const problem = new Problem(reply.status, value?.code ?? 'net', value?.detail ?? `The server answers ${reply.status}.`);
   if (problem.code === 'session.none') gone();
   throw problem;

@@ -10,7 +10,7 @@ export const title = 'Overview';
 export async function load(app, _, quiet) {
   const may = app.may('fl:run', 'fl:audit');
   const [rounds, page] = may
-    ? await Promise.all([get('rounds', quiet).catch((error) => (error.status === 404 ? null : Promise.reject(error))), get('log?limit=8', quiet)])
+    ? await Promise.all([get('rounds', quiet), get('log?limit=60', quiet)])
     : [null, null];
   return { rounds, page };
 }
@@ -25,7 +25,7 @@ export function view(app, { rounds, page }) {
     h('h1', { tabindex: -1 }, 'Now'),
     h('p', { class: 'lede', id: 'sentence', 'aria-live': 'polite' }, now.sentence),
     now.deadline ? h('p', { class: 'left', 'data-deadline': now.deadline }, '') : null,
-    now.waiting ? decide(app, now.waiting) : null,
+    now.waiting && (now.waiting.approvals || !open) ? decide(app, now.waiting) : null,
     open && now.progress.members.length ? members(now) : null,
     h(
       'dl',
@@ -73,7 +73,10 @@ function figure(term, value, more) {
   return h('div', {}, h('dt', {}, term), h('dd', {}, value, h('small', {}, more)));
 }
 
+const NOISE = new Set(['set_closed', 'opened', 'judged', 'deal_answered', 'enrolled']);
+
 function newest(page) {
+  const telling = page.entries.filter((one) => !NOISE.has(one.event) && (one.event !== 'envelope_accepted' || one.details.purpose === 'update'));
   return h(
     'section',
     { 'aria-labelledby': 'latest' },
@@ -81,7 +84,7 @@ function newest(page) {
     h(
       'ol',
       { class: 'lines' },
-      page.entries.map((entry) => h('li', { 'data-key': `e${entry.index}` }, when(entry.time, true), badge(kind(entry), word(entry)), h('span', { class: 'about' }, about(entry)))),
+      telling.slice(0, 8).map((entry) => h('li', { 'data-key': `e${entry.index}` }, when(entry.time, true), badge(kind(entry), word(entry)), h('span', { class: 'about' }, about(entry)))),
     ),
     h('p', {}, h('a', { href: '#/log' }, 'The whole log')),
   );

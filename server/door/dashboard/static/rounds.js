@@ -9,7 +9,7 @@ const NAMES = { loss: 'Loss', accuracy: 'Accuracy', auc: 'AUC', average_precisio
 const TONE = { promoted: 'good', refused: 'warn', failed: 'bad', running: 'plain' };
 
 export function load(app, [run], quiet) {
-  return get(run ? `rounds?run=${encodeURIComponent(run)}` : 'rounds', quiet).catch((error) => (error.status === 404 ? null : Promise.reject(error)));
+  return get(run ? `rounds?run=${encodeURIComponent(run)}` : 'rounds', quiet);
 }
 
 export function view(app, data) {
@@ -26,7 +26,7 @@ export function view(app, data) {
       open && app.may('fl:run') ? h('button', { type: 'button', class: 'quiet danger', 'data-action': 'stop', 'data-run': data.run, disabled: data.stop }, data.stop ? 'Stopping …' : 'Stop this run …') : null,
     ),
     data.rounds.length ? charts(data, 'run') : null,
-    h('section', { 'aria-labelledby': 'each' }, h('h2', { id: 'each' }, 'Each round'), table(data)),
+    h('section', { 'aria-labelledby': 'each' }, h('h2', { id: 'each' }, 'Each round'), table(data, app.overview?.members ?? [])),
   ];
 }
 
@@ -56,7 +56,14 @@ export function charts(data, id) {
   );
 }
 
-function table(data) {
+function present(members, all) {
+  if (!members.length) return '–';
+  const away = all.filter((one) => !members.includes(one));
+  if (members.length < 3 || members.some((one) => !all.includes(one)) || away.length > 1) return listed(members);
+  return away.length ? `all but ${away[0]}` : `all ${members.length}`;
+}
+
+function table(data, all) {
   if (!data.rounds.length) return h('p', { class: 'none' }, 'None yet.');
   const heads = ['round', 'no.', 'status', 'members', 'left out', 'change', data.metric, 'clipped'];
   const number = (text) => h('td', { class: 'num' }, text);
@@ -77,7 +84,7 @@ function table(data) {
             h('th', { scope: 'row' }, `${one.round}`),
             h('td', {}, String(one.number)),
             h('td', {}, badge(TONE[one.status] ?? 'plain', one.status), one.code ? h('small', { class: 'code' }, one.code) : null),
-            h('td', {}, one.members.length ? listed(one.members) : '–'),
+            h('td', {}, present(one.members, all)),
             h('td', {}, one.excluded.length ? listed(one.excluded.map((out) => `${out.member} (${out.code})`)) : '–'),
             number(fixed(one.gate.median, 4)),
             number(fixed(one.metrics?.[data.metric], 3)),

@@ -35,8 +35,8 @@ const ODD = new Set(['refused', 'warned', 'envelope_refused', 'run_resumed', 'ro
 const GOOD = new Set(['promoted', 'released', 'approved']);
 
 const OTHER = {
-  statistics: { envelope_accepted: 'Statistics received', envelope_refused: 'Statistics left out' },
-  tallies: { envelope_accepted: 'Quality numbers received', envelope_refused: 'Quality numbers left out' },
+  statistics: { envelope_accepted: 'Statistics', envelope_refused: 'Statistics left out' },
+  tallies: { envelope_accepted: 'Quality numbers', envelope_refused: 'Quality numbers left out' },
 };
 
 export function title(entry) {

@@ -1,0 +1,394 @@
+"""The life of runs and rounds as a state machine, which ``test_machines.py`` runs: a whole federation in memory.
+
+Coordinator, members, log, ledgers and models are real. While the coordinator carries a run out, mishaps come at chosen
+entries of its log; between two of its lives others do. What was asked before may be asked again at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from threading import Barrier
+from typing import Any
+
+from federation import NAMES, Federation, Killed
+from flwr.app import Error, Message
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from moonflower.client import guard
+from moonflower.client.app import ROUTES
+from moonflower.client.ledger import Ledger
+from moonflower.crypto.envelope import split
+from moonflower.crypto.statement import Statement
+from moonflower.messages import Opened, Sealed
+from moonflower.server.app import Coordinator
+from moonflower.server.door.api import Api
+from moonflower.server.records import rounds as history
+from moonflower.server.records.models import Models
+from moonflower.server.records.state import State
+from moonflower.server.rounds import Collection
+from test_machine_means import in_memory, without
+
+SMALL = ("training.rounds=2", "gate.max_failed=2")
+OVER = ("done", "failed", "policy", "stopped")
+ENDS = ("promoted", "refused", "failed")
+HARMLESS = (
+    "restart",
+    "lose",
+    "die",
+    "slow",
+    "replay",
+    "submit",
+)  # a run with these only gives what an undisturbed one does
+HARMFUL = ("away", "back", "late", "revoke", "stop")
+MOST_ENTRIES = 400  # that two rounds write, whatever happens: a run that is left alone ends
+ERRORS = 2  # of one life that Flower reports; the exchange asks again so often
+WHO = st.sampled_from(NAMES)
+Place = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Mishap:
+    """What happens to whom as the n-th entry of a coordinator's life is committed."""
+
+    entry: int
+    what: str
+    who: str
+    which: int
+
+
+def mishaps(*kinds: str) -> st.SearchStrategy[list[Mishap]]:
+    """Scripts of the life of a coordinator, which may end in a kill."""
+    one = st.builds(Mishap, st.integers(1, 45), st.sampled_from(kinds), WHO, st.integers(0, 99))
+    return st.lists(one, max_size=5)
+
+
+class Disturbed(Federation):
+    """A federation to which things happen; what its members were asked and sent is kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self.asked: list[tuple[str, Message]] = []
+        self.envelopes: dict[Place, set[str]] = defaultdict(set)  # (member, purpose, run, epoch, number) → digests
+        self.contexts: dict[Place, set[str]] = defaultdict(set)  # (purpose, run, epoch, number) → contexts
+        self.statements: dict[Place, set[str]] = defaultdict(set)
+        self.sets: dict[Place, set[tuple[str, ...]]] = defaultdict(set)  # (member, purpose, base) → sets opened
+        self.losing: set[str] = set()  # whose next reply is lost
+        self.dying: set[str] = set()  # who dies inside of its next transaction
+        self.delays: dict[str, float] = {}  # of the next request to somebody, seconds
+        self.errors = 0
+        super().__init__(folder, *SMALL)
+
+    def start(self, name: str, pins: dict[str, str] | None = None) -> None:
+        super().start(name, pins)
+        self.members[name].ledger._clock = lambda: self.time_at(name)
+
+    def time_at(self, name: str) -> float:
+        """Return the time, which a ledger asks for inside of a transaction."""
+        if name in self.dying:
+            self.dying.discard(name)
+            raise Killed
+        return 0.0
+
+    def coordinator(self, run: str = "run-1") -> Coordinator:
+        made = super().coordinator(run)
+        grid: Any = made._run.exchange._grid
+        app = grid._app
+        grid._app = lambda message, context: self.handle(message, context, app)
+        grid._delay = self.delay
+        return made
+
+    def delay(self, member: str, message: Message) -> float:
+        self.asked.append((member, message))
+        return self.delays.pop(member, 0.0)
+
+    def handle(self, message: Message, context: Any, app: Any) -> Message:
+        """Return a member's reply, or an error of Flower's where it died or its reply was lost."""
+        name = context.node_config["member"]
+        try:
+            reply: Message = app(message, context)
+        except Killed:
+            self.start(name)
+        else:
+            self.note(name, message, reply.content)
+            if name not in self.losing:
+                return reply
+            self.losing.discard(name)
+        return Message(Error(code=0, reason=""), reply_to=message)
+
+    def replay(self, which: int) -> None:
+        """Ask somebody again what it was asked at any time before."""
+        if self.asked:
+            name, message = self.asked[which % len(self.asked)]
+            request = ROUTES[message.metadata.message_type]
+            try:
+                self.note(name, message, self.members[name].answer(request, message.content))
+            except Killed:
+                self.start(name)
+
+    def note(self, name: str, message: Message, records: Any) -> None:
+        """Keep what a member sent."""
+        kind = records.config_records["message"]["kind"]
+        if kind not in (Sealed.kind, Opened.kind):
+            return
+        asked = ROUTES[message.metadata.message_type].from_records(message.content)
+        place = (asked.purpose, asked.run, asked.epoch, asked.number)  # type: ignore[attr-defined]
+        if kind == Sealed.kind:
+            raw = Sealed.from_records(records).envelope
+            self.envelopes[name, *place].add(hashlib.sha256(raw.data).hexdigest())
+            self.contexts[place].add(split(raw)[0].verify(self.members[name].identity.card).context)
+        else:
+            said = Statement.parse(Opened.from_records(records).statement)
+            self.statements[name, *place].add(said.sha256)
+            self.sets[name, said.purpose, said.base].add(said.members)
+
+    def reopen(self) -> None:
+        """Start the coordinator's side anew on the files that are there."""
+        self.state.close()
+        self.state = State(self.folder, "heart", [self._logged])
+
+
+@lru_cache
+def undisturbed() -> str:
+    """Return the model of a run to which nothing happened."""
+    with in_memory() as folder:
+        one = Federation(Path(folder) / "0", *SMALL)
+        one.queue()
+        assert one.carry_out() == "done"
+        sha256 = str(one.model().sha256)
+        one.close()
+    return sha256
+
+
+class TheRun(RuleBasedStateMachine):
+    """Whatever happens to it: rounds are counted once, the last good model stays, and what is left alone ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = in_memory()
+        self.harmed = False
+        self.revoked_at = -1  # entries of the log when somebody was revoked
+
+    @initialize()
+    def begin(self) -> None:
+        self.one = Disturbed(Path(self.folder.name) / "0")
+
+    def teardown(self) -> None:
+        self.one.close()
+        self.folder.cleanup()
+
+    @property
+    def open_runs(self) -> list[str]:
+        with self.one.state.store.read() as db:
+            return history.open_runs(db)
+
+    def api(self, state: State) -> Api:
+        return Api(state, "heart", lambda: None)
+
+    def submit_to(self, state: State) -> str | None:
+        return self.api(state)._queue(self.one.cast.settings.offer(self.one.cast.schema.digest()))
+
+    @rule()
+    def submit(self) -> None:
+        before = self.open_runs
+        run = self.submit_to(self.one.state)
+        assert (run is None) == bool(before), "a second run was accepted, or a first one was not"
+        assert len(self.open_runs) == 1
+
+    @rule()
+    def submit_two_at_once(self) -> None:
+        """By two processes; whoever is first."""
+        before, barrier = self.open_runs, Barrier(2)
+        other = State(self.one.folder, "heart")
+
+        def one(state: State) -> str | None:
+            barrier.wait()
+            return self.submit_to(state)
+
+        with ThreadPoolExecutor(2) as threads:
+            accepted = [run for run in threads.map(one, (self.one.state, other)) if run is not None]
+        other.close()
+        assert len(accepted) == (0 if before else 1)
+
+    @precondition(lambda self: self.open_runs)
+    @rule(script=mishaps(*HARMLESS, "kill", "kill"))
+    def go_on(self, script: list[Mishap]) -> None:
+        self.live(script)
+
+    @precondition(lambda self: self.open_runs)
+    @rule(script=mishaps(*HARMLESS, *HARMFUL, *HARMFUL, "kill"))
+    def go_on_in_trouble(self, script: list[Mishap]) -> None:
+        self.live(script)
+
+    @precondition(lambda self: self.open_runs)
+    @rule()
+    def leave_alone(self) -> None:
+        """Everybody who may be there is there, and nothing happens: the run comes to an end."""
+        self.one.away.clear()
+        self.live([])
+        assert not self.open_runs
+
+    def live(self, script: list[Mishap]) -> None:
+        """Start a coordinator's process for the open run, and let things happen to it."""
+        one, (run,) = self.one, self.open_runs
+        first = len(one.entries)
+        one.errors = 0
+
+        def told(entry: dict[str, Any]) -> bool:
+            at = entry["index"] - first + 1
+            assert at < MOST_ENTRIES, "the run goes on and on"
+            for mishap in [mishap for mishap in script if mishap.entry == at]:
+                self.happen(mishap, run)
+            return any(mishap.what == "kill" and mishap.entry == at for mishap in script)
+
+        one.kill_at = told
+        ended = one.carry_out(run)
+        one.kill_at = lambda entry: False
+        one.losing.clear()
+        one.dying.clear()
+        one.delays.clear()
+        if ended == "killed":
+            one.reopen()
+            return
+        assert ended.split()[0] in OVER
+        assert not self.open_runs
+        if not self.harmed:
+            assert (ended, one.model(run).sha256) == ("done", undisturbed())
+
+    def happen(self, mishap: Mishap, run: str) -> None:
+        one, who = self.one, mishap.who
+        self.harmed = self.harmed or mishap.what in HARMFUL
+        if mishap.what in ("lose", "die"):
+            one.errors += 1
+            if one.errors <= ERRORS:
+                (one.losing if mishap.what == "lose" else one.dying).add(who)
+        elif mishap.what == "restart":
+            one.start(who)
+        elif mishap.what in ("slow", "late"):
+            one.delays[who] = 20.0 if mishap.what == "slow" else 1e6
+        elif mishap.what == "replay":
+            one.replay(mishap.which)
+        elif mishap.what == "submit":
+            assert self.submit_to(one.state) is None
+        elif mishap.what == "away":
+            one.away.add(who)
+        elif mishap.what == "back":
+            one.away.discard(who)
+        elif mishap.what == "stop":
+            assert self.api(one.state)._request_stop(run)
+        elif mishap.what == "revoke" and not one.revoked:
+            one.revoked.add(who)
+            self.revoked_at = len(one.entries)
+
+    @rule(what=st.sampled_from(["restart", "replay", "replay", "back", "away"]), who=WHO, which=st.integers(0, 999))
+    def meanwhile(self, what: str, who: str, which: int) -> None:
+        for n in range(5 if what == "replay" else 1):
+            self.happen(Mishap(0, what, who, which * (n + 1)), "")
+
+    # What always holds.
+
+    @invariant()
+    def the_log_is_whole(self) -> None:
+        self.one.check_log()
+
+    @invariant()
+    def rounds_are_counted_once(self) -> None:
+        numbers = [entry["number"] for entry in self.one.events("round_began")]
+        assert numbers == sorted(set(numbers))
+        ended = [entry["number"] for entry in self.one.entries if entry["event"] in ENDS]
+        assert len(ended) == len(set(ended))
+        with self.one.state.store.read() as db:
+            rows = {row.run: (row.status in OVER, history.rounds(db, row.run)) for row in history.runs(db)}
+        assert sorted(row["number"] for _, found in rows.values() for row in found) == numbers
+        open_ = {row["number"] for _, found in rows.values() for row in found if row["status"] == "running"}
+        assert open_ == {*numbers} - {*ended}
+        assert not any(row["status"] == "running" for over, found in rows.values() if over for row in found)
+        assert len(open_) <= 1
+
+    @invariant()
+    def one_run_is_carried_out_at_a_time(self) -> None:
+        assert len(self.open_runs) <= 1
+        running = ""
+        for entry in self.one.entries:
+            if entry["event"] == "run_began":
+                assert not running
+                running = entry["run"]
+            assert entry["run"] == running
+            if entry["event"] == "run_ended":
+                running = ""
+        assert not running or [running] == self.open_runs
+
+    @invariant()
+    def the_last_good_model_is_the_one_that_the_log_names(self) -> None:
+        named: dict[str, str] = {}
+        for entry in self.one.entries:
+            if entry["event"] in ("statistics_opened", "promoted"):
+                named[entry["run"]] = entry["details"]["sha256"]
+        with self.one.state.store.read() as db:
+            entries = self.one.state.models.entries(db)
+            good = {run: self.one.state.models.last_good(db, run) for run in {row.run for row in history.runs(db)}}
+        assert {run: found.sha256 for run, found in good.items() if found} == named
+        assert all(self.one.state.models.is_whole(one.sha256) for one in entries if one.version is not None)
+
+    @invariant()
+    def nobody_says_two_things(self) -> None:
+        for said in (self.one.envelopes, self.one.statements, self.one.contexts):
+            for place, found in said.items():
+                assert len(found) == 1, f"{place}: {found}"
+
+    @invariant()
+    def one_base_is_opened_for_one_set(self) -> None:
+        """Everybody pins everybody all the time, so not even a revocation changes that (rule 2)."""
+        for place, found in self.one.sets.items():
+            assert len(found) == 1, f"{place}: {found}"
+        asked: dict[Place, set[frozenset[str]]] = defaultdict(set)
+        for entry in self.one.events("set_closed"):
+            context = entry["details"]["context"]
+            if context["base"]:
+                asked[context["purpose"], context["base"]].add(
+                    frozenset(entry["details"]["headers"]) - self.one.revoked
+                )
+        assert all(len(found) == 1 for found in asked.values()), asked
+
+    @invariant()
+    def members_witnessed_this_log(self) -> None:
+        for name, member in self.one.members.items():
+            assert member.ledger.fork() is None
+            with closing(sqlite3.connect(self.one.folder / "members" / f"{name}.db")) as db:
+                for size, root in db.execute("select size, root from witnessed"):
+                    assert self.one.state.log.at(size).root == root
+
+    @invariant()
+    def a_round_after_a_revocation_has_keys_that_the_revoked_lacks(self) -> None:
+        members: list[str] = []
+        later = False
+        for entry in self.one.entries:
+            if entry["event"] == "epoch_began":
+                members = entry["details"]["members"]
+            elif entry["event"] == "round_began" and later:
+                assert not self.one.revoked & {*members}
+            elif entry["event"] in ENDS:
+                later = later or (0 <= self.revoked_at <= entry["index"])
+
+
+WEAKENED = (
+    without(history, "next_number", "return 1 + (", "return 0 + ("),
+    without(Api, "_queue", "if history.open_runs(db):", "if False:"),
+    without(Coordinator, "_take_up", "self._break_off(db, history.INTERRUPTED)", "pass"),
+    without(history, "finished", "and outcome.code != INTERRUPTED", ""),
+    without(Coordinator, "_judge", "self.state.models.write(candidate)", "pass"),
+    without(Coordinator, "_judge", "self.state.models.record(db, entry)", "pass"),
+    without(Coordinator, "_start", "self.state.models.write(start)", "pass"),
+    without(history, "fixed_set", "None if members is None else", "None if True else"),
+    without(Collection, "close", "self.fixed is not None and", "False and"),
+    without(Coordinator, "_seated", "and not seated & run.exchange.revoked()", ""),
+    without(guard, "check_opening", "opened_before is not None and", "False and"),
+    without(Ledger, "sealed", "None if row is None else", "None if True else"),
+    without(Ledger, "keep_epoch", "db.execute(", "void = ("),
+    without(Models, "record", "db.execute(again", "void = (again"),
+)
