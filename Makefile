@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test unit soak figures rounds lint types wheel docs reference sbom audit dev clean
+.PHONY: help demo test unit soak browser figures rounds lint types wheel docs reference sbom audit dev clean
 .DELETE_ON_ERROR:
 
 help:
@@ -12,6 +12,7 @@ help:
 	@echo "make test       install, then run every test"
 	@echo "make unit       the fast tests only"
 	@echo "make soak       hostile inputs to every parser of the wire; kills at 1,000 points; a long run under kills"
+	@echo "make browser    the dashboard in a real browser (Debian's package chromium)"
 	@echo "make figures    measure what the README claims, on five folds of both data sets"
 	@echo "make rounds     measure a round of real processes, and an envelope of 50 MB"
 	@echo "make lint       ruff and the import contracts"
@@ -38,6 +39,10 @@ soak: dev
 	$(BIN)/python tests/fuzzing.py -runs=100000 -seed=1
 	$(BIN)/python tests/crash.py 1000 1
 	$(BIN)/python tests/soak_live.py 300 1
+
+browser: dev
+	$(PIP) --quiet --editable '.[browser]'
+	$(BIN)/python -m pytest tests/test_browser.py
 
 rounds: dev
 	$(BIN)/python tests/rounds.py

@@ -130,7 +130,7 @@ class Member:
         )
 
     def make_deals(self, request: MakeDeals) -> Deals:
-        """Deal the epoch's keys, or this member's part of them, to every member of a roster of pinned cards (rule 8)."""
+        """Deal the epoch's keys, or this member's part, to every member of a roster of pinned cards (rule 8)."""
         roster, plan, terms = self._terms(request)
         return epochs.make_deals(self.identity, self.ledger, request.run, terms, roster, plan)
 

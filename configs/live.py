@@ -241,7 +241,7 @@ class IssuerClientSettings(Table):
 class IssuerPersonSettings(Table):
     """``[[person]]``: who may log in at a dashboard; the pass phrase is made at every start."""
 
-    name: Name = Field(description="what the person types to log in")
+    name: Name = Field(description="name by which the person logs in")
     scopes: Strings = Field(description="of fl:run, fl:approve, fl:audit")
 
 

@@ -110,13 +110,7 @@ def _default(field: FieldInfo) -> str:
     value = field.default
     if isinstance(value, tuple):
         return "`[" + ", ".join(f'"{item}"' for item in value) + "]`"
-    return (
-        f"`{str(value).lower()}`"
-        if isinstance(value, bool)
-        else f"`{value:,}`".replace(",", "")
-        if isinstance(value, int)
-        else f"`{value}`"
-    )
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
 def _range(field: FieldInfo) -> str:

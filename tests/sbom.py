@@ -10,42 +10,56 @@ what is not there at run time.
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PLACE = ROOT / "build/sbom.json"
 
 
-def plain(name: str) -> str:
-    """Return a package's name as PEP 503 compares it.
+def needed(wanted: list[str], installed: Callable[[str], list[str]]) -> set[str]:
+    """Return the canonical names of all packages that requirements lead to in this environment.
 
-    >>> plain("prometheus_client>=0.21")
-    'prometheus-client'
+    The tool's own graph takes every extra of every package for wanted, so pandas would need pytest to run.
+
+    Args:
+        wanted: requirements (PEP 508).
+        installed: gives a package's own requirements; KeyError when it is not there.
     """
-    return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", name)[0]).lower()
-
-
-def scoped(bom: dict[str, Any], needed: list[str]) -> dict[str, Any]:
-    """Return the bill of materials with a scope for each component."""
-    named = {plain(part["name"]): part["bom-ref"] for part in bom["components"]}
-    missing = [name for name in needed if plain(name) not in named]
-    if missing:
-        raise SystemExit(f"not installed, so the list would be incomplete: {', '.join(missing)}")
-    leads = {entry["ref"]: entry.get("dependsOn", []) for entry in bom["dependencies"]}
-    reached: set[str] = set()
-    todo = [named[plain(name)] for name in needed]
+    reached: dict[str, set[str]] = {}
+    todo = [Requirement(text) for text in wanted]
     while todo:
-        ref = todo.pop()
-        if ref not in reached:
-            reached.add(ref)
-            todo += leads.get(ref, [])
-    parts = [{**part, "scope": "required" if part["bom-ref"] in reached else "excluded"} for part in bom["components"]]
+        this = todo.pop()
+        name, extras = canonicalize_name(this.name), {"", *this.extras}
+        if not extras - reached.get(name, set()):
+            continue
+        reached.setdefault(name, set()).update(extras)
+        for more in map(Requirement, installed(name)):
+            if more.marker is None or any(more.marker.evaluate({"extra": extra}) for extra in extras):
+                todo.append(more)
+    return set(reached)
+
+
+def scoped(bom: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    """Return the bill of materials with a scope for each component."""
+    missing = names - {canonicalize_name(part["name"]) for part in bom["components"]}
+    if missing:
+        raise SystemExit(f"the list would be incomplete: {', '.join(sorted(missing))}")
+    scope = {True: "required", False: "excluded"}
+    parts = [{**part, "scope": scope[canonicalize_name(part["name"]) in names]} for part in bom["components"]]
     return {**bom, "components": parts}
+
+
+def _installed(name: str) -> list[str]:
+    return metadata.requires(name) or []
 
 
 def main() -> None:
@@ -53,7 +67,7 @@ def main() -> None:
     tool = [sys.executable, "-m", "cyclonedx_py", "environment", "--pyproject", str(ROOT / "pyproject.toml")]
     made = subprocess.run([*tool, "--output-reproducible", "-o", "-"], check=True, capture_output=True, text=True)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    bom = scoped(json.loads(made.stdout), project["dependencies"])
+    bom = scoped(json.loads(made.stdout), needed(project["dependencies"], _installed))
     PLACE.parent.mkdir(exist_ok=True)
     PLACE.write_text(json.dumps(bom, indent=1) + "\n", encoding="utf-8")
     count = sum(part["scope"] == "required" for part in bom["components"])

@@ -104,7 +104,7 @@ def test_people_watch_a_run_and_release_reject_and_roll_back_its_models(people: 
     says(watcher, "No run now. The last one ended well: 3 of 3 rounds went into the model.")
     until(lambda: watcher.locator("#now-metric-t").count() == 1)
     assert live.remote.show(run)["status"] == "done"
-    assert watcher.locator("figure").first.locator("svg.chart circle").count() == 3
+    until(lambda: watcher.locator("figure").first.locator("svg.chart circle").count() == 3)
     says(watcher, f"Version 3 waits for 2 approvers: anyone of {first} or {second}.")
 
     page = people.decide("Anna", 1, "Reject", "loss is too high")

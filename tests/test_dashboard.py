@@ -15,7 +15,9 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx
 import pytest
+import tomli_w
 from approvers import FEDERATION, RUN, Shelf, person, signed
+from click.testing import CliRunner
 from forge import AUDIENCE, SERVER, Bridge, Clock, ec_key
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +26,7 @@ from moonflower.crypto import merkle
 from moonflower.crypto.approval import Decision, private_jwk, reason_problem
 from moonflower.crypto.identity import PublicKey, unb64
 from moonflower.crypto.note import Signer, open_checkpoint, sign_checkpoint
-from moonflower.errors import Refused
+from moonflower.errors import InputError, Refused
 from moonflower.server.door import api, people
 from moonflower.server.door import issuer as embedded
 from moonflower.server.door.api import Api
@@ -36,6 +38,7 @@ from moonflower.server.door.tokens import Principal, Verifier
 from moonflower.server.overview import Course, Progress, Scene, Waiting, deadline, sentence
 from moonflower.server.records import rounds as history
 from moonflower.server.records.rounds import RunRow
+from test_docs import command
 from test_gateway import Door, run
 
 ISSUER = "http://127.0.0.1:9400"
@@ -205,9 +208,27 @@ def test_whoever_may_do_nothing_here_gets_no_session(tmp_path: Path) -> None:
     house.close()
 
 
-def test_an_issuer_that_is_away_is_said_to_be_away(house: House) -> None:
+def test_an_issuer_that_is_away_is_said_to_be_away_and_not_asked_by_every_visitor(house: House) -> None:
     house.bridge.down = True
+    for _ in range(5):
+        assert house.browser().get("/ui/login").headers["location"] == "/ui/?problem=issuer"
+    assert len(house.bridge.requests) == 1
+    house.bridge.down = False
     assert house.browser().get("/ui/login").headers["location"] == "/ui/?problem=issuer"
+    house.clock.now += 5
+    assert house.browser().get("/ui/login").headers["location"].startswith(ISSUER)
+
+
+def test_an_address_that_fails_to_log_in_again_and_again_waits(house: House) -> None:
+    browser = house.browser()
+    state = parse_qs(urlsplit(house.asked(browser)).query)["state"][0]
+    cookie = {LOGIN_COOKIE: browser.cookies[LOGIN_COOKIE]}
+    asked = len(house.bridge.requests)
+    for _ in range(routes.FAILED_LOGINS_A_MINUTE + 10):
+        again = httpx.Client(transport=Bridge(house.app), base_url=SERVER, cookies=cookie)
+        reply = again.get("/ui/callback", params={"state": state, "code": "junk", "iss": ISSUER})
+        assert reply.headers["location"] == "/ui/?problem=login"
+    assert len(house.bridge.requests) - asked == routes.FAILED_LOGINS_A_MINUTE
 
 
 def test_a_login_begins_where_the_issuer_sends_people_back_to(house: House) -> None:
@@ -223,6 +244,26 @@ def test_a_token_that_is_bound_to_another_key_opens_no_session(house: House) -> 
     held = house.login.finish(cookie, query)
     assert held.principal.jkt == house.login._dpop.public.thumbprint
     assert held.principal.expires <= house.clock.now + 3600
+
+
+def test_the_command_makes_the_dashboards_key(tmp_path: Path) -> None:
+    config = {
+        "server": {"federation": "heart", "tls_cert": "x", "tls_key": "y"},
+        "oauth": {"issuer": ISSUER, "audience": AUDIENCE},
+        "dashboard": {"client_id": "moonflower-dashboard", "key": "dashboard.key"},
+    }
+    (tmp_path / "server.toml").write_text(tomli_w.dumps(config))
+    said = CliRunner().invoke(command(), ["keys", "new", str(tmp_path / "server.toml")])
+    assert said.exit_code == 0, said.output
+    assert (tmp_path / "dashboard.key").stat().st_mode & 0o077 == 0
+    public = json.loads(said.stdout.partition("moonflower-dashboard: ")[2])
+    assert "d" not in public
+    shown = CliRunner().invoke(command(), ["keys", "show", str(tmp_path / "server.toml")])
+    assert json.dumps(public) in shown.stdout
+    del config["dashboard"]["key"]
+    (tmp_path / "server.toml").write_text(tomli_w.dumps(config))
+    with pytest.raises(InputError, match="names no key"):
+        CliRunner().invoke(command(), ["keys", "show", str(tmp_path / "server.toml")], catch_exceptions=False)
 
 
 # The embedded issuer's half
@@ -564,8 +605,7 @@ def test_pages_are_told_of_changes_and_the_records_are_read_once_for_all(house: 
     views.overview = overview  # type: ignore[method-assign]
 
     async def told() -> list[list[bytes]]:
-        alive = {"a": True, "b": True}
-        streams = [await house.app.events.stream(who, lambda who=who: alive[who]) for who in "ab"]
+        streams = [await house.app.events.stream(who, lambda: "live") for who in "ab"]
         heard: list[list[bytes]] = [[], []]
 
         async def listen(stream: Any, into: list[bytes]) -> None:
@@ -593,17 +633,20 @@ def test_pages_are_told_of_changes_and_the_records_are_read_once_for_all(house: 
 
 
 def test_a_stream_ends_with_its_session_and_there_are_not_too_many(house: House) -> None:
-    async def ends() -> list[bytes]:
-        stream = await house.app.events.stream("a", lambda: False)
+    async def ends(state: events.State) -> list[bytes]:
+        stream = await house.app.events.stream("a", lambda: state)
         return [one async for one in stream]
 
     async def many() -> int:
-        streams = [await house.app.events.stream("a", lambda: True) for _ in range(events.MAX_STREAMS_EACH)]
+        streams = [await house.app.events.stream("a", lambda: "live") for _ in range(events.MAX_STREAMS_EACH)]
         with pytest.raises(events.Full):
-            await house.app.events.stream("a", lambda: True)
+            await house.app.events.stream("a", lambda: "live")
         return len(streams)
 
-    assert asyncio.run(ends())[-1].startswith(b"event: end")
+    over, stale = asyncio.run(ends("over")), asyncio.run(ends("stale"))
+    assert over[-1].startswith(b"event: end")
+    assert stale[-1].startswith(b":"), "the page comes again, and its session is renewed"
+    assert not [one for one in (*over, *stale) if one.startswith(b"event: overview")], "and hears nothing before"
     assert asyncio.run(many()) == events.MAX_STREAMS_EACH
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from federation import NAMES, Federation, Killed
 from flwr.app import Error, Message
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from moonflower.client import guard
 from moonflower.client.app import ROUTES
 from moonflower.client.ledger import Ledger
@@ -48,8 +48,11 @@ HARMLESS = (
 )  # a run with these only gives what an undisturbed one does
 HARMFUL = ("away", "back", "late", "revoke", "stop")
 MOST_ENTRIES = 400  # that two rounds write, whatever happens: a run that is left alone ends
+SLOW_S, LATE_S = 20.0, 1e6
 ERRORS = 2  # of one life that Flower reports; the exchange asks again so often
 WHO = st.sampled_from(NAMES)
+ENTRY = st.integers(1, 40)  # of a coordinator's life; a run to which nothing happens writes 43
+KILL = st.sampled_from([None, *range(1, 41)])
 Place = tuple[Any, ...]
 
 
@@ -64,9 +67,9 @@ class Mishap:
 
 
 def mishaps(*kinds: str) -> st.SearchStrategy[list[Mishap]]:
-    """Scripts of the life of a coordinator, which may end in a kill."""
-    one = st.builds(Mishap, st.integers(1, 45), st.sampled_from(kinds), WHO, st.integers(0, 99))
-    return st.lists(one, max_size=5)
+    """What happens in the life of a coordinator."""
+    one = st.builds(Mishap, ENTRY, st.sampled_from(kinds), WHO, st.integers(0, 99))
+    return st.lists(one, min_size=3, max_size=6)
 
 
 class Disturbed(Federation):
@@ -81,6 +84,7 @@ class Disturbed(Federation):
         self.losing: set[str] = set()  # whose next reply is lost
         self.dying: set[str] = set()  # who dies inside of its next transaction
         self.delays: dict[str, float] = {}  # of the next request to somebody, seconds
+        self.queues: dict[str, list[Message]] = defaultdict(list)  # of requests that come too late, but in order
         self.errors = 0
         super().__init__(folder, *SMALL)
 
@@ -104,12 +108,17 @@ class Disturbed(Federation):
         return made
 
     def delay(self, member: str, message: Message) -> float:
-        self.asked.append((member, message))
-        return self.delays.pop(member, 0.0)
+        seconds = self.delays.pop(member, 0.0)
+        if seconds == LATE_S:
+            self.queues[member].append(message)
+        return seconds
 
     def handle(self, message: Message, context: Any, app: Any) -> Message:
         """Return a member's reply, or an error of Flower's where it died or its reply was lost."""
         name = context.node_config["member"]
+        while self.queues[name]:  # a node works through what came, one after the other; nobody waits for that answer
+            self.ask(name, self.queues[name].pop(0))
+        self.asked.append((name, message))
         try:
             reply: Message = app(message, context)
         except Killed:
@@ -124,12 +133,15 @@ class Disturbed(Federation):
     def replay(self, which: int) -> None:
         """Ask somebody again what it was asked at any time before."""
         if self.asked:
-            name, message = self.asked[which % len(self.asked)]
-            request = ROUTES[message.metadata.message_type]
-            try:
-                self.note(name, message, self.members[name].answer(request, message.content))
-            except Killed:
-                self.start(name)
+            self.ask(*self.asked[which % len(self.asked)])
+
+    def ask(self, name: str, message: Message) -> None:
+        """Ask a member something whose answer the coordinator does not get."""
+        self.asked.append((name, message))
+        try:
+            self.note(name, message, self.members[name].answer(ROUTES[message.metadata.message_type], message.content))
+        except Killed:
+            self.start(name)
 
     def note(self, name: str, message: Message, records: Any) -> None:
         """Keep what a member sent."""
@@ -193,12 +205,13 @@ class TheRun(RuleBasedStateMachine):
     def submit_to(self, state: State) -> str | None:
         return self.api(state)._queue(self.one.cast.settings.offer(self.one.cast.schema.digest()))
 
-    @rule()
-    def submit(self) -> None:
+    def submit(self) -> str:
+        """Submit a run, which works where no other is open; return the open one."""
         before = self.open_runs
         run = self.submit_to(self.one.state)
         assert (run is None) == bool(before), "a second run was accepted, or a first one was not"
-        assert len(self.open_runs) == 1
+        (found,) = self.open_runs
+        return found
 
     @rule()
     def submit_two_at_once(self) -> None:
@@ -215,36 +228,32 @@ class TheRun(RuleBasedStateMachine):
         other.close()
         assert len(accepted) == (0 if before else 1)
 
-    @precondition(lambda self: self.open_runs)
-    @rule(script=mishaps(*HARMLESS, "kill", "kill"))
-    def go_on(self, script: list[Mishap]) -> None:
-        self.live(script)
+    @rule(script=mishaps(*HARMLESS), kill=KILL)
+    def go_on(self, script: list[Mishap], kill: int | None) -> None:
+        self.live(script, kill)
 
-    @precondition(lambda self: self.open_runs)
-    @rule(script=mishaps(*HARMLESS, *HARMFUL, *HARMFUL, "kill"))
-    def go_on_in_trouble(self, script: list[Mishap]) -> None:
-        self.live(script)
+    @rule(script=mishaps(*HARMLESS, *HARMFUL, *HARMFUL), kill=KILL)
+    def go_on_in_trouble(self, script: list[Mishap], kill: int | None) -> None:
+        self.live(script, kill)
 
-    @precondition(lambda self: self.open_runs)
     @rule()
     def leave_alone(self) -> None:
         """Everybody who may be there is there, and nothing happens: the run comes to an end."""
         self.one.away.clear()
-        self.live([])
-        assert not self.open_runs
+        self.live([], None)
 
-    def live(self, script: list[Mishap]) -> None:
-        """Start a coordinator's process for the open run, and let things happen to it."""
-        one, (run,) = self.one, self.open_runs
-        first = len(one.entries)
+    def live(self, script: list[Mishap], kill: int | None) -> None:
+        """Start a coordinator for the open run, let things happen to it, and kill it at an entry of the log."""
+        one, run, first = self.one, self.submit(), len(self.one.entries)
         one.errors = 0
 
         def told(entry: dict[str, Any]) -> bool:
             at = entry["index"] - first + 1
             assert at < MOST_ENTRIES, "the run goes on and on"
-            for mishap in [mishap for mishap in script if mishap.entry == at]:
-                self.happen(mishap, run)
-            return any(mishap.what == "kill" and mishap.entry == at for mishap in script)
+            for mishap in script:
+                if mishap.entry == at:
+                    self.happen(mishap, run)
+            return at == kill
 
         one.kill_at = told
         ended = one.carry_out(run)
@@ -256,9 +265,10 @@ class TheRun(RuleBasedStateMachine):
             one.reopen()
             return
         assert ended.split()[0] in OVER
-        assert not self.open_runs
+        assert run not in self.open_runs
         if not self.harmed:
-            assert (ended, one.model(run).sha256) == ("done", undisturbed())
+            assert ended == "done"
+            assert one.model(run).sha256 == undisturbed()
 
     def happen(self, mishap: Mishap, run: str) -> None:
         one, who = self.one, mishap.who
@@ -270,17 +280,17 @@ class TheRun(RuleBasedStateMachine):
         elif mishap.what == "restart":
             one.start(who)
         elif mishap.what in ("slow", "late"):
-            one.delays[who] = 20.0 if mishap.what == "slow" else 1e6
+            one.delays[who] = SLOW_S if mishap.what == "slow" else LATE_S
         elif mishap.what == "replay":
             one.replay(mishap.which)
         elif mishap.what == "submit":
-            assert self.submit_to(one.state) is None
+            self.submit()
         elif mishap.what == "away":
             one.away.add(who)
         elif mishap.what == "back":
             one.away.discard(who)
         elif mishap.what == "stop":
-            assert self.api(one.state)._request_stop(run)
+            assert self.api(one.state)._request_stop(run) == (run in self.open_runs)
         elif mishap.what == "revoke" and not one.revoked:
             one.revoked.add(who)
             self.revoked_at = len(one.entries)

@@ -19,12 +19,9 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from test_machine_means import Weaken
 
 Machine = type[RuleBasedStateMachine]
-FAST: dict[Machine, tuple[int, int]] = {
-    log.TheLog: (25, 20),
-    member.TheMember: (30, 20),
-    run.TheRun: (10, 8),
-}  # examples, steps
-SLOW: dict[Machine, tuple[int, int]] = {log.TheLog: (60, 30), member.TheMember: (60, 30), run.TheRun: (25, 12)}
+Bounds = dict[Machine, tuple[int, int]]  # examples, steps
+FAST: Bounds = {log.TheLog: (25, 20), member.TheMember: (30, 20), run.TheRun: (6, 8)}
+SLOW: Bounds = {log.TheLog: (60, 30), member.TheMember: (60, 30), run.TheRun: (20, 10)}
 WEAKENED: dict[Machine, tuple[Weaken, ...]] = {
     log.TheLog: log.WEAKENED,
     member.TheMember: member.WEAKENED,

@@ -80,16 +80,19 @@ def test_every_code_says_what_to_do_and_can_be_linked_to() -> None:
 
 
 def test_what_runs_is_told_from_what_tests() -> None:
-    parts = [{"name": name, "bom-ref": name} for name in ("flwr", "prometheus_client", "h11", "pytest")]
-    bom = {"components": parts, "dependencies": [{"ref": "flwr", "dependsOn": ["h11"]}]}
-    made = sbom.scoped(bom, ["flwr>=1.41,<1.43", "prometheus-client>=0.21"])
-    assert {part["name"] for part in made["components"] if part["scope"] == "required"} == {
-        "flwr",
-        "h11",
-        "prometheus_client",
+    has = {
+        "flwr": ["h11; python_version >= '3'", "pytest; extra == 'dev'"],
+        "h11": [],
+        "httpx": ["h2; extra == 'http2'"],
     }
+    has |= {"prometheus-client": [], "h2": []}
+    names = sbom.needed(["flwr>=1.41,<1.43", "prometheus_client>=0.21", "httpx[http2]"], has.__getitem__)
+    assert names == {"flwr", "h11", "httpx", "h2", "prometheus-client"}
+    parts = [{"name": name} for name in ("flwr", "prometheus_client", "h11", "httpx", "h2", "pytest")]
+    made = sbom.scoped({"components": parts}, names)
+    assert [part["name"] for part in made["components"] if part["scope"] == "excluded"] == ["pytest"]
     with pytest.raises(SystemExit, match="torch"):
-        sbom.scoped(bom, ["torch>=2.6"])
+        sbom.scoped({"components": parts}, names | {"torch"})
 
 
 def entry(name: str, *ids: str, **more: str) -> dict[str, object]:

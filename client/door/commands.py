@@ -20,7 +20,7 @@ from ..keyring import identity_of, load_keys, make_keys
 from .journal import printable
 
 keys = typer.Typer(no_args_is_help=True, help="Keys of a node and of its OAuth client.")
-AnyConfig = Annotated[Path, typer.Argument(help="Client or operator config (TOML).")]
+AnyConfig = Annotated[Path, typer.Argument(help="Client, operator or server config (TOML).")]
 ConfigArgument = Annotated[Path, typer.Argument(help="Client config (TOML).")]
 
 

@@ -1,7 +1,7 @@
 // An authorization server of somebody else's (oidc-provider) for tests, on loopback.
 //
 // argv[2] is a folder with idp.json: { audience, ttl_s, nonce, clients, keys }.
-//   clients: [{ client_id, key (public JWK), scope, bound }]
+//   clients: [{ client_id, key (public JWK), scope, bound, redirect (people log in through it) }]
 //   keys: private JWKs that sign tokens; the first one signs, all are published.
 // Prints "ready <issuer>" once it answers. SIGHUP reads the file again; SIGTERM ends it.
 import { randomBytes } from 'node:crypto';
@@ -25,14 +25,17 @@ function provider(issuer) {
   };
   return new Provider(issuer, {
     jwks: { keys },
+    cookies: { keys: [nonceSecret.toString('hex')] },
+    findAccount: (_context, sub) => ({ accountId: sub, claims: () => ({ sub }) }),
+    issueRefreshToken: (_context, client) => client.grantTypeAllowed('refresh_token'),
     scopes,
     clients: clients.map((client) => ({
       client_id: client.client_id,
       scope: client.scope,
       jwks: { keys: [client.key] },
-      grant_types: ['client_credentials'],
-      response_types: [],
-      redirect_uris: [],
+      grant_types: client.redirect ? ['authorization_code', 'refresh_token'] : ['client_credentials'],
+      response_types: client.redirect ? ['code'] : [],
+      redirect_uris: client.redirect ? [client.redirect] : [],
       token_endpoint_auth_method: 'private_key_jwt',
       token_endpoint_auth_signing_alg: client.key.alg,
       id_token_signed_response_alg: keys[0].alg, // there are none, but a key for them must exist
@@ -41,7 +44,7 @@ function provider(issuer) {
     enabledJWA: { dPoPSigningAlgValues: ['ES256', 'ES384', 'EdDSA', 'Ed25519'] },
     features: {
       clientCredentials: { enabled: true },
-      devInteractions: { enabled: false },
+      devInteractions: { enabled: clients.some((client) => client.redirect) }, // its own pages: any name logs in
       dPoP: { enabled: true, nonceSecret, requireNonce: () => nonce, allowReplay: false },
       resourceIndicators: {
         enabled: true,

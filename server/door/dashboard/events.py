@@ -11,10 +11,12 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from typing import Literal
 
 from ...views import Views
 
 logger = logging.getLogger(__name__)
+State = Literal["live", "stale", "over"]
 LOOK_S = 0.4
 ALIVE_S = 5.0
 KEEP_ALIVE = 3  # times ALIVE_S without news, and a comment keeps proxies from closing the connection
@@ -40,12 +42,12 @@ class Events:
         self._newest = b""
         self._closed = False
 
-    async def stream(self, who: str, is_alive: Callable[[], bool]) -> AsyncIterator[bytes]:
-        """Yield events until ``is_alive`` says no, or the server ends.
+    async def stream(self, who: str, state: Callable[[], State]) -> AsyncIterator[bytes]:
+        """Yield events until the session is over, has to be renewed, or the server ends.
 
         Args:
             who: whose page it is; each may have a few.
-            is_alive: looked at every few seconds.
+            state: of the session; looked at before each event, and every few seconds.
 
         Raises:
             Full: there is no room.
@@ -60,22 +62,24 @@ class Events:
             self._looking = asyncio.get_running_loop().create_task(self._look())
         elif self._newest:
             queue.put_nowait(self._newest)
-        return self._events(queue, is_alive)
+        return self._events(queue, state)
 
-    async def _events(self, queue: asyncio.Queue[bytes], is_alive: Callable[[], bool]) -> AsyncIterator[bytes]:
+    async def _events(self, queue: asyncio.Queue[bytes], state: Callable[[], State]) -> AsyncIterator[bytes]:
         quiet = 0
         try:
             yield b"retry: 2000\n\n"
             while not self._closed:
-                try:
-                    yield await asyncio.wait_for(queue.get(), ALIVE_S)
-                    quiet = 0
-                except TimeoutError:
-                    quiet += 1
-                if not is_alive():
-                    yield b"event: end\ndata: {}\n\n"
+                news = b""
+                with suppress(TimeoutError):
+                    news = await asyncio.wait_for(queue.get(), ALIVE_S)
+                now = state()
+                if now != "live":  # a page whose token is to be renewed comes back by itself, which renews it
+                    yield b"event: end\ndata: {}\n\n" if now == "over" else b": come again\n\n"
                     return
-                if quiet == KEEP_ALIVE:
+                quiet = 0 if news else quiet + 1
+                if news:
+                    yield news
+                elif quiet == KEEP_ALIVE:
                     quiet = 0
                     yield b": still here\n\n"
         finally:

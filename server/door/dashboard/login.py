@@ -36,6 +36,8 @@ CALLBACK = "/ui/callback"
 LOGIN_S = 600
 ASSERTION_S = 60
 METADATA_S = 600.0
+RETRY_S = 5.0  # after which an issuer that was away is asked again
+WAIT_S = 2.0
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 MAX_PARAMETER = 4096
 
@@ -71,7 +73,7 @@ class Login:
         self._http = http if http is not None else client(oauth.issuer, oauth.ca)
         self._secret = secrets.token_bytes(32)
         self._metadata: dict[str, Any] = {}
-        self._metadata_at = -METADATA_S
+        self._metadata_at, self._failed_at = -METADATA_S, -RETRY_S
         self._nonce: str | None = None
         self._lock = threading.Lock()
 
@@ -196,11 +198,19 @@ class Login:
         return self._described().get("authorization_response_iss_parameter_supported") is True
 
     def _described(self) -> dict[str, Any]:
-        with self._lock:
+        """Return the issuer's metadata; while it is away it is asked every few seconds, and nobody waits in a queue."""
+        if not self._lock.acquire(timeout=WAIT_S):
+            raise IssuerUnreachable("auth.issuer_unreachable", "the issuer is being asked, and does not answer")
+        try:
             if not 0 <= self._clock() - self._metadata_at < METADATA_S:
+                if 0 <= self._clock() - self._failed_at < RETRY_S:
+                    raise IssuerUnreachable("auth.issuer_unreachable", "the issuer did not answer a moment ago")
+                self._failed_at = self._clock()
                 self._metadata = discover(self._oauth.issuer, lambda url: get(self._http, url))
-                self._metadata_at = self._clock()
+                self._metadata_at, self._failed_at = self._clock(), -RETRY_S
             return self._metadata
+        finally:
+            self._lock.release()
 
     def _derived(self, seed: bytes, what: str) -> str:
         return b64(hmac.digest(self._secret, b"moonflower.login.v1\0" + what.encode() + b"\0" + seed, "sha256"))

@@ -21,7 +21,8 @@ from starlette.routing import Route
 
 from ....errors import MoonflowerError
 from ...views import Views
-from .events import Events, Full
+from ..limits import Allowance
+from .events import Events, Full, State
 from .login import LOGIN_S, Login
 from .sessions import Session, Sessions
 
@@ -41,11 +42,12 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
-    "strict-transport-security": "max-age=31536000",
 }
 TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
 TYPES |= {"svg": "image/svg+xml"}
 EARLY_S = 60.0  # before a token ends it is renewed
+FAILED_LOGINS_A_MINUTE = 30  # of one address
+AWAY = ("auth.issuer_unreachable", "auth.issuer_metadata")
 USEFUL = frozenset({"fl:run", "fl:audit", "fl:approve"})
 
 
@@ -80,6 +82,7 @@ class Dashboard:
         self._origin = _origin(url)
         self.events = Events(views)
         self._files = _static()
+        self._tries = Allowance(FAILED_LOGINS_A_MINUTE)
         self._app = Starlette(
             routes=[
                 Route("/", self._home),
@@ -152,11 +155,15 @@ class Dashboard:
     async def _finish(self, request: Request) -> Response:
         query = dict(request.query_params)
         begun = request.cookies.get(LOGIN_COOKIE, "")
+        address = request.client.host if request.client else ""
+        if self._tries.wait_s(address):  # each one makes the server ask the issuer
+            return RedirectResponse("/ui/?problem=login", 303)
         try:
             held = await run_in_threadpool(self._login.finish, begun, query)
         except MoonflowerError as error:
+            self._tries.spend(address)
             logger.warning("a login was refused: %s: %s", error.code, error)
-            problem = "issuer" if error.code.startswith("auth.issuer_") else "login"
+            problem = "issuer" if error.code in AWAY else "login"
             response = RedirectResponse(f"/ui/?problem={problem}", 303)
         else:
             if held.principal.scopes & USEFUL:
@@ -190,11 +197,12 @@ class Dashboard:
         if session is None:
             return _error(401, "session.none", "nobody is logged in, or no longer")
 
-        def is_alive() -> bool:
-            return self._sessions.find(cookie, use=False) is not None
+        def state() -> State:
+            found = self._sessions.find(cookie, use=False)
+            return "over" if found is None else "live" if self._sessions.is_good(found) else "stale"
 
         try:
-            stream = await self.events.stream(cookie, is_alive)
+            stream = await self.events.stream(cookie, state)
         except Full:
             return _error(503, "session.full", "too many pages listen already; close some")
         headers = {"x-accel-buffering": "no", "cache-control": "no-store, no-transform"}
@@ -226,7 +234,7 @@ class Dashboard:
                 held = await run_in_threadpool(self._login.renew, session.held.refresh)
             except MoonflowerError as error:
                 logger.warning("a session could not be renewed: %s: %s", error.code, error)
-                if left <= 0 and not error.code.startswith("auth.issuer_"):
+                if left <= 0 and error.code not in AWAY:
                     self._sessions.end(cookie)
             else:
                 self._sessions.renew(cookie, held)

@@ -22,6 +22,8 @@ const PROBLEMS = {
   scope: 'You are known, but your account may do nothing here. Ask for one of the scopes fl:audit, fl:run or fl:approve.',
 };
 const MAIN = document.getElementById('main');
+let asked = 0;
+let drawn = 0;
 
 const app = {
   session: null,
@@ -64,9 +66,11 @@ const app = {
 
   async reload(quiet = false) {
     const { page } = this;
+    const turn = ++asked;
     try {
       const data = await page.module.load(this, page.rest, quiet);
-      if (page !== this.page) return;
+      if (page !== this.page || turn < drawn) return; // what was asked for later was here earlier
+      drawn = turn;
       this.data = data;
       this.draw();
     } catch (error) {
@@ -134,6 +138,7 @@ function welcome(reason = '') {
   document.title = 'Log in – moonflower';
   document.getElementById('top').replaceChildren();
   app.dialog.close();
+  app.dialog.replaceChildren();
   const known = PROBLEMS[reason];
   MAIN.replaceChildren(
     h(
@@ -157,7 +162,7 @@ async function route(focus = true) {
   document.title = `${PAGES[found].module.title} – moonflower`;
   frame();
   const slow = setTimeout(() => {
-    if (app.data === undefined) MAIN.replaceChildren(h('h1', { tabindex: -1 }, app.page?.module.title ?? ''), h('p', { class: 'note' }, 'Loading …'));
+    if (app.page && app.data === undefined) MAIN.replaceChildren(h('h1', { tabindex: -1 }, app.page?.module.title ?? ''), h('p', { class: 'note' }, 'Loading …'));
   }, 200);
   await app.reload();
   clearTimeout(slow);
