@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+# Files of tests side by side; one file stays with one worker, for what its tests share.
+WORKERS := -n auto --maxprocesses 4 --dist loadfile
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help demo test unit soak browser figures rounds lint types wheel docs reference sbom audit dev clean
@@ -29,10 +31,10 @@ demo: $(VENV)/.installed
 	$(BIN)/moonflower simulate configs/heart.toml
 
 test: dev
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests $(WORKERS)
 
 unit: dev
-	$(BIN)/python -m pytest tests -m "not slow"
+	$(BIN)/python -m pytest tests -m "not slow" $(WORKERS)
 
 soak: dev
 	$(PIP) --quiet --editable '.[soak]'

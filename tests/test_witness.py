@@ -236,7 +236,7 @@ def test_a_round_is_bound_to_a_checkpoint_that_the_member_has_seen(federation: F
     member.seal = seal  # type: ignore[method-assign]
     one.queue()
     assert one.carry_out() == "done"
-    assert seen == ["audit.fork"] * 4, "statistics and three rounds"
+    assert seen == ["audit.fork"] * 5, "statistics, three rounds, the report"
 
 
 def test_a_rewritten_history_is_found(federation: Federation) -> None:

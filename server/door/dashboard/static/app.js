@@ -17,9 +17,11 @@ const PAGES = {
   log: { module: log, scopes: READ },
 };
 const PROBLEMS = {
-  issuer: 'The authorization server cannot be reached, or is not what the config says. Try again in a moment; if it stays, ask whoever runs this server.',
+  issuer:
+    'The authorization server cannot be reached, or is not what the config says. Try again in a moment; if it stays, ask whoever runs this server.',
   login: 'The login did not succeed. Try again; if it stays, the server’s log says why.',
-  scope: 'You are known, but your account may do nothing here. Ask for one of the scopes fl:audit, fl:run or fl:approve.',
+  scope:
+    'You are known, but your account may do nothing here. Ask for one of the scopes fl:audit, fl:run or fl:approve.',
 };
 const MAIN = document.getElementById('main');
 let asked = 0;
@@ -52,7 +54,24 @@ const app = {
 
   alarm(text) {
     const place = document.getElementById('alarm');
-    place.replaceChildren(...(text ? [h('div', { class: 'alarm', role: 'alert' }, h('strong', {}, '✕ This is not the log that this browser knows.'), h('p', {}, `${text} Do not approve anything before the cause is known. What this browser saw before is kept: `, h('a', { href: '#/log' }, 'see the log page'), '.'))] : []));
+    place.replaceChildren(
+      ...(text
+        ? [
+            h(
+              'div',
+              { class: 'alarm', role: 'alert' },
+              h('strong', {}, '✕ This is not the log that this browser knows.'),
+              h(
+                'p',
+                {},
+                `${text} Do not approve anything before the cause is known. What this browser saw before is kept: `,
+                h('a', { href: '#/log' }, 'see the log page'),
+                '.',
+              ),
+            ),
+          ]
+        : []),
+    );
   },
 
   draw() {
@@ -83,7 +102,19 @@ const app = {
     const { dialog } = this;
     const said = h('p', { class: 'bad', role: 'alert' });
     const go = h('button', { class: danger ? 'go danger' : 'go' }, verb);
-    const form = h('form', { method: 'dialog' }, h('h2', { id: 'dialog-title' }, title), body, said, h('div', { class: 'row end' }, h('button', { type: 'button', class: 'quiet', 'data-action': 'cancel' }, 'Cancel'), go));
+    const form = h(
+      'form',
+      { method: 'dialog' },
+      h('h2', { id: 'dialog-title' }, title),
+      body,
+      said,
+      h(
+        'div',
+        { class: 'row end' },
+        h('button', { type: 'button', class: 'quiet', 'data-action': 'cancel' }, 'Cancel'),
+        go,
+      ),
+    );
     form.addEventListener('submit', async (event) => {
       event.preventDefault();
       said.textContent = '';
@@ -109,18 +140,33 @@ const app = {
 };
 
 function problem(error) {
-  MAIN.replaceChildren(h('h1', { tabindex: -1 }, error.status === 404 ? 'There is nothing here' : 'This did not work'), h('p', { class: 'bad' }, error.message), h('p', {}, h('button', { type: 'button', class: 'quiet', 'data-action': 'again' }, 'Try again')));
+  MAIN.replaceChildren(
+    h('h1', { tabindex: -1 }, error.status === 404 ? 'There is nothing here' : 'This did not work'),
+    h('p', { class: 'bad' }, error.message),
+    h('p', {}, h('button', { type: 'button', class: 'quiet', 'data-action': 'again' }, 'Try again')),
+  );
 }
 
 /** Header, navigation, and whether news come. */
 function frame() {
   const links = Object.entries(PAGES)
     .filter(([, page]) => app.may(...page.scopes))
-    .map(([name, page]) => h('li', {}, h('a', { href: `#/${name}`, 'aria-current': app.page?.name === name ? 'page' : null }, page.module.title)));
+    .map(([name, page]) =>
+      h(
+        'li',
+        {},
+        h('a', { href: `#/${name}`, 'aria-current': app.page?.name === name ? 'page' : null }, page.module.title),
+      ),
+    );
   const old = document.getElementById('top');
   const now = old.cloneNode(false);
   now.append(
-    h('div', { class: 'brand' }, h('img', { src: '/ui/static/icon.svg', alt: '', width: 26, height: 26 }), h('strong', {}, 'moonflower')),
+    h(
+      'div',
+      { class: 'brand' },
+      h('img', { src: '/ui/static/icon.svg', alt: '', width: 26, height: 26 }),
+      h('strong', {}, 'moonflower'),
+    ),
     h('nav', { 'aria-label': 'Pages' }, h('ul', {}, links)),
     h(
       'div',
@@ -147,7 +193,9 @@ function welcome(reason = '') {
       h('img', { src: '/ui/static/icon.svg', alt: '', width: 64, height: 64 }),
       h('h1', { tabindex: -1 }, 'moonflower'),
       known ? h('p', { class: 'notice', role: 'alert' }, known) : null,
-      reason === 'over' ? h('p', { class: 'notice', role: 'status' }, 'Your session is over. Log in again to go on where you were.') : null,
+      reason === 'over'
+        ? h('p', { class: 'notice', role: 'status' }, 'Your session is over. Log in again to go on where you were.')
+        : null,
       h('p', {}, 'Runs, members, models and the log of this federation. Log in with your organisation’s account.'),
       h('p', {}, h('a', { class: 'go', href: '/ui/login', 'data-action': 'login' }, 'Log in')),
     ),
@@ -162,7 +210,11 @@ async function route(focus = true) {
   document.title = `${PAGES[found].module.title} – moonflower`;
   frame();
   const slow = setTimeout(() => {
-    if (app.page && app.data === undefined) MAIN.replaceChildren(h('h1', { tabindex: -1 }, app.page?.module.title ?? ''), h('p', { class: 'note' }, 'Loading …'));
+    if (app.page && app.data === undefined)
+      MAIN.replaceChildren(
+        h('h1', { tabindex: -1 }, app.page?.module.title ?? ''),
+        h('p', { class: 'note' }, 'Loading …'),
+      );
   }, 200);
   await app.reload();
   clearTimeout(slow);
@@ -176,7 +228,12 @@ async function route(focus = true) {
 function tick() {
   for (const one of document.querySelectorAll('[data-deadline]')) {
     const left = Math.round(Number(one.dataset.deadline) - Date.now() / 1000 - (app.skew ?? 0));
-    const text = left > 90 ? `At most ${Math.round(left / 60)} minutes left for this step.` : left > 0 ? `At most ${left} s left for this step.` : 'This step’s time is up.';
+    const text =
+      left > 90
+        ? `At most ${Math.round(left / 60)} minutes left for this step.`
+        : left > 0
+          ? `At most ${left} s left for this step.`
+          : 'This step’s time is up.';
     if (one.textContent !== text) one.textContent = text;
   }
 }
@@ -213,12 +270,21 @@ function told(now) {
   const before = app.overview;
   app.overview = now;
   app.draw();
-  if (before && before.index === now.index && before.run?.status === now.run?.status && JSON.stringify(before.online) === JSON.stringify(now.online)) return;
+  if (
+    before &&
+    before.index === now.index &&
+    before.run?.status === now.run?.status &&
+    JSON.stringify(before.online) === JSON.stringify(now.online)
+  )
+    return;
   if (reloading) return;
-  reloading = setTimeout(() => {
-    reloading = 0;
-    if (app.page) app.reload(true);
-  }, before ? 700 : 0);
+  reloading = setTimeout(
+    () => {
+      reloading = 0;
+      if (app.page) app.reload(true);
+    },
+    before ? 700 : 0,
+  );
 }
 
 async function start() {

@@ -6,7 +6,9 @@ export const MAX_REASON = 200;
 
 /** Canonical JSON of an object of texts and whole numbers: sorted names, no blanks, ASCII. */
 export function canonical(value) {
-  const parts = Object.keys(value).sort().map((name) => `${ascii(name)}:${typeof value[name] === 'number' ? whole(value[name]) : ascii(value[name])}`);
+  const parts = Object.keys(value)
+    .sort()
+    .map((name) => `${ascii(name)}:${typeof value[name] === 'number' ? whole(value[name]) : ascii(value[name])}`);
   return `{${parts.join(',')}}`;
 }
 
@@ -28,12 +30,18 @@ export function decisionText(decision) {
 /** Why a reason cannot stand in the log, or "". */
 export function reasonProblem(action, reason) {
   if (!reason && action !== 'approve') return 'Say why: the log keeps the reason.';
-  if ([...reason].length > MAX_REASON || reason !== reason.trim() || /[\p{C}\p{Zl}\p{Zp}]/u.test(reason)) return `At most ${MAX_REASON} characters on one line, please.`;
-  if (PERSONAL.test(reason.normalize('NFKC'))) return 'This looks like personal data: an @, a date, or six digits in a row. The log keeps it for good, so say it without.';
+  if ([...reason].length > MAX_REASON || reason !== reason.trim() || /[\p{C}\p{Zl}\p{Zp}]/u.test(reason))
+    return `At most ${MAX_REASON} characters on one line, please.`;
+  if (PERSONAL.test(reason.normalize('NFKC')))
+    return 'This looks like personal data: an @, a date, or six digits in a row. The log keeps it for good, so say it without.';
   return '';
 }
 
-export const base64url = (bytes) => btoa(String.fromCharCode(...bytes)).replaceAll('+', '-').replaceAll('/', '_').replaceAll('=', '');
+export const base64url = (bytes) =>
+  btoa(String.fromCharCode(...bytes))
+    .replaceAll('+', '-')
+    .replaceAll('/', '_')
+    .replaceAll('=', '');
 
 /** The key in an approver's file: a handle that signs and cannot be read out, and its RFC 7638 thumbprint. */
 export async function openKey(text) {
@@ -44,12 +52,20 @@ export async function openKey(text) {
     throw new Error('This file is no key: expected a private JWK, as `moonflower keys approver` makes it.');
   }
   if (jwk?.kty !== 'EC' || jwk.crv !== 'P-384' || typeof jwk.d !== 'string') {
-    throw new Error('This file is no approver’s private key: expected a JWK on P-384, as `moonflower keys approver` makes it.');
+    throw new Error(
+      'This file is no approver’s private key: expected a JWK on P-384, as `moonflower keys approver` makes it.',
+    );
   }
   const { kty, crv, x, y, d } = jwk;
   let handle;
   try {
-    handle = await crypto.subtle.importKey('jwk', { kty, crv, x, y, d }, { name: 'ECDSA', namedCurve: 'P-384' }, false, ['sign']);
+    handle = await crypto.subtle.importKey(
+      'jwk',
+      { kty, crv, x, y, d },
+      { name: 'ECDSA', namedCurve: 'P-384' },
+      false,
+      ['sign'],
+    );
   } catch {
     throw new Error('The key in this file is damaged.');
   }

@@ -15,8 +15,14 @@ export function decide(app, action, { card, approvers }, listing) {
   const missing = release.required - after;
   const signed = release.approvals.map((one) => `${one.member} (${one.approver})`);
   const effects = {
-    approve: missing > 0 ? `After your signature ${missing} more ${missing === 1 ? 'is' : 'are'} missing before it is released.` : 'With your signature it is released at once.',
-    rollback: missing > 0 ? `After your signature ${missing} more ${missing === 1 ? 'is' : 'are'} missing before it is the one to use again.` : 'With your signature it is the one to use again, at once.',
+    approve:
+      missing > 0
+        ? `After your signature ${missing} more ${missing === 1 ? 'is' : 'are'} missing before it is released.`
+        : 'With your signature it is released at once.',
+    rollback:
+      missing > 0
+        ? `After your signature ${missing} more ${missing === 1 ? 'is' : 'are'} missing before it is the one to use again.`
+        : 'With your signature it is the one to use again, at once.',
     reject: 'Your signature alone rejects it. That is for good: it can never be released (again).',
   };
   const decision = () => ({
@@ -29,7 +35,9 @@ export function decide(app, action, { card, approvers }, listing) {
     reason: field('reason').value.trim(),
   });
   const field = (name) => app.dialog.querySelector(`[name=${name}]`);
-  const metrics = Object.entries(card.metrics ?? {}).filter(([, value]) => typeof value === 'number').map(([name, value]) => `${name} ${fixed(value)}`);
+  const metrics = Object.entries(card.metrics ?? {})
+    .filter(([, value]) => typeof value === 'number')
+    .map(([name, value]) => `${name} ${fixed(value)}`);
 
   app.ask({
     title: `${VERBS[action]} version ${card.version}?`,
@@ -42,18 +50,66 @@ export function decide(app, action, { card, approvers }, listing) {
         ['SHA-256', h('code', {}, card.sha256)],
         ['Members', listed(card.members)],
         ['Quality', metrics.length ? metrics.join(' · ') : 'not measured'],
-        ['Gate', gate.median === null ? gate.verdict : `${gate.verdict}; ${gate.metric} ${fixed(Math.abs(gate.median) * 100, 1)} % ${gate.median <= 0 ? 'better' : 'worse'}`],
+        [
+          'Gate',
+          gate.median === null
+            ? gate.verdict
+            : `${gate.verdict}; ${gate.metric} ${fixed(Math.abs(gate.median) * 100, 1)} % ${gate.median <= 0 ? 'better' : 'worse'}`,
+        ],
         action === 'reject' ? null : ['Signed so far', signed.length ? listed(signed) : 'nobody'],
         action === 'reject' ? null : ['Needed', `${many(release.required, 'approval')} of different members`],
         ['Released now', listing.released ? `version ${listing.released.version}` : 'none'],
       ),
-      h('label', { class: 'field' }, 'Your private key', h('input', { type: 'file', name: 'key', accept: '.jwk,.json,application/json', required: key ? null : true, 'aria-describedby': 'key-said' })),
-      h('p', { id: 'key-said', class: 'hint', role: 'status' }, 'The file that ', h('code', {}, 'moonflower keys approver'), ' made. It stays in this tab and is never sent.'),
+      h(
+        'label',
+        { class: 'field' },
+        'Your private key',
+        h('input', {
+          type: 'file',
+          name: 'key',
+          accept: '.jwk,.json,application/json',
+          required: key ? null : true,
+          'aria-describedby': 'key-said',
+        }),
+      ),
+      h(
+        'p',
+        { id: 'key-said', class: 'hint', role: 'status' },
+        'The file that ',
+        h('code', {}, 'moonflower keys approver'),
+        ' made. It stays in this tab and is never sent.',
+      ),
       h('label', { class: 'field', id: 'who-field', hidden: true }, 'Sign as', h('select', { name: 'who' })),
-      h('label', { class: 'field' }, action === 'approve' ? 'Reason (may be empty)' : 'Reason', h('input', { name: 'reason', maxlength: MAX_REASON, autocomplete: 'off', required: action !== 'approve', 'aria-describedby': 'reason-said' })),
-      h('p', { id: 'reason-said', class: 'hint' }, 'It stands in the log for good, for all members to read: no names of people, no addresses, no numbers or dates that tell who somebody is.'),
-      h('details', { id: 'bytes' }, h('summary', {}, 'The exact text that you sign'), h('pre', { tabindex: 0 }, h('code', { id: 'exact' }, ''))),
-      h('p', { class: 'hint' }, 'This page comes from the server, and so do the facts above. If you would rather not trust it with your key, sign with ', h('code', {}, `moonflower model ${action} ${card.version}`), ' on your own machine.'),
+      h(
+        'label',
+        { class: 'field' },
+        action === 'approve' ? 'Reason (may be empty)' : 'Reason',
+        h('input', {
+          name: 'reason',
+          maxlength: MAX_REASON,
+          autocomplete: 'off',
+          required: action !== 'approve',
+          'aria-describedby': 'reason-said',
+        }),
+      ),
+      h(
+        'p',
+        { id: 'reason-said', class: 'hint' },
+        'It stands in the log for good, for all members to read: no names of people, no addresses, no numbers or dates that tell who somebody is.',
+      ),
+      h(
+        'details',
+        { id: 'bytes' },
+        h('summary', {}, 'The exact text that you sign'),
+        h('pre', { tabindex: 0 }, h('code', { id: 'exact' }, '')),
+      ),
+      h(
+        'p',
+        { class: 'hint' },
+        'This page comes from the server, and so do the facts above. If you would rather not trust it with your key, sign with ',
+        h('code', {}, `moonflower model ${action} ${card.version}`),
+        ' on your own machine.',
+      ),
     ],
     shown() {
       const refresh = () => {
@@ -61,9 +117,14 @@ export function decide(app, action, { card, approvers }, listing) {
       };
       const recognise = () => {
         const mine = approvers.filter((one) => one.key === key.pin);
-        const open = action === 'reject' ? mine : mine.filter((one) => !release.approvals.some((other) => other.member === one.member));
+        const open =
+          action === 'reject'
+            ? mine
+            : mine.filter((one) => !release.approvals.some((other) => other.member === one.member));
         const select = field('who');
-        select.replaceChildren(...open.map((one, at) => h('option', { value: at }, `${one.approver} of ${one.member}`)));
+        select.replaceChildren(
+          ...open.map((one, at) => h('option', { value: at }, `${one.approver} of ${one.member}`)),
+        );
         app.dialog.querySelector('#who-field').hidden = open.length < 2;
         [state.who] = open;
         select.onchange = () => {
@@ -72,8 +133,13 @@ export function decide(app, action, { card, approvers }, listing) {
         };
         const said = app.dialog.querySelector('#key-said');
         said.className = open.length ? 'hint good' : 'hint bad';
-        if (open.length) said.textContent = `✓ The key of ${listed(open.map((one) => `${one.approver} of ${one.member}`), 'or')}.`;
-        else if (mine.length) said.textContent = `${listed(mine.map((one) => one.member))} has signed already. Another member’s approver has to.`;
+        if (open.length)
+          said.textContent = `✓ The key of ${listed(
+            open.map((one) => `${one.approver} of ${one.member}`),
+            'or',
+          )}.`;
+        else if (mine.length)
+          said.textContent = `${listed(mine.map((one) => one.member))} has signed already. Another member’s approver has to.`;
         else said.textContent = 'This key stands on no member’s card, so it can approve nothing here.';
         refresh();
       };
@@ -107,8 +173,15 @@ export function decide(app, action, { card, approvers }, listing) {
       const problem = reasonProblem(action, said.reason);
       if (problem) throw new Error(problem);
       const outcome = await post(`models/${card.sha256}/decisions`, await sign(key, said));
-      if (outcome.event === 'approved') return `Signed. ${outcome.missing} more ${outcome.missing === 1 ? 'approval is' : 'approvals are'} missing.`;
-      return { released: `Version ${outcome.version} is released.`, rolled_back: `Version ${outcome.version} is the one to use again.`, rejected: `Version ${outcome.version} is rejected.` }[outcome.event] ?? 'Done.';
+      if (outcome.event === 'approved')
+        return `Signed. ${outcome.missing} more ${outcome.missing === 1 ? 'approval is' : 'approvals are'} missing.`;
+      return (
+        {
+          released: `Version ${outcome.version} is released.`,
+          rolled_back: `Version ${outcome.version} is the one to use again.`,
+          rejected: `Version ${outcome.version} is rejected.`,
+        }[outcome.event] ?? 'Done.'
+      );
     },
   });
 }

@@ -109,5 +109,9 @@ export function badge(kind, text) {
 
 /** Pairs of term and value. */
 export function pairs(...items) {
-  return h('dl', { class: 'pairs' }, items.filter(Boolean).map(([term, value]) => [h('dt', {}, term), h('dd', {}, value)]));
+  return h(
+    'dl',
+    { class: 'pairs' },
+    items.filter(Boolean).map(([term, value]) => [h('dt', {}, term), h('dd', {}, value)]),
+  );
 }

@@ -26,15 +26,51 @@ export async function load(app, _, quiet) {
 
 export function view(app, page) {
   const entries = page.entries.slice(0, shown);
-  const select = (name, label, options) => h('label', {}, label, h('select', { 'data-change': name }, h('option', { value: '' }, 'all'), options.map(([value, text]) => h('option', { value, selected: filter[name] === value }, text))));
+  const select = (name, label, options) =>
+    h(
+      'label',
+      {},
+      label,
+      h(
+        'select',
+        { 'data-change': name },
+        h('option', { value: '' }, 'all'),
+        options.map(([value, text]) => h('option', { value, selected: filter[name] === value }, text)),
+      ),
+    );
   return [
     h('p', { class: 'over' }, app.session.federation),
     h('h1', { tabindex: -1 }, 'Log'),
-    h('p', { class: 'lede' }, `${many(page.size, 'entry').replace('entrys', 'entries')}, each under a signed checkpoint. Nothing can be taken out or changed without being seen.`),
+    h(
+      'p',
+      { class: 'lede' },
+      `${many(page.size, 'entry').replace('entrys', 'entries')}, each under a signed checkpoint. Nothing can be taken out or changed without being seen.`,
+    ),
     mine(app),
-    h('div', { class: 'row filters' }, select('event', 'Event ', Object.keys(page.events).map((one) => [one, events[one] ?? one])), select('member', 'Member ', page.members.map((one) => [one, one]))),
-    entries.length ? h('ol', { class: 'entries', 'aria-label': 'Entries, newest first' }, entries.map((entry) => item(entry))) : h('p', { class: 'none' }, 'No such entry.'),
-    page.entries.length > shown ? h('p', {}, h('button', { type: 'button', class: 'quiet', 'data-action': 'more' }, 'Show older entries')) : null,
+    h(
+      'div',
+      { class: 'row filters' },
+      select(
+        'event',
+        'Event ',
+        Object.keys(page.events).map((one) => [one, events[one] ?? one]),
+      ),
+      select(
+        'member',
+        'Member ',
+        page.members.map((one) => [one, one]),
+      ),
+    ),
+    entries.length
+      ? h(
+          'ol',
+          { class: 'entries', 'aria-label': 'Entries, newest first' },
+          entries.map((entry) => item(entry)),
+        )
+      : h('p', { class: 'none' }, 'No such entry.'),
+    page.entries.length > shown
+      ? h('p', {}, h('button', { type: 'button', class: 'quiet', 'data-action': 'more' }, 'Show older entries'))
+      : null,
   ];
 }
 
@@ -46,7 +82,17 @@ function mine(app) {
   else if (result?.problem) said.push(h('p', { class: 'bad' }, `The check could not be made: ${result.problem}`));
   else if (held) {
     said.push(
-      h('p', {}, '✓ This browser has followed the log to entry ', h('strong', {}, String(held.size - 1)), '; it only grew since ', when(held.first), held.signed ? ', signed by the same key all the time.' : '. Signatures were not checked: this browser knows no Ed25519.'),
+      h(
+        'p',
+        {},
+        '✓ This browser has followed the log to entry ',
+        h('strong', {}, String(held.size - 1)),
+        '; it only grew since ',
+        when(held.first),
+        held.signed
+          ? ', signed by the same key all the time.'
+          : '. Signatures were not checked: this browser knows no Ed25519.',
+      ),
     );
   } else said.push(h('p', {}, 'This browser has not looked at the log before.'));
   return h(
@@ -58,7 +104,16 @@ function mine(app) {
       'div',
       { class: 'row' },
       h('button', { type: 'button', class: 'quiet', 'data-action': 'witness' }, 'Check the log now'),
-      held ? h('details', {}, h('summary', {}, 'The newest checkpoint'), h('pre', { tabindex: 0 }, held.note), h('p', {}, 'Key ', h('code', {}, held.key)), h('button', { type: 'button', class: 'quiet danger', 'data-action': 'forget' }, 'Forget it …')) : null,
+      held
+        ? h(
+            'details',
+            {},
+            h('summary', {}, 'The newest checkpoint'),
+            h('pre', { tabindex: 0 }, held.note),
+            h('p', {}, 'Key ', h('code', {}, held.key)),
+            h('button', { type: 'button', class: 'quiet danger', 'data-action': 'forget' }, 'Forget it …'),
+          )
+        : null,
     ),
   );
 }
@@ -71,27 +126,79 @@ function item(entry) {
     h(
       'details',
       {},
-      h('summary', {}, h('span', { class: 'index' }, `#${entry.index}`), when(entry.time, true), badge(kind(entry), word(entry)), h('span', { class: 'about' }, about(entry))),
-      h('div', { class: 'inside' }, fields(entry), result ? verdict(entry, result) : null, h('button', { type: 'button', class: 'quiet', 'data-action': 'check', 'data-index': entry.index }, result ? 'Check again' : 'Check in this browser')),
+      h(
+        'summary',
+        {},
+        h('span', { class: 'index' }, `#${entry.index}`),
+        when(entry.time, true),
+        badge(kind(entry), word(entry)),
+        h('span', { class: 'about' }, about(entry)),
+      ),
+      h(
+        'div',
+        { class: 'inside' },
+        fields(entry),
+        result ? verdict(entry, result) : null,
+        h(
+          'button',
+          { type: 'button', class: 'quiet', 'data-action': 'check', 'data-index': entry.index },
+          result ? 'Check again' : 'Check in this browser',
+        ),
+      ),
     ),
   );
 }
 
 function verdict(entry, result) {
-  if (result.problem) return h('p', { class: 'bad', role: 'status' }, `✕ Entry ${entry.index} is not what the log signed: ${result.problem}. Keep a copy, and ask whoever runs the server.`);
-  return h('div', { class: 'good', role: 'status' }, h('p', {}, h('strong', {}, result.signed ? `✓ Entry ${entry.index} is in the signed log.` : `Entry ${entry.index} is in the log; its signature was not checked.`)), h('ol', { class: 'plain' }, result.steps.map((one) => h('li', {}, one))));
+  if (result.problem)
+    return h(
+      'p',
+      { class: 'bad', role: 'status' },
+      `✕ Entry ${entry.index} is not what the log signed: ${result.problem}. Keep a copy, and ask whoever runs the server.`,
+    );
+  return h(
+    'div',
+    { class: 'good', role: 'status' },
+    h(
+      'p',
+      {},
+      h(
+        'strong',
+        {},
+        result.signed
+          ? `✓ Entry ${entry.index} is in the signed log.`
+          : `Entry ${entry.index} is in the log; its signature was not checked.`,
+      ),
+    ),
+    h(
+      'ol',
+      { class: 'plain' },
+      result.steps.map((one) => h('li', {}, one)),
+    ),
+  );
 }
 
 function fields(entry) {
   const { details = {}, ...head } = entry;
-  return h('dl', { class: 'pairs fields' }, Object.entries({ ...head, ...details }).map(([name, value]) => [h('dt', {}, name), h('dd', {}, shownValue(value))]));
+  return h(
+    'dl',
+    { class: 'pairs fields' },
+    Object.entries({ ...head, ...details }).map(([name, value]) => [h('dt', {}, name), h('dd', {}, shownValue(value))]),
+  );
 }
 
 function shownValue(value) {
-  if (typeof value === 'string') return /^[0-9a-f]{40,}$|^[A-Za-z0-9_-]{40,}$/.test(value) ? h('code', {}, value) : value;
+  if (typeof value === 'string')
+    return /^[0-9a-f]{40,}$|^[A-Za-z0-9_-]{40,}$/.test(value) ? h('code', {}, value) : value;
   if (typeof value !== 'object' || value === null) return String(value);
-  if (Array.isArray(value) && value.every((one) => typeof one !== 'object')) return value.length ? value.join(', ') : 'none';
-  return h('details', {}, h('summary', {}, Array.isArray(value) ? many(value.length, 'item') : many(Object.keys(value).length, 'field')), h('pre', { tabindex: 0 }, JSON.stringify(value, null, 2)));
+  if (Array.isArray(value) && value.every((one) => typeof one !== 'object'))
+    return value.length ? value.join(', ') : 'none';
+  return h(
+    'details',
+    {},
+    h('summary', {}, Array.isArray(value) ? many(value.length, 'item') : many(Object.keys(value).length, 'field')),
+    h('pre', { tabindex: 0 }, JSON.stringify(value, null, 2)),
+  );
 }
 
 /** Look whether the log only grew since this browser last looked; remembers what it found. */
@@ -101,7 +208,8 @@ export async function look(app) {
     app.witnessed = { found };
   } catch (error) {
     if (error instanceof Fork) app.witnessed = { fork: error.message };
-    else if (error.code === 'config.index') app.witnessed = { fork: `The log is shorter than the ${seen()?.size} entries that this browser saw before.` };
+    else if (error.code === 'config.index')
+      app.witnessed = { fork: `The log is shorter than the ${seen()?.size} entries that this browser saw before.` };
     else app.witnessed = { problem: error.message };
   }
   app.alarm(app.witnessed.fork ?? '');
@@ -144,7 +252,13 @@ export const actions = {
   forget(_, app) {
     app.ask({
       title: 'Forget what this browser saw?',
-      body: [h('p', {}, 'The next look counts as the first one: a log that was rewritten in between is not found any more. Only do this if you know why the log is another one, such as after a restored backup.')],
+      body: [
+        h(
+          'p',
+          {},
+          'The next look counts as the first one: a log that was rewritten in between is not found any more. Only do this if you know why the log is another one, such as after a restored backup.',
+        ),
+      ],
       verb: 'Forget it',
       danger: true,
       async done() {

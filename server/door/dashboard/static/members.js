@@ -16,17 +16,44 @@ export function view(app, data) {
   return [
     h('p', { class: 'over' }, app.session.federation),
     h('h1', { tabindex: -1 }, 'Members'),
-    h('p', { class: 'lede' }, here.length ? `${connected} of ${many(here.length, 'member')} connected.` : 'Nobody is on the roster yet.'),
-    h('ul', { class: 'cards two' }, here.map((one) => card(app, one, data.size))),
-    gone.length ? h('section', {}, h('h2', {}, 'Revoked'), h('ul', { class: 'cards two' }, gone.map((one) => card(app, one, data.size)))) : null,
-    h('p', { class: 'note' }, 'A pin is the thumbprint of a node’s key: compare it with the member by another channel. Witnessed: how much of the log the member has countersigned.'),
+    h(
+      'p',
+      { class: 'lede' },
+      here.length ? `${connected} of ${many(here.length, 'member')} connected.` : 'Nobody is on the roster yet.',
+    ),
+    h(
+      'ul',
+      { class: 'cards two' },
+      here.map((one) => card(app, one, data.size)),
+    ),
+    gone.length
+      ? h(
+          'section',
+          {},
+          h('h2', {}, 'Revoked'),
+          h(
+            'ul',
+            { class: 'cards two' },
+            gone.map((one) => card(app, one, data.size)),
+          ),
+        )
+      : null,
+    h(
+      'p',
+      { class: 'note' },
+      'A pin is the thumbprint of a node’s key: compare it with the member by another channel. Witnessed: how much of the log the member has countersigned.',
+    ),
   ];
 }
 
 function card(app, one, size) {
   const progress = app.overview?.progress;
   const open = app.overview?.run?.status === 'running' && progress?.step === 'collect';
-  const training = open && progress.members.includes(one.name) && !progress.sent.includes(one.name) && !progress.left_out.includes(one.name);
+  const training =
+    open &&
+    progress.members.includes(one.name) &&
+    !progress.sent.includes(one.name) &&
+    !progress.left_out.includes(one.name);
   const states = [];
   if (one.revoked) states.push(badge('bad', 'revoked'));
   else if (one.online === null) states.push(badge('plain', 'not known'));
@@ -41,7 +68,13 @@ function card(app, one, size) {
       'dl',
       { class: 'pairs' },
       h('dt', {}, 'Approvers'),
-      h('dd', {}, one.approvers.length ? one.approvers.map((who) => h('div', {}, who.name, ' ', digest(who.key, 10))) : 'none: nobody can approve a release for this member'),
+      h(
+        'dd',
+        {},
+        one.approvers.length
+          ? one.approvers.map((who) => h('div', {}, who.name, ' ', digest(who.key, 10)))
+          : 'none: nobody can approve a release for this member',
+      ),
       h('dt', {}, 'Witnessed'),
       h('dd', {}, one.witness ? [`${one.witness.size} of ${size} entries, `, when(one.witness.time_s)] : 'nothing yet'),
       h('dt', {}, 'Pin'),

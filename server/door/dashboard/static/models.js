@@ -5,7 +5,14 @@ import { get } from './net.js';
 import { decide } from './decide.js';
 
 export const title = 'Models';
-const TONE = { released: 'good', rejected: 'bad', refused: 'warn', promoted: 'plain', replaced: 'plain', start: 'plain' };
+const TONE = {
+  released: 'good',
+  rejected: 'bad',
+  refused: 'warn',
+  promoted: 'plain',
+  replaced: 'plain',
+  start: 'plain',
+};
 
 export async function load(app, [name], quiet) {
   if (!name) return { listing: await get('models', quiet) };
@@ -22,8 +29,16 @@ function status(entry) {
   if (entry.status === 'released') return badge('good', 'released');
   if (entry.status === 'rejected') return badge('bad', 'rejected');
   if (entry.status === 'refused') return badge('warn', `refused by the gate`);
-  if (entry.step === 'approve') return badge(entry.approvals ? 'ask' : 'plain', entry.approvals ? `${entry.approvals} of ${entry.required} approvals, ${missing} missing` : `not released`);
-  if (entry.step === 'rollback') return badge(entry.approvals ? 'ask' : 'plain', entry.approvals ? `roll-back: ${entry.approvals} of ${entry.required} approvals` : 'was released before');
+  if (entry.step === 'approve')
+    return badge(
+      entry.approvals ? 'ask' : 'plain',
+      entry.approvals ? `${entry.approvals} of ${entry.required} approvals, ${missing} missing` : `not released`,
+    );
+  if (entry.step === 'rollback')
+    return badge(
+      entry.approvals ? 'ask' : 'plain',
+      entry.approvals ? `roll-back: ${entry.approvals} of ${entry.required} approvals` : 'was released before',
+    );
   return badge('plain', entry.status === 'start' ? 'start' : 'older, never released');
 }
 
@@ -34,14 +49,40 @@ function all(app, listing) {
   return [
     h('p', { class: 'over' }, app.session.federation),
     h('h1', { tabindex: -1 }, 'Models'),
-    h('p', { class: 'lede' }, released ? `Version ${released.version} is the released one.` : good.length ? 'No version is released.' : 'There is no model version yet.'),
-    good.length ? h('ol', { class: 'cards', 'aria-label': 'Versions, newest first' }, good.map((entry, at) => card(entry, at === 0))) : null,
+    h(
+      'p',
+      { class: 'lede' },
+      released
+        ? `Version ${released.version} is the released one.`
+        : good.length
+          ? 'No version is released.'
+          : 'There is no model version yet.',
+    ),
+    good.length
+      ? h(
+          'ol',
+          { class: 'cards', 'aria-label': 'Versions, newest first' },
+          good.map((entry, at) => card(entry, at === 0)),
+        )
+      : null,
     refused.length
       ? h(
           'details',
           {},
           h('summary', {}, `${many(refused.length, 'candidate')} that the gate refused`),
-          h('ol', { class: 'lines' }, refused.map((entry) => h('li', { 'data-key': entry.sha256 }, h('a', { href: `#/models/${entry.sha256.slice(0, 16)}` }, `no. ${entry.number}`), badge('warn', entry.code), digest(entry.sha256)))),
+          h(
+            'ol',
+            { class: 'lines' },
+            refused.map((entry) =>
+              h(
+                'li',
+                { 'data-key': entry.sha256 },
+                h('a', { href: `#/models/${entry.sha256.slice(0, 16)}` }, `no. ${entry.number}`),
+                badge('warn', entry.code),
+                digest(entry.sha256),
+              ),
+            ),
+          ),
         )
       : null,
   ];
@@ -51,14 +92,30 @@ function card(entry, newest) {
   return h(
     'li',
     { 'data-key': `${entry.run}-${entry.sha256}` },
-    h('h2', {}, h('a', { href: `#/models/${entry.version}` }, `Version ${entry.version}`), ' ', status(entry), newest ? [' ', badge('ask', 'newest')] : null),
-    h('p', { class: 'facts' }, metrics(entry.metrics), h('span', {}, listed(entry.members)), h('span', {}, 'round no. ', String(entry.number)), digest(entry.sha256)),
+    h(
+      'h2',
+      {},
+      h('a', { href: `#/models/${entry.version}` }, `Version ${entry.version}`),
+      ' ',
+      status(entry),
+      newest ? [' ', badge('ask', 'newest')] : null,
+    ),
+    h(
+      'p',
+      { class: 'facts' },
+      metrics(entry.metrics),
+      h('span', {}, listed(entry.members)),
+      h('span', {}, 'round no. ', String(entry.number)),
+      digest(entry.sha256),
+    ),
   );
 }
 
 function metrics(found) {
   const order = ['loss', 'auc', 'accuracy', ...Object.keys(found ?? {})];
-  const known = [...new Set(order)].map((name) => [name, found?.[name]]).filter(([, value]) => typeof value === 'number');
+  const known = [...new Set(order)]
+    .map((name) => [name, found?.[name]])
+    .filter(([, value]) => typeof value === 'number');
   return known.slice(0, 3).map(([name, value]) => h('span', {}, `${name} `, h('b', {}, fixed(value))));
 }
 
@@ -74,7 +131,15 @@ function one(app, { lineage, card: facts, approvers }, listing) {
       'section',
       { 'aria-labelledby': 'quality' },
       h('h2', { id: 'quality' }, 'Quality'),
-      facts.metrics ? h('dl', { class: 'figures' }, Object.entries(facts.metrics).map(([term, value]) => h('div', {}, h('dt', {}, term.replaceAll('_', ' ')), h('dd', {}, fixed(value))))) : h('p', {}, 'Nobody measured this version on all members’ test rows.'),
+      facts.metrics
+        ? h(
+            'dl',
+            { class: 'figures' },
+            Object.entries(facts.metrics).map(([term, value]) =>
+              h('div', {}, h('dt', {}, term.replaceAll('_', ' ')), h('dd', {}, fixed(value))),
+            ),
+          )
+        : h('p', {}, 'Nobody measured this version on all members’ test rows.'),
       h('p', {}, gateSaid(gate)),
     ),
     h(
@@ -84,7 +149,12 @@ function one(app, { lineage, card: facts, approvers }, listing) {
       pairs(
         ['Made', when(facts.created)],
         ['In set A', listed(round.members)],
-        ['Round', round.number ? `${round.planned} of ${round.of} (no. ${round.number}) of run ${facts.run}` : 'none: the start'],
+        [
+          'Round',
+          round.number
+            ? `${round.planned} of ${round.of} (no. ${round.number}) of run ${facts.run}`
+            : 'none: the start',
+        ],
         ['Task', h('code', {}, facts.task.ref)],
         facts.parameters === null ? null : ['Parameters', String(facts.parameters)],
         ['SHA-256', h('code', {}, facts.sha256)],
@@ -96,8 +166,21 @@ function one(app, { lineage, card: facts, approvers }, listing) {
       'section',
       { 'aria-labelledby': 'limits' },
       h('h2', { id: 'limits' }, 'What to know before you use it'),
-      h('ul', { class: 'plain' }, facts.limits.map((text) => h('li', {}, text))),
-      h('details', {}, h('summary', {}, `What scheme “${crypto.scheme}” does not protect against`), h('ul', { class: 'plain' }, crypto.does_not_protect.map((text) => h('li', {}, text)))),
+      h(
+        'ul',
+        { class: 'plain' },
+        facts.limits.map((text) => h('li', {}, text)),
+      ),
+      h(
+        'details',
+        {},
+        h('summary', {}, `What scheme “${crypto.scheme}” does not protect against`),
+        h(
+          'ul',
+          { class: 'plain' },
+          crypto.does_not_protect.map((text) => h('li', {}, text)),
+        ),
+      ),
     ),
   ];
 }
@@ -106,7 +189,9 @@ function one(app, { lineage, card: facts, approvers }, listing) {
 export function openTo(release, approvers) {
   const signed = new Set(release.approvals.map((one) => one.member));
   const keys = new Set(release.approvals.map((one) => one.key));
-  return [...new Set(approvers.filter((one) => !signed.has(one.member) && !keys.has(one.key)).map((one) => one.member))];
+  return [
+    ...new Set(approvers.filter((one) => !signed.has(one.member) && !keys.has(one.key)).map((one) => one.member)),
+  ];
 }
 
 function sentence({ version, release, gate }, approvers) {
@@ -117,9 +202,15 @@ function sentence({ version, release, gate }, approvers) {
   if (!release.step) return 'It is older than the released version and was never released.';
   const { missing, required } = release;
   const left = openTo(release, approvers);
-  const who = left.length === 1 ? `somebody of ${left[0]}` : left.length ? `anyone of ${listed(left, 'or')}` : 'but no other member has an approver';
+  const who =
+    left.length === 1
+      ? `somebody of ${left[0]}`
+      : left.length
+        ? `anyone of ${listed(left, 'or')}`
+        : 'but no other member has an approver';
   const what = release.step === 'approve' ? 'Not released' : 'It was released before, and another version is now';
-  if (release.approvals.length) return `${what}: ${release.approvals.length} of ${required} approvals are there; ${missing} more ${missing === 1 ? 'is' : 'are'} missing: ${who}.`;
+  if (release.approvals.length)
+    return `${what}: ${release.approvals.length} of ${required} approvals are there; ${missing} more ${missing === 1 ? 'is' : 'are'} missing: ${who}.`;
   return `${what}: ${release.step === 'approve' ? 'it takes' : 'going back to it takes'} ${many(required, 'approval')} from different members ${left.length ? `: ${listed(left, required < left.length ? 'or' : 'and')} can give ${required === 1 ? 'it' : 'them'}` : ', and no member has an approver'}.`;
 }
 
@@ -140,13 +231,30 @@ function panel(app, facts, approvers, listing) {
     'section',
     { class: 'panel', 'aria-labelledby': 'release' },
     h('h2', { id: 'release' }, 'Release'),
-    release.rejected ? h('p', { class: 'bad' }, `Rejected by ${release.rejected.approver} of ${release.rejected.member}, `, when(release.rejected.time), `: “${release.rejected.reason}”`) : null,
+    release.rejected
+      ? h(
+          'p',
+          { class: 'bad' },
+          `Rejected by ${release.rejected.approver} of ${release.rejected.member}, `,
+          when(release.rejected.time),
+          `: “${release.rejected.reason}”`,
+        )
+      : null,
     needed && !release.rejected
       ? h(
           'div',
           { class: 'meter' },
-          h('p', {}, h('strong', {}, `${signed.length} of ${needed}`), ` ${needed === 1 ? 'approval' : 'approvals'}, each of another member`),
-          h('div', { class: 'bars', 'aria-hidden': 'true' }, Array.from({ length: needed }, (_, at) => h('i', { class: at < signed.length ? 'full' : null }))),
+          h(
+            'p',
+            {},
+            h('strong', {}, `${signed.length} of ${needed}`),
+            ` ${needed === 1 ? 'approval' : 'approvals'}, each of another member`,
+          ),
+          h(
+            'div',
+            { class: 'bars', 'aria-hidden': 'true' },
+            Array.from({ length: needed }, (_, at) => h('i', { class: at < signed.length ? 'full' : null })),
+          ),
         )
       : null,
     release.rejected || !members.length
@@ -157,12 +265,37 @@ function panel(app, facts, approvers, listing) {
           members.map((member) => {
             const found = signed.find((one) => one.member === member);
             const who = approvers.filter((one) => one.member === member).map((one) => one.approver);
-            if (found) return h('li', { 'data-key': member, class: 'good' }, h('span', { class: 'mark', 'aria-hidden': 'true' }, '✓'), h('span', {}, h('strong', {}, member), ' — ', `${found.approver} signed `, when(found.time), found.reason ? `: “${found.reason}”` : ''));
+            if (found)
+              return h(
+                'li',
+                { 'data-key': member, class: 'good' },
+                h('span', { class: 'mark', 'aria-hidden': 'true' }, '✓'),
+                h(
+                  'span',
+                  {},
+                  h('strong', {}, member),
+                  ' — ',
+                  `${found.approver} signed `,
+                  when(found.time),
+                  found.reason ? `: “${found.reason}”` : '',
+                ),
+              );
             const open = release.step && signed.length < needed;
-            return h('li', { 'data-key': member }, h('span', { class: 'mark', 'aria-hidden': 'true' }, open ? '○' : '·'), h('span', {}, h('strong', {}, member), ' — ', open ? `may sign: ${listed(who, 'or')}` : 'did not sign'));
+            return h(
+              'li',
+              { 'data-key': member },
+              h('span', { class: 'mark', 'aria-hidden': 'true' }, open ? '○' : '·'),
+              h('span', {}, h('strong', {}, member), ' — ', open ? `may sign: ${listed(who, 'or')}` : 'did not sign'),
+            );
           }),
         ),
-    approvers.length || signed.length ? null : h('p', { class: 'bad' }, 'No member’s card names an approver, so nobody can release it. A member adds one with [[approver]] in its client.toml.'),
+    approvers.length || signed.length
+      ? null
+      : h(
+          'p',
+          { class: 'bad' },
+          'No member’s card names an approver, so nobody can release it. A member adds one with [[approver]] in its client.toml.',
+        ),
     buttons(app, facts, listing),
   );
 }
@@ -170,7 +303,12 @@ function panel(app, facts, approvers, listing) {
 function buttons(app, { release, version }) {
   if (!release.step || release.status === 'refused') return null;
   if (!app.may('fl:approve')) return h('p', { class: 'note' }, 'Your login may look, not decide (scope fl:approve).');
-  const button = (action, text, kind) => h('button', { type: 'button', class: kind, 'data-action': 'decide', 'data-decide': action, 'data-version': version }, text);
+  const button = (action, text, kind) =>
+    h(
+      'button',
+      { type: 'button', class: kind, 'data-action': 'decide', 'data-decide': action, 'data-version': version },
+      text,
+    );
   return h(
     'div',
     { class: 'row' },

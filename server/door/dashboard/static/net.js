@@ -25,7 +25,11 @@ async function ask(path, options = {}) {
   }
   const value = await reply.json().catch(() => undefined);
   if (reply.ok && value !== undefined) return value;
-  const problem = new Problem(reply.status, value?.code ?? 'net', value?.detail ?? `The server answers ${reply.status}.`);
+  const problem = new Problem(
+    reply.status,
+    value?.code ?? 'net',
+    value?.detail ?? `The server answers ${reply.status}.`,
+  );
   if (problem.code === 'session.none') gone();
   throw problem;
 }
@@ -64,6 +68,10 @@ export function listen(told, connected) {
   });
   source.addEventListener('error', () => {
     connected(false);
-    if (source.readyState === EventSource.CLOSED) who().then((one) => (one ? setTimeout(() => listen(told, connected), 5000) : gone()), () => setTimeout(() => listen(told, connected), 5000));
+    if (source.readyState === EventSource.CLOSED)
+      who().then(
+        (one) => (one ? setTimeout(() => listen(told, connected), 5000) : gone()),
+        () => setTimeout(() => listen(told, connected), 5000),
+      );
   });
 }

@@ -9,9 +9,7 @@ export const title = 'Overview';
 
 export async function load(app, _, quiet) {
   const may = app.may('fl:run', 'fl:audit');
-  const [rounds, page] = may
-    ? await Promise.all([get('rounds', quiet), get('log?limit=60', quiet)])
-    : [null, null];
+  const [rounds, page] = may ? await Promise.all([get('rounds', quiet), get('log?limit=60', quiet)]) : [null, null];
   return { rounds, page };
 }
 
@@ -30,12 +28,22 @@ export function view(app, { rounds, page }) {
     h(
       'dl',
       { class: 'figures' },
-      figure('Rounds promoted', now.run ? `${now.promoted} of ${rounds ? done : now.run.of}` : '–', now.run ? `${now.run.of} planned` : 'no run yet'),
-      figure('Released model', now.released === null ? 'none' : `version ${now.released}`, now.released === null ? 'nobody should use one yet' : 'the one to use'),
+      figure(
+        'Rounds promoted',
+        now.run ? `${now.promoted} of ${rounds ? done : now.run.of}` : '–',
+        now.run ? `${now.run.of} planned` : 'no run yet',
+      ),
+      figure(
+        'Released model',
+        now.released === null ? 'none' : `version ${now.released}`,
+        now.released === null ? 'nobody should use one yet' : 'the one to use',
+      ),
       now.online ? figure('Connected', `${now.online.length} of ${now.members.length}`, 'members') : null,
       figure('Log', String(now.index + 1), 'entries'),
     ),
-    rounds && rounds.rounds.length ? h('section', { 'aria-labelledby': 'gate' }, h('h2', { id: 'gate' }, 'The gate’s metric'), charts(rounds, 'now')) : null,
+    rounds && rounds.rounds.length
+      ? h('section', { 'aria-labelledby': 'gate' }, h('h2', { id: 'gate' }, 'The gate’s metric'), charts(rounds, 'now'))
+      : null,
     page ? newest(page) : null,
   ];
 }
@@ -46,7 +54,11 @@ function decide(app, waiting) {
   return h(
     'p',
     { class: 'notice' },
-    h('span', {}, `Version ${waiting.version}: ${waiting.approvals} of ${many(waiting.required, 'approval')} for ${what}, ${missing} missing. `),
+    h(
+      'span',
+      {},
+      `Version ${waiting.version}: ${waiting.approvals} of ${many(waiting.required, 'approval')} for ${what}, ${missing} missing. `,
+    ),
     h('a', { href: `#/models/${waiting.version}` }, app.may('fl:approve') ? 'Look and decide' : 'Look at it'),
   );
 }
@@ -66,7 +78,12 @@ function members(now) {
 }
 
 function chip(name, tone, mark, said) {
-  return h('li', { class: `chip ${tone}`, 'data-key': `chip-${name}` }, h('span', { class: 'mark', 'aria-hidden': 'true' }, mark), h('span', {}, h('strong', {}, name), h('small', {}, said)));
+  return h(
+    'li',
+    { class: `chip ${tone}`, 'data-key': `chip-${name}` },
+    h('span', { class: 'mark', 'aria-hidden': 'true' }, mark),
+    h('span', {}, h('strong', {}, name), h('small', {}, said)),
+  );
 }
 
 function figure(term, value, more) {
@@ -76,7 +93,9 @@ function figure(term, value, more) {
 const NOISE = new Set(['set_closed', 'opened', 'judged', 'deal_answered', 'enrolled']);
 
 function newest(page) {
-  const telling = page.entries.filter((one) => !NOISE.has(one.event) && (one.event !== 'envelope_accepted' || one.details.purpose === 'update'));
+  const telling = page.entries.filter(
+    (one) => !NOISE.has(one.event) && (one.event !== 'envelope_accepted' || one.details.purpose === 'update'),
+  );
   return h(
     'section',
     { 'aria-labelledby': 'latest' },
@@ -84,9 +103,18 @@ function newest(page) {
     h(
       'ol',
       { class: 'lines' },
-      telling.slice(0, 8).map((entry) => h('li', { 'data-key': `e${entry.index}` }, when(entry.time, true), badge(kind(entry), word(entry)), h('span', { class: 'about' }, about(entry)))),
+      telling
+        .slice(0, 8)
+        .map((entry) =>
+          h(
+            'li',
+            { 'data-key': `e${entry.index}` },
+            when(entry.time, true),
+            badge(kind(entry), word(entry)),
+            h('span', { class: 'about' }, about(entry)),
+          ),
+        ),
     ),
     h('p', {}, h('a', { href: '#/log' }, 'The whole log')),
   );
 }
-

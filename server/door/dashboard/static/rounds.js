@@ -13,7 +13,17 @@ export function load(app, [run], quiet) {
 }
 
 export function view(app, data) {
-  if (!data) return [h('h1', { tabindex: -1 }, 'Rounds'), h('p', {}, 'There was no run yet. Whoever has the scope fl:run starts one with ', h('code', {}, 'moonflower run'), '.')];
+  if (!data)
+    return [
+      h('h1', { tabindex: -1 }, 'Rounds'),
+      h(
+        'p',
+        {},
+        'There was no run yet. Whoever has the scope fl:run starts one with ',
+        h('code', {}, 'moonflower run'),
+        '.',
+      ),
+    ];
   const open = ['queued', 'running'].includes(data.status);
   return [
     h('p', { class: 'over' }, `Run ${data.run}`),
@@ -22,18 +32,48 @@ export function view(app, data) {
     h(
       'div',
       { class: 'row' },
-      data.runs.length > 1 ? h('label', {}, 'Run ', h('select', { 'data-change': 'run' }, [...data.runs].reverse().map((one) => h('option', { value: one, selected: one === data.run }, one)))) : null,
-      open && app.may('fl:run') ? h('button', { type: 'button', class: 'quiet danger', 'data-action': 'stop', 'data-run': data.run, disabled: data.stop }, data.stop ? 'Stopping …' : 'Stop this run …') : null,
+      data.runs.length > 1
+        ? h(
+            'label',
+            {},
+            'Run ',
+            h(
+              'select',
+              { 'data-change': 'run' },
+              [...data.runs].reverse().map((one) => h('option', { value: one, selected: one === data.run }, one)),
+            ),
+          )
+        : null,
+      open && app.may('fl:run')
+        ? h(
+            'button',
+            { type: 'button', class: 'quiet danger', 'data-action': 'stop', 'data-run': data.run, disabled: data.stop },
+            data.stop ? 'Stopping …' : 'Stop this run …',
+          )
+        : null,
     ),
     data.rounds.length ? charts(data, 'run') : null,
-    h('section', { 'aria-labelledby': 'each' }, h('h2', { id: 'each' }, 'Each round'), table(data, app.overview?.members ?? [])),
+    h(
+      'section',
+      { 'aria-labelledby': 'each' },
+      h('h2', { id: 'each' }, 'Each round'),
+      table(data, app.overview?.members ?? []),
+    ),
   ];
 }
 
 function state(data) {
   const count = (status) => data.rounds.filter((one) => one.status === status).length;
   const ended = ['promoted', 'refused', 'failed'].filter((one) => count(one)).map((one) => `${count(one)} ${one}`);
-  const how = { queued: 'Accepted, not begun', running: 'Running', done: 'Ended well', policy: 'Ended by its own rules', stopped: 'Stopped', failed: 'Failed' }[data.status] ?? data.status;
+  const how =
+    {
+      queued: 'Accepted, not begun',
+      running: 'Running',
+      done: 'Ended well',
+      policy: 'Ended by its own rules',
+      stopped: 'Stopped',
+      failed: 'Failed',
+    }[data.status] ?? data.status;
   return `${how}${data.code ? ` (${data.code})` : ''}: ${ended.length ? listed(ended) : 'no round has ended'}, of ${many(data.of, 'round')} planned.`;
 }
 
@@ -44,15 +84,33 @@ export function charts(data, id) {
   const marks = (value, digits) =>
     data.rounds
       .filter((one) => one.status !== 'running')
-      .map((one) => ({ round: one.round, number: one.number, status: one.status, value: value(one), note: `Round ${one.round}, ${one.status}${one.code ? ` (${one.code})` : ''}: ${fixed(value(one), digits)}` }));
+      .map((one) => ({
+        round: one.round,
+        number: one.number,
+        status: one.status,
+        value: value(one),
+        note: `Round ${one.round}, ${one.status}${one.code ? ` (${one.code})` : ''}: ${fixed(value(one), digits)}`,
+      }));
   const measured = data.rounds.some((one) => typeof one.metrics?.[data.metric] === 'number');
   return h(
     'div',
     { class: 'charts' },
     measured || !data.rounds.length
-      ? overRounds(`${id}-metric`, `${name}, ${lower ? 'lower' : 'higher'} is better`, 'Over all members’ test rows together.', marks((one) => one.metrics?.[data.metric], 3), { of: data.of })
+      ? overRounds(
+          `${id}-metric`,
+          `${name}, ${lower ? 'lower' : 'higher'} is better`,
+          'Over all members’ test rows together.',
+          marks((one) => one.metrics?.[data.metric], 3),
+          { of: data.of },
+        )
       : null,
-    overRounds(`${id}-median`, `Change of ${data.metric} against the best version`, `Median of the members’ votes, relative; below the dotted line the candidate was better. More than ${fixed(data.max_regression, 2)} is refused.`, marks((one) => one.gate.median, 4), { of: data.of, digits: 4, guide: 0 }),
+    overRounds(
+      `${id}-median`,
+      `Change of ${data.metric} against the best version`,
+      `Median of the members’ votes, relative; below the dotted line the candidate was better. More than ${fixed(data.max_regression, 2)} is refused.`,
+      marks((one) => one.gate.median, 4),
+      { of: data.of, digits: 4, guide: 0 },
+    ),
   );
 }
 
@@ -73,24 +131,39 @@ function table(data, all) {
     h(
       'table',
       {},
-      h('thead', {}, h('tr', {}, heads.map((one, at) => h('th', { scope: 'col', class: at > 4 ? 'num' : null }, one)))),
+      h(
+        'thead',
+        {},
+        h(
+          'tr',
+          {},
+          heads.map((one, at) => h('th', { scope: 'col', class: at > 4 ? 'num' : null }, one)),
+        ),
+      ),
       h(
         'tbody',
         {},
-        [...data.rounds].reverse().map((one) =>
-          h(
-            'tr',
-            { 'data-key': `r${one.number}` },
-            h('th', { scope: 'row' }, `${one.round}`),
-            h('td', {}, String(one.number)),
-            h('td', {}, badge(TONE[one.status] ?? 'plain', one.status), one.code ? h('small', { class: 'code' }, one.code) : null),
-            h('td', {}, present(one.members, all)),
-            h('td', {}, one.excluded.length ? listed(one.excluded.map((out) => `${out.member} (${out.code})`)) : '–'),
-            number(fixed(one.gate.median, 4)),
-            number(fixed(one.metrics?.[data.metric], 3)),
-            number(fixed(one.clipped_share, 2)),
+        [...data.rounds]
+          .reverse()
+          .map((one) =>
+            h(
+              'tr',
+              { 'data-key': `r${one.number}` },
+              h('th', { scope: 'row' }, `${one.round}`),
+              h('td', {}, String(one.number)),
+              h(
+                'td',
+                {},
+                badge(TONE[one.status] ?? 'plain', one.status),
+                one.code ? h('small', { class: 'code' }, one.code) : null,
+              ),
+              h('td', {}, present(one.members, all)),
+              h('td', {}, one.excluded.length ? listed(one.excluded.map((out) => `${out.member} (${out.code})`)) : '–'),
+              number(fixed(one.gate.median, 4)),
+              number(fixed(one.metrics?.[data.metric], 3)),
+              number(fixed(one.clipped_share, 2)),
+            ),
           ),
-        ),
       ),
     ),
   );
@@ -107,7 +180,13 @@ export const actions = {
     const { run } = target.dataset;
     app.ask({
       title: 'Stop this run?',
-      body: [h('p', {}, 'It ends before its next exchange with the members. The last good model stays, and the log says that somebody asked for the end. A stopped run cannot go on.')],
+      body: [
+        h(
+          'p',
+          {},
+          'It ends before its next exchange with the members. The last good model stays, and the log says that somebody asked for the end. A stopped run cannot go on.',
+        ),
+      ],
       verb: 'Stop the run',
       danger: true,
       async done() {

@@ -88,7 +88,8 @@ export async function checkGrowth(first, second, path, firstRoot, secondRoot) {
     fn = Math.floor(fn / 2);
     sn = Math.floor(sn / 2);
   }
-  if (sn !== 0 || !same(fr, firstRoot) || !same(sr, secondRoot)) throw new Error('the proof does not lead from one root to the other');
+  if (sn !== 0 || !same(fr, firstRoot) || !same(sr, secondRoot))
+    throw new Error('the proof does not lead from one root to the other');
 }
 
 /** The key of a log out of `name+hash+base64`; its hash is compared. */
@@ -106,13 +107,25 @@ export async function openCheckpoint(note, key) {
   const cut = note.lastIndexOf('\n\n');
   const body = note.slice(0, cut + 1);
   const [origin, size, root, nothing] = body.split('\n');
-  if (cut < 0 || origin !== key.name || nothing !== '' || !/^(0|[1-9][0-9]{0,15})$/.test(size)) throw new Error('this is no checkpoint of this log');
+  if (cut < 0 || origin !== key.name || nothing !== '' || !/^(0|[1-9][0-9]{0,15})$/.test(size))
+    throw new Error('this is no checkpoint of this log');
   const bytes = unbase64(root);
   if (bytes.length !== 32) throw new Error('the checkpoint’s root is no SHA-256');
-  const lines = note.slice(cut + 2).split('\n').filter(Boolean).map((one) => one.split(' '));
-  const ours = lines.filter(([dash, name, data]) => dash === '—' && name === key.name && data && hex(unbase64(data).slice(0, 4)) === key.id);
+  const lines = note
+    .slice(cut + 2)
+    .split('\n')
+    .filter(Boolean)
+    .map((one) => one.split(' '));
+  const ours = lines.filter(
+    ([dash, name, data]) => dash === '—' && name === key.name && data && hex(unbase64(data).slice(0, 4)) === key.id,
+  );
   if (ours.length !== 1) throw new Error('the checkpoint is not signed by the log’s key');
-  return { size: Number(size), root: bytes, note, signed: await verified(key, unbase64(ours[0][2]).slice(4), text.encode(body)) };
+  return {
+    size: Number(size),
+    root: bytes,
+    note,
+    signed: await verified(key, unbase64(ours[0][2]).slice(4), text.encode(body)),
+  };
 }
 
 async function verified(key, signature, message) {
@@ -122,7 +135,8 @@ async function verified(key, signature, message) {
   } catch {
     return null;
   }
-  if (!(await crypto.subtle.verify({ name: 'Ed25519' }, handle, signature, message))) throw new Error('the checkpoint’s signature is wrong');
+  if (!(await crypto.subtle.verify({ name: 'Ed25519' }, handle, signature, message)))
+    throw new Error('the checkpoint’s signature is wrong');
   return true;
 }
 
@@ -150,7 +164,8 @@ export async function witness(ask) {
   const reply = await ask(before?.size ?? 0);
   const key = await openLogKey(reply.key);
   const now = await openCheckpoint(reply.checkpoint, key);
-  if (before && before.key !== reply.key) throw new Fork('The log is signed by another key than the one this browser saw before.');
+  if (before && before.key !== reply.key)
+    throw new Fork('The log is signed by another key than the one this browser saw before.');
   if (before) {
     try {
       await checkGrowth(before.size, now.size, reply.proof, unhex(before.root), now.root);
@@ -158,7 +173,15 @@ export async function witness(ask) {
       throw new Fork(`The log is not the one that this browser saw before: ${error.message}.`);
     }
   }
-  const kept = { key: reply.key, size: now.size, root: hex(now.root), note: now.note, time: new Date().toISOString(), signed: now.signed, first: before?.first ?? new Date().toISOString() };
+  const kept = {
+    key: reply.key,
+    size: now.size,
+    root: hex(now.root),
+    note: now.note,
+    time: new Date().toISOString(),
+    signed: now.signed,
+    first: before?.first ?? new Date().toISOString(),
+  };
   localStorage.setItem(PLACE, JSON.stringify(kept));
   return { ...kept, grown: before ? now.size - before.size : null };
 }
@@ -173,7 +196,9 @@ export async function checkEntry(proof) {
   const checkpoint = await openCheckpoint(proof.checkpoint, key);
   const root = await rootOf(leaf, proof.index, checkpoint.size, proof.proof);
   if (!same(root, checkpoint.root)) throw new Error('the path does not lead to the signed root');
-  steps.push(`With ${proof.proof.length} other hashes it leads to the root ${hex(root).slice(0, 16)}… over ${checkpoint.size} entries.`);
+  steps.push(
+    `With ${proof.proof.length} other hashes it leads to the root ${hex(root).slice(0, 16)}… over ${checkpoint.size} entries.`,
+  );
   if (checkpoint.signed) steps.push(`That root is signed by the log’s key ${key.name}+${key.id}.`);
   else steps.push('This browser knows no Ed25519: whether the root is signed was not checked.');
   const before = seen();

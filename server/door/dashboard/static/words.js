@@ -58,7 +58,8 @@ export function about(entry) {
   if (details.version !== undefined) parts.push(`version ${details.version}`);
   if (details.round !== undefined) parts.push(`round ${details.round}`);
   else if (entry.number) parts.push(`no. ${entry.number}`);
-  if (['set_closed', 'opened'].includes(entry.event) && OTHER[details.purpose]) parts.push({ statistics: 'statistics', tallies: 'quality numbers' }[details.purpose]);
+  if (['set_closed', 'opened'].includes(entry.event) && OTHER[details.purpose])
+    parts.push({ statistics: 'statistics', tallies: 'quality numbers' }[details.purpose]);
   if (details.members && Array.isArray(details.members)) parts.push(many(details.members.length, 'member'));
   if (details.status) parts.push(details.status);
   if (entry.code) parts.push(entry.code);
