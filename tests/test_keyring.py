@@ -72,7 +72,7 @@ def test_an_identity_has_the_card_that_others_pin(tmp_path: Path) -> None:
 def test_a_card_names_who_may_release(tmp_path: Path) -> None:
     config = client_config(tmp_path, CONFIGS / "data")
     key = PublicKey(ec.generate_private_key(ec.SECP384R1()).public_key())
-    approver = f'[[approver]]\nname = "head of risk"\nkey = \'{json.dumps(key.jwk)}\'\n'
+    approver = f"[[approver]]\nname = \"head of risk\"\nkey = '{json.dumps(key.jwk)}'\n"
     plain = config.read_text()
     config.write_text(plain + approver)
     (named,) = parse_card(identity_of(load_config(ClientConfig, config)).card.as_dict()).approvers

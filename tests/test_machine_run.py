@@ -20,7 +20,7 @@ from typing import Any
 from federation import NAMES, Federation, Killed
 from flwr.app import Error, Message
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from moonflower.client import guard
 from moonflower.client.app import ROUTES
 from moonflower.client.ledger import Ledger
@@ -38,15 +38,8 @@ from test_machine_means import in_memory, without
 SMALL = ("training.rounds=2", "gate.max_failed=2")
 OVER = ("done", "failed", "policy", "stopped")
 ENDS = ("promoted", "refused", "failed")
-HARMLESS = (
-    "restart",
-    "lose",
-    "die",
-    "slow",
-    "replay",
-    "submit",
-)  # a run with these only gives what an undisturbed one does
-HARMFUL = ("away", "back", "late", "revoke", "stop")
+LITTLE = ("restart", "lose", "die", "slow", "replay", "submit")  # with these only a run gives the undisturbed model
+TROUBLE = ("away", "back", "late", "revoke", "stop")
 MOST_ENTRIES = 400  # that two rounds write, whatever happens: a run that is left alone ends
 SLOW_S, LATE_S = 20.0, 1e6
 ERRORS = 2  # of one life that Flower reports; the exchange asks again so often
@@ -70,6 +63,9 @@ def mishaps(*kinds: str) -> st.SearchStrategy[list[Mishap]]:
     """What happens in the life of a coordinator."""
     one = st.builds(Mishap, ENTRY, st.sampled_from(kinds), WHO, st.integers(0, 99))
     return st.lists(one, min_size=3, max_size=6)
+
+
+HARMLESS, HARMFUL = mishaps(*LITTLE), mishaps(*LITTLE, *TROUBLE, *TROUBLE, "revoke")
 
 
 class Disturbed(Federation):
@@ -228,14 +224,11 @@ class TheRun(RuleBasedStateMachine):
         other.close()
         assert len(accepted) == (0 if before else 1)
 
-    @rule(script=mishaps(*HARMLESS), kill=KILL)
+    @rule(script=st.one_of(HARMLESS, HARMLESS, HARMFUL), kill=KILL)
     def go_on(self, script: list[Mishap], kill: int | None) -> None:
         self.live(script, kill)
 
-    @rule(script=mishaps(*HARMLESS, *HARMFUL, *HARMFUL), kill=KILL)
-    def go_on_in_trouble(self, script: list[Mishap], kill: int | None) -> None:
-        self.live(script, kill)
-
+    @precondition(lambda self: self.open_runs)
     @rule()
     def leave_alone(self) -> None:
         """Everybody who may be there is there, and nothing happens: the run comes to an end."""
@@ -248,7 +241,7 @@ class TheRun(RuleBasedStateMachine):
         one.errors = 0
 
         def told(entry: dict[str, Any]) -> bool:
-            at = entry["index"] - first + 1
+            at: int = entry["index"] - first + 1
             assert at < MOST_ENTRIES, "the run goes on and on"
             for mishap in script:
                 if mishap.entry == at:
@@ -272,7 +265,7 @@ class TheRun(RuleBasedStateMachine):
 
     def happen(self, mishap: Mishap, run: str) -> None:
         one, who = self.one, mishap.who
-        self.harmed = self.harmed or mishap.what in HARMFUL
+        self.harmed = self.harmed or mishap.what in TROUBLE
         if mishap.what in ("lose", "die"):
             one.errors += 1
             if one.errors <= ERRORS:
@@ -295,6 +288,7 @@ class TheRun(RuleBasedStateMachine):
             one.revoked.add(who)
             self.revoked_at = len(one.entries)
 
+    @precondition(lambda self: self.one.asked)
     @rule(what=st.sampled_from(["restart", "replay", "replay", "back", "away"]), who=WHO, which=st.integers(0, 999))
     def meanwhile(self, what: str, who: str, which: int) -> None:
         for n in range(5 if what == "replay" else 1):

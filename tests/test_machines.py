@@ -20,7 +20,7 @@ from test_machine_means import Weaken
 
 Machine = type[RuleBasedStateMachine]
 Bounds = dict[Machine, tuple[int, int]]  # examples, steps
-FAST: Bounds = {log.TheLog: (25, 20), member.TheMember: (30, 20), run.TheRun: (6, 8)}
+FAST: Bounds = {log.TheLog: (25, 20), member.TheMember: (30, 20), run.TheRun: (7, 8)}
 SLOW: Bounds = {log.TheLog: (60, 30), member.TheMember: (60, 30), run.TheRun: (20, 10)}
 WEAKENED: dict[Machine, tuple[Weaken, ...]] = {
     log.TheLog: log.WEAKENED,
@@ -64,6 +64,7 @@ def test_what_is_promised_holds_in_more_and_longer_programs(machine: Machine) ->
     ("machine", "weaken"), [(machine, one) for machine, all_ in WEAKENED.items() for one in all_], ids=named
 )
 def test_a_check_that_is_weakened_is_missed(machine: Machine, weaken: Weaken, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.undisturbed()  # what it is compared with comes from code that is whole
     weaken(monkeypatch)
     with pytest.raises((Exception, pytest.fail.Exception)) as found:
         carry_out(machine, FAST[machine], phases=(Phase.generate,))
