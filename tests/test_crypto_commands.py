@@ -28,6 +28,26 @@ def test_the_table_says_against_whom() -> None:
     assert " 5 " in done.stdout
 
 
+def test_a_threshold_plan_says_what_it_covers() -> None:
+    done = CliRunner().invoke(crypto, ["plan", "--members", "5", "--scheme", "threshold", "--faulty", "1", "--json"])
+    row = json.loads(done.stdout)
+    assert (row["threshold"], row["faulty"], row["experimental"]) == (4, 1, True)
+    assert row["bytes_per_param"] < 6.0
+    assert row["rounds"] > 1000
+    shown = CliRunner().invoke(crypto, ["plan", "--members", "5", "--scheme", "threshold"], env={"COLUMNS": "160"})
+    said = " ".join(shown.stdout.split())
+    assert "threshold is experimental" in said
+    assert "against up to 2 members with the coordinator: they read sums" in said
+
+
+@pytest.mark.parametrize(
+    "more", [["--scheme", "threshhold"], ["--faulty", "1"], ["--scheme", "threshold", "--threshold", "2"]]
+)
+def test_a_plan_that_cannot_be_is_bad_input(more: list[str]) -> None:
+    done = CliRunner().invoke(crypto, ["plan", "--members", "5", *more])
+    assert isinstance(done.exception, InputError)
+
+
 def test_a_missing_interpreter_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         bench_command(nvflare_python=tmp_path / "python")
