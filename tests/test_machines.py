@@ -20,12 +20,13 @@ from test_machine_means import Weaken
 
 Machine = type[RuleBasedStateMachine]
 Bounds = dict[Machine, tuple[int, int]]  # examples, steps
-FAST: Bounds = {log.TheLog: (25, 20), member.TheMember: (30, 20), run.TheRun: (7, 8)}
-SLOW: Bounds = {log.TheLog: (60, 30), member.TheMember: (60, 30), run.TheRun: (20, 10)}
+FAST: Bounds = {log.TheLog: (25, 20), member.TheMember: (30, 20), run.TheRun: (7, 6), run.TheTroubledRun: (10, 6)}
+SLOW: Bounds = {log.TheLog: (40, 30), member.TheMember: (50, 30), run.TheRun: (10, 10), run.TheTroubledRun: (15, 10)}
 WEAKENED: dict[Machine, tuple[Weaken, ...]] = {
     log.TheLog: log.WEAKENED,
     member.TheMember: member.WEAKENED,
     run.TheRun: run.WEAKENED,
+    run.TheTroubledRun: run.IN_TROUBLE,
 }
 
 
