@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -155,7 +156,8 @@ def build(spec: Mapping[str, Any]) -> None:
     options = ["-o", spec["proc"]] if spec["proc"] else []
     mount("-t", "proc", *options, "proc", root / "proc")
     os.chdir(root)
-    subprocess.run(["pivot_root", ".", "old"], check=True)
+    pivot = shutil.which("pivot_root", path="/usr/sbin:/sbin:/usr/bin") or "pivot_root"
+    subprocess.run([pivot, ".", "old"], check=True)
     os.chdir("/")
     subprocess.run(["umount", "--lazy", "/old"], check=True)
     os.rmdir("/old")

@@ -180,7 +180,7 @@ def test_an_operator_submits_follows_and_lists_from_the_command_line(live: Live,
 
 
 def test_a_revoked_member_is_out_and_the_run_goes_on_in_a_new_epoch(tmp_path: Path) -> None:
-    with Live(tmp_path / "up") as live:
+    with Live(tmp_path / "up", "training.rounds=8") as live:  # long enough for a command that starts slowly
 
         def revoke(_: object) -> None:
             line = up.command("member", "revoke", DORA, "--reason", "test", "--config", live.stage.server)

@@ -14,7 +14,7 @@ import pytest
 from moonflower import store as database
 from moonflower.errors import InputError
 from moonflower.server.records import store as room
-from moonflower.server.records.store import Store
+from moonflower.server.records.store import USER_VERSION, Store
 from sqlalchemy import Column, Connection, ForeignKey, Integer, MetaData, Table
 from sqlalchemy.exc import IntegrityError
 
@@ -175,9 +175,12 @@ def test_what_cannot_be_opened(tmp_path: Path, notes: Table) -> None:
         ("CREATE TABLE theirs (id)", "got application id 0x0"),
         ("PRAGMA user_version=1", "got application id 0x0"),
         ("PRAGMA application_id=7", "got application id 0x7"),
-        (f"PRAGMA application_id={room.APPLICATION_ID}", "of version 2, got 0"),
-        (f"PRAGMA application_id={room.APPLICATION_ID}; PRAGMA user_version=1", "of version 2, got 1"),
-        (f"PRAGMA application_id={room.APPLICATION_ID}; PRAGMA user_version=3", "of version 2, got 3"),
+        (f"PRAGMA application_id={room.APPLICATION_ID}", f"of version {USER_VERSION}, got 0"),
+        (f"PRAGMA application_id={room.APPLICATION_ID}; PRAGMA user_version=1", f"of version {USER_VERSION}, got 1"),
+        (
+            f"PRAGMA application_id={room.APPLICATION_ID}; PRAGMA user_version={USER_VERSION + 1}",
+            f"of version {USER_VERSION}, got {USER_VERSION + 1}",
+        ),
     ],
 )
 def test_other_peoples_and_newer_databases_are_left_alone(
