@@ -18,6 +18,8 @@ from moonflower.server.records.store import USER_VERSION, Store
 from sqlalchemy import Column, Connection, ForeignKey, Integer, MetaData, Table
 from sqlalchemy.exc import IntegrityError
 
+NEWER = USER_VERSION + 1
+
 
 @pytest.fixture
 def notes(monkeypatch: pytest.MonkeyPatch) -> Table:
