@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 # Files of tests side by side; one file stays with one worker, for what its tests share.
-WORKERS := -n auto --maxprocesses 4 --dist loadfile
+WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help demo test unit soak browser figures rounds lint types wheel docs reference sbom audit dev clean

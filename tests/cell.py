@@ -131,6 +131,7 @@ class Cell:
 
 def build(spec: Mapping[str, Any]) -> None:
     """Make the cell's root and move into it."""
+    os.umask(0o022)  # whoever starts this may have closed its own files to others
     root = Path(spec["root"])
     root.mkdir(exist_ok=True)
     mount("-t", "tmpfs", "-o", "mode=0755", "cell", root)
@@ -149,7 +150,9 @@ def build(spec: Mapping[str, Any]) -> None:
         elif Path("/", place).is_dir():
             bind(f"/{place}", root, f"/{place}")
     python = {place: place for place in ("/usr", sys.base_prefix, sys.prefix, str(ROOT))}
-    for to, of in {**python, "/opt/moonflower": sys.prefix, **spec["read_only"]}.items():
+    for to, of in {**python, "/opt/moonflower": sys.prefix}.items():
+        show(Path(of), root, to)
+    for to, of in spec["read_only"].items():
         bind(of, root, to)
     for to, of in spec["writable"].items():
         bind(of, root, to, "nosuid,nodev")
@@ -163,6 +166,14 @@ def build(spec: Mapping[str, Any]) -> None:
     os.rmdir("/old")
     for place in ("/dev", "/"):
         mount("-o", "remount,ro", place)
+
+
+def show(of: Path, root: Path, to: str) -> None:
+    """Bind a folder of code; one whose top is closed to other users, as a checkout's may be, entry by entry."""
+    if of.stat().st_mode & 0o005 == 0o005:
+        return bind(str(of), root, to)
+    for entry in of.iterdir():
+        bind(str(entry), root, f"{to}/{entry.name}")
 
 
 def bind(of: str, root: Path, to: str, options: str = "ro,nosuid,nodev") -> None:
@@ -213,6 +224,9 @@ def possible() -> str:
     """Return why there can be no cells here, or ""."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "needs Linux and root, to make namespaces and mounts"
+    closed = [file for file in (Path(__file__), Path(sys.prefix, "pyvenv.cfg")) if not file.stat().st_mode & 0o004]
+    if closed:
+        return f"a cell's user may not read this checkout ({closed[0]}): it was made under a umask like 077"
     said = subprocess.run(
         ["unshare", "--mount", "--pid", "--fork", "mount", "-t", "tmpfs", "none", "/mnt"], check=False
     )

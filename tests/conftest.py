@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -12,6 +13,20 @@ import moonflower
 import pytest
 
 CONFIGS = Path(moonflower.__file__).parent / "configs"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole files of slow tests first, so that no process is left with a long one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(autouse=True)
+def _own_umask() -> Iterator[None]:
+    """Commands close their umask for good, as processes may; the next test begins with this one's."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture
