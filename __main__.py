@@ -17,7 +17,7 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before flwr is imported:
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 from .client.commands import predict, schema
-from .client.door.commands import client, keys, member_card, member_journal, member_log
+from .client.door.commands import client, keys, member_card, member_journal, member_log, member_statistics
 from .crypto_commands import bench, crypto
 from .doctor import doctor
 from .health import health
@@ -50,6 +50,7 @@ app.command("doctor")(doctor)
 member.command("card")(member_card)
 member.command("log")(member_log)
 member.command("journal")(member_journal)
+member.command("statistics")(member_statistics)
 app.add_typer(member, name="member")
 app.add_typer(keys, name="keys")
 app.add_typer(crypto, name="crypto")

@@ -134,7 +134,7 @@ def ledger(folder: Path) -> Check:
                 "do not restore an older one: docs/running.md, what to back up",
             )
         newest = db.execute("SELECT size, key FROM witnessed ORDER BY size DESC LIMIT 1").fetchone()
-        fork = db.execute("SELECT 1 FROM facts WHERE key = 'log.fork'").fetchone()
+        fork = db.execute("SELECT 1 FROM facts WHERE key IN ('log.fork', 'log.fork.proved')").fetchone()
     if fork is not None:
         return Check(
             "ledger",

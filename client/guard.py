@@ -88,23 +88,39 @@ class Held:
 _LINES = 5  # of a checkpoint: origin, size, root, a blank one, the log's signature
 
 
+class OtherHistory(Refused):
+    """A checkpoint that is not shown to be a later state of one that this member holds.
+
+    Args:
+        held: the one that this member holds.
+        message: what is wrong.
+        proved: both are of one size and their roots differ, so whoever reads the two knows; else a proof of growth is
+            missing or wrong, and only this member knows that.
+    """
+
+    def __init__(self, held: Held, message: str, *, proved: bool = False) -> None:
+        super().__init__("audit.fork", message)
+        self.held, self.proved = held, proved
+
+
 def check_log(
-    shown: Shown, newest: Held | None, root_at: Callable[[int], bytes | None], log_key: str | None
+    shown: Shown, newest: Held | None, held_at: Callable[[int], Held | None], log_key: str | None
 ) -> Held | None:
     """Return the checkpoint that a message shows, if it only appends to the history that this member witnessed.
 
     Args:
         shown: as it came.
         newest: the newest checkpoint that this member holds; None takes the first that comes.
-        root_at: the root of an earlier one that it held, by its size.
+        held_at: an earlier one that it held, by its size.
         log_key: the key that this node's config pins; else the first one that signed is the only one from then on.
 
     Returns:
         None where the message shows an earlier checkpoint that is known here.
 
     Raises:
-        Refused: ``audit.signature``: not signed by the log's key; ``audit.fork``: another history, or one that was
-            rolled back; ``audit.behind``: its proof begins elsewhere than at what this member holds.
+        OtherHistory: ``audit.fork``: another history, or one that was rolled back.
+        Refused: ``audit.signature``: not signed by the log's key; ``audit.behind``: its proof begins elsewhere than at
+            what this member holds.
     """
     key = log_key or (newest.key if newest else shown.key)
     if shown.key != key or (newest is not None and newest.key != key):
@@ -119,18 +135,22 @@ def check_log(
     if newest is None:
         return found
     if found.size <= newest.size:
-        known = newest.root if found.size == newest.size else root_at(found.size)
-        if known == found.root:
+        known = newest if found.size == newest.size else held_at(found.size)
+        if known is not None and known.root == found.root:
             return None
         what = "is not the one that was witnessed" if known else "is an earlier one that this member never saw"
-        raise Refused("audit.fork", f"the log of {found.size} entries, root {found.root.hex()}, {what}")
+        entries = f"the log of {found.size} entries, root {found.root.hex()}"
+        raise OtherHistory(known or newest, f"{entries}, {what}", proved=known is not None)
     if shown.since != newest.size:
         raise Refused("audit.behind", f"expected a proof of growth from {newest.size} entries, got {shown.since}")
     try:
         proof = [bytes.fromhex(node) for node in shown.proof]
     except ValueError:
-        raise Refused("audit.fork", "the proof of the log's growth is not hexadecimal") from None
-    merkle.verify_consistency(newest.size, found.size, proof, newest.root, found.root)
+        raise OtherHistory(newest, "the proof of the log's growth is not hexadecimal") from None
+    try:
+        merkle.verify_consistency(newest.size, found.size, proof, newest.root, found.root)
+    except Refused as error:
+        raise OtherHistory(newest, str(error)) from None
     return found
 
 
@@ -286,7 +306,9 @@ def check_opening(
     if len(members) < max(context.min_members, floor.min_members):
         raise Refused("open.cohort", f"a sum over {len(members)} members is never opened here")
     if opened_before is not None and {*members} not in ({*opened_before}, {*opened_before} & {*pinned}):
-        raise Refused("open.overlap", "this base was opened before, for another set of members")
+        what = "statistics of these rows were" if context.purpose == "statistics" else "this base was"
+        before = ", ".join(sorted(opened_before))
+        raise Refused("open.overlap", f"{what} opened before, for another set of members: {before}")
     return SetA(digests, tags)
 
 

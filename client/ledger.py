@@ -120,10 +120,11 @@ DEEDS = {
     "opened": "opened the sum and signed what follows from it",
     "judged": "voted on a candidate",
     "refused": "refused a message; code: why",
+    "let_go": "let go of what it held, for its operator decided so; from then on that no longer binds it",
 }
 REFUSALS = 10_000  # that a journal holds: whoever asks for nonsense without end does not fill this member's disk
 CHECKPOINTS = 1000  # that a member keeps
-_FORK = "log.fork"
+_FORK, _PROVED_FORK = "log.fork", "log.fork.proved"
 
 
 @dataclass(frozen=True)
@@ -395,37 +396,63 @@ class Ledger:
             row = db.execute(select(_witnessed).order_by(_witnessed.c.size.desc()).limit(1)).one_or_none()
         return None if row is None else Held(**row._asdict())
 
-    def checkpoint_root(self, size: int) -> bytes | None:
-        """Return the root of the checkpoint of this size, if this member witnessed it lately."""
+    def checkpoint(self, size: int) -> Held | None:
+        """Return the checkpoint of this size, if this member witnessed it lately."""
         with self._store.read() as db:
-            root = db.execute(select(_witnessed.c.root).where(_witnessed.c.size == size)).scalar_one_or_none()
-        return None if root is None else bytes(root)
+            row = db.execute(select(_witnessed).where(_witnessed.c.size == size)).one_or_none()
+        return None if row is None else Held(**row._asdict())
 
     def has_witnessed(self, label: str) -> bool:
         """Return whether this member lately witnessed the checkpoint with this label."""
         size = label.partition(" ")[0]
         if not (size.isascii() and size.isdigit() and len(size) < 19):
             return False
-        with self._store.read() as db:
-            rows = db.execute(select(_witnessed).where(_witnessed.c.size == int(size)))
-            return any(Held(**row._asdict()).label == label for row in rows)
+        held = self.checkpoint(int(size))
+        return held is not None and held.label == label
 
     def forget_checkpoints(self) -> None:
         """Let go of every checkpoint, so that the next one is taken as the first: the operator decided so."""
         with self._store.transaction() as db:
+            newest = db.execute(select(func.max(_witnessed.c.size))).scalar_one()
             db.execute(_witnessed.delete())
-            db.execute(_facts.delete().where(_facts.c.key == _FORK))
+            db.execute(_facts.delete().where(_facts.c.key.in_((_FORK, _PROVED_FORK))))
+            self._note(db, "let_go", kind="checkpoints", newest=newest)
 
-    def keep_fork(self, held: str, shown: str) -> None:
-        """Keep the two checkpoints, signed by one key, of which one cannot be a later state of the other; the first."""
+    def keep_fork(self, held: str, shown: str, *, proved: bool) -> None:
+        """Keep two checkpoints, signed by one key, of which one was not shown to be a later state of the other.
+
+        The first two stay, and the first two that prove it. What proves nothing, as a proof of growth that is junk,
+        anybody can make as often as he likes, and must not stand in the place of a proof.
+
+        Args:
+            held: note of the one that this member held.
+            shown: note of the one that it refused.
+            proved: they are two histories for anybody who reads them: of one size, with different roots.
+        """
         with self._store.transaction() as db:
-            row = {"key": _FORK, "value": canonical({"held": held, "shown": shown}).decode()}
+            row = {
+                "key": _PROVED_FORK if proved else _FORK,
+                "value": canonical({"held": held, "shown": shown}).decode(),
+            }
             db.execute(insert(_facts).values(row).on_conflict_do_nothing())
 
     def fork(self) -> dict[str, str] | None:
-        """Return what :meth:`keep_fork` kept, or None."""
-        found = self.fact(_FORK)
+        """Return what :meth:`keep_fork` kept, rather what proves it; or None."""
+        found = self.fact(_PROVED_FORK) or self.fact(_FORK)
         return None if found is None else dict(found)
+
+    def opened_statistics(self) -> list[list[str]]:
+        """Return the sets for which this member's own statistics were opened: one for each state of its rows."""
+        with self._store.read() as db:
+            sets = db.execute(select(_opened.c.members).where(_opened.c.purpose == "statistics")).scalars().all()
+        return sorted(json.loads(members) for members in sets)
+
+    def forget_statistics(self) -> None:
+        """Let go of the sets of :meth:`opened_statistics`, so that rule 2 allows another: the operator decided so."""
+        sets = self.opened_statistics()
+        with self._store.transaction() as db:
+            db.execute(_opened.delete().where(_opened.c.purpose == "statistics"))
+            self._note(db, "let_go", purpose="statistics", sets=sets)
 
     def fact(self, key: str) -> Any:
         """Return the value under a key, or None."""

@@ -13,7 +13,6 @@ from flwr.app import RecordDict
 
 from ..crypto.identity import Identity
 from ..crypto.note import open_checkpoint, with_cosignatures
-from ..errors import Refused
 from ..messages import Shown, Witnessed
 from . import guard
 from .ledger import Ledger
@@ -42,18 +41,17 @@ class LogWitness:
         """
         shown, newest = Shown.attached(records), self._ledger.newest_checkpoint()
         try:
-            taken = guard.check_log(shown, newest, self._ledger.checkpoint_root, self._log_key)
-        except Refused as error:
-            if error.code == "audit.fork" and newest is not None:
-                self._ledger.keep_fork(newest.note, shown.checkpoint)
-                logger.error(
-                    "%s: the coordinator's log is not the one that was witnessed here: %s; held is the checkpoint of "
-                    "%d entries with root %s",
-                    self._identity.name,
-                    error,
-                    newest.size,
-                    newest.root.hex(),
-                )
+            taken = guard.check_log(shown, newest, self._ledger.checkpoint, self._log_key)
+        except guard.OtherHistory as error:
+            self._ledger.keep_fork(error.held.note, shown.checkpoint, proved=error.proved)
+            logger.error(
+                "%s: the coordinator's log is not the one that was witnessed here: %s; held is the checkpoint of "
+                "%d entries with root %s",
+                self._identity.name,
+                error,
+                error.held.size,
+                error.held.root.hex(),
+            )
             raise
         if taken is not None:
             self._ledger.keep_checkpoint(taken)

@@ -378,6 +378,31 @@ def test_a_journal_tells_what_its_member_refused(federation: Callable[..., Feder
     assert refused["what"] == {"kind": "enrol"}
 
 
+def test_the_operator_lets_go_of_what_statistics_were_opened_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = client_config(tmp_path, CONFIGS / "data")
+    with pytest.raises(InputError, match="has run"):
+        commands.member_statistics(config)
+    with closing(Ledger(tmp_path / "state" / "ledger.db", lambda: 1.5)) as ledger:
+        commands.member_statistics(config, forget=True, as_json=True)
+        nothing = {"member": "Cleveland", "opened_for": [], "forgotten": False}
+        assert json.loads(capsys.readouterr().out) == nothing
+        assert ledger.journal() == []
+        statistics, update = context(purpose="statistics", base="", number=0), context()
+        ledger.remember_opening(statistics, "rows", ["bert", "anna"])
+        ledger.remember_opening(update, update.base, ["anna", "bert"])
+        commands.member_statistics(config)
+        assert capsys.readouterr().out == "anna, bert\n"
+        assert ledger.opened("statistics", "rows") == ["anna", "bert"]
+        commands.member_statistics(config, forget=True)
+        assert "forgotten" in capsys.readouterr().err
+        assert ledger.opened("statistics", "rows") is None
+        assert ledger.opened("update", update.base) == ["anna", "bert"], "a base is never let go of"
+        last = ledger.journal()[-1]
+        assert (last["event"], last["purpose"], last["what"]) == ("let_go", "statistics", {"sets": [["anna", "bert"]]})
+
+
 def test_the_command_prints_the_journal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = client_config(tmp_path, CONFIGS / "data")
     with pytest.raises(InputError, match="has run"):

@@ -322,7 +322,7 @@ def test_a_ledger_with_a_fork_fails(tmp_path: Path) -> None:
     before = tree(tmp_path)
     says(made(lambda: doctor_state.ledger(tmp_path)), "ok", "nothing of a log witnessed yet")  # beside its owner
     assert before.keys() == tree(tmp_path).keys()
-    ledger.keep_fork("held", "shown")
+    ledger.keep_fork("held", "shown", proved=True)
     says(made(lambda: doctor_state.ledger(tmp_path)), "failed", "another history of its log")
     ledger.forget_checkpoints()
     ledger.close()
@@ -339,7 +339,7 @@ def test_a_ledger_with_a_fork_fails(tmp_path: Path) -> None:
 def test_the_ledger_of_a_killed_node_is_read_and_left_alone(tmp_path: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path; from moonflower.client.ledger import Ledger;"
-        "Ledger(Path(sys.argv[1])).keep_fork('held', 'shown'); os._exit(9)"
+        "Ledger(Path(sys.argv[1])).keep_fork('held', 'shown', proved=True); os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", code, tmp_path / "ledger.db"]).returncode == 9
     before = tree(tmp_path)

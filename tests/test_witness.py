@@ -19,6 +19,7 @@ from moonflower.client import guard
 from moonflower.client.door import commands
 from moonflower.client.guard import Held
 from moonflower.client.ledger import CHECKPOINTS, Ledger
+from moonflower.client.witness import LogWitness
 from moonflower.crypto import merkle
 from moonflower.crypto.context import checkpoint_label
 from moonflower.crypto.note import Signer, check_cosignature, cosignatures, open_checkpoint, sign_checkpoint
@@ -51,8 +52,8 @@ def shown(size: int, since: int, leaves: list[bytes] = LEAVES, signer: Signer = 
 
 
 def looked(what: Shown, newest: Held | None, *before: Held, log_key: str | None = None) -> Held | None:
-    roots = {one.size: one.root for one in before}
-    return guard.check_log(what, newest, roots.get, log_key)
+    known = {one.size: one for one in before}
+    return guard.check_log(what, newest, known.get, log_key)
 
 
 # The rule.
@@ -149,17 +150,50 @@ def test_a_ledger_keeps_what_was_witnessed(ledger: Ledger, monkeypatch: pytest.M
         ledger.keep_checkpoint(held(size))
         ledger.keep_checkpoint(replace(held(size), root=bytes(32)))
     assert ledger.newest_checkpoint() == held(9)
-    assert [ledger.checkpoint_root(size) for size in (3, 5, 6)] == [None, held(5).root, None]
+    assert [ledger.checkpoint(size) for size in (3, 5, 6)] == [None, held(5), None]
     assert ledger.has_witnessed(held(7).label)
     strange = ("", "x", "9" * 40, "-1 a b", checkpoint_label("other", 7, held(7).root))
     for label in (held(3).label, held(8).label, *strange):
         assert not ledger.has_witnessed(label)
-    ledger.keep_fork("a", "b")
-    ledger.keep_fork("c", "d")
+    ledger.keep_fork("a", "b", proved=False)
+    ledger.keep_fork("c", "d", proved=False)
     assert ledger.fork() == {"held": "a", "shown": "b"}
+    ledger.keep_fork("e", "f", proved=True)
+    ledger.keep_fork("g", "h", proved=True)
+    ledger.keep_fork("i", "j", proved=False)
+    assert ledger.fork() == {"held": "e", "shown": "f"}, "what proves it, and the first of that"
     ledger.forget_checkpoints()
     assert (ledger.newest_checkpoint(), ledger.fork()) == (None, None)
     assert CHECKPOINTS >= 100
+
+
+@pytest.mark.parametrize(
+    ("what", "proof"),
+    [
+        (shown(7, 0, OTHERS), (held(7).note, held(7, OTHERS).note)),
+        (shown(5, 0, OTHERS), (held(5).note, held(5, OTHERS).note)),  # not the newest that is held, but of that size
+    ],
+)
+@pytest.mark.parametrize("junk", [shown(6, 0), shown(9, 7, OTHERS), shown(9, 7, proof=[]), shown(9, 7, proof=["zz"])])
+def test_what_proves_a_fork_is_kept_whatever_was_refused_before_and_after(
+    ledger: Ledger, what: Shown, proof: tuple[str, str], junk: Shown
+) -> None:
+    """A dishonest coordinator does not use up the place of the evidence with what proves nothing."""
+    witness = LogWitness(identities()[DORA], ledger, KEY, lambda: 0.0)
+
+    def look(one: Shown) -> None:
+        records = Done().to_records()
+        one.attach(records)
+        witness.look(records)
+
+    look(shown(5, 0))
+    look(shown(7, 5))
+    for one in (junk, what, junk):
+        with pytest.raises(Refused) as refusal:
+            look(one)
+        assert refusal.value.code == "audit.fork"
+    assert ledger.fork() == dict(zip(("held", "shown"), proof, strict=True))
+    assert ledger.newest_checkpoint() == held(7)
 
 
 # A federation and its witnesses.
@@ -412,7 +446,7 @@ def test_the_command_prints_what_was_witnessed(tmp_path: Path, capsys: pytest.Ca
     note = capsys.readouterr().out
     assert open_checkpoint(note, SIGNER.verifier).size == 7
     assert [one.name for one in cosignatures(note)] == ["moonflower/member/Cleveland"]
-    ledger.keep_fork(held(7).note, held(7, OTHERS).note)
+    ledger.keep_fork(held(7).note, held(7, OTHERS).note, proved=True)
     with pytest.raises(typer.Exit) as ended:
         commands.member_log(config, as_json=True)
     assert ended.value.exit_code == 1

@@ -1,11 +1,13 @@
-"""``moonflower client``, ``keys``, and ``member card``, ``log`` and ``journal``: what the operator of a node types."""
+"""``moonflower client``, ``keys``, and ``member card|log|journal|statistics``: what the operator of a node types."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -18,6 +20,9 @@ from ...configs.toml import read_toml
 from ...errors import InputError
 from ..keyring import identity_of, load_keys, make_keys
 from .journal import printable
+
+if TYPE_CHECKING:
+    from ..ledger import Ledger
 
 keys = typer.Typer(no_args_is_help=True, help="Keys of a node and of its OAuth client.")
 AnyConfig = Annotated[Path, typer.Argument(help="Client, operator or server config (TOML).")]
@@ -108,6 +113,21 @@ def _show(settings: ClientConfig | OperatorConfig | ServerConfig, path: Path) ->
     typer.echo(f"public key of OAuth client {client_id}: {json.dumps(load_key(key).public.jwk)}")
 
 
+@contextmanager
+def _ledger(settings: ClientConfig) -> Iterator[Ledger]:
+    """Open the ledger of a client that has run."""
+    from ..ledger import FILE_NAME, Ledger
+
+    path = settings.client.state / FILE_NAME
+    if not path.exists():
+        raise InputError("config.state", f"{path} does not exist; expected the ledger of a client that has run")
+    ledger = Ledger(path)
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
 def member_card(
     config: ConfigArgument,
     out: Annotated[Path | None, typer.Option("--out", help="File to write; must not exist.  [default: stdout]")] = None,
@@ -140,22 +160,15 @@ def member_log(
     An auditor compares a copy of the log with it: moonflower audit verify COPY --witness FILE.
     Exit status 1: the coordinator showed a history that contradicts it; the other checkpoint follows on stderr.
     """
-    from ..ledger import FILE_NAME, Ledger
     from ..witness import LogWitness
 
     settings = load_config(ClientConfig, config)
-    path = settings.client.state / FILE_NAME
-    if not path.exists():
-        raise InputError("config.state", f"{path} does not exist; expected the ledger of a client that has run")
-    ledger = Ledger(path)
-    try:
+    with _ledger(settings) as ledger:
         held, fork = ledger.newest_checkpoint(), ledger.fork()
         witness = LogWitness(identity_of(settings), ledger, settings.client.log_key, time.time)
         note = witness.signed(held) if held else None
         if forget:
             ledger.forget_checkpoints()
-    finally:
-        ledger.close()
     if as_json:
         size = held.size if held else None
         typer.echo(json.dumps({"size": size, "checkpoint": note, "key": held.key if held else None, "fork": fork}))
@@ -170,6 +183,37 @@ def member_log(
         raise typer.Exit(1)
 
 
+def member_statistics(
+    config: ConfigArgument,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Let go of it: these rows' statistics may be opened for one set more.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")] = False,
+) -> None:
+    """Print for which set of members this node's statistics were opened; it refuses any other (open.overlap).
+
+    So a member that joined later, or has a new name, cannot take part while these rows stay as they are, unless the
+    operator of every other node lets go. All members can then subtract the two sums: docs/running.md says what they
+    learn. It works beside a client that runs, and stands in the journal.
+    """
+    settings = load_config(ClientConfig, config)
+    with _ledger(settings) as ledger:
+        sets = ledger.opened_statistics()
+        if forget and sets:
+            ledger.forget_statistics()
+    if as_json:
+        typer.echo(
+            json.dumps({"member": settings.client.member, "opened_for": sets, "forgotten": bool(forget and sets)})
+        )
+        return
+    for members in sets:
+        typer.echo(", ".join(members))
+    if not sets:
+        typer.echo("no statistics of this node were opened yet", err=True)
+    elif forget:
+        typer.echo("forgotten: the next statistics are opened for whoever takes part in them", err=True)
+
+
 def member_journal(
     config: ConfigArgument,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")] = False,
@@ -178,17 +222,9 @@ def member_journal(
 
     Digests, names and codes; no key, no row, no count of rows. It works beside a client that runs.
     """
-    from ..ledger import FILE_NAME, Ledger
-
     settings = load_config(ClientConfig, config)
-    path = settings.client.state / FILE_NAME
-    if not path.exists():
-        raise InputError("config.state", f"{path} does not exist; expected the ledger of a client that has run")
-    ledger = Ledger(path)
-    try:
+    with _ledger(settings) as ledger:
         journal = ledger.journal()
-    finally:
-        ledger.close()
     if as_json:
         typer.echo(json.dumps({"member": settings.client.member, "journal": journal}))
         return
