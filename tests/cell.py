@@ -115,7 +115,7 @@ class Cell:
     def kill(self) -> None:
         """End everything in the cell."""
         if self._process is not None and self._process.poll() is None:
-            self._process.kill()  # unshare --kill-child: the kernel ends the first process, and so the namespace
+            os.kill(self.pid, signal.SIGKILL)  # the first of its namespace, so the kernel ends all; unshare ends with it
             self._process.wait()
 
     def said(self) -> str:
