@@ -39,6 +39,7 @@ unit: dev
 soak: dev
 	$(PIP) --quiet --editable '.[soak]'
 	$(BIN)/python tests/fuzzing.py -runs=100000 -seed=1
+	$(BIN)/python tests/test_machines.py
 	$(BIN)/python tests/crash.py 1000 1
 	$(BIN)/python tests/soak_live.py 300 1
 

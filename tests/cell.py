@@ -115,7 +115,7 @@ class Cell:
     def kill(self) -> None:
         """End everything in the cell."""
         if self._process is not None and self._process.poll() is None:
-            os.kill(self.pid, signal.SIGKILL)  # the first of its namespace, so the kernel ends all; unshare ends with it
+            os.kill(self.pid, signal.SIGKILL)  # the first of its namespace: the kernel ends the rest, and unshare
             self._process.wait()
 
     def said(self) -> str:

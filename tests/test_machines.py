@@ -2,7 +2,8 @@
 
 Each machine is a module of its own: the log, the life of runs and rounds, a member that faces any coordinator. They
 try the same programs in every run of the suite; a failing one is made small and printed. And every machine has to find
-what it is for: each of its ``WEAKENED`` takes one check out of the code, and ``ENOUGH`` programs find that.
+what it is for: each of its ``WEAKENED`` takes one check out of the code, and ``ENOUGH`` programs find that. As a script
+it tries more and longer programs (``make soak``).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from test_machine_means import Weaken
 Machine = type[RuleBasedStateMachine]
 Bounds = dict[Machine, tuple[int, int]]  # examples, steps
 FAST: Bounds = {log.TheLog: (25, 20), member.TheMember: (20, 20), run.TheRun: (3, 6), run.TheTroubledRun: (4, 6)}
-SLOW: Bounds = {log.TheLog: (40, 30), member.TheMember: (50, 30), run.TheRun: (10, 10), run.TheTroubledRun: (15, 10)}
+LONG: Bounds = {log.TheLog: (200, 40), member.TheMember: (200, 40), run.TheRun: (40, 12), run.TheTroubledRun: (60, 12)}
 ENOUGH: Bounds = {log.TheLog: (25, 20), member.TheMember: (30, 20), run.TheRun: (7, 6), run.TheTroubledRun: (10, 6)}
 WEAKENED: dict[Machine, tuple[Weaken, ...]] = {
     log.TheLog: log.WEAKENED,
@@ -55,12 +56,6 @@ def test_what_is_promised_holds_in_any_program(machine: Machine) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("machine", SLOW, ids=named)
-def test_what_is_promised_holds_in_more_and_longer_programs(machine: Machine) -> None:
-    carry_out(machine, SLOW[machine])
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("machine", "weaken"), [(machine, one) for machine, all_ in WEAKENED.items() for one in all_], ids=named
 )
@@ -70,3 +65,9 @@ def test_a_check_that_is_weakened_is_missed(machine: Machine, weaken: Weaken, mo
     with pytest.raises((Exception, pytest.fail.Exception)) as found:
         carry_out(machine, ENOUGH[machine], phases=(Phase.generate,))
     print(f"{weaken.__name__}: {type(found.value).__name__}: {found.value}")
+
+
+if __name__ == "__main__":
+    for one, bounds in LONG.items():
+        carry_out(one, bounds)
+        print(f"{named(one)}: {bounds[0]} programs of up to {bounds[1]} steps")
