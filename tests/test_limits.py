@@ -163,8 +163,12 @@ def test_the_number_of_addresses_is_bounded() -> None:
 def test_the_owner_of_a_socket_is_found() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         table = peers.TABLE.read_text().splitlines()
-        assert peers.owner(*client.getsockname(), table) == os.geteuid()
-        assert peers.owner("127.0.0.1", 1, table) is None
+        theirs, ours = client.getsockname(), server.getsockname()
+        assert peers.owner(theirs, ours, table) == os.geteuid()
+        assert peers.owner(ours, theirs, table) is None, "nobody has accepted it yet"
+        assert peers.owner(theirs, ("127.0.0.1", 1), table) is None, "another connection from the same port"
+    table = peers.TABLE.read_text().splitlines()
+    assert peers.owner(theirs, ours, table) is None, "closed; the kernel shows it as root's"
 
 
 ASK = """
@@ -177,6 +181,30 @@ try:
 except OSError:
     print(b"")
 """
+
+
+SHOUT = """
+import encodings.idna, os, sys, socket
+os.setuid(int(sys.argv[2]))
+for _ in range(50):
+    with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 5) as sock:
+        sock.sendall(b"POST /v1/runtime/acquire-task HTTP/1.1\\r\\nHost: x\\r\\nContent-Length: 0\\r\\n\\r\\n")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_who_does_not_wait_for_an_answer_is_not_heard_either() -> None:
+    """The kernel shows a connection that was closed as root's."""
+    heard: list[str] = []
+
+    async def listening(scope: dict[str, str], receive: object, send: object) -> None:
+        heard.append(scope["path"])
+        await hello(scope, receive, send)
+
+    with served(listening, peers.OwnUserOnly) as port:
+        subprocess.run([sys.executable, "-c", SHOUT, str(port), "65534"], check=True, timeout=20)
+        assert httpx.get(f"http://127.0.0.1:{port}/own").status_code == 200
+    assert heard == ["/own"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

@@ -19,17 +19,25 @@ from ...errors import InputError
 
 logger = logging.getLogger(__name__)
 TABLE = Path("/proc/net/tcp")
+Address = tuple[str, int]
 
 
-def owner(address: str, port: int, table: Iterable[str]) -> int | None:
-    """Return the user id of the socket bound to ``address``:``port``, from the lines of /proc/net/tcp, or None."""
-    number = ipaddress.IPv4Address(address)
-    wanted = f"{int.from_bytes(number.packed, 'little'):08X}:{port:04X}"
+def owner(theirs: Address, ours: Address, table: Iterable[str]) -> int | None:
+    """Return the user id of the other end of a connection, from the lines of /proc/net/tcp; None if nobody holds it.
+
+    A socket that its process has closed is there without an inode, and as root's, whoever it was: it counts for nobody.
+    Both ends are compared, for one local port may lead to several places, of several users.
+    """
+    ends = [_shown(*theirs), _shown(*ours)]
     for line in table:
         fields = line.split()
-        if len(fields) > 7 and fields[1] == wanted:
+        if len(fields) > 9 and fields[1:3] == ends and fields[9] != "0":
             return int(fields[7])
     return None
+
+
+def _shown(address: str, port: int) -> str:
+    return f"{int.from_bytes(ipaddress.IPv4Address(address).packed, 'little'):08X}:{port:04X}"
 
 
 class OwnUserOnly(HttpToolsProtocol):
@@ -39,11 +47,12 @@ class OwnUserOnly(HttpToolsProtocol):
         """Look whose the other end is."""
         super().connection_made(transport)
         user = None
-        if self.client:
+        if self.client and self.server and self.server[1] is not None:
             with TABLE.open() as table:
-                user = owner(*self.client, table)
+                user = owner(self.client, (self.server[0], self.server[1]), table)
         if user not in (os.geteuid(), 0):
-            logger.warning("the loopback listener refused a connection of user %s", user)
+            known = "a user who did not wait" if user is None else f"user {user}"
+            logger.warning("the loopback listener refused a connection of %s", known)
             transport.abort()
 
 
