@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -156,11 +159,8 @@ def certificate(
         made = build_certificate(history.records, number, chosen, verifier, run)
     data = canonical(made).decode()
     if out is not None:
-        try:
-            with out.open("x", encoding="ascii") as file:
-                file.write(data + "\n")
-        except OSError as error:
-            raise InputError("config.out", f"--out {out} cannot be written: {error.strerror}") from error
+        with _new_file(out) as file:
+            file.write(data.encode() + b"\n")
     if as_json:
         typer.echo(data)
         return
@@ -228,16 +228,29 @@ def export(
 ) -> None:
     """Write the log as JSON lines, one entry with its checkpoint each; `verify` reads that too."""
     _not_empty(state)
-    with opened(state) as history:
-        try:
-            with out.open("xb") as file:
-                count = write(history.records, file)
-        except AuditError:
-            out.unlink()
-            raise
-        except OSError as error:
-            raise InputError("config.out", f"--out {out} cannot be written: {error.strerror}") from error
+    with opened(state) as history, _new_file(out) as file:
+        count = write(history.records, file)
     typer.echo(f"{count} entries written to {out}", err=True)
+
+
+@contextmanager
+def _new_file(out: Path) -> Iterator[IO[bytes]]:
+    """Give a new file; it is there, whole and on disk, or not at all.
+
+    Raises:
+        InputError: ``config.out``: there is one already, or it cannot be written.
+    """
+    try:
+        with out.open("xb") as file:
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            except BaseException:
+                out.unlink()
+                raise
+    except OSError as error:
+        raise InputError("config.out", f"--out {out} cannot be written: {error.strerror}") from error
 
 
 def _print_page(certified: Certified) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,23 @@ def test_export_writes_what_verify_reads(state: Path, tmp_path: Path) -> None:
     _refused("config.out", 2, "export", "--state", state, "--out", out)
     _refused("config.state", 2, "export", "--state", tmp_path / "missing", "--out", tmp_path / "new.jsonl")
     assert not (tmp_path / "new.jsonl").exists()
+
+
+def test_what_is_written_out_is_there_whole_or_not_at_all(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    out = tmp_path / "out"
+    for command in (("export",), ("certificate", "1")):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", full)
+            error = _refused("config.out", 2, *command, "--state", finished, "--out", out)
+        assert "No space left on device" in str(error)
+        assert not out.exists(), "half a file would stand in the way of the next attempt"
+        assert _call(*command, "--state", finished, "--out", out)[1] is None
+        out.unlink()
 
 
 @pytest.fixture(scope="module")
