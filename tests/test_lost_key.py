@@ -267,12 +267,14 @@ def test_the_member_comes_back_under_another_name_and_the_federation_trains_on(a
     assert one.run("run-2") == "done"
     state = one.open_state()
     try:
-        epochs = [entry for entry in state.log.entries() if entry["event"] == "epoch_began"]
+        entries = list(state.log.entries())
         with state.store.read() as db:
             rounds = [row for run in ("run-1", "run-2") for row in history.rounds(db, run)]
             cards = roster.cards(db)
     finally:
         state.close()
+    epochs = [entry for entry in entries if entry["event"] == "epoch_began"]
+    assert [entry["member"] for entry in entries if entry["event"] == "card_taken"] == [*SITES, NEW]
     assert [entry["details"]["members"] for entry in epochs] == [sorted(SITES), sorted([*REST, NEW])]
     assert [row["members"] for row in rounds] == [sorted(SITES)] * 2 + [sorted([*REST, NEW])] * 2
     assert {row["status"] for row in rounds} == {"promoted"}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from approvers import card
 from moonflower.errors import InputError
 from moonflower.server.records import members as roster
 from moonflower.server.records.members import Member
@@ -42,6 +43,17 @@ def test_adding_the_same_member_again_changes_nothing(state: State) -> None:
     with state.store.transaction() as db:
         assert not roster.add(db, state.log, A)
     assert len(events(state)) == 2
+
+
+def test_a_card_that_came_by_hand_is_logged_where_it_changes_who_may_approve(state: State) -> None:
+    first, second = (card("a", board=person).as_dict() for person in ("anna", "bert"))
+    for came in (first, first, second, first):
+        with state.store.transaction() as db:
+            roster.take_card(db, state.log, came)
+            (kept,) = roster.cards(db).values()
+            assert kept.as_dict() == came
+    taken = [entry["details"]["card"] for entry in state.log.entries() if entry["event"] == "card_taken"]
+    assert taken == [first, second, first], "an old card that comes back is a change, too"
 
 
 @pytest.mark.parametrize(

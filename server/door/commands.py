@@ -63,7 +63,7 @@ def add(
     try:
         with state.store.transaction() as db:
             added = roster.add(db, state.log, new)
-            roster.keep_card(db, parsed.as_dict())
+            roster.take_card(db, state.log, parsed.as_dict())
     finally:
         state.close()
     typer.echo(f"{new.name}: {'added' if added else 'on the roster already'}, pin {new.pin}", err=True)

@@ -16,6 +16,7 @@ PAGE = 500
 SAID = {
     "member_added": "added to the roster",
     "member_revoked": "revoked",
+    "card_taken": "a new card came by hand; whose approvals count may have changed",
     "refused_member": "refused",
     "run_began": "began",
     "run_resumed": "goes on after its process died",

@@ -54,6 +54,7 @@ EVENTS = {
     "refused_member": "a member was not let in",
     "member_added": "the roster grew",
     "member_revoked": "the roster shrank",
+    "card_taken": "a member's card came by hand; details: the card, with the keys of its witness and its approvers",
     "epoch_began": "a key epoch began with this roster and dealer",
     "deal_answered": "a member confirmed the deal of an epoch",
     "statistics_opened": "the sealed counts and moments of a roster were opened",

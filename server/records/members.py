@@ -71,6 +71,14 @@ def keep_card(db: Connection, card: Mapping[str, Any]) -> None:
     db.execute(insert(_cards).values(row).on_conflict_do_update(["name"], set_=row))
 
 
+def take_card(db: Connection, log: Log, card: Mapping[str, Any]) -> None:
+    """Keep a card that came by hand; one that is new here is an entry of the log: it says whose approvals count."""
+    found = db.execute(select(_cards.c.card).where(_cards.c.name == card["name"])).scalar_one_or_none()
+    if found != canonical(card).decode():
+        keep_card(db, card)
+        log.append(db, "card_taken", member=card["name"], card=dict(card))
+
+
 def cards(db: Connection, *, of_all: bool = False) -> dict[str, Card]:
     """Return name → newest card of those who were seen and may take part; ``of_all``: and of those who left."""
     gone = frozenset[str]() if of_all else revoked(db)

@@ -10,6 +10,7 @@ const SAID = {
   refused_member: 'Request refused',
   member_added: 'Member added',
   member_revoked: 'Member revoked',
+  card_taken: 'New card',
   epoch_began: 'New keys',
   deal_answered: 'Keys confirmed',
   statistics_opened: 'Statistics opened',
