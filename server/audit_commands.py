@@ -214,6 +214,12 @@ def recompute(
         evidence = gather(history.records, number, "update", run, last="set_closed")
     closed = proved_set(evidence, _key(folder / "log.pub"))
     kept = Envelopes(folder / ENVELOPES, 0, time.time)
+    if not (kept.folder / str(number)).is_dir():
+        raise Refused(
+            "audit.envelope",
+            f"no envelope of round {number} is kept in {kept.folder}",
+            hint="a server keeps them only with keep_envelopes_h in its config, and only for so many hours",
+        )
     found = add_up(closed, lambda header: kept.read(number, header))
     if as_json:
         _print_json({"ok": True, "number": number, "members": list(closed.members), "sum": found})

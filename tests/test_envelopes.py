@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -316,6 +317,10 @@ def test_the_command_says_it_in_one_line(federation: Callable[..., Federation]) 
         error = call(*arguments).exception
         assert isinstance(error, MoonflowerError)
         assert (error.code, error.exit_status) == (code, 2)
+    shutil.rmtree(place(one, 1, "Hungary").parent)
+    never = call("1").exception
+    assert isinstance(never, MoonflowerError)
+    assert (never.code, "keep_envelopes_h" in never.hint) == ("audit.envelope", True)
 
 
 def test_a_log_that_was_edited_is_not_compared_with(federation: Callable[..., Federation]) -> None:
