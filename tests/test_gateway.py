@@ -26,13 +26,14 @@ from flwr.supercore.date import now
 from flwr.supercore.primitives.asymmetric import sign_message
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from forge import SERVER, Clock, Headers, Issuer, verifier
+from moonflower import logs
 from moonflower.client.door.login import DpopKey
 from moonflower.configs.live import ServerSettings
 from moonflower.configs.settings import load_run
 from moonflower.crypto.identity import PublicKey
 from moonflower.server.door import gateway as module
 from moonflower.server.door.api import Api
-from moonflower.server.door.gateway import ACTIVATE, FLEET, Gateway
+from moonflower.server.door.gateway import ACTIVATE, FLEET, OPEN_BODY_BYTES, Gateway
 from moonflower.server.door.hold import HoldObjects
 from moonflower.server.door.limits import protocol
 from moonflower.server.door.link import Flower
@@ -676,6 +677,13 @@ def test_our_own_routes_have_the_same_limits(doors: Callable[..., Door]) -> None
     assert run(door.desked("POST", "/api/runs", [(0.0, b"{"), (9.0, b"}")])).verdict == (408, "http.body_timeout")
 
 
+def test_without_a_token_a_body_is_small(door: Door) -> None:
+    """A few hundred connections with bodies of 16 MB would be the server's memory."""
+    assert run(door.ask("GET", "/health", body=bytes(OPEN_BODY_BYTES))).status == 200
+    reply = run(door.ask("GET", "/health", body=[(0.0, bytes(OPEN_BODY_BYTES)), (0.0, b"x"), (60.0, b"x")]))
+    assert reply.verdict == (413, "http.body_too_large")
+
+
 def test_a_body_is_not_read_before_the_token_is_checked(door: Door) -> None:
     reply = run(door.ask("POST", PULL, [], [(60.0, b"x")]))
     assert reply.verdict == (401, "auth.no_token")
@@ -744,6 +752,29 @@ def test_records_that_cannot_be_read_or_written_let_nobody_in_and_end_no_node(
         assert run(door.fleet(door.anna)).verdict == (503, "http.unavailable")
     assert door.flower.reached == []
     assert not door.online(door.anna)
+
+
+# Requests and their ids
+
+
+def test_a_request_has_one_id_here_at_the_node_and_in_the_log(door: Door, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.handler.setFormatter(logs.formatter("json", "server"))
+    given = "00c0ffee00c0ffee"
+    refused = run(door.ask("POST", PULL, [(b"x-request-id", given.encode())]))
+    assert refused.headers["x-request-id"] == given
+    said = json.loads(caplog.text)
+    assert (said["request"], said["code"], said["level"]) == (given, "auth.no_token", "warning")
+    for path in (PULL, "/health", "/nowhere"):
+        forged = run(door.ask("POST" if path == PULL else "GET", path, [(b"x-request-id", b"a b\xff")]))
+        assert len(bytes.fromhex(forged.headers["x-request-id"])) == 8
+    assert run(door.fleet(door.anna)).headers["x-request-id"]
+
+
+def test_a_path_cannot_write_lines_into_the_log(door: Door, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.handler.setFormatter(logs.formatter("console", "server"))
+    assert run(door.ask("GET", "/api/runs/x\n2026-11-27T10:00:00.000Z [info] released")).status == 401
+    assert len(caplog.text.splitlines()) == 1
+    assert "x 2026-11-27T10:00:00.000Z [info] released from" in caplog.text
 
 
 # Too many refusals

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import subprocess
@@ -87,6 +88,54 @@ def test_an_endless_head_is_cut_off() -> None:
             for _ in range(MAX_HEAD_BYTES // 1000 + 5):
                 sock.sendall(b"x-filler: " + b"a" * 990 + b"\r\n")
         assert closed_after(sock, 2.0)
+
+
+def test_an_endless_head_is_cut_off_while_the_request_before_it_is_answered() -> None:
+    asked = threading.Event()
+
+    async def slow(scope: object, receive: object, send: object) -> None:
+        asked.set()
+        await asyncio.sleep(1.0)
+
+    with served(slow, protocol(5.0, 200)) as port, socket.create_connection(("127.0.0.1", port)) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert asked.wait(2.0)
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
+        with contextlib.suppress(OSError):
+            for _ in range(MAX_HEAD_BYTES // 1000 + 5):
+                sock.sendall(b"x-filler: " + b"a" * 990 + b"\r\n")
+        assert closed_after(sock, 0.5)
+
+
+NO_HTTP = [
+    b"\x16\x03\x01\x02\x00\r\n\r\n",
+    b"CONNECT a:1 HTTP/1.1\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("junk", NO_HTTP, ids=["TLS", "CONNECT", "Upgrade"])
+def test_what_is_no_request_of_ours_fills_no_log(junk: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    with served(hello, protocol(5.0, 200)) as port, socket.create_connection(("127.0.0.1", port)) as sock:
+        own = logging.getLogger("uvicorn.error")
+        own.setLevel(logging.WARNING)  # as the server has it
+        own.addHandler(caplog.handler)  # it does not propagate
+        try:
+            sock.sendall(junk)
+            sock.settimeout(2.0)
+            assert sock.recv(8) == b"HTTP/1.1"
+        finally:
+            own.removeHandler(caplog.handler)
+    assert caplog.records == []
+
+
+def test_an_app_that_breaks_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(scope: object, receive: object, send: object) -> None:
+        raise RuntimeError("out of order")
+
+    with served(broken, protocol(5.0, 200)) as port:
+        assert httpx.get(f"http://127.0.0.1:{port}/").status_code == 500
+    assert "out of order" in caplog.text
 
 
 def test_an_address_has_a_number_of_connections() -> None:

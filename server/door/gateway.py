@@ -5,8 +5,9 @@ gave, for us, with the scope of the route (``tokens.py``); on Flower's routes al
 of the roster and not revoked, and that the key which signs the request is the one pinned for that member; then a
 body that is small enough and comes in time. Only then does Flower see the request. Refusals are logged with their code,
 each kind once a minute and member, so that a flood of junk does not fill the log. Whatever breaks behind the door is
-503 in front of it: a node takes that for "later", and 500 or 403 for an end. The dashboard's pages, where there are
-any, come before the token: they have sessions of their own (``dashboard/``), and limits on bodies as everybody.
+503 in front of it: a node takes that for "later", and 500 or 403 for an end. Every reply carries the id by which our
+log knows the request: the node's own if it named one. The dashboard's pages, if any, come before the token: they have
+sessions of their own (``dashboard/``), and limits on bodies as everybody.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 
+from ... import logs
 from ...configs.live import ServerSettings
 from ...crypto.identity import PublicKey
 from ..records.members import Member
@@ -55,7 +57,7 @@ FLEET = frozenset(
 ACTIVATE = "/v1/fleet/activate-node"
 QUIET_S = 60.0
 RETRY_S = 5
-PAGE_BODY_BYTES = 64 << 10  # largest body that a page sends
+OPEN_BODY_BYTES = 64 << 10  # largest body without a token, which a page sends: outsiders could fill the memory
 
 
 class Gateway:
@@ -102,29 +104,35 @@ class Gateway:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one request."""
         if scope["type"] == "http":
-            answer = _Answer(send)
-            try:
-                await self._serve(scope, receive, answer)
-            except TokenRefused as refusal:
-                await _reply(send, refusal.status, refusal.code, str(refusal), refusal.headers)
-            except TooMuch as refusal:
-                await _reply(send, refusal.status, refusal.code, str(refusal), [("connection", "close")])
-            except Exception as error:
-                if answer.begun:
-                    raise
-                self._say_broken(scope["path"], error)
-                answer.broken = True
-            if answer.broken:
-                retry = [("retry-after", str(RETRY_S))]
-                await _reply(send, 503, "http.unavailable", "the server cannot answer now; try later", retry)
+            given = next((value for name, value in scope["headers"] if name == logs.REQUEST_HEADER.encode()), b"")
+            request = logs.request_id(given.decode("latin-1"))
+            with logs.about(request=request):
+                await self._answer(scope, receive, _named(send, request))
         elif scope["type"] == "websocket":
             await receive()
             await send({"type": "websocket.close", "code": 1000})
 
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+        answer = _Answer(send)
+        try:
+            await self._serve(scope, receive, answer)
+        except TokenRefused as refusal:
+            await _reply(send, refusal.status, refusal.code, str(refusal), refusal.headers)
+        except TooMuch as refusal:
+            await _reply(send, refusal.status, refusal.code, str(refusal), [("connection", "close")])
+        except Exception as error:
+            if answer.begun:
+                raise
+            self._say_broken(scope["path"], error)
+            answer.broken = True
+        if answer.broken:
+            retry = [("retry-after", str(RETRY_S))]
+            await _reply(send, 503, "http.unavailable", "the server cannot answer now; try later", retry)
+
     async def _serve(self, scope: Any, receive: Any, answer: _Answer) -> None:
         method, path = scope["method"], scope["path"]
         if self._dashboard is not None and self._dashboard.serves(path):
-            body = await _whole(bounded(receive, PAGE_BODY_BYTES, self._settings.body_timeout_s))
+            body = await _whole(bounded(receive, OPEN_BODY_BYTES, self._settings.body_timeout_s))
             if body is not None:
                 await self._dashboard(scope, _again(body, receive), answer)
             return
@@ -137,7 +145,8 @@ class Gateway:
         if scopes:
             principal, member = await run_in_threadpool(self._admit, scope, scopes, address)
             scope = {**scope, "principal": principal}
-        body = await _whole(bounded(receive, self._settings.max_body_mb << 20, self._settings.body_timeout_s))
+        most = self._settings.max_body_mb << 20 if scopes else OPEN_BODY_BYTES
+        body = await _whole(bounded(receive, most, self._settings.body_timeout_s))
         if body is None:
             return  # whoever asked is gone
         answer.nonce = self._verifier.nonce()
@@ -208,7 +217,8 @@ class Gateway:
         more = self._silent(code, member)
         if more is None:
             return
-        logger.warning("refused %s from %s: %s", path, address, code)  # addresses stay out of the audit log
+        # Addresses stay out of the audit log.
+        logger.warning("refused %s from %s", path, address, extra={"code": code, "member": member})
         try:
             self._note(code, member, {"path": _route(path), "more": more})
         except Exception as error:  # a full disk: the refusal stands, written down or not
@@ -248,6 +258,18 @@ class _Answer:
                 message = {**message, "headers": [*message.get("headers", ()), (b"dpop-nonce", self.nonce.encode())]}
         if not self.broken:
             await self._send(message)
+
+
+def _named(send: Any, request: str) -> Any:
+    """Return an ASGI ``send`` that says by which id our log knows the request."""
+
+    async def named(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            header = (logs.REQUEST_HEADER.encode(), request.encode())
+            message = {**message, "headers": [*message.get("headers", ()), header]}
+        await send(message)
+
+    return named
 
 
 async def _whole(receive: Any) -> bytes | None:

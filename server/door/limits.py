@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -14,6 +15,9 @@ from ...errors import Refused
 
 MAX_HEAD_BYTES = 64 << 10
 MAX_ADDRESSES = 10_000
+# uvicorn warns of every request that is no HTTP: whoever sends many would fill the disk with it. Errors come through.
+wire = logging.getLogger(f"{__name__}.wire")
+wire.setLevel(logging.ERROR)
 
 
 class TooMuch(Refused):
@@ -42,6 +46,7 @@ def protocol(head_timeout_s: float, per_address: int, open_now: Counter[str] | N
         _head_bytes = 0
 
         def connection_made(self, transport: Any) -> None:
+            self.logger = wire
             super().connection_made(transport)
             self._address = self.client[0] if self.client else ""
             opened[self._address] += 1
@@ -58,8 +63,8 @@ def protocol(head_timeout_s: float, per_address: int, open_now: Counter[str] | N
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
-            answered = self.cycle is None or self.cycle.response_complete
-            if answered and self._timer is None:
+            whole = self.cycle is None or self.cycle.response_complete or not self.cycle.more_body
+            if whole and self._timer is None:  # what comes now is another head, though the answer may be under way
                 self._await_head()
             if self._timer is not None:
                 self._head_bytes += len(data)
