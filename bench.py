@@ -4,6 +4,10 @@ Each scheme runs in a process of its own, so that its peak memory is its own; se
 ``seal_s`` is quantise + encrypt + serialise of one member; ``add_s`` is the server's work for one member (parse,
 check, add); ``open_s`` is one opener's work on the sum of all members, from received bytes to floats. Bytes are the
 whole envelope's, header and signature included.
+
+Scheme ``threshold`` has five members, who all sealed; two of them are gone at the opening. Openers work at the same
+time, so its ``open_s`` is one partial opening (masks and wrapping included) and then what a member does with three of
+them, from received bytes to floats; rows of their own show the two parts.
 """
 
 from __future__ import annotations
@@ -16,22 +20,28 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .crypto import envelope, planner, sealed
+from .client.epochs import Held, SharedKey, Shareholder
+from .crypto import envelope, planner, shamir
 from .crypto.context import RoundContext
-from .crypto.identity import Identity
-from .crypto.mac import Mac
+from .crypto.flood import Opening, plan_threshold
+from .crypto.identity import Identity, Roster
+from .crypto.masks import Wrapped, check_wrapped
+from .crypto.planner import Plan
 from .crypto.quantise import ONE, Contribution, OpenedSum, mean, quantise, slot_blocks
-from .crypto.secret import SecretKey, generate
+from .crypto.secret import generate
+from .messages import Open
 from .server.aggregate import RunningSum
 
 Row = dict[str, Any]
 CLIP, MEMBERS, FEW = 0.32, 16, 2
+TOGETHER = tuple(f"member-{member:02}" for member in range(5))  # of scheme threshold; any three of them open
 SHAPES = ((1_000_000, 1), (10_000_000, 1), (1_000_000, 200))
 FIELDS = ("seal_s", "add_s", "open_s", "up_bytes_per_param", "down_bytes_per_param", "exact", "max_error")
 
@@ -66,29 +76,45 @@ def plain(params: int, tensors: int) -> Row:
     return _row(seal_s, add_s, open_s, 4.0, 4.0, None, None)
 
 
-def ours(params: int, tensors: int, value_bits: int = 16) -> Row:
-    """Scheme ``shared``: seeded symmetric BFV through SEAL, bit-packed, authenticated, 16 members."""
-    plan = planner.plan(MEMBERS, value_bits, params)
-    key, weight, secret = SecretKey(plan, generate(plan)), ONE // MEMBERS, os.urandom(32)
+@dataclass(frozen=True)
+class Summed:
+    """What a coordinator holds once all members have sealed, and what that took.
+
+    Attributes:
+        context: of the sum.
+        lanes: of each vector.
+        seal_s, add_s: seconds of the fastest member.
+        size: bytes of an envelope.
+        tags: of each member's envelope.
+        request: what the openers get.
+    """
+
+    context: RoundContext
+    lanes: int
+    seal_s: float
+    add_s: float
+    size: int
+    tags: dict[str, list[int]]
+    request: Open
+
+
+def _summed(plan: Plan, identity: Identity, held: Mapping[str, Held], params: int) -> Summed:
+    """Seal and add every member's update; all sign with one node key, which takes as long as with their own."""
     none = "0" * 64
     context = RoundContext(
         "bench", "bench", 1, 1, "update", none, CLIP, {}, none, {}, "0", plan.as_dict(), 1, none, 3, none, ""
     )
-    identity = Identity.generate("member-07")
-    lanes = params + plan.limbs
-    seeds: dict[str, bytes] = {}
-    tags: dict[str, list[int]] = {}
-    running = RunningSum(plan, lanes)
+    lanes, weight = params + plan.limbs, ONE // len(held)
+    running, signed = RunningSum(plan, lanes), dict[str, envelope.SignedHeader]()
+    seeds, tags = dict[str, bytes](), dict[str, list[int]]()
     seal_s = add_s = float("inf")
     size = 0
-    for member in range(MEMBERS):
-        update, name = vector(params, member), f"member-{member:02}"
+    for member, (name, one) in enumerate(held.items()):
+        update = vector(params, member)
 
-        def seal(update: Any = update, name: str = name) -> envelope.RawEnvelope:
+        def seal(update: Any = update, one: Held = one) -> envelope.RawEnvelope:
             given = Contribution((weight,), update, weight, CLIP)
-            mac = Mac(secret, context.digest, plan)
-            made = sealed.seal(key, mac, name, slot_blocks(given, plan), lanes, plan)
-            return envelope.seal(identity, context, made)
+            return envelope.seal(identity, context, one.seal(context.digest, slot_blocks(given, plan), lanes))
 
         seconds, raw = timed(seal, 1)
         seal_s, size = min(seal_s, seconds), len(raw.data)
@@ -99,30 +125,115 @@ def ours(params: int, tensors: int, value_bits: int = 16) -> Row:
             return running.add(checked.body), checked
 
         seconds, (seeds[name], checked) = timed(add, 1)
-        add_s, tags[name] = min(add_s, seconds), list(checked.header.tags)
-    del raw, checked
-    total = running.dump()
+        add_s, tags[name], signed[name] = min(add_s, seconds), list(checked.header.tags), checked.signed
+        del raw, checked
+    request = Open(
+        run="bench",
+        epoch=1,
+        number=1,
+        round=1,
+        purpose="update",
+        base=none,
+        clip=CLIP,
+        checkpoint="",
+        members=list(held),
+        headers={name: one.data for name, one in signed.items()},
+        signatures={name: one.signature for name, one in signed.items()},
+        seeds=seeds,
+        total=running.dump(),
+        best=none,
+        upload=False,
+    )
+    return Summed(context, lanes, seal_s, add_s, size, tags, request)
 
-    def opening() -> tuple[Any, bool]:
-        mac = Mac(secret, context.digest, plan)
-        sealed.check_total(mac, tags, total, lanes, plan)
-        rows = sealed.open_total(key, total, seeds, lanes, plan)
-        sums = OpenedSum(rows, params, 1, MEMBERS, plan)
-        values = np.empty(params, dtype=np.int64)
-        for at, part in sums.values():
-            values[at : at + len(part)] = part
-        return values, sums.in_range
 
-    open_s, (values, in_range) = timed(opening, 1)
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def _opened(plan: Plan, one: Held, summed: Summed, params: int) -> tuple[Any, bool]:
+    """Return the opened integers of a sum, from received bytes, and whether all of it was in range."""
+    one.check_total(summed.context.digest, summed.tags, summed.request.total, summed.lanes)
+    rows = one.open(summed.context.digest, summed.request, summed.lanes)
+    sums = OpenedSum(rows, params, 1, len(summed.tags), plan)
+    values = np.empty(params, dtype=np.int64)
+    for at, part in sums.values():
+        values[at : at + len(part)] = part
+    return values, sums.in_range
+
+
+def _judged(plan: Plan, values: Any, in_range: bool, members: int) -> tuple[bool, float]:
+    """Return whether opened integers are exactly the sum of what was sealed, and how far their mean is off."""
+    weight, params = ONE // members, len(values)
     integers, floats = np.zeros(params, dtype=np.int64), np.zeros(params)
-    for member in range(MEMBERS):
-        integers += quantise(vector(params, member), weight, CLIP, value_bits)
-        floats += vector(params, member) / MEMBERS
-    exact = bool(in_range and (values == integers).all())
-    error = float(np.abs(mean(values, weight * MEMBERS, CLIP, value_bits) - floats).max())
-    down = (len(total) + sum(map(len, seeds.values()))) / params
-    return {**_row(seal_s, add_s, open_s, size / params, down, exact, error), "peak_kib": peak_kib}
+    for member in range(members):
+        integers += quantise(vector(params, member), weight, CLIP, plan.value_bits)
+        floats += vector(params, member) / members
+    error = float(np.abs(mean(values, weight * members, CLIP, plan.value_bits) - floats).max())
+    return bool(in_range and (values == integers).all()), error
+
+
+def ours(params: int, tensors: int, value_bits: int = 16) -> Row:
+    """Scheme ``shared``: seeded symmetric BFV through SEAL, bit-packed, authenticated, 16 members."""
+    plan = planner.plan(MEMBERS, value_bits, params)
+    key, secret = generate(plan), os.urandom(32)
+    names = [f"member-{member:02}" for member in range(MEMBERS)]
+    held: dict[str, Held] = {name: SharedKey(plan, key, secret, name) for name in names}
+    summed = _summed(plan, Identity.generate(names[0]), held, params)
+    open_s, (values, in_range) = timed(lambda: _opened(plan, held[names[0]], summed, params), 1)
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    exact, error = _judged(plan, values, in_range, MEMBERS)
+    down = (len(summed.request.total) + sum(map(len, summed.request.seeds.values()))) / params
+    row = _row(summed.seal_s, summed.add_s, open_s, summed.size / params, down, exact, error)
+    return {**row, "peak_kib": peak_kib}
+
+
+def together(params: int, tensors: int, value_bits: int = 16, part: str = "") -> Row:
+    """Scheme ``threshold``: sealed by five, opened by three of them, as the other two are gone.
+
+    Args:
+        params: parameters.
+        tensors: makes no difference.
+        value_bits: bits of one value.
+        part: ``partial`` or ``combine`` for a row about this part of an opening alone.
+    """
+    plan = plan_threshold(len(TOGETHER), value_bits, params)
+    identities = {name: Identity.generate(name) for name in TOGETHER}
+    roster = Roster(tuple(one.card for one in identities.values()))
+    dealt = {name: shamir.deal(plan, TOGETHER) for name in TOGETHER}
+    commitments = {name: one.commitments for name, one in dealt.items()}
+    held: dict[str, Held] = {}
+    seats: dict[str, Shareholder] = {}
+    for name, identity in identities.items():
+        payloads = {dealer: one.payloads[name] for dealer, one in dealt.items()}
+        share = shamir.EpochShare(plan, TOGETHER, name, dealt[name].own, payloads, commitments)
+        held[name] = seats[name] = Shareholder(share, identity, roster)
+    summed = _summed(plan, identities[TOGETHER[0]], held, params)
+    about = Opening(summed.context.digest, TOGETHER, TOGETHER[: plan.threshold], 0)
+    partial_s, partials = float("inf"), {}
+    for name in about.openers:
+
+        def partial(seat: Shareholder = seats[name]) -> Wrapped:
+            return seat.wrap(about, seat.partial(about, summed.lanes))
+
+        seconds, made = timed(partial, 1)
+        check_wrapped(about, roster.card(name), made, plan.body_bytes(summed.lanes))
+        partial_s, partials[name] = min(partial_s, seconds), made
+    came = {
+        "openers": list(about.openers),
+        "partials": {name: one.ciphertext for name, one in partials.items()},
+        "wrapped": {name: one.as_dict() for name, one in partials.items()},
+    }
+    summed = replace(summed, request=summed.request.model_copy(update=came))
+    request, combiner = summed.request, held[TOGETHER[0]]
+    combine_s, _ = timed(lambda: list(combiner.open(about.context, request, summed.lanes)))
+    open_s, (values, in_range) = timed(lambda: _opened(plan, combiner, summed, params))
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    exact, error = _judged(plan, values, in_range, len(TOGETHER))
+    asked = sum(map(len, (*request.headers.values(), *request.signatures.values()))) / params
+    down = asked + (len(request.total) + sum(map(len, request.partials.values()))) / params
+    rows = {
+        "": _row(summed.seal_s, summed.add_s, partial_s + open_s, summed.size / params, down, exact, error),
+        "partial": _row(None, None, partial_s, len(partials[about.openers[0]].ciphertext) / params, asked, None, None),
+        "combine": _row(None, None, combine_s, None, down, exact, error),
+    }
+    return {**rows[part], "peak_kib": peak_kib}
 
 
 def addition(params: int, tensors: int) -> Row:
@@ -277,6 +388,10 @@ SCHEMES: dict[str, Callable[[int, int], Row]] = {
     "plain float32": plain,
     "moonflower shared, 16 bits": ours,
     "moonflower shared, 9 bits": lambda params, tensors: ours(params, tensors, 9),
+    "moonflower threshold, 16 bits": together,
+    "moonflower threshold, 9 bits": lambda params, tensors: together(params, tensors, 9),
+    "threshold, 16 bits: a partial opening": lambda params, tensors: together(params, tensors, part="partial"),
+    "threshold, 16 bits: combining three": lambda params, tensors: together(params, tensors, part="combine"),
     "TenSEAL CKKS, public key": lambda params, tensors: ckks(params, tensors, symmetric=False),
     "TenSEAL CKKS, symmetric": lambda params, tensors: ckks(params, tensors, symmetric=True),
     "Flower SecAgg+ quantise + mask": secagg,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from moonflower import bench
 from moonflower.crypto import planner
+from moonflower.crypto.flood import plan_threshold
 from moonflower.crypto_commands import bench as bench_command
 from moonflower.crypto_commands import crypto
 from moonflower.errors import InputError
@@ -61,6 +62,19 @@ def test_our_row_is_exact_and_counts_the_whole_envelope() -> None:
     assert body + 400 < row["up_bytes_per_param"] * 20_000 < body + 1500, "header and signature are counted"
     step = bench.CLIP / 32767
     assert row["max_error"] <= 16 * step / 2 * 1.001
+
+
+def test_the_rows_of_scheme_threshold_are_exact_and_an_opener_gets_no_ciphertext() -> None:
+    whole = bench.together(20_000, 1)
+    plan = plan_threshold(5, 16, 20_000)
+    body = plan.body_bytes(20_000 + plan.limbs)
+    assert whole["exact"] is True
+    assert whole["max_error"] <= 5 * (bench.CLIP / 32767) / 2 * 1.001
+    assert body + 400 < whole["up_bytes_per_param"] * 20_000 < body + 1500
+    partial, combine = (bench.together(20_000, 1, part=part) for part in ("partial", "combine"))
+    assert partial["down_bytes_per_param"] * 20_000 < 5 * 1500, "headers and signatures, nothing else"
+    assert combine["exact"] is True
+    assert (plan.threshold + 1) * body < combine["down_bytes_per_param"] * 20_000 < (plan.threshold + 1) * body + 7500
 
 
 @pytest.mark.slow
