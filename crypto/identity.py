@@ -27,6 +27,7 @@ from ..errors import Refused
 from .note import Checkpoint, Witness, WitnessSigner
 
 SIGNATURE_BYTES = 96
+MAX_CARD_BYTES = 1 << 16  # three hundred approvers; a card goes into the log, whose entries have room for a mebibyte
 _SUITE = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)  # RFC 9180, base mode
 
 
@@ -173,7 +174,8 @@ def parse_card(value: Any) -> Card:
         good = good and names == sorted({*names}) and len({one.key.pin for one in card.approvers}) == len(names)
     except (KeyError, TypeError, ValueError, AttributeError):
         good = False
-    if not good or not card.node.verify("card", canonical(card.body()), card.signature):
+    data = canonical(card.body()) if good else b""
+    if not (good and len(data) <= MAX_CARD_BYTES and card.node.verify("card", data, card.signature)):
         raise Refused("deal.signature", "a member card is malformed or not signed by its own node key")
     return card
 

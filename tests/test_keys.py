@@ -89,6 +89,16 @@ def test_junk_is_no_card(card: Any) -> None:
     refused("deal.signature", parse_card, card)
 
 
+def test_a_card_that_would_not_fit_into_the_log_is_none() -> None:
+    """Else a member could have the coordinator's process die of an entry, again and again."""
+    for size, fits in ((60_000, True), (1 << 16, False)):
+        card = Identity.generate("a" * size).card.as_dict()
+        if fits:
+            assert parse_card(card).as_dict() == card
+        else:
+            refused("deal.signature", parse_card, card)
+
+
 def test_a_card_with_another_pin_is_refused() -> None:
     imposter = Identity.generate("anna").card.as_dict()
     cards = [imposter, *(identity(name).card.as_dict() for name in NAMES[1:])]

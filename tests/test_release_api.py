@@ -220,3 +220,14 @@ def test_whoever_submits_runs_cannot_ask_for_fewer_approvals_than_the_server(
     if status == 400:
         assert reply.code == "config.value"
         assert f"expected at least {least} at this server" in reply.json["detail"]
+
+
+def test_a_run_whose_settings_would_not_fit_into_the_log_is_not_taken(shop: Shop) -> None:
+    with shop.state.store.transaction() as db:
+        history.end_run(db, "run-1", "done", "")
+    offer = load_run(CONFIGS / "heart.toml", []).offer("0" * 64)
+    for size, status in ((1 << 18, 400), (1 << 17, 201)):
+        offer["task"]["options"] = {"note": "x" * size}
+        reply = run(shop.desked("POST", "/api/runs", offer))
+        assert reply.status == status
+        assert status == 201 or "expected at most 262144, for they go into the log" in reply.json["detail"]

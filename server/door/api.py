@@ -31,6 +31,7 @@ from ..views import Online, Views
 READ = ("fl:run", "fl:audit")
 MODELS = (*READ, "fl:approve")  # not fl:train: a node gets its bases with its messages, and needs no more
 MAX_ENTRIES = 500
+MAX_OFFER_BYTES = 1 << 18
 _MODEL = re.compile(r"/api/models(?:/(?P<name>[0-9a-f]{1,64})(?P<part>/decisions|/file)?)?")
 _LOG = re.compile(r"/api/log(?:/checkpoint|/(?:0|[1-9][0-9]{0,15})/proof)?")
 _LOOKS = {"/api/overview": MODELS, "/api/rounds": READ, "/api/members": READ}
@@ -117,7 +118,10 @@ class Api:
         try:
             raw = json.loads(await request.body())
             offer = parse(Offer, raw, where="the run")
-            canonical(raw)  # a task's options are anything, but what members sign has no NaN
+            size = len(canonical(raw))  # a task's options are anything, but what members sign has no NaN
+            if size > MAX_OFFER_BYTES:
+                what = f"the run's settings take {size} bytes; expected at most {MAX_OFFER_BYTES}"
+                raise InputError("config.value", f"{what}, for they go into the log")
             if offer.federation.name != self._federation:
                 name = offer.federation.name
                 raise InputError("config.value", f"the run is for {name!r}; expected {self._federation!r}")
