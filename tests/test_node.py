@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -30,12 +30,16 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app.message import make_message
+from flwr.common.serde import message_to_proto
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.inflatable.inflatable_object import get_object_id
+from moonflower import logs
 from moonflower.client.door import fleet as fleets
 from moonflower.client.door import keeper, pulse, replies
 from moonflower.client.door.child import Worker
 from moonflower.client.door.fleet import Fleet, Stopped
-from moonflower.client.door.journal import OneLine, printable
 from moonflower.client.door.login import new_client_key
 from moonflower.client.door.node import Node
 from moonflower.client.door.replies import FleetError, Forgotten, NodeRefused, RunOver
@@ -46,6 +50,7 @@ from moonflower.crypto.merkle import leaf_hash
 from moonflower.crypto.note import Signer, cosignatures, sign_checkpoint
 from moonflower.errors import InputError, Refused
 from moonflower.messages import Enrol, Enrolled, Refusal, Shown, Witnessed
+from moonflower.server.door.replies import Replies
 from superlink import Run, SuperLink, client_config, superlink, wait_for
 
 pytestmark = pytest.mark.slow
@@ -421,6 +426,27 @@ def test_what_is_out_of_reach_is_asked_again(
     assert (min(tries) >= 10) == (kind == "tls")  # a person has to mend it: no hurry
 
 
+def test_a_reply_of_nonsense_passes_flower_and_ends_no_serverapp(link: SuperLink, tmp_path: Path) -> None:
+    """A hostile node with good keys: the object's hash is right, its length is right, and it is no message."""
+    fleet = door(link.url, tmp_path)
+    link.register(load_keys(tmp_path / "state").node.public_key())
+    node = fleet.activate()
+    junk = b"Message  4\0junk"
+    with run_of(link) as run:
+        asked = run.send(node, "query.echo", nothing())
+        work = fleet.pull()
+        assert work is not None
+        head = message_to_proto(make_message(Message(nothing(), reply_to=work.head).metadata, RecordDict()))
+        head.metadata.message_id = get_object_id(junk)
+        tree = ObjectTree(object_id=head.metadata.message_id)
+        fleet.push(work, head.SerializeToString(), tree.SerializeToString(), 0.0).send([junk])
+        taken = Replies(run.grid)
+        (reply,) = wait_for(lambda: list(taken.pull_messages([asked])))
+        taken.close()
+    fleet.close()
+    assert reply.error.reason == "it makes no sense"
+
+
 def test_a_login_that_is_refused_is_refused(link: SuperLink, tmp_path: Path) -> None:
     fleet = door(link.url, tmp_path, auth=Tokens(Refused("auth.client_refused", "unknown client")))
     with pytest.raises(Refused, match="unknown client"):
@@ -554,8 +580,10 @@ def test_sigterm_logs_out_and_sigkill_leaves_nobody(link: SuperLink, tmp_path: P
         assert link.status(node_id) == "offline"
         assert not any(alive(one) for one in everyone)
     lines = (tmp_path / "state" / "client.log").read_text().splitlines()
-    assert any(f"INFO Cleveland: connected to {link.url} as node {node_id}" in line for line in lines)
-    assert all(line[19] == "Z" for line in lines)
+    assert any(
+        f"[info] connected to {link.url} as node {node_id} process=node member=Cleveland" in line for line in lines
+    )
+    assert all(logs.is_ours(line, "console") for line in lines)
     with process("keep", str(config)) as kept:
         wait_for(lambda: link.status(node_id) == "online")
         everyone = family(kept.pid)
@@ -636,9 +664,9 @@ def test_the_real_node_says_what_is_wrong_and_waits_for_its_issuer(link: SuperLi
     assert started.returncode == 0
     assert not link.calls
     lines = [line.strip().partition("Z ")[2] for line in said]
-    assert lines[0].startswith("INFO Cleveland: data and schema are in order")
-    assert lines[1].startswith("WARNING Cleveland: ")
-    assert lines[1].endswith("; trying again until it works")
+    assert lines[0] == "[info] data and schema are in order process=worker member=Cleveland"
+    assert lines[1].startswith("[warning] ")
+    assert "; trying again until it works process=node member=Cleveland" in lines[1]
     assert len(lines) == 2
 
 
@@ -666,7 +694,7 @@ def test_the_keeper_starts_a_broken_node_again(tmp_path: Path, monkeypatch: pyte
     assert "by signal 9" in log
     assert "with status 75" in log
     assert "with status 1;" in log
-    assert log.count("WARNING Cleveland: odd words") == 4
+    assert log.count("[warning] odd words process=keeper member=Cleveland") == 4
 
 
 def test_the_keeper_gives_a_refused_node_two_more_tries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -722,11 +750,3 @@ def test_isolation_that_cannot_be_had_is_an_input_error(tmp_path: Path, monkeypa
     assert raised.value.code == "config.isolate"
     assert "isolate = false" in raised.value.hint
     assert not worker.confined(load_config(ClientConfig, client_config(tmp_path, CONFIGS / "data", isolate=False)))
-
-
-def test_a_log_line_is_one_line() -> None:
-    record = logging.makeLogRecord({"msg": "a\nb", "levelname": "INFO", "created": 0.0})
-    assert OneLine("St. Mary 100%").format(record) == "1970-01-01T00:00:00Z INFO St. Mary 100%: a b"
-    assert printable("\x1b[2Jx") == " [2Jx"
-    check: Callable[[str], str] = printable
-    assert len(check("y" * 9000)) == 4000

@@ -6,11 +6,12 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.serde import message_to_proto
-from flwr.proto.message_pb2 import ConfirmMessageReceivedResponse, PullObjectResponse
+from flwr.proto.message_pb2 import ConfirmMessageReceivedResponse, ObjectTree, PullObjectResponse
 from flwr.proto.runtime_pb2 import PullAppMessagesResponse
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_id, get_object_tree
 from flwr.supercore.task_identity import TaskIdentity
 from moonflower.server.door.replies import Replies
 
@@ -52,6 +53,16 @@ class Flower:
     def ConfirmMessageReceived(self, request: Any) -> Any:
         self.confirmed.append(request.message_object_id)
         return ConfirmMessageReceivedResponse()
+
+
+def forge(flower: Flower, asked: str, content: bytes) -> None:
+    """Announce a reply whose root is an object of the member's own making."""
+    flower.reply(asked, "hello")
+    head, tree = flower.announced[asked]
+    head.metadata.message_id = get_object_id(content)
+    flower.objects[head.metadata.message_id] = content
+    flower.known.add(head.metadata.message_id)
+    flower.announced[asked] = head, ObjectTree(object_id=head.metadata.message_id, children=tree.children)
 
 
 def pulled(replies: Replies, *asked: str, within_s: float = 2.0) -> Message | None:
@@ -106,6 +117,58 @@ def test_a_slow_upload_is_waited_for() -> None:
         time.sleep(0.25)
         flower.objects[name] = content
     assert text(pulled(replies, "a")) == "slow"
+    replies.close()
+
+
+FORGED = {
+    "junk": b"junk",
+    "a message that is none": b"Message  4\0junk",
+    "an empty message": b"Message  0\0",
+    "another kind of object": b"RecordDict  2\0{}",
+    "a kind that nobody knows": b"Nothing  0\0",
+    "a part that did not come": b"Message " + b"a" * 64 + b" 0\0",
+}
+
+
+@pytest.mark.parametrize("content", FORGED.values(), ids=FORGED)
+def test_a_reply_that_makes_no_sense_is_an_error_of_its_own(content: bytes) -> None:
+    flower = Flower()
+    replies = Replies(flower.grid)
+    forge(flower, "a", content)
+    flower.reply("b", "hello")
+    error = pulled(replies, "a")
+    assert error is not None
+    assert (error.has_error(), error.metadata.reply_to_message_id) == (True, "a")
+    assert text(pulled(replies, "b")) == "hello"
+    replies.close()
+
+
+def test_a_reply_that_says_it_answers_another_message_is_given_up() -> None:
+    """Its announcement, which Flower checks, names the right one; what counts for the exchange is in the reply."""
+    flower = Flower()
+    replies = Replies(flower.grid)
+    flower.reply("b", "in the name of another member")
+    head, tree = flower.announced.pop("b")
+    head.metadata.reply_to_message_id = "a"
+    flower.announced["a"] = head, tree
+    error = pulled(replies, "a")
+    assert error is not None
+    assert (error.has_error(), error.metadata.reply_to_message_id) == (True, "a")
+    replies.close()
+
+
+def test_a_reply_without_a_dictionary_of_records_is_given_up() -> None:
+    flower = Flower()
+    replies = Replies(flower.grid)
+    flower.reply("a", "hello")
+    head, tree = flower.announced["a"]
+    (inner,) = tree.children[0].children  # the ConfigRecord within the RecordDict
+    body = flower.objects[tree.object_id].partition(b"\0")[2]
+    content = f"Message {inner.object_id} {len(body)}\0".encode() + body
+    forge(flower, "a", content)
+    error = pulled(replies, "a")
+    assert error is not None
+    assert error.has_error()
     replies.close()
 
 

@@ -4,16 +4,20 @@ Flower shows a reply when it is announced, before its parts have been uploaded, 
 one reply before it looks at the next: a member that is killed in the middle of an upload, or announces and uploads
 nothing, would hold up everybody for three minutes. Here it holds up nobody, and is given up once nothing has come
 from it for a while; whoever asked may ask it again.
+
+What is in a reply is the member's own making. One of which Flower can make nothing, or that says that it answers
+something else, is an error of that member, and not the end of this process.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from flwr.app import Error, Message, Metadata
+from flwr.app import Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
 from flwr.common.constant import ErrorCode
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest
@@ -21,6 +25,7 @@ from flwr.proto.runtime_pb2 import PullAppMessagesRequest
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
+logger = logging.getLogger(__name__)
 STALL_S = 30.0
 PAUSE_S = 0.05
 AT_ONCE = 16  # replies that are being fetched; one at a time is handed out
@@ -72,19 +77,32 @@ class Replies:
                 contents[missing.pop(0)] = reply.object_content
                 newest = time.monotonic()
             elif not reply.object_found or time.monotonic() - newest > self._stall_s:
-                return _given_up(asked, run)
+                return _given_up(asked, run, "its parts did not come")
             else:
                 time.sleep(PAUSE_S)
         self._client.ConfirmMessageReceived(
             ConfirmMessageReceivedRequest(node=node, run_id=run, message_object_id=identifier)
         )
-        message = inflate_object_from_contents(identifier, contents)
+        try:
+            message = _answering(asked, inflate_object_from_contents(identifier, contents))
+        except Exception as error:  # junk makes Flower stumble in many ways; its words may be the member's
+            logger.warning("a reply was given up: it makes no sense (%s)", type(error).__name__)
+            return _given_up(asked, run, "it makes no sense")
         message.metadata.__dict__["_message_id"] = identifier
         return message
 
 
-def _given_up(asked: str, run: int) -> Message:
-    """Return an error in place of a reply whose parts did not come."""
+def _answering(asked: str, found: Any) -> Message:
+    """Return what was found, if it is a message that answers this one."""
+    if not isinstance(found, Message) or found.metadata.reply_to_message_id != asked:
+        raise ValueError("another kind of object, or an answer to another message")
+    if not (found.has_error() or isinstance(found.content, RecordDict)):
+        raise ValueError("the content is no RecordDict")
+    return found
+
+
+def _given_up(asked: str, run: int, why: str) -> Message:
+    """Return an error in place of a reply."""
     about = Metadata(
         run_id=run,
         message_id="",
@@ -96,4 +114,4 @@ def _given_up(asked: str, run: int) -> Message:
         ttl=0.0,
         message_type="system",
     )
-    return make_message(metadata=about, error=Error(ErrorCode.MESSAGE_UNAVAILABLE, "its parts did not come"))
+    return make_message(metadata=about, error=Error(ErrorCode.MESSAGE_UNAVAILABLE, why))
