@@ -142,6 +142,29 @@ def test_a_run_that_goes_on_between_deaths_is_not_given_up(state: State) -> None
     assert len(flower.started) >= 5
 
 
+def test_the_rounds_of_an_earlier_run_do_not_count_against_the_next(state: State) -> None:
+    flower = Flower()
+    watched = Supervisor(state, flower, 1)
+
+    def dies_after(run: str, number: int) -> None:
+        watched.look()
+        with state.store.transaction() as db:
+            history.write_round(db, run, Round(number, number, status="promoted"))
+        flower.over.add(len(flower.started))
+        watched.look()
+
+    queue(state, "r1")
+    for number in range(1, 6):
+        dies_after("r1", number)
+    end(state, "r1")
+    flower.over.add(len(flower.started))
+    queue(state, "r2")
+    for number in range(6, 9):
+        dies_after("r2", number)
+    assert status(state, "r2")[0] == "queued"
+    assert flower.started.count("r2") >= 3
+
+
 HOLD = """
 import sys, time
 from pathlib import Path

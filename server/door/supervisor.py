@@ -102,7 +102,7 @@ class Supervisor:
     def __init__(self, state: State, flower: Flower, restarts: int) -> None:
         self._state, self._flower, self._restarts = state, flower, restarts
         self._started: _Started | None = None
-        self._deaths, self._seen = 0, 0
+        self._mourned, self._deaths, self._seen = "", 0, 0
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -146,6 +146,8 @@ class Supervisor:
 
     def _died(self, run: str) -> None:
         """Count a ServerApp that ended before its run did; give the run up when that happens in a row."""
+        if run != self._mourned:
+            self._mourned, self._deaths, self._seen = run, 0, 0
         with self._state.store.transaction() as db:
             done = _finished(db, run)
             self._deaths = 1 if done > self._seen else self._deaths + 1
