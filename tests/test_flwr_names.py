@@ -149,7 +149,12 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "server/door/replies.py": {
-        "flwr.app": ("Error(code, reason)", "Message", "Metadata(run_id, message_id, reply_to_message_id)", "RecordDict"),
+        "flwr.app": (
+            "Error(code, reason)",
+            "Message",
+            "Metadata(run_id, message_id, reply_to_message_id)",
+            "RecordDict",
+        ),
         "flwr.app.message": ("make_message(metadata, error)",),
         "flwr.common.constant": ("ErrorCode.MESSAGE_UNAVAILABLE",),
         "flwr.proto.message_pb2": (

@@ -861,6 +861,20 @@ def test_the_log_gets_one_entry_a_minute_for_each_code_and_member(
     assert {one["details"]["path"] for one in door.refusals()} == {PULL, ACTIVATE}
 
 
+def test_a_connection_that_was_cut_off_is_told_once_a_minute(
+    door: Door, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "QUIET_S", 0.2)
+    for _ in range(60):
+        door.app.cut("conn.head_timeout", HERE)
+    time.sleep(0.25)
+    door.app.cut("conn.head_timeout", HERE)
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first == f"closed a connection from {HERE}: conn.head_timeout"
+    assert second == f"{first}; 59 more since the last such line"
+    assert door.refusals() == []
+
+
 # Runs
 
 

@@ -55,7 +55,8 @@ def closed_after(sock: socket.socket, limit_s: float) -> bool:
 
 
 def test_sixty_half_open_connections_are_closed_and_a_good_client_is_served() -> None:
-    with served(hello, protocol(0.4, 200)) as port:
+    cut: list[tuple[str, str]] = []
+    with served(hello, protocol(0.4, 200, cut=lambda *why: cut.append(why))) as port:
         half = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
         for one in half:
             one.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
@@ -63,6 +64,7 @@ def test_sixty_half_open_connections_are_closed_and_a_good_client_is_served() ->
         assert all(closed_after(one, 2.0) for one in half)
         for one in half:
             one.close()
+    assert cut == [("conn.head_timeout", "127.0.0.1")] * 60
 
 
 def test_a_connection_that_says_nothing_is_closed() -> None:
@@ -82,12 +84,15 @@ def test_the_second_request_of_a_connection_has_a_deadline_too() -> None:
 
 
 def test_an_endless_head_is_cut_off() -> None:
-    with served(hello, protocol(5.0, 200)) as port, socket.create_connection(("127.0.0.1", port)) as sock:
+    cut: list[str] = []
+    http = protocol(5.0, 200, cut=lambda code, _: cut.append(code))
+    with served(hello, http) as port, socket.create_connection(("127.0.0.1", port)) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
         with contextlib.suppress(OSError):
             for _ in range(MAX_HEAD_BYTES // 1000 + 5):
                 sock.sendall(b"x-filler: " + b"a" * 990 + b"\r\n")
         assert closed_after(sock, 2.0)
+    assert cut == ["conn.head_too_large"]
 
 
 def test_an_endless_head_is_cut_off_while_the_request_before_it_is_answered() -> None:
@@ -139,7 +144,8 @@ def test_an_app_that_breaks_is_in_the_log(caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_an_address_has_a_number_of_connections() -> None:
-    with served(hello, protocol(5.0, 3)) as port:
+    cut: list[str] = []
+    with served(hello, protocol(5.0, 3, cut=lambda code, _: cut.append(code))) as port:
         kept = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
         time.sleep(0.1)
         with socket.create_connection(("127.0.0.1", port)) as fourth:
@@ -148,6 +154,22 @@ def test_an_address_has_a_number_of_connections() -> None:
             one.close()
         time.sleep(0.1)
         assert httpx.get(f"http://127.0.0.1:{port}/").status_code == 200
+    assert cut == ["conn.too_many"]
+
+
+FILES = """
+import resource
+from moonflower.server.door.limits import take_all_files
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, min(most, 4096) if most > 0 else 4096))
+take_all_files()
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+
+
+def test_the_server_opens_as_many_files_as_it_may() -> None:
+    done = subprocess.run([sys.executable, "-c", FILES], capture_output=True, text=True, check=True, timeout=30)
+    assert int(done.stdout) == 4096
 
 
 def _body(*parts: tuple[float, bytes, bool]):

@@ -297,6 +297,8 @@ def test_a_run_comes_to_its_end_under_half_open_connections_and_junk(live: Live,
     print(f"\n{rate:.0f} junk tokens a second: {said}; the run took {took:.1f} s; server at {largest[0]:.0f} MB")
     check_done(live, shown, expected)
     assert len(heads) == 60
+    cut = [line for line in live.output("server").splitlines() if "conn.head_timeout" in line]
+    assert 1 <= len(cut) <= 2
     assert rate > 100, "the flood was no flood"
     assert largest[0] < 1024
     answers = {answer for one in said for answer in one["answers"]}

@@ -161,7 +161,7 @@ def test_a_reply_without_a_dictionary_of_records_is_given_up() -> None:
     flower = Flower()
     replies = Replies(flower.grid)
     flower.reply("a", "hello")
-    head, tree = flower.announced["a"]
+    _, tree = flower.announced["a"]
     (inner,) = tree.children[0].children  # the ConfigRecord within the RecordDict
     body = flower.objects[tree.object_id].partition(b"\0")[2]
     content = f"Message {inner.object_id} {len(body)}\0".encode() + body

@@ -129,6 +129,13 @@ class Gateway:
             retry = [("retry-after", str(RETRY_S))]
             await _reply(send, 503, "http.unavailable", "the server cannot answer now; try later", retry)
 
+    def cut(self, code: str, address: str) -> None:
+        """Log that a connection was closed before it came to a request: each kind once a minute."""
+        more = self._silent(code, "")
+        if more is not None:
+            before = f"; {more} more since the last such line" if more else ""
+            logger.warning("closed a connection from %s: %s%s", address, code, before)
+
     async def _serve(self, scope: Any, receive: Any, answer: _Answer) -> None:
         method, path = scope["method"], scope["path"]
         if self._dashboard is not None and self._dashboard.serves(path):

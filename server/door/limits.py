@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from ...errors import Refused
 
 MAX_HEAD_BYTES = 64 << 10
 MAX_ADDRESSES = 10_000
+OPEN_FILES = 65_536
 # uvicorn warns of every request that is no HTTP: whoever sends many would fill the disk with it. Errors come through.
 wire = logging.getLogger(f"{__name__}.wire")
 wire.setLevel(logging.ERROR)
@@ -28,13 +30,28 @@ class TooMuch(Refused):
         self.status = status
 
 
-def protocol(head_timeout_s: float, per_address: int, open_now: Counter[str] | None = None) -> type[HttpToolsProtocol]:
+def take_all_files() -> None:
+    """Let this process open as many files as it may: connections before their handshake are counted nowhere else."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
+def protocol(
+    head_timeout_s: float,
+    per_address: int,
+    open_now: Counter[str] | None = None,
+    cut: Callable[[str, str], None] = lambda _code, _address: None,
+) -> type[HttpToolsProtocol]:
     """Return an HTTP protocol that closes what does not complete a request's head, and what comes too often.
 
     Args:
         head_timeout_s: from the first moment of a connection, and from a later request's first byte.
         per_address: open connections of one address.
         open_now: where these are counted, by address, if somebody wants to know.
+        cut: called with (code, address) for a connection that is closed for it: ``conn.head_timeout``,
+            ``conn.head_too_large``, ``conn.too_many``.
     """
     opened = Counter[str]() if open_now is None else open_now
 
@@ -51,7 +68,7 @@ def protocol(head_timeout_s: float, per_address: int, open_now: Counter[str] | N
             self._address = self.client[0] if self.client else ""
             opened[self._address] += 1
             if opened[self._address] > per_address:
-                transport.abort()
+                self._cut("conn.too_many")
                 return
             self._await_head()
 
@@ -70,7 +87,7 @@ def protocol(head_timeout_s: float, per_address: int, open_now: Counter[str] | N
                 self._head_bytes += len(data)
             super().data_received(data)
             if self._timer is not None and self._head_bytes > MAX_HEAD_BYTES:
-                self.transport.abort()
+                self._cut("conn.head_too_large")
 
         def on_headers_complete(self) -> None:
             self._head_is_here()
@@ -78,12 +95,17 @@ def protocol(head_timeout_s: float, per_address: int, open_now: Counter[str] | N
 
         def _await_head(self) -> None:
             self._head_bytes = 0
-            self._timer = self.loop.call_later(head_timeout_s, self.transport.abort)
+            self._timer = self.loop.call_later(head_timeout_s, self._cut, "conn.head_timeout")
 
         def _head_is_here(self) -> None:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
+
+        def _cut(self, code: str) -> None:
+            self._head_is_here()
+            self.transport.abort()
+            cut(code, self._address)
 
     return Limited
 

@@ -52,7 +52,7 @@ from .dashboard.routes import Dashboard
 from .dashboard.sessions import Sessions
 from .gateway import Gateway, pin_of
 from .hold import HoldObjects
-from .limits import protocol
+from .limits import protocol, take_all_files
 from .metrics import Metrics, Process, registry
 from .supervisor import Supervisor
 from .tokens import Verifier
@@ -187,6 +187,7 @@ def serve(config: ServerConfig, path: Path) -> None:
     """
     peers.check_supported()
     os.umask(0o077)
+    take_all_files()
     narrator.to_stderr()
     settings = config.server
     tls = _tls(settings.tls_cert, settings.tls_key)
@@ -254,7 +255,7 @@ async def _serve(
     }
     inside = _Server(uvicorn.Config(runtime_only(held), http=peers.OwnUserOnly, ws="none", **quiet))
     connections: Counter[str] = Counter()
-    limited = protocol(settings.head_timeout_s, settings.connections_per_address, connections)
+    limited = protocol(settings.head_timeout_s, settings.connections_per_address, connections, gateway.cut)
     secured: dict[str, Any] = {"ssl_context_factory": lambda *_: tls, "lifespan": "off", "server_header": False}
     outside = _Server(uvicorn.Config(gateway, http=limited, ws="none", **secured, **quiet))
     metrics = Metrics(state, Process(flower.online, lambda: sum(connections.values()), lambda: dict(gateway.refusals)))
