@@ -48,6 +48,7 @@ from moonflower.configs.schema import load_schema
 from moonflower.configs.settings import load_run
 from moonflower.crypto.merkle import leaf_hash
 from moonflower.crypto.note import Signer, cosignatures, sign_checkpoint
+from moonflower.discovery import IssuerUnreachable, client, get
 from moonflower.errors import InputError, Refused
 from moonflower.messages import Enrol, Enrolled, Refusal, Shown, Witnessed
 from moonflower.server.door.replies import Replies
@@ -462,14 +463,18 @@ def test_a_broken_ca_file_is_named(tmp_path: Path) -> None:
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that only who was told trusts, and its key."""
+    """A certificate for 127.0.0.1 and fl.example.org that only who was told trusts, and its key."""
     key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    names = [x509.IPAddress(ip_address("127.0.0.1")), x509.DNSName("fl.example.org")]
     now = datetime.now(UTC)
     made = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            critical=False,
+        )
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
     )
@@ -514,6 +519,74 @@ def test_a_certificate_that_does_not_hold_is_named(
         fleet.close()
     (said,) = [record.getMessage() for record in caplog.records]
     assert said.startswith("the server cannot be reached" if trusted else "the server's certificate does not hold: ")
+
+
+@contextmanager
+def far_away(cert: Path, secret: Path) -> Iterator[tuple[str, list[str]]]:
+    """An HTTP proxy, and behind it, wherever it is asked for, a server that refuses; gives address and what was asked.
+
+    The name fl.example.org leads nowhere from here, so whoever gets an answer went through the proxy.
+    """
+    asked: list[str] = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, secret)
+    said = json.dumps({"code": "auth.client_revoked", "detail": "revoked"}).encode()
+    head = f"HTTP/1.1 401 x\r\nContent-Length: {len(said)}\r\nConnection: close\r\nWWW-Authenticate: DPoP\r\n\r\n"
+
+    def answer(raw: socket.socket) -> None:
+        with raw, contextlib.suppress(OSError):
+            asked.append(raw.recv(4096).decode().partition("\r\n")[0])
+            raw.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            with context.wrap_socket(raw, server_side=True) as sock:
+                asked.append(sock.recv(65536).decode(errors="replace").partition("\r\n")[0])
+                sock.sendall(head.encode() + said)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(0.05)
+        over = threading.Event()
+
+        def serve() -> None:
+            while not over.is_set():
+                with contextlib.suppress(TimeoutError):
+                    answer(listening.accept()[0])
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}", asked
+        finally:
+            over.set()
+            thread.join()
+
+
+def test_node_and_login_go_through_a_proxy_and_believe_a_private_ca(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cert, secret = certificate(tmp_path)
+    for name in ("HTTP_PROXY", "http_proxy", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with far_away(cert, secret) as (proxy, asked):
+        monkeypatch.setenv("HTTPS_PROXY", proxy)
+        stop = threading.Event()
+        fleet = door("https://fl.example.org:8443", tmp_path, ca=cert, stop=stop)
+        too_long = threading.Timer(10, stop.set)
+        too_long.start()
+        with pytest.raises(NodeRefused, match="revoked"):
+            fleet.activate()
+        too_long.cancel()
+        fleet.close()
+        assert asked == ["CONNECT fl.example.org:8443 HTTP/1.1", "POST /v1/fleet/activate-node HTTP/1.1"]
+        asked.clear()
+        with client("https://fl.example.org", cert) as http, pytest.raises(IssuerUnreachable, match="answers 401"):
+            get(http, "https://fl.example.org/.well-known/openid-configuration")
+        assert asked == [
+            "CONNECT fl.example.org:443 HTTP/1.1",
+            "GET /.well-known/openid-configuration HTTP/1.1",
+        ]
+        asked.clear()
+        with client("https://fl.example.org", None) as http, pytest.raises(IssuerUnreachable, match="ConnectError"):
+            get(http, "https://fl.example.org/jwks")
+        assert asked == ["CONNECT fl.example.org:443 HTTP/1.1"], "the private CA is believed by whoever names it only"
 
 
 def test_heartbeats_go_on_whatever_happens(link: SuperLink, tmp_path: Path) -> None:
