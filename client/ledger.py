@@ -4,8 +4,8 @@ Which runs the member agreed to, keys and rosters of epochs, what was sealed und
 was opened for, the versions that the member holds and its own validation metric of each. A member that was killed at
 any moment goes on from it. The coordinator never sees it. The rules that read it are in ``guard.py``.
 
-Every transition is one transaction, and writes an entry of the journal in it: the member's own record of what it did
-and what it refused. A journal holds digests, names and codes; no key, no count of rows, no value of a row.
+Every transition is one transaction, and writes an entry of the journal (``deeds.py``) in it. The tables are in
+``tables.py``.
 """
 
 from __future__ import annotations
@@ -14,25 +14,10 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import (
-    Boolean,
-    Column,
-    ColumnElement,
-    Connection,
-    Float,
-    Index,
-    Integer,
-    LargeBinary,
-    String,
-    Table,
-    func,
-    null,
-    select,
-)
+from sqlalchemy import ColumnElement, Connection, func, null, select
 from sqlalchemy.dialects.sqlite import insert
 
 from ..canonical import canonical, digest
@@ -41,88 +26,12 @@ from ..crypto.dealing import EpochShares
 from ..crypto.flood import Answered
 from ..crypto.keys import EpochKey, EpochTerms
 from ..store import Store
-from . import shares
+from . import deeds, shares, tables
 from .guard import Held, Remembered
-from .shares import OwnDeal, metadata
+from .shares import OwnDeal
 
 FILE_NAME = "ledger.db"
 APPLICATION_ID = 0x6D666C64  # "mfld"
-_agreements = Table(
-    "agreements",
-    metadata,
-    Column("run", String, primary_key=True),
-    Column("offer", String, nullable=False),
-)
-_epochs = Table(
-    "epochs",
-    metadata,
-    Column("epoch", Integer, primary_key=True),
-    Column("run", String, nullable=False),
-    Column("roster", String, nullable=False),
-    Column("terms", String, nullable=False),
-    Column("he_key", LargeBinary, nullable=False),
-    Column("secret", LargeBinary, nullable=False),
-    Column("confirmed", Boolean, nullable=False),
-)
-_sealed = Table(
-    "sealed",
-    metadata,
-    Column("purpose", String, primary_key=True),
-    Column("run", String, primary_key=True),
-    Column("epoch", Integer, primary_key=True),
-    Column("number", Integer, primary_key=True),
-    Column("context", String, nullable=False),
-    Column("header", String, nullable=False),
-    Column("clipped_share", Float, nullable=False),
-    Column("envelope", LargeBinary),
-)
-_opened = Table(
-    "opened",
-    metadata,
-    Column("purpose", String, primary_key=True),
-    Column("key", String, primary_key=True),
-    Column("members", String, nullable=False),
-)
-_versions = Table("versions", metadata, Column("sha256", String, primary_key=True), Column("metric", Float))
-_models = Table(  # apart: SQLite writes a whole row again when any part of it changes
-    "models", metadata, Column("sha256", String, primary_key=True), Column("model", LargeBinary, nullable=False)
-)
-_witnessed = Table(
-    "witnessed",
-    metadata,
-    Column("size", Integer, primary_key=True, autoincrement=False),
-    Column("root", LargeBinary, nullable=False),
-    Column("key", String, nullable=False),
-    Column("note", String, nullable=False),
-)
-_facts = Table("facts", metadata, Column("key", String, primary_key=True), Column("value", String, nullable=False))
-_journal = Table(
-    "journal",
-    metadata,
-    Column("idx", Integer, primary_key=True),
-    Column("time", String, nullable=False),
-    Column("event", String, nullable=False),
-    Column("run", String, nullable=False),
-    Column("epoch", Integer),
-    Column("number", Integer),
-    Column("purpose", String, nullable=False),
-    Column("code", String, nullable=False),
-    Column("what", String, nullable=False),  # canonical JSON
-    Index("journal_by_place", "run", "number", "event"),
-)
-DEEDS = {
-    "agreed": "took part in a run, for this offer",
-    "dealt": "took an epoch's keys from its dealer",
-    "confirmed": "found that all members of the epoch hold the same keys",
-    "sealed": "sealed an envelope under this context",
-    "opening": "fixed the set for which a sum is opened; from here on it may have been",
-    "partial": "gave a partial opening of a sum; from here on t members may have opened it",
-    "opened": "opened the sum and signed what follows from it",
-    "judged": "voted on a candidate",
-    "refused": "refused a message; code: why",
-    "let_go": "let go of what it held, for its operator decided so; from then on that no longer binds it",
-}
-REFUSALS = 10_000  # that a journal holds: whoever asks for nonsense without end does not fill this member's disk
 CHECKPOINTS = 1000  # that a member keeps
 _FORK, _PROVED_FORK = "log.fork", "log.fork.proved"
 
@@ -153,7 +62,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.time) -> None:
-        self._store, self._clock = Store(path, metadata, APPLICATION_ID, private=True), clock
+        self._store, self._clock = Store(path, tables.metadata, APPLICATION_ID, private=True), clock
 
     def close(self) -> None:
         """Close the file."""
@@ -163,13 +72,15 @@ class Ledger:
         """Keep what a run was agreed to for; the first offer stays."""
         row = {"run": run, "offer": canonical(offer).decode()}
         with self._store.transaction() as db:
-            if db.execute(insert(_agreements).values(row).on_conflict_do_nothing()).rowcount:
+            if db.execute(insert(tables.agreements).values(row).on_conflict_do_nothing()).rowcount:
                 self._note(db, "agreed", run=run, offer=digest(offer))
 
     def agreement(self, run: str) -> dict[str, Any] | None:
         """Return the offer that this member agreed to for a run, or None."""
         with self._store.read() as db:
-            offer = db.execute(select(_agreements.c.offer).where(_agreements.c.run == run)).scalar_one_or_none()
+            offer = db.execute(
+                select(tables.agreements.c.offer).where(tables.agreements.c.run == run)
+            ).scalar_one_or_none()
         return None if offer is None else dict(json.loads(offer))
 
     def keep_epoch(self, epoch: Epoch) -> None:
@@ -185,25 +96,25 @@ class Ledger:
             "confirmed": epoch.confirmed,
         }
         with self._store.transaction() as db:
-            db.execute(insert(_epochs).values(row).on_conflict_do_update(["epoch"], set_=row))
+            db.execute(insert(tables.epochs).values(row).on_conflict_do_update(["epoch"], set_=row))
             if isinstance(key, EpochShares):
                 shares.keep_shares(db, key)
             self._note(db, "dealt", run=epoch.run, epoch=key.terms.epoch, roster=key.terms.roster)
 
     def confirm_epoch(self, epoch: int) -> None:
         """Mark an epoch's keys as confirmed."""
-        waiting = (_epochs.c.epoch == epoch) & ~_epochs.c.confirmed
+        waiting = (tables.epochs.c.epoch == epoch) & ~tables.epochs.c.confirmed
         with self._store.transaction() as db:
-            run = db.execute(select(_epochs.c.run).where(waiting)).scalar_one_or_none()
+            run = db.execute(select(tables.epochs.c.run).where(waiting)).scalar_one_or_none()
             if run is not None:
-                db.execute(_epochs.update().where(waiting).values(confirmed=True))
+                db.execute(tables.epochs.update().where(waiting).values(confirmed=True))
                 shares.confirmed(db, epoch)
                 self._note(db, "confirmed", run=run, epoch=epoch)
 
     def epoch(self, epoch: int) -> Epoch | None:
         """Return an epoch, confirmed or not."""
         with self._store.read() as db:
-            row = db.execute(select(_epochs).where(_epochs.c.epoch == epoch)).one_or_none()
+            row = db.execute(select(tables.epochs).where(tables.epochs.c.epoch == epoch)).one_or_none()
             if row is None:
                 return None
             terms = EpochTerms(**json.loads(row.terms))
@@ -224,11 +135,11 @@ class Ledger:
     def newest_epoch(self) -> int:
         """Return the number of the newest epoch of which this member holds keys; 0 for none."""
         with self._store.read() as db:
-            return int(db.execute(select(func.max(_epochs.c.epoch))).scalar_one() or 0)
+            return int(db.execute(select(func.max(tables.epochs.c.epoch))).scalar_one() or 0)
 
     def cards(self) -> list[dict[str, Any]]:
         """Return the cards of all confirmed epochs, newest first, each once; they were pinned when it kept them."""
-        query = select(_epochs.c.roster).where(_epochs.c.confirmed).order_by(_epochs.c.epoch.desc())
+        query = select(tables.epochs.c.roster).where(tables.epochs.c.confirmed).order_by(tables.epochs.c.epoch.desc())
         with self._store.read() as db:
             rosters = db.execute(query).scalars().all()
         cards: dict[tuple[str, str], dict[str, Any]] = {}
@@ -252,10 +163,10 @@ class Ledger:
             model: the base's file, for the opening; the one before is dropped. None for statistics, which have no base.
             metrics: version → this member's own validation metric, of those that were measured on the way.
         """
-        earlier = (_sealed.c.purpose == context.purpose) & (_sealed.c.run == context.run)
+        earlier = (tables.sealed.c.purpose == context.purpose) & (tables.sealed.c.run == context.run)
         with self._store.transaction() as db:
-            db.execute(_sealed.update().where(earlier).values(envelope=None))
-            db.execute(insert(_sealed).values(**_place(context), **vars(sealed)))
+            db.execute(tables.sealed.update().where(earlier).values(envelope=None))
+            db.execute(insert(tables.sealed).values(**_place(context), **vars(sealed)))
             if model is not None:
                 _keep_model(db, context.base, model)
             _keep_metrics(db, metrics or {})
@@ -267,12 +178,11 @@ class Ledger:
         Args:
             envelope: read its bytes too; else they are None, as if they were lost.
         """
-        where: list[ColumnElement[bool]] = [_sealed.c[name] == value for name, value in _place(context).items()]
-        bytes_ = _sealed.c.envelope if envelope else null().label("envelope")
+        where: list[ColumnElement[bool]] = [tables.sealed.c[name] == value for name, value in _place(context).items()]
+        bytes_ = tables.sealed.c.envelope if envelope else null().label("envelope")
+        columns = (tables.sealed.c.context, tables.sealed.c.header, tables.sealed.c.clipped_share, bytes_)
         with self._store.read() as db:
-            row = db.execute(
-                select(_sealed.c.context, _sealed.c.header, _sealed.c.clipped_share, bytes_).where(*where)
-            ).one_or_none()
+            row = db.execute(select(*columns).where(*where)).one_or_none()
         return None if row is None else Remembered(**row._asdict())
 
     def remember_opening(self, context: RoundContext, key: str, members: Sequence[str]) -> None:
@@ -285,7 +195,7 @@ class Ledger:
         """
         row = {"purpose": context.purpose, "key": key, "members": canonical(sorted(members)).decode()}
         with self._store.transaction() as db:
-            db.execute(insert(_opened).values(row).on_conflict_do_nothing())
+            db.execute(insert(tables.opened).values(row).on_conflict_do_nothing())
             self._note_once(db, "opening", **_place(context), context=context.digest, members=sorted(members))
 
     def remember_partial(
@@ -308,7 +218,7 @@ class Ledger:
         with self._store.transaction() as db:
             before = shares.answered(db, context.digest) or Answered(context.digest, tuple(members))
             record, spent = admit(before, shares.spent(db, context.epoch))
-            db.execute(insert(_opened).values(row).on_conflict_do_nothing())
+            db.execute(insert(tables.opened).values(row).on_conflict_do_nothing())
             shares.keep_answered(db, record, context.epoch, spent)
             attempts = {"attempts": len(record.attempts)}
             self._note_once(
@@ -351,7 +261,7 @@ class Ledger:
         number: int | None = None,
         purpose: str = "",
     ) -> None:
-        """Note in the journal that a message was refused, and why; the same once, and not more than ``REFUSALS``.
+        """Note in the journal that a message was refused, and why; the same once, and not without end.
 
         Args:
             kind: of the message.
@@ -360,46 +270,49 @@ class Ledger:
         """
         said = {"run": run[:80], "epoch": _stored(epoch), "number": _stored(number), "purpose": purpose[:20]}
         with self._store.transaction() as db:
-            noted = select(func.count()).select_from(_journal).where(_journal.c.event == "refused")
-            if db.execute(noted).scalar_one() < REFUSALS:
-                self._note_once(db, "refused", code=code, **said, kind=kind)
+            deeds.note_refusal(db, self._clock(), code, **said, kind=kind)
 
     def opened(self, purpose: str, key: str) -> list[str] | None:
         """Return the members of the set for which this was opened, or None."""
-        where = (_opened.c.purpose == purpose) & (_opened.c.key == key)
+        where = (tables.opened.c.purpose == purpose) & (tables.opened.c.key == key)
         with self._store.read() as db:
-            members = db.execute(select(_opened.c.members).where(where)).scalar_one_or_none()
+            members = db.execute(select(tables.opened.c.members).where(where)).scalar_one_or_none()
         return None if members is None else list(json.loads(members))
 
     def model(self, sha256: str) -> bytes | None:
         """Return a version's file, if this member still has it."""
         with self._store.read() as db:
-            found = db.execute(select(_models.c.model).where(_models.c.sha256 == sha256)).scalar_one_or_none()
+            found = db.execute(
+                select(tables.models.c.model).where(tables.models.c.sha256 == sha256)
+            ).scalar_one_or_none()
         return None if found is None else bytes(found)
 
     def metric(self, sha256: str) -> float | None:
         """Return this member's own validation metric of a version, if it was measured."""
         with self._store.read() as db:
-            value = db.execute(select(_versions.c.metric).where(_versions.c.sha256 == sha256)).scalar_one_or_none()
+            value = db.execute(
+                select(tables.versions.c.metric).where(tables.versions.c.sha256 == sha256)
+            ).scalar_one_or_none()
         return None if value is None else float(value)
 
     def keep_checkpoint(self, held: Held) -> None:
         """Keep a checkpoint of the coordinator's log that this member witnessed; old ones but the newest go."""
         with self._store.transaction() as db:
-            db.execute(insert(_witnessed).values(**vars(held)).on_conflict_do_nothing())
-            beyond = select(_witnessed.c.size).order_by(_witnessed.c.size.desc()).offset(CHECKPOINTS).limit(1)
-            db.execute(_witnessed.delete().where(_witnessed.c.size <= beyond.scalar_subquery()))
+            db.execute(insert(tables.witnessed).values(**vars(held)).on_conflict_do_nothing())
+            size = tables.witnessed.c.size
+            beyond = select(size).order_by(size.desc()).offset(CHECKPOINTS).limit(1).scalar_subquery()
+            db.execute(tables.witnessed.delete().where(size <= beyond))
 
     def newest_checkpoint(self) -> Held | None:
         """Return the newest checkpoint that this member witnessed, or None."""
         with self._store.read() as db:
-            row = db.execute(select(_witnessed).order_by(_witnessed.c.size.desc()).limit(1)).one_or_none()
+            row = db.execute(select(tables.witnessed).order_by(tables.witnessed.c.size.desc()).limit(1)).one_or_none()
         return None if row is None else Held(**row._asdict())
 
     def checkpoint(self, size: int) -> Held | None:
         """Return the checkpoint of this size, if this member witnessed it lately."""
         with self._store.read() as db:
-            row = db.execute(select(_witnessed).where(_witnessed.c.size == size)).one_or_none()
+            row = db.execute(select(tables.witnessed).where(tables.witnessed.c.size == size)).one_or_none()
         return None if row is None else Held(**row._asdict())
 
     def has_witnessed(self, label: str) -> bool:
@@ -413,9 +326,9 @@ class Ledger:
     def forget_checkpoints(self) -> None:
         """Let go of every checkpoint, so that the next one is taken as the first: the operator decided so."""
         with self._store.transaction() as db:
-            newest = db.execute(select(func.max(_witnessed.c.size))).scalar_one()
-            db.execute(_witnessed.delete())
-            db.execute(_facts.delete().where(_facts.c.key.in_((_FORK, _PROVED_FORK))))
+            newest = db.execute(select(func.max(tables.witnessed.c.size))).scalar_one()
+            db.execute(tables.witnessed.delete())
+            db.execute(tables.facts.delete().where(tables.facts.c.key.in_((_FORK, _PROVED_FORK))))
             self._note(db, "let_go", kind="checkpoints", newest=newest)
 
     def keep_fork(self, held: str, shown: str, *, proved: bool) -> None:
@@ -434,7 +347,7 @@ class Ledger:
                 "key": _PROVED_FORK if proved else _FORK,
                 "value": canonical({"held": held, "shown": shown}).decode(),
             }
-            db.execute(insert(_facts).values(row).on_conflict_do_nothing())
+            db.execute(insert(tables.facts).values(row).on_conflict_do_nothing())
 
     def fork(self) -> dict[str, str] | None:
         """Return what :meth:`keep_fork` kept, rather what proves it; or None."""
@@ -444,47 +357,34 @@ class Ledger:
     def opened_statistics(self) -> list[list[str]]:
         """Return the sets for which this member's own statistics were opened: one for each state of its rows."""
         with self._store.read() as db:
-            sets = db.execute(select(_opened.c.members).where(_opened.c.purpose == "statistics")).scalars().all()
+            opened = select(tables.opened.c.members).where(tables.opened.c.purpose == "statistics")
+            sets = db.execute(opened).scalars().all()
         return sorted(json.loads(members) for members in sets)
 
     def forget_statistics(self) -> None:
         """Let go of the sets of :meth:`opened_statistics`, so that rule 2 allows another: the operator decided so."""
         sets = self.opened_statistics()
         with self._store.transaction() as db:
-            db.execute(_opened.delete().where(_opened.c.purpose == "statistics"))
+            db.execute(tables.opened.delete().where(tables.opened.c.purpose == "statistics"))
             self._note(db, "let_go", purpose="statistics", sets=sets)
 
     def fact(self, key: str) -> Any:
         """Return the value under a key, or None."""
         with self._store.read() as db:
-            value = db.execute(select(_facts.c.value).where(_facts.c.key == key)).scalar_one_or_none()
+            value = db.execute(select(tables.facts.c.value).where(tables.facts.c.key == key)).scalar_one_or_none()
         return None if value is None else json.loads(value)
 
     def journal(self) -> list[dict[str, Any]]:
         """Return what this member did and refused, oldest first: a dict an entry, ``what`` as JSON-able values."""
         with self._store.read() as db:
-            rows = db.execute(select(_journal).order_by(_journal.c.idx)).all()
-        return [{**row._asdict(), "what": json.loads(row.what)} for row in rows]
+            return deeds.entries(db)
 
     def _note(self, db: Connection, event: str, **about: Any) -> None:
         """Write an entry of the journal, in the transaction of what it is about."""
-        db.execute(insert(_journal).values(**self._entry(event, about)))
+        deeds.note(db, self._clock(), event, **about)
 
     def _note_once(self, db: Connection, event: str, **about: Any) -> None:
-        """Write an entry of the journal, unless it holds the same: who is asked again does nothing new."""
-        entry = self._entry(event, about)
-        same = [_journal.c[name].is_not_distinct_from(value) for name, value in entry.items() if name != "time"]
-        if db.execute(select(_journal.c.idx).where(*same).limit(1)).first() is None:
-            db.execute(insert(_journal).values(**entry))
-
-    def _entry(self, event: str, about: Mapping[str, Any]) -> dict[str, Any]:
-        if event not in DEEDS:
-            raise ValueError(f"unknown deed {event!r}")
-        moment = datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds")
-        fields: dict[str, Any] = {"run": "", "epoch": None, "number": None, "purpose": "", "code": ""}
-        what = {name: value for name, value in about.items() if name not in fields}
-        fields |= {name: value for name, value in about.items() if name in fields}
-        return {"time": moment.replace("+00:00", "Z"), "event": event, **fields, "what": canonical(what).decode()}
+        deeds.note_once(db, self._clock(), event, **about)
 
 
 def _place(context: RoundContext) -> dict[str, str | int]:
@@ -494,20 +394,20 @@ def _place(context: RoundContext) -> dict[str, str | int]:
 
 def _keep_model(db: Connection, sha256: str, model: bytes) -> None:
     """Keep the version that this member trains from; the one before is dropped."""
-    if db.execute(select(_models.c.sha256).where(_models.c.sha256 == sha256)).first() is None:
-        db.execute(_models.delete())
-        db.execute(insert(_models).values(sha256=sha256, model=model))
+    if db.execute(select(tables.models.c.sha256).where(tables.models.c.sha256 == sha256)).first() is None:
+        db.execute(tables.models.delete())
+        db.execute(insert(tables.models).values(sha256=sha256, model=model))
 
 
 def _keep_metrics(db: Connection, metrics: Mapping[str, float | None]) -> None:
     for sha256, metric in metrics.items():
         row = {"sha256": sha256, "metric": metric}
-        db.execute(insert(_versions).values(row).on_conflict_do_update(["sha256"], set_=row))
+        db.execute(insert(tables.versions).values(row).on_conflict_do_update(["sha256"], set_=row))
 
 
 def _keep_fact(db: Connection, key: str, value: Any) -> None:
     row = {"key": key, "value": canonical(value).decode()}
-    db.execute(insert(_facts).values(row).on_conflict_do_update(["key"], set_=row))
+    db.execute(insert(tables.facts).values(row).on_conflict_do_update(["key"], set_=row))
 
 
 def _stored(number: int | None) -> int | None:

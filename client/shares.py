@@ -1,4 +1,4 @@
-"""What a member must not forget in scheme ``threshold``: the ledger's tables of deals, shares and answers.
+"""What a member must not forget in scheme ``threshold``: the ledger's deals, shares and answers.
 
 The functions work inside a transaction of ``client.ledger``. Deals are kept before the first of them is sent, so that a
 member that is asked again deals the same; shares go when a newer epoch is confirmed. What was answered about a context
@@ -12,43 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, Connection, Integer, LargeBinary, MetaData, String, Table, select
+from sqlalchemy import Connection, select
 from sqlalchemy.dialects.sqlite import insert
 
 from ..canonical import canonical
 from ..crypto.dealing import EpochShares
 from ..crypto.flood import Answered, ThresholdPlan
 from ..crypto.keys import EpochTerms
-
-metadata = MetaData()
-_dealt = Table(
-    "dealt",
-    metadata,
-    Column("epoch", Integer, primary_key=True),
-    Column("run", String, nullable=False),
-    Column("terms", String, nullable=False),
-    Column("own", LargeBinary, nullable=False),
-    Column("payloads", LargeBinary, nullable=False),
-    Column("commitments", String, nullable=False),
-)
-_shares = Table(
-    "shares",
-    metadata,
-    Column("epoch", Integer, primary_key=True),
-    Column("plan", String, nullable=False),
-    Column("member", String, nullable=False),
-    Column("own", LargeBinary, nullable=False),
-    Column("payloads", LargeBinary, nullable=False),
-    Column("commitments", String, nullable=False),
-)
-_answered = Table(
-    "answered",
-    metadata,
-    Column("context", String, primary_key=True),
-    Column("members", String, nullable=False),
-    Column("attempts", String, nullable=False),
-)
-_flood = Table("flood", metadata, Column("epoch", Integer, primary_key=True), Column("spent", Integer, nullable=False))
+from . import tables
 
 
 @dataclass(frozen=True)
@@ -75,13 +46,13 @@ def keep_deal(db: Connection, deal: OwnDeal) -> None:
         "payloads": _joined(deal.payloads),
         "commitments": canonical(dict(deal.commitments)).decode(),
     }
-    db.execute(_dealt.delete())
-    db.execute(insert(_dealt).values(row))
+    db.execute(tables.dealt.delete())
+    db.execute(insert(tables.dealt).values(row))
 
 
 def deal_of(db: Connection, epoch: int) -> OwnDeal | None:
     """Return what was dealt for an epoch, or None."""
-    row = db.execute(select(_dealt).where(_dealt.c.epoch == epoch)).one_or_none()
+    row = db.execute(select(tables.dealt).where(tables.dealt.c.epoch == epoch)).one_or_none()
     if row is None:
         return None
     commitments = json.loads(row.commitments)
@@ -99,12 +70,12 @@ def keep_shares(db: Connection, shares: EpochShares) -> None:
         "payloads": _joined(shares.payloads),
         "commitments": canonical({dealer: dict(said) for dealer, said in shares.commitments.items()}).decode(),
     }
-    db.execute(insert(_shares).values(row).on_conflict_do_update(["epoch"], set_=row))
+    db.execute(insert(tables.shares).values(row).on_conflict_do_update(["epoch"], set_=row))
 
 
 def shares_of(db: Connection, terms: EpochTerms) -> EpochShares | None:
     """Return an epoch's shares, or None."""
-    row = db.execute(select(_shares).where(_shares.c.epoch == terms.epoch)).one_or_none()
+    row = db.execute(select(tables.shares).where(tables.shares.c.epoch == terms.epoch)).one_or_none()
     if row is None:
         return None
     commitments = json.loads(row.commitments)
@@ -115,13 +86,13 @@ def shares_of(db: Connection, terms: EpochTerms) -> EpochShares | None:
 
 def confirmed(db: Connection, epoch: int) -> None:
     """Let go of what only earlier epochs needed, and of this one's own deal: nothing old is opened again."""
-    db.execute(_dealt.delete().where(_dealt.c.epoch <= epoch))
-    db.execute(_shares.delete().where(_shares.c.epoch < epoch))
+    db.execute(tables.dealt.delete().where(tables.dealt.c.epoch <= epoch))
+    db.execute(tables.shares.delete().where(tables.shares.c.epoch < epoch))
 
 
 def answered(db: Connection, context: str) -> Answered | None:
     """Return what was answered about a context, or None."""
-    row = db.execute(select(_answered).where(_answered.c.context == context)).one_or_none()
+    row = db.execute(select(tables.answered).where(tables.answered.c.context == context)).one_or_none()
     if row is None:
         return None
     attempts = tuple((number, tuple(openers)) for number, openers in json.loads(row.attempts))
@@ -136,14 +107,14 @@ def keep_answered(db: Connection, record: Answered, epoch: int, spent: int) -> N
         "members": canonical(list(record.members)).decode(),
         "attempts": canonical(attempts).decode(),
     }
-    db.execute(insert(_answered).values(row).on_conflict_do_update(["context"], set_=row))
+    db.execute(insert(tables.answered).values(row).on_conflict_do_update(["context"], set_=row))
     count = {"epoch": epoch, "spent": spent}
-    db.execute(insert(_flood).values(count).on_conflict_do_update(["epoch"], set_=count))
+    db.execute(insert(tables.flood).values(count).on_conflict_do_update(["epoch"], set_=count))
 
 
 def spent(db: Connection, epoch: int) -> int:
     """Return what of an epoch's flooding is spent."""
-    return int(db.execute(select(_flood.c.spent).where(_flood.c.epoch == epoch)).scalar_one_or_none() or 0)
+    return int(db.execute(select(tables.flood.c.spent).where(tables.flood.c.epoch == epoch)).scalar_one_or_none() or 0)
 
 
 def _joined(payloads: Mapping[str, bytes]) -> bytes:

@@ -169,7 +169,7 @@ def test_what_is_not_remembered_is_not_in_the_journal_either(ledger: Ledger) -> 
 
 
 def test_refusals_without_end_do_not_fill_the_disk(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moonflower.client.ledger.REFUSALS", 3)
+    monkeypatch.setattr("moonflower.client.deeds.REFUSALS", 3)
     for number in range(5):
         ledger.remember_refusal("seal", "envelope.context", run="r" * 10_000, number=number << 62, purpose="p" * 99)
     journal = ledger.journal()
