@@ -21,6 +21,7 @@ Event = dict[str, Any]
 POLL_S = 0.3
 TIMEOUT_S = 30.0
 PATIENCE_S = 120.0  # how long a server may be away while a run is followed; it may be starting again
+LATER = ("run.unreachable", "auth.throttled")
 
 
 class Remote:
@@ -104,7 +105,7 @@ class Remote:
         """Yield the log's entries about a run until it is over; the server may be away for two minutes meanwhile.
 
         Raises:
-            Refused: ``run.unreachable``: it stayed away longer.
+            Refused: ``run.unreachable``, ``auth.throttled``: it stayed away longer; or as the server said.
         """
         after, away_since = -1, None
         while True:
@@ -112,7 +113,7 @@ class Remote:
                 entries = self._ask("GET", f"/api/runs/{run}/log", params={"after": after})["entries"]
                 away_since = None
             except Refused as error:
-                if error.code != "run.unreachable":
+                if error.code not in LATER:
                     raise
                 away_since = away_since or time.monotonic()
                 if time.monotonic() - away_since > PATIENCE_S:
