@@ -10,7 +10,7 @@ from typing import Annotated
 import click
 import typer
 
-from . import __version__
+from . import __version__, logs
 from .errors import MoonflowerError
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before flwr is imported: nothing phones home
@@ -63,13 +63,7 @@ app.add_typer(schema, name="schema")
 def _options(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more, to stderr.")] = False,
 ) -> None:
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.WARNING,
-        stream=sys.stderr,
-        format="%(levelname)s %(message)s",
-    )
-    for noisy in ("flwr", "matplotlib", "urllib3"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logs.to_stderr("console", "", level=logging.DEBUG if verbose else logging.WARNING)
 
 
 @app.command("version")

@@ -20,7 +20,7 @@ import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from .. import __version__
+from .. import __version__, logs
 from ..canonical import digest
 from ..configs.settings import FloorSettings, Offer
 from ..crypto import envelope as envelopes
@@ -443,18 +443,21 @@ class Member:
             Open: self.open,
         }
         asked: Body | None = None
-        try:
-            self.witness.look(records)
-            asked = request.from_records(records)
-            reply = handlers[request](asked).to_records()
-        except MoonflowerError as error:
-            logger.warning("%s: %s refused, %s: %s", self.identity.name, request.kind, error.code, error)
-            reply = self._refusal(request, asked, error.code)
-        except Exception as error:  # rule 12: whatever a task raises may hold a row; only a code may leave
-            logger.warning("%s: %s failed: %s", self.identity.name, request.kind, type(error).__name__)
-            logger.debug("the failure in full", exc_info=error)
-            reply = self._refusal(request, asked, "update.failed")
-        self.witness.countersign(reply)
+        with logs.about(member=self.identity.name, run="", round=0):
+            try:
+                self.witness.look(records)
+                asked = request.from_records(records)
+                logs.now_about(run=getattr(asked, "run", ""), round=getattr(asked, "number", 0))
+                reply = handlers[request](asked).to_records()
+                logger.info("%s done", request.kind)
+            except MoonflowerError as error:
+                logger.warning("%s refused: %s", request.kind, error, extra={"code": error.code})
+                reply = self._refusal(request, asked, error.code)
+            except Exception as error:  # rule 12: whatever a task raises may hold a row; only a code may leave
+                logger.warning("%s failed: %s", request.kind, type(error).__name__, extra={"code": "update.failed"})
+                logger.debug("the failure in full", exc_info=error)
+                reply = self._refusal(request, asked, "update.failed")
+            self.witness.countersign(reply)
         return reply
 
     def _refusal(self, request: type[Body], asked: Body | None, code: str) -> RecordDict:
@@ -469,7 +472,7 @@ class Member:
         try:
             self.ledger.remember_refusal(request.kind, code, **about)
         except Exception as error:
-            logger.warning("%s: the refusal is not in the journal: %s", self.identity.name, type(error).__name__)
+            logger.warning("the refusal is not in the journal: %s", type(error).__name__)
         return Refusal(code=code).to_records()
 
 

@@ -45,9 +45,8 @@ class LogWitness:
         except guard.OtherHistory as error:
             self._ledger.keep_fork(error.held.note, shown.checkpoint, proved=error.proved)
             logger.error(
-                "%s: the coordinator's log is not the one that was witnessed here: %s; held is the checkpoint of "
+                "the coordinator's log is not the one that was witnessed here: %s; held is the checkpoint of "
                 "%d entries with root %s",
-                self._identity.name,
                 error,
                 error.held.size,
                 error.held.root.hex(),

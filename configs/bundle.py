@@ -17,7 +17,7 @@ from ..errors import InputError
 BYTES = resources.files(__package__).joinpath("moonflower.fab").read_bytes()
 DIGEST = hashlib.sha256(BYTES).hexdigest()
 RUN_KEY = "run"  # the one key of the bundle's config: which of our runs a ServerApp carries out
-SERVER_CONFIG = "MOONFLOWER_SERVER_CONFIG"
+SERVER_CONFIG, SERVER_LOG = "MOONFLOWER_SERVER_CONFIG", "MOONFLOWER_SERVER_LOG"
 
 
 def server_config(environment: Mapping[str, str] = os.environ) -> Path:
@@ -30,3 +30,8 @@ def server_config(environment: Mapping[str, str] = os.environ) -> Path:
     if not name:
         raise InputError("config.file", f"{SERVER_CONFIG} is not set; expected to be started by moonflower server")
     return Path(name)
+
+
+def server_log(environment: Mapping[str, str] = os.environ) -> Path | None:
+    """Return where the ServerApp's own log goes, as the server told it; None where nobody listens."""
+    return Path(environment[SERVER_LOG]) if environment.get(SERVER_LOG) else None

@@ -20,6 +20,7 @@ C = TypeVar("C", bound="Config")
 T = TypeVar("T", bound=Table)
 Binding = Literal["dpop", "none"]
 Profile = Literal["rfc9068", "keycloak", "entra", "auth0", "okta"]
+LogFormat = Literal["console", "json"]
 
 
 def is_loopback(host: str) -> bool:
@@ -93,6 +94,7 @@ class ServerSettings(Table):
     connections_per_address: int = Field(200, ge=1, le=100_000, description="open connections of one address")
     refusals_per_minute: int = Field(60, ge=1, le=100_000, description="refused tokens of an address; then 429")
     min_approvals: int = Field(1, ge=0, le=64, description="a run that asks for fewer approvals is refused")
+    log_format: LogFormat = Field("console", description='of the own log: "console" for people, "json" for machines')
     metrics: Listen | None = Field(
         None, description="HOST:PORT of GET /metrics for Prometheus; without it there is none"
     )
@@ -181,6 +183,7 @@ class NodeSettings(FloorSettings):
     server: Url = Field(description="the coordinator's address")
     ca: File | None = Field(None, description="private CA of the coordinator (PEM)")
     state: File = Field(Path("state"), description="folder of keys (0600), ledger and own log")
+    log_format: LogFormat = Field("console", description='of the own log: "console" for people, "json" for machines')
     isolate: bool = Field(True, description="take the network away from the process that holds the data")
     poll_s: float = Field(0.2, gt=0, le=60, description="between two looks for work while there is some")
     idle_poll_s: float = Field(2.0, gt=0, le=600, description="between two looks after a minute without work")
@@ -227,6 +230,7 @@ class IssuerSettings(Table):
     audience: str = Field(min_length=1, description="the one audience that it gives tokens for")
     token_ttl_s: int = Field(300, ge=5, le=3600, description="life of a token")
     person_ttl_s: int = Field(3600, ge=5, le=3600, description="life of a token that a person logged in for")
+    log_format: LogFormat = Field("console", description='of the own log: "console" for people, "json" for machines')
 
 
 class IssuerClientSettings(Table):

@@ -21,6 +21,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from sqlalchemy import Connection
 
+from .. import logs
 from ..configs.settings import Offer, parse
 from ..crypto import version
 from ..crypto.envelope import Envelope, RawEnvelope
@@ -73,18 +74,23 @@ class Coordinator:
         if done is None:
             return
         try:
-            self._check_patience()
-            self._start()
-            for planned in range(done + 1, self._run.offer.training.rounds + 1):
-                self._mend()
-                self._round(planned)
-            self._mend()
-            self._final_report()
+            with logs.about(run=self._run.id, round=0):
+                self._carry_on(done)
         except MoonflowerError as error:
             by_policy = "stopped" if error.code == "run.stopped" else "policy"
             self._end(by_policy if isinstance(error, Ended) else "failed", error.code)
             raise
         self._end("done", "")
+
+    def _carry_on(self, done: int) -> None:
+        """Carry out what is left after so many planned rounds."""
+        self._check_patience()
+        self._start()
+        for planned in range(done + 1, self._run.offer.training.rounds + 1):
+            self._mend()
+            self._round(planned)
+        self._mend()
+        self._final_report()
 
     def _take_up(self) -> int | None:
         """Begin the run, or go on with it; return how many of its planned rounds are over, None where it is itself.
@@ -188,6 +194,7 @@ class Coordinator:
             number = history.next_number(db)
             base = self._base(entries, number)
             before = history.fixed_set(db, "update", base.sha256)
+        logs.now_about(round=number)
         revoked = self._run.exchange.revoked()
         evicted = revoked & (before or frozenset())
         fixed = self._fixed(None if before is None else before - revoked, number)

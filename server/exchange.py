@@ -7,6 +7,7 @@ member: asked twice, it gives the same answer (``client/ledger.py``).
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from typing import Protocol
 
 from flwr.app import Message, RecordDict
 
+from .. import logs
 from ..errors import Refused
 from ..messages import Body, Refusal
 
+logger = logging.getLogger(__name__)
 POLL_S = 0.1
 GRACE_S = 5.0
 RESENDS = 2  # after an error that Flower reports, or where a member needs another proof of the log's growth
@@ -86,11 +89,13 @@ class _Asked:
     Attributes:
         node: that the newest message went to; None when one is to be sent.
         message: id of the newest message.
+        since: when it was sent.
         errors: reported by Flower so far.
     """
 
     node: Node | None = None
     message: str = ""
+    since: float = 0.0
     errors: int = 0
 
 
@@ -153,7 +158,7 @@ class Exchange:
                 if node is not None and node != asked.node:
                     asked.message = self._send(route, member, requests[member], node, letters)
                     if asked.message:
-                        asked.node, senders[asked.message] = node, member
+                        asked.node, senders[asked.message], asked.since = node, member, self._clock.now()
             came = False
             for reply in self._grid.pull_messages([one for one, member in senders.items() if member in waiting]):
                 came = True
@@ -164,6 +169,7 @@ class Exchange:
                 if letters is not None and reply.has_content():
                     letters.hear(member, reply.content)
                 answer = _answer(reply, waiting[member], message)
+                _tell(route, member, message, self._clock.now() - waiting[member].since, answer)
                 if answer is not None:
                     del waiting[member]
                     yield member, answer
@@ -172,6 +178,9 @@ class Exchange:
                 deadline = min(deadline, now + max(GRACE_S, now - began))
             if waiting and not came:
                 self._clock.wait(deadline)
+        for member, asked in waiting.items():
+            words = "%s: no answer in time" if asked.message else "%s: not asked, its node is not connected"
+            logger.info(words, route, extra=_named(route, member, asked.message))
 
     def _send(self, route: str, member: str, request: Body, node: Node, letters: Attaching | None) -> str:
         """Return the id of the message that was sent; "" where Flower did not take it."""
@@ -180,6 +189,22 @@ class Exchange:
             letters.show(member, records)
         message = Message(records, dst_node_id=node.id, message_type=route)
         return next(iter(self._grid.push_messages([message])), None) or ""
+
+
+def _tell(route: str, member: str, message: str, took_s: float, answer: RecordDict | str | None) -> None:
+    """Log a reply: what it means for the round, the audit log says."""
+    named = _named(route, member, message)
+    if isinstance(answer, RecordDict):
+        seconds = round(took_s, 3)
+        logger.info("%s answered after %.2f s", route, took_s, extra={**named, "seconds": seconds})
+    elif answer is None:
+        logger.info("%s is asked again", route, extra=named)
+    else:
+        logger.info("%s refused", route, extra={**named, "code": answer})
+
+
+def _named(route: str, member: str, message: str) -> dict[str, str]:
+    return {"route": route, "member": member, "request": logs.message_request(message)}
 
 
 def _answer(reply: Message, asked: _Asked, message: str) -> RecordDict | str | None:

@@ -15,11 +15,13 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from .. import logs
 from ..configs import bundle
 from ..configs.live import ServerConfig, load_config
 from ..crypto.identity import PublicKey
 from ..errors import MoonflowerError, Refused
 from .app import Coordinator
+from .door import overheard
 from .door.replies import Replies
 from .door.supervisor import carrying
 from .exchange import Exchange, Node, WallClock
@@ -36,6 +38,7 @@ LOOK_S = 0.5  # how often Flower is asked who is connected
 def main(grid: Grid, context: Context) -> None:
     """Carry out the run that this process was started for."""
     config = load_config(ServerConfig, bundle.server_config())
+    logs.to_stderr(config.server.log_format, "serverapp", stream=overheard.stream_to(bundle.server_log()))
     run = str(context.run_config[bundle.RUN_KEY])
     folder = config.server.state
     state = State(folder, config.server.federation, keep_envelopes_h=config.server.keep_envelopes_h)
@@ -43,7 +46,10 @@ def main(grid: Grid, context: Context) -> None:
         with carrying(folder, run):
             _coordinator(grid, state, run, config.server.answer_timeout_s).carry_out()
     except MoonflowerError as error:  # its end is on record; a traceback would only hide it
-        logger.warning("run %s ended: %s: %s", run, error.code, error)
+        logger.warning("the run ended: %s", error, extra={"run": run, "code": error.code})
+    except Exception:
+        logger.exception("the ServerApp broke", extra={"run": run})
+        raise
     finally:
         state.close()
 

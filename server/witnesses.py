@@ -80,7 +80,7 @@ class Witnesses:
             for member, note in sorted(heard.items()):
                 held = open_checkpoint(note, self._log.verifier)
                 if member in self._strange:
-                    logger.error("%s holds a log of %d entries that is not this one", member, held.size)
+                    logger.error("holds a log of %d entries that is not this one", held.size, extra={"member": member})
                     self._log.append(
                         db,
                         "warned",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -222,3 +223,13 @@ def test_who_answers_within_the_grace_is_heard() -> None:
     grid = Grid(bert=[is_lost, answers])
     grid.at(3.0, lambda: grid.log_in_anew("bert"))
     assert grid.ask(timeout_s=600.0, enough=1) == {"anna": "", "bert": ""}
+
+
+def test_the_log_knows_each_request_by_its_messages_id(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    grid = Grid(bert=[lambda message: Message(Refusal(code="seal.already").to_records(), reply_to=message)])
+    grid.ask()
+    said = {vars(one)["member"]: (one.getMessage(), vars(one)) for one in caplog.records}
+    assert said["anna"][0] == f"{said['anna'][1]['route']} answered after 0.00 s"
+    assert said["bert"][1]["code"] == "seal.already"
+    assert len({one["request"] for _, one in said.values()}) == 2

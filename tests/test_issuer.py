@@ -22,6 +22,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from forge import AUDIENCE, NOW, SERVER, Bridge, Clock, Headers, compact, ec_key, node_key, okp_key, rsa_key
 from forge import PATH as ROUTE
+from moonflower import logs
 from moonflower.client.door.login import ASSERTION_TYPE, DpopKey
 from moonflower.configs.live import IssuerConfig, VerifierSettings
 from moonflower.crypto import jws
@@ -456,4 +457,6 @@ def test_it_serves_under_its_real_port_and_ends_when_told(tmp_path: Path, listen
             out, err = process.communicate(timeout=10)
         finally:
             process.kill()
-    assert (process.returncode, out, err) == (0, "ended\n", "")
+    assert (process.returncode, out) == (0, "ended\n")
+    assert all(logs.is_ours(line, "console") for line in err.splitlines())
+    assert f"listening on {url}" in err

@@ -18,8 +18,8 @@ from ...canonical import canonical
 from ...configs.live import ClientConfig, OperatorConfig, ServerConfig, load_config
 from ...configs.toml import read_toml
 from ...errors import InputError
+from ...logs import printable
 from ..keyring import identity_of, load_keys, make_keys
-from .journal import printable
 
 if TYPE_CHECKING:
     from ..ledger import Ledger

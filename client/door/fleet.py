@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -184,7 +185,7 @@ class Fleet:
         waiting: list[Future[bytes]] = []
         try:
             for name in work.ids:
-                waiting.append(self._pool.submit(self._object, work.run_id, name))
+                waiting.append(self._pool.submit(copy_context().run, self._object, work.run_id, name))
                 if len(waiting) >= IN_FLIGHT:
                     yield waiting.pop(0).result()
             while waiting:
@@ -299,7 +300,8 @@ class Upload:
         going: list[Future[None]] = []
         fleet = self.fleet
         for name, content in zip(self.wanted, contents, strict=True):
-            going.append(fleet._pool.submit(fleet._put, self.run_id, self.session, name, content))
+            put = copy_context().run
+            going.append(fleet._pool.submit(put, fleet._put, self.run_id, self.session, name, content))
             del content
             if len(going) >= IN_FLIGHT:
                 going.pop(0).result()

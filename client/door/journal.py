@@ -1,4 +1,4 @@
-"""The member's own log: one line each, with time, level and member; on stderr, and in ``state/client.log``.
+"""The member's own log: what its node, worker and keeper say, on stderr and in ``state/client.log``.
 
 The node and its worker write to their stderr. The keeper reads both through one pipe and is the only one that writes
 the file, so that what a dying process prints is in it too.
@@ -10,74 +10,44 @@ import contextlib
 import logging
 import sys
 import threading
-import time
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import IO
 
+from ... import logs
+from ...configs.live import LogFormat
+
 FILE_NAME = "client.log"
 MAX_BYTES, BACKUPS = 5_000_000, 3
-
-
-class OneLine(logging.Formatter):
-    """Formats ``2026-11-23T22:00:01Z INFO member: message``; line breaks and control characters become blanks."""
-
-    converter = staticmethod(time.gmtime)
-
-    def __init__(self, member: str) -> None:
-        super().__init__(f"%(asctime)s %(levelname)s {member.replace('%', '%%')}: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the record as one line."""
-        return printable(super().format(record))
-
-
-def printable(text: str, limit: int = 4000) -> str:
-    """Return text that cannot pretend to be another line of a log.
-
-    >>> printable("a\\nb\\x1b[31m")
-    'a b [31m'
-    """
-    return "".join(char if char.isprintable() else " " for char in text[:limit])
-
-
-def to_stderr(member: str, stream: IO[str] | None = None) -> None:
-    """Send this process's log to stderr, and nowhere else."""
-    handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(OneLine(member))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.INFO)
-    for noisy in ("flwr", "httpx", "httpcore"):
-        logger = logging.getLogger(noisy)
-        logger.handlers.clear()  # flwr brings a coloured one
-        logger.setLevel(logging.WARNING)
-        logger.propagate = True
+LONGEST_LINE = 1 << 16
 
 
 class Journal:
     """The keeper's log: what it says itself, and what its children print.
 
     Args:
+        form: of its lines, and of the children's.
         member: name.
         folder: where ``client.log`` is kept; it is rotated at 5 MB, three old ones stay.
     """
 
-    def __init__(self, member: str, folder: Path) -> None:
+    def __init__(self, form: LogFormat, member: str, folder: Path) -> None:
         file = RotatingFileHandler(
             folder / FILE_NAME, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8", delay=True
         )
         screen = logging.StreamHandler(sys.stderr)
-        self._raw = logging.Logger("moonflower.client.raw")  # lines that have their time already
+        self._form = form
+        self._raw = logging.Logger("moonflower.client.raw")  # lines that have their form already
         self._own = logging.Logger("moonflower.client.keeper")
-        for logger, form in ((self._raw, logging.Formatter("%(message)s")), (self._own, OneLine(member))):
+        own = logs.formatter(form, "keeper", member=member)
+        for logger, style in ((self._raw, logging.Formatter("%(message)s")), (self._own, own)):
             for target in (file, screen):
-                logger.addHandler(_Through(target, form))
+                logger.addHandler(_Through(target, style))
         self._file = file
 
     def say(self, level: int, message: str) -> None:
         """Write a line of the keeper's own."""
-        self._own.log(level, message)
+        self._own.log(level, "%s", message)
 
     def follow(self, pipe: IO[bytes]) -> threading.Thread:
         """Copy what comes through ``pipe`` until it ends, line by line; return the thread that does it."""
@@ -91,12 +61,12 @@ class Journal:
 
     def _copy(self, pipe: IO[bytes]) -> None:
         with pipe:
-            for raw in iter(lambda: pipe.readline(8192), b""):
-                line = printable(raw.decode(errors="replace").rstrip())
-                if line[:4].isdigit() and line[10:11] == "T" and line[19:20] == "Z":
-                    self._raw.info(line)
+            for raw in iter(lambda: pipe.readline(LONGEST_LINE), b""):
+                line = logs.printable(raw.decode(errors="replace").rstrip(), LONGEST_LINE)
+                if logs.is_ours(line, self._form):
+                    self._raw.info("%s", line)
                 elif line.strip():  # not ours: a library, or the last words of a crash
-                    self._own.warning(line)
+                    self._own.warning("%s", line)
 
 
 class _Through(logging.Handler):

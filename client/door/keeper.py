@@ -78,7 +78,7 @@ def keep(config: Path, *, once: bool = False, command: Sequence[str] = NODE) -> 
     os.umask(0o077)  # for all that this process and its children write
     stop = threading.Event()
     with locked(state), _signals(stop):
-        journal = Journal(settings.client.member, state)
+        journal = Journal(settings.client.log_format, settings.client.member, state)
         try:
             return _Keeper(config, journal, stop, command).run(once)
         finally:

@@ -30,11 +30,12 @@ import httpx
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before flwr is imported
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
+from ... import logs
 from ...configs.bundle import DIGEST
 from ...configs.live import ClientConfig, load_config
 from ...errors import InputError, MoonflowerError, Refused
 from ..keyring import Keyring, load_keys
-from . import confine, journal, sign
+from . import confine, sign
 from . import fleet as door
 from .child import Answer, Worker, WorkerDied
 from .fleet import Fleet, Stopped, Work
@@ -144,6 +145,11 @@ class Node:
         work = self._fleet.pull()
         if work is None:
             return False
+        with logs.about(request=logs.message_request(work.message_id)):
+            self._handle(work)
+        return True
+
+    def _handle(self, work: Work) -> None:
         try:
             if self._fleet.run_fab(work.run_id) == self._digest:
                 self._serve(work)
@@ -171,7 +177,6 @@ class Node:
             self._answered = time.monotonic()
             if self._worker.busy and not self._stop.is_set():
                 self._worker.start()
-        return True
 
     def _serve(self, work: Work) -> None:
         began = time.monotonic()
@@ -191,7 +196,8 @@ class Node:
             self._answer_error(work, door.RAISED, "app error")
         else:
             self._send(work, answer)
-        logger.info("%s answered after %.2f s", work.kind, time.monotonic() - began)
+        took = time.monotonic() - began
+        logger.info("%s answered after %.2f s", work.kind, took, extra={"route": work.kind, "seconds": round(took, 3)})
 
     def _objects(self, work: Work) -> Iterator[bytes]:
         """Yield the message's objects; after the last one the server may forget them."""
@@ -314,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     status, reason = BROKEN, {"code": "", "message": "the node broke", "hint": ""}
     try:
         settings = load_config(ClientConfig, given.config)
-        journal.to_stderr(settings.client.member)
+        logs.to_stderr(settings.client.log_format, "node", member=settings.client.member)
         keys = load_keys(settings.client.state)
         run(given.config, _login(settings, keys), keys, settings, Worker(given.config))
         status = ASKED
@@ -326,7 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reason["message"] = f"the node broke: {type(error).__name__}"
         logger.error("the node broke", exc_info=error)
     if status in (WRONG, REFUSED):
-        logger.error("%s (%s)", reason["message"], reason["code"])
+        logger.error("%s (%s)", reason["message"], reason["code"], extra={"code": reason["code"]})
     if given.reason is not None and status:
         os.write(given.reason, json.dumps({"status": status, **reason}).encode() + b"\n")
     return status

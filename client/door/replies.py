@@ -21,7 +21,7 @@ import httpx
 
 from ...discovery import skew
 from ...errors import MoonflowerError, Refused
-from .journal import printable
+from ...logs import REQUEST_HEADER, printable, request_id, this_request
 
 logger = logging.getLogger(__name__)
 LONGEST_PAUSE_S = 20.0
@@ -75,8 +75,8 @@ class Outage:
 
 
 class Gate:
-    """Interceptor next to the wire: adds the token and judges every reply, so that Flower's own code sees only good
-    ones (it would end the process on some).
+    """Interceptor next to the wire: adds the token and the request's id for both sides' logs, and judges every reply,
+    so that Flower's own code sees only good ones (it would end the process on some).
     """
 
     def __init__(self, auth: httpx.Auth | None, clock: Callable[[], float]) -> None:
@@ -84,6 +84,7 @@ class Gate:
 
     def intercept(self, context: Any, call_next: Callable[[Any], httpx.Response]) -> httpx.Response:
         """Return the reply to a request, if it is a good one."""
+        context.request.headers[REQUEST_HEADER] = this_request()
         if self._auth is None:
             response = call_next(context)
         else:
@@ -107,7 +108,8 @@ class Gate:
         if status in (408, 429, 502, 503, 504):
             return Again(f"the server is not ready (status {status})", _retry_after(response))
         if code.startswith("auth."):
-            return NodeRefused(code, f"the server refuses this node: {detail or code}{skew(response, self._clock())}")
+            why = f"{detail or code}{skew(response, self._clock())}{_quoted(response)}"
+            return NodeRefused(code, f"the server refuses this node: {why}")
         if status == 401 and "www-authenticate" in response.headers:
             return NodeRefused("auth.refused", f"the server refuses this node's token: {detail or 'no reason given'}")
         if status == 401:
@@ -128,6 +130,12 @@ def _said(response: httpx.Response) -> tuple[str, str]:
     code, detail = body.get("code"), body.get("detail") or body.get("public_details") or body.get("message")
     known = isinstance(code, str) and len(code) <= 64 and code.replace(".", "").replace("_", "").isalnum()
     return (str(code) if known else ""), printable(detail, 300) if isinstance(detail, str) else ""
+
+
+def _quoted(response: httpx.Response) -> str:
+    """Return by which id the server's log knows the request, where it says so."""
+    given = response.headers.get(REQUEST_HEADER, "")
+    return f" (request {given})" if given and request_id(given) == given else ""
 
 
 def _retry_after(response: httpx.Response) -> float:

@@ -25,9 +25,10 @@ from typing import Any
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before flwr is imported
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
+from ... import logs
 from ...configs.live import ClientConfig, load_config
 from ...errors import InputError
-from . import confine, journal
+from . import confine
 
 logger = logging.getLogger(__name__)
 App = Callable[[Any, Any], Any]
@@ -45,7 +46,7 @@ def main(handle: int, config: Path, app: str, parent: int) -> None:
     with Connection(handle) as pipe:
         try:
             settings = load_config(ClientConfig, config)
-            journal.to_stderr(settings.client.member)
+            logs.to_stderr(settings.client.log_format, "worker", member=settings.client.member)
             isolated = confined(settings)
             confine.die_with(parent)
             module, _, attribute = app.partition(":")
@@ -103,6 +104,10 @@ class Worker:
             contents[name] = frame
         if not self._pipe.recv_bytes():
             return
+        with logs.about(request=logs.message_request(job["message"])):
+            self._serve(job, contents)
+
+    def _serve(self, job: dict[str, Any], contents: dict[str, bytes]) -> None:
         began = time.monotonic()
         try:
             reply = self._reply(job, contents)

@@ -38,6 +38,7 @@ LEEWAY_S = 30
 MAX_ASSERTION_BYTES = 8192
 CODE_S = 60.0
 MAX_CODES = 1000  # that nobody has used yet
+logger = logging.getLogger(__name__)
 logging.getLogger("authlib").setLevel(logging.WARNING)
 
 
@@ -391,7 +392,10 @@ class Authority(AuthorizationServer):
         return request
 
     def handle_response(self, status: int, body: dict[str, Any], headers: Any) -> JSONResponse:
-        """Return the reply."""
+        """Return the reply; a refusal is logged."""
+        if status >= 400:
+            why = body.get("error_description") or body.get("error")
+            logger.warning("a request was refused: %s", why, extra={"code": body.get("error")})
         return JSONResponse(body, status, dict(headers))
 
     def save_token(self, token: dict[str, Any], request: _Request) -> None:

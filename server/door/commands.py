@@ -39,7 +39,7 @@ def issuer(
     settings = load_config(IssuerConfig, config)
     from .issuer import serve
 
-    serve(settings, expose=expose, on_ready=lambda url: typer.echo(f"issuer {url}", err=True))
+    serve(settings, expose=expose)
 
 
 @member.command("add")

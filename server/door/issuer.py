@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import secrets
 import signal
@@ -27,6 +28,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from ... import logs
 from ...configs.live import IssuerClientSettings, IssuerConfig, is_loopback
 from ...crypto.jws import PrivateKey, new_key, private_key, public_key
 from ...errors import InputError, nearest
@@ -34,6 +36,7 @@ from .authority import ASSERTION_ALGORITHMS, METHOD, Authority, IssuerClient, Pe
 from .people import People
 from .refusal import PROOF_ALGORITHMS
 
+logger = logging.getLogger(__name__)
 SCOPES = ("fl:train", "fl:run", "fl:approve", "fl:audit")
 KEY_FILE = "issuer.key.json"
 MAX_BODY_BYTES = 16 << 10
@@ -107,6 +110,7 @@ def serve(config: IssuerConfig, *, expose: bool = False, on_ready: Callable[[str
             f"[issuer] listen: {config.issuer.listen!r} can be reached from other machines; expected 127.0.0.1:PORT",
             hint="the embedded issuer is for one machine; for others take a real one, or say --expose",
         )
+    logs.to_stderr(config.issuer.log_format, "issuer")
     with _listening(host, int(port), config.issuer.listen) as listener:
         shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  (compared, not listened on)
         url = f"http://{f'[{shown}]' if ':' in shown else shown}:{listener.getsockname()[1]}"
@@ -120,7 +124,13 @@ def serve(config: IssuerConfig, *, expose: bool = False, on_ready: Callable[[str
             timeout_keep_alive=5,
             timeout_graceful_shutdown=2,
         )
-        _Server(settings, lambda: on_ready(url) if on_ready else None).run(sockets=[listener])
+
+        def ready() -> None:
+            logger.info("listening on %s", url)
+            if on_ready:
+                on_ready(url)
+
+        _Server(settings, ready).run(sockets=[listener])
 
 
 class _Server(uvicorn.Server):

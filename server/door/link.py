@@ -38,6 +38,7 @@ from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
 from flwr.superlink.servicer.control import control_handlers
 from starlette.responses import PlainTextResponse
 
+from ... import logs
 from ...configs import bundle
 from ...configs.live import ServerConfig
 from ...errors import InputError
@@ -45,7 +46,7 @@ from ..records import members as roster
 from ..records.envelopes import WARNING
 from ..records.members import Member
 from ..records.state import State
-from . import narrator, peers, scrape
+from . import narrator, overheard, peers, scrape
 from .api import Api
 from .dashboard.login import Login
 from .dashboard.routes import Dashboard
@@ -186,9 +187,9 @@ def serve(config: ServerConfig, path: Path) -> None:
             the roster contradicts the state.
     """
     peers.check_supported()
-    os.umask(0o077)
     take_all_files()
-    narrator.to_stderr()
+    os.umask(0o077)
+    logs.to_stderr(config.server.log_format, "server")
     settings = config.server
     tls = _tls(settings.tls_cert, settings.tls_key)
     with contextlib.ExitStack() as stack:
@@ -202,7 +203,7 @@ def serve(config: ServerConfig, path: Path) -> None:
         if settings.keep_envelopes_h:
             logger.warning(WARNING.format(hours=settings.keep_envelopes_h))
         _enter_roster(state, config)
-        _environment(settings.state, path)
+        _environment(settings.state, path, overheard.opened(settings.log_format))
         with asyncio.Runner(loop_factory=_Loop) as runner:  # half the time of asyncio's own
             runner.run(_serve(config, state, Sockets(outer, inner, scraped), tls, token))
 
@@ -249,6 +250,7 @@ async def _serve(
     )
     quiet: dict[str, Any] = {
         "log_level": "warning",
+        "log_config": None,  # it says what it says through our own
         "access_log": False,
         "proxy_headers": False,
         "timeout_graceful_shutdown": 5,
@@ -371,8 +373,8 @@ def _enter_roster(state: State, config: ServerConfig) -> None:
             roster.add(db, state.log, Member(one.name, config.oauth.issuer, one.client_id, one.pin))
 
 
-def _environment(folder: Path, path: Path) -> None:
-    """Tell Flower's processes where they are: own home, no network of their own, our config."""
+def _environment(folder: Path, path: Path, log: Path) -> None:
+    """Tell Flower's processes where they are: own home, no network of their own, our config, our log."""
     home = folder / "flower"
     home.mkdir(mode=0o700, exist_ok=True)
     os.environ["FLWR_HOME"] = str(home.resolve())
@@ -381,3 +383,5 @@ def _environment(folder: Path, path: Path) -> None:
     for name in ("NO_PROXY", "no_proxy"):  # a proxy is for the way out, not for loopback
         os.environ[name] = ",".join(word for word in (os.environ.get(name, ""), "127.0.0.1") if word)
     os.environ[bundle.SERVER_CONFIG] = str(path.resolve())
+    os.environ[bundle.SERVER_LOG] = str(log)
+    os.environ["FLWR_LOG_LEVEL"] = "WARNING"  # SuperExec has no other way to be told

@@ -1,11 +1,9 @@
-"""Tells whoever watches the server what goes into the audit log: one line each, in words, on stderr."""
+"""Tells whoever watches the server what goes into the audit log: one line each, in words."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import sys
-import time
 from typing import Any
 
 from ..records.state import State
@@ -42,10 +40,10 @@ BAD = frozenset({"refused_member", "envelope_refused", "opening_refused", "refus
 
 
 def sentence(entry: dict[str, Any]) -> str:
-    """Return an entry of the log in words, or "" for one that nobody waits for.
+    """Return an entry of the log in words, or "" for one that nobody waits for; what it is about goes beside them.
 
     >>> sentence({"event": "envelope_refused", "run": "r", "number": 3, "member": "a", "code": "envelope.late"})
-    'run r, round 3, a: envelope left out (envelope.late)'
+    'envelope left out'
     """
     said = SAID.get(entry["event"])
     if said is None:
@@ -53,11 +51,16 @@ def sentence(entry: dict[str, Any]) -> str:
     details = entry.get("details", {})
     what = details.get("what", "") if entry["event"] == "warned" else ""
     said = WARNED.get(what, said)
-    where = [f"run {entry['run']}"] if entry.get("run") else []
-    where += [f"round {entry['number']}"] if entry.get("number") else []
-    where += [entry["member"]] if entry.get("member") else []
-    why = ", ".join(word for word in (details.get("status"), "" if what in WARNED else what, entry.get("code")) if word)
-    return f"{', '.join(where)}: {said}" + (f" ({why})" if why else "")
+    why = ", ".join(word for word in (details.get("status"), "" if what in WARNED else what) if word)
+    return said + (f" ({why})" if why else "")
+
+
+def tell(entry: dict[str, Any]) -> None:
+    """Log an entry, if somebody may wait for it."""
+    if words := sentence(entry):
+        level = logging.WARNING if entry["event"] in BAD else logging.INFO
+        named = {name: entry[name] for name in ("run", "member", "code") if entry.get(name)}
+        logger.log(level, "%s", words, extra={**named, "round": entry.get("number", 0), "entry": entry["event"]})
 
 
 async def narrate(state: State) -> None:
@@ -67,21 +70,5 @@ async def narrate(state: State) -> None:
     while True:
         for entry in await asyncio.to_thread(state.log.after, index, PAGE):
             index = entry["index"]
-            if words := sentence(entry):
-                logger.log(logging.WARNING if entry["event"] in BAD else logging.INFO, "%s", words)
+            tell(entry)
         await asyncio.sleep(LOOK_S)
-
-
-def to_stderr() -> None:
-    """Send this process's log to stderr, with time and level, one line each; Flower's only from warnings on."""
-    handler = logging.StreamHandler(sys.stderr)
-    form = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
-    form.converter = time.gmtime
-    handler.setFormatter(form)
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.INFO)
-    for noisy in ("flwr", "httpx", "httpcore"):
-        logging.getLogger(noisy).handlers.clear()
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-        logging.getLogger(noisy).propagate = True

@@ -91,6 +91,7 @@ class People:
             person = self._known(said.get("name", ""), said.get("passphrase", ""))
             if person is None:
                 self._tries.spend(address)
+                logger.warning("a login was refused: name and pass phrase do not belong together")
                 return _page("Name and pass phrase do not belong together.", redirect, 401)
             try:
                 to = await run_in_threadpool(self._authority.granted, query, person)

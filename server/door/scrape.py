@@ -113,6 +113,7 @@ def served(app: Scrape, settings: ServerSettings, tls: ssl.SSLContext) -> uvicor
         lifespan="off",
         server_header=False,
         log_level="warning",
+        log_config=None,
         access_log=False,
         proxy_headers=False,
         timeout_graceful_shutdown=5,

@@ -141,7 +141,7 @@ class Supervisor:
                 return
             self._deaths = 0
         if waiting and not carried:
-            logger.info("run %s: its ServerApp is started", waiting[0])
+            logger.info("its ServerApp is started", extra={"run": waiting[0]})
             self._started = _Started(waiting[0], self._flower.start(waiting[0]), time.monotonic())
 
     def _died(self, run: str) -> None:
@@ -159,12 +159,15 @@ class Supervisor:
                 history.end_run(db, run, "failed", "run.crashed")
                 self._state.log.append(db, "run_ended", run=run, code="run.crashed", status="failed")
         if given_up:
-            logger.error("run %s: its ServerApp died %d times in a row; the run is given up", run, self._deaths)
+            died = f"its ServerApp died {self._deaths} times in a row; the run is given up"
+            logger.error(died, extra={"run": run, "code": "run.crashed"})
             self._deaths = 0
         else:
             full = shutil.disk_usage(self._state.folder).free < SPARE_BYTES
             why = f" because the disk of {self._state.folder} is full" if full else ""
-            logger.warning("run %s: its ServerApp died%s; it is started again from the last good model", run, why)
+            logger.warning(
+                "its ServerApp died%s; it is started again from the last good model", why, extra={"run": run}
+            )
 
 
 def _finished(db: Connection, run: str) -> int:

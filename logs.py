@@ -1,0 +1,167 @@
+"""What processes say while they run: structlog's, one entry a line on stderr, for people or for machines.
+
+Modules log with the standard library's loggers; this room renders what they and the libraries say, and adds what it is
+about: the process, the member, and what :func:`about` holds: run, round, request. ``request`` is one id for a message
+to a member and for each HTTP request of its node on the way, so that one search through the logs of server and node
+finds all of it. Nothing here is a record: that is the audit log.
+
+An entry cannot pretend to be another one: control characters become blanks, and lines that follow, as those of a
+traceback, are indented.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import secrets
+import sys
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from typing import IO, Any
+
+import structlog
+from structlog.contextvars import bind_contextvars, bound_contextvars, get_contextvars
+from structlog.typing import EventDict, Processor
+
+from .configs.live import LogFormat
+
+INDENT = "    "
+ABOUT = ("member", "run", "round", "request")
+FIELDS = ("code", "entry", "route", "seconds")
+"""What an entry may hold beside what it is about, if whoever logs says so (``extra``)."""
+FIRST = ("time", "level", "event", "process", *ABOUT, *FIELDS)
+LONGEST = 4000
+REQUEST_HEADER = "x-request-id"
+_REQUEST = re.compile(r"[0-9a-f]{16}")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z ")
+_OTHERS = ("flwr", "httpx", "httpcore", "matplotlib", "urllib3", "uvicorn")
+
+
+def to_stderr(
+    form: LogFormat, process: str, *, member: str = "", level: int = logging.INFO, stream: IO[str] | None = None
+) -> None:
+    """Send this process's log to stderr, and nowhere else; of libraries only what they warn of.
+
+    Args:
+        form: ``console`` or ``json``.
+        process: what this is: server, serverapp, node, worker, keeper, issuer; "" for a command.
+        member: whose node this is.
+        level: what is less is not said.
+        stream: instead of stderr.
+    """
+    stream = stream or sys.stderr
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter(form, process, member=member, colors=stream.isatty()))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for name in _OTHERS:
+        other = logging.getLogger(name)
+        other.handlers.clear()  # flwr brings a coloured one
+        other.setLevel(logging.WARNING)
+        other.propagate = True
+
+
+def formatter(form: LogFormat, process: str, *, member: str = "", colors: bool = False) -> logging.Formatter:
+    """Return what renders records of the standard library; as :func:`to_stderr`."""
+    source = {"process": process, "member": member}
+
+    def told(_: Any, __: str, entry: EventDict) -> EventDict:
+        entry = {**source, **entry, "time": _time(entry["_record"])}
+        known = {name: entry[name] for name in FIRST if entry.get(name)}
+        return {**known, **{name: value for name, value in entry.items() if name not in FIRST}}
+
+    before: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.ExtraAdder((*ABOUT, *FIELDS)),
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        told,
+        structlog.processors.format_exc_info,
+    ]
+    shown: Processor = structlog.processors.JSONRenderer(ensure_ascii=True)  # so there is no line break in any string
+    if form == "console":
+        shown = structlog.dev.ConsoleRenderer(
+            colors=colors, timestamp_key="time", pad_level=False, pad_event_to=0, sort_keys=False
+        )
+    rendered = [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        _plain if form == "console" else _cut,
+        shown,
+    ]
+    return structlog.stdlib.ProcessorFormatter(foreign_pre_chain=before, processors=rendered)
+
+
+def _plain(_: Any, __: str, entry: EventDict) -> EventDict:
+    """Return an entry whose texts are one line each, but for a traceback, which is indented."""
+    trace = str(entry.pop("exception", ""))[-LONGEST:]
+    entry.pop("logger", None)
+    entry = {name: printable(value) if isinstance(value, str) else value for name, value in entry.items()}
+    if trace:
+        entry["exception"] = "\n".join(INDENT + printable(line) for line in trace.splitlines())
+    return entry
+
+
+def _cut(_: Any, __: str, entry: EventDict) -> EventDict:
+    """Return an entry without endless texts; of a traceback the end says most."""
+    cut = {name: value[:LONGEST] if isinstance(value, str) else value for name, value in entry.items()}
+    return {**cut, "exception": str(entry["exception"])[-LONGEST:]} if "exception" in entry else cut
+
+
+def _time(record: logging.LogRecord) -> str:
+    at = datetime.fromtimestamp(record.created, UTC)
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def printable(text: str, limit: int = LONGEST) -> str:
+    """Return text that cannot pretend to be another line of a log.
+
+    >>> printable("a\\nb\\x1b[31m")
+    'a b [31m'
+    """
+    return "".join(char if char.isprintable() else " " for char in text[:limit])
+
+
+def is_ours(line: str, form: LogFormat) -> bool:
+    """Return whether a line that another process wrote is an entry of this form, or goes on with one.
+
+    >>> is_ours("2026-11-27T10:12:57.123Z [info] stopped", "console"), is_ours("Segmentation fault", "console")
+    (True, False)
+    """
+    if form == "console":
+        return bool(_TIME.match(line)) or line.startswith(INDENT)
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(entry, dict) and {"time", "level", "event", "process"} <= entry.keys()
+
+
+def about(**what: Any) -> AbstractContextManager[None]:
+    """Say for the time of a block what all entries are about: run, round, member, request; "" or 0 for nothing."""
+    return bound_contextvars(**what)
+
+
+def now_about(**what: Any) -> None:
+    """Say so from now on, inside a block of :func:`about` with the same names."""
+    bind_contextvars(**what)
+
+
+def this_request() -> str:
+    """Return the id of the request that entries are about now, or a new one."""
+    return request_id(str(get_contextvars().get("request", "")))
+
+
+def request_id(given: str = "") -> str:
+    """Return a request's id: the one that came with it if it is of our form, or else a new one.
+
+    >>> request_id("00c0ffee00c0ffee"), len(request_id("a b"))
+    ('00c0ffee00c0ffee', 16)
+    """
+    return given if _REQUEST.fullmatch(given) else secrets.token_hex(8)
+
+
+def message_request(message: str) -> str:
+    """Return the request's id of a message that Flower knows by this id (a SHA-256)."""
+    return message[:16]
