@@ -8,25 +8,22 @@ stays in the member's own log.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from .. import __version__, logs
+from .. import logs
 from ..canonical import digest
 from ..configs.settings import FloorSettings, Offer
 from ..crypto import envelope as envelopes
-from ..crypto import keys, planner, quantise, schemes, statement, version
+from ..crypto import keys, planner, quantise, statement, version
 from ..crypto.context import RoundContext
-from ..crypto.dealing import EpochShares
 from ..crypto.flood import Opening, ThresholdPlan
 from ..crypto.identity import Identity, Roster, parse_card, parse_roster
 from ..crypto.quantise import Contribution, OpenedSum
@@ -47,13 +44,12 @@ from ..messages import (
     Refusal,
     Seal,
     Sealed,
-    Shared,
-    Size,
     TakeDeal,
 )
 from . import epochs, guard, outcome
 from .guard import Remembered
 from .ledger import Epoch, Ledger
+from .seat import Agreed, Seated
 from .train import Learner
 from .witness import LogWitness
 
@@ -61,27 +57,6 @@ logger = logging.getLogger(__name__)
 SHARE_STEP = 0.05  # the clipped share is reported in steps, so that it says little about the update
 VOTE_DECIMALS = 4
 COARSE_VOTE_DECIMALS = 2  # for metrics that are fractions of small whole numbers: an exact one shows a member's count
-
-
-@dataclass(frozen=True)
-class Agreed:
-    """What this member agreed to for a run at enrolment, and its half of what all must share."""
-
-    offer: Offer
-    digest: str
-    learner: Learner
-    shared: Mapping[Shared, str]
-    sizes: Mapping[Size, int]
-
-
-@dataclass(frozen=True)
-class Seated:
-    """What an epoch adds: who takes part, with which parameters, under which keys."""
-
-    roster: Roster
-    template: RoundContext
-    plan: planner.Plan
-    held: epochs.Held
 
 
 class Member:
@@ -268,7 +243,7 @@ class Member:
         roster = parse_roster(request.roster, self.pins)
         if self.identity.name not in roster.names or len(roster.names) < self.floor.min_members:
             raise Refused("deal.signature", "the roster leaves this member out or is smaller than its floor")
-        plan = schemes.plan_for(agreed.offer.crypto, len(roster.names), agreed.sizes["update"])
+        plan = agreed.plan(len(roster.names))
         return roster, plan, keys.EpochTerms.of(agreed.offer.federation.name, request.epoch, roster, plan)
 
     def _agreement(self, run: str) -> Agreed:
@@ -277,27 +252,9 @@ class Member:
             raw = self.ledger.agreement(run)
             if raw is None:
                 raise Refused("envelope.context", "this member did not agree to that run")
-            self._agreed = {run: self._agreed_to(raw)}
+            offer = guard.admit(raw, self.floor, self._schema_digest)
+            self._agreed = {run: Agreed.to(offer, raw, self._learner_for(offer))}
         return self._agreed[run]
-
-    def _agreed_to(self, raw: Mapping[str, Any]) -> Agreed:
-        offer = guard.admit(raw, self.floor, self._schema_digest)
-        learner = self._learner_for(offer)
-        start, summary = learner.start(), learner.summary()
-        learner.prepare(learner.scaling(summary.tolist()))  # its own, until the federation's is opened
-        shared: dict[Shared, str] = {
-            "schema": self._schema_digest,
-            "task": digest(offer.task.model_dump(mode="json")),
-            "package": __version__,
-            "layout": digest([[spec.name, list(spec.shape)] for spec in learner.layout]),
-            "start": hashlib.sha256(start.tobytes()).hexdigest(),
-        }
-        sizes: dict[Size, int] = {
-            "update": len(start),
-            "statistics": 1 + len(summary),
-            "tallies": len(learner.tally(start)),
-        }
-        return Agreed(offer, digest(raw), learner, shared, sizes)
 
     def _seat(self, request: Seal | Open | Partial) -> tuple[Agreed, Seated]:
         agreed = self._agreement(request.run)
@@ -305,41 +262,8 @@ class Member:
         if held is None or held.run != request.run or not held.confirmed:
             raise Refused("envelope.epoch", f"this member holds no confirmed keys of epoch {request.epoch}")
         if request.epoch not in self._seated:
-            self._seated = {request.epoch: self._seated_in(agreed, held)}
+            self._seated = {request.epoch: Seated.at(agreed, held, self.identity, self.pins)}
         return agreed, self._seated[request.epoch]
-
-    def _seated_in(self, agreed: Agreed, held: Epoch) -> Seated:
-        """Return a confirmed epoch's seat, if it still stands: same package, and all its members pinned here."""
-        terms = held.key.terms
-        try:
-            roster = parse_roster(held.roster, self.pins)
-        except Refused as error:
-            raise Refused("envelope.epoch", f"epoch {terms.epoch} is over: {error}") from None
-        plan = schemes.plan_for(agreed.offer.crypto, len(roster.names), agreed.sizes["update"])
-        if isinstance(plan, ThresholdPlan) != isinstance(held.key, EpochShares):
-            raise Refused("envelope.epoch", f"this member let go of its shares of epoch {terms.epoch}")
-        if keys.EpochTerms.of(agreed.offer.federation.name, terms.epoch, roster, plan) != terms:
-            raise Refused("envelope.epoch", f"epoch {terms.epoch} was dealt for another plan than this node makes")
-        template = RoundContext(
-            federation=terms.federation,
-            run=held.run,
-            number=0,
-            round=0,
-            purpose="statistics",
-            base="",
-            clip=0.0,
-            training=agreed.offer.training.model_dump(mode="json"),
-            schema=self._schema_digest,
-            task=agreed.offer.task.model_dump(mode="json"),
-            package=__version__,
-            crypto=plan.as_dict(),
-            epoch=terms.epoch,
-            roster=roster.digest,
-            min_members=agreed.offer.federation.min_members,
-            offer=agreed.digest,
-            checkpoint="",
-        )
-        return Seated(roster, template, plan, epochs.held(self.identity, plan, roster, held.key))
 
     def _base(self, agreed: Agreed, seat: Seated, context: RoundContext, request: Seal) -> version.Version | None:
         if context.purpose == "statistics":

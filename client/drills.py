@@ -18,7 +18,8 @@ from ..crypto.flood import Opening
 from ..crypto.quantise import Contribution
 from ..messages import Body, Seal, Sealed
 from . import epochs
-from .app import Agreed, Member, Seated
+from .app import Member
+from .seat import Agreed, Seated
 
 SCALE = 1000.0
 
