@@ -2,8 +2,9 @@
 
 Each machine is a module of its own: the log, the life of runs and rounds, a member that faces any coordinator. They
 try the same programs in every run of the suite; a failing one is made small and printed. And every machine has to find
-what it is for: each of its ``WEAKENED`` takes one check out of the code, and ``ENOUGH`` programs find that. As a script
-it tries more and longer programs (``make soak``).
+what it is for: each of its ``WEAKENED`` takes one check out of the code, and ``ENOUGH`` programs find that. So many are
+tried of the code as it is, too; the fast tests try fewer, and miss some of that. As a script it tries more and longer
+programs (``make soak``).
 """
 
 from __future__ import annotations
@@ -53,6 +54,12 @@ def named(value: Any) -> str:
 @pytest.mark.parametrize("machine", FAST, ids=named)
 def test_what_is_promised_holds_in_any_program(machine: Machine) -> None:
     carry_out(machine, FAST[machine])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", ENOUGH, ids=named)
+def test_what_is_promised_holds_in_as_many_programs_as_find_what_is_weakened(machine: Machine) -> None:
+    carry_out(machine, ENOUGH[machine])
 
 
 @pytest.mark.slow
