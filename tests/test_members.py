@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from approvers import card
+from conftest import CONFIGS
+from moonflower.client.keyring import identity_of
+from moonflower.configs.live import ClientConfig, load_config
 from moonflower.errors import InputError
+from moonflower.server.door import commands
 from moonflower.server.records import members as roster
 from moonflower.server.records.members import Member
 from moonflower.server.records.state import State
+from superlink import client_config
 
 ISSUER = "https://idp.example.org"
 A = Member("a", ISSUER, "client-a", "A" * 43)
@@ -89,3 +95,28 @@ def test_only_a_member_can_be_revoked(state: State, name: str, said: str) -> Non
         roster.revoke(db, state.log, "a", "gone")
     with pytest.raises(InputError, match=said), state.store.transaction() as db:
         roster.revoke(db, state.log, name, "gone")
+
+
+SERVER = """
+[server]
+federation = "heart"
+state = "coordinator"
+tls_cert = "server.pem"
+tls_key = "server.key"
+[oauth]
+issuer = "http://127.0.0.1:1"
+audience = "https://fl.example.org/"
+"""
+
+
+def test_the_first_command_makes_the_state_for_its_own_user_only(tmp_path: Path) -> None:
+    """A roster is made before the server runs, which has its files for itself."""
+    home = tmp_path / "member"
+    home.mkdir()
+    own = identity_of(load_config(ClientConfig, client_config(home, CONFIGS / "data")))
+    (tmp_path / "card.json").write_text(json.dumps(own.card.as_dict()))
+    (tmp_path / "server.toml").write_text(SERVER)
+    commands.add(tmp_path / "card.json", tmp_path / "server.toml")
+    made = tmp_path / "coordinator"
+    shown = {one.name: one.stat().st_mode & 0o077 for one in (made, made / "moonflower.db", made / "log.key")}
+    assert shown == dict.fromkeys(shown, 0)

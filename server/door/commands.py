@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -42,6 +43,12 @@ def issuer(
     serve(settings, expose=expose)
 
 
+def _opened(settings: ServerConfig) -> State:
+    """Open the server's state. Whichever is first, the server or this, makes it for its own user only."""
+    os.umask(0o077)
+    return State(settings.server.state, settings.server.federation)
+
+
 @member.command("add")
 def add(
     card: Annotated[Path, typer.Argument(help="Card that the member sent (moonflower member card).")],
@@ -59,7 +66,7 @@ def add(
         named = f"card {card} names issuer {parsed.issuer!r}"
         raise InputError("config.member", f"{named}; expected this server's, {settings.oauth.issuer!r}")
     new = Member(parsed.name, parsed.issuer, parsed.client_id, parsed.node.pin)
-    state = State(settings.server.state, settings.server.federation)
+    state = _opened(settings)
     try:
         with state.store.transaction() as db:
             added = roster.add(db, state.log, new)
@@ -76,7 +83,7 @@ def show(
 ) -> None:
     """List the roster."""
     settings = load_config(ServerConfig, config)
-    state = State(settings.server.state, settings.server.federation)
+    state = _opened(settings)
     try:
         with state.store.read() as db:
             found = roster.members(db)
@@ -100,7 +107,7 @@ def revoke(
 ) -> None:
     """Take a member off the roster: it is shut out at once, and the next round begins new keys without it."""
     settings = load_config(ServerConfig, config)
-    state = State(settings.server.state, settings.server.federation)
+    state = _opened(settings)
     try:
         with state.store.transaction() as db:
             roster.revoke(db, state.log, name, reason)
