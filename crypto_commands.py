@@ -25,7 +25,10 @@ PROTECTS = (
     ("an outsider", "sees RLWE ciphertexts of 128-bit classical security (IACR eprint 2024/463)"),
 )
 THRESHOLD_PROTECTS = (
-    ("the coordinator alone", "reads no update and no sum; any sum but the exact one is refused (2^-96)"),
+    (
+        "the coordinator alone",
+        "reads no update, and sums only where crypto.combiner says so; all but the exact one are refused (2^-96)",
+    ),
     ("up to {fewer} members with the coordinator", "they read sums, and no member's update"),
     ("more members", "nothing: so many open whatever they have envelopes of"),
 )

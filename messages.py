@@ -358,10 +358,11 @@ class Partial(Body):
 
 
 class PartialOpening(Body):
-    """A partial opening on its way to the members of set A; the coordinator relays it and cannot read it.
+    """A partial opening on its way to who combines: the members of set A, for whom the coordinator relays what it
+    cannot read, or the coordinator.
 
     Attributes:
-        ciphertext: the residues, encrypted.
+        ciphertext: the residues, encrypted; in clear for a coordinator that combines.
         wrapped: its opener, the key wrapped for each member of A, and the opener's signature (``crypto.masks``).
         partial_s: seconds it took.
     """
@@ -384,6 +385,7 @@ class Open(Body):
         upload: whether this member shall send the result along.
         openers, attempt: whose partial openings these are (scheme ``threshold``; else none and 0).
         partials, wrapped: by opener, as it sent them.
+        combined: total and partial openings together, where the coordinator combines; then these two are empty.
     """
 
     kind = "open"
@@ -406,6 +408,7 @@ class Open(Body):
     attempt: int = 0
     partials: dict[str, bytes] = {}
     wrapped: dict[str, dict[str, Any]] = {}
+    combined: bytes = b""
 
 
 class Opened(Body):

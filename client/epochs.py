@@ -16,12 +16,12 @@ from ..crypto.flood import Opening, ThresholdPlan
 from ..crypto.identity import Identity, Roster
 from ..crypto.keys import EpochKey, EpochTerms
 from ..crypto.mac import Mac
-from ..crypto.masks import Wrapped, unwrap, wrap
+from ..crypto.masks import Wrapped, bare, unwrap, wrap
 from ..crypto.planner import Plan
 from ..crypto.quantise import Ints
 from ..crypto.sealed import SealedVector
 from ..crypto.secret import SecretKey, generate
-from ..crypto.threshold import Check, Seat, combine
+from ..crypto.threshold import Check, Seat, combine, read
 from ..errors import Refused
 from ..messages import Deals, Open, Partial, TakeDeal
 from .ledger import Ledger
@@ -79,22 +79,29 @@ class Shareholder:
         return self._seat.partial(about, lanes)
 
     def wrap(self, about: Opening, partial: bytes) -> Wrapped:
-        """Return a partial opening for the members of set A, signed."""
+        """Return a partial opening for who combines, signed."""
+        if self._held.plan.combiner == "coordinator":
+            return bare(self._identity, about, partial)
         return wrap(self._identity, about, partial, self._roster, about.members)
 
     def open(self, context: str, request: Open, lanes: int) -> Iterator[Ints]:
-        """Combine the partial openings.
+        """Combine the partial openings, or read what the coordinator combined.
 
         Raises:
-            Refused: ``open.set``: not of the openers; ``open.partial``: what they open does not hold its check, or one
-                is not for this member; ``envelope.signature``, ``envelope.member``, ``envelope.malformed``.
+            Refused: ``open.set``: not of the openers, or combined by who should not; ``open.partial``: what they open
+                does not hold its check, or one is not for this member; ``envelope.signature``, ``envelope.member``,
+                ``envelope.malformed``.
         """
-        about = opening_of(context, request)
+        about, plan = opening_of(context, request), self._held.plan
+        check = Check(self._held.secret, context, about.members, plan)
+        if plan.combiner == "coordinator":
+            if request.partials or request.wrapped:
+                raise Refused("open.set", "partial openings came, where the coordinator combines them")
+            return read(plan, request.combined, lanes, check).blocks()
         if not {*request.partials} == {*request.wrapped} == {*about.openers}:
             raise Refused("open.set", "the partial openings are not of exactly the openers")
         partials = {name: self._unwrapped(about, name, request) for name in about.openers}
-        check = Check(self._held.secret, context, self._held.plan)
-        return combine(self._held.plan, request.total, partials, lanes, check).blocks()
+        return combine(plan, request.total, partials, lanes, check).blocks()
 
     def _unwrapped(self, about: Opening, opener: str, request: Open) -> bytes:
         wrapped = Wrapped.parse(request.wrapped[opener], request.partials[opener])

@@ -169,8 +169,8 @@ def admit(offer: Mapping[str, Any], floor: FloorSettings, schema_digest: str) ->
 
     Raises:
         Refused: ``task.refused``, ``config.schema``, ``config.min_members``, ``config.rounds``,
-            ``config.local_epochs``, ``config.train_timeout_s``, ``config.min_approvals``, ``config.scheme`` or
-            ``config.value``.
+            ``config.local_epochs``, ``config.train_timeout_s``, ``config.min_approvals``, ``config.scheme``,
+            ``config.faulty``, ``config.combiner`` or ``config.value``.
     """
     try:
         checked = parse(Offer, offer, where="the run's offer")
@@ -187,6 +187,8 @@ def admit(offer: Mapping[str, Any], floor: FloorSettings, schema_digest: str) ->
         ("train_timeout_s", checked.training.train_timeout_s <= floor.max_train_s),
         ("min_approvals", checked.gate.approvals >= floor.min_approvals),
         ("scheme", checked.crypto.scheme in floor.schemes),
+        ("faulty", checked.crypto.faulty >= floor.min_faulty),
+        ("combiner", checked.crypto.combiner in floor.combiners),
     )
     for name, kept in limits:
         if not kept:

@@ -118,6 +118,9 @@ class CryptoSettings(Table):
     )
     threshold: int = Field(0, ge=0, le=64, description="members that open a sum together; 0 = smallest that will do")
     faulty: int = Field(0, ge=0, le=63, description="members that may help a dishonest coordinator (threshold)")
+    combiner: Literal["members", "coordinator"] = Field(
+        "members", description="who puts partial openings together; a coordinator then reads every sum (threshold)"
+    )
     epoch_rounds: int = Field(0, ge=0, le=100_000, description="rounds until the members deal new keys; 0 = never")
     value_bits: int = Field(16, ge=4, le=24, description="bits of one quantised value")
     clip: float = Field(8.0, gt=0, le=1e6, description="largest update of round 1, per parameter; later ones adapt")
@@ -126,8 +129,9 @@ class CryptoSettings(Table):
 
     @model_validator(mode="after")
     def _fits(self) -> CryptoSettings:
-        if self.scheme == "shared" and (self.threshold or self.faulty):
-            raise ValueError('threshold and faulty need scheme = "threshold"; with "shared" any member opens a sum')
+        if self.scheme == "shared" and (self.threshold or self.faulty or self.combiner != "members"):
+            needs = 'threshold, faulty and combiner need scheme = "threshold"; with "shared" any member opens a sum'
+            raise ValueError(needs)
         return self
 
 
@@ -176,6 +180,8 @@ class RunSettings(Table):
             min_quorum=1 if self.crypto.open_quorum == 1 else 2,
             min_approvals=self.gate.approvals,
             schemes=(self.crypto.scheme,),
+            min_faulty=self.crypto.faulty,
+            combiners=(self.crypto.combiner,),
         )
 
 
@@ -202,6 +208,10 @@ class FloorSettings(Table):
     min_quorum: int = Field(2, ge=1, description="fewest signatures that prove a base")
     min_approvals: int = Field(1, ge=0, le=64, description="fewest members that must approve a release; automatic is 0")
     schemes: Strings = Field(("shared", "threshold"), description="crypto schemes of the runs that it takes part in")
+    min_faulty: int = Field(0, ge=0, le=63, description="a run with a smaller crypto.faulty is refused")
+    combiners: Strings = Field(
+        ("members",), description="who may read opened sums beside the set: none, or coordinator"
+    )
 
 
 def load_run(path: Path, overrides: Iterable[str] = ()) -> RunSettings:

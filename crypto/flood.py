@@ -35,6 +35,7 @@ FLOOD_PRIMES = (140737488273409, 140737488125953)  # the two largest of 47 bits 
 DISTANCE_BITS = 40  # statistical distance of all answers of an epoch: at most 2**-40
 MAX_ATTEMPTS = 16  # sets of openers that one member answers for one sum
 MAX_MEMBERS = 64
+COMBINERS = ("members", "coordinator")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class ThresholdPlan(Plan):
         faulty: f, members that may help a dishonest coordinator to two sets for one sum; t > (n + f) / 2.
         flood_primes: p1, p2.
         flood_bits: B.
+        combiner: who puts partial openings together and so reads the sum: ``members``, those of set A, or the
+            ``coordinator``, which hands it on to them.
 
     Raises:
         InputError: ``config.value``: t, n and f do not fit each other; ``config.crypto``: a sum could open wrongly.
@@ -57,6 +60,7 @@ class ThresholdPlan(Plan):
     faulty: int
     flood_primes: tuple[int, int]
     flood_bits: int
+    combiner: str = "members"
 
     def __post_init__(self) -> None:
         n, t, f = self.members, self.threshold, self.faulty
@@ -65,6 +69,8 @@ class ThresholdPlan(Plan):
                 "config.value",
                 f"a threshold of {t} with {n} members, {f} of them faulty: expected above {(n + f) / 2:g}, at most {n}",
             )
+        if self.combiner not in COMBINERS:
+            raise InputError("config.value", f"a combiner {self.combiner!r}: expected one of {', '.join(COMBINERS)}")
         object.__setattr__(self, "flood_primes", tuple(self.flood_primes))  # a list, where it came from JSON
         one, two = self.flood_primes
         sized = self.scheme == "threshold" and self.degree == DEGREE and self.max_members >= n

@@ -11,7 +11,8 @@ The two halves of a pair's key come with the epoch's deals, encrypted to pinned 
 coordinator together do not know the key of two others. They are of one epoch, unlike keys from the cards themselves.
 
 **Wrapping.** Partials go to the combiners only: AES-256-GCM under a fresh key, that key wrapped (HPKE) for each
-combiner's card, all of it signed by the opener. The coordinator relays it and learns nothing but its length.
+combiner's card, all of it signed by the opener. The coordinator relays it and learns nothing but its length. Where the
+coordinator combines, a partial is signed only: it travels to the coordinator alone.
 """
 
 from __future__ import annotations
@@ -116,16 +117,26 @@ def wrap(identity: Identity, about: Opening, partial: bytes, combiners: Roster, 
     return Wrapped(identity.name, ciphertext, keys, identity.sign("partial", unsigned.signed(about)))
 
 
-def check_wrapped(about: Opening, opener: Card, wrapped: Wrapped, size: int) -> None:
-    """Check a wrapped partial opening as far as whoever cannot read it can: the coordinator, before it relays it.
+def bare(identity: Identity, about: Opening, partial: bytes) -> Wrapped:
+    """Return a partial opening for a coordinator that combines: in clear, signed by its opener."""
+    unsigned = Wrapped(identity.name, partial, {}, b"")
+    return Wrapped(identity.name, partial, {}, identity.sign("partial", unsigned.signed(about)))
+
+
+def check_wrapped(about: Opening, opener: Card, wrapped: Wrapped, size: int, combiner: str = "members") -> None:
+    """Check a partial opening as far as the coordinator can, before it relays or combines it.
 
     Raises:
         Refused: ``envelope.member``, ``envelope.signature``; ``envelope.malformed``: not for exactly the members of set
-            A, or of another size than ``size`` and the cipher's tag.
+            A, or in clear, if they combine; wrapped, where the coordinator does; or of another size than ``size`` and
+            the cipher's tag.
     """
     _check_signed(about, opener, wrapped)
-    if {*wrapped.keys} != {*about.members} or len(wrapped.ciphertext) != size + TAG_BYTES:
-        raise Refused("envelope.malformed", f"the partial opening of {opener.name!r} is not for the members of the sum")
+    names, whole = ({*about.members}, size + TAG_BYTES) if combiner == "members" else (set[str](), size)
+    if {*wrapped.keys} != names or len(wrapped.ciphertext) != whole:
+        raise Refused(
+            "envelope.malformed", f"the partial opening of {opener.name!r} is not for who combines, or of another size"
+        )
 
 
 def unwrap(identity: Identity, about: Opening, opener: Card, wrapped: Wrapped) -> bytes:

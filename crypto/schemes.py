@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from . import planner
@@ -32,6 +33,10 @@ class Wanted(Protocol):
         """f."""
 
     @property
+    def combiner(self) -> str:
+        """Who puts partial openings together: ``members`` or ``coordinator``."""
+
+    @property
     def epoch_rounds(self) -> int:
         """Rounds of an epoch; 0 for no limit."""
 
@@ -49,7 +54,9 @@ def plan_for(crypto: Wanted, members: int, size: int) -> Plan:
     """
     if crypto.scheme == "shared":
         return planner.plan(members, crypto.value_bits, size)
-    return plan_threshold(members, crypto.value_bits, size, crypto.faulty, crypto.threshold, crypto.epoch_rounds or 1)
+    rounds = crypto.epoch_rounds or 1
+    plan = plan_threshold(members, crypto.value_bits, size, crypto.faulty, crypto.threshold, rounds)
+    return replace(plan, combiner=crypto.combiner)
 
 
 def parse_plan(fields: Mapping[str, Any]) -> Plan:

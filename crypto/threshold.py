@@ -11,10 +11,11 @@ A partial depends on nothing that the coordinator or another member sends except
 is no ciphertext to choose, to cancel with or to add noise to. What must hold is one set A for a context and t > (n + f)
 / 2 (``flood.Answered``), a public a that is never used twice (the context's number counts up), and zero masks.
 
-**The check.** The last coefficients of a sealed vector hold <r, m> mod w at several points, r from the epoch secret,
-not multiplied by D: they add up mod w inside the sum, so that nothing but <r, M> shows, and M has to fit them up to the
-noise. A partial that is wrong by accident is found but for 2**-96, and so is one that the coordinator changed. An
-opener that lies on purpose knows r, so against it only other openers help: :func:`judge`.
+**The check.** The last coefficients of a sealed vector hold <r, m> + pad mod w at several points, r and the member's
+pad from the epoch secret, not multiplied by D: they add up mod w inside the sum, so that only <r, M> shows, and M has
+to fit it up to the noise. A partial that is wrong by accident is found but for 2**-96, and so is what a coordinator
+changed, also where it combines. An opener that lies on purpose knows r, so against it only other openers help:
+:func:`judge`.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Seat:
             ValueError: rows that are not as many as the lanes take.
         """
         plan, ring, stream, held = self.plan, self._ring, Stream.fresh(), self.held
-        check, minus = Check(held.secret, context, plan), -held.key
+        check, minus = Check(held.secret, context, (held.name,), plan), -held.key
         body, chunks = bytearray(plan.body_bytes(lanes)), plan.chunks(lanes)
         done = 0
 
@@ -122,19 +123,29 @@ class Seat:
 
 
 class Check:
-    """The inner products that a sealed vector carries about itself, and that the opened sum has to fit.
+    """The inner products that sealed vectors carry about themselves, and that their opened sum has to fit.
+
+    Each member adds a pad of its own to each: a coordinator that combines sees their sum, and must neither learn
+    anything about r from it nor scale a sum and its check together.
 
     Args:
         secret: the epoch secret.
         context: digest of the RoundContext.
+        members: whose vectors are in it: the one that seals, or set A.
         plan: lanes and wire prime.
     """
 
-    def __init__(self, secret: bytes, context: str, plan: ThresholdPlan) -> None:
-        self._plan, self._points = plan, [0] * plan.check_points
+    def __init__(self, secret: bytes, context: str, members: Iterable[str], plan: ThresholdPlan) -> None:
+        self._plan = plan
         key = HKDF(SHA256(), KEY_BYTES, salt=None, info=b"moonflower.check.v1").derive(secret)
-        labels = (canonical({"context": context, "point": point}) for point in range(plan.check_points))
+        labels = [canonical({"context": context, "point": point}) for point in range(plan.check_points)]
         self._streams = [Stream(hmac.new(key, label, hashlib.sha256).digest()) for label in labels]
+        self._points = [0] * plan.check_points
+        for member in members:
+            for point in range(plan.check_points):
+                label = canonical({"context": context, "member": member, "point": point})
+                pad = int.from_bytes(hmac.new(key, label, hashlib.sha512).digest(), "little")
+                self._points[point] = (self._points[point] + pad) % plan.modulus
 
     def read(self, rows: Ints) -> None:
         """Take the next rows ``int64[k, N]`` in."""
@@ -145,7 +156,7 @@ class Check:
 
     @property
     def values(self) -> Ints:
-        """Inner products of what was read, ``int64[check_points]`` below w."""
+        """Inner products of what was read, with the members' pads, ``int64[check_points]`` below w."""
         return np.array(self._points, dtype=np.int64)
 
     def fits(self, opened: Ints) -> bool:
@@ -177,9 +188,7 @@ class Opened:
         return iter((self.rows,))
 
 
-def combine(
-    plan: ThresholdPlan, total: bytes, partials: Mapping[str, bytes], lanes: int, check: Check | None
-) -> Opened:
+def combine(plan: ThresholdPlan, total: bytes, partials: Mapping[str, bytes], lanes: int, check: Check) -> Opened:
     """Return what a total and the partial openings of exactly one set of openers hold.
 
     Args:
@@ -187,27 +196,57 @@ def combine(
         total: the sum of A's residues, bit-packed, that ``sealed.check_total`` accepted.
         partials: by opener.
         lanes: of the vector, without the check.
-        check: fresh; None for a combiner without the epoch secret, that is, a coordinator: to it a wrong partial
-            shows in the noise only, if at all.
+        check: fresh, for set A.
 
     Raises:
         Refused: ``open.set``: another number of partials, or a total of another size; ``open.partial``: a partial of
             another size, or with a residue out of range, with its opener's name.
     """
-    rows, values, good = _sum(plan, total, partials, lanes)
-    if check:
-        check.read(rows)
-        good &= check.fits(values)
-    return Opened(rows, hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest() if good else "")
+    return _read(plan, _tables(plan, total, partials, lanes), lanes, check)
 
 
-def _sum(plan: ThresholdPlan, total: bytes, partials: Mapping[str, bytes], lanes: int) -> tuple[Ints, Ints, bool]:
-    """Return the plaintext rows, the check's residues, and whether all noise is as small as honest noise."""
+def add(plan: ThresholdPlan, total: bytes, partials: Mapping[str, bytes], lanes: int) -> bytes:
+    """Return a total with the partial openings added, bit-packed: what a coordinator that combines hands on.
+
+    Raises:
+        Refused: as :func:`combine`.
+    """
+    tables = _tables(plan, total, partials, lanes)
+    out = []
+    for span in _spans(plan, lanes):
+        value = plan.ring.wire.reduce(_residues(plan, tables, span))
+        out.append(bits.pack(value.view(np.uint64), plan.modulus_bits).tobytes())
+    return b"".join(out)
+
+
+def read(plan: ThresholdPlan, combined: bytes, lanes: int, check: Check | None) -> Opened:
+    """Return what :func:`add` made holds.
+
+    Args:
+        plan: the epoch's.
+        combined: as it came.
+        lanes: of the vector, without the check.
+        check: fresh, for set A; None for the coordinator, which has no epoch secret: to it a wrong partial shows in
+            the noise only, if at all.
+
+    Raises:
+        Refused: ``open.set``: of another size.
+    """
+    return _read(plan, _tables(plan, combined, None, lanes), lanes, check)
+
+
+Table = NDArray[np.uint8]
+
+
+def _tables(plan: ThresholdPlan, total: bytes, partials: Mapping[str, bytes] | None, lanes: int) -> list[Table]:
+    """Return a total and partial openings, each ``uint8[chunks, chunk_bytes]``, after checking their form."""
     if len(total) != plan.body_bytes(lanes):
         raise Refused("open.set", f"a total of {len(total)} bytes, expected {plan.body_bytes(lanes)}")
+    tables = [np.frombuffer(total, np.uint8).reshape(-1, plan.chunk_bytes)]
+    if partials is None:
+        return tables
     if len(partials) != plan.threshold:
         raise Refused("open.set", f"{len(partials)} partial openings, expected {plan.threshold}")
-    tables = [np.frombuffer(total, np.uint8).reshape(-1, plan.chunk_bytes)]
     for opener, partial in partials.items():
         packed = np.frombuffer(partial, np.uint8)
         if len(packed) != len(total) or not bits.below(
@@ -215,12 +254,23 @@ def _sum(plan: ThresholdPlan, total: bytes, partials: Mapping[str, bytes], lanes
         ):
             raise Refused("open.partial", f"the partial opening of {opener!r} is malformed")
         tables.append(packed.reshape(-1, plan.chunk_bytes))
+    return tables
+
+
+def _residues(plan: ThresholdPlan, tables: list[Table], span: range) -> Ints:
+    """Return the sum of all tables' residues of these ciphertexts, not reduced."""
+    some = slice(span.start, span.stop)
+    words = [bits.unpack(table[some], plan.degree, plan.modulus_bits).view(np.int64) for table in tables]
+    return sum(words[1:], words[0])
+
+
+def _read(plan: ThresholdPlan, tables: list[Table], lanes: int, check: Check | None) -> Opened:
+    """Return the sum of these tables, taken apart into plaintext rows, check and noise."""
     rows = np.empty((plan.chunks(lanes), plan.degree), dtype=np.int64)
-    half, close, values = np.int64(plan.scaling // 2), True, rows[0, :0]
+    half, good, values = np.int64(plan.scaling // 2), True, rows[0, :0]
     for span in _spans(plan, lanes):
         some = slice(span.start, span.stop)
-        words = [bits.unpack(table[some], plan.degree, plan.modulus_bits).view(np.int64) for table in tables]
-        value = plan.ring.wire.reduce(sum(words[1:], words[0]) + half)
+        value = plan.ring.wire.reduce(_residues(plan, tables, span) + half)
         if span.stop == len(rows):
             values = value[-1, -plan.check_points :] - half
             value[-1, -plan.check_points :] = half  # a zero without noise
@@ -228,8 +278,11 @@ def _sum(plan: ThresholdPlan, total: bytes, partials: Mapping[str, bytes], lanes
         rest = value - rows[some] * plan.scaling
         rows[some] -= rest < 0
         rest = np.where(rest < 0, rest + plan.scaling, rest) - half
-        close &= bool((np.abs(rest) <= plan.noise_limit).all() and (rows[some] < plan.plain_modulus).all())
-    return rows, values, close
+        good &= bool((np.abs(rest) <= plan.noise_limit).all() and (rows[some] < plan.plain_modulus).all())
+    if check:
+        check.read(rows)
+        good &= check.fits(values)
+    return Opened(rows, hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest() if good else "")
 
 
 @dataclass(frozen=True)

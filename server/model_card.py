@@ -51,6 +51,9 @@ TOGETHER = (
     "experimental: its argument is the project's own and was read by nobody outside.",
     "Whoever kept {t} members' shares of an epoch can read the envelopes of that epoch later.",
 )
+COMBINED = (
+    "The coordinator combined partial openings: it could read every opened sum, with the total of rows or weights."
+)
 LIMITS = (
     "No differential privacy: the model, like any model, can leak whether a record was among the training rows.",
     "The gate bounds damage; it does not prove that anybody was honest. A small, patient bias passes.",
@@ -68,7 +71,9 @@ def _exposed(plans: Sequence[Mapping[str, Any]]) -> list[str]:
     if not together or len(together) < len(plans):
         return list(EXPOSED)
     weakest = min(together, key=lambda plan: int(plan["threshold"]))
-    return [text.format(t=weakest["threshold"], n=weakest["members"]) for text in TOGETHER] + list(EXPOSED[2:])
+    combined = [COMBINED] if any(plan.get("combiner") == "coordinator" for plan in plans) else []
+    who = [text.format(t=weakest["threshold"], n=weakest["members"]) for text in TOGETHER]
+    return [*who, *combined, *EXPOSED[2:]]
 
 
 def model_card(

@@ -86,6 +86,7 @@ class Sums:
     def __init__(self, run: Run, seats: Seats, wire: Wire) -> None:
         self.seats, self.rounds = seats, 0
         self._run, self._wire = run, wire
+        self._garblers: set[str] = set()
 
     def collect(
         self,
@@ -168,7 +169,8 @@ class Sums:
         context, results = collected.context, dict[str, bytes]()
         request = self._open_request(collected, best)
         if isinstance(self.seats.plan, ThresholdPlan):
-            partials = Partials(self._run, self.seats, context, self.seats.lanes(context.purpose))
+            lanes = self.seats.lanes(context.purpose)
+            partials = Partials(self._run, self.seats, context, lanes, self._garblers)
             request, agreed = self._open_together(collected, best, request, partials, results)
         else:
             agreed = self._heard(collected, best, request, results, {})
@@ -184,7 +186,7 @@ class Sums:
         while True:
             filled = partials.fill(request)
             if collected.context.purpose == "update":
-                self._wire.download_bytes[-1] += sum(map(len, filled.partials.values()))
+                self._wire.download_bytes[-1] += len(filled.combined) + sum(map(len, filled.partials.values()))
             try:
                 agreed = self._heard(collected, best, filled, results, partials.seconds)
             except Refused as error:
@@ -193,7 +195,27 @@ class Sums:
                 partials.failed()
                 continue
             partials.held(agreed.statement.sha256)
+            self._name(partials, filled, agreed)
             return filled, agreed
+
+    def _name(self, partials: Partials, opened: Open, agreed: Agreed) -> None:
+        """Find out who had spoilt an opening, where one failed: a member that opened the sum does so again."""
+        signers = {*agreed.proof.signatures}
+        member = min(signers & {*opened.openers} or signers)
+        while (asked := partials.question(opened)) is not None:
+            code = "envelope.late"
+            for _, reply in self._run.ask("evaluate.open", {member: asked}, self._run.offer.crypto.open_timeout_s):
+                try:
+                    said = Opened.from_records(_content(reply)).statement
+                    code = "" if said == agreed.proof.statement else "open.disagree"
+                except Refused as error:
+                    code = error.code
+            if code == "open.partial":
+                partials.failed()
+            elif code:
+                return  # it says nothing about the openers
+            else:
+                partials.held(agreed.statement.sha256)
 
     def _heard(
         self,

@@ -72,8 +72,9 @@ class Federation:
         """Start a member's process, in place of the one before."""
         if name in self.members:
             self.members[name].ledger.close()
-        training = self.cast.settings.training
-        floor = FloorSettings(tasks=(self.cast.settings.task.ref,), max_rounds=training.rounds)
+        settings = self.cast.settings
+        combiners = (settings.crypto.combiner,)
+        floor = FloorSettings(tasks=(settings.task.ref,), max_rounds=settings.training.rounds, combiners=combiners)
         ledger = Ledger(self.folder / "members" / f"{name}.db")
         self.members[name] = Member(
             identities()[name],

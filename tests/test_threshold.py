@@ -36,7 +36,7 @@ from moonflower.crypto.quantise import ONE, Contribution, OpenedSum, quantise, s
 from moonflower.crypto.ring import Ring, expand, prime
 from moonflower.crypto.secret import _Seal
 from moonflower.crypto.shamir import EpochShare, deal
-from moonflower.crypto.threshold import Check, Opened, Seat, combine, judge, next_openers
+from moonflower.crypto.threshold import Check, Opened, Seat, add, combine, judge, next_openers, read
 from moonflower.errors import InputError, Refused
 from protocol import identity, roster
 from threshold_weak import CollectiveKey, Forgetful, ObedientSeat, Unmasked
@@ -98,7 +98,7 @@ def open_with(openers: Any, members: Any, total: bytes, *, n: int, attempt: int 
     plan, held = epoch(n)
     about = Opening(CONTEXT, tuple(members), tuple(openers), attempt)
     partials = {name: kind(held[name]).partial(about, LANES) for name in openers}
-    return combine(plan, total, partials, LANES, Check(next(iter(held.values())).secret, CONTEXT, plan))
+    return combine(plan, total, partials, LANES, Check(next(iter(held.values())).secret, CONTEXT, about.members, plan))
 
 
 def code_of(call: Any, *arguments: Any) -> str:
@@ -152,7 +152,7 @@ def test_a_sum_opens_to_the_integers_that_scheme_shared_opens(set_: tuple[int, i
     about = Opening(CONTEXT, tuple(members), openers, 0)
     partials = {name: Seat(held[name]).partial(about, lanes) for name in openers}
     assert all(len(p) == plan.body_bytes(lanes) for p in partials.values())
-    opened = combine(plan, total, partials, lanes, Check(held[names[-1]].secret, CONTEXT, plan))
+    opened = combine(plan, total, partials, lanes, Check(held[names[-1]].secret, CONTEXT, members, plan))
     found = OpenedSum(opened.blocks(), size, 2, len(members), plan)
     sums = [part for _, part in found.values()]
     assert found.in_range
@@ -178,9 +178,35 @@ def test_a_coordinator_that_combines_gets_the_same_sum() -> None:
     about = Opening(CONTEXT, names, names[1:4], 0)
     partials = {name: Seat(held[name]).partial(about, LANES) for name in names[1:4]}
     total = total_of([vectors[name][1].body for name in names], plan)
-    opened = combine(plan, total, partials, LANES, None)
+    combined = add(plan, total, partials, LANES)
+    opened = read(plan, combined, LANES, None)
     assert (opened.rows == sum(vectors[name][0] for name in names)).all()
-    assert opened.digest == combine(plan, total, partials, LANES, Check(held["m00"].secret, CONTEXT, plan)).digest
+    secret = held["m00"].secret
+    assert opened.digest == combine(plan, total, partials, LANES, Check(secret, CONTEXT, names, plan)).digest
+    assert opened.digest == read(plan, combined, LANES, Check(secret, CONTEXT, names, plan)).digest
+    assert code_of(read, plan, combined[:-1], LANES, None) == "open.set"
+    assert read(plan, combined, LANES, Check(secret, CONTEXT, names[:4], plan)).digest == "", "another set's pads"
+
+
+@pytest.mark.parametrize("lie", ["nothing", "twice", "shifted", "another"])
+def test_a_coordinator_that_combines_cannot_hand_out_another_sum(lie: str) -> None:
+    """It sees the sum and its check. Without pads a sum of zeros, and twice the sum, would fit theirs as well."""
+    plan, held = epoch(5)
+    names, vectors = tuple(held), sealed_by(5)
+    about = Opening(CONTEXT, names, names[:3], 0)
+    partials = {name: Seat(held[name]).partial(about, LANES) for name in about.openers}
+    total = total_of([vectors[name][1].body for name in names], plan)
+    right = residues(add(plan, total, partials, LANES), plan)
+    wrong = right * {"nothing": 0, "twice": 2}.get(lie, 1)
+    if lie == "shifted":
+        wrong[0, 0] += plan.scaling
+    if lie == "another":
+        other = replace(about, context="d" * 64)
+        bodies = [Seat(one).seal(other.context, [vectors[name][0]], LANES).body for name, one in held.items()]
+        partials = {name: Seat(held[name]).partial(other, LANES) for name in about.openers}
+        wrong = residues(add(plan, total_of(bodies, plan), partials, LANES), plan)
+    assert read(plan, packed(right, plan), LANES, Check(held["m00"].secret, CONTEXT, names, plan)).digest
+    assert not read(plan, packed(wrong, plan), LANES, Check(held["m00"].secret, CONTEXT, names, plan)).digest
 
 
 def test_noise_is_what_the_formula_says() -> None:
@@ -539,10 +565,10 @@ def test_partials_of_different_attempts_do_not_mix() -> None:
     about = Opening(CONTEXT, names, names[:3], 0)
     partials = {name: Seat(held[name]).partial(about, LANES) for name in about.openers}
     partials["m02"] = Seat(held["m02"]).partial(replace(about, attempt=1), LANES)
-    opened = combine(plan, total, partials, LANES, Check(held["m00"].secret, CONTEXT, plan))
+    opened = combine(plan, total, partials, LANES, Check(held["m00"].secret, CONTEXT, about.members, plan))
     assert opened.digest == ""
     assert code_of(opened.blocks) == "open.partial"
-    blind = combine(plan, total, partials, LANES, None)  # without the check, the noise alone tells
+    blind = read(plan, add(plan, total, partials, LANES), LANES, None)  # without the check, the noise alone tells
     assert code_of(blind.blocks) == "open.partial"
 
 
@@ -565,7 +591,7 @@ def test_a_wrong_partial_is_never_taken(lie: str) -> None:
     else:
         wrong = residues(Seat(held["m01"]).partial(replace(about, members=names[:4]), LANES), plan)
     partials["m01"] = packed(wrong, plan)
-    assert combine(plan, total, partials, LANES, Check(held["m00"].secret, CONTEXT, plan)).digest == ""
+    assert combine(plan, total, partials, LANES, Check(held["m00"].secret, CONTEXT, about.members, plan)).digest == ""
 
 
 def test_partials_of_the_wrong_form_are_refused() -> None:
@@ -576,7 +602,7 @@ def test_partials_of_the_wrong_form_are_refused() -> None:
     good = {name: Seat(held[name]).partial(about, LANES) for name in about.openers}
 
     def opened(partials: dict[str, bytes], total: bytes = total) -> Opened:
-        return combine(plan, total, partials, LANES, Check(held["m00"].secret, CONTEXT, plan))
+        return combine(plan, total, partials, LANES, Check(held["m00"].secret, CONTEXT, about.members, plan))
 
     assert opened(good).digest
     for bad in (b"", good["m01"][:-1], good["m01"] + b"\0", b"\xff" * len(total)):
@@ -602,7 +628,7 @@ def test_a_member_of_another_epoch_opens_nothing() -> None:
     about = Opening(CONTEXT, names, names[:3], 0)
     partials = {name: Seat(stranger if name == "m01" else held[name]).partial(about, LANES) for name in about.openers}
     total = total_of([vectors[name][1].body for name in names], plan)
-    assert combine(plan, total, partials, LANES, Check(held["m00"].secret, CONTEXT, plan)).digest == ""
+    assert combine(plan, total, partials, LANES, Check(held["m00"].secret, CONTEXT, about.members, plan)).digest == ""
 
 
 # Who lied
@@ -690,7 +716,7 @@ def test_a_garbled_partial_is_replaced_in_a_real_opening() -> None:
         partials = {name: Seat(held[name]).partial(about, LANES) for name in openers}
         if "m01" in openers:
             partials["m01"] = packed(residues(partials["m01"], plan) + 5 * plan.scaling, plan)
-        opened = combine(plan, total, partials, LANES, Check(held["m00"].secret, CONTEXT, plan))
+        opened = combine(plan, total, partials, LANES, Check(held["m00"].secret, CONTEXT, about.members, plan))
         outcomes[openers] = opened.digest
     assert (opened.rows == sum(vectors[name][0] for name in names)).all()
     assert "m01" in judge(outcomes, 0).suspects

@@ -18,15 +18,18 @@ from moonflower.client.app import Member
 from moonflower.client.epochs import Shareholder
 from moonflower.client.ledger import Ledger
 from moonflower.configs.settings import RunSettings, parse
-from moonflower.crypto import bits, dealing, envelope, quantise, shamir
+from moonflower.crypto import bits, dealing, envelope, masks, quantise, shamir
 from moonflower.crypto.dealing import EpochShares
 from moonflower.crypto.flood import Answered, ThresholdPlan
+from moonflower.crypto.threshold import add, read
 from moonflower.errors import Ended, InputError, Refused
 from moonflower.messages import Deals, MakeDeals, Open, Partial, Sealed, TakeDeal
+from moonflower.server import model_card
 from moonflower.server.exchange import Exchange
 from moonflower.simulation import Simulation
 
 THRESHOLD = 'crypto.scheme="threshold"'
+COMBINING = (THRESHOLD, 'crypto.combiner="coordinator"')
 HEART, FOUR = CONFIGS / "heart.toml", ("training.rounds=4", "training.local_epochs=2")
 HUNGARY, DORA = "Hungary", "VA Long Beach"
 
@@ -95,11 +98,68 @@ def test_a_new_key_epoch_after_so_many_rounds_changes_nothing_else(
     assert two.model().sha256 == expected
 
 
+def test_a_coordinator_that_combines_sees_sums_and_gives_the_same_model(
+    federation: Callable[..., Federation],
+    expected: str,
+    asked: list[tuple[Member, Partial, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its partials come in clear; members still open nothing but what fits their check."""
+    opened: list[tuple[Member, Open]] = []
+    real = Member.open
+    monkeypatch.setattr(Member, "open", lambda self, request: opened.append((self, request)) or real(self, request))
+    one = federation(*COMBINING)
+    assert one.carry_out() == "done"
+    assert one.model().sha256 == expected
+    crypto = one.events("epoch_began")[0]["details"]["crypto"]
+    assert crypto["combiner"] == "coordinator"
+    assert model_card.COMBINED in model_card._exposed([crypto])
+    assert model_card.COMBINED not in model_card._exposed([{**crypto, "combiner": "members"}])
+    member, request = next(item for item in opened if item[1].purpose == "update" and item[1].number == 2)
+    assert (request.partials, request.wrapped) == ({}, {})
+    partials = {m.identity.name: r.ciphertext for m, q, r in asked if (q.purpose, q.number) == ("update", 2)}
+    epoch = member.ledger.epoch(1)
+    assert epoch is not None
+    plan, size = epoch.key.held.plan, 24  # type: ignore[union-attr]
+    lanes = size + plan.limbs
+    seen = read(plan, add(plan, request.total, partials, lanes), lanes, None)
+    weights = quantise.OpenedSum(seen.blocks(), size, 1, len(request.members), plan).counters
+    assert weights[0] > 0, "the coordinator reads the total weight"
+    for combined in (bytes(len(request.combined)), request.combined[:-1], b""):
+        with pytest.raises(Refused) as refusal:
+            real(member, request.model_copy(update={"combined": combined}))
+        assert refusal.value.code == ("open.partial" if len(combined) == len(request.combined) else "open.set")
+    relayed = {"partials": partials, "openers": list(partials)}
+    refused("open.set", member.open, request.model_copy(update=relayed))
+
+
+def test_partials_for_the_wrong_combiner_are_the_openers_fault(
+    federation: Callable[..., Federation], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In clear where members combine, or wrapped where the coordinator does."""
+    real = Shareholder.wrap
+    for crypto, wrong in ((COMBINING, masks.wrap), ((THRESHOLD,), masks.bare)):
+
+        def wrapping(self: Shareholder, about: Any, partial: bytes, wrong: Any = wrong) -> Any:
+            if self._identity.name != HUNGARY:
+                return real(self, about, partial)
+            more = (self._roster, about.members) if wrong is masks.wrap else ()
+            return wrong(self._identity, about, partial, *more)
+
+        monkeypatch.setattr(Shareholder, "wrap", wrapping)
+        one = federation(*crypto)
+        assert one.carry_out() == "done"
+        assert one.model().sha256 == expected
+        assert {(e["member"], e["code"]) for e in one.events("opening_refused")} == {(HUNGARY, "envelope.malformed")}
+
+
 @pytest.mark.parametrize(
     "crypto",
     [
         {"scheme": "shared", "threshold": 3},
         {"scheme": "shared", "faulty": 1},
+        {"scheme": "shared", "combiner": "coordinator"},
+        {"scheme": "threshold", "combiner": "somebody"},
         {"scheme": "other"},
         {"scheme": "threshold", "threshold": -1},
     ],
@@ -643,6 +703,28 @@ def test_a_garbled_partial_is_found_named_and_replaced(run: Any) -> None:
     warned = [e["details"] for e in entries(done, "warned") if e["code"] == "open.partial"]
     assert warned
     assert all(HUNGARY in details["openers"] for details in warned)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("combiner", ["members", "coordinator"])
+@pytest.mark.parametrize("culprit", [1, 2, 3])
+def test_one_of_three_openers_that_garbles_is_named_also_where_two_others_can_take_its_place(
+    tmp_path: Path, culprit: int, combiner: str
+) -> None:
+    """Five members, three openers: the second opening clears one or two of the first; a further one tells the rest."""
+    few = ("simulate.members=5", "training.rounds=2", "training.local_epochs=1", "task.channels=2")
+    who = f'crypto.combiner="{combiner}"'
+    done = simulate(
+        CONFIGS / "digits.toml",
+        out=tmp_path / "out",
+        overrides=(THRESHOLD, who, *few),
+        drills=[f"garble@2:{culprit}"],
+    )
+    assert [r["status"] for r in done.result["rounds"]] == ["promoted", "promoted"]
+    garbled = sorted(done.result["rounds"][1]["members"])[culprit - 1]
+    assert [(e["member"], e["number"], e["code"]) for e in entries(done, "opening_refused")] == [
+        (garbled, 2, "open.partial")
+    ]
 
 
 @pytest.mark.slow
