@@ -433,12 +433,12 @@ WEAKENED = (
     without(Proof, "verify", "len(signed) < needed", "False"),
     without(guard, "check_witnessed", "not witnessed", "False"),
     without(sealed, "check_total", "if not mac.verify", "if False and mac.verify"),
-    without(Ledger, "remember_opening", "db.execute(insert(_opened)", "void = (insert(_opened)"),
+    without(Ledger, "remember_opening", "db.execute(insert(tables.opened)", "void = (insert(tables.opened)"),
     without(
         Ledger, "remember_opening", ".on_conflict_do_nothing()", '.on_conflict_do_update(["purpose", "key"], set_=row)'
     ),
-    without(Ledger, "remember_sealed", "db.execute(insert(_sealed)", "void = (insert(_sealed)"),
-    without(Ledger, "remember_sealed", "values(envelope=None)", "values(run=_sealed.c.run)"),
+    without(Ledger, "remember_sealed", "db.execute(insert(tables.sealed)", "void = (insert(tables.sealed)"),
+    without(Ledger, "remember_sealed", "values(envelope=None)", "values(run=tables.sealed.c.run)"),
     without(Ledger, "sealed", "_place(context).items()", '_place(context).items() if name != "epoch"'),
     without(Member, "open", "self.ledger.remember_opening(context, key, request.members)", "pass"),
     without(Member, "enrol", "digest(before) != digest(request.offer)", "False"),
