@@ -32,7 +32,7 @@ from joserfc.jwk import ECKey, OctKey, RSAKey
 from moonflower.crypto import jws
 from moonflower.discovery import IssuerUnreachable, MetadataRefused, NotThere, discover, endpoint
 from moonflower.server.door.jwks import MAX_KEYS
-from moonflower.server.door.tokens import Principal
+from moonflower.server.door.tokens import Principal, TokenRefused
 
 HOUR = 3600
 
@@ -104,6 +104,12 @@ def test_a_token_just_below_the_limit_is_read(issuer: Issuer) -> None:
     assert 7500 < len(token) < 8192
     accept(issuer, token)
     refused("auth.too_large", 401, verifier(issuer), bearer(issuer.token(issuer.claims(padding="x" * 6200))))
+
+
+def test_a_token_that_the_server_fetched_itself_has_the_same_limit(issuer: Issuer) -> None:
+    with pytest.raises(TokenRefused) as refusal:
+        verifier(issuer).own(b"a" * 9000, "")
+    assert refusal.value.code == "auth.too_large"
 
 
 # The header of the token. All but two are signed by the issuer's real key.
