@@ -237,6 +237,20 @@ def check_confined(pid: int, name: str) -> None:
     assert own <= (name in ("cleveland", "hungary"))
 
 
+def check_logs(deployed: Deployed, run: str) -> None:
+    """Check that each line is an object, and that a request can be followed from the server to the worker and back."""
+    logs = {
+        name: [json.loads(line) for line in deployed.cells[name].said().splitlines()] for name in ("server", *SITES)
+    }
+    for name in SITES:
+        asked = [one for one in logs["server"] if one["process"] == "serverapp" and one["member"] == name]
+        sealed = next(one for one in asked if (one["route"], one.get("round")) == ("train.seal", 2))
+        assert sealed["run"] == run
+        followed = {one["process"]: one for one in logs[name] if one.get("request") == sealed["request"]}
+        assert {*followed} == {"worker", "node"}
+        assert (followed["worker"]["run"], followed["worker"]["round"]) == (run, 2)
+
+
 def test_a_federation_under_the_flags_of_the_deployment_files(deployed: Deployed) -> None:
     deployed.enrol()
     for name in ("server", *SITES):
@@ -266,6 +280,7 @@ def test_a_federation_under_the_flags_of_the_deployment_files(deployed: Deployed
     for name in SITES:
         assert ("the worker has a network" in deployed.cells[name].said()) == (name == "switzerland")
 
+    check_logs(deployed, result["run"])
     for name in SITES:
         assert deployed.cells[name].stop() == 0
         gone = deployed.cells[name].run(MOONFLOWER, "health", "/etc/moonflower/client.toml")
