@@ -55,8 +55,9 @@ class LocalGrid(Grid):
 
     def wait(self, until: float) -> None:
         """Skip to the next reply that will be ready, at most to ``until``."""
-        nearest = min((waiting.ready for waiting in self._queue.values()), default=until)
-        self._skipped += max(0.0, min(nearest, until) - self.now())
+        now = self.now()  # what is ready and was not taken belongs to an exchange that is over
+        nearest = min((waiting.ready for waiting in self._queue.values() if waiting.ready > now), default=until)
+        self._skipped += max(0.0, min(nearest, until) - now)
 
     def set_run(self, run: Run) -> None:
         """Set Flower's run record."""

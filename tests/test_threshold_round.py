@@ -26,6 +26,7 @@ from moonflower.errors import Ended, InputError, Refused
 from moonflower.messages import Deals, MakeDeals, Open, Partial, Sealed, TakeDeal
 from moonflower.server import model_card
 from moonflower.server.exchange import Exchange
+from moonflower.server.grid import LocalGrid
 from moonflower.simulation import Simulation
 
 THRESHOLD = 'crypto.scheme="threshold"'
@@ -189,10 +190,17 @@ def test_a_drill_of_partial_openings_needs_the_scheme_that_has_them(tmp_path: Pa
 # Drop-outs, liars
 
 
-def test_an_opener_that_drops_out_at_the_opening_is_replaced(
-    federation: Callable[..., Federation], expected: str
+def test_an_opener_that_drops_out_at_the_opening_is_replaced_and_not_waited_for(
+    federation: Callable[..., Federation], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = federation()
+    one, waited, real = federation(), list[float](), LocalGrid.wait
+
+    def waiting(grid: LocalGrid, until: float) -> None:
+        began = grid.now()
+        real(grid, until)
+        waited.append(grid.now() - began)
+
+    monkeypatch.setattr(LocalGrid, "wait", waiting)
 
     def seen(entry: dict[str, Any]) -> bool:
         if entry["event"] == "set_closed" and entry["number"] == 2:
@@ -206,6 +214,29 @@ def test_an_opener_that_drops_out_at_the_opening_is_replaced(
     assert one.model().sha256 == expected
     late = [(e["member"], e["number"], e["code"]) for e in one.events("opening_refused")]
     assert late == [("Cleveland", 2, "envelope.late")] * 2, "as an opener, and then as one that judges"
+    assert 0 < sum(waited) < 20, "open_timeout_s is 120"
+
+
+def test_a_slow_opener_is_asked_again_where_nobody_is_left_to_take_its_place(
+    federation: Callable[..., Federation], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, begin = Member._partial, LocalGrid.__init__
+
+    def breaking(self: Member, held: Any, context: Any, *more: Any) -> bytes:
+        if self.identity.name == DORA:
+            raise RuntimeError("no memory left")
+        return real(self, held, context, *more)
+
+    def delay(member: str, message: Any) -> float:
+        return 60.0 if (member, message.metadata.message_type) == ("Cleveland", "evaluate.partial") else 0.0
+
+    monkeypatch.setattr(Member, "_partial", breaking)
+    monkeypatch.setattr(LocalGrid, "__init__", lambda self, app, members: begin(self, app, members, delay))
+    one = federation()
+    assert one.carry_out() == "done"
+    assert one.model().sha256 == expected
+    codes = Counter((e["member"], e["code"]) for e in one.events("opening_refused"))
+    assert codes == {("Cleveland", "envelope.late"): 5, (DORA, "update.failed"): 5}, "once each for every sum"
 
 
 def test_an_opener_that_breaks_is_replaced(
