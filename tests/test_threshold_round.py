@@ -314,6 +314,65 @@ def test_a_set_that_is_smaller_than_the_threshold_is_not_closed(federation: Call
     ]
 
 
+# Members leave and come back: a new epoch each, in one training
+
+
+def seats(one: Federation) -> list[tuple[int, int, int]]:
+    """(epoch, n, t) of every epoch in the log."""
+    plans = [(e["details"]["epoch"], e["details"]["crypto"]) for e in one.events("epoch_began")]
+    return [(epoch, crypto["members"], crypto["threshold"]) for epoch, crypto in plans]
+
+
+def test_a_member_that_is_revoked_is_gone_with_the_next_epoch_and_the_rest_hold_new_shares(
+    federation: Callable[..., Federation],
+) -> None:
+    one = federation(THRESHOLD, "training.rounds=4")
+    before: list[dict[str, Any]] = []
+
+    def seen(entry: dict[str, Any]) -> bool:
+        if entry["event"] == "promoted" and entry["number"] == 1:
+            one.revoked.add(DORA)
+            before.extend({"key": held(one, name, 1).key, "shares": held(one, name, 1).shares} for name in NAMES)
+        return False
+
+    one.kill_at = seen
+    assert one.carry_out() == "done"
+    assert [r["members"] for r in one.rounds()] == [list(NAMES), *[[n for n in NAMES if n != DORA]] * 3]
+    assert [r["status"] for r in one.rounds()] == ["promoted"] * 4
+    assert seats(one) == [(1, 4, 3), (2, 3, 2)]
+    for name, was in zip(NAMES, before, strict=True):
+        if name != DORA:
+            now = held(one, name, 2)
+            assert (now.key != was["key"]).mean() > 0.9
+            assert (now.shares[HUNGARY] != was["shares"][HUNGARY]).mean() > 0.9
+            old = one.members[name].ledger.epoch(1)
+            assert old is not None
+            assert not isinstance(old.key, EpochShares)
+    one.check_log()
+
+
+def test_a_member_that_was_away_takes_a_seat_in_the_next_epoch(federation: Callable[..., Federation]) -> None:
+    one = federation(THRESHOLD, "training.rounds=4", "crypto.epoch_rounds=1")
+
+    def seen(entry: dict[str, Any]) -> bool:
+        if entry["event"] == "promoted":
+            (one.away.add if entry["number"] == 1 else one.away.discard)(HUNGARY)
+        return False
+
+    one.kill_at = seen
+    assert one.carry_out() == "done"
+    assert [len(r["members"]) for r in one.rounds()] == [4, 3, 4, 4]
+    assert [(n, t) for _, n, t in seats(one)][:3] == [(4, 3), (3, 2), (4, 3)]
+    one.check_log()
+
+
+def held(one: Federation, name: str, epoch: int) -> shamir.EpochShare:
+    kept = one.members[name].ledger.epoch(epoch)
+    assert kept is not None
+    assert isinstance(kept.key, EpochShares)
+    return kept.key.held
+
+
 # What must not be given twice
 
 
