@@ -22,7 +22,7 @@ from moonflower.client.ledger import CHECKPOINTS, Ledger
 from moonflower.client.witness import LogWitness
 from moonflower.crypto import merkle
 from moonflower.crypto.context import checkpoint_label
-from moonflower.crypto.note import Signer, check_cosignature, cosignatures, open_checkpoint, sign_checkpoint
+from moonflower.crypto.note import Signer, Witness, check_cosignature, cosignatures, open_checkpoint, sign_checkpoint
 from moonflower.errors import Refused
 from moonflower.messages import Done, Enrol, Shown
 from moonflower.server import witnesses as noticing
@@ -452,6 +452,9 @@ def test_the_command_prints_what_was_witnessed(tmp_path: Path, capsys: pytest.Ca
     assert ended.value.exit_code == 1
     said = json.loads(capsys.readouterr().out)
     assert (said["size"], said["key"], said["fork"]["shown"]) == (7, KEY, held(7, OTHERS).note)
+    (cosigned,) = cosignatures(said["checkpoint"])
+    witness = Witness.parse(said["witness"])  # with that text any tool of transparency logs checks the cosignature
+    assert check_cosignature(open_checkpoint(note, SIGNER.verifier), cosigned.line, witness) > 0
     commands.member_log(config, forget=True)
     assert "taken as the first" in capsys.readouterr().err
     assert (ledger.newest_checkpoint(), ledger.fork()) == (None, None)

@@ -163,15 +163,16 @@ def member_log(
     from ..witness import LogWitness
 
     settings = load_config(ClientConfig, config)
+    identity = identity_of(settings)
     with _ledger(settings) as ledger:
         held, fork = ledger.newest_checkpoint(), ledger.fork()
-        witness = LogWitness(identity_of(settings), ledger, settings.client.log_key, time.time)
-        note = witness.signed(held) if held else None
+        note = LogWitness(identity, ledger, settings.client.log_key, time.time).signed(held) if held else None
         if forget:
             ledger.forget_checkpoints()
     if as_json:
-        size = held.size if held else None
-        typer.echo(json.dumps({"size": size, "checkpoint": note, "key": held.key if held else None, "fork": fork}))
+        size, key = (held.size, held.key) if held else (None, None)
+        said = {"size": size, "checkpoint": note, "key": key, "witness": identity.card.as_witness.text(), "fork": fork}
+        typer.echo(json.dumps(said))
     elif note is None:
         typer.echo("this member has witnessed nothing of a log yet", err=True)
     else:
