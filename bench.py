@@ -20,26 +20,28 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .client.epochs import Held, SharedKey, Shareholder
-from .crypto import envelope, planner, shamir
+from .crypto import envelope, planner, sealed, shamir
 from .crypto.context import RoundContext
 from .crypto.flood import Opening, plan_threshold
 from .crypto.identity import Identity, Roster
-from .crypto.masks import Wrapped, check_wrapped
+from .crypto.mac import Mac
+from .crypto.masks import Wrapped, check_wrapped, unwrap, wrap
 from .crypto.planner import Plan
-from .crypto.quantise import ONE, Contribution, OpenedSum, mean, quantise, slot_blocks
-from .crypto.secret import generate
-from .messages import Open
+from .crypto.quantise import ONE, Contribution, Ints, OpenedSum, mean, quantise, slot_blocks
+from .crypto.sealed import SealedVector
+from .crypto.secret import SecretKey, generate
+from .crypto.threshold import Check, Seat, combine
 from .server.aggregate import RunningSum
 
 Row = dict[str, Any]
+Sealing = Callable[[str, Iterable[Ints], int], SealedVector]  # context, blocks, lanes
 CLIP, MEMBERS, FEW = 0.32, 16, 2
 TOGETHER = tuple(f"member-{member:02}" for member in range(5))  # of scheme threshold; any three of them open
 SHAPES = ((1_000_000, 1), (10_000_000, 1), (1_000_000, 200))
@@ -85,8 +87,9 @@ class Summed:
         lanes: of each vector.
         seal_s, add_s: seconds of the fastest member.
         size: bytes of an envelope.
-        tags: of each member's envelope.
-        request: what the openers get.
+        signed: each member's header.
+        seeds, tags: of each member's envelope.
+        total: the sealed sum.
     """
 
     context: RoundContext
@@ -94,27 +97,29 @@ class Summed:
     seal_s: float
     add_s: float
     size: int
+    signed: dict[str, envelope.SignedHeader]
+    seeds: dict[str, bytes]
     tags: dict[str, list[int]]
-    request: Open
+    total: bytes
 
 
-def _summed(plan: Plan, identity: Identity, held: Mapping[str, Held], params: int) -> Summed:
+def _summed(plan: Plan, identity: Identity, members: Mapping[str, Sealing], params: int) -> Summed:
     """Seal and add every member's update; all sign with one node key, which takes as long as with their own."""
     none = "0" * 64
     context = RoundContext(
         "bench", "bench", 1, 1, "update", none, CLIP, {}, none, {}, "0", plan.as_dict(), 1, none, 3, none, ""
     )
-    lanes, weight = params + plan.limbs, ONE // len(held)
+    lanes, weight = params + plan.limbs, ONE // len(members)
     running, signed = RunningSum(plan, lanes), dict[str, envelope.SignedHeader]()
     seeds, tags = dict[str, bytes](), dict[str, list[int]]()
     seal_s = add_s = float("inf")
     size = 0
-    for member, (name, one) in enumerate(held.items()):
+    for member, (name, sealing) in enumerate(members.items()):
         update = vector(params, member)
 
-        def seal(update: Any = update, one: Held = one) -> envelope.RawEnvelope:
+        def seal(update: Any = update, sealing: Sealing = sealing) -> envelope.RawEnvelope:
             given = Contribution((weight,), update, weight, CLIP)
-            return envelope.seal(identity, context, one.seal(context.digest, slot_blocks(given, plan), lanes))
+            return envelope.seal(identity, context, sealing(context.digest, slot_blocks(given, plan), lanes))
 
         seconds, raw = timed(seal, 1)
         seal_s, size = min(seal_s, seconds), len(raw.data)
@@ -127,31 +132,13 @@ def _summed(plan: Plan, identity: Identity, held: Mapping[str, Held], params: in
         seconds, (seeds[name], checked) = timed(add, 1)
         add_s, tags[name], signed[name] = min(add_s, seconds), list(checked.header.tags), checked.signed
         del raw, checked
-    request = Open(
-        run="bench",
-        epoch=1,
-        number=1,
-        round=1,
-        purpose="update",
-        base=none,
-        clip=CLIP,
-        checkpoint="",
-        members=list(held),
-        headers={name: one.data for name, one in signed.items()},
-        signatures={name: one.signature for name, one in signed.items()},
-        seeds=seeds,
-        total=running.dump(),
-        best=none,
-        upload=False,
-    )
-    return Summed(context, lanes, seal_s, add_s, size, tags, request)
+    return Summed(context, lanes, seal_s, add_s, size, signed, seeds, tags, running.dump())
 
 
-def _opened(plan: Plan, one: Held, summed: Summed, params: int) -> tuple[Any, bool]:
-    """Return the opened integers of a sum, from received bytes, and whether all of it was in range."""
-    one.check_total(summed.context.digest, summed.tags, summed.request.total, summed.lanes)
-    rows = one.open(summed.context.digest, summed.request, summed.lanes)
-    sums = OpenedSum(rows, params, 1, len(summed.tags), plan)
+def _opened(plan: Plan, mac: Mac, summed: Summed, rows: Callable[[], Iterator[Ints]], params: int) -> tuple[Any, bool]:
+    """Return the opened integers of a sum that is checked first, and whether all of it was in range."""
+    sealed.check_total(mac, summed.tags, summed.total, summed.lanes, plan)
+    sums = OpenedSum(rows(), params, 1, len(summed.tags), plan)
     values = np.empty(params, dtype=np.int64)
     for at, part in sums.values():
         values[at : at + len(part)] = part
@@ -172,14 +159,23 @@ def _judged(plan: Plan, values: Any, in_range: bool, members: int) -> tuple[bool
 def ours(params: int, tensors: int, value_bits: int = 16) -> Row:
     """Scheme ``shared``: seeded symmetric BFV through SEAL, bit-packed, authenticated, 16 members."""
     plan = planner.plan(MEMBERS, value_bits, params)
-    key, secret = generate(plan), os.urandom(32)
+    key, secret = SecretKey(plan, generate(plan)), os.urandom(32)
+
+    def sealing(name: str) -> Sealing:
+        return lambda context, blocks, lanes: sealed.seal(key, Mac(secret, context, plan), name, blocks, lanes, plan)
+
     names = [f"member-{member:02}" for member in range(MEMBERS)]
-    held: dict[str, Held] = {name: SharedKey(plan, key, secret, name) for name in names}
-    summed = _summed(plan, Identity.generate(names[0]), held, params)
-    open_s, (values, in_range) = timed(lambda: _opened(plan, held[names[0]], summed, params), 1)
+    summed = _summed(plan, Identity.generate(names[0]), {name: sealing(name) for name in names}, params)
+
+    def opening() -> tuple[Any, bool]:
+        mac = Mac(secret, summed.context.digest, plan)
+        rows = sealed.open_total(key, summed.total, summed.seeds, summed.lanes, plan)
+        return _opened(plan, mac, summed, lambda: rows, params)
+
+    open_s, (values, in_range) = timed(opening, 1)
     peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     exact, error = _judged(plan, values, in_range, MEMBERS)
-    down = (len(summed.request.total) + sum(map(len, summed.request.seeds.values()))) / params
+    down = (len(summed.total) + sum(map(len, summed.seeds.values()))) / params
     row = _row(summed.seal_s, summed.add_s, open_s, summed.size / params, down, exact, error)
     return {**row, "peak_kib": peak_kib}
 
@@ -198,36 +194,38 @@ def together(params: int, tensors: int, value_bits: int = 16, part: str = "") ->
     roster = Roster(tuple(one.card for one in identities.values()))
     dealt = {name: shamir.deal(plan, TOGETHER) for name in TOGETHER}
     commitments = {name: one.commitments for name, one in dealt.items()}
-    held: dict[str, Held] = {}
-    seats: dict[str, Shareholder] = {}
-    for name, identity in identities.items():
+    seats = {}
+    for name in TOGETHER:
         payloads = {dealer: one.payloads[name] for dealer, one in dealt.items()}
-        share = shamir.EpochShare(plan, TOGETHER, name, dealt[name].own, payloads, commitments)
-        held[name] = seats[name] = Shareholder(share, identity, roster)
-    summed = _summed(plan, identities[TOGETHER[0]], held, params)
-    about = Opening(summed.context.digest, TOGETHER, TOGETHER[: plan.threshold], 0)
-    partial_s, partials = float("inf"), {}
+        seats[name] = Seat(shamir.EpochShare(plan, TOGETHER, name, dealt[name].own, payloads, commitments))
+    combiner = TOGETHER[0]
+    summed = _summed(plan, identities[combiner], {name: seat.seal for name, seat in seats.items()}, params)
+    about, secret = Opening(summed.context.digest, TOGETHER, TOGETHER[: plan.threshold], 0), seats[combiner].held.secret
+    partial_s, partials = float("inf"), dict[str, Wrapped]()
     for name in about.openers:
 
-        def partial(seat: Shareholder = seats[name]) -> Wrapped:
-            return seat.wrap(about, seat.partial(about, summed.lanes))
+        def partial(name: str = name) -> Wrapped:
+            made = seats[name].partial(about, summed.lanes)
+            return wrap(identities[name], about, made, roster, TOGETHER)
 
-        seconds, made = timed(partial, 1)
-        check_wrapped(about, roster.card(name), made, plan.body_bytes(summed.lanes))
-        partial_s, partials[name] = min(partial_s, seconds), made
-    came = {
-        "openers": list(about.openers),
-        "partials": {name: one.ciphertext for name, one in partials.items()},
-        "wrapped": {name: one.as_dict() for name, one in partials.items()},
-    }
-    summed = replace(summed, request=summed.request.model_copy(update=came))
-    request, combiner = summed.request, held[TOGETHER[0]]
-    combine_s, _ = timed(lambda: list(combiner.open(about.context, request, summed.lanes)))
-    open_s, (values, in_range) = timed(lambda: _opened(plan, combiner, summed, params))
+        seconds, partials[name] = timed(partial, 1)
+        check_wrapped(about, roster.card(name), partials[name], plan.body_bytes(summed.lanes))
+        partial_s = min(partial_s, seconds)
+
+    def combining() -> Iterator[Ints]:
+        came = {name: unwrap(identities[combiner], about, roster.card(name), one) for name, one in partials.items()}
+        check = Check(secret, about.context, TOGETHER, plan)
+        return combine(plan, summed.total, came, summed.lanes, check).blocks()
+
+    def opening() -> tuple[Any, bool]:
+        return _opened(plan, Mac(secret, about.context, plan), summed, combining, params)
+
+    combine_s, _ = timed(combining)
+    open_s, (values, in_range) = timed(opening)
     peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     exact, error = _judged(plan, values, in_range, len(TOGETHER))
-    asked = sum(map(len, (*request.headers.values(), *request.signatures.values()))) / params
-    down = asked + (len(request.total) + sum(map(len, request.partials.values()))) / params
+    asked = sum(len(one.data) + len(one.signature) for one in summed.signed.values()) / params
+    down = asked + (len(summed.total) + sum(len(one.ciphertext) for one in partials.values())) / params
     rows = {
         "": _row(summed.seal_s, summed.add_s, partial_s + open_s, summed.size / params, down, exact, error),
         "partial": _row(None, None, partial_s, len(partials[about.openers[0]].ciphertext) / params, asked, None, None),
