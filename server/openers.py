@@ -61,10 +61,12 @@ class Partials:
         """Return a request to open with the partial openings of t members; the next set's, if it was called before.
 
         Raises:
-            Refused: ``open.partial``: no one member explains why the sum did not open, so an envelope or a deal is at
-                fault; or fewer than t members are left that may give one, and the code is why most others did not.
+            Refused: ``open.partial``: no one member, and no two where two can be spared, explain why the sum did not
+                open, so an envelope or a deal is at fault; or fewer than t members are left that may give one, and the
+                code is why most others did not.
         """
-        while self._attempt < MAX_ATTEMPTS and not judge(self._outcomes, 1).sealed:
+        spare = len(request.members) - self._plan.threshold
+        while self._attempt < MAX_ATTEMPTS and not judge(self._outcomes, min(max(spare, 1), 2)).sealed:
             self._openers = self._next(request.members)
             if not self._openers:
                 break

@@ -818,6 +818,17 @@ def test_one_of_three_openers_that_garbles_is_named_also_where_two_others_can_ta
 
 
 @pytest.mark.slow
+def test_two_of_five_that_garble_are_both_named_and_the_other_three_open(tmp_path: Path) -> None:
+    few = ("simulate.members=5", "training.rounds=2", "training.local_epochs=1", "task.channels=2")
+    drills = ["garble@2:1", "garble@2:4"]
+    done = simulate(CONFIGS / "digits.toml", out=tmp_path / "out", overrides=(THRESHOLD, *few), drills=drills)
+    assert [r["status"] for r in done.result["rounds"]] == ["promoted", "promoted"]
+    members = sorted(done.result["rounds"][1]["members"])
+    named = [(e["member"], e["number"], e["code"]) for e in entries(done, "opening_refused")]
+    assert named == [(members[0], 2, "open.partial"), (members[3], 2, "open.partial")]
+
+
+@pytest.mark.slow
 def test_a_spoilt_envelope_fails_the_round_and_not_the_run(run: Any) -> None:
     done = run("overflow@2:1")
     assert [(r["status"], r["code"]) for r in done.result["rounds"]] == [
