@@ -82,7 +82,7 @@ def exchange(http: httpx.Client, request: httpx.Request) -> tuple[httpx.Response
     except httpx.HTTPError as error:
         kind = type(error).__name__
         raise IssuerUnreachable(
-            "auth.issuer_unreachable", f"the issuer at {request.url.host} cannot be reached: {kind}"
+            "auth.issuer_unreachable", f"the issuer at {request.url.netloc.decode()} cannot be reached: {kind}"
         ) from error
     if response.status_code >= 500 or response.status_code == 429:
         raise IssuerUnreachable("auth.issuer_unreachable", f"the issuer answers {response.status_code}")

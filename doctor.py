@@ -167,6 +167,11 @@ def _client(config: ClientConfig) -> tuple[Step, ...]:
         OwnRows(config)
         return Check("data", "ok", f"{config.data.path or 'the task'} and schema are in order for {own.tasks[0]}")
 
+    def pins() -> Check:
+        pinned = {one.name: one.pin for one in config.member}
+        last = {name: pin for name, pin in state.last_roster(own.state).items() if name != own.member}
+        return here.members(pinned, own.min_members, last)
+
     def encryption() -> Check:
         return _canary(len(config.member) + 1, DEFAULT_BITS, _values(config))
 
@@ -181,7 +186,7 @@ def _client(config: ClientConfig) -> tuple[Step, ...]:
         Step("CAs", lambda: here.ca({"[client] ca": own.ca, "[oauth] ca": login.ca}, here.utc_now())),
         Step("disk", lambda: state.disk([own.state])),
         Step("ledger", lambda: state.ledger(own.state)),
-        Step("members", lambda: here.members(len(config.member), own.min_members)),
+        Step("members", pins, ("ledger",)),
         Step("data", rows, ("versions",)),
         Step("issuer", lambda: there.issuer(login), ("CAs",), asks=True),
         Step("server", lambda: there.server(own.server, there.trusting(own.ca, system=True)), ("CAs",), asks=True),

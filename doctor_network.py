@@ -190,15 +190,10 @@ def server(
     try:
         response = _get(f"{url.rstrip('/')}{path}", trust)
     except httpx.TransportError as error:
-        cause = error.__cause__ or error.__context__ or error
-        if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            reason = getattr(cause, "verify_message", "") or described(error)
-            return Check(
-                name,
-                "failed",
-                f"{url}: its certificate does not hold: {reason}",
-                "ca, and the certificate's names and dates",
-            )
+        untrusted = _untrusted(error)
+        if untrusted is not None:
+            said = f"{url}: its certificate does not hold: {untrusted}"
+            return Check(name, "failed", said, "ca, and the certificate's names and dates")
         status: Status = "warning" if own else "failed"
         hint = f"start it with moonflower {name}" if own else "address, name server, firewall, HTTPS_PROXY"
         return Check(name, status, f"{url} cannot be reached: {type(error).__name__}", hint)
@@ -207,6 +202,14 @@ def server(
             name, "failed", f"{url}{path} answers {response.status_code}; expected 200", f"is it moonflower's {name}?"
         )
     return Check(name, "ok", f"{url} answers over {'TLS' if url.startswith('https') else 'plain http'}")
+
+
+def _untrusted(error: httpx.TransportError) -> str | None:
+    """Return what is wrong with a certificate, or None where it is something else."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+        cause = cause.__cause__ or cause.__context__
+    return None if cause is None else described(cause.verify_message)
 
 
 def trusting(ca: Path | None, *, system: bool = False) -> ssl.SSLContext | bool:

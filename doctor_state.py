@@ -5,6 +5,7 @@ Databases are opened for reading alone, beside whoever has them open; a folder t
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sqlite3
@@ -144,6 +145,20 @@ def ledger(folder: Path) -> Check:
         )
     seen = f"newest checkpoint of the log: {newest[0]} entries" if newest else "nothing of a log witnessed yet"
     return Check("ledger", "ok", f"opens; {seen}")
+
+
+def last_roster(folder: Path) -> dict[str, str]:
+    """Return member → pin of the newest epoch of keys in a member's ledger; nothing where there is none."""
+    from .client.ledger import APPLICATION_ID, FILE_NAME
+    from .crypto.identity import parse_card
+
+    path = folder / FILE_NAME
+    if not path.exists():
+        return {}
+    with reading(path, APPLICATION_ID) as db:
+        row = db.execute("SELECT roster FROM epochs WHERE confirmed ORDER BY epoch DESC LIMIT 1").fetchone()
+    cards = [] if row is None else [parse_card(card) for card in json.loads(row[0])]
+    return {card.name: card.node.pin for card in cards}
 
 
 @contextmanager
