@@ -59,6 +59,12 @@ def test_every_page_is_on_the_site() -> None:
     assert config["theme"]["font"] is False
 
 
+def test_the_readme_leads_to_every_page_and_decision() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    pages = sorted(file.relative_to(ROOT).as_posix() for file in ROOT.glob("docs/**/*.md"))
+    assert [page for page in pages if f"]({page}" not in readme] == []
+
+
 def test_every_alert_has_an_entry_in_the_runbook() -> None:
     rules = yaml.safe_load((ROOT / "configs/deploy/prometheus/alerts.yml").read_text(encoding="utf-8"))
     alerts = {rule["alert"].lower() for group in rules["groups"] for rule in group["rules"] if "alert" in rule}
