@@ -87,9 +87,16 @@ def test_a_serverapp_that_is_killed_is_started_again(live: Live, expected: str, 
     assert live.events("run_resumed", before)
 
 
-def test_a_server_that_is_killed_goes_on_where_it_was(live: Live, expected: str) -> None:
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_a_server_that_is_killed_goes_on_where_it_was(live: Live, expected: str, how: str) -> None:
     def kill(_: object) -> None:
-        live.kill("server")
+        if how == "kill":
+            live.kill("server")
+        else:
+            process = live.processes.running.pop("server")
+            process.terminate()
+            assert ended(process) == 0
+            assert "[info] stopped" in live.output("server")
         live.start("server")
 
     before = len(live.log())

@@ -140,6 +140,12 @@ class Flower:
             logger.warning("SuperExec ended with status %s; started again", process.returncode)
             lifespan._start_superexec_if_needed()
 
+    def rest(self) -> None:
+        """End that process: it would complain of a server that does not answer any more."""
+        process = self.app.state.superlink_lifespan.superexec_process
+        if process is not None:
+            process.terminate()
+
 
 def _needed(middleware: Any) -> bool:
     """Return whether one of Flower's middlewares has work on the Fleet or the Runtime API."""
@@ -263,8 +269,6 @@ async def _serve(
     metrics = Metrics(state, Process(flower.online, lambda: sum(connections.values()), lambda: dict(gateway.refusals)))
     beside = _Server(scrape.served(scrape.Scrape(registry(metrics), token), settings, tls))
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, setattr, inside, "should_exit", True)
     opened = loop.create_task(outside.serve([sockets.outer]))
     watched = loop.create_task(supervisor.watch())
     narrated = loop.create_task(narrator.narrate(state))
@@ -281,6 +285,13 @@ async def _serve(
         if sockets.scraped is not None:
             await beside.serve([sockets.scraped])
 
+    def leave() -> None:
+        watched.cancel()
+        flower.rest()
+        inside.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, leave)
     ready, shown = loop.create_task(announce()), loop.create_task(show())
     try:
         await inside.serve([sockets.inner])
@@ -291,6 +302,7 @@ async def _serve(
         for task in (watched, narrated, expired, ready):
             task.cancel()
         await asyncio.gather(opened, shown, watched, narrated, expired, ready, return_exceptions=True)
+        logger.info("stopped")
 
 
 def _dashboard(config: ServerConfig, api: Api, verifier: Verifier, url: str) -> Dashboard | None:
