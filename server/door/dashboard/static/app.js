@@ -142,7 +142,7 @@ const app = {
 function problem(error) {
   MAIN.replaceChildren(
     h('h1', { tabindex: -1 }, error.status === 404 ? 'There is nothing here' : 'This did not work'),
-    h('p', { class: 'bad' }, error.message),
+    h('p', { class: 'bad' }, `${error.message.charAt(0).toUpperCase()}${error.message.slice(1)}.`.replace(/\.\.$/, '.')),
     h('p', {}, h('button', { type: 'button', class: 'quiet', 'data-action': 'again' }, 'Try again')),
   );
 }

@@ -21,6 +21,7 @@ export async function load(app, _, quiet) {
     if (!more.entries.length) break;
     page.entries.push(...more.entries);
   }
+  await look(app); // what the page says of this browser is about the log that it shows
   return { ...page, members };
 }
 

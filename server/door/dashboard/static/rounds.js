@@ -57,7 +57,7 @@ export function view(app, data) {
       'section',
       { 'aria-labelledby': 'each' },
       h('h2', { id: 'each' }, 'Each round'),
-      table(data, app.overview?.members ?? []),
+      table(data, everybody(data, app.overview?.members ?? [])),
     ),
   ];
 }
@@ -112,6 +112,12 @@ export function charts(data, id) {
       { of: data.of, digits: 4, guide: 0 },
     ),
   );
+}
+
+/** Who is a member now, or was when a round of this run went on. */
+function everybody(data, members) {
+  const took = data.rounds.flatMap((one) => [...one.members, ...one.excluded.map((out) => out.member)]);
+  return [...new Set([...members, ...took])].sort();
 }
 
 function present(members, all) {

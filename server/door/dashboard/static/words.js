@@ -58,7 +58,7 @@ export function about(entry) {
   if (details.approver) parts.push(details.approver);
   if (details.version !== undefined) parts.push(`version ${details.version}`);
   if (details.round !== undefined) parts.push(`round ${details.round}`);
-  else if (entry.number) parts.push(`no. ${entry.number}`);
+  else if (entry.number) parts.push(`round no. ${entry.number}`);
   if (['set_closed', 'opened'].includes(entry.event) && OTHER[details.purpose])
     parts.push({ statistics: 'statistics', tallies: 'quality numbers' }[details.purpose]);
   if (details.members && Array.isArray(details.members)) parts.push(many(details.members.length, 'member'));
