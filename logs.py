@@ -68,7 +68,9 @@ def formatter(form: LogFormat, process: str, *, member: str = "", colors: bool =
     source = {"process": process, "member": member}
 
     def told(_: Any, __: str, entry: EventDict) -> EventDict:
-        entry = {**source, **entry, "time": _time(entry["_record"])}
+        entry = {**source, **entry}
+        if process:  # a person at a command sees when it is said
+            entry["time"] = _time(entry["_record"])
         known = {name: entry[name] for name in FIRST if entry.get(name)}
         return {**known, **{name: value for name, value in entry.items() if name not in FIRST}}
 

@@ -128,6 +128,9 @@ def _members_html(result: Mapping[str, Any]) -> str:
     members = [m for m in items(result, "members") if any(part(m, way) for way in WAYS)]
     unseen = [plain(m.get("name")) for m in items(result, "members") if m not in members]
     sentences = "".join(f"<li>{escaped(sentence)}</li>" for sentence in verdicts(result))
+    if unseen and not members:
+        note = f"No numbers of {escaped(listed(unseen))}: a member's numbers stay with the member."
+        return f'<ul class="plain">{sentences}</ul><p class="note">{note}</p>'
     ways = [w for w in WAYS if any(part(m, w).get(k) is not None for m in members for k in METRICS)]
     charts = ""
     known = [

@@ -81,18 +81,22 @@ def _replace(path: Path, text: str) -> None:
 
 
 def _scores_table(result: Mapping[str, Any]) -> Table:
-    subjects = [*items(result, "members"), {"name": EVERYBODY, **part(result, "overall")}]
+    members = items(result, "members")
+    theirs = not members or any(part(one, way) for one in members for way in WAYS)
+    subjects = [*(members if theirs else []), {"name": EVERYBODY, **part(result, "overall")}]
     known = {
         (way, metric) for s in subjects for way in WAYS for metric in METRICS[:3] if _value(s, way, metric) is not None
     }
     ways = [way for way in WAYS if any((way, metric) in known for metric in METRICS)] or list(WAYS)
     metrics = [metric for metric in METRICS[:3] if any((way, metric) in known for way in WAYS)]
     view = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, title_justify="left", caption_justify="left")
-    view.title = Text(f"{plain(result.get('federation'))}: each member judged on its own test rows", style="bold")
-    view.caption = Text(
-        "* best of its row. Below the members: all members' test rows together, alone is there the members' mean."
-        " pooled: one model on all rows in one place, for comparison."
-    )
+    judged = "each member judged on its own test rows" if theirs else "a member's own numbers stay with the member"
+    view.title = Text(f"{plain(result.get('federation'))}: {judged}", style="bold")
+    if theirs:
+        view.caption = Text(
+            "* best of its row. Below the members: all members' test rows together, alone is there the members' mean."
+            " pooled: one model on all rows in one place, for comparison."
+        )
     view.add_column("member", overflow="fold", max_width=_NAME_WIDTH)
     view.add_column("", no_wrap=True)
     for way in ways:

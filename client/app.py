@@ -375,7 +375,8 @@ class Member:
                 reply = handlers[request](asked).to_records()
                 logger.info("%s done", request.kind)
             except MoonflowerError as error:
-                logger.warning("%s refused: %s", request.kind, error, extra={"code": error.code})
+                level = logging.INFO if error.code == "audit.behind" else logging.WARNING  # asked again, with the proof
+                logger.log(level, "%s refused: %s", request.kind, error, extra={"code": error.code})
                 reply = self._refusal(request, asked, error.code)
             except Exception as error:  # rule 12: whatever a task raises may hold a row; only a code may leave
                 logger.warning("%s failed: %s", request.kind, type(error).__name__, extra={"code": "update.failed"})

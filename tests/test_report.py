@@ -363,6 +363,20 @@ def test_members_of_whom_nothing_is_known_take_one_line() -> None:
     assert "No numbers of Hungary, Switzerland and VA Long Beach" in words(live())
 
 
+def test_where_nothing_is_known_of_any_member_nothing_stands_there_for_them() -> None:
+    result = live()
+    for member in result["members"]:
+        member |= {"federated": None, "personalised": None}
+    said = flat(printed(result))
+    assert said.startswith("heart: a member's own numbers stay with the member")
+    assert "not known here" not in said
+    assert "best of its row" not in said
+    assert "all members' test rows loss" in said
+    page = words(result)
+    assert "No numbers of Cleveland, Hungary, Switzerland and VA Long Beach" in page
+    assert "Not known for any member" not in page
+
+
 def test_a_log_that_does_not_verify_is_loud() -> None:
     assert "NOT VERIFIED, 412 entries" in flat(printed(refused()))
     root = tree(refused())
