@@ -264,8 +264,11 @@ for _ in range(50):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_another_user_who_does_not_wait_for_an_answer_is_not_heard_either() -> None:
+def test_another_user_who_does_not_wait_for_an_answer_is_not_heard_either(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The kernel shows a connection that was closed as root's."""
+    monkeypatch.setattr(peers.OwnUserOnly, "told", -peers.QUIET_S)
     heard: list[str] = []
 
     async def listening(scope: dict[str, str], receive: object, send: object) -> None:
@@ -276,6 +279,7 @@ def test_another_user_who_does_not_wait_for_an_answer_is_not_heard_either() -> N
         subprocess.run([sys.executable, "-c", SHOUT, str(port), "65534"], check=True, timeout=20)
         assert httpx.get(f"http://127.0.0.1:{port}/own").status_code == 200
     assert heard == ["/own"]
+    assert caplog.text.count("refused a connection") == 1
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

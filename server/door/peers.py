@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ...errors import InputError
 logger = logging.getLogger(__name__)
 TABLE = Path("/proc/net/tcp")
 Address = tuple[str, int]
+QUIET_S = 60.0
 
 
 def owner(theirs: Address, ours: Address, table: Iterable[str]) -> int | None:
@@ -41,7 +43,11 @@ def _shown(address: str, port: int) -> str:
 
 
 class OwnUserOnly(HttpToolsProtocol):
-    """A connection from a process of this user or of root; any other is closed before it is read."""
+    """A connection from a process of this user or of root; any other is closed before it is read, and told of once a
+    minute: who may not come in may not fill the log either.
+    """
+
+    told = -QUIET_S  # when, of all connections
 
     def connection_made(self, transport: Any) -> None:
         """Look whose the other end is."""
@@ -51,9 +57,11 @@ class OwnUserOnly(HttpToolsProtocol):
             with TABLE.open() as table:
                 user = owner(self.client, (self.server[0], self.server[1]), table)
         if user not in (os.geteuid(), 0):
-            known = "a user who did not wait" if user is None else f"user {user}"
-            logger.warning("the loopback listener refused a connection of %s", known)
             transport.abort()
+            if time.monotonic() - OwnUserOnly.told >= QUIET_S:
+                OwnUserOnly.told = time.monotonic()
+                known = "a user who did not wait" if user is None else f"user {user}"
+                logger.warning("the loopback listener refused a connection of %s", known)
 
 
 def check_supported() -> None:
