@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from sqlalchemy.exc import OperationalError
 
 from .. import logs
 from ..configs import bundle
@@ -41,17 +43,19 @@ def main(grid: Grid, context: Context) -> None:
     logs.to_stderr(config.server.log_format, "serverapp", stream=overheard.stream_to(bundle.server_log()))
     run = str(context.run_config[bundle.RUN_KEY])
     folder = config.server.state
-    state = State(folder, config.server.federation, keep_envelopes_h=config.server.keep_envelopes_h)
     try:
-        with carrying(folder, run):
+        with (
+            closing(State(folder, config.server.federation, keep_envelopes_h=config.server.keep_envelopes_h)) as state,
+            carrying(folder, run),
+        ):
             _coordinator(grid, state, run, config.server.answer_timeout_s).carry_out()
     except MoonflowerError as error:  # its end is on record; a traceback would only hide it
         logger.warning("the run ended: %s", error, extra={"run": run, "code": error.code})
+    except (OSError, OperationalError) as error:  # a full disk: the server starts another process, and says why
+        logger.error("the ServerApp broke: %s", str(error).partition("\n")[0], extra={"run": run})
     except Exception:
         logger.exception("the ServerApp broke", extra={"run": run})
         raise
-    finally:
-        state.close()
 
 
 def _coordinator(grid: Grid, state: State, run: str, answer_timeout_s: float) -> Coordinator:
