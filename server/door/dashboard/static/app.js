@@ -171,7 +171,7 @@ function frame() {
     h(
       'div',
       { class: 'who' },
-      h('span', { class: app.live ? 'live' : 'live off', role: 'status' }, app.live ? 'live' : 'no news now'),
+      h('span', { class: app.live ? 'live' : 'live off', role: 'status' }, app.live ? 'live' : 'no news'),
       h('span', { class: 'name' }, app.session.name || 'logged in'),
       h('button', { type: 'button', class: 'quiet small', 'data-action': 'logout' }, 'Log out'),
     ),

@@ -129,7 +129,7 @@ function present(members, all) {
 
 function table(data, all) {
   if (!data.rounds.length) return h('p', { class: 'none' }, 'None yet.');
-  const heads = ['round', 'no.', 'status', 'members', 'left out', 'change', data.metric, 'clipped'];
+  const heads = ['round', 'no.', 'status', 'change', data.metric, 'clipped', 'members', 'left out'];
   const number = (text) => h('td', { class: 'num' }, text);
   return h(
     'div',
@@ -143,7 +143,7 @@ function table(data, all) {
         h(
           'tr',
           {},
-          heads.map((one, at) => h('th', { scope: 'col', class: at > 4 ? 'num' : null }, one)),
+          heads.map((one, at) => h('th', { scope: 'col', class: at > 2 && at < 6 ? 'num' : null }, one)),
         ),
       ),
       h(
@@ -163,11 +163,11 @@ function table(data, all) {
                 badge(TONE[one.status] ?? 'plain', one.status),
                 one.code ? h('small', { class: 'code' }, one.code) : null,
               ),
-              h('td', {}, present(one.members, all)),
-              h('td', {}, one.excluded.length ? listed(one.excluded.map((out) => `${out.member} (${out.code})`)) : '–'),
               number(fixed(one.gate.median, 4)),
               number(fixed(one.metrics?.[data.metric], 3)),
               number(fixed(one.clipped_share, 2)),
+              h('td', {}, present(one.members, all)),
+              h('td', {}, one.excluded.length ? listed(one.excluded.map((out) => `${out.member} (${out.code})`)) : '–'),
             ),
           ),
       ),
