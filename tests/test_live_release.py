@@ -6,6 +6,7 @@ import json
 import subprocess
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import tomli_w
 from live import Live
 from moonflower import up
+from moonflower.canonical import canonical
 from moonflower.client.keyring import load_keys
 from moonflower.configs.live import OperatorConfig, load_config
 from moonflower.crypto.version import parse
@@ -39,8 +41,8 @@ class Office:
     def model(self, member: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         return self.moonflower("model", *arguments, "--as", self.folder / member / "operator.toml")
 
-    def decide(self, member: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-        return self.model(member, *arguments, "--key", self.folder / member / "approver.jwk", "--yes", "--json")
+    def decide(self, member: str, *arguments: object, role: str = "board") -> subprocess.CompletedProcess[str]:
+        return self.model(member, *arguments, "--key", self.folder / member / f"{role}.jwk", "--yes", "--json")
 
 
 def changed(path: Path, change: Any) -> None:
@@ -57,14 +59,12 @@ def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
     for member in (CLEVELAND, HUNGARY):
         desk = folder / member
         desk.mkdir()
-        printed = made.moonflower("keys", "approver", desk / "approver.jwk")
-        assert printed.returncode == 0, printed.stderr
-        key = tomllib.loads(printed.stdout)["key"]
-
-        def add(tables: Any, key: str = key) -> None:
-            tables["approver"] = [{"name": "board", "key": key}]
-
-        changed(whole.stage.clients[member], add)
+        approvers = []
+        for role in ("board", "ethics") if member == CLEVELAND else ("board",):
+            printed = made.moonflower("keys", "approver", desk / f"{role}.jwk")
+            assert printed.returncode == 0, printed.stderr
+            approvers.append({"name": role, "key": tomllib.loads(printed.stdout)["key"]})
+        changed(whole.stage.clients[member], lambda tables, approvers=approvers: tables.update(approver=approvers))
         public = up._client_key(desk)
         client = {"client_id": f"approver:{member}", "key": str(public), "scopes": ["fl:approve"]}
         changed(whole.stage.issuer, lambda tables, client=client: tables["client"].append(client))
@@ -92,8 +92,9 @@ def test_two_members_approvers_release_a_model_over_the_network(office: Office) 
     first = office.decide(CLEVELAND, "approve", sha256)
     assert first.returncode == 0, first.stderr
     assert json.loads(first.stdout)["missing"] == 1
-    again = office.decide(CLEVELAND, "approve", sha256)
-    assert (again.returncode, "another member's" in again.stderr) == (1, True)
+    again = office.decide(CLEVELAND, "approve", sha256, role="ethics")
+    assert (again.returncode, "another member's" in again.stderr) == (1, True), "two approvers of one member"
+    serve_another(office, number - 1)
     second = office.decide(HUNGARY, "approve", number)
     assert json.loads(second.stdout)["event"] == "released", second.stderr
 
@@ -118,14 +119,37 @@ def test_two_members_approvers_release_a_model_over_the_network(office: Office) 
     assert verify(live.state / "moonflower.db", (live.state / "log.pub").read_text(), None).ok
 
 
+def serve_another(office: Office, number: int) -> None:
+    """Try to have an approval that was given serve another version: as it is, and with its digest changed."""
+    (given,) = (
+        {name: e["details"][name] for name in ("decision", "signature")} for e in office.live.events("approved")
+    )
+    with approver_of(office) as approver:
+        other = approver.shown(str(number))["lineage"]["sha256"]
+        moved = canonical({**json.loads(given["decision"]), "sha256": other}).decode()
+        for decision, code in ((given["decision"], "release.digest"), (moved, "release.signature")):
+            with pytest.raises((Refused, InputError)) as refusal:
+                approver.decide(other, {**given, "decision": decision})
+            assert refusal.value.code == code
+        assert approver.listing()["released"] is None
+
+
+@contextmanager
+def approver_of(office: Office) -> Iterator[Remote]:
+    remote = Remote(load_config(OperatorConfig, office.folder / CLEVELAND / "operator.toml"), "fl:approve")
+    try:
+        yield remote
+    finally:
+        remote.close()
+
+
 def test_a_desk_that_submits_runs_decides_nothing(office: Office) -> None:
     live = office.live
     with pytest.raises(Refused) as refusal:
         live.remote.decide("1", {"decision": "", "signature": ""})
     assert refusal.value.code == "auth.scope"
     assert live.remote.listing()["versions"], "but it may look"
-    approver = Remote(load_config(OperatorConfig, office.folder / CLEVELAND / "operator.toml"), "fl:approve")
-    try:
+    with approver_of(office) as approver:
         with pytest.raises(Refused) as refusal:
             approver.runs()
         assert refusal.value.code == "auth.scope"
@@ -136,8 +160,6 @@ def test_a_desk_that_submits_runs_decides_nothing(office: Office) -> None:
         with pytest.raises(InputError) as odd:
             approver.decide("1", {"decision": "{}", "signature": ""})
         assert odd.value.code == "release.malformed"
-    finally:
-        approver.close()
 
 
 def test_a_run_below_the_floor_of_the_server_is_not_taken(office: Office) -> None:
