@@ -144,6 +144,7 @@ class Member:
             seconds = time.perf_counter() - began
             header, _ = envelopes.split(raw)
             share = round(contribution.clipped_share / SHARE_STEP) * SHARE_STEP
+            del contribution  # the ledger copies what it writes, and a model may be large
             kept = Remembered(context.digest, header.digest, min(share, 1.0), raw.data)
             self.ledger.remember_sealed(context, kept, base.data if base else None, self._measured)
             self._measured = {}

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import stat
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from moonflower.server.door.narrator import sentence
 from moonflower.server.evidence import gather
 from moonflower.server.recompute import recompute
 from moonflower.server.records.audit import open_signer
-from moonflower.server.records.envelopes import WARNING, Envelopes
+from moonflower.server.records.envelopes import Envelopes
 from moonflower.server.records.source import opened
 from moonflower.server.records.state import State
 from protocol import context, sealed
@@ -333,27 +332,3 @@ def test_a_log_that_was_edited_is_not_compared_with(federation: Callable[..., Fe
     error = CliRunner().invoke(audit, ["recompute", "1", "--state", str(one.folder)]).exception
     assert isinstance(error, MoonflowerError)
     assert error.code.startswith("audit.")
-
-
-@pytest.mark.slow
-def test_a_server_that_keeps_envelopes_says_so_and_forgets_them(tmp_path: Path) -> None:
-    from live import Live
-
-    with Live(tmp_path / "up", "training.rounds=1", server={"keep_envelopes_h": 1}) as live:
-        old = live.state / "envelopes" / "7" / ("0" * 64)
-        shown = live.run()
-        assert (shown["status"], shown["code"]) == ("done", "")
-        assert WARNING.format(hours=1) in live.output("server")
-        assert [entry["details"]["what"] for entry in live.events("warned")] == ["retention"]
-        said = CliRunner().invoke(audit, ["recompute", "1", "--state", str(live.state)])
-        assert "bit for bit" in said.stdout, said.exception
-        old.parent.mkdir()
-        old.write_bytes(b"old")
-        os.utime(old, (0, 0))
-        live.processes.running["server"].terminate()
-        live.processes.running.pop("server").wait(30)
-        live.start("server")
-        deadline = time.monotonic() + 60
-        while old.exists():
-            assert time.monotonic() < deadline, "the server's start deletes what is over"
-            time.sleep(0.1)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from live import Live, ended, everywhere, family, named, send, undisturbed
 from moonflower import up
+from moonflower.remote import await_ready
+from moonflower.server.audit_commands import audit
+from moonflower.server.records.envelopes import WARNING
+from typer.testing import CliRunner
 
 pytestmark = pytest.mark.slow
 HUNGARY, DORA = "Hungary", "VA Long Beach"
@@ -20,9 +24,9 @@ HUNGARY, DORA = "Hungary", "VA Long Beach"
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """A federation that stands for the whole module; every test leaves it whole."""
-    short = {"issuer": {"token_ttl_s": 5}, "oauth": {"leeway_s": 1}}
-    with Live(tmp_path_factory.mktemp("live") / "up", "training.rounds=6", **short) as whole:
+    """A federation that stands for the whole module; every test but the last leaves it whole."""
+    short = {"issuer": {"token_ttl_s": 5}, "oauth": {"leeway_s": 1}, "server": {"keep_envelopes_h": 1}}
+    with Live(tmp_path_factory.mktemp("live") / "up", "training.rounds=8", **short) as whole:
         yield whole
 
 
@@ -33,7 +37,7 @@ def expected(live: Live) -> str:
 
 
 def run(live: Live, **more: Any) -> dict[str, Any]:
-    """Carry out the run of three rounds that ``expected`` is about; the nodes' floor would allow six."""
+    """Carry out the run of three rounds that ``expected`` is about; the nodes' floor would allow eight."""
     return live.run("training.rounds=3", **more)
 
 
@@ -74,7 +78,7 @@ def test_a_worker_that_is_killed_is_started_again(live: Live, expected: str) -> 
     assert "worker" in live.output(HUNGARY)
 
 
-@pytest.mark.parametrize(("where", "n"), [("epoch_began", 1), ("set_closed", 2), ("promoted", 1)])
+@pytest.mark.parametrize(("where", "n"), [("epoch_began", 1), ("set_closed", 2)])
 def test_a_serverapp_that_is_killed_is_started_again(live: Live, expected: str, where: str, n: int) -> None:
     def kill(_: object) -> None:
         found = everywhere("flwr-serverapp", live.stage.folder)
@@ -115,9 +119,9 @@ def test_an_issuer_that_is_away_for_longer_than_tokens_live_is_waited_for(live: 
         live.kill("issuer")
         threading.Timer(12, restart).start()
 
-    shown = live.run(at={("run_began", 1): kill})
+    shown = live.run("training.rounds=6", at={("run_began", 1): kill})
     assert back.wait(30)
-    check_done(live, shown, undisturbed(live))
+    check_done(live, shown, undisturbed(live, "training.rounds=6"))
     assert any("cannot be reached" in live.output(name) for name in live.names)
 
 
@@ -135,6 +139,7 @@ def test_a_client_that_is_cut_off_is_left_out_and_comes_back(live: Live) -> None
 
     try:
         shown = live.run(
+            "training.rounds=6",
             "training.seed=11",  # models of its own: those of an earlier run may be opened for its sets only (rule 2)
             "training.train_timeout_s=8",
             at={("promoted", 1): cut, ("promoted", 3): mend},
@@ -186,19 +191,37 @@ def test_an_operator_submits_follows_and_lists_from_the_command_line(live: Live,
     assert "over" in gone.stderr
 
 
-def test_a_revoked_member_is_out_and_the_run_goes_on_in_a_new_epoch(tmp_path: Path) -> None:
-    with Live(tmp_path / "up", "training.rounds=8") as live:  # long enough for a command that starts slowly
+def test_a_server_that_keeps_envelopes_says_so_and_forgets_them(live: Live) -> None:
+    assert run(live)["status"] == "done"
+    assert WARNING.format(hours=1) in live.output("server")
+    assert {entry["details"]["what"] for entry in live.events("warned")} == {"retention"}
+    number = live.events("promoted")[-1]["number"]
+    said = CliRunner().invoke(audit, ["recompute", str(number), "--state", str(live.state)])
+    assert "bit for bit" in said.stdout, said.exception
+    old = live.state / "envelopes" / "1000" / ("0" * 64)
+    old.parent.mkdir()
+    old.write_bytes(b"old")
+    os.utime(old, (0, 0))
+    live.processes.running["server"].terminate()
+    assert ended(live.processes.running.pop("server")) == 0
+    live.start("server")
+    await_ready(lambda: not old.exists(), "the server, whose start deletes what is over,", 60)
 
-        def revoke(_: object) -> None:
-            line = up.command("member", "revoke", DORA, "--reason", "test", "--config", live.stage.server)
-            subprocess.run(line, check=True, capture_output=True)
 
-        shown = live.run(at={("promoted", 1): revoke})
-        assert shown["status"] == "done"
-        assert DORA in shown["result"]["rounds"][0]["members"]
-        assert DORA not in shown["result"]["rounds"][-1]["members"]
-        assert len(live.events("epoch_began")) == 2
-        assert ended(live.processes.running.pop(DORA)) == 77
-        assert "auth.client_revoked" in {entry["code"] for entry in live.events("refused_member")}
-        assert "auth.client_revoked" in live.output(DORA).splitlines()[-1]
-        live.check_log()
+def test_a_revoked_member_is_out_and_the_run_goes_on_in_a_new_epoch(live: Live) -> None:
+    def revoke(_: object) -> None:
+        line = up.command("member", "revoke", DORA, "--reason", "test", "--config", live.stage.server)
+        subprocess.run(line, check=True, capture_output=True)
+
+    before = len(live.log())
+    shown = live.run(  # with models of its own; long enough for a command that starts slowly
+        "training.seed=12", at={("promoted", 1): revoke}
+    )
+    assert shown["status"] == "done"
+    assert DORA in shown["result"]["rounds"][0]["members"]
+    assert DORA not in shown["result"]["rounds"][-1]["members"]
+    assert len(live.events("epoch_began", before)) == 2
+    assert ended(live.processes.running.pop(DORA)) == 77
+    assert "auth.client_revoked" in {entry["code"] for entry in live.events("refused_member", before)}
+    assert "auth.client_revoked" in live.output(DORA).splitlines()[-1]
+    live.check_log()
