@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from moonflower import bench
+from moonflower.bench_ours import ours, together
+from moonflower.bench_row import CLIP
 from moonflower.crypto import planner
 from moonflower.crypto.flood import plan_threshold
 from moonflower.crypto_commands import bench as bench_command
@@ -55,23 +57,23 @@ def test_a_missing_interpreter_is_bad_input(tmp_path: Path) -> None:
 
 
 def test_our_row_is_exact_and_counts_the_whole_envelope() -> None:
-    row = bench.ours(20_000, 1)
+    row = ours(20_000, 1)
     plan = planner.plan(16, 16, 20_000)
     body = plan.body_bytes(20_000 + plan.limbs)
     assert row["exact"] is True
     assert body + 400 < row["up_bytes_per_param"] * 20_000 < body + 1500, "header and signature are counted"
-    step = bench.CLIP / 32767
+    step = CLIP / 32767
     assert row["max_error"] <= 16 * step / 2 * 1.001
 
 
 def test_the_rows_of_scheme_threshold_are_exact_and_an_opener_gets_no_ciphertext() -> None:
-    whole = bench.together(20_000, 1)
+    whole = together(20_000, 1)
     plan = plan_threshold(5, 16, 20_000)
     body = plan.body_bytes(20_000 + plan.limbs)
     assert whole["exact"] is True
-    assert whole["max_error"] <= 5 * (bench.CLIP / 32767) / 2 * 1.001
+    assert whole["max_error"] <= 5 * (CLIP / 32767) / 2 * 1.001
     assert body + 400 < whole["up_bytes_per_param"] * 20_000 < body + 1500
-    partial, combine = (bench.together(20_000, 1, part=part) for part in ("partial", "combine"))
+    partial, combine = (together(20_000, 1, part=part) for part in ("partial", "combine"))
     assert partial["down_bytes_per_param"] * 20_000 < 5 * 1500, "headers and signatures, nothing else"
     assert combine["exact"] is True
     assert (plan.threshold + 1) * body < combine["down_bytes_per_param"] * 20_000 < (plan.threshold + 1) * body + 7500
