@@ -18,6 +18,7 @@ BYTES = resources.files(__package__).joinpath("moonflower.fab").read_bytes()
 DIGEST = hashlib.sha256(BYTES).hexdigest()
 RUN_KEY = "run"  # the one key of the bundle's config: which of our runs a ServerApp carries out
 SERVER_CONFIG, SERVER_LOG = "MOONFLOWER_SERVER_CONFIG", "MOONFLOWER_SERVER_LOG"
+SERVER_PROCESS = "MOONFLOWER_SERVER_PROCESS"
 
 
 def server_config(environment: Mapping[str, str] = os.environ) -> Path:
@@ -35,3 +36,8 @@ def server_config(environment: Mapping[str, str] = os.environ) -> Path:
 def server_log(environment: Mapping[str, str] = os.environ) -> Path | None:
     """Return where the ServerApp's own log goes, as the server told it; None where nobody listens."""
     return Path(environment[SERVER_LOG]) if environment.get(SERVER_LOG) else None
+
+
+def server_process(environment: Mapping[str, str] = os.environ) -> int | None:
+    """Return the number of the server's process, as the server told it; None where there is none."""
+    return int(environment[SERVER_PROCESS]) if environment.get(SERVER_PROCESS) else None

@@ -25,7 +25,7 @@ from ..errors import MoonflowerError, Refused
 from .app import Coordinator
 from .door import overheard
 from .door.replies import Replies
-from .door.supervisor import carrying
+from .door.supervisor import carrying, end_with
 from .exchange import Exchange, Node, WallClock
 from .records import members as roster
 from .records import rounds as history
@@ -39,6 +39,7 @@ LOOK_S = 0.5  # how often Flower is asked who is connected
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Carry out the run that this process was started for."""
+    end_with(bundle.server_process())
     config = load_config(ServerConfig, bundle.server_config())
     logs.to_stderr(config.server.log_format, "serverapp", stream=overheard.stream_to(bundle.server_log()))
     run = str(context.run_config[bundle.RUN_KEY])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -9,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from moonflower.configs import bundle
 from moonflower.errors import Refused
+from moonflower.server import live
 from moonflower.server.door import supervisor as module
 from moonflower.server.door.supervisor import Supervisor, carrying, is_carried
 from moonflower.server.records import rounds as history
@@ -191,3 +194,40 @@ def test_two_processes_do_not_carry_out_runs_at_once(state: State, monkeypatch: 
         pass
     assert refusal.value.code == "run.busy"
     assert time.monotonic() - began < 5
+
+
+def test_a_serverapp_that_hears_no_signal_ends_with_its_server(tmp_path: Path) -> None:
+    """Flower's interrupt can be lost; the lock must not stay with a process whose server is gone."""
+    script = (
+        "import signal, sys, time; from pathlib import Path;"
+        "from moonflower.configs import bundle; from moonflower.server.door import supervisor;"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN); supervisor.end_with(bundle.server_process());"
+        "lock = supervisor.carrying(Path(sys.argv[1]), 'run'); lock.__enter__();"
+        "print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(["sleep", "60"]) as server:
+        environment = {**os.environ, bundle.SERVER_PROCESS: str(server.pid)}
+        line = [sys.executable, "-c", script, str(tmp_path)]
+        with subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, text=True) as serverapp:
+            assert serverapp.stdout is not None
+            assert serverapp.stdout.readline() == "held\n"
+            assert is_carried(tmp_path)
+            server.kill()
+            assert serverapp.wait(10) == 1
+    assert not is_carried(tmp_path)
+    with subprocess.Popen(line, env=environment, stdout=subprocess.PIPE) as late:
+        assert late.wait(10) == 1, "its server was gone before it began"
+
+
+def test_the_serverapp_asks_for_that_before_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int | None] = []
+
+    def end_with(server: int | None) -> None:
+        asked.append(server)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(live, "end_with", end_with)
+    monkeypatch.setenv(bundle.SERVER_PROCESS, "4711")
+    with pytest.raises(KeyboardInterrupt):
+        live.main(None, None)  # type: ignore[arg-type]
+    assert asked == [4711]

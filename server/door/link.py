@@ -396,4 +396,5 @@ def _environment(folder: Path, path: Path, log: Path) -> None:
         os.environ[name] = ",".join(word for word in (os.environ.get(name, ""), "127.0.0.1") if word)
     os.environ[bundle.SERVER_CONFIG] = str(path.resolve())
     os.environ[bundle.SERVER_LOG] = str(log)
+    os.environ[bundle.SERVER_PROCESS] = str(os.getpid())
     os.environ["FLWR_LOG_LEVEL"] = "WARNING"  # SuperExec has no other way to be told

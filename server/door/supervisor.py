@@ -12,7 +12,10 @@ import contextlib
 import fcntl
 import json
 import logging
+import os
+import select
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -66,6 +69,26 @@ def carrying(folder: Path, run: str) -> Iterator[None]:
         lock.write(json.dumps({"run": run}))
         lock.flush()
         yield
+
+
+def end_with(server: int | None) -> None:
+    """Arrange that this ServerApp ends at once when process ``server`` is no more.
+
+    Flower says so once, by an interrupt that a request which is tried again may swallow. A ServerApp that lives on
+    holds the lock, and the next server would wait for it for ever.
+    """
+    if server is None:
+        return
+    try:
+        watched = os.pidfd_open(server)
+    except ProcessLookupError:
+        os._exit(1)
+
+    def watch() -> None:
+        select.select([watched], [], [])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-server", daemon=True).start()
 
 
 def is_carried(folder: Path) -> bool:
