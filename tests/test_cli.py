@@ -464,7 +464,9 @@ def test_tables_into_a_pipe_are_not_cut_and_have_no_trailing_blanks(cli: Cli, do
 def test_a_run_that_ended_by_policy_prints_its_result_too(cli: Cli, tmp_path: Path) -> None:
     ended = cli("simulate", HEART, *SHORT, "--json", "--out", "o", "--drill", "reopen@2:1")
     assert (ended.status, ended.out.count("\n")) == (3, 1)
-    assert ended.err.strip() == "error: the opening of round 2 was refused: 0 of 2 openers agree"
+    *warnings, error = ended.err.splitlines()
+    assert error == "error: the opening of round 2 was refused: 0 of 2 openers agree"
+    assert {line.rpartition("code=")[2] for line in warnings} == {"open.overlap"}, "the members say why"
     result = json.loads(ended.out)
     assert [r["status"] for r in result["rounds"]] == ["promoted", "failed"]
     assert json.loads((tmp_path / "o" / "result.json").read_text()) == result
