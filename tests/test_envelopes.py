@@ -97,7 +97,7 @@ def test_envelopes_of_updates_are_kept_for_their_owner_only_and_the_run_says_so(
         assert stat.S_IMODE(inner.stat().st_mode) == wanted
     (warned,) = one.events("warned")
     assert warned["details"] == {"what": "retention", "hours": HOURS}
-    assert sentence(warned) == "run run-1: warning (retention)"
+    assert sentence(warned) == "warning (retention)"
     began = one.events("run_began")[0]["index"]
     assert warned["index"] == began + 1
 

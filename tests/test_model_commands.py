@@ -281,7 +281,7 @@ def test_an_unreleased_version_is_exported_on_request_only_and_marked(cli: Cli, 
 
 
 def test_a_released_version_is_exported_as_it_was_signed(
-    cli: Cli, state: Path, tmp_path: Path, release: Callable[[int], None], caplog: pytest.LogCaptureFixture
+    cli: Cli, state: Path, tmp_path: Path, release: Callable[[int], None]
 ) -> None:
     release(3)
     assert cli("model", "export", 3, "--out", "m.safetensors").out == "m.safetensors\n"
@@ -289,17 +289,17 @@ def test_a_released_version_is_exported_as_it_was_signed(
         "m.safetensors", "m.safetensors.card.json", "m.safetensors.card.md",
     ]  # fmt: skip
     assert parse((tmp_path / "m.safetensors").read_bytes()).sha256 == cli("model", "show", 3, "--json").json["sha256"]
-    assert cli("predict", "--model", "m.safetensors", DATA).status == 0
-    assert "not released" not in caplog.text
+    assert (scored := cli("predict", "--model", "m.safetensors", DATA)).status == 0
+    assert "not released" not in scored.err
     replaced = cli("model", "export", 2, "--out", "n.safetensors")
     assert (replaced.status, "not released (promoted)" in replaced.err) == (1, True)
 
 
-def test_predicting_with_an_unreleased_model_says_so(cli: Cli, state: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_predicting_with_an_unreleased_model_says_so(cli: Cli, state: Path) -> None:
     cli("model", "export", 3, "--out", "m.safetensors", "--unreleased")
     scored = cli("predict", "--model", "m.safetensors", DATA)
     assert scored.status == 0
-    assert "m.safetensors is not released" in caplog.text
+    assert "m.safetensors is not released" in scored.err
     assert scored.out.startswith("score,class\n"), "and what is printed is the same"
     assert cli("predict", "--model", whole(cli, state, 3), DATA).out == scored.out
 

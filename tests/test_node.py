@@ -572,7 +572,9 @@ def test_node_and_login_go_through_a_proxy_and_believe_a_private_ca(
             fleet.activate()
         too_long.cancel()
         fleet.close()
-        assert asked == ["CONNECT fl.example.org:8443 HTTP/1.1", "POST /v1/fleet/activate-node HTTP/1.1"]
+        once = ["CONNECT fl.example.org:8443 HTTP/1.1", "POST /v1/fleet/activate-node HTTP/1.1"]
+        assert asked == once * (len(asked) // 2), "a slow answer is asked for again, the same way"
+        assert asked
         asked.clear()
         with client("https://fl.example.org", cert) as http, pytest.raises(IssuerUnreachable, match="answers 401"):
             get(http, "https://fl.example.org/.well-known/openid-configuration")
