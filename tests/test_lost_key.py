@@ -38,6 +38,8 @@ from moonflower.server.records import rounds as history
 from moonflower.server.records.state import State
 from moonflower.server.records.verify import verify
 
+pytestmark = pytest.mark.slow
+
 ISSUER = "https://idp.example.org"
 SITES = {
     "cleveland": "Cleveland",

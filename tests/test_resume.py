@@ -15,6 +15,8 @@ from moonflower.messages import Confirm, Enrol, MakeDeals, Opened, Seal, Sealed,
 from moonflower.server.records import rounds as history
 from moonflower.server.records.models import Models
 
+pytestmark = pytest.mark.slow
+
 DORA = "VA Long Beach"
 REST = [name for name in NAMES if name != DORA]
 

@@ -29,6 +29,8 @@ from moonflower.server.exchange import Exchange
 from moonflower.server.grid import LocalGrid
 from moonflower.simulation import Simulation
 
+pytestmark = pytest.mark.slow
+
 THRESHOLD = 'crypto.scheme="threshold"'
 COMBINING = (THRESHOLD, 'crypto.combiner="coordinator"')
 HEART, FOUR = CONFIGS / "heart.toml", ("training.rounds=4", "training.local_epochs=2")
