@@ -4,10 +4,6 @@ Each scheme runs in a process of its own, so that its peak memory is its own; se
 ``seal_s`` is quantise + encrypt + serialise of one member; ``add_s`` is the server's work for one member (parse,
 check, add); ``open_s`` is one opener's work on the sum of all members, from received bytes to floats. Bytes are the
 whole envelope's, header and signature included.
-
-Scheme ``threshold`` has five members, who all sealed; two of them are gone at the opening. Openers work at the same
-time, so its ``open_s`` is one partial opening (masks and wrapping included) and then what a member does with three of
-them, from received bytes to floats; rows of their own show the two parts.
 """
 
 from __future__ import annotations
@@ -24,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .bench_others import NVFLARE, ckks, phe, plain, secagg
-from .bench_ours import addition, bare_addition, ours, together
+from .bench_ours import addition, bare_addition, ours
 from .bench_row import Row
 
 SHAPES = ((1_000_000, 1), (10_000_000, 1), (1_000_000, 200))
@@ -32,10 +28,6 @@ SCHEMES: dict[str, Callable[[int, int], Row]] = {
     "plain float32": plain,
     "moonflower shared, 16 bits": ours,
     "moonflower shared, 9 bits": lambda params, tensors: ours(params, tensors, 9),
-    "moonflower threshold, 16 bits": together,
-    "moonflower threshold, 9 bits": lambda params, tensors: together(params, tensors, 9),
-    "threshold, 16 bits: a partial opening": lambda params, tensors: together(params, tensors, part="partial"),
-    "threshold, 16 bits: combining three": lambda params, tensors: together(params, tensors, part="combine"),
     "TenSEAL CKKS, public key": lambda params, tensors: ckks(params, tensors, symmetric=False),
     "TenSEAL CKKS, symmetric": lambda params, tensors: ckks(params, tensors, symmetric=True),
     "Flower SecAgg+ quantise + mask": secagg,

@@ -11,21 +11,17 @@ from typing import Any
 import numpy as np
 
 from .bench_row import CLIP, MEMBERS, Row, row, timed, vector
-from .crypto import envelope, planner, sealed, shamir
+from .crypto import envelope, planner, sealed
 from .crypto.context import RoundContext
-from .crypto.flood import Opening, plan_threshold
-from .crypto.identity import Identity, Roster
+from .crypto.identity import Identity
 from .crypto.mac import Mac
-from .crypto.masks import Wrapped, check_wrapped, unwrap, wrap
 from .crypto.planner import Plan
 from .crypto.quantise import ONE, Contribution, Ints, OpenedSum, mean, quantise, slot_blocks
 from .crypto.sealed import SealedVector
 from .crypto.secret import SecretKey, generate
-from .crypto.threshold import Check, Seat, combine
 from .server.aggregate import RunningSum
 
 Sealing = Callable[[str, Iterable[Ints], int], SealedVector]  # context, blocks, lanes
-TOGETHER = tuple(f"member-{member:02}" for member in range(5))  # of scheme threshold; any three of them open
 
 
 @dataclass(frozen=True)
@@ -128,60 +124,6 @@ def ours(params: int, tensors: int, value_bits: int = 16) -> Row:
     down = (len(summed.total) + sum(map(len, summed.seeds.values()))) / params
     made = row(summed.seal_s, summed.add_s, open_s, summed.size / params, down, exact, error)
     return {**made, "peak_kib": peak_kib}
-
-
-def together(params: int, tensors: int, value_bits: int = 16, part: str = "") -> Row:
-    """Scheme ``threshold``: sealed by five, opened by three of them, as the other two are gone.
-
-    Args:
-        params: parameters.
-        tensors: makes no difference.
-        value_bits: bits of one value.
-        part: ``partial`` or ``combine`` for a row about this part of an opening alone.
-    """
-    plan = plan_threshold(len(TOGETHER), value_bits, params)
-    identities = {name: Identity.generate(name) for name in TOGETHER}
-    roster = Roster(tuple(one.card for one in identities.values()))
-    dealt = {name: shamir.deal(plan, TOGETHER) for name in TOGETHER}
-    commitments = {name: one.commitments for name, one in dealt.items()}
-    seats = {}
-    for name in TOGETHER:
-        payloads = {dealer: one.payloads[name] for dealer, one in dealt.items()}
-        seats[name] = Seat(shamir.EpochShare(plan, TOGETHER, name, dealt[name].own, payloads, commitments))
-    combiner = TOGETHER[0]
-    summed = _summed(plan, identities[combiner], {name: seat.seal for name, seat in seats.items()}, params)
-    about, secret = Opening(summed.context.digest, TOGETHER, TOGETHER[: plan.threshold], 0), seats[combiner].held.secret
-    partial_s, partials = float("inf"), dict[str, Wrapped]()
-    for name in about.openers:
-
-        def partial(name: str = name) -> Wrapped:
-            made = seats[name].partial(about, summed.lanes)
-            return wrap(identities[name], about, made, roster, TOGETHER)
-
-        seconds, partials[name] = timed(partial, 1)
-        check_wrapped(about, roster.card(name), partials[name], plan.body_bytes(summed.lanes))
-        partial_s = min(partial_s, seconds)
-
-    def combining() -> Iterator[Ints]:
-        came = {name: unwrap(identities[combiner], about, roster.card(name), one) for name, one in partials.items()}
-        check = Check(secret, about.context, TOGETHER, plan)
-        return combine(plan, summed.total, came, summed.lanes, check).blocks()
-
-    def opening() -> tuple[Any, bool]:
-        return _opened(plan, Mac(secret, about.context, plan), summed, combining, params)
-
-    combine_s, _ = timed(combining)
-    open_s, (values, in_range) = timed(opening)
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    exact, error = _judged(plan, values, in_range, len(TOGETHER))
-    asked = sum(len(one.data) + len(one.signature) for one in summed.signed.values()) / params
-    down = asked + (len(summed.total) + sum(len(one.ciphertext) for one in partials.values())) / params
-    rows = {
-        "": row(summed.seal_s, summed.add_s, partial_s + open_s, summed.size / params, down, exact, error),
-        "partial": row(None, None, partial_s, len(partials[about.openers[0]].ciphertext) / params, asked, None, None),
-        "combine": row(None, None, combine_s, None, down, exact, error),
-    }
-    return {**rows[part], "peak_kib": peak_kib}
 
 
 def addition(params: int, tensors: int) -> Row:

@@ -10,27 +10,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .configs.settings import CryptoSettings, parse
 from .crypto import planner
-from .crypto.flood import MAX_ATTEMPTS, MAX_LOG_Q_8192, ThresholdPlan
-from .crypto.schemes import EXPERIMENTAL, plan_for
 from .errors import InputError
 
 crypto = typer.Typer(no_args_is_help=True, help="Crypto parameters: what a federation gets, and what they cost.")
 
 PROTECTS = (
     ("the coordinator alone", "reads no update and no row count; any sum but the exact one is refused (2^-96)"),
-    ("any one member with the coordinator", "nothing: scheme shared gives every member the epoch's key"),
+    ("any one member with the coordinator", "nothing: every member holds the epoch's key"),
     ("a member alone", "sees opened sums only, as long as the coordinator does not hand it envelopes"),
     ("an outsider", "sees RLWE ciphertexts of 128-bit classical security (IACR eprint 2024/463)"),
-)
-THRESHOLD_PROTECTS = (
-    (
-        "the coordinator alone",
-        "reads no update, and sums only where crypto.combiner says so; all but the exact one are refused (2^-96)",
-    ),
-    ("up to {fewer} members with the coordinator", "they read sums, and no member's update"),
-    ("more members", "nothing: so many open whatever they have envelopes of"),
 )
 
 
@@ -44,21 +33,10 @@ def plan(
     members: Annotated[int, typer.Option(min=2, max=1024, help="Summands of a round.")] = 16,
     value_bits: Annotated[int, typer.Option(min=4, max=24, help="Bits of one quantised value.")] = 16,
     params: Annotated[int, typer.Option(min=1, help="Parameters of the model.")] = 1_000_000,
-    scheme: Annotated[str, typer.Option(help="shared, or threshold (experimental).")] = "shared",
-    faulty: Annotated[int, typer.Option(min=0, help="threshold: members that may help a dishonest coordinator.")] = 0,
-    threshold: Annotated[int, typer.Option(min=0, help="threshold: members that open; 0 for the fewest.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Print the parameters that a federation of this size gets, and neighbours of it to compare with."""
-    settings = parse(
-        CryptoSettings,
-        {"scheme": scheme, "value_bits": value_bits, "faulty": faulty, "threshold": threshold},
-        where="crypto plan",
-    )
-    wanted = plan_for(settings, members, params)
-    if isinstance(wanted, ThresholdPlan):
-        _show_threshold(wanted, members, params, as_json)
-        return
+    wanted = planner.plan(members, value_bits, params)
     if as_json:
         typer.echo(json.dumps(_row(wanted, members, params), allow_nan=False))
         return
@@ -91,38 +69,10 @@ def plan(
     console.print(table)
     console.print(
         f"{params:,} parameters; upload = body of one envelope. margin: q over what the largest sum needs, as a hard "
-        "bound; sums never decrypt wrongly. Every row, scheme shared, protects alike:",
+        "bound; sums never decrypt wrongly. Every row protects alike:",
     )
     for who, what in PROTECTS:
         console.print(f"  against {who}: {what}")
-
-
-def _show_threshold(wanted: ThresholdPlan, members: int, params: int, as_json: bool) -> None:
-    """Print the one plan: what t and f are, what the flooding covers, what it costs."""
-    lanes = params + wanted.limbs
-    row = {**_row(wanted, members, params), **wanted.describe(lanes), "experimental": True}
-    if as_json:
-        typer.echo(json.dumps(row, allow_nan=False))
-        return
-    lines = {
-        "members n, openers t, faulty f": f"{members}, {wanted.threshold}, {wanted.faulty}  (t > (n + f) / 2)",
-        "ring": f"N = {wanted.degree}, log q = {wanted.log_q} of at most {MAX_LOG_Q_8192}",
-        "lanes": f"{wanted.lanes} × {wanted.lane_bits} bits, of them {row['guard_bits']} guard bits",
-        "upload": f"{row['upload_bytes']:,} bytes, {row['bytes_per_param']:.2f} a parameter",
-        "partial opening": f"{row['upload_bytes']:,} bytes from each of {wanted.threshold} openers",
-        "flooding": f"2^{wanted.flood_bits} a coefficient, over noise of at most {wanted.seal_noise}",
-        "distance of one opening": f"2^-{row['distance_bits_per_opening']}",
-        "rounds that an epoch's flooding covers": f"{row['rounds']:,} (each with up to {MAX_ATTEMPTS} sets of openers)",
-        "margin": f"{wanted.noise_margin:.2f} times what the largest sum needs, as a hard bound",
-    }
-    console = Console()
-    table = Table(box=None, show_header=False)
-    for name, value in lines.items():
-        table.add_row(name, value)
-    console.print(table)
-    console.print(f"{EXPERIMENTAL}. It is meant to protect:")
-    for who, what in THRESHOLD_PROTECTS:
-        console.print(f"  against {who}: {what}".format(fewer=wanted.threshold - 1))
 
 
 def bench(

@@ -292,7 +292,7 @@ def _run(settings: RunSettings, path: Path) -> tuple[Step, ...]:
     def encryption() -> Check:
         there = settings.data.path is None or settings.data.path.exists()
         count = len(members()) if there else max(DEFAULT_MEMBERS, settings.federation.min_members)
-        return _canary(count, settings.crypto.value_bits, _size(settings), settings.crypto.scheme)
+        return _canary(count, settings.crypto.value_bits, _size(settings))
 
     return (
         Step("versions", lambda: here.versions(member=True)),
@@ -313,15 +313,13 @@ def _issuers(settings: LoginSettings | VerifierSettings) -> Clock:
 # Is encryption on
 
 
-def _canary(members: int, bits: int = DEFAULT_BITS, values: int = DEFAULT_VALUES, scheme: str = "shared") -> Check:
+def _canary(members: int, bits: int = DEFAULT_BITS, values: int = DEFAULT_VALUES) -> Check:
     """Return whether encryption is on, under the plan of a run of so many members and parameters."""
     from .crypto import planner
 
     if find_spec("tenseal") is None:
         hint = "moonflower doctor at a member checks it"
         return not_checked("encryption", "tenseal is not installed; a server seals nothing", hint)
-    if scheme != "shared":
-        return not_checked("encryption", f"this check knows the scheme shared, not {scheme}")
     from .canary import release  # SEAL comes with it
 
     found = release(planner.plan(max(2, members), bits, values), values)

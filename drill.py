@@ -20,7 +20,6 @@ OF_MEMBERS = (
     "wrong-params",
     "wrong-key",
     "crash",
-    "garble",
 )
 OF_COORDINATOR = ("split-base", "reopen")
 KINDS = (*OF_MEMBERS, *OF_COORDINATOR)

@@ -13,7 +13,6 @@ from rich.table import Table
 from . import following, report, terminal
 from .configs.live import OperatorConfig, load_config
 from .configs.settings import load_run
-from .crypto.schemes import EXPERIMENTAL
 from .folder import fresh
 
 if TYPE_CHECKING:
@@ -42,8 +41,6 @@ def up(
     nobody from whoever runs it; the folder shows what separate machines would each have.
     """
     settings = load_run(config, overrides or ())
-    if settings.crypto.scheme == "threshold":
-        typer.echo(EXPERIMENTAL, err=True)
     from .simulation import prepare  # torch and flwr take seconds: first look at the config
     from .up import up as run_up
 
@@ -72,8 +69,6 @@ def run(
 ) -> None:
     """Submit a run to a server and follow it to its end; the exit status is the run's."""
     settings = load_run(config, overrides or ())
-    if settings.crypto.scheme == "threshold":
-        typer.echo(EXPERIMENTAL, err=True)
     remote = _remote(operator)
     from .client.tasks import load_task, schema_for
     from .up import ending

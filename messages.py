@@ -221,7 +221,7 @@ class Enrolled(Body):
 
 
 class MakeDeals(Body):
-    """Asks for deals of the epoch's keys: one member, or in scheme ``threshold`` every member of the roster."""
+    """Asks a member to deal an epoch's keys to every member of the roster."""
 
     kind = "make_deals"
     run: str
@@ -234,13 +234,11 @@ class Deals(Body):
 
     Attributes:
         ciphertexts, signatures: by recipient.
-        commitments: by recipient; none in scheme ``shared``.
     """
 
     kind = "deals"
     ciphertexts: dict[str, bytes]
     signatures: dict[str, bytes]
-    commitments: dict[str, str] = {}
 
 
 class TakeDeal(Body):
@@ -248,7 +246,6 @@ class TakeDeal(Body):
 
     Attributes:
         ciphertexts, signatures: by dealer.
-        commitments: by dealer and recipient: of all deals, so that all members compare all of them.
     """
 
     kind = "take_deal"
@@ -257,7 +254,6 @@ class TakeDeal(Body):
     roster: list[dict[str, Any]]
     ciphertexts: dict[str, bytes]
     signatures: dict[str, bytes]
-    commitments: dict[str, dict[str, str]] = {}
 
 
 class DealAnswer(Body):
@@ -265,13 +261,11 @@ class DealAnswer(Body):
 
     Attributes:
         answer: a MAC that all members compare.
-        checks: by dealer, values that show whether its shares fit each other; none in scheme ``shared``.
     """
 
     kind = "deal_answer"
     answer: str
     signature: str
-    checks: dict[str, list[list[int]]] = {}
 
 
 class Confirm(Body):
@@ -326,53 +320,6 @@ class Sealed(Body):
     seal_s: float = Field(ge=0)
 
 
-class Partial(Body):
-    """Asks a member of set A for its partial opening of a sum (scheme ``threshold``).
-
-    Attributes:
-        members: set A, sorted.
-        headers, signatures: each member's signed envelope header.
-        openers: t members of A, sorted, this one among them.
-        attempt: which set of openers of this sum, from 0.
-    """
-
-    kind = "partial"
-    run: str
-    epoch: int
-    number: int
-    round: int
-    purpose: str
-    base: str
-    clip: float
-    checkpoint: str
-    members: list[str]
-    headers: dict[str, bytes]
-    signatures: dict[str, bytes]
-    openers: list[str]
-    attempt: int
-
-    @property
-    def seeds(self) -> dict[str, bytes]:
-        """A sum of scheme ``threshold`` has no seeds."""
-        return dict.fromkeys(self.members, b"")
-
-
-class PartialOpening(Body):
-    """A partial opening on its way to who combines: the members of set A, for whom the coordinator relays what it
-    cannot read, or the coordinator.
-
-    Attributes:
-        ciphertext: the residues, encrypted; in clear for a coordinator that combines.
-        wrapped: its opener, the key wrapped for each member of A, and the opener's signature (``crypto.masks``).
-        partial_s: seconds it took.
-    """
-
-    kind = "partial_opening"
-    ciphertext: bytes
-    wrapped: dict[str, Any]
-    partial_s: float = Field(ge=0)
-
-
 class Open(Body):
     """Asks members of set A to open a sum and, for an update, to vote on the candidate.
 
@@ -383,9 +330,6 @@ class Open(Body):
         total: the sealed sum: residues without seeds.
         best: SHA-256 of the best promoted version, the gate's reference.
         upload: whether this member shall send the result along.
-        openers, attempt: whose partial openings these are (scheme ``threshold``; else none and 0).
-        partials, wrapped: by opener, as it sent them.
-        combined: total and partial openings together, where the coordinator combines; then these two are empty.
     """
 
     kind = "open"
@@ -404,11 +348,6 @@ class Open(Body):
     total: bytes
     best: str
     upload: bool
-    openers: list[str] = []
-    attempt: int = 0
-    partials: dict[str, bytes] = {}
-    wrapped: dict[str, dict[str, Any]] = {}
-    combined: bytes = b""
 
 
 class Opened(Body):

@@ -36,6 +36,8 @@ _TITLES = {"loss": "Loss", "accuracy": "Accuracy", "auc": "AUC"}
 _SMALL_MODEL = 4096  # parameters; below it the sealed update is mostly one ciphertext of fixed size
 _LIMITS = (
     "<b>Curious coordinator.</b> It sees sealed updates and only their opened mean, never one member's update.",
+    "<b>Curious member.</b> Every member holds the key: any one of them together with the coordinator can read the"
+    " updates of the others.",
     "<b>Dishonest coordinator.</b> Members open nothing but the exact sum of the envelopes that it lists, once each;"
     " it can still stop the run, or leave members out of a round.",
     "<b>Whoever gets the model.</b> There is no differential privacy: the final model can leak whether a"
@@ -43,12 +45,6 @@ _LIMITS = (
     "<b>Dishonest member.</b> The gate bounds the damage that a bad update can do; it does not prove that"
     " anybody was honest.",
 )
-_SCHEMES = {
-    "shared": "<b>Curious member.</b> Scheme “shared”: any one member together with the coordinator can read"
-    " the updates of the others.",
-    "threshold": "<b>Curious members.</b> Scheme “threshold”: no coalition below the threshold can read an"
-    " update. This scheme has not been reviewed outside the project.",
-}
 
 
 def page(result: Mapping[str, Any]) -> str:
@@ -70,8 +66,8 @@ def page(result: Mapping[str, Any]) -> str:
         f'<p class="over">moonflower · report of a federated run</p><h1>{name}</h1>{_alarms(result)}'
         f'<p class="lede">{escaped(summary(result))}</p>{_figures(result)}</header>'
         f"<main>{''.join(sections)}</main>"
-        f"<footer><p>Run <code>{escaped(result.get('run') or UNDEFINED)}</code> · scheme"
-        f" {escaped(result.get('scheme'))}. Every number on this page is also in result.json.</p></footer>"
+        f"<footer><p>Run <code>{escaped(result.get('run') or UNDEFINED)}</code>."
+        " Every number on this page is also in result.json.</p></footer>"
         "</body></html>\n"
     )
 
@@ -308,10 +304,7 @@ def _log_html(result: Mapping[str, Any]) -> str:
 
 
 def _limits_html(result: Mapping[str, Any]) -> str:
-    scheme = plain(result.get("scheme"))
-    other = f"<b>Curious member.</b> Scheme “{escaped(scheme)}”: this page does not know its limits."
-    facts = (_LIMITS[0], _SCHEMES.get(scheme, other), *_LIMITS[1:])
-    text = f'<ul class="plain">{"".join(f"<li>{fact}</li>" for fact in facts)}</ul>'
+    text = f'<ul class="plain">{"".join(f"<li>{fact}</li>" for fact in _LIMITS)}</ul>'
     if any(part(m, "pooled") for m in items(result, "members")):
         text += (
             '<p class="note">This report compares with models trained alone and pooled, which needs all rows'

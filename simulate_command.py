@@ -10,7 +10,6 @@ import typer
 
 from . import following, report, terminal
 from .configs.settings import load_run
-from .crypto.schemes import EXPERIMENTAL
 
 if TYPE_CHECKING:
     from .simulation import Simulation
@@ -38,8 +37,6 @@ def simulate(
     """
     settings = load_run(config, overrides or ())
     rounds = settings.training.rounds
-    if settings.crypto.scheme == "threshold":
-        typer.echo(EXPERIMENTAL, err=True)
     from .simulation import simulate as run_simulation  # torch and flwr take seconds: first look at the config
 
     with following.shown(rounds, quiet=as_json) as follow:

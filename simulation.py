@@ -26,7 +26,7 @@ from .client.tasks import load_task, schema_for
 from .client.train import Learner, Vector
 from .configs.schema import Schema
 from .configs.settings import Offer, RunSettings, load_run
-from .crypto import schemes
+from .crypto import planner
 from .crypto.identity import Identity
 from .drill import OF_COORDINATOR, Drill, parse_drills
 from .errors import InputError, MoonflowerError, nearest
@@ -128,15 +128,13 @@ def prepare(config: Path, overrides: Iterable[str] = (), drills: Iterable[str] =
     if problem:
         raise InputError("config.value", f"{config}: {problem}")
     size = len(cast.learner(cast.names[0], splits[cast.names[0]]).start())
-    schemes.plan_for(settings.crypto, len(splits), size)
+    planner.plan(len(splits), settings.crypto.value_bits, size)
     return cast
 
 
 def _contradiction(cast: Cast, members: Mapping[str, Rows]) -> str:
     """Return where the config asks for what its data cannot give, or ""."""
     count, data = len(members), cast.settings.data
-    if cast.settings.crypto.scheme == "shared" and any(drill.kind == "garble" for drill in cast.drills):
-        return 'the drill garble needs crypto.scheme = "threshold"; with "shared" nobody gives partial openings'
     least, quorum = cast.settings.federation.min_members, cast.settings.crypto.open_quorum
     if least > count:
         names = ", ".join(cast.names)

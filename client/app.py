@@ -24,7 +24,6 @@ from ..configs.settings import FloorSettings, Offer
 from ..crypto import envelope as envelopes
 from ..crypto import keys, planner, quantise, statement, version
 from ..crypto.context import RoundContext
-from ..crypto.flood import Opening, ThresholdPlan
 from ..crypto.identity import Identity, Roster, parse_card, parse_roster
 from ..crypto.quantise import Contribution, OpenedSum
 from ..errors import MoonflowerError, Refused
@@ -39,8 +38,6 @@ from ..messages import (
     MakeDeals,
     Open,
     Opened,
-    Partial,
-    PartialOpening,
     Refusal,
     Seal,
     Sealed,
@@ -105,9 +102,9 @@ class Member:
         )
 
     def make_deals(self, request: MakeDeals) -> Deals:
-        """Deal the epoch's keys, or this member's part, to every member of a roster of pinned cards (rule 8)."""
+        """Deal the epoch's keys to every member of a roster of pinned cards (rule 8)."""
         roster, plan, terms = self._terms(request)
-        return epochs.make_deals(self.identity, self.ledger, request.run, terms, roster, plan)
+        return epochs.make_deals(self.identity, terms, roster, plan)
 
     def take_deal(self, request: TakeDeal) -> DealAnswer:
         """Take what the dealers wrapped for this member; answer so that all can compare."""
@@ -115,16 +112,16 @@ class Member:
         held = self.ledger.epoch(request.epoch)
         if held is not None and (held.confirmed or (held.run, held.key.terms) != (request.run, terms)):
             raise Refused("deal.epoch", f"epoch {request.epoch} was dealt before")
-        key = epochs.take_deals(self.identity, self.ledger, terms, roster, plan, request)
+        key = epochs.take_deal(self.identity, terms, roster, plan, request)
         self.ledger.keep_epoch(Epoch(request.run, roster.as_list(), key))
-        return DealAnswer(**epochs.sign_answer(self.identity, key))
+        return DealAnswer(**keys.sign_answer(self.identity, key))
 
     def confirm(self, request: Confirm) -> Done:
         """Compare all members' answers; only then may this epoch's keys seal."""
         held = self.ledger.epoch(request.epoch)
         if held is None or held.run != request.run:
             raise Refused("deal.epoch", f"no keys were dealt here for epoch {request.epoch}")
-        epochs.confirm(held.key, parse_roster(held.roster, self.pins), request.answers)
+        keys.confirm(held.key, parse_roster(held.roster, self.pins), request.answers)
         self.ledger.confirm_epoch(request.epoch)
         return Done()
 
@@ -155,29 +152,6 @@ class Member:
             seal_s=seconds,
         )
 
-    def partial(self, request: Partial) -> PartialOpening:
-        """Give a partial opening of a sum that the guard allows, for set A only (rules 1, 2)."""
-        agreed, seat = self._seat(request)
-        context = guard.round_context(seat.template, request)
-        own = self.ledger.sealed(context, envelope=False)
-        key = self._opening_key(agreed, context)
-        opened_before = self.ledger.opened(context.purpose, key)
-        guard.check_opening(context, request, own, opened_before, seat.roster, self.pins, self.floor)
-        plan, held, name = seat.plan, seat.held, self.identity.name
-        if not (isinstance(plan, ThresholdPlan) and isinstance(held, epochs.Shareholder)):
-            raise Refused("open.set", "scheme shared has no partial openings")
-        about, lanes = epochs.opening_of(context.digest, request), self._lanes(agreed, seat, context)
-        began = time.perf_counter()
-        self.ledger.remember_partial(
-            context,
-            key,
-            request.members,
-            lambda before, spent: guard.check_partial(about, name, seat.roster, plan, lanes, before, spent),
-        )
-        wrapped = held.wrap(about, self._partial(held, context, about, lanes))
-        seconds = time.perf_counter() - began
-        return PartialOpening(ciphertext=wrapped.ciphertext, wrapped=wrapped.as_dict(), partial_s=seconds)
-
     def open(self, request: Open) -> Opened:
         """Open a sum that the guard allows, compute what follows from it, sign that, and vote (rules 4, 13)."""
         agreed, seat = self._seat(request)
@@ -191,7 +165,7 @@ class Member:
         began = time.perf_counter()
         seat.held.check_total(context.digest, chosen.tags, request.total, lanes)
         self.ledger.remember_opening(context, key, request.members)
-        rows = seat.held.open(context.digest, request, lanes)
+        rows = seat.held.open(request, lanes)
         sums = OpenedSum(rows, values, counters, len(request.members), seat.plan)
         found, total = self._outcome(agreed, context, chosen.digests, sums)
         seconds = time.perf_counter() - began
@@ -233,10 +207,6 @@ class Member:
         vector = seat.held.seal(context.digest, self._blocks(seat, given), given.lanes(seat.plan))
         return envelopes.seal(self.identity, context, vector)
 
-    def _partial(self, held: epochs.Shareholder, context: RoundContext, about: Opening, lanes: int) -> bytes:
-        """Return this member's partial opening."""
-        return held.partial(about, lanes)
-
     # What a handler needs on its way.
 
     def _terms(self, request: MakeDeals | TakeDeal) -> tuple[Roster, planner.Plan, keys.EpochTerms]:
@@ -257,7 +227,7 @@ class Member:
             self._agreed = {run: Agreed.to(offer, raw, self._learner_for(offer))}
         return self._agreed[run]
 
-    def _seat(self, request: Seal | Open | Partial) -> tuple[Agreed, Seated]:
+    def _seat(self, request: Seal | Open) -> tuple[Agreed, Seated]:
         agreed = self._agreement(request.run)
         held = self.ledger.epoch(request.epoch)
         if held is None or held.run != request.run or not held.confirmed:
@@ -364,7 +334,6 @@ class Member:
             TakeDeal: self.take_deal,
             Confirm: self.confirm,
             Seal: self.seal,
-            Partial: self.partial,
             Open: self.open,
         }
         asked: Body | None = None
@@ -408,7 +377,6 @@ ROUTES: dict[str, type[Body]] = {
     "query.take_deal": TakeDeal,
     "query.confirm": Confirm,
     "train.seal": Seal,
-    "evaluate.partial": Partial,
     "evaluate.open": Open,
 }
 

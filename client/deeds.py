@@ -23,7 +23,6 @@ DEEDS = {
     "confirmed": "found that all members of the epoch hold the same keys",
     "sealed": "sealed an envelope under this context",
     "opening": "fixed the set for which a sum is opened; from here on it may have been",
-    "partial": "gave a partial opening of a sum; from here on t members may have opened it",
     "opened": "opened the sum and signed what follows from it",
     "judged": "voted on a candidate",
     "refused": "refused a message; code: why",

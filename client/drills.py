@@ -12,9 +12,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from ..crypto import envelope as envelopes
-from ..crypto import quantise, schemes, version
+from ..crypto import planner, quantise, version
 from ..crypto.context import RoundContext
-from ..crypto.flood import Opening
 from ..crypto.quantise import Contribution
 from ..messages import Body, Seal, Sealed
 from . import epochs
@@ -55,20 +54,16 @@ class DrilledMember(Member):
         if drill == "replay" and last is not None:
             return last
         if drill == "wrong-params":
-            other = schemes.narrower(seat.plan, len(seat.roster.names), len(given.update))
-            seat = replace(seat, plan=other, held=epochs.stranger(self.identity, other, seat.roster))
+            other = planner.plan(len(seat.roster.names), seat.plan.value_bits - 1, len(given.update))
+            seat = replace(seat, plan=other, held=epochs.stranger(self.identity, other))
             context = replace(context, crypto=other.as_dict())
         elif drill == "wrong-key":
-            seat = replace(seat, held=epochs.stranger(self.identity, seat.plan, seat.roster))
+            seat = replace(seat, held=epochs.stranger(self.identity, seat.plan))
             context = replace(context, epoch=context.epoch + 1)
         raw = super()._sealed(seat, context, given)
         if context.purpose != "tallies":
             self._last = raw
         return raw
-
-    def _partial(self, held: epochs.Shareholder, context: RoundContext, about: Opening, lanes: int) -> bytes:
-        partial = super()._partial(held, context, about, lanes)
-        return bytes(len(partial)) if self._drill(context) == "garble" else partial
 
     def answer(self, request: type[Body], records: RecordDict) -> RecordDict:
         """Return the honest reply, or what the drill makes of it on its way out."""

@@ -25,12 +25,11 @@ from ..configs.settings import FloorSettings, Offer, parse
 from ..crypto import merkle
 from ..crypto.context import PURPOSES, RoundContext, checkpoint_label
 from ..crypto.envelope import SignedHeader
-from ..crypto.flood import Answered, FloodCount, Opening, ThresholdPlan
 from ..crypto.identity import Card, Roster
 from ..crypto.note import Verifier, open_checkpoint
 from ..crypto.statement import Proof, quorum
 from ..errors import InputError, Refused
-from ..messages import Open, Partial, Seal, Shown
+from ..messages import Open, Seal, Shown
 
 
 @dataclass(frozen=True)
@@ -169,8 +168,7 @@ def admit(offer: Mapping[str, Any], floor: FloorSettings, schema_digest: str) ->
 
     Raises:
         Refused: ``task.refused``, ``config.schema``, ``config.min_members``, ``config.rounds``,
-            ``config.local_epochs``, ``config.train_timeout_s``, ``config.min_approvals``, ``config.scheme``,
-            ``config.faulty``, ``config.combiner`` or ``config.value``.
+            ``config.local_epochs``, ``config.train_timeout_s``, ``config.min_approvals`` or ``config.value``.
     """
     try:
         checked = parse(Offer, offer, where="the run's offer")
@@ -186,9 +184,6 @@ def admit(offer: Mapping[str, Any], floor: FloorSettings, schema_digest: str) ->
         ("local_epochs", checked.training.local_epochs <= floor.max_local_epochs),
         ("train_timeout_s", checked.training.train_timeout_s <= floor.max_train_s),
         ("min_approvals", checked.gate.approvals >= floor.min_approvals),
-        ("scheme", checked.crypto.scheme in floor.schemes),
-        ("faulty", checked.crypto.faulty >= floor.min_faulty),
-        ("combiner", checked.crypto.combiner in floor.combiners),
     )
     for name, kept in limits:
         if not kept:
@@ -196,7 +191,7 @@ def admit(offer: Mapping[str, Any], floor: FloorSettings, schema_digest: str) ->
     return checked
 
 
-def round_context(template: RoundContext, request: Seal | Open | Partial) -> RoundContext:
+def round_context(template: RoundContext, request: Seal | Open) -> RoundContext:
     """Return the context that a request is about: its own five fields, everything else as agreed at enrolment.
 
     Raises:
@@ -264,7 +259,7 @@ def check_seal(context: RoundContext, remembered: Remembered | None) -> None:
 
 def check_opening(
     context: RoundContext,
-    request: Open | Partial,
+    request: Open,
     own: Remembered | None,
     opened_before: Collection[str] | None,
     roster: Roster,
@@ -312,35 +307,3 @@ def check_opening(
         before = ", ".join(sorted(opened_before))
         raise Refused("open.overlap", f"{what} opened before, for another set of members: {before}")
     return SetA(digests, tags)
-
-
-def check_partial(
-    about: Opening,
-    name: str,
-    roster: Roster,
-    plan: ThresholdPlan,
-    lanes: int,
-    before: Answered,
-    spent: int,
-) -> tuple[Answered, int]:
-    """Return what this member has answered, and what of the flooding is spent, once it gives a partial opening.
-
-    The caller has looked at the set with :func:`check_opening`. The same opening again costs nothing: it gives the same
-    bytes.
-
-    Args:
-        about: the opening that it is asked for.
-        name: of this member.
-        roster: the epoch's members.
-        plan: the epoch's.
-        lanes: of the vector.
-        before: what it answered about this context.
-        spent: of the epoch's flooding, in coefficients.
-
-    Raises:
-        Refused: ``open.overlap``, ``open.set``, ``open.flood``.
-    """
-    after = before.admit(name, roster.names, plan, about)
-    if after is before:
-        return before, spent
-    return after, FloodCount(plan.capacity, spent).spend(plan, lanes).spent

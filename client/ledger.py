@@ -22,13 +22,10 @@ from sqlalchemy.dialects.sqlite import insert
 
 from ..canonical import canonical, digest
 from ..crypto.context import RoundContext
-from ..crypto.dealing import EpochShares
-from ..crypto.flood import Answered
 from ..crypto.keys import EpochKey, EpochTerms
 from ..store import Store
-from . import deeds, shares, tables
+from . import deeds, tables
 from .guard import Held, Remembered
-from .shares import OwnDeal
 
 FILE_NAME = "ledger.db"
 APPLICATION_ID = 0x6D666C64  # "mfld"
@@ -49,7 +46,7 @@ class Epoch:
 
     run: str
     roster: Sequence[Mapping[str, Any]]
-    key: EpochKey | EpochShares
+    key: EpochKey
     confirmed: bool = False
 
 
@@ -91,14 +88,12 @@ class Ledger:
             "run": epoch.run,
             "roster": canonical([dict(card) for card in epoch.roster]).decode(),
             "terms": canonical(vars(key.terms)).decode(),
-            "he_key": b"" if isinstance(key, EpochShares) else key.he_key,
-            "secret": b"" if isinstance(key, EpochShares) else key.secret,
+            "he_key": key.he_key,
+            "secret": key.secret,
             "confirmed": epoch.confirmed,
         }
         with self._store.transaction() as db:
             db.execute(insert(tables.epochs).values(row).on_conflict_do_update(["epoch"], set_=row))
-            if isinstance(key, EpochShares):
-                shares.keep_shares(db, key)
             self._note(db, "dealt", run=epoch.run, epoch=key.terms.epoch, roster=key.terms.roster)
 
     def confirm_epoch(self, epoch: int) -> None:
@@ -108,7 +103,6 @@ class Ledger:
             run = db.execute(select(tables.epochs.c.run).where(waiting)).scalar_one_or_none()
             if run is not None:
                 db.execute(tables.epochs.update().where(waiting).values(confirmed=True))
-                shares.confirmed(db, epoch)
                 self._note(db, "confirmed", run=run, epoch=epoch)
 
     def epoch(self, epoch: int) -> Epoch | None:
@@ -117,20 +111,8 @@ class Ledger:
             row = db.execute(select(tables.epochs).where(tables.epochs.c.epoch == epoch)).one_or_none()
             if row is None:
                 return None
-            terms = EpochTerms(**json.loads(row.terms))
-            dealt = None if row.he_key else shares.shares_of(db, terms)
-        key = dealt or EpochKey(terms, row.he_key, row.secret)
+        key = EpochKey(EpochTerms(**json.loads(row.terms)), row.he_key, row.secret)
         return Epoch(row.run, json.loads(row.roster), key, row.confirmed)
-
-    def keep_own_deal(self, deal: OwnDeal) -> None:
-        """Keep what this member is about to deal (scheme ``threshold``), before any of it is sent."""
-        with self._store.transaction() as db:
-            shares.keep_deal(db, deal)
-
-    def own_deal(self, epoch: int) -> OwnDeal | None:
-        """Return what this member dealt for an epoch that is not confirmed yet, or None."""
-        with self._store.read() as db:
-            return shares.deal_of(db, epoch)
 
     def newest_epoch(self) -> int:
         """Return the number of the newest epoch of which this member holds keys; 0 for none."""
@@ -197,33 +179,6 @@ class Ledger:
         with self._store.transaction() as db:
             db.execute(insert(tables.opened).values(row).on_conflict_do_nothing())
             self._note_once(db, "opening", **_place(context), context=context.digest, members=sorted(members))
-
-    def remember_partial(
-        self,
-        context: RoundContext,
-        key: str,
-        members: Sequence[str],
-        admit: Callable[[Answered, int], tuple[Answered, int]],
-    ) -> None:
-        """Persist a partial opening before it is given: its set (rule 2), its openers, and the flooding that it takes.
-
-        Args:
-            context: of the round.
-            key: as in :meth:`remember_opening`.
-            members: set A.
-            admit: from what was answered about the context, and what of the epoch's flooding is spent, what both are
-                after this answer. It may refuse; then nothing is written. No other answer comes in between.
-        """
-        row = {"purpose": context.purpose, "key": key, "members": canonical(sorted(members)).decode()}
-        with self._store.transaction() as db:
-            before = shares.answered(db, context.digest) or Answered(context.digest, tuple(members))
-            record, spent = admit(before, shares.spent(db, context.epoch))
-            db.execute(insert(tables.opened).values(row).on_conflict_do_nothing())
-            shares.keep_answered(db, record, context.epoch, spent)
-            attempts = {"attempts": len(record.attempts)}
-            self._note_once(
-                db, "partial", **_place(context), context=context.digest, members=sorted(members), **attempts
-            )
 
     def remember_opened(
         self,

@@ -10,10 +10,8 @@ from typing import Any
 from .. import __version__
 from ..canonical import digest
 from ..configs.settings import Offer
-from ..crypto import planner, schemes
+from ..crypto import planner
 from ..crypto.context import RoundContext
-from ..crypto.dealing import EpochShares
-from ..crypto.flood import ThresholdPlan
 from ..crypto.identity import Identity, Roster, parse_roster
 from ..crypto.keys import EpochTerms
 from ..errors import Refused
@@ -62,7 +60,7 @@ class Agreed:
 
     def plan(self, members: int) -> planner.Plan:
         """Return the crypto parameters of an epoch with so many members."""
-        return schemes.plan_for(self.offer.crypto, members, self.sizes["update"])
+        return planner.plan(members, self.offer.crypto.value_bits, self.sizes["update"])
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ class Seated:
     roster: Roster
     template: RoundContext
     plan: planner.Plan
-    held: epochs.Held
+    held: epochs.SharedKey
 
     @classmethod
     def at(cls, agreed: Agreed, kept: Epoch, identity: Identity, pins: Mapping[str, str]) -> Seated:
@@ -94,8 +92,6 @@ class Seated:
         except Refused as error:
             raise Refused("envelope.epoch", f"epoch {terms.epoch} is over: {error}") from None
         plan = agreed.plan(len(roster.names))
-        if isinstance(plan, ThresholdPlan) != isinstance(kept.key, EpochShares):
-            raise Refused("envelope.epoch", f"this member let go of its shares of epoch {terms.epoch}")
         if EpochTerms.of(agreed.offer.federation.name, terms.epoch, roster, plan) != terms:
             raise Refused("envelope.epoch", f"epoch {terms.epoch} was dealt for another plan than this node makes")
         template = RoundContext(
@@ -117,4 +113,4 @@ class Seated:
             offer=agreed.digest,
             checkpoint="",
         )
-        return cls(roster, template, plan, epochs.held(identity, plan, roster, kept.key))
+        return cls(roster, template, plan, epochs.held(identity, plan, kept.key))

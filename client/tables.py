@@ -68,33 +68,3 @@ journal = Table(
     Column("what", String, nullable=False),  # canonical JSON
     Index("journal_by_place", "run", "number", "event"),
 )
-
-# Scheme ``threshold``: deals, shares, and what was answered about a context.
-dealt = Table(
-    "dealt",
-    metadata,
-    Column("epoch", Integer, primary_key=True),
-    Column("run", String, nullable=False),
-    Column("terms", String, nullable=False),
-    Column("own", LargeBinary, nullable=False),
-    Column("payloads", LargeBinary, nullable=False),
-    Column("commitments", String, nullable=False),
-)
-shares = Table(
-    "shares",
-    metadata,
-    Column("epoch", Integer, primary_key=True),
-    Column("plan", String, nullable=False),
-    Column("member", String, nullable=False),
-    Column("own", LargeBinary, nullable=False),
-    Column("payloads", LargeBinary, nullable=False),
-    Column("commitments", String, nullable=False),
-)
-answered = Table(
-    "answered",
-    metadata,
-    Column("context", String, primary_key=True),
-    Column("members", String, nullable=False),
-    Column("attempts", String, nullable=False),
-)
-flood = Table("flood", metadata, Column("epoch", Integer, primary_key=True), Column("spent", Integer, nullable=False))

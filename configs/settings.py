@@ -113,26 +113,10 @@ class TrainingSettings(Table):
 class CryptoSettings(Table):
     """``[crypto]``: how updates are sealed and who opens the sum."""
 
-    scheme: Literal["shared", "threshold"] = Field(
-        "shared", description="who can open a sum: any member, or any `threshold` of them together (experimental)"
-    )
-    threshold: int = Field(0, ge=0, le=64, description="members that open a sum together; 0 = smallest that will do")
-    faulty: int = Field(0, ge=0, le=63, description="members that may help a dishonest coordinator (threshold)")
-    combiner: Literal["members", "coordinator"] = Field(
-        "members", description="who puts partial openings together; a coordinator then reads every sum (threshold)"
-    )
-    epoch_rounds: int = Field(0, ge=0, le=100_000, description="rounds until the members deal new keys; 0 = never")
     value_bits: int = Field(16, ge=4, le=24, description="bits of one quantised value")
     clip: float = Field(8.0, gt=0, le=1e6, description="largest update of round 1, per parameter; later ones adapt")
     open_quorum: int = Field(0, ge=0, le=1024, description="openers that must agree; 0 = majority of the set")
     open_timeout_s: float = Field(120, gt=0, le=7 * 86400, description="an opening that takes longer has failed")
-
-    @model_validator(mode="after")
-    def _fits(self) -> CryptoSettings:
-        if self.scheme == "shared" and (self.threshold or self.faulty or self.combiner != "members"):
-            needs = 'threshold, faulty and combiner need scheme = "threshold"; with "shared" any member opens a sum'
-            raise ValueError(needs)
-        return self
 
 
 class GateSettings(Table):
@@ -179,9 +163,6 @@ class RunSettings(Table):
             max_train_s=self.training.train_timeout_s,
             min_quorum=1 if self.crypto.open_quorum == 1 else 2,
             min_approvals=self.gate.approvals,
-            schemes=(self.crypto.scheme,),
-            min_faulty=self.crypto.faulty,
-            combiners=(self.crypto.combiner,),
         )
 
 
@@ -207,11 +188,6 @@ class FloorSettings(Table):
     log_key: str | None = Field(None, description="the one key that may sign the coordinator's log (log.pub)")
     min_quorum: int = Field(2, ge=1, description="fewest signatures that prove a base")
     min_approvals: int = Field(1, ge=0, le=64, description="fewest members that must approve a release; automatic is 0")
-    schemes: Strings = Field(("shared", "threshold"), description="crypto schemes of the runs that it takes part in")
-    min_faulty: int = Field(0, ge=0, le=63, description="a run with a smaller crypto.faulty is refused")
-    combiners: Strings = Field(
-        ("members",), description="who may read opened sums beside the set: none, or coordinator"
-    )
 
 
 def load_run(path: Path, overrides: Iterable[str] = ()) -> RunSettings:

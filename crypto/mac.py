@@ -8,7 +8,7 @@ and openers accept a sum C of the members A only if ``<r, C> + sum of pad_i over
 point. A server that drops, doubles, scales, swaps or changes anything must hit a uniform r: at most 2**-w a point
 with w-bit coefficients, 2**-96 in all. The pad, one per member and context, is what makes scaled tags useless.
 
-It protects against the server alone. Whoever holds the epoch secret can forge; in scheme ``shared`` any member can.
+It protects against the server alone. Whoever holds the epoch secret can forge: any member can.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Exact arithmetic in Z_q[X] / (X^N + 1) with numpy, and the randomness that scheme ``threshold`` draws.
+"""Exact arithmetic in Z_q[X] / (X^N + 1) with numpy, and its randomness.
 
 q is a product of primes p = 1 mod 2N below 2**47, so that a polynomial is its residues mod each of them. Products are
 taken in the evaluation domain (number-theoretic transform, natural order of SEAL: entry i is f(psi**(2 bitrev(i) + 1))
@@ -33,7 +33,6 @@ Floats = NDArray[np.float64]
 MAX_PRIME_BITS = 47
 CBD_COINS = 21  # as SEAL's error: the difference of 21 and 21 coin tosses, so at most 21
 BLOCK = 8  # polynomials transformed at a time
-LOW_BITS = 46  # of a flood: value = high * 2**46 + low - 2**bits
 _MASK = np.int64((1 << CBD_COINS) - 1)
 _TRITS = np.array([[v // 3**k % 3 - 1 for k in range(5)] for v in range(243)], dtype=np.int64)
 
@@ -258,33 +257,6 @@ class Stream:
         heads, tails = (np.bitwise_count(w & _MASK).astype(np.int64) for w in (words, words >> np.int64(CBD_COINS)))
         out: Ints = heads - tails
         return out
-
-
-class Flood:
-    """Integers ``int64[B, N]`` uniform in [-2**bits, 2**bits), held in two halves; the same for the same key.
-
-    Args:
-        key: 32 bytes.
-        chunks: whose floods.
-        degree: N.
-        bits: 46 to 93.
-    """
-
-    def __init__(self, key: bytes, chunks: range, degree: int, bits: int) -> None:
-        self._bits = bits
-        words = np.stack([Stream(key, chunk).words(2 * degree) for chunk in chunks])
-        self._high = (words[:, :degree] >> np.uint64(63 + LOW_BITS - bits)).view(np.int64)
-        self._low = (words[:, degree:] >> np.uint64(64 - LOW_BITS)).view(np.int64)
-
-    def mod(self, p: Prime) -> Ints:
-        """Return residues, within ±2**48."""
-        out: Ints = p.scale(self._high, 1 << LOW_BITS) + (self._low - np.int64((1 << self._bits) % p.modulus))
-        return out
-
-    def integers(self) -> list[int]:
-        """Return the numbers themselves, flat; for tests."""
-        pairs = zip(self._high.reshape(-1).tolist(), self._low.reshape(-1).tolist(), strict=True)
-        return [(high << LOW_BITS) + low - (1 << self._bits) for high, low in pairs]
 
 
 def uniform_rows(key: bytes, p: Prime, chunks: range) -> Ints:

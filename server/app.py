@@ -122,9 +122,9 @@ class Coordinator:
     def _seated(self, wanted: frozenset[str] = frozenset()) -> Sums:
         """Return the sums of the present epoch; members take seats in a new one where there is none that will do.
 
-        That is at the start, in a process that was started again, after a member was revoked, where one of ``wanted``,
-        without whom nothing can be opened, has no seat, and after ``epoch_rounds`` rounds. Once the run has its version
-        0 only those who opened its statistics take part, and seats that cannot be taken count as a failed round.
+        That is at the start, in a process that was started again, after a member was revoked, and where one of
+        ``wanted``, without whom nothing can be opened, has no seat. Once the run has its version 0 only those who
+        opened its statistics take part, and seats that cannot be taken count as a failed round.
 
         Raises:
             Ended: ``run.max_failed``.
@@ -133,8 +133,7 @@ class Coordinator:
         run = self._run
         if self._sums is not None:
             seated = {*self._sums.seats.roster.names}
-            worn = 0 < run.offer.crypto.epoch_rounds <= self._sums.rounds
-            if wanted <= seated and not seated & run.exchange.revoked() and not worn:
+            if wanted <= seated and not seated & run.exchange.revoked():
                 return self._sums
         with self.state.store.read() as db:
             entries = self.state.models.entries(db, run.id)
@@ -224,8 +223,6 @@ class Coordinator:
             agreed, candidate = sums.open(collected, best(entries).sha256)
         except Refused as error:
             self._fail(outcome, error.code)
-            if error.code == "open.flood":
-                self._sums = None  # the members answer no more under these keys: they deal new ones
             if error.code in AWAY or (evicted and error.code == "open.overlap"):
                 self._check_patience()
                 return

@@ -10,9 +10,8 @@ from flwr.app import RecordDict
 
 from .. import __version__
 from ..canonical import digest
-from ..crypto import schemes
+from ..crypto import planner
 from ..crypto.context import RoundContext
-from ..crypto.flood import ThresholdPlan
 from ..crypto.identity import Roster, parse_roster
 from ..errors import Refused
 from ..messages import Body, Confirm, DealAnswer, Deals, Done, Enrol, Enrolled, MakeDeals, TakeDeal
@@ -112,17 +111,13 @@ def _deal(run: Run, enrolment: _Enrolment) -> Seats:
     cards, agreement = enrolment.cards, enrolment.agreement
     listed = [cards[member] for member in sorted(cards)]
     seated = parse_roster(listed, run.pins)
-    plan = schemes.plan_for(run.offer.crypto, len(listed), agreement.sizes["update"])
+    plan = planner.plan(len(listed), run.offer.crypto.value_bits, agreement.sizes["update"])
     with run.state.store.transaction() as db:
         epoch = max(history.next_epoch(db), enrolment.epoch + 1)
         history.begin_epoch(db, epoch, run.id, listed, plan.as_dict())
         began = {"roster": seated.digest, "members": list(seated.names), "crypto": plan.as_dict()}
         run.log(db, "epoch_began", epoch=epoch, **began)
-    if isinstance(plan, ThresholdPlan):
-        deals = _all_deal(run, seated, epoch, listed)
-    else:
-        deals = _one_deals(run, seated, epoch, listed)
-    commitments = {dealer: one.commitments for dealer, one in deals.items() if one.commitments}
+    deals = _one_deals(run, seated, epoch, listed)
     requests = {
         member: TakeDeal(
             run=run.id,
@@ -130,7 +125,6 @@ def _deal(run: Run, enrolment: _Enrolment) -> Seats:
             roster=listed,
             ciphertexts={dealer: one.ciphertexts[member] for dealer, one in deals.items()},
             signatures={dealer: one.signatures[member] for dealer, one in deals.items()},
-            commitments=commitments,
         )
         for member in seated.names
     }
@@ -164,22 +158,6 @@ def _deal(run: Run, enrolment: _Enrolment) -> Seats:
         checkpoint="",
     )
     return Seats(epoch, seated, plan, agreement.sizes, template)
-
-
-def _all_deal(run: Run, roster: Roster, epoch: int, listed: list[dict[str, Any]]) -> dict[str, Deals]:
-    """Return every member's deals, by dealer (scheme ``threshold``)."""
-    request = MakeDeals(run=run.id, epoch=epoch, roster=listed)
-    found = {}
-    for dealer, reply in _ask_all(run, "query.make_deals", dict.fromkeys(roster.names, request)):
-        try:
-            deals = Deals.from_records(reply)
-            if not {*deals.ciphertexts} == {*deals.signatures} == {*deals.commitments} == {*roster.names}:
-                raise Refused("deal.signature", f"the deals of {dealer!r} are not for the members of the roster")
-        except Refused as error:
-            run.note("refused_member", member=dealer, code=error.code)
-            raise
-        found[dealer] = deals
-    return found
 
 
 def _one_deals(run: Run, roster: Roster, epoch: int, listed: list[dict[str, Any]]) -> dict[str, Deals]:

@@ -41,18 +41,10 @@ PROTECTS = (
     ),
 )
 EXPOSED = (
-    "Any one member together with the coordinator can read every update: in scheme shared all members hold the key.",
+    "Any one member together with the coordinator can read every update: all members hold the key.",
     "A member that left can read recorded envelopes of its time.",
     "All members of a round but one, together, know the update of that one.",
     "If all members ran on one machine (simulate, up), whoever ran it saw all rows and all keys.",
-)
-TOGETHER = (
-    "{t} of the {n} members together, and with the coordinator, can read every update; fewer cannot. This scheme is "
-    "experimental: its argument is the project's own and was read by nobody outside.",
-    "Whoever kept {t} members' shares of an epoch can read the envelopes of that epoch later.",
-)
-COMBINED = (
-    "The coordinator combined partial openings: it could read every opened sum, with the total of rows or weights."
 )
 LIMITS = (
     "No differential privacy: the model, like any model, can leak whether a record was among the training rows.",
@@ -63,17 +55,6 @@ LIMITS = (
     "purpose that these people did not have in mind.",
     "Nobody outside the project has reviewed the protocol or the code.",
 )
-
-
-def _exposed(plans: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what the run's scheme does not protect against; of several epochs, with the fewest members it takes."""
-    together = [plan for plan in plans if plan["scheme"] == "threshold"]
-    if not together or len(together) < len(plans):
-        return list(EXPOSED)
-    weakest = min(together, key=lambda plan: int(plan["threshold"]))
-    combined = [COMBINED] if any(plan.get("combiner") == "coordinator" for plan in plans) else []
-    who = [text.format(t=weakest["threshold"], n=weakest["members"]) for text in TOGETHER]
-    return [*who, *combined, *EXPOSED[2:]]
 
 
 def model_card(
@@ -138,13 +119,12 @@ def model_card(
         },
         "metrics": None if entry.metrics is None else dict(entry.metrics),
         "crypto": {
-            "scheme": offer.crypto.scheme,
             "security": SECURITY,
             "parameters": [dict(plan) for plan in plans],
             "min_members": offer.federation.min_members,
             "open_quorum": offer.crypto.open_quorum,
             "protects": [{"against": who, "how": how} for who, how in PROTECTS],
-            "does_not_protect": _exposed(plans),
+            "does_not_protect": list(EXPOSED),
             "differential_privacy": None,
         },
         "limits": list(LIMITS),
@@ -234,7 +214,7 @@ def markdown(card: Mapping[str, Any]) -> str:
         "",
         "## Crypto",
         "",
-        f"Scheme {crypto['scheme']}; security: {crypto['security']}. No sum over fewer than {crypto['min_members']} "
+        f"Security: {crypto['security']}. No sum over fewer than {crypto['min_members']} "
         "members was opened. There is no differential privacy.",
         "",
         *(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from ..crypto.context import RoundContext
 from ..crypto.envelope import RawEnvelope, check, split
-from ..crypto.schemes import parse_plan
+from ..crypto.planner import Plan
 from ..errors import InputError, Refused
 from .aggregate import RunningSum
 from .certificate import ClosedSet
@@ -29,7 +29,7 @@ def recompute(closed: ClosedSet, kept: Callable[[str], RawEnvelope]) -> str:
             ``audit.sum``: the sum is another one than the logged.
     """
     try:
-        context, plan = RoundContext(**closed.context), parse_plan(closed.context["crypto"])
+        context, plan = RoundContext(**closed.context), Plan(**closed.context["crypto"])
     except (TypeError, InputError):
         raise Refused("audit.certificate", "the round's context is of another version of moonflower") from None
     running: RunningSum | None = None

@@ -32,7 +32,6 @@ def result(state: State, run: str, *, check_log: bool = True) -> dict[str, Any]:
         "version": 1,
         "federation": row.offer["federation"]["name"],
         "run": run,
-        "scheme": row.offer["crypto"]["scheme"],
         "rounds": rounds,
         "members": [{"name": name, **nothing} for name in sorted(names)],
         "overall": {"alone": None, "federated": dict(good.metrics) if good and good.metrics else None, "pooled": None},

@@ -20,7 +20,6 @@ from ..configs.settings import GateSettings
 from ..crypto.context import RoundContext
 from ..crypto.envelope import Envelope, RawEnvelope, SignedHeader, check
 from ..crypto.identity import Roster
-from ..crypto.schemes import least_members
 from ..crypto.statement import Proof, Statement, quorum, vote_bytes
 from ..errors import Refused
 from ..messages import Opened
@@ -34,11 +33,9 @@ AWAY = frozenset(
         "update.failed",
         "auth.client_revoked",
         "open.quorum",
-        "open.partial",
-        "open.flood",
     }
 )
-"""Why an opening may fail without anybody's bad will: members were away, broke or left, or need new keys. The round is
+"""Why an opening may fail without anybody's bad will: members were away, broke or left. The round is
 repeated."""
 
 
@@ -127,7 +124,7 @@ class Collection:
         for member in self.waiting:
             self.exclude(member, "envelope.late")
         members = tuple(sorted(self.accepted))
-        needed = max(self.context.min_members, least_members(self.context.crypto))
+        needed = self.context.min_members
         if len(members) < needed:
             raise Refused("round.too_few", f"{len(members)} members' envelopes came, {needed} are needed")
         if self.fixed is not None and set(members) != self.fixed:

@@ -14,11 +14,9 @@ from flwr.app import RecordDict
 from ..crypto import version
 from ..crypto.context import RoundContext
 from ..crypto.envelope import Envelope, RawEnvelope
-from ..crypto.flood import ThresholdPlan
 from ..errors import InputError, Refused
 from ..messages import Open, Opened, Seal, Sealed
 from .aggregate import RunningSum
-from .openers import Partials
 from .records import rounds as history
 from .records.models import Entry
 from .rounds import Agreed, Collection, Hearing
@@ -77,16 +75,11 @@ class Collected:
 
 
 class Sums:
-    """The sealed sums of a run in one epoch; what its update rounds cost is added to ``wire``.
-
-    Attributes:
-        rounds: sets that were closed for updates.
-    """
+    """The sealed sums of a run in one epoch; what its update rounds cost is added to ``wire``."""
 
     def __init__(self, run: Run, seats: Seats, wire: Wire) -> None:
-        self.seats, self.rounds = seats, 0
+        self.seats = seats
         self._run, self._wire = run, wire
-        self._garblers: set[str] = set()
 
     def collect(
         self,
@@ -149,7 +142,6 @@ class Sums:
         with run.state.store.transaction() as db:
             history.fix_set(db, context.purpose, context.base, members)
             run.log(db, "set_closed", number=context.number, **closed)
-        self.rounds += update
         share = round(max(shares.values(), default=0.0), 2)
         return Collected(context, collection, members, seeds, total, share)
 
@@ -168,54 +160,11 @@ class Sums:
         """
         context, results = collected.context, dict[str, bytes]()
         request = self._open_request(collected, best)
-        if isinstance(self.seats.plan, ThresholdPlan):
-            lanes = self.seats.lanes(context.purpose)
-            partials = Partials(self._run, self.seats, context, lanes, self._garblers)
-            request, agreed = self._open_together(collected, best, request, partials, results)
-        else:
-            agreed = self._heard(collected, best, request, results, {})
+        agreed = self._heard(collected, best, request, results)
         self._note("opened", context, **agreed.proof.as_dict(), disagreeing=list(agreed.disagreeing))
         if context.purpose == "tallies" or not agreed.statement.in_range:
             return agreed, None
         return agreed, self._result(context, request, agreed, results)
-
-    def _open_together(
-        self, collected: Collected, best: str, request: Open, partials: Partials, results: dict[str, bytes]
-    ) -> tuple[Open, Agreed]:
-        """Open with partial openings, of other members where these do not open the sum (scheme ``threshold``)."""
-        while True:
-            filled = partials.fill(request)
-            if collected.context.purpose == "update":
-                self._wire.download_bytes[-1] += len(filled.combined) + sum(map(len, filled.partials.values()))
-            try:
-                agreed = self._heard(collected, best, filled, results, partials.seconds)
-            except Refused as error:
-                if error.code != "open.partial":
-                    raise
-                partials.failed()
-                continue
-            partials.held(agreed.statement.sha256)
-            self._name(partials, filled, agreed)
-            return filled, agreed
-
-    def _name(self, partials: Partials, opened: Open, agreed: Agreed) -> None:
-        """Find out who had spoilt an opening, where one failed: a member that opened the sum does so again."""
-        signers = {*agreed.proof.signatures}
-        member = min(signers & {*opened.openers} or signers)
-        while (asked := partials.question(opened)) is not None:
-            code = "envelope.late"
-            for _, reply in self._run.ask("evaluate.open", {member: asked}, self._run.offer.crypto.open_timeout_s):
-                try:
-                    said = Opened.from_records(_content(reply)).statement
-                    code = "" if said == agreed.proof.statement else "open.disagree"
-                except Refused as error:
-                    code = error.code
-            if code == "open.partial":
-                partials.failed()
-            elif code:
-                return  # it says nothing about the openers
-            else:
-                partials.held(agreed.statement.sha256)
 
     def _heard(
         self,
@@ -223,7 +172,6 @@ class Sums:
         best: str,
         request: Open,
         results: dict[str, bytes],
-        before_s: Mapping[str, float],
     ) -> Agreed:
         """Ask set A to open and judge, and return what a quorum agrees on.
 
@@ -232,7 +180,6 @@ class Sums:
             best: as in :meth:`open`.
             request: the same for all but for who sends the result.
             results: digest → file, of those that came.
-            before_s: member → seconds that it has worked on this opening already.
         """
         run, members = self._run, collected.members
         hearing = Hearing(collected.context, self.seats.roster, members, run.offer.crypto.open_quorum, best)
@@ -240,7 +187,7 @@ class Sums:
         timeout_s = run.offer.crypto.open_timeout_s
         needs_all = collected.context.purpose == "statistics"  # who does not open them never knows the total of rows
         for member, reply in run.ask("evaluate.open", requests, timeout_s, lambda: hearing.enough and not needs_all):
-            self._hear(hearing, member, reply, results, before_s.get(member, 0.0))
+            self._hear(hearing, member, reply, results)
         for member in sorted(hearing.waiting):
             self._refuse(hearing, member, "envelope.late")
         return hearing.conclude()
@@ -267,9 +214,7 @@ class Sums:
         except InputError as error:
             raise Refused("open.disagree", f"the result that a quorum signed is no model: {error}") from None
 
-    def _hear(
-        self, hearing: Hearing, member: str, reply: RecordDict | str, results: dict[str, bytes], before_s: float
-    ) -> None:
+    def _hear(self, hearing: Hearing, member: str, reply: RecordDict | str, results: dict[str, bytes]) -> None:
         try:
             opened = Opened.from_records(_content(reply))
             hearing.hear(member, opened)
@@ -278,12 +223,11 @@ class Sums:
             return
         _keep(opened.result, results)
         if hearing.context.purpose == "update":
-            self._wire.open_s.append(before_s + opened.open_s)
+            self._wire.open_s.append(opened.open_s)
 
     def _refuse(self, hearing: Hearing, member: str, code: str) -> None:
         hearing.refuse(member, code)
-        if code != "open.partial":  # says nothing about this member: who spoilt it is noted where that is found
-            self._note("opening_refused", hearing.context, member=member, code=code)
+        self._note("opening_refused", hearing.context, member=member, code=code)
 
     def _leave_out(self, collection: Collection, member: str, code: str) -> None:
         collection.exclude(member, code)

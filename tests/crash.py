@@ -4,7 +4,6 @@
     python tests/crash.py --suite FILE N SEED  every named point, other mishaps and N random points: tests/test_crash.py
     python tests/crash.py --only WORD          of those that have a name, the ones with a word in it
     python tests/crash.py --again PLAN         one trial again, as a failed one printed it
-    python tests/crash.py --threshold …        any of these, under scheme ``threshold``
 
 One warm process imports everything once and forks a child per trial. The child forks one *life* of the federation
 after the other, each on the same folder, with nothing in memory but identities and data. A life is killed with
@@ -68,7 +67,7 @@ from moonflower.server.records.verify import verify
 from sqlalchemy import Engine, event
 
 RUNS = ("run-1", "run-2")
-SMALL: tuple[str, ...] = ("training.rounds=2",)
+SMALL = ("training.rounds=2",)
 PATIENCE_S = 60
 COORDINATOR = "coordinator"
 ENDED, BROKE = 0, 3  # exit status of a life: the run is over; an exception ended it
@@ -733,11 +732,7 @@ def _ledger_apart(path: Path) -> str:
         ),
         opened=(
             opened,
-            {
-                (purpose, bases[what["context"]])
-                for event, *_, purpose, what in journal
-                if event in ("opening", "partial")
-            },
+            {(purpose, bases[what["context"]]) for event, *_, purpose, what in journal if event == "opening"},
         ),
     )
     return f"{path.name}: {wrong}" if wrong else ""
@@ -1040,9 +1035,6 @@ def carry_out(plans: Mapping[str, Plan], reference: Reference, base: Path) -> It
 
 def main(arguments: list[str]) -> int:
     """Do what the module's first lines say."""
-    global SMALL
-    if arguments[0] == "--threshold":
-        arguments, SMALL = arguments[1:], (*SMALL, 'crypto.scheme="threshold"')
     quick = Path("/dev/shm")  # a killed process loses nothing that it wrote, whatever the disk
     base = Path(tempfile.mkdtemp(prefix="crash-", dir=quick if os.access(quick, os.W_OK) else None))
     warm_up(base / "warm")

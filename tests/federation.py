@@ -73,8 +73,7 @@ class Federation:
         if name in self.members:
             self.members[name].ledger.close()
         settings = self.cast.settings
-        combiners = (settings.crypto.combiner,)
-        floor = FloorSettings(tasks=(settings.task.ref,), max_rounds=settings.training.rounds, combiners=combiners)
+        floor = FloorSettings(tasks=(settings.task.ref,), max_rounds=settings.training.rounds)
         ledger = Ledger(self.folder / "members" / f"{name}.db")
         self.members[name] = Member(
             identities()[name],

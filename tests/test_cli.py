@@ -93,7 +93,6 @@ def tree(folder: Path) -> dict[str, bytes]:
         ("crypto.clip=0", "crypto.clip = 0; expected a number above 0"),
         ("crypto.value_bits=60", "crypto.value_bits = 60; expected a whole number at least 4 and at most 24"),
         ("crypto.value_bits=99", "crypto.value_bits = 99; expected a whole number at least 4 and at most 24"),
-        ("crypto.scheme=plain", "crypto.scheme = 'plain'; expected one of: shared"),
         ("crypto.open_quorum=5", "crypto.open_quorum = 5; expected at most 4, the members"),
         ("federation.min_members=1", "federation.min_members = 1; expected a whole number at least 2"),
         (

@@ -106,15 +106,6 @@ def test_other_mishaps_end_nothing(trials: dict[str, list[str]], kind: str) -> N
     assert {name: wrong for name, wrong in found.items() if wrong} == {}
 
 
-@pytest.mark.slow
-def test_killed_at_what_only_scheme_threshold_has_the_run_goes_on() -> None:
-    """A partial opening, and the flooding that it takes, stand in the ledger before it leaves."""
-    command = [sys.executable, str(HERE / "crash.py"), "--threshold", "--only", "partial"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert int(done.stdout.split(" trials in ")[0]) >= 9
-
-
 # A damaged model
 
 

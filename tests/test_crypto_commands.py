@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 from moonflower import bench
-from moonflower.bench_ours import ours, together
+from moonflower.bench_ours import ours
 from moonflower.bench_row import CLIP
 from moonflower.crypto import planner
-from moonflower.crypto.flood import plan_threshold
 from moonflower.crypto_commands import bench as bench_command
 from moonflower.crypto_commands import crypto
 from moonflower.errors import InputError
@@ -31,26 +30,6 @@ def test_the_table_says_against_whom() -> None:
     assert " 5 " in done.stdout
 
 
-def test_a_threshold_plan_says_what_it_covers() -> None:
-    done = CliRunner().invoke(crypto, ["plan", "--members", "5", "--scheme", "threshold", "--faulty", "1", "--json"])
-    row = json.loads(done.stdout)
-    assert (row["threshold"], row["faulty"], row["experimental"]) == (4, 1, True)
-    assert row["bytes_per_param"] < 6.0
-    assert row["rounds"] > 1000
-    shown = CliRunner().invoke(crypto, ["plan", "--members", "5", "--scheme", "threshold"], env={"COLUMNS": "160"})
-    said = " ".join(shown.stdout.split())
-    assert "threshold is experimental" in said
-    assert "against up to 2 members with the coordinator: they read sums" in said
-
-
-@pytest.mark.parametrize(
-    "more", [["--scheme", "threshhold"], ["--faulty", "1"], ["--scheme", "threshold", "--threshold", "2"]]
-)
-def test_a_plan_that_cannot_be_is_bad_input(more: list[str]) -> None:
-    done = CliRunner().invoke(crypto, ["plan", "--members", "5", *more])
-    assert isinstance(done.exception, InputError)
-
-
 def test_a_missing_interpreter_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         bench_command(nvflare_python=tmp_path / "python")
@@ -64,19 +43,6 @@ def test_our_row_is_exact_and_counts_the_whole_envelope() -> None:
     assert body + 400 < row["up_bytes_per_param"] * 20_000 < body + 1500, "header and signature are counted"
     step = CLIP / 32767
     assert row["max_error"] <= 16 * step / 2 * 1.001
-
-
-def test_the_rows_of_scheme_threshold_are_exact_and_an_opener_gets_no_ciphertext() -> None:
-    whole = together(20_000, 1)
-    plan = plan_threshold(5, 16, 20_000)
-    body = plan.body_bytes(20_000 + plan.limbs)
-    assert whole["exact"] is True
-    assert whole["max_error"] <= 5 * (CLIP / 32767) / 2 * 1.001
-    assert body + 400 < whole["up_bytes_per_param"] * 20_000 < body + 1500
-    partial, combine = (together(20_000, 1, part=part) for part in ("partial", "combine"))
-    assert partial["down_bytes_per_param"] * 20_000 < 5 * 1500, "headers and signatures, nothing else"
-    assert combine["exact"] is True
-    assert (plan.threshold + 1) * body < combine["down_bytes_per_param"] * 20_000 < (plan.threshold + 1) * body + 7500
 
 
 @pytest.mark.slow

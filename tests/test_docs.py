@@ -154,16 +154,7 @@ def made_codes() -> set[str]:
         and re.match(r"[a-z_]+\.$", str(node.values[0].value))
     }
     assert makers == {"client/guard.py", "server/enrolment.py"}, "a new f-string makes codes: list them here"
-    limits = {
-        "min_members",
-        "rounds",
-        "local_epochs",
-        "train_timeout_s",
-        "min_approvals",
-        "scheme",
-        "faulty",
-        "combiner",
-    }
+    limits = {"min_members", "rounds", "local_epochs", "train_timeout_s", "min_approvals"}
     assert limits <= strings(trees()["client/guard.py"])
     return {f"config.{name}" for name in limits | {*FIELDS} | {*SIZES}}
 

@@ -21,7 +21,6 @@ from moonflower.messages import (
     Done,
     Open,
     Opened,
-    PartialOpening,
     Refusal,
     Seal,
     Sealed,
@@ -56,9 +55,6 @@ MESSAGES: list[Body] = [
     Sealed(envelope=RawEnvelope(b"env"), clipped_share=0.5, seal_s=0.1),
     Open(**OPEN),
     Opened(statement=b"s", signature=b"t", vote=None, vote_signature=b"v", result=b"", open_s=0.0),
-    Deals(ciphertexts={"a": b"1"}, signatures={"a": b"2"}, commitments={"a": "0" * 64}),
-    PartialOpening(ciphertext=b"c", wrapped={"opener": "a", "keys": {"a": "AA"}, "sig": "AA"}, partial_s=0.5),
-    Open(**OPEN, openers=["a b"], attempt=1, partials={"a b": b"6"}, wrapped={"a b": {"opener": "a b"}}),
 ]
 
 

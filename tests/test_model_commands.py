@@ -213,7 +213,6 @@ def test_a_card_says_where_a_model_comes_from(cli: Cli, state: Path, release: Ca
     assert card["round"]["promoted_before"] == 1
     assert card["gate"]["verdict"] == "promoted"
     assert -1 <= card["gate"]["median"] <= 1
-    assert card["crypto"]["scheme"] == "shared"
     assert card["crypto"]["parameters"][0]["degree"] >= 1024
     assert "128 bits" in card["crypto"]["security"]
     assert card["crypto"]["differential_privacy"] is None

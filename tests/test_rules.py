@@ -57,16 +57,6 @@ def test_an_offer_within_the_floor_is_admitted() -> None:
     assert guard.admit(offer(), FLOOR, SCHEMA).task.options == {"hidden": [2]}
 
 
-def test_who_may_read_sums_and_help_a_dishonest_coordinator_is_the_nodes_to_limit() -> None:
-    combining = offer(crypto__scheme="threshold", crypto__combiner="coordinator")
-    refused("config.combiner", guard.admit, combining, FLOOR, SCHEMA)
-    guard.admit(combining, FLOOR.model_copy(update={"combiners": ("members", "coordinator")}), SCHEMA)
-    strict = FLOOR.model_copy(update={"min_faulty": 1})
-    refused("config.faulty", guard.admit, offer(crypto__scheme="threshold"), strict, SCHEMA)
-    refused("config.faulty", guard.admit, offer(), strict, SCHEMA)
-    guard.admit(offer(crypto__scheme="threshold", crypto__faulty=1), strict, SCHEMA)
-
-
 @pytest.mark.parametrize(
     ("change", "code"),
     [

@@ -174,7 +174,7 @@ function one(app, { lineage, card: facts, approvers }, listing) {
       h(
         'details',
         {},
-        h('summary', {}, `What scheme “${crypto.scheme}” does not protect against`),
+        h('summary', {}, `What the sealing does not protect against`),
         h(
           'ul',
           { class: 'plain' },
