@@ -5,14 +5,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__
+
 if TYPE_CHECKING:
-    from .client.predict import load_model
-    from .simulation import simulate
+    from .client.learning.predict import load_model
+    from .federation.simulate import simulate
 
-__version__ = "0.1.0"
-__all__ = ["load_model", "simulate"]
+__all__ = ["__version__", "load_model", "simulate"]
 
-_HOMES = {"simulate": ".simulation", "load_model": ".client.predict"}
+_HOMES = {"simulate": ".federation.simulate", "load_model": ".client.learning.predict"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,72 +1,104 @@
-"""The front door: mounts the rooms' commands, and is the one place that turns an error into words and a status."""
+"""The front door: mounts commands on first use, and is the one place that turns an error into words and a status."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import click
 import typer
+from typer.core import TyperGroup
 
-from . import __version__, logs
 from .errors import MoonflowerError
+from .version import __version__
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before flwr is imported: nothing phones home
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
-from .client.commands import predict, schema
-from .client.door.commands import client, keys, member_card, member_journal, member_log, member_statistics
-from .crypto_commands import bench, crypto
-from .doctor import doctor
-from .health import health
-from .live_commands import run, runs, stop, up
-from .model_commands import model
-from .server.audit_commands import audit
-from .server.door.commands import issuer, member, server
-from .simulate_command import simulate
+COMMANDS = {
+    "simulate": "simulate:simulate",
+    "up": "runs:up",
+    "server": "server:server",
+    "client": "node:client",
+    "run": "runs:run",
+    "runs": "runs:runs",
+    "stop": "runs:stop",
+    "predict": "predict:predict",
+    "bench": "bench:bench",
+    "issuer": "server:issuer",
+    "health": "health:health",
+    "doctor": "doctor:doctor",
+    "version": "",
+    "member": "member:member",
+    "keys": "keys:keys",
+    "crypto": "crypto:crypto",
+    "model": "model:model",
+    "audit": "audit:audit",
+    "schema": "schema:schema",
+}
+"""Command → where it is in ``cli``: a function, or a group of commands. What is not asked for is not imported."""
+
+
+class Commands(TyperGroup):
+    """The commands of :data:`COMMANDS`, each imported when it is named."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return all names, in the order in which the help shows them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command by its name."""
+        if cmd_name in COMMANDS and cmd_name not in self.commands:
+            self.add_command(_mounted(cmd_name), cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that is meant; for a name that there is not, typer suggests one of those mounted."""
+        if args and args[0] not in COMMANDS:
+            for name in COMMANDS:
+                self.get_command(ctx, name)
+        return super().resolve_command(ctx, args)
+
+
+def _mounted(name: str) -> click.Command:
+    module, _, attribute = COMMANDS[name].partition(":")
+    found: Any = getattr(import_module(f".cli.{module}", __package__), attribute) if module else _version
+    if isinstance(found, typer.Typer):
+        group = typer.main.get_group(found)
+        group.name = name  # it does not know its own
+        return group
+    single = typer.Typer(add_completion=False)
+    single.command(name)(found)
+    return typer.main.get_command(single)
+
 
 app = typer.Typer(
     name="moonflower",
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     help="Organisations train one model together; the coordinator sees sealed updates and their opened mean. "
     "docs/threat-model.md says against whom moonflower protects, and against whom not.",
 )
-app.command("simulate")(simulate)
-app.command("up")(up)
-app.command("server")(server)
-app.command("client")(client)
-app.command("run")(run)
-app.command("runs")(runs)
-app.command("stop")(stop)
-app.command("predict")(predict)
-app.command("bench")(bench)
-app.command("issuer")(issuer)
-app.command("health")(health)
-app.command("doctor")(doctor)
-member.command("card")(member_card)
-member.command("log")(member_log)
-member.command("journal")(member_journal)
-member.command("statistics")(member_statistics)
-app.add_typer(member, name="member")
-app.add_typer(keys, name="keys")
-app.add_typer(crypto, name="crypto")
-app.add_typer(model, name="model")
-app.add_typer(audit, name="audit")
-app.add_typer(schema, name="schema")
 
 
 @app.callback()
 def _options(
+    context: typer.Context,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more, to stderr.")] = False,
 ) -> None:
-    logs.to_stderr("console", "", level=logging.DEBUG if verbose else logging.WARNING)
+    if context.invoked_subcommand != "version":
+        from . import logs
+
+        logs.to_stderr("console", "", level=logging.DEBUG if verbose else logging.WARNING)
 
 
-@app.command("version")
 def _version() -> None:
     """Print moonflower's version."""
     typer.echo(__version__)

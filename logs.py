@@ -18,14 +18,13 @@ import secrets
 import sys
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import structlog
 from structlog.contextvars import bind_contextvars, bound_contextvars, get_contextvars
 from structlog.typing import EventDict, Processor
 
-from .configs.live import LogFormat
-
+LogFormat = Literal["console", "json"]
 INDENT = "    "
 ABOUT = ("member", "run", "round", "request")
 FIELDS = ("code", "entry", "route", "seconds")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ..crypto.approval import parse_private_jwk, private_jwk
+from .. import files
 from ..errors import InputError
-from .keyring import write_new
+from ..protocol.approval import parse_private_jwk, private_jwk
 
 _LARGEST = 65536
 
@@ -26,7 +26,7 @@ def make_approver_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """
     key = ec.generate_private_key(ec.SECP384R1())
     try:
-        write_new(path, f"{json.dumps(private_jwk(key))}\n".encode())
+        files.create(path, f"{json.dumps(private_jwk(key))}\n".encode(), 0o600)
     except OSError as error:
         raise InputError("config.key", f"key {path} cannot be written: {error.strerror}") from None
     return key

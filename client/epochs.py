@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from ..crypto import keys, sealed
+from ..crypto import sealed
 from ..crypto.identity import Identity, Roster
-from ..crypto.keys import EpochKey, EpochTerms
 from ..crypto.mac import Mac
 from ..crypto.planner import Plan
 from ..crypto.quantise import Ints
+from ..crypto.schemes import deal as keys
+from ..crypto.schemes.deal import EpochKey, EpochTerms
+from ..crypto.schemes.secret import SecretKey, generate
 from ..crypto.sealed import SealedVector
-from ..crypto.secret import SecretKey, generate
 from ..errors import Refused
-from ..messages import Deals, Open, TakeDeal
+from ..protocol.messages import Deals, Open, TakeDeal
 
 
 class SharedKey:

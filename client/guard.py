@@ -1,6 +1,6 @@
 """The member's rules, without IO: what it agrees to, what it trains from, what it seals, what it helps to open.
 
-The twin of ``server/rounds.py``. Every function looks at what came from the coordinator and at what the ledger
+The twin of ``server/rules.py``. Every function looks at what came from the coordinator and at what the ledger
 remembers, and returns only if all is well; the caller writes to the ledger next, and acts last. The rules are those
 of docs/protocol.md:
 
@@ -23,13 +23,14 @@ from typing import Any
 
 from ..configs.settings import FloorSettings, Offer, parse
 from ..crypto import merkle
-from ..crypto.context import PURPOSES, RoundContext, checkpoint_label
-from ..crypto.envelope import SignedHeader
 from ..crypto.identity import Card, Roster
 from ..crypto.note import Verifier, open_checkpoint
-from ..crypto.statement import Proof, quorum
-from ..errors import InputError, Refused
-from ..messages import Open, Seal, Shown
+from ..errors import InputError, OtherHistory, Refused
+from ..protocol.context import RoundContext, checkpoint_label
+from ..protocol.envelope import SignedHeader
+from ..protocol.messages import Open, RoundRequest, Seal, Shown
+from ..protocol.purposes import Purposes
+from ..protocol.statement import Proof, quorum
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Remembered:
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldCheckpoint:
     """A checkpoint of the coordinator's log that this member has witnessed.
 
     Attributes:
@@ -87,24 +88,9 @@ class Held:
 _LINES = 5  # of a checkpoint: origin, size, root, a blank one, the log's signature
 
 
-class OtherHistory(Refused):
-    """A checkpoint that is not shown to be a later state of one that this member holds.
-
-    Args:
-        held: the one that this member holds.
-        message: what is wrong.
-        proved: both are of one size and their roots differ, so whoever reads the two knows; else a proof of growth is
-            missing or wrong, and only this member knows that.
-    """
-
-    def __init__(self, held: Held, message: str, *, proved: bool = False) -> None:
-        super().__init__("audit.fork", message)
-        self.held, self.proved = held, proved
-
-
 def check_log(
-    shown: Shown, newest: Held | None, held_at: Callable[[int], Held | None], log_key: str | None
-) -> Held | None:
+    shown: Shown, newest: HeldCheckpoint | None, held_at: Callable[[int], HeldCheckpoint | None], log_key: str | None
+) -> HeldCheckpoint | None:
     """Return the checkpoint that a message shows, if it only appends to the history that this member witnessed.
 
     Args:
@@ -130,7 +116,7 @@ def check_log(
         raise Refused("audit.signature", f"the log's key is none: {error}") from None
     if len(shown.checkpoint.splitlines()) != _LINES:
         raise Refused("audit.signature", "the checkpoint is not signed by the log alone")
-    found = Held(checkpoint.size, checkpoint.root, key, checkpoint.note)
+    found = HeldCheckpoint(checkpoint.size, checkpoint.root, key, checkpoint.note)
     if newest is None:
         return found
     if found.size <= newest.size:
@@ -139,18 +125,22 @@ def check_log(
             return None
         what = "is not the one that was witnessed" if known else "is an earlier one that this member never saw"
         entries = f"the log of {found.size} entries, root {found.root.hex()}"
-        raise OtherHistory(known or newest, f"{entries}, {what}", proved=known is not None)
+        raise _other(known or newest, f"{entries}, {what}", proved=known is not None)
     if shown.since != newest.size:
         raise Refused("audit.behind", f"expected a proof of growth from {newest.size} entries, got {shown.since}")
     try:
         proof = [bytes.fromhex(node) for node in shown.proof]
     except ValueError:
-        raise OtherHistory(newest, "the proof of the log's growth is not hexadecimal") from None
+        raise _other(newest, "the proof of the log's growth is not hexadecimal") from None
     try:
         merkle.verify_consistency(newest.size, found.size, proof, newest.root, found.root)
     except Refused as error:
-        raise OtherHistory(newest, str(error)) from None
+        raise _other(newest, str(error)) from None
     return found
+
+
+def _other(held: HeldCheckpoint, message: str, *, proved: bool = False) -> OtherHistory:
+    return OtherHistory(held.note, held.size, held.root, message, proved=proved)
 
 
 def check_witnessed(request: Seal, witnessed: bool) -> None:
@@ -191,18 +181,17 @@ def admit(offer: Mapping[str, Any], floor: FloorSettings, schema_digest: str) ->
     return checked
 
 
-def round_context(template: RoundContext, request: Seal | Open) -> RoundContext:
-    """Return the context that a request is about: its own five fields, everything else as agreed at enrolment.
+def round_context(template: RoundContext, request: RoundRequest, purposes: Purposes) -> RoundContext:
+    """Return the context that a request is about: its own fields, everything else as agreed at enrolment.
 
     Raises:
         Refused: ``envelope.context``, ``envelope.epoch``.
     """
-    if request.run != template.run or request.purpose not in PURPOSES or min(request.number, request.round) < 0:
+    if request.run != template.run or request.purpose not in purposes or min(request.number, request.round) < 0:
         raise Refused("envelope.context", "the request is not about the run that was agreed to")
     if request.epoch != template.epoch:
         raise Refused("envelope.epoch", f"the request is for epoch {request.epoch}, expected {template.epoch}")
-    purpose = next(purpose for purpose in PURPOSES if purpose == request.purpose)
-    return template.at(request.number, request.round, purpose, request.base, request.clip, request.checkpoint)
+    return template.at(request.number, request.round, request.purpose, request.base, request.clip, request.checkpoint)
 
 
 def check_base(
@@ -211,6 +200,7 @@ def check_base(
     roster: Roster,
     wanted_quorum: int,
     floor: FloorSettings,
+    purposes: Purposes,
     remembered: Iterable[Card] = (),
 ) -> None:
     """Check that the context's base and clip are what a quorum of openers signed (rules 3 and 6).
@@ -223,6 +213,7 @@ def check_base(
         roster: the epoch's members.
         wanted_quorum: of the run.
         floor: the node's own limits.
+        purposes: that this member knows.
         remembered: cards of the epochs that this member confirmed; all of them were pinned here then.
 
     Raises:
@@ -231,12 +222,12 @@ def check_base(
     statement = Proof.from_dict(proof).verify(roster, wanted_quorum, remembered)
     problems = (
         (statement.federation != context.federation, "is of another federation"),
-        (statement.purpose not in ("statistics", "update"), "is no model's"),
+        (not (made := purposes.get(statement.purpose)) or not made.makes_version, "is no model's"),
         (statement.sha256 != context.base, "is of another version"),
         (not statement.in_range, "is of a sum that was out of range"),
         (len(statement.members) < max(context.min_members, floor.min_members), "has too few members"),
         (quorum(statement.members, wanted_quorum) < floor.min_quorum, "has too few signatures for this node"),
-        (context.purpose == "update" and statement.clip != context.clip, "states another clip"),
+        (purposes[context.purpose].trained and statement.clip != context.clip, "states another clip"),
     )
     for wrong, what in problems:
         if wrong:
@@ -303,7 +294,7 @@ def check_opening(
     if len(members) < max(context.min_members, floor.min_members):
         raise Refused("open.cohort", f"a sum over {len(members)} members is never opened here")
     if opened_before is not None and {*members} not in ({*opened_before}, {*opened_before} & {*pinned}):
-        what = "statistics of these rows were" if context.purpose == "statistics" else "this base was"
+        what = "this base was" if context.base else f"{context.purpose} of these rows were"
         before = ", ".join(sorted(opened_before))
         raise Refused("open.overlap", f"{what} opened before, for another set of members: {before}")
     return SetA(digests, tags)

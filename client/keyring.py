@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -20,7 +19,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from ..configs.live import ClientConfig
+from .. import files
+from ..configs.roles import ClientConfig
 from ..crypto.identity import Approver, Identity, PublicKey
 from ..errors import InputError
 
@@ -125,32 +125,7 @@ _NEW: dict[str, Callable[[], PrivateKey]] = {
 
 
 def _write(path: Path, key: PrivateKey) -> None:
-    write_new(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-
-
-def write_new(path: Path, data: bytes) -> None:
-    """Write a secret (0600) beside its place and link it there: a crash leaves no half key, a link replaces nothing.
-
-    Raises:
-        FileExistsError: there is a file, which stays as it is.
-        OSError: it cannot be written.
-    """
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(beside, path)
-    finally:
-        beside.unlink()
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    files.create(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
 
 
 def _read(path: Path, what: str) -> object:

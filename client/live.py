@@ -1,30 +1,31 @@
 """The member of a live node: its keys, ledger, pins and floor, and its own rows for every run that it admits.
 
-The twin of what ``simulation.py`` does for all members at once. Nothing here talks to anybody: the worker that
+The twin of what ``federation/simulate.py`` does for all members at once. Nothing here talks to anybody: the worker that
 imports it has no network.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-from pathlib import Path
 
 import torch
 from flwr.clientapp import ClientApp
 from torch import nn
 
 from ..canonical import canonical
-from ..configs.live import ClientConfig
+from ..configs.roles import ClientConfig
 from ..configs.schema import Schema, load_schema
 from ..configs.settings import Offer, SimulateSettings, TaskSettings
 from ..errors import InputError, nearest
 from .app import Member, client_app
-from .data import Rows, partition, split
 from .keyring import identity_of
-from .ledger import FILE_NAME, Ledger
+from .learning.learner import Learner
+from .learning.rows import Rows
+from .learning.sources import source_of
+from .learning.splits import partition, split
+from .learning.torch import TorchLearner
+from .ledger.ledger import FILE_NAME, Ledger
 from .tasks import Task, load_task, schema_for
-from .train import Learner
 
 logger = logging.getLogger(__name__)
 ANY_SEED = 7
@@ -58,7 +59,9 @@ class OwnRows:
         schema = schema_for(task, self._config.data)
         seed, name = offer.training.seed, self._config.client.member
         rows = self._own(self._table(task, offer.task, schema), seed)
-        return Learner(task, split(rows, self._config.data, seed=seed, member=name), schema, seed=seed, member=name)
+        return TorchLearner(
+            task, split(rows, self._config.data, seed=seed, member=name), schema, seed=seed, member=name
+        )
 
     def _check(self) -> Schema:
         """Return the schema after a look at the data with the first task of the list, so that mistakes show now."""
@@ -83,12 +86,12 @@ class OwnRows:
 
     def _table(self, task: Task, about: TaskSettings, schema: Schema) -> Rows:
         """Return the whole table as a task reads it."""
-        path = self._config.data.path
-        state = _state(path) if path is not None else []
-        key = canonical([about.model_dump(mode="json"), schema.digest(), state])
+        data = self._config.data
+        stamp = source_of(data).stamp() if data.path is not None else ()
+        key = canonical([about.model_dump(mode="json"), schema.digest(), stamp])
         if self._kept is None or self._kept[0] != key:
             self._kept = None  # not both in memory at once
-            self._kept = (key, task.data(self._config.data, schema))
+            self._kept = (key, task.data(data, schema))
         return self._kept[1]
 
     def _own(self, rows: Rows, seed: int) -> Rows:
@@ -134,12 +137,3 @@ def warm_up() -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         model(torch.zeros(1, 2)).sum().backward()
         optimizer.step()
-
-
-def _state(path: Path) -> list[int]:
-    """Return what changes when a file does."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return []
-    return [found.st_size, found.st_mtime_ns]

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .. import __version__
 from ..canonical import digest
 from ..configs.settings import Offer
 from ..crypto import planner
-from ..crypto.context import RoundContext
 from ..crypto.identity import Identity, Roster, parse_roster
-from ..crypto.keys import EpochTerms
+from ..crypto.schemes.deal import EpochTerms
 from ..errors import Refused
-from ..messages import Shared, Size
+from ..protocol.context import RoundContext, template
+from ..protocol.messages import Shared
+from ..protocol.purposes import UPDATE, Purpose
+from ..version import __version__
 from . import epochs
-from .ledger import Epoch
-from .train import Learner
+from .learning.learner import Learner
+from .ledger.ledger import Epoch
+from .purposes import MemberPurpose
 
 
 @dataclass(frozen=True)
@@ -27,23 +29,23 @@ class Agreed:
 
     Attributes:
         offer: the run's.
-        digest: of the offer as it came.
+        raw: the offer as it came.
         learner: with the node's own rows.
         shared: what all members must say alike.
         sizes: how many numbers a vector of each purpose holds.
     """
 
     offer: Offer
-    digest: str
+    raw: Mapping[str, Any]
     learner: Learner
     shared: Mapping[Shared, str]
-    sizes: Mapping[Size, int]
+    sizes: Mapping[str, int]
 
     @classmethod
-    def to(cls, offer: Offer, raw: Mapping[str, Any], learner: Learner) -> Agreed:
+    def to(cls, offer: Offer, raw: Mapping[str, Any], learner: Learner, purposes: Iterable[MemberPurpose]) -> Agreed:
         """Agree to an offer that the guard admitted; ``raw`` is the offer as it came."""
-        start, summary = learner.start(), learner.summary()
-        learner.prepare(learner.scaling(summary.tolist()))  # its own, until the federation's is opened
+        start = learner.start()
+        learner.prepare(learner.scaling(learner.summary().tolist()))  # its own, until the federation's is opened
         shared: dict[Shared, str] = {
             "schema": offer.schema_digest,
             "task": digest(offer.task.model_dump(mode="json")),
@@ -51,16 +53,12 @@ class Agreed:
             "layout": digest([[spec.name, list(spec.shape)] for spec in learner.layout]),
             "start": hashlib.sha256(start.tobytes()).hexdigest(),
         }
-        sizes: dict[Size, int] = {
-            "update": len(start),
-            "statistics": 1 + len(summary),
-            "tallies": len(learner.tally(start)),
-        }
-        return cls(offer, digest(raw), learner, shared, sizes)
+        sizes = {one.purpose.name: one.size(learner) for one in purposes}
+        return cls(offer, raw, learner, shared, sizes)
 
     def plan(self, members: int) -> planner.Plan:
         """Return the crypto parameters of an epoch with so many members."""
-        return planner.plan(members, self.offer.crypto.value_bits, self.sizes["update"])
+        return planner.plan(members, self.offer.crypto.value_bits, self.sizes[UPDATE.name])
 
 
 @dataclass(frozen=True)
@@ -94,23 +92,9 @@ class Seated:
         plan = agreed.plan(len(roster.names))
         if EpochTerms.of(agreed.offer.federation.name, terms.epoch, roster, plan) != terms:
             raise Refused("envelope.epoch", f"epoch {terms.epoch} was dealt for another plan than this node makes")
-        template = RoundContext(
-            federation=terms.federation,
-            run=kept.run,
-            number=0,
-            round=0,
-            purpose="statistics",
-            base="",
-            clip=0.0,
-            training=agreed.offer.training.model_dump(mode="json"),
-            schema=agreed.offer.schema_digest,
-            task=agreed.offer.task.model_dump(mode="json"),
-            package=__version__,
-            crypto=plan.as_dict(),
-            epoch=terms.epoch,
-            roster=roster.digest,
-            min_members=agreed.offer.federation.min_members,
-            offer=agreed.digest,
-            checkpoint="",
-        )
-        return cls(roster, template, plan, epochs.held(identity, plan, kept.key))
+        about = template(kept.run, agreed.offer, agreed.raw, terms.epoch, roster, plan)
+        return cls(roster, about, plan, epochs.held(identity, plan, kept.key))
+
+    def lanes(self, purpose: Purpose, agreed: Agreed) -> int:
+        """Return how many lanes a sum of this purpose takes."""
+        return purpose.lanes(agreed.sizes[purpose.name], self.plan)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from flwr.app import RecordDict
-
 from ..crypto.identity import Identity
 from ..crypto.note import open_checkpoint, with_cosignatures
-from ..messages import Shown, Witnessed
+from ..errors import OtherHistory
+from ..protocol.messages import Shown, Witnessed
+from ..protocol.records import RecordDict, attach, attached
 from . import guard
-from .ledger import Ledger
+from .ledger.ledger import Ledger
 
 logger = logging.getLogger(__name__)
 
@@ -39,17 +39,17 @@ class LogWitness:
         Raises:
             Refused: ``audit.missing``, ``audit.signature``, ``audit.fork`` or ``audit.behind``.
         """
-        shown, newest = Shown.attached(records), self._ledger.newest_checkpoint()
+        shown, newest = attached(Shown, records), self._ledger.newest_checkpoint()
         try:
             taken = guard.check_log(shown, newest, self._ledger.checkpoint, self._log_key)
-        except guard.OtherHistory as error:
-            self._ledger.keep_fork(error.held.note, shown.checkpoint, proved=error.proved)
+        except OtherHistory as error:
+            self._ledger.keep_fork(error.note, shown.checkpoint, proved=error.proved)
             logger.error(
                 "the coordinator's log is not the one that was witnessed here: %s; held is the checkpoint of "
                 "%d entries with root %s",
                 error,
-                error.held.size,
-                error.held.root.hex(),
+                error.size,
+                error.root.hex(),
             )
             raise
         if taken is not None:
@@ -59,9 +59,9 @@ class LogWitness:
         """Add the newest checkpoint that this member holds to a reply, countersigned; nothing if it holds none."""
         held = self._ledger.newest_checkpoint()
         if held is not None:
-            Witnessed(checkpoint=self.signed(held)).attach(records)
+            attach(Witnessed(checkpoint=self.signed(held)), records)
 
-    def signed(self, held: guard.Held) -> str:
+    def signed(self, held: guard.HeldCheckpoint) -> str:
         """Return the note of a checkpoint that this member holds, with its cosignature."""
         line = self._identity.cosign(open_checkpoint(held.note, held.verifier), int(self._clock()))
         return with_cosignatures(held.note, [line])

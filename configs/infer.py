@@ -24,7 +24,7 @@ def infer(
     fewer rows is left out, and the column then gets ``other = true``.
 
     Args:
-        frame: table as :func:`moonflower.client.data.read_table` returns it.
+        frame: table as :func:`moonflower.client.learning.rows.read_table` returns it.
         label: column to predict.
         site: column that names the member; no feature.
         drop: other columns that are no features.

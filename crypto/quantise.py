@@ -58,13 +58,6 @@ class Contribution:
         """Lanes that this takes."""
         return len(self.counters) * plan.limbs + len(self.update)
 
-    @property
-    def clipped_share(self) -> float:
-        """Share of the update's parameters that the clip cuts."""
-        parts = range(0, len(self.update), BLOCK_LANES)
-        cut = sum(int((np.abs(self.update[i : i + BLOCK_LANES]) > self.clip).sum()) for i in parts)
-        return cut / len(self.update) if len(self.update) else 0.0
-
 
 def quantise(update: Update, weight: int, clip: float, value_bits: int) -> Ints:
     """Return an update (or part of one) as integers within ±(2**(b-1) - 1); arguments as in Contribution."""

@@ -18,7 +18,7 @@ import click
 import typer.main
 from click.testing import CliRunner
 from moonflower.__main__ import app
-from moonflower.configs.live import ClientConfig, IssuerConfig, OperatorConfig, ServerConfig
+from moonflower.configs.roles import ClientConfig, IssuerConfig, OperatorConfig, ServerConfig
 from moonflower.configs.settings import RunSettings
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -132,16 +132,20 @@ def commands() -> str:
         "What each command says of itself. Exit status: 0 done, 1 failed, 2 usage or bad input, 3 ended by policy; "
         "[`moonflower client`](../running.md#3-each-member-the-node) has more.\n",
     ]
-    for words in _commands(typer.main.get_command(app), ("moonflower",)):
+    here = typer.main.get_command(app)
+    for words in _commands(here, click.Context(here), ("moonflower",)):
         parts.append(f"## `{' '.join(words)}`\n\n```text\n{_help(words)}\n```\n")
     return "\n".join(parts)
 
 
-def _commands(here: click.Command, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+def _commands(here: click.Command, context: click.Context, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Yield the words of a command and of all below it; a group may look for its commands only when it is asked."""
     yield words
     if isinstance(here, click.Group):
-        for name, command in here.commands.items():
-            yield from _commands(command, (*words, name))
+        for name in here.list_commands(context):
+            command = here.get_command(context, name)
+            assert command is not None, name
+            yield from _commands(command, context, (*words, name))
 
 
 def _help(words: tuple[str, ...]) -> str:

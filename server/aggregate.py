@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..crypto import bits
-from ..crypto.envelope import Envelope
 from ..crypto.planner import Plan
 from ..errors import Refused
+from ..protocol.envelope import Envelope
 
 
 class RunningSum:

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from flwr.app import RecordDict
-
-from .. import __version__
-from ..canonical import digest
 from ..crypto import planner
-from ..crypto.context import RoundContext
 from ..crypto.identity import Roster, parse_roster
 from ..errors import Refused
-from ..messages import Body, Confirm, DealAnswer, Deals, Done, Enrol, Enrolled, MakeDeals, TakeDeal
+from ..protocol.context import template
+from ..protocol.messages import (
+    CONFIRM,
+    ENROL,
+    MAKE_DEALS,
+    TAKE_DEAL,
+    Body,
+    Confirm,
+    Deals,
+    Enrol,
+    Enrolled,
+    MakeDeals,
+    Route,
+    TakeDeal,
+)
+from ..protocol.purposes import UPDATE
+from .exchange import Answer
+from .records import history
 from .records import members as roster
-from .records import rounds as history
-from .rounds import Agreement, agree
+from .rules import Agreement, agree
 from .run import Run, Seats
+
+Q = TypeVar("Q", bound=Body)
+A = TypeVar("A", bound=Body)
 
 
 def take_seats(run: Run, members: Iterable[str]) -> Seats:
@@ -63,18 +77,17 @@ def _enrol(run: Run, everyone: Sequence[str]) -> _Enrolment:
     answers: dict[str, Enrolled] = {}
     odd: dict[str, str] = {}
     timeout_s = run.exchange.answer_timeout_s
-    for member, reply in run.ask("query.enrol", dict.fromkeys(everyone, request), timeout_s):
+    for came in run.ask(ENROL, dict.fromkeys(everyone, request), timeout_s):
         try:
-            if isinstance(reply, str):
-                raise Refused(reply, "the member did not enrol")
-            answer = Enrolled.from_records(reply)
-            parse_roster([answer.card], {member: run.pins.get(member, "")})
+            answer = came.body()
+            parse_roster([answer.card], {came.member: run.pins.get(came.member, "")})
             if answer.epoch >= upcoming + EPOCHS_AHEAD:
                 raise Refused("deal.epoch", "the member knows of an epoch that cannot be")
-            answers[member] = answer
+            answers[came.member] = answer
         except Refused as error:
-            odd[member] = error.code
-    agreement, differing = agree({member: _fields(answer) for member, answer in answers.items()})
+            odd[came.member] = error.code
+    digests = {member: dict[str, str](answer.agreed.items()) for member, answer in answers.items()}
+    agreement, differing = agree(digests, {member: one.sizes for member, one in answers.items()}, run.purposes)
     odd |= {member: f"config.{name}" for member, name in differing.items()}
     odd |= dict.fromkeys(set(everyone) - answers.keys() - odd.keys(), "envelope.late")
     cards = {member: answers[member].card for member in sorted(answers.keys() - odd.keys())}
@@ -93,15 +106,6 @@ def _enrol(run: Run, everyone: Sequence[str]) -> _Enrolment:
     return _Enrolment(cards, agreement, max(answers[member].epoch for member in cards))
 
 
-def _fields(answer: Enrolled) -> dict[str, str | int]:
-    fields: dict[str, str | int] = {}
-    for name, value in answer.agreed.items():
-        fields[name] = value
-    for size, count in answer.sizes.items():
-        fields[size] = count
-    return fields
-
-
 def _deal(run: Run, enrolment: _Enrolment) -> Seats:
     """Let a member deal the epoch's keys, have every member confirm them (rule 8), and return the epoch.
 
@@ -111,7 +115,7 @@ def _deal(run: Run, enrolment: _Enrolment) -> Seats:
     cards, agreement = enrolment.cards, enrolment.agreement
     listed = [cards[member] for member in sorted(cards)]
     seated = parse_roster(listed, run.pins)
-    plan = planner.plan(len(listed), run.offer.crypto.value_bits, agreement.sizes["update"])
+    plan = planner.plan(len(listed), run.offer.crypto.value_bits, agreement.sizes[UPDATE.name])
     with run.state.store.transaction() as db:
         epoch = max(history.next_epoch(db), enrolment.epoch + 1)
         history.begin_epoch(db, epoch, run.id, listed, plan.as_dict())
@@ -128,47 +132,22 @@ def _deal(run: Run, enrolment: _Enrolment) -> Seats:
         )
         for member in seated.names
     }
-    answers = {
-        member: DealAnswer.from_records(reply).model_dump()
-        for member, reply in _ask_all(run, "query.take_deal", requests)
-    }
-    confirm = Confirm(run=run.id, epoch=epoch, answers=answers)
-    for _, reply in _ask_all(run, "query.confirm", dict.fromkeys(seated.names, confirm)):
-        Done.from_records(reply)
+    answers = {member: answer.model_dump() for member, answer in _ask_all(run, TAKE_DEAL, requests).items()}
+    _ask_all(run, CONFIRM, dict.fromkeys(seated.names, Confirm(run=run.id, epoch=epoch, answers=answers)))
     with run.state.store.transaction() as db:
         for member in seated.names:
             run.log(db, "deal_answered", member=member, epoch=epoch)
-    template = RoundContext(
-        federation=run.offer.federation.name,
-        run=run.id,
-        number=0,
-        round=0,
-        purpose="statistics",
-        base="",
-        clip=0.0,
-        training=run.offer.training.model_dump(mode="json"),
-        schema=run.offer.schema_digest,
-        task=run.offer.task.model_dump(mode="json"),
-        package=__version__,
-        crypto=plan.as_dict(),
-        epoch=epoch,
-        roster=seated.digest,
-        min_members=run.offer.federation.min_members,
-        offer=digest(run.raw_offer),
-        checkpoint="",
-    )
-    return Seats(epoch, seated, plan, agreement.sizes, template)
+    about = template(run.id, run.offer, run.raw_offer, epoch, seated, plan)
+    return Seats(epoch, seated, plan, agreement.sizes, about)
 
 
 def _one_deals(run: Run, roster: Roster, epoch: int, listed: list[dict[str, Any]]) -> dict[str, Deals]:
     """Return one member's deals, by dealer: the first's in roster order that answers as it should."""
     request = MakeDeals(run=run.id, epoch=epoch, roster=listed)
     for dealer in roster.names:
-        for _, reply in run.ask("query.make_deals", {dealer: request}, run.exchange.answer_timeout_s):
+        for came in run.ask(MAKE_DEALS, {dealer: request}, run.exchange.answer_timeout_s):
             try:
-                if isinstance(reply, str):
-                    raise Refused(reply, "the member did not deal")
-                deals = Deals.from_records(reply)
+                deals = came.body()
                 if not {*deals.ciphertexts} == {*deals.signatures} == {*roster.names}:
                     raise Refused("deal.signature", "the deals are not for the members of the roster")
             except Refused as error:
@@ -178,14 +157,15 @@ def _one_deals(run: Run, roster: Roster, epoch: int, listed: list[dict[str, Any]
     raise Refused("deal.signature", "no member of the roster dealt keys")
 
 
-def _ask_all(run: Run, route: str, requests: Mapping[str, Body]) -> list[tuple[str, RecordDict]]:
-    """Return every member's reply; one that refuses or stays away is named, and the run ends."""
-    replies = dict(run.ask(route, requests, run.exchange.answer_timeout_s))
-    came = []
+def _ask_all(run: Run, route: Route[Q, A], requests: Mapping[str, Q]) -> dict[str, A]:
+    """Return every member's answer; one that refuses or stays away is named, and the run ends."""
+    came = {answer.member: answer for answer in run.ask(route, requests, run.exchange.answer_timeout_s)}
+    late = Refused("envelope.late", "no answer came in time")
+    found: dict[str, A] = {}
     for member in sorted(requests):
-        reply = replies.get(member, "envelope.late")
-        if isinstance(reply, str):
-            run.note("refused_member", member=member, code=reply)
-            raise Refused(reply, f"{member!r} did not take part in {route}")
-        came.append((member, reply))
-    return came
+        try:
+            found[member] = came.get(member, Answer[A](member, late)).body()
+        except Refused as error:
+            run.note("refused_member", member=member, code=error.code)
+            raise Refused(error.code, f"{member!r} did not take part in {route.name}") from None
+    return found

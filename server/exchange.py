@@ -2,7 +2,7 @@
 
 Members' nodes come and go. A request is sent once its member has a node, and again when the process that got it is
 gone (its session changed) or Flower reports that it broke. That is safe because every request is idempotent at the
-member: asked twice, it gives the same answer (``client/ledger.py``).
+member: asked twice, it gives the same answer (``client/ledger/ledger.py``).
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from flwr.app import Message, RecordDict
 
 from .. import logs
 from ..errors import Refused
-from ..messages import Body, Refusal
+from ..protocol.messages import Body, Refusal, Route
+from ..protocol.records import from_records, kind_of, to_records
 
 logger = logging.getLogger(__name__)
 POLL_S = 0.1
@@ -25,6 +26,9 @@ GRACE_S = 5.0
 RESENDS = 2  # after an error that Flower reports, or where a member needs another proof of the log's growth
 BEHIND = "audit.behind"
 INVALID_FAB = 7  # flwr.common.constant.ErrorCode: a bundle that the node does not run (contract test)
+
+Q = TypeVar("Q", bound=Body)
+A = TypeVar("A", bound=Body)
 
 
 class Clock(Protocol):
@@ -57,6 +61,29 @@ class Attaching(Protocol):
         """Take what a member added to its reply."""
 
 
+@dataclass(frozen=True)
+class Answer(Generic[A]):
+    """What came back from a member.
+
+    Attributes:
+        member: its name.
+        reply: what it answered, or why there is no answer.
+    """
+
+    member: str
+    reply: A | Refused
+
+    def body(self) -> A:
+        """Return what the member answered.
+
+        Raises:
+            Refused: it refused, broke, or answered something else.
+        """
+        if isinstance(self.reply, Refused):
+            raise self.reply
+        return self.reply
+
+
 class WallClock:
     """The machine's monotonic clock."""
 
@@ -70,7 +97,7 @@ class WallClock:
 
 
 @dataclass(frozen=True)
-class Node:
+class ConnectedNode:
     """A member's node as it is connected now.
 
     Attributes:
@@ -93,7 +120,7 @@ class _Asked:
         errors: reported by Flower so far.
     """
 
-    node: Node | None = None
+    node: ConnectedNode | None = None
     message: str = ""
     since: float = 0.0
     errors: int = 0
@@ -115,7 +142,7 @@ class Exchange:
         self,
         grid: Post,
         members: Sequence[str],
-        nodes: Callable[[], Mapping[str, Node]],
+        nodes: Callable[[], Mapping[str, ConnectedNode]],
         clock: Clock,
         *,
         revoked: Callable[[], frozenset[str]] = frozenset,
@@ -126,18 +153,18 @@ class Exchange:
 
     def ask(
         self,
-        route: str,
-        requests: Mapping[str, Body],
+        route: Route[Q, A],
+        requests: Mapping[str, Q],
         timeout_s: float,
         enough: Callable[[], bool] = lambda: False,
         letters: Attaching | None = None,
-    ) -> Iterator[tuple[str, RecordDict | str]]:
-        """Send each member its request; yield (member, reply), or (member, code) where it refused or broke.
+    ) -> Iterator[Answer[A]]:
+        """Send each member its request; yield answers as they come, refusals among them.
 
         Ends when all have answered or the time is up; whoever did not answer is not yielded.
 
         Args:
-            route: Flower message type, such as ``train.seal``.
+            route: the kind of exchange.
             requests: member → request.
             timeout_s: seconds to wait in all.
             enough: whether the answers so far will do; from then on the others have as long again as these took, and
@@ -151,12 +178,12 @@ class Exchange:
         while waiting and self._clock.now() < deadline:
             for member in sorted(self.revoked() & waiting.keys()):
                 del waiting[member]
-                yield member, "auth.client_revoked"
+                yield Answer(member, Refused("auth.client_revoked", "the member was revoked"))
             connected = self._nodes()
             for member, asked in waiting.items():
                 node = connected.get(member)
                 if node is not None and node != asked.node:
-                    asked.message = self._send(route, member, requests[member], node, letters)
+                    asked.message = self._send(route.name, member, requests[member], node, letters)
                     if asked.message:
                         asked.node, senders[asked.message], asked.since = node, member, self._clock.now()
             came = False
@@ -168,11 +195,11 @@ class Exchange:
                     continue
                 if letters is not None and reply.has_content():
                     letters.hear(member, reply.content)
-                answer = _answer(reply, waiting[member], message)
+                answer = _answer(route, reply, waiting[member], message)
                 _tell(route, member, message, self._clock.now() - waiting[member].since, answer)
                 if answer is not None:
                     del waiting[member]
-                    yield member, answer
+                    yield Answer(member, answer)
             if not satisfied and enough():
                 satisfied, now = True, self._clock.now()
                 deadline = min(deadline, now + max(GRACE_S, now - began))
@@ -180,55 +207,53 @@ class Exchange:
                 self._clock.wait(deadline)
         for member, asked in waiting.items():
             words = "%s: no answer in time" if asked.message else "%s: not asked, its node is not connected"
-            logger.info(words, route, extra=_named(route, member, asked.message))
+            logger.info(words, route.name, extra=_named(route.name, member, asked.message))
 
-    def _send(self, route: str, member: str, request: Body, node: Node, letters: Attaching | None) -> str:
+    def _send(self, route: str, member: str, request: Body, node: ConnectedNode, letters: Attaching | None) -> str:
         """Return the id of the message that was sent; "" where Flower did not take it."""
-        records = request.to_records()
+        records = to_records(request)
         if letters is not None:
             letters.show(member, records)
         message = Message(records, dst_node_id=node.id, message_type=route)
         return next(iter(self._grid.push_messages([message])), None) or ""
 
 
-def _tell(route: str, member: str, message: str, took_s: float, answer: RecordDict | str | None) -> None:
+def _tell(route: Route[Q, A], member: str, message: str, took_s: float, answer: A | Refused | None) -> None:
     """Log a reply: what it means for the round, the audit log says."""
-    named = _named(route, member, message)
-    if isinstance(answer, RecordDict):
-        seconds = round(took_s, 3)
-        logger.info("%s answered after %.2f s", route, took_s, extra={**named, "seconds": seconds})
-    elif answer is None:
-        logger.info("%s is asked again", route, extra=named)
+    named = _named(route.name, member, message)
+    if answer is None:
+        logger.info("%s is asked again", route.name, extra=named)
+    elif isinstance(answer, Refused):
+        logger.info("%s refused", route.name, extra={**named, "code": answer.code})
     else:
-        logger.info("%s refused", route, extra={**named, "code": answer})
+        seconds = round(took_s, 3)
+        logger.info("%s answered after %.2f s", route.name, took_s, extra={**named, "seconds": seconds})
 
 
 def _named(route: str, member: str, message: str) -> dict[str, str]:
     return {"route": route, "member": member, "request": logs.message_request(message)}
 
 
-def _answer(reply: Message, asked: _Asked, message: str) -> RecordDict | str | None:
+def _answer(route: Route[Q, A], reply: Message, asked: _Asked, message: str) -> A | Refused | None:
     """Return what a reply says; None where the member is to be asked again, or was already."""
     if not reply.has_error():
-        said = _content(reply)
-        if said != BEHIND:
+        said = _read(route, reply)
+        if not (isinstance(said, Refused) and said.code == BEHIND):
             return said
     elif reply.error.code == INVALID_FAB:
-        return "task.refused"
+        return Refused("task.refused", "the member's node does not run this bundle")
     if message != asked.message:
         return None  # about a process that is gone; a newer one was asked since
     asked.node, asked.errors = None, asked.errors + 1
     if asked.errors <= RESENDS:
         return None
-    return "update.failed" if reply.has_error() else BEHIND
+    return Refused("update.failed" if reply.has_error() else BEHIND, "the member was asked again and again")
 
 
-def _content(reply: Message) -> RecordDict | str:
-    records = reply.content
-    config = records.config_records.get("message")
-    if config is not None and config.get("kind") == Refusal.kind:
-        try:
-            return Refusal.from_records(records).code
-        except Refused as error:
-            return error.code
-    return records
+def _read(route: Route[Q, A], reply: Message) -> A | Refused:
+    try:
+        if kind_of(reply.content) == Refusal.kind:
+            return Refused(from_records(Refusal, reply.content).code, "the member refused")
+        return from_records(route.reply, reply.content)
+    except Refused as error:
+        return error

@@ -19,16 +19,16 @@ from sqlalchemy.exc import OperationalError
 
 from .. import logs
 from ..configs import bundle
-from ..configs.live import ServerConfig, load_config
+from ..configs.roles import ServerConfig, load_config
 from ..crypto.identity import PublicKey
 from ..errors import MoonflowerError, Refused
-from .app import Coordinator
-from .door import overheard
-from .door.replies import Replies
+from .coordinator import Coordinator
+from .door.flower import overheard
+from .door.flower.replies import Replies
 from .door.supervisor import carrying, end_with
-from .exchange import Exchange, Node, WallClock
+from .exchange import ConnectedNode, Exchange, WallClock
+from .records import history
 from .records import members as roster
-from .records import rounds as history
 from .records.state import State
 
 logger = logging.getLogger(__name__)
@@ -77,14 +77,14 @@ def _coordinator(grid: Grid, state: State, run: str, answer_timeout_s: float) ->
     return Coordinator(exchange, state, row.offer, pins, run)
 
 
-def connected(grid: Grid, pins: Mapping[str, str]) -> Callable[[], dict[str, Node]]:
+def connected(grid: Grid, pins: Mapping[str, str]) -> Callable[[], dict[str, ConnectedNode]]:
     """Return what tells which members' nodes are logged in now; a node that logged in anew has another session."""
     names = {pin: name for name, pin in pins.items()}
     known: dict[bytes, str | None] = {}
 
-    newest: tuple[float, dict[str, Node]] = (-LOOK_S, {})
+    newest: tuple[float, dict[str, ConnectedNode]] = (-LOOK_S, {})
 
-    def nodes() -> dict[str, Node]:
+    def nodes() -> dict[str, ConnectedNode]:
         nonlocal newest
         if time.monotonic() - newest[0] < LOOK_S:
             return newest[1]
@@ -94,7 +94,7 @@ def connected(grid: Grid, pins: Mapping[str, str]) -> Callable[[], dict[str, Nod
                 known[node.public_key] = names.get(_pin(node.public_key))
             name = known[node.public_key]
             if name is not None and node.status == "online":
-                found[name] = Node(int(node.node_id), str(node.last_activated_at))
+                found[name] = ConnectedNode(int(node.node_id), str(node.last_activated_at))
         newest = time.monotonic(), found
         return found
 

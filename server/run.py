@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from flwr.app import RecordDict
 from sqlalchemy import Connection
 
 from ..configs.settings import Offer
-from ..crypto.context import Purpose, RoundContext
 from ..crypto.identity import Roster
 from ..crypto.planner import Plan
 from ..errors import Ended
-from ..messages import Body
-from .exchange import Exchange
-from .records import rounds as history
+from ..protocol.context import RoundContext
+from ..protocol.messages import Body, Route
+from ..protocol.purposes import Purpose, Purposes
+from .exchange import Answer, Exchange
+from .records import history
 from .records.state import State
 from .witnesses import Letters, Witnesses
+
+Q = TypeVar("Q", bound=Body)
+A = TypeVar("A", bound=Body)
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Run:
         exchange: to the members.
         state: the coordinator's records.
         witnesses: what members have seen of the log.
+        purposes: what its sums are for, by name.
     """
 
     id: str
@@ -42,6 +46,7 @@ class Run:
     exchange: Exchange
     state: State
     witnesses: Witnesses
+    purposes: Purposes
 
     def log(self, db: Connection, event: str, **details: Any) -> None:
         """Append an entry about this run inside a transaction that records more."""
@@ -54,12 +59,12 @@ class Run:
 
     def ask(
         self,
-        route: str,
-        requests: Mapping[str, Body],
+        route: Route[Q, A],
+        requests: Mapping[str, Q],
         timeout_s: float,
         enough: Callable[[], bool] = lambda: False,
         at: str = "",
-    ) -> Iterator[tuple[str, RecordDict | str]]:
+    ) -> Iterator[Answer[A]]:
         """Ask members as :meth:`Exchange.ask` does, unless somebody asked for the run's end.
 
         Every message shows its member the log as it is at checkpoint ``at``, by default the newest.
@@ -86,7 +91,7 @@ class Seats:
         epoch: its number.
         roster: its members.
         plan: parameters of its sums.
-        sizes: parameters of an update, counters of statistics and of tallies.
+        sizes: by purpose: parameters of an update, or how many whole numbers.
         template: RoundContext of the run in this epoch, to be filled for a round.
     """
 
@@ -98,6 +103,4 @@ class Seats:
 
     def lanes(self, purpose: Purpose) -> int:
         """Values and counter limbs of one sealed vector."""
-        if purpose == "update":
-            return self.sizes["update"] + self.plan.limbs
-        return self.sizes[purpose] * self.plan.limbs
+        return purpose.lanes(self.sizes[purpose.name], self.plan)

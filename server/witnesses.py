@@ -10,14 +10,13 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from flwr.app import RecordDict
-
-from ..crypto.context import checkpoint_label
 from ..crypto.note import Checkpoint, check_cosignature, cosignatures, open_checkpoint
 from ..errors import Refused
-from ..messages import Shown, Witnessed
+from ..protocol.context import checkpoint_label
+from ..protocol.messages import Shown, Witnessed
+from ..protocol.records import RecordDict, attach, attached
+from .records import countersigned as table
 from .records import members as roster
-from .records import witnesses as table
 from .records.state import State
 
 logger = logging.getLogger(__name__)
@@ -58,7 +57,7 @@ class Witnesses:
     def hear(self, member: str, records: RecordDict) -> None:
         """Take what a member countersigned; one that holds another history than this log is remembered as strange."""
         try:
-            note = Witnessed.attached(records).checkpoint
+            note = attached(Witnessed, records).checkpoint
             held = open_checkpoint(note, self._log.verifier)
         except Refused:
             return  # it holds nothing yet, or nothing that this log signed
@@ -100,7 +99,7 @@ class Witnesses:
                         time_s = check_cosignature(held, line.line, card.as_witness)
                     except Refused:
                         continue
-                    table.keep(db, member, table.Witness(held.size, held.root.hex(), line.line, time_s))
+                    table.keep(db, member, table.Countersigned(held.size, held.root.hex(), line.line, time_s))
 
     def _is_ours(self, held: Checkpoint) -> bool:
         try:
@@ -118,7 +117,7 @@ class Letters:
 
     def show(self, member: str, records: RecordDict) -> None:
         """Add what the member is shown."""
-        self.witnesses.shown(member, self.at).attach(records)
+        attach(self.witnesses.shown(member, self.at), records)
 
     def hear(self, member: str, records: RecordDict) -> None:
         """Take what the member countersigned."""

@@ -11,14 +11,14 @@ from conftest import CONFIGS
 from cryptography.hazmat.primitives.asymmetric import ec
 from moonflower.canonical import canonical
 from moonflower.configs.settings import load_run
-from moonflower.crypto.approval import Action, Decision, SignedDecision
 from moonflower.crypto.identity import Approver, Card, Identity, PublicKey
+from moonflower.protocol.approval import Action, Decision, SignedDecision
+from moonflower.server.records import history
 from moonflower.server.records import members as roster
-from moonflower.server.records import rounds as history
-from moonflower.server.records.members import Member
+from moonflower.server.records.members import RosterMember
 from moonflower.server.records.models import Entry
 from moonflower.server.records.state import State
-from moonflower.server.release import Board, Outcome
+from moonflower.server.releases.board import Board, Outcome
 
 FEDERATION, RUN = "heart", "run-1"
 MEMBERS = ("anna", "bert", "cleo")
@@ -76,7 +76,7 @@ class Shelf:
         with self.state.store.transaction() as db:
             for name in MEMBERS:
                 pin = member(name).card.node.pin
-                roster.add(db, self.state.log, Member(name, "https://idp.invalid", f"client-{name}", pin))
+                roster.add(db, self.state.log, RosterMember(name, "https://idp.invalid", f"client-{name}", pin))
         for name in MEMBERS:
             self.keep(card(name))
         self.run(RUN, *gate)

@@ -93,7 +93,7 @@ def turn(seconds: float) -> None:
 
 def keep(config: str, seconds: str) -> int:
     """Be the client, with a node whose clock is wrong."""
-    from moonflower.client.door import keeper
+    from moonflower.client.node import keeper
 
     return keeper.keep(Path(config), once=True, command=[sys.executable, __file__, "node", seconds])
 
@@ -107,8 +107,8 @@ if __name__ == "__main__":
         sys.exit(keep(*rest))
     else:
         turn(float(rest[0]))
-        from moonflower.client.door import node
+        from moonflower.client.node import loop
 
-        status = node.main(rest[1:])
+        status = loop.main(rest[1:])
         logging.shutdown()
         os._exit(status)

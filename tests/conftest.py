@@ -11,7 +11,10 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 import moonflower
 import pytest
+from hypothesis import settings
 
+settings.register_profile("moonflower", deadline=None)  # a busy machine is no fault of the code
+settings.load_profile("moonflower")
 CONFIGS = Path(moonflower.__file__).parent / "configs"
 
 

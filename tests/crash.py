@@ -42,29 +42,32 @@ from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from typing import Any
 
+from moonflower.protocol.records import from_records
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a forked child has only the thread that forked it
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 import torch
-from federation import NAMES, Federation
 from flwr.app import Message
 from moonflower import store
-from moonflower.client import deeds
 from moonflower.client.app import client_app
-from moonflower.client.ledger import Ledger
-from moonflower.crypto.envelope import split
-from moonflower.crypto.statement import Statement
+from moonflower.client.ledger import journal as deeds
+from moonflower.client.ledger.ledger import Ledger
 from moonflower.errors import MoonflowerError
-from moonflower.messages import Opened, Sealed
-from moonflower.server.app import Coordinator
-from moonflower.server.exchange import Exchange, Node
-from moonflower.server.grid import LocalGrid
-from moonflower.server.records import rounds as history
-from moonflower.server.records.audit import Log
+from moonflower.federation.grid import LocalGrid
+from moonflower.protocol.envelope import split
+from moonflower.protocol.messages import Opened, Sealed
+from moonflower.protocol.statement import Statement
+from moonflower.server.coordinator import Coordinator
+from moonflower.server.exchange import ConnectedNode, Exchange
+from moonflower.server.records import history
+from moonflower.server.records.log import Log
 from moonflower.server.records.state import State
 from moonflower.server.records.verify import verify
 from sqlalchemy import Engine, event
+
+from federation import NAMES, Federation
 
 RUNS = ("run-1", "run-2")
 SMALL = ("training.rounds=2",)
@@ -323,12 +326,12 @@ def note_sent(tell: Callable[[str], object], member: str, asked: Message, reply:
     said = json.loads(str(asked.content.config_records["message"]["json"]))["fields"]
     place = [member, *(said.get(name) for name in ("purpose", "run", "epoch", "number"))]
     if config["kind"] == Sealed.kind:
-        raw = Sealed.from_records(reply.content).envelope
+        raw = from_records(Sealed, reply.content).envelope
         signed, _ = split(raw)
         context = json.loads(signed.data)["context"]
         what: list[Any] = ["envelope", place, context, hashlib.sha256(raw.data).hexdigest(), signed.digest]
     elif config["kind"] == Opened.kind:
-        what = ["statement", place, Statement.parse(Opened.from_records(reply.content).statement).sha256]
+        what = ["statement", place, Statement.parse(from_records(Opened, reply.content).statement).sha256]
     else:
         return
     tell(json.dumps(what))
@@ -600,10 +603,10 @@ class Wire:
         self._replies: dict[str, Any] = {}
         self._lives: dict[str, int] = {}
 
-    def nodes(self) -> dict[str, Node]:
+    def nodes(self) -> dict[str, ConnectedNode]:
         """Return who is connected."""
         self._take(0)
-        return {name: Node(n, str(self._lives[name])) for n, name in enumerate(NAMES) if name in self._lives}
+        return {name: ConnectedNode(n, str(self._lives[name])) for n, name in enumerate(NAMES) if name in self._lives}
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send messages."""

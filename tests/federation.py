@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from conftest import CONFIGS
-from moonflower import simulation
 from moonflower.client.app import Member, client_app
-from moonflower.client.ledger import Ledger
+from moonflower.client.ledger.ledger import Ledger
 from moonflower.configs.settings import FloorSettings
 from moonflower.crypto.identity import Identity
 from moonflower.errors import MoonflowerError
-from moonflower.server.app import Coordinator
-from moonflower.server.exchange import Exchange, Node
-from moonflower.server.grid import LocalGrid
-from moonflower.server.records import rounds as history
+from moonflower.federation import simulate
+from moonflower.federation.grid import LocalGrid
+from moonflower.server.coordinator import Coordinator
+from moonflower.server.exchange import ConnectedNode, Exchange
+from moonflower.server.records import history
 from moonflower.server.records.state import State
 from moonflower.server.records.verify import verify
 
@@ -29,8 +29,8 @@ class Killed(BaseException):
 
 
 @lru_cache
-def cast(*overrides: str) -> simulation.Cast:
-    return simulation.prepare(CONFIGS / "heart.toml", ("training.rounds=3", "training.local_epochs=1", *overrides))
+def cast(*overrides: str) -> simulate.Cast:
+    return simulate.prepare(CONFIGS / "heart.toml", ("training.rounds=3", "training.local_epochs=1", *overrides))
 
 
 @lru_cache
@@ -105,9 +105,9 @@ class Federation:
             return self.handled(context.node_config["member"], lambda: app(message, context))
 
         grid = LocalGrid(handle, ids)  # type: ignore[arg-type]
-        present = {name: Node(number, "") for number, name in ids.items()}
+        present = {name: ConnectedNode(number, "") for number, name in ids.items()}
 
-        def connected() -> dict[str, Node]:
+        def connected() -> dict[str, ConnectedNode]:
             return {name: node for name, node in present.items() if name not in self.away | self.revoked}
 
         exchange = Exchange(grid, NAMES, connected, grid, revoked=lambda: frozenset(self.revoked))

@@ -14,7 +14,7 @@ import numpy as np
 from conftest import CONFIGS
 from moonflower import __version__, simulate
 from moonflower.configs.settings import load_run
-from moonflower.simulation import prepare
+from moonflower.federation.simulate import prepare
 from test_federation import fedavg
 from wire import upload_bytes_per_param
 

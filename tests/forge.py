@@ -14,12 +14,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
-from moonflower.client.door.login import DpopKey
-from moonflower.configs.live import VerifierSettings
+from moonflower.configs.roles import VerifierSettings
 from moonflower.crypto.identity import b64
-from moonflower.crypto.jws import PrivateKey, private_key
-from moonflower.discovery import IssuerUnreachable
-from moonflower.server.door.tokens import TokenRefused, Verifier
+from moonflower.errors import IssuerUnreachable
+from moonflower.oauth.jws import SigningKey, private_key
+from moonflower.oauth.login import DpopKey
+from moonflower.oauth.tokens import TokenRefused, TokenVerifier
 
 NOW = 1_800_000_000.0
 AUDIENCE = "https://moonflower.invalid/"
@@ -38,17 +38,17 @@ class Clock:
         return self.now
 
 
-def ec_key(kid: str, curve: str = "P-256", **members: str) -> PrivateKey:
+def ec_key(kid: str, curve: str = "P-256", **members: str) -> SigningKey:
     made = ECKey.generate_key(curve, private=True)
     return private_key({**made.as_dict(private=True), "kid": kid, **members})
 
 
-def rsa_key(kid: str, bits: int = 2048, **members: str) -> PrivateKey:
+def rsa_key(kid: str, bits: int = 2048, **members: str) -> SigningKey:
     made = RSAKey.generate_key(bits, private=True)
     return private_key({**made.as_dict(private=True), "kid": kid, **members})
 
 
-def okp_key(kid: str) -> PrivateKey:
+def okp_key(kid: str) -> SigningKey:
     made = OKPKey.generate_key("Ed25519", private=True)
     return private_key({**made.as_dict(private=True), "kid": kid})
 
@@ -61,7 +61,7 @@ def part(value: Any) -> str:
     return b64(value if isinstance(value, bytes) else json.dumps(value).encode())
 
 
-def compact(header: Any, claims: Any, key: PrivateKey | None = None) -> str:
+def compact(header: Any, claims: Any, key: SigningKey | None = None) -> str:
     """Return a token with exactly this header, signed with the algorithm that it names where ``key`` can do so."""
     signed = f"{part(header)}.{part(claims)}"
     signature = JWSRegistry.algorithms[header["alg"]].sign(signed.encode(), key.key) if key is not None else b""
@@ -73,7 +73,7 @@ class Issuer:
 
     def __init__(self, url: str = "https://issuer.example.org", clock: Clock | None = None) -> None:
         self.url, self.clock = url, clock or Clock()
-        self.keys: dict[str, PrivateKey] = {"es": EC, "rsa": RSA}
+        self.keys: dict[str, SigningKey] = {"es": EC, "rsa": RSA}
         self.listed: list[Any] | None = None  # instead of the keys
         self.metadata: dict[str, Any] = {"issuer": url, "jwks_uri": f"{url.rstrip('/')}/jwks"}
         self.down = False
@@ -102,18 +102,18 @@ class Issuer:
         }
         return {name: value for name, value in {**claims, **changes}.items() if value is not None}
 
-    def token(self, claims: Mapping[str, Any] | None = None, *, key: PrivateKey | None = None, **header: Any) -> str:
+    def token(self, claims: Mapping[str, Any] | None = None, *, key: SigningKey | None = None, **header: Any) -> str:
         """Return a good token with changes, signed by the issuer's own key unless told otherwise."""
         merged = {"alg": "ES256", "typ": "at+jwt", "kid": "es", **header}
         kept = {name: value for name, value in merged.items() if value is not None}
         return compact(kept, self.claims() if claims is None else dict(claims), key or self.keys["es"])
 
 
-def verifier(issuer: Issuer, *, binding: str = "none", nonces: bool = False, **changes: Any) -> Verifier:
+def verifier(issuer: Issuer, *, binding: str = "none", nonces: bool = False, **changes: Any) -> TokenVerifier:
     """Return a verifier of the issuer's tokens; by default of tokens that are not bound."""
     limits = {name: changes.pop(name) for name in ("most_proofs", "most_tokens", "secret") if name in changes}
     settings = {"issuer": issuer.url, "audience": AUDIENCE, "binding": binding, "nonces": nonces, **changes}
-    return Verifier(
+    return TokenVerifier(
         VerifierSettings.model_validate(settings), url=SERVER, clock=issuer.clock, fetch=issuer.fetch, **limits
     )
 
@@ -127,7 +127,7 @@ def dpop(token: str, *proofs: str, scheme: str = "DPoP") -> Headers:
 
 
 def refused(
-    code: str, status: int, check: Verifier, headers: Headers, scope: str = "fl:train", **call: str
+    code: str, status: int, check: TokenVerifier, headers: Headers, scope: str = "fl:train", **call: str
 ) -> TokenRefused:
     """Return the refusal of a request, which must have this code and status."""
     with pytest.raises(TokenRefused) as refusal:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from flwr.app import RecordDict
 from moonflower.crypto import merkle
 from moonflower.crypto.note import open_checkpoint, sign_checkpoint
-from moonflower.messages import Shown, Witnessed
+from moonflower.protocol.messages import Shown, Witnessed
+from moonflower.protocol.records import attached
 from moonflower.server.witnesses import Witnesses
 
 VICTIM = "VA Long Beach"
@@ -29,5 +30,5 @@ class Forking(Witnesses):
     def hear(self, member: str, records: RecordDict) -> None:
         super().hear(member, records)
         if member == VICTIM:
-            note = Witnessed.attached(records).checkpoint
+            note = attached(Witnessed, records).checkpoint
             self._sizes[member] = open_checkpoint(note, self._log.verifier).size

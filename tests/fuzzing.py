@@ -18,15 +18,16 @@ with contextlib.ExitStack() as _stack:
         import atheris
 
         _stack.enter_context(atheris.instrument_imports(include=["moonflower"]))
-    from moonflower.crypto import bits, envelope, planner
-    from moonflower.crypto.approval import SignedDecision
-    from moonflower.crypto.context import RoundContext
-    from moonflower.crypto.envelope import MAGIC, RawEnvelope
+    from moonflower.crypto import bits, planner
     from moonflower.crypto.identity import Identity, parse_card
     from moonflower.crypto.sealed import SealedVector
-    from moonflower.crypto.statement import Proof, Statement
-    from moonflower.crypto.version import parse as parse_version
     from moonflower.errors import InputError, Refused
+    from moonflower.protocol import envelope
+    from moonflower.protocol.approval import SignedDecision
+    from moonflower.protocol.context import RoundContext
+    from moonflower.protocol.envelope import MAGIC, RawEnvelope
+    from moonflower.protocol.model_version import parse as parse_version
+    from moonflower.protocol.statement import Proof, Statement
     from moonflower.server.aggregate import RunningSum
 
 PLAN = planner.plan(4, 16, 10)

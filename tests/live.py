@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from conftest import CONFIGS
-from moonflower import up
-from moonflower.configs.live import OperatorConfig, load_config
+from moonflower.configs.roles import OperatorConfig, load_config
 from moonflower.configs.settings import RunSettings, load_run
-from moonflower.remote import Remote, await_ready
+from moonflower.federation import processes
+from moonflower.federation import stage as staging
+from moonflower.federation.remote import Remote, await_ready
+from moonflower.federation.simulate import prepare
 from moonflower.server.records.verify import verify
-from moonflower.simulation import prepare
 
 Entry = dict[str, Any]
 FAST = ("training.rounds=3", "training.local_epochs=2", "training.report_every=0", "training.train_timeout_s=60")
@@ -32,7 +33,7 @@ class Live:
     Args:
         folder: empty.
         overrides: of configs/heart.toml, as the nodes' floors see it; a run may override them further.
-        server, oauth, issuer: settings that differ, as :func:`up.stage` takes them.
+        server, oauth, issuer: settings that differ, as :func:`staging.stage` takes them.
         config: another run config.
     """
 
@@ -49,8 +50,8 @@ class Live:
         self.cast = prepare(config, self.overrides)
         differs["server"] = {**QUICK, **differs.get("server", {})}
         self.state = folder / differs["server"].get("state", "")
-        self.stage = up.stage(self.cast.settings, self.cast.names, folder, **differs)
-        self.processes = up.Processes(folder / "logs")
+        self.stage = staging.stage(self.cast.settings, self.cast.names, folder, **differs)
+        self.processes = processes.Processes(folder / "logs")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -63,7 +64,7 @@ class Live:
             self.start("server")
             for name in self.names:
                 self.start(name)
-            await_ready(lambda: up.is_up(self.stage, self.processes), "the server", 60)
+            await_ready(lambda: processes.is_up(self.stage, self.processes), "the server", 60)
         except BaseException:
             self.processes.end()
             raise
@@ -79,7 +80,7 @@ class Live:
         """Start issuer, server or a member's client."""
         command = name if name in ("issuer", "server") else "client"
         config = {"issuer": self.stage.issuer, "server": self.stage.server, **self.stage.clients}[name]
-        self.processes.start(name, up.command(command, config), self._environment)
+        self.processes.start(name, processes.command(command, config), self._environment)
 
     def kill(self, name: str) -> None:
         """kill -9 a process and everything that it started."""
@@ -129,7 +130,7 @@ class Live:
 
     def output(self, name: str) -> str:
         """Return what a process said."""
-        return (self.stage.folder / "logs" / f"{up._slug(name)}.log").read_text(errors="replace")
+        return (self.stage.folder / "logs" / f"{staging.slug(name)}.log").read_text(errors="replace")
 
 
 @contextmanager

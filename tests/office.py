@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import tomli_w
 from live import Live
-from moonflower import up
 from moonflower.client.approver import make_approver_key
 from moonflower.crypto.identity import PublicKey
+from moonflower.federation import stage as staging
 
 CHROMIUM = Path("/usr/bin/chromium")
 PEOPLE = {
@@ -59,7 +59,7 @@ class Office:
             changed(stage.clients[member], add)
         home = stage.folder / "dashboard"
         home.mkdir()
-        public = up._client_key(home)
+        public = staging.client_key(home)
         client = {
             "client_id": "dashboard",
             "key": str(public),

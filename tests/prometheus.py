@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from moonflower import up
+from moonflower.federation import stage as staging
 
 DEPLOY = Path(__file__).parents[1] / "configs/deploy"
 RULES = DEPLOY / "prometheus/alerts.yml"
@@ -71,7 +71,7 @@ class Prometheus:
 @contextmanager
 def prometheus(folder: Path, target: str) -> Iterator[Prometheus]:
     """Start Prometheus with our rules, and have it scrape ``target`` every second."""
-    (port,) = up._free_ports(1)
+    (port,) = staging.free_ports(1)
     config = folder / "prometheus.yml"
     config.write_text(
         "global: {scrape_interval: 1s, evaluation_interval: 1s}\n"

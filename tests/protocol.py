@@ -7,12 +7,12 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from moonflower.crypto import envelope
-from moonflower.crypto.context import RoundContext, checkpoint_label
 from moonflower.crypto.identity import Identity, Roster, parse_roster
 from moonflower.crypto.planner import plan
 from moonflower.crypto.sealed import SealedVector
-from moonflower.crypto.statement import Proof, Statement, sign_statement
+from moonflower.protocol import envelope
+from moonflower.protocol.context import RoundContext, checkpoint_label
+from moonflower.protocol.statement import Proof, Statement, sign_statement
 
 NAMES = ("anna", "bert", "cleo", "dora")
 BASE = "b" * 64

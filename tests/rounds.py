@@ -23,8 +23,8 @@ from live import Entry, Live, command_line
 
 ROUNDS = 12
 KINDS = {
-    "client.door.worker": "workers (training, crypto)",
-    "client.door.node": "nodes (polls, requests)",
+    "client.node.worker": "workers (training, crypto)",
+    "client.node.loop": "nodes (polls, requests)",
     "moonflower client": "nodes (polls, requests)",
     "flwr-serverapp": "ServerApp (adding, judging)",
     "moonflower server": "server (requests, TLS, tokens)",

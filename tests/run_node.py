@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from moonflower.client.door import keeper, node
+from moonflower.client.node import keeper, loop
 from moonflower.errors import InputError
 
 if __name__ == "__main__":
@@ -20,8 +20,8 @@ if __name__ == "__main__":
             print(f"error: {error}", file=sys.stderr)
             status = error.exit_status
         sys.exit(status)
-    node._login = lambda *_: None  # type: ignore[assignment,return-value]
-    node.Worker = partial(node.Worker, app="strange_app:open_app")  # type: ignore[assignment,misc]
-    status = node.main(rest)
+    loop._login = lambda *_: None  # type: ignore[assignment,return-value]
+    loop.Pipe = partial(loop.Pipe, app="strange_app:open_app")  # type: ignore[assignment,misc]
+    status = loop.main(rest)
     logging.shutdown()
     os._exit(status)

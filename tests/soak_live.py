@@ -47,7 +47,7 @@ class Mischief(threading.Thread):
 
     def worker(self) -> None:
         name = self._chance.choice(self._live.names)
-        for pid in named(self._live.processes.running[name].pid, "client.door.worker"):
+        for pid in named(self._live.processes.running[name].pid, "client.node.worker"):
             send(pid, signal.SIGKILL)
 
     def serverapp(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from moonflower.client.door.confine import interfaces
+from moonflower.client.node.confine import interfaces
 
 BIG = 50_000_000
 

@@ -16,8 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from moonflower.canonical import canonical, parse_canonical
 from moonflower.client.approver import load_approver_key, make_approver_key
-from moonflower.crypto import version as versions
-from moonflower.crypto.approval import (
+from moonflower.crypto.identity import PublicKey, b64
+from moonflower.errors import InputError, Refused
+from moonflower.protocol import model_version as versions
+from moonflower.protocol.approval import (
     ACTIONS,
     MAX_DECISION_BYTES,
     Decision,
@@ -27,10 +29,9 @@ from moonflower.crypto.approval import (
     private_jwk,
     reason_problem,
 )
-from moonflower.crypto.identity import PublicKey, b64
-from moonflower.crypto.released import check
-from moonflower.crypto.statement import Proof, Statement, sign_statement
-from moonflower.errors import InputError, Refused
+from moonflower.protocol.released import check
+from moonflower.protocol.statement import Proof, Statement, sign_statement
+
 from protocol import NAMES, context, identity
 from protocol import pins as protocol_pins
 

@@ -30,10 +30,11 @@ from moonflower.crypto import merkle
 from moonflower.crypto.merkle import Frontier
 from moonflower.crypto.note import Signer, open_checkpoint, sign_checkpoint
 from moonflower.errors import AuditError, InputError, Refused
-from moonflower.server.records import audit
-from moonflower.server.records.audit import Log, open_signer
+from moonflower.server.records import log as audit
+from moonflower.server.records.database import FILE_NAME, USER_VERSION, CoordinatorStore
+from moonflower.server.records.log import Log
+from moonflower.server.records.log_key import open_signer
 from moonflower.server.records.source import Record, write
-from moonflower.server.records.store import FILE_NAME, USER_VERSION, Store
 from moonflower.server.records.verify import Report, verify
 from sqlalchemy import text
 
@@ -48,13 +49,13 @@ def _clock() -> float:
     return 1_767_323_045.678
 
 
-def _fill(log: Log, store: Store, count: int = COUNT) -> None:
+def _fill(log: Log, store: CoordinatorStore, count: int = COUNT) -> None:
     with store.transaction() as connection:
         for number in range(count):
             log.append(connection, "promoted", run="r1", number=number, member=f"m{number % 3}", share=number / 8)
 
 
-def _rolled_back(store: Store, log: Log) -> int:
+def _rolled_back(store: CoordinatorStore, log: Log) -> int:
     """Append within a transaction that fails afterwards; returns the index that the entry had."""
     index = -1
     with contextlib.suppress(ZeroDivisionError), store.transaction() as connection:
@@ -64,13 +65,13 @@ def _rolled_back(store: Store, log: Log) -> int:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with closing(Store(tmp_path / FILE_NAME)) as opened:
+def store(tmp_path: Path) -> Iterator[CoordinatorStore]:
+    with closing(CoordinatorStore(tmp_path / FILE_NAME)) as opened:
         yield opened
 
 
 @pytest.fixture
-def log(store: Store) -> Log:
+def log(store: CoordinatorStore) -> Log:
     return Log(store, SIGNER, _clock)
 
 
@@ -78,7 +79,7 @@ def log(store: Store) -> Log:
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a closed log of COUNT entries, as a database and as an export; never changed."""
     folder = tmp_path_factory.mktemp("kept")
-    with closing(Store(folder / FILE_NAME)) as store:
+    with closing(CoordinatorStore(folder / FILE_NAME)) as store:
         _fill(Log(store, SIGNER, _clock), store)
         with (folder / "log.jsonl").open("xb") as file:
             assert audit.export(store, file) == COUNT
@@ -94,7 +95,7 @@ def base(kept: Path, tmp_path: Path) -> Path:
 # --- appending
 
 
-def test_an_entry_says_what_happened_and_leaves_out_what_is_empty(store: Store, log: Log) -> None:
+def test_an_entry_says_what_happened_and_leaves_out_what_is_empty(store: CoordinatorStore, log: Log) -> None:
     with store.transaction() as connection:
         assert log.append(connection, "run_began") == 0
         assert log.append(connection, "envelope_refused", run="r", number=0, member="m", code="c", a=[1, None]) == 1
@@ -114,7 +115,7 @@ def test_an_entry_says_what_happened_and_leaves_out_what_is_empty(store: Store, 
     ]
 
 
-def test_events_are_a_closed_set(store: Store, log: Log) -> None:
+def test_events_are_a_closed_set(store: CoordinatorStore, log: Log) -> None:
     with store.transaction() as connection, pytest.raises(ValueError, match="did you mean 'promoted'"):
         log.append(connection, "promotes")
     assert log.checkpoint() is None
@@ -125,13 +126,15 @@ def test_events_are_a_closed_set(store: Store, log: Log) -> None:
     ("value", "error"),
     [(float("nan"), ValueError), (b"x", TypeError), ("x" * audit.MAX_ENTRY_BYTES, ValueError)],
 )
-def test_details_must_fit_into_an_entry(store: Store, log: Log, value: object, error: type[Exception]) -> None:
+def test_details_must_fit_into_an_entry(
+    store: CoordinatorStore, log: Log, value: object, error: type[Exception]
+) -> None:
     with store.transaction() as connection, pytest.raises(error):
         log.append(connection, "warned", value=value)
     assert list(log.entries()) == []
 
 
-def test_every_entry_has_its_leaf_and_its_checkpoint(store: Store, log: Log) -> None:
+def test_every_entry_has_its_leaf_and_its_checkpoint(store: CoordinatorStore, log: Log) -> None:
     _fill(log, store)
     frontier = Frontier()
     with store.read() as connection:
@@ -145,13 +148,13 @@ def test_every_entry_has_its_leaf_and_its_checkpoint(store: Store, log: Log) -> 
     assert log.checkpoint() == checkpoint
 
 
-def test_append_needs_the_open_transaction(store: Store, log: Log) -> None:
+def test_append_needs_the_open_transaction(store: CoordinatorStore, log: Log) -> None:
     with store.read() as connection, pytest.raises(RuntimeError, match="expected the connection of the open"):
         log.append(connection, "promoted")
     assert list(log.entries()) == []
 
 
-def test_a_rolled_back_entry_never_was(store: Store, log: Log) -> None:
+def test_a_rolled_back_entry_never_was(store: CoordinatorStore, log: Log) -> None:
     _fill(log, store, 3)
     assert _rolled_back(store, log) == 3
     with store.transaction() as connection:
@@ -161,12 +164,12 @@ def test_a_rolled_back_entry_never_was(store: Store, log: Log) -> None:
     assert verify(store.path, KEY).ok
 
 
-def test_several_logs_append_to_one_database(store: Store) -> None:
+def test_several_logs_append_to_one_database(store: CoordinatorStore) -> None:
     assert store.path is not None
-    with closing(Store(store.path)) as other:
+    with closing(CoordinatorStore(store.path)) as other:
         logs = [(Log(store, SIGNER, _clock), store), (Log(other, SIGNER, _clock), other)]
 
-        def work(log: Log, store: Store) -> None:
+        def work(log: Log, store: CoordinatorStore) -> None:
             for _ in range(10):
                 with store.transaction() as connection:
                     log.append(connection, "warned")
@@ -182,7 +185,7 @@ def test_several_logs_append_to_one_database(store: Store) -> None:
         assert verify(store.path, KEY) == Report(True, 40, newest.root.hex(), None, "")
 
 
-def test_listeners_hear_what_was_committed_in_order(store: Store) -> None:
+def test_listeners_hear_what_was_committed_in_order(store: CoordinatorStore) -> None:
     heard: list[dict[str, Any]] = []
     log = Log(store, SIGNER, _clock, listeners=[heard.append, lambda entry: heard.append({"again": entry["index"]})])
     with store.transaction() as connection:
@@ -195,7 +198,9 @@ def test_listeners_hear_what_was_committed_in_order(store: Store) -> None:
     assert len(heard) == 4
 
 
-def test_entries_can_be_appended_while_they_are_read(store: Store, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entries_can_be_appended_while_they_are_read(
+    store: CoordinatorStore, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(audit, "_PAGE", 2)
     _fill(log, store, 5)
     entries = log.entries()
@@ -205,7 +210,7 @@ def test_entries_can_be_appended_while_they_are_read(store: Store, log: Log, mon
 
 
 def test_a_log_in_memory(tmp_path: Path) -> None:
-    with closing(Store(None)) as store:
+    with closing(CoordinatorStore(None)) as store:
         log = Log(store, SIGNER, _clock)
         _fill(log, store)
         with (tmp_path / "log.jsonl").open("wb") as file:
@@ -213,7 +218,7 @@ def test_a_log_in_memory(tmp_path: Path) -> None:
     assert verify(tmp_path / "log.jsonl", KEY).ok
 
 
-def test_proofs(store: Store, log: Log) -> None:
+def test_proofs(store: CoordinatorStore, log: Log) -> None:
     for prove in (log.inclusion, log.consistency):
         with pytest.raises(ValueError, match="the log is empty"):
             prove(0)
@@ -233,7 +238,7 @@ def test_proofs(store: Store, log: Log) -> None:
 
 
 @pytest.mark.parametrize("size", [-1, 0, COUNT + 1, 10**19])
-def test_a_size_of_which_nothing_was_signed(store: Store, log: Log, size: int) -> None:
+def test_a_size_of_which_nothing_was_signed(store: CoordinatorStore, log: Log, size: int) -> None:
     _fill(log, store)
     for ask in (log.at, lambda size: log.inclusion(0, size), lambda size: log.consistency(0, size)):
         with pytest.raises(ValueError, match=f"expected a size from 1 to 13, got {size}"):
@@ -241,7 +246,7 @@ def test_a_size_of_which_nothing_was_signed(store: Store, log: Log, size: int) -
 
 
 def test_only_new_leaves_are_read(base: Path) -> None:
-    with closing(Store(base)) as store:
+    with closing(CoordinatorStore(base)) as store:
         log = Log(store, SIGNER, _clock)
         _prove_everything(log)
         _edit(base, "UPDATE log SET leaf = zeroblob(32) WHERE idx = 3")  # a second look at it would tell
@@ -252,16 +257,16 @@ def test_only_new_leaves_are_read(base: Path) -> None:
         assert refusal.value.code == "audit.fork"
 
 
-def test_threads_prove_while_others_append(store: Store) -> None:
+def test_threads_prove_while_others_append(store: CoordinatorStore) -> None:
     _threads_prove_and_append(store)
 
 
 def test_threads_prove_while_others_append_in_memory() -> None:
-    with closing(Store(None)) as store:
+    with closing(CoordinatorStore(None)) as store:
         _threads_prove_and_append(store)
 
 
-def _threads_prove_and_append(store: Store) -> None:
+def _threads_prove_and_append(store: CoordinatorStore) -> None:
     log = Log(store, SIGNER, _clock)
     _fill(log, store, 1)
     wrong: list[BaseException] = []
@@ -291,7 +296,7 @@ def _threads_prove_and_append(store: Store) -> None:
 def test_one_thread_at_a_time_grows_the_tree(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inside: list[int] = []
     read = Log._read_leaves
-    with closing(Store(base)) as store:
+    with closing(CoordinatorStore(base)) as store:
         log = Log(store, SIGNER, _clock)
 
         def slow(*args: Any) -> None:
@@ -310,7 +315,7 @@ def test_one_thread_at_a_time_grows_the_tree(base: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("first", [0, 1, 8, COUNT - 1, COUNT])
 @pytest.mark.parametrize("added", [0, 1, 5, 20])
 def test_a_database_that_another_process_replaced_is_proved_as_it_is(base: Path, first: int, added: int) -> None:
-    with closing(Store(base)) as store, closing(Store(base)) as other:
+    with closing(CoordinatorStore(base)) as store, closing(CoordinatorStore(base)) as other:
         log = Log(store, SIGNER, _clock)
         before = log.inclusion(COUNT - 1).checkpoint
         _replace(other, first, added)
@@ -327,11 +332,11 @@ def test_a_database_that_another_process_replaced_is_proved_as_it_is(base: Path,
 
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 6), st.booleans()), max_size=6))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_no_proof_that_does_not_verify_however_often_the_database_is_replaced(
     steps: list[tuple[int, int, bool]],
 ) -> None:
-    with closing(Store(None)) as store:
+    with closing(CoordinatorStore(None)) as store:
         log = Log(store, SIGNER, _clock)
         for kept, added, looks in steps:
             newest = log.checkpoint()
@@ -354,7 +359,7 @@ def test_no_proof_that_does_not_verify_however_often_the_database_is_replaced(
 )
 @pytest.mark.parametrize("grown", [0, 3])
 def test_nothing_is_proved_over_edited_hashes(base: Path, statement: str, first_bad: int, grown: int) -> None:
-    with closing(Store(base)) as store:
+    with closing(CoordinatorStore(base)) as store:
         if grown:  # what is newer and true does not help
             _fill(Log(store, SIGNER, _clock), store, grown)
         _edit(base, statement)
@@ -378,7 +383,7 @@ def test_nothing_is_proved_over_edited_hashes(base: Path, statement: str, first_
 )
 def test_an_edited_checkpoint_of_the_past_is_not_given(base: Path, statement: str, code: str) -> None:
     _edit(base, statement)
-    with closing(Store(base)) as store:
+    with closing(CoordinatorStore(base)) as store:
         log = Log(store, SIGNER, _clock)
         for ask in (log.at, lambda size: log.inclusion(0, size), lambda size: log.consistency(1, size)):
             with pytest.raises(AuditError) as refusal:
@@ -392,7 +397,7 @@ def test_nothing_is_proved_under_a_checkpoint_of_another_history(base: Path) -> 
     entries = [row[1] for row in _rows(base)]
     entries[0] = canonical(json.loads(entries[0]) | {"event": "refused"})
     _edit(base, ("UPDATE log SET checkpoint = ? WHERE idx = 4", (_sign(SIGNER, _tree(entries[:5])),)))
-    with closing(Store(base)) as store:
+    with closing(CoordinatorStore(base)) as store:
         log = Log(store, SIGNER, _clock)
         for ask in (lambda: log.inclusion(0, 5), lambda: log.consistency(1, 5)):
             with pytest.raises(AuditError) as refusal:
@@ -420,7 +425,7 @@ def test_nothing_is_proved_under_a_checkpoint_of_another_history(base: Path) -> 
 )
 def test_an_edited_log_is_not_signed_onwards(base: Path, statement: str, code: str, first_bad: int) -> None:
     _edit(base, statement)
-    with closing(Store(base)) as store:
+    with closing(CoordinatorStore(base)) as store:
         log = Log(store, SIGNER, _clock)
         with store.transaction() as connection, pytest.raises(AuditError) as refusal:
             log.append(connection, "promoted")
@@ -430,14 +435,14 @@ def test_an_edited_log_is_not_signed_onwards(base: Path, statement: str, code: s
 
 
 def test_another_keys_log_is_not_signed_onwards(base: Path) -> None:
-    with closing(Store(base)) as store, store.transaction() as connection:
+    with closing(CoordinatorStore(base)) as store, store.transaction() as connection:
         with pytest.raises(AuditError) as refusal:
             Log(store, STRANGER, _clock).append(connection, "promoted")
         assert refusal.value.code == "audit.signature"
 
 
 def test_appending_is_cheap() -> None:
-    with closing(Store(None)) as store:
+    with closing(CoordinatorStore(None)) as store:
         log = Log(store, SIGNER, _clock)
         _fill(log, store, 300)  # some 0.1 s; a cost that grows with the log would show in every other test
         assert log.checkpoint() is not None
@@ -508,7 +513,7 @@ def test_an_untouched_log_verifies_wherever_it_lies(kept: Path, base: Path) -> N
 
 
 def test_an_empty_log_verifies(tmp_path: Path) -> None:
-    Store(tmp_path / FILE_NAME).close()
+    CoordinatorStore(tmp_path / FILE_NAME).close()
     (tmp_path / "empty.jsonl").touch()
     for source in (tmp_path / FILE_NAME, tmp_path / "empty.jsonl"):
         assert verify(source, KEY) == Report(True, 0, merkle.EMPTY_ROOT.hex(), None, "")
@@ -518,7 +523,7 @@ def test_an_empty_log_verifies(tmp_path: Path) -> None:
         assert (report.code, report.first_bad) == ("audit.fork", 0)
 
 
-def test_a_log_that_a_server_has_open_verifies(store: Store, log: Log) -> None:
+def test_a_log_that_a_server_has_open_verifies(store: CoordinatorStore, log: Log) -> None:
     assert store.path is not None
     _fill(log, store, 3)
     assert store.path.with_name(FILE_NAME + "-wal").stat().st_size > 0
@@ -529,7 +534,7 @@ def test_a_log_that_a_server_has_open_verifies(store: Store, log: Log) -> None:
     assert verify(store.path, KEY).entries == 4
 
 
-def test_verifying_keeps_the_locks_of_a_store_in_this_process(store: Store, log: Log) -> None:
+def test_verifying_keeps_the_locks_of_a_store_in_this_process(store: CoordinatorStore, log: Log) -> None:
     """Closing a file drops a process's POSIX locks on it; another process would then take the WAL away."""
     assert store.path is not None
     _fill(log, store, 3)
@@ -543,7 +548,7 @@ def test_verifying_keeps_the_locks_of_a_store_in_this_process(store: Store, log:
 
 @pytest.mark.parametrize("without", ["", "-shm"])
 def test_a_log_after_a_crash_is_read_with_its_write_ahead_log_and_left_alone(
-    store: Store, log: Log, tmp_path: Path, without: str
+    store: CoordinatorStore, log: Log, tmp_path: Path, without: str
 ) -> None:
     _fill(log, store, 3)
     crashed = tmp_path / "crashed"
@@ -878,7 +883,7 @@ def _check_inclusion(log: Log, index: int, size: int) -> None:
     merkle.verify_inclusion(merkle.leaf_hash(canonical(entry)), index, size, proof.hashes, proof.checkpoint.root)
 
 
-def _replace(store: Store, kept: int, added: int) -> None:
+def _replace(store: CoordinatorStore, kept: int, added: int) -> None:
     """Roll a database back to its first entries, as from a backup, and write others after them with the log's key."""
     with store.transaction() as connection:
         connection.execute(text("DELETE FROM log WHERE idx >= :kept"), {"kept": kept})

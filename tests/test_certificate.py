@@ -9,19 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from federation import NAMES, Federation, identities
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from moonflower.canonical import canonical, parse_canonical
 from moonflower.crypto import merkle
 from moonflower.crypto.identity import Identity, b64
 from moonflower.crypto.note import Signer, Verifier, sign_checkpoint
-from moonflower.crypto.statement import Statement, vote_bytes
 from moonflower.errors import AuditError, InputError, Refused
-from moonflower.server.certificate import build_certificate, proved_set, verify_certificate
-from moonflower.server.evidence import gather
-from moonflower.server.records.audit import MAX_ENTRY_BYTES, open_signer
+from moonflower.protocol.statement import Statement, vote_bytes
+from moonflower.server.evidence.certificate import build_certificate, proved_set, verify_certificate
+from moonflower.server.evidence.gather import gather
+from moonflower.server.records.log import MAX_ENTRY_BYTES
+from moonflower.server.records.log_key import open_signer
 from moonflower.server.records.source import Record, opened
+
+from federation import NAMES, Federation, identities
 
 Values = dict[str, Any]
 Chosen = dict[str, Any]
@@ -340,7 +342,7 @@ def test_every_member_of_the_set_must_carry_the_pin_that_is_given_for_it(log: Lo
     refused("audit.pin", "'Cleveland'", log, made, pins={})
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_any_changed_byte_is_refused_or_changes_nothing(log: Log, data: st.DataObject) -> None:
     made = canonical(log.build())
@@ -356,7 +358,7 @@ def test_any_changed_byte_is_refused_or_changes_nothing(log: Log, data: st.DataO
         assert found.as_dict() == honest.as_dict()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     data=st.data(),
     junk=st.recursive(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from moonflower.crypto.certificates import for_loopback
+from moonflower.federation.certificates import for_loopback
 
 
 def test_the_certificate_is_for_this_machine_and_for_servers_only() -> None:

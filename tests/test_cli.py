@@ -19,8 +19,8 @@ import pytest
 from conftest import CONFIGS
 from moonflower.__main__ import main
 from moonflower.errors import InputError
-from moonflower.folder import fresh
-from moonflower.simulation import simulate
+from moonflower.federation.folder import fresh
+from moonflower.federation.simulate import simulate
 
 HEART = CONFIGS / "heart.toml"
 SHORT = ("--set", "training.rounds=3", "--set", "training.local_epochs=1")

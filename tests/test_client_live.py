@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 from conftest import CONFIGS
-from moonflower import simulation
 from moonflower.client import live, tasks
-from moonflower.client.ledger import FILE_NAME
+from moonflower.client.ledger.ledger import FILE_NAME
 from moonflower.client.live import OwnRows, member_of
-from moonflower.configs.live import ClientConfig, load_config
+from moonflower.configs.roles import ClientConfig, load_config
 from moonflower.configs.settings import Offer, load_run
 from moonflower.errors import InputError
+from moonflower.federation import simulate
 from superlink import client_config
 
 DATA = CONFIGS / "data"
@@ -38,7 +38,7 @@ def offer(schema: str, **training: object) -> Offer:
 
 def test_a_node_has_the_rows_that_simulate_gives_its_member(tmp_path: Path) -> None:
     rows = OwnRows(config(tmp_path))
-    cast = simulation.prepare(CONFIGS / "heart.toml")
+    cast = simulate.prepare(CONFIGS / "heart.toml")
     learner = rows.learner(offer(rows.schema.digest()))
     twin = cast.learner("Cleveland", cast.splits["Cleveland"])
     assert rows.schema.digest() == cast.schema.digest()
@@ -142,7 +142,7 @@ def test_the_worker_starts_isolated_as_another_user(tmp_path: Path) -> None:
     """Who is not root enters a user namespace too; here root becomes somebody else first."""
     script = (
         "import ctypes, encodings.idna, os, socket\n"
-        "from moonflower.client.door import confine\n"
+        "from moonflower.client.node import confine\n"
         "if os.getuid() == 0: os.setgid(65533); os.setuid(65533)\n"
         "ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # dumpable, as who was never root is\n"
         "before = os.getuid()\n"

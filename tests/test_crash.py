@@ -16,14 +16,16 @@ from typing import Any
 
 import pytest
 from conftest import CONFIGS
-from federation import NAMES, Federation, Killed
-from moonflower.client.door import commands
-from moonflower.client.ledger import Ledger
+from moonflower import files
+from moonflower.cli import member as member_command
+from moonflower.client.ledger.ledger import Ledger
 from moonflower.errors import InputError
-from moonflower.server.records import files
-from moonflower.server.records.audit import open_signer
-from protocol import context
+from moonflower.protocol.messages import Body, Open
+from moonflower.server.records.log_key import open_signer
 from superlink import client_config
+
+from federation import NAMES, Federation, Killed
+from protocol import context
 
 HERE = Path(__file__).parent
 SEED, RANDOM = 1, 20
@@ -243,8 +245,8 @@ def test_who_was_killed_while_the_statistics_were_opened_is_waited_for(
     coordinator = one.coordinator()
     grid: Any = coordinator._run.exchange._grid
 
-    def back_after_30_s(member: str, message: Any) -> float:
-        return 30.0 if (member, message.metadata.message_type) == (NAMES[3], "evaluate.open") else 0.0
+    def back_after_30_s(member: str, asked: Body) -> float:
+        return 30.0 if member == NAMES[3] and isinstance(asked, Open) else 0.0
 
     grid._delay = back_after_30_s
     coordinator.carry_out()
@@ -383,19 +385,19 @@ def test_the_operator_lets_go_of_what_statistics_were_opened_for(
 ) -> None:
     config = client_config(tmp_path, CONFIGS / "data")
     with pytest.raises(InputError, match="has run"):
-        commands.member_statistics(config)
+        member_command.statistics(config)
     with closing(Ledger(tmp_path / "state" / "ledger.db", lambda: 1.5)) as ledger:
-        commands.member_statistics(config, forget=True, as_json=True)
+        member_command.statistics(config, forget=True, as_json=True)
         nothing = {"member": "Cleveland", "opened_for": [], "forgotten": False}
         assert json.loads(capsys.readouterr().out) == nothing
         assert ledger.journal() == []
         statistics, update = context(purpose="statistics", base="", number=0), context()
         ledger.remember_opening(statistics, "rows", ["bert", "anna"])
         ledger.remember_opening(update, update.base, ["anna", "bert"])
-        commands.member_statistics(config)
+        member_command.statistics(config)
         assert capsys.readouterr().out == "anna, bert\n"
         assert ledger.opened("statistics", "rows") == ["anna", "bert"]
-        commands.member_statistics(config, forget=True)
+        member_command.statistics(config, forget=True)
         assert "forgotten" in capsys.readouterr().err
         assert ledger.opened("statistics", "rows") is None
         assert ledger.opened("update", update.base) == ["anna", "bert"], "a base is never let go of"
@@ -406,13 +408,13 @@ def test_the_operator_lets_go_of_what_statistics_were_opened_for(
 def test_the_command_prints_the_journal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = client_config(tmp_path, CONFIGS / "data")
     with pytest.raises(InputError, match="has run"):
-        commands.member_journal(config)
+        member_command.journal(config)
     with closing(Ledger(tmp_path / "state" / "ledger.db", lambda: 1.5)) as ledger:
         ledger.keep_agreement("run-1", {"a": 1})
         about = context(run="run-1", number=7)
         ledger.remember_opening(about, about.base, ["anna", "bert"])
         ledger.remember_refusal("seal", "seal.already", run="run-1\x1b[31m", epoch=1, number=8, purpose="update")
-        commands.member_journal(config)
+        member_command.journal(config)
         lines = capsys.readouterr().out.splitlines()
         assert [line.split()[1:3] for line in lines[1:]] == [
             ["agreed", "run-1"],
@@ -422,6 +424,6 @@ def test_the_command_prints_the_journal(tmp_path: Path, capsys: pytest.CaptureFi
         assert lines[2].endswith(f"context {about.digest[:12]}, members anna + bert")
         assert lines[3].split()[3:] == ["[31m", "1", "8", "update", "seal.already", "kind", "seal"]
         assert all(line.startswith("1970-01-01T00:00:01.500Z") for line in lines[1:])
-        commands.member_journal(config, as_json=True)
+        member_command.journal(config, as_json=True)
         said = json.loads(capsys.readouterr().out)
         assert said == {"member": "Cleveland", "journal": ledger.journal()}

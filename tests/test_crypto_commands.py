@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from moonflower import bench
-from moonflower.bench_ours import ours
-from moonflower.bench_row import CLIP
+from moonflower.bench import measure
+from moonflower.bench.ours import ours
+from moonflower.bench.row import CLIP
+from moonflower.cli.bench import bench as bench_command
+from moonflower.cli.crypto import crypto
 from moonflower.crypto import planner
-from moonflower.crypto_commands import bench as bench_command
-from moonflower.crypto_commands import crypto
 from moonflower.errors import InputError
 from typer.testing import CliRunner
 
@@ -47,12 +47,12 @@ def test_our_row_is_exact_and_counts_the_whole_envelope() -> None:
 
 @pytest.mark.slow
 def test_a_bench_gives_every_row_or_says_why_not() -> None:
-    result = bench.bench([(20_000, 4)], None, lambda _: None)
+    result = measure.bench([(20_000, 4)], None, lambda _: None)
     named = {row["scheme"] for row in result["rows"]} | {item["scheme"] for item in result["skipped"]}
-    assert named == {*bench.SCHEMES, "NVFLARE HE"}
+    assert named == {*measure.SCHEMES, "NVFLARE HE"}
     fields = {"scheme", "params", "tensors", "seal_s", "add_s", "open_s", "exact", "max_error", "peak_mb"}
     assert all(fields | {"up_bytes_per_param", "down_bytes_per_param"} == row.keys() for row in result["rows"])
-    text = bench.markdown(result)
+    text = measure.markdown(result)
     assert "20,000 parameters in 4 tensors" in text
     assert all(f"| {row['scheme']} |" in text for row in result["rows"])
     assert all(f"Not measured: {item['scheme']}" in text for item in result["skipped"])

@@ -21,23 +21,25 @@ from click.testing import CliRunner
 from forge import AUDIENCE, SERVER, Bridge, Clock, ec_key
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moonflower.configs.live import DashboardSettings, IssuerConfig, VerifierSettings
+from moonflower.configs.roles import DashboardSettings, IssuerConfig, VerifierSettings
 from moonflower.crypto import merkle
-from moonflower.crypto.approval import Decision, private_jwk, reason_problem
 from moonflower.crypto.identity import PublicKey, unb64
 from moonflower.crypto.note import Signer, open_checkpoint, sign_checkpoint
-from moonflower.errors import InputError, Refused
-from moonflower.server.door import api, people
-from moonflower.server.door import issuer as embedded
+from moonflower.errors import Full, InputError, Refused
+from moonflower.oauth.issuer import people
+from moonflower.oauth.issuer import serve as embedded
+from moonflower.oauth.tokens import Principal, TokenVerifier
+from moonflower.protocol.approval import Decision, private_jwk, reason_problem
+from moonflower.server.dashboard import events, routes
+from moonflower.server.dashboard.routes import COOKIE, LOGIN_COOKIE, Dashboard
+from moonflower.server.dashboard.sessions import MAX_SESSIONS, OpenSession, Sessions
+from moonflower.server.dashboard.signin import LOGIN_S, Login
+from moonflower.server.door import api
 from moonflower.server.door.api import Api
-from moonflower.server.door.dashboard import events, routes
-from moonflower.server.door.dashboard.login import LOGIN_S, Login
-from moonflower.server.door.dashboard.routes import COOKIE, LOGIN_COOKIE, Dashboard
-from moonflower.server.door.dashboard.sessions import MAX_SESSIONS, Held, Sessions
-from moonflower.server.door.tokens import Principal, Verifier
-from moonflower.server.overview import Course, Progress, Scene, Waiting, deadline, sentence
-from moonflower.server.records import rounds as history
-from moonflower.server.records.rounds import RunRow
+from moonflower.server.records import history
+from moonflower.server.records.history import RunRow
+from moonflower.server.watch.follow import Follower
+from moonflower.server.watch.overview import Course, Progress, Scene, Waiting, deadline, sentence
 from test_docs import command
 from test_gateway import Door, run
 
@@ -75,7 +77,7 @@ class House:
         self.bridge = Bridge(self.issuer)
         self.oauth = VerifierSettings.model_validate({"issuer": ISSUER, "audience": AUDIENCE})
         http = httpx.Client(transport=self.bridge)
-        self.verifier = Verifier(self.oauth, url=SERVER, clock=self.clock, fetch=lambda url: http.get(url).content)
+        self.verifier = TokenVerifier(self.oauth, url=SERVER, clock=self.clock, fetch=lambda url: http.get(url).content)
         desk = {"client_id": "dashboard", "key": private, **changes}
         made = DashboardSettings.model_validate(desk)
         self.login = Login(made, self.oauth, self.verifier, SERVER, self.clock, httpx.Client(transport=self.bridge))
@@ -352,8 +354,8 @@ def test_pass_phrases_are_new_and_nobody_elses_to_read(house: House, tmp_path: P
 # Sessions
 
 
-def held(expires: float, refresh: str = "") -> Held:
-    return Held(Principal(ISSUER, "dashboard", frozenset({"fl:audit"}), None, expires), "Anna", refresh)
+def held(expires: float, refresh: str = "") -> OpenSession:
+    return OpenSession(Principal(ISSUER, "dashboard", frozenset({"fl:audit"}), None, expires), "Anna", refresh)
 
 
 def test_a_session_ends_by_its_token_by_idleness_and_by_age() -> None:
@@ -417,10 +419,10 @@ def test_a_session_is_renewed_where_the_issuer_lets_it(house: House, monkeypatch
     house.sessions.renew(cookie, replace(session.held, refresh="again"))
     asked = []
 
-    def renewed(refresh: str) -> Held:
+    def renewed(refresh: str) -> OpenSession:
         asked.append(refresh)
         principal = replace(session.held.principal, expires=house.clock.now + 300, scopes=frozenset({"fl:audit"}))
-        return Held(principal, "Anna", "once more")
+        return OpenSession(principal, "Anna", "once more")
 
     monkeypatch.setattr(house.login, "renew", renewed)
     assert browser.get("/ui/api/overview").status_code == 200
@@ -432,7 +434,7 @@ def test_a_session_is_renewed_where_the_issuer_lets_it(house: House, monkeypatch
     assert asked == ["again"]
     assert browser.get("/ui/session").json()["scopes"] == ["fl:audit"], "by what the new token grants"
 
-    def over(refresh: str) -> Held:
+    def over(refresh: str) -> OpenSession:
         raise Refused("session.login", "the issuer gives no token: 400 invalid_grant")
 
     monkeypatch.setattr(house.login, "renew", over)
@@ -639,7 +641,7 @@ def test_a_stream_ends_with_its_session_and_there_are_not_too_many(house: House)
 
     async def many() -> int:
         streams = [await house.app.events.stream("a", lambda: "live") for _ in range(events.MAX_STREAMS_EACH)]
-        with pytest.raises(events.Full):
+        with pytest.raises(Full):
             await house.app.events.stream("a", lambda: "live")
         return len(streams)
 
@@ -789,7 +791,7 @@ def test_progress_is_what_the_log_tells(house: House) -> None:
             log.append(db, event, run=RUN, **about)
         steps.append(course.now()[1].step)
 
-    course = Course(house.state)
+    course = Course(Follower(house.state.log))
     course.now()
     told("run_began", offer={})
     told("epoch_began", epoch=1, roster="", members=members, crypto={})
@@ -815,7 +817,7 @@ def test_progress_is_what_the_log_tells(house: House) -> None:
     told("run_ended", status="done")
     said = "enrol deal statistics statistics statistics between collect collect collect open judge judge between"
     assert " ".join(steps) == f"{said} report report between collect between over"
-    fresh = Course(house.state)
+    fresh = Course(Follower(house.state.log))
     assert fresh.now() == course.now(), "a process that starts now sees the same"
 
 
@@ -889,7 +891,7 @@ def test_the_browser_makes_the_bytes_that_python_makes() -> None:
     assert texts == [one.encode().decode() for one in cases]
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=40, max_size=40))
 def test_and_for_any_text_at_all(texts: list[str]) -> None:
     cases = [Decision(one, "reject", "b" * 64, 3, one, one, one) for one in texts]

@@ -13,11 +13,11 @@ import httpx
 import pytest
 from forge import AUDIENCE, SERVER
 from idp import running
-from moonflower.client.door.login import new_client_key
-from moonflower.configs.live import DashboardSettings, VerifierSettings
+from moonflower.configs.roles import DashboardSettings, VerifierSettings
 from moonflower.errors import Refused
-from moonflower.server.door.dashboard.login import Login
-from moonflower.server.door.tokens import Verifier
+from moonflower.oauth.login import new_client_key
+from moonflower.oauth.tokens import TokenVerifier
+from moonflower.server.dashboard.signin import Login
 
 SCOPES = "fl:run fl:approve fl:audit"
 
@@ -29,7 +29,7 @@ class Desk:
         self.url = url
         oauth = VerifierSettings.model_validate({"issuer": url, "audience": AUDIENCE})
         settings = DashboardSettings.model_validate({"client_id": "dashboard", "key": key, "scope": SCOPES})
-        self.login = Login(settings, oauth, Verifier(oauth, url=SERVER), SERVER)
+        self.login = Login(settings, oauth, TokenVerifier(oauth, url=SERVER), SERVER)
 
     def reached(self, to: str, name: str, *, consents: bool = True) -> dict[str, str]:
         """Go where a person goes: log in, agree, come back; returns the query with which the browser comes back."""

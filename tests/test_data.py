@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from moonflower.client.data import Rows, features, join, load_frame, partition, read_groups, read_table, split
+from moonflower.client.learning.rows import Rows, features, read_groups
+from moonflower.client.learning.sources import load_frame, read_table
+from moonflower.client.learning.splits import join, partition, split
 from moonflower.configs.schema import Categorical, Label, Numeric, Schema
 from moonflower.configs.settings import DataSettings, SimulateSettings
 from moonflower.errors import InputError
@@ -126,7 +127,6 @@ def test_missing_files_and_columns_name_the_nearest(tmp_path: Path) -> None:
 # Splitting
 
 
-@hypothesis_settings(deadline=None)
 @given(
     count=st.integers(1, 60),
     test=st.floats(0, 0.99),
@@ -226,7 +226,6 @@ def test_partition_needs_its_column() -> None:
             partition, rows(2), SITE, SimulateSettings(), 1)  # fmt: skip
 
 
-@hypothesis_settings(deadline=None)
 @given(
     kind=st.sampled_from(["random", "dirichlet"]),
     members=st.integers(2, 12),

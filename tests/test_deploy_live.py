@@ -29,8 +29,9 @@ import tomli_w
 from cell import USER, Cell
 from conftest import CONFIGS
 from live import family
-from moonflower import up
-from moonflower.crypto.certificates import for_loopback
+from moonflower.federation import processes
+from moonflower.federation import stage as staging
+from moonflower.federation.certificates import for_loopback
 from test_deploy import DEPLOY, unit
 
 pytestmark = [
@@ -68,7 +69,7 @@ class Deployed:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        issuer, server = up._free_ports(2)
+        issuer, server = staging.free_ports(2)
         self.issuer_url, self.server_url = f"http://127.0.0.1:{issuer}", f"https://127.0.0.1:{server}"
         made = for_loopback(datetime.now(UTC))
         for name, data in (("ca.pem", made.ca), ("server.pem", made.certificate), ("server.key", made.key)):
@@ -139,7 +140,7 @@ class Deployed:
         operator = {"operator": {"server": self.server_url, "ca": "ca.pem"}}
         operator["oauth"] = {"issuer": self.issuer_url, "client_id": "desk", "key": "desk.jwk"}
         desk = self._written("operator.toml", operator)
-        said = done(subprocess.run(up.command("keys", "new", desk), capture_output=True, text=True, check=False))
+        said = done(subprocess.run(processes.command("keys", "new", desk), capture_output=True, text=True, check=False))
         public["desk"] = found(r"public key of .*?: (\{.*\})", said)
         self._issue(public)
 
@@ -259,7 +260,7 @@ def test_a_federation_under_the_flags_of_the_deployment_files(deployed: Deployed
     for name in SITES:
         assert "last heard from the node" in deployed.await_health(name)
 
-    line = up.command("run", CONFIGS / "heart.toml", "--as", deployed.folder / "operator.toml", "--json")
+    line = processes.command("run", CONFIGS / "heart.toml", "--as", deployed.folder / "operator.toml", "--json")
     shorter = ["training.rounds=2", "training.local_epochs=1", "training.report_every=0"]
     for one in shorter:
         line += ["--set", one]
@@ -270,9 +271,9 @@ def test_a_federation_under_the_flags_of_the_deployment_files(deployed: Deployed
     assert all(one["members"] == sorted(SITES) for one in result["rounds"])
 
     for name, one in deployed.cells.items():
-        processes = family(one.pid)
-        assert len(processes) >= FEWEST.get(name, 3)
-        for pid in processes:
+        found = family(one.pid)
+        assert len(found) >= FEWEST.get(name, 3)
+        for pid in found:
             check_confined(pid, name)
         assert writable(one.pid) == {STATES.get(name, CLIENT_STATE), "/tmp"}
         assert left_in(one.pid, "tmp") == left_in(one.pid, "dev/shm") == []

@@ -28,18 +28,21 @@ import numpy as np
 import pytest
 from conftest import CONFIGS
 from live import Live
-from moonflower import canary, doctor, doctor_checks, doctor_network, doctor_state, simulate, up
+from moonflower import simulate
 from moonflower.__main__ import main
-from moonflower.client.ledger import Ledger
-from moonflower.configs.live import ClientConfig, LoginSettings, VerifierSettings, load_config
+from moonflower.client.ledger.ledger import Ledger
+from moonflower.configs.roles import ClientConfig, LoginSettings, VerifierSettings, load_config
 from moonflower.configs.settings import load_run
-from moonflower.crypto.certificates import for_loopback
 from moonflower.crypto.identity import parse_card
-from moonflower.crypto.jws import new_key, private_key
 from moonflower.crypto.planner import Plan, plan
-from moonflower.discovery import IssuerUnreachable
-from moonflower.doctor_checks import Check
-from moonflower.server.onlooker import FORBIDDEN
+from moonflower.doctor import canary, checks, folders, machine, network
+from moonflower.doctor.machine import Check
+from moonflower.errors import IssuerUnreachable, TooSlow
+from moonflower.federation import processes
+from moonflower.federation import stage as staging
+from moonflower.federation.certificates import for_loopback
+from moonflower.oauth.jws import new_key, private_key
+from moonflower.server.evidence.onlooker import FORBIDDEN
 from test_ledger import CARDS, EPOCH
 
 HEART = CONFIGS / "heart.toml"
@@ -53,7 +56,7 @@ Cli = Callable[..., tuple[object, str, str]]
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Configs and keys of a federation that nobody has started."""
     folder = tmp_path_factory.mktemp("stage")
-    up.stage(load_run(HEART), NAMES, folder)
+    staging.stage(load_run(HEART), NAMES, folder)
     return folder
 
 
@@ -96,7 +99,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 def made(look: Callable[[], Check]) -> Check:
     """Return a check as the command makes it."""
-    return doctor._made(doctor.Step("it", look))
+    return checks._made(checks.Planned("it", look))
 
 
 def says(check: Check, status: str, *words: str) -> None:
@@ -111,10 +114,10 @@ def says(check: Check, status: str, *words: str) -> None:
 
 def test_the_versions_are_those_of_the_package() -> None:
     wanted = tomllib.loads((CONFIGS.parent / "pyproject.toml").read_text())["project"]["dependencies"]
-    low, high = (".".join(map(str, one)) for one in doctor_checks.FLWR)
+    low, high = (".".join(map(str, one)) for one in machine.FLWR)
     assert f"flwr>={low},<{high}" in wanted
-    assert f"tenseal=={doctor_checks.TENSEAL}" in wanted
-    says(doctor_checks.versions(member=True), "ok", "python 3.", "torch ", "tenseal 0.3.18")
+    assert f"tenseal=={machine.TENSEAL}" in wanted
+    says(machine.versions(member=True), "ok", "python 3.", "torch ", "tenseal 0.3.18")
 
 
 @pytest.mark.parametrize(
@@ -134,21 +137,21 @@ def test_the_versions_are_those_of_the_package() -> None:
 def test_a_wrong_version_fails(
     monkeypatch: pytest.MonkeyPatch, name: str, version: str, member: bool, status: str, words: str
 ) -> None:
-    real = doctor_checks._version
-    monkeypatch.setattr(doctor_checks, "_version", lambda asked: version if asked == name else real(asked))
-    says(doctor_checks.versions(member=member), status, words)
+    real = machine._version
+    monkeypatch.setattr(machine, "_version", lambda asked: version if asked == name else real(asked))
+    says(machine.versions(member=member), status, words)
 
 
 def test_isolation_is_tried_and_its_absence_fails(staged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = client_config(staged)
-    says(doctor_checks.isolation(config), "ok", "network namespace of its own")
+    says(machine.isolation(config), "ok", "network namespace of its own")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout="False\n"))
-    says(doctor_checks.isolation(config), "failed", "cannot be given a network namespace")
+    says(machine.isolation(config), "failed", "cannot be given a network namespace")
     open_ = config.model_copy(update={"client": config.client.model_copy(update={"isolate": False})})
-    says(doctor_checks.isolation(open_), "warning", "isolate = false")
+    says(machine.isolation(open_), "warning", "isolate = false")
     monkeypatch.setattr(sys, "platform", "darwin")
-    says(doctor_checks.isolation(config), "failed", "this is darwin; expected Linux")
-    says(doctor_checks.linux(), "failed", "this is darwin; expected Linux")
+    says(machine.isolation(config), "failed", "this is darwin; expected Linux")
+    says(machine.linux(), "failed", "this is darwin; expected Linux")
 
 
 # Keys, certificates, CAs
@@ -157,48 +160,48 @@ def test_isolation_is_tried_and_its_absence_fails(staged: Path, monkeypatch: pyt
 def test_a_nodes_keys_are_looked_at(staged: Path) -> None:
     config = client_config(staged)
     folder = config.client.state
-    good = made(lambda: doctor_checks.client_keys(config))
+    good = made(lambda: machine.client_keys(config))
     says(good, "ok", "pin of Cleveland: ")
     assert len(good.found.rpartition(" ")[2]) == 43
     (folder / "node.key").chmod(0o644)
-    says(made(lambda: doctor_checks.client_keys(config)), "failed", "node.key has mode 0644; expected 0600")
+    says(made(lambda: machine.client_keys(config)), "failed", "node.key has mode 0644; expected 0600")
     (folder / "node.key").chmod(0o600)
     kept = (folder / "sealing.key").read_bytes()
     (folder / "sealing.key").write_bytes((folder / "node.key").read_bytes())
-    says(made(lambda: doctor_checks.client_keys(config)), "failed", "sealing.key holds no X25519 key")
+    says(made(lambda: machine.client_keys(config)), "failed", "sealing.key holds no X25519 key")
     (folder / "sealing.key").write_bytes(kept)
     config.oauth.key.chmod(0o640)
-    says(made(lambda: doctor_checks.client_keys(config)), "failed", "oauth.key can be read by others")
+    says(made(lambda: machine.client_keys(config)), "failed", "oauth.key can be read by others")
     config.oauth.key.chmod(0o600)
     config.oauth.key.write_bytes((config.oauth.key.with_name("oauth.pub")).read_bytes())
-    says(made(lambda: doctor_checks.login_key(config.oauth.key)), "failed", "is no private JWK")
+    says(made(lambda: machine.login_key(config.oauth.key)), "failed", "is no private JWK")
     (folder / "witness.key").unlink()
-    says(made(lambda: doctor_checks.client_keys(config)), "failed", "witness.key is missing")
+    says(made(lambda: machine.client_keys(config)), "failed", "witness.key is missing")
 
 
 def test_private_files_of_a_server(tmp_path: Path) -> None:
     key, later = tmp_path / "server.key", tmp_path / "log.key"
-    says(doctor_checks.private_files([key], [later]), "failed", "server.key is missing")
+    says(machine.private_files([key], [later]), "failed", "server.key is missing")
     key.write_text("x")
     key.chmod(0o600)
-    says(doctor_checks.private_files([key], [later]), "ok", "server.key with mode 0600")
+    says(machine.private_files([key], [later]), "ok", "server.key with mode 0600")
     key.chmod(0o640)
-    says(doctor_checks.private_files([key]), "warning", "has mode 0640; expected 0600")
+    says(machine.private_files([key]), "warning", "has mode 0640; expected 0600")
     key.chmod(0o644)
-    says(doctor_checks.private_files([key]), "failed", "has mode 0644; expected 0600")
+    says(machine.private_files([key]), "failed", "has mode 0644; expected 0600")
     later.write_text("x")
     later.chmod(0o640)
-    says(doctor_checks.private_files([], [later]), "failed", "log.key has mode 0640")
+    says(machine.private_files([], [later]), "failed", "log.key has mode 0640")
 
 
 def test_keys_of_an_issuers_clients(staged: Path) -> None:
-    from moonflower.configs.live import IssuerConfig
+    from moonflower.configs.roles import IssuerConfig
 
     config = load_config(IssuerConfig, staged / "issuer.toml")
-    says(doctor_checks.issuer_keys(config), "ok", "public keys of 5 clients")
+    says(machine.issuer_keys(config), "ok", "public keys of 5 clients")
     config.client[0].key.write_bytes(config.client[0].key.with_name("oauth.key").read_bytes())
     config.client[1].key.unlink()
-    found = doctor_checks.issuer_keys(config)
+    found = machine.issuer_keys(config)
     says(found, "failed", f"{config.client[0].client_id}: ", "is no public JWK", "cannot be read")
 
 
@@ -215,30 +218,30 @@ def test_keys_of_an_issuers_clients(staged: Path) -> None:
 )
 def test_the_certificate(tmp_path: Path, moment: datetime, host: str, status: str, words: str) -> None:
     chain, key = pem(tmp_path)
-    says(doctor_checks.certificate(chain, key, [host], moment), status, words)
+    says(machine.certificate(chain, key, [host], moment), status, words)
 
 
 def test_a_certificate_with_the_key_of_another_fails(tmp_path: Path) -> None:
     chain, key = pem(tmp_path)
     key.write_bytes(for_loopback(NOW).key)
-    says(doctor_checks.certificate(chain, key, ["::1"], NOW), "failed", "server.key is not the key of the first")
+    says(machine.certificate(chain, key, ["::1"], NOW), "failed", "server.key is not the key of the first")
     key.write_bytes(b"-----BEGIN PRIVATE KEY-----\nU0VDUkVU\n-----END PRIVATE KEY-----\n")
-    found = doctor_checks.certificate(chain, key, ["::1"], NOW)
+    found = machine.certificate(chain, key, ["::1"], NOW)
     says(found, "failed", "expected a certificate and its key")
     assert "U0VDUkVU" not in found.found
     key.unlink()
-    says(doctor_checks.certificate(chain, key, ["::1"], NOW), "failed", "server.key cannot be read")
+    says(machine.certificate(chain, key, ["::1"], NOW), "failed", "server.key cannot be read")
 
 
 def test_cas(tmp_path: Path) -> None:
     good, junk = tmp_path / "ca.pem", tmp_path / "junk.pem"
     good.write_bytes(for_loopback(NOW).ca)
     junk.write_text("no certificate")
-    says(doctor_checks.ca({"[client] ca": good, "[oauth] ca": None}, NOW), "ok", "[client] ca ca.pem")
-    says(doctor_checks.ca({"a": None}, NOW), "ok", "no ca is set")
-    says(doctor_checks.ca({"a": junk}, NOW), "failed", "no certificate in PEM")
-    says(doctor_checks.ca({"a": tmp_path / "none"}, NOW), "failed", "no certificate in PEM")
-    says(doctor_checks.ca({"a": good}, NOW + timedelta(days=40)), "failed", "expired on")
+    says(machine.ca({"[client] ca": good, "[oauth] ca": None}, NOW), "ok", "[client] ca ca.pem")
+    says(machine.ca({"a": None}, NOW), "ok", "no ca is set")
+    says(machine.ca({"a": junk}, NOW), "failed", "no certificate in PEM")
+    says(machine.ca({"a": tmp_path / "none"}, NOW), "failed", "no certificate in PEM")
+    says(machine.ca({"a": good}, NOW + timedelta(days=40)), "failed", "expired on")
 
 
 def pem(folder: Path) -> tuple[Path, Path]:
@@ -250,11 +253,11 @@ def pem(folder: Path) -> tuple[Path, Path]:
 
 def test_too_few_pinned_members_are_warned_of() -> None:
     pins = {"b": "B", "c": "C"}
-    says(doctor_checks.members(pins, 3, {}), "ok", "other members: 2")
-    says(doctor_checks.members({"b": "B"}, 3, {}), "warning", "expected 2 or more")
-    says(doctor_checks.members(pins, 3, pins), "ok", "other members: 2")
-    says(doctor_checks.members(pins, 3, {**pins, "d": "D"}), "warning", "d took part in the last run and is not pinned")
-    says(doctor_checks.members(pins, 3, {"b": "old"}), "warning", "the pin of b is not that of the last run")
+    says(machine.members(pins, 3, {}), "ok", "other members: 2")
+    says(machine.members({"b": "B"}, 3, {}), "warning", "expected 2 or more")
+    says(machine.members(pins, 3, pins), "ok", "other members: 2")
+    says(machine.members(pins, 3, {**pins, "d": "D"}), "warning", "d took part in the last run and is not pinned")
+    says(machine.members(pins, 3, {"b": "old"}), "warning", "the pin of b is not that of the last run")
 
 
 # Folders
@@ -275,94 +278,94 @@ def test_the_disk(
     there = SimpleNamespace(f_bavail=mebibytes, f_frsize=1 << 20, f_flag=flag)
     monkeypatch.setattr(os, "statvfs", lambda _: there)
     absent = tmp_path / "not" / "there" / "yet"
-    says(doctor_state.disk([absent]), status, words)
+    says(folders.disk([absent]), status, words)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_network_file_system_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounts = "/dev/a / ext4 rw 0 0\nh:/x /srv nfs4 rw 0 0\n/dev/b /srv/fl\\040one ext4 rw 0 0\n"
-    assert doctor_state.file_system(Path("/srv/state"), mounts) == "nfs4"
-    assert doctor_state.file_system(Path("/srv/fl one/state"), mounts) == "ext4"
-    assert doctor_state.file_system(Path("/srvx"), mounts) == "ext4"
-    monkeypatch.setattr(doctor_state, "file_system", lambda _: "nfs4")
-    says(doctor_state.disk([tmp_path]), "failed", "network file system (nfs4)")
+    assert folders.file_system(Path("/srv/state"), mounts) == "nfs4"
+    assert folders.file_system(Path("/srv/fl one/state"), mounts) == "ext4"
+    assert folders.file_system(Path("/srvx"), mounts) == "ext4"
+    monkeypatch.setattr(folders, "file_system", lambda _: "nfs4")
+    says(folders.disk([tmp_path]), "failed", "network file system (nfs4)")
     (tmp_path / "file").write_text("")
-    says(doctor_state.disk([tmp_path / "file"]), "failed", "is no folder")
+    says(folders.disk([tmp_path / "file"]), "failed", "is no folder")
 
 
 def test_a_log_that_does_not_verify_fails(state: Path) -> None:
     before = tree(state)
-    says(doctor_state.audit_log(state), "ok", "verifies: ")
+    says(folders.audit_log(state), "ok", "verifies: ")
     assert tree(state) == before
     with closing(sqlite3.connect(state / "moonflower.db")) as db:
         db.execute(
             "update log set entry = replace(entry, 'promoted', 'refused') where idx = 5 or entry like '%promoted%'"
         )
         db.commit()
-    found = doctor_state.audit_log(state)
+    found = folders.audit_log(state)
     says(found, "failed", "does not verify from entry ", "(audit.entry)")
     (state / "log.pub").unlink()
-    says(doctor_state.audit_log(state), "failed", "log.pub cannot be read")
-    says(doctor_state.audit_log(state / "none"), "ok", "holds no log yet")
+    says(folders.audit_log(state), "failed", "log.pub cannot be read")
+    says(folders.audit_log(state / "none"), "ok", "holds no log yet")
 
 
 def test_a_damaged_model_fails(state: Path) -> None:
     before = tree(state)
-    good = made(lambda: doctor_state.good_model(state))
+    good = made(lambda: folders.good_model(state))
     says(good, "ok", "the last good version, 1, is whole")
     assert tree(state) == before
     file = next((state / "models").glob(f"{good.found.rpartition(' ')[2]}*"))
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
-    says(made(lambda: doctor_state.good_model(state)), "failed", "was changed", "(data.model)")
+    says(made(lambda: folders.good_model(state)), "failed", "was changed", "(data.model)")
     file.unlink()
-    says(made(lambda: doctor_state.good_model(state)), "failed", "cannot be read")
+    says(made(lambda: folders.good_model(state)), "failed", "cannot be read")
     (state / "moonflower.db").write_bytes(b"junk" * 2000)
-    says(made(lambda: doctor_state.good_model(state)), "failed", "cannot be read as a database")
+    says(made(lambda: folders.good_model(state)), "failed", "cannot be read as a database")
 
 
 def test_a_ledger_with_a_fork_fails(tmp_path: Path) -> None:
-    says(doctor_state.ledger(tmp_path), "ok", "none yet")
+    says(folders.ledger(tmp_path), "ok", "none yet")
     assert list(tmp_path.iterdir()) == []
     ledger, path = Ledger(tmp_path / "ledger.db"), tmp_path / "ledger.db"
     before = tree(tmp_path)
-    says(made(lambda: doctor_state.ledger(tmp_path)), "ok", "nothing of a log witnessed yet")  # beside its owner
+    says(made(lambda: folders.ledger(tmp_path)), "ok", "nothing of a log witnessed yet")  # beside its owner
     assert before.keys() == tree(tmp_path).keys()
     ledger.keep_fork("held", "shown", proved=True)
-    says(made(lambda: doctor_state.ledger(tmp_path)), "failed", "another history of its log")
+    says(made(lambda: folders.ledger(tmp_path)), "failed", "another history of its log")
     ledger.forget_checkpoints()
     ledger.close()
     before = tree(tmp_path)
-    says(made(lambda: doctor_state.ledger(tmp_path)), "ok", "opens")
+    says(made(lambda: folders.ledger(tmp_path)), "ok", "opens")
     assert tree(tmp_path) == before
     path.chmod(0o644)
-    says(made(lambda: doctor_state.ledger(tmp_path)), "failed", "mode 0644; expected 0600")
+    says(made(lambda: folders.ledger(tmp_path)), "failed", "mode 0644; expected 0600")
     path.chmod(0o600)
     path.write_bytes(path.read_bytes()[:4096] + b"\xff" * 8192)
-    assert made(lambda: doctor_state.ledger(tmp_path)).status == "failed"
+    assert made(lambda: folders.ledger(tmp_path)).status == "failed"
 
 
 def test_the_pins_of_the_last_run_are_those_of_its_confirmed_keys(tmp_path: Path) -> None:
-    assert doctor_state.last_roster(tmp_path) == {}
+    assert folders.last_roster(tmp_path) == {}
     with closing(Ledger(tmp_path / "ledger.db")) as ledger:
-        assert doctor_state.last_roster(tmp_path) == {}
+        assert folders.last_roster(tmp_path) == {}
         ledger.keep_epoch(EPOCH)
-        assert doctor_state.last_roster(tmp_path) == {}
+        assert folders.last_roster(tmp_path) == {}
         ledger.confirm_epoch(EPOCH.key.terms.epoch)
         pins = {card["name"]: parse_card(card).node.pin for card in CARDS}
-        assert doctor_state.last_roster(tmp_path) == pins
+        assert folders.last_roster(tmp_path) == pins
 
 
 def test_the_ledger_of_a_killed_node_is_read_and_left_alone(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from moonflower.client.ledger import Ledger;"
+        "import os, sys; from pathlib import Path; from moonflower.client.ledger.ledger import Ledger;"
         "Ledger(Path(sys.argv[1])).keep_fork('held', 'shown', proved=True); os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", code, tmp_path / "ledger.db"]).returncode == 9
     before = tree(tmp_path)
     assert sorted(before) == ["ledger.db", "ledger.db-shm", "ledger.db-wal"]
-    says(made(lambda: doctor_state.ledger(tmp_path)), "failed", "another history of its log")
+    says(made(lambda: folders.ledger(tmp_path)), "failed", "another history of its log")
     after = tree(tmp_path)
     assert sorted(after) == sorted(before)
     assert all(after[name] == before[name] for name in ("ledger.db", "ledger.db-wal"))  # -shm is a lock table
@@ -373,7 +376,7 @@ def test_the_ledger_of_a_killed_node_is_read_and_left_alone(tmp_path: Path) -> N
 
 def replies(monkeypatch: pytest.MonkeyPatch, date: str | None) -> None:
     headers = {} if date is None else {"date": date}
-    monkeypatch.setattr(doctor_network, "_get", lambda *_: httpx.Response(200, headers=headers))
+    monkeypatch.setattr(network, "_get", lambda *_: httpx.Response(200, headers=headers))
 
 
 @pytest.mark.parametrize(
@@ -388,14 +391,14 @@ def replies(monkeypatch: pytest.MonkeyPatch, date: str | None) -> None:
 def test_the_clock(monkeypatch: pytest.MonkeyPatch, ahead: int, status: str, words: str) -> None:
     now = 1_800_000_000.5
     replies(monkeypatch, formatdate(now - ahead, usegmt=True))
-    other = doctor_network.Clock("issuer", ISSUER, True)
-    says(doctor_network.clock((other,), 30, lambda: now), status, words)
+    other = network.ClockReading("issuer", ISSUER, True)
+    says(network.clock((other,), 30, lambda: now), status, words)
 
 
 @pytest.mark.parametrize("date", [None, "yesterday"])
 def test_without_a_date_the_clock_is_not_checked(monkeypatch: pytest.MonkeyPatch, date: str | None) -> None:
     replies(monkeypatch, date)
-    found = doctor_network.clock((doctor_network.Clock("issuer", ISSUER, True),), 30)
+    found = network.clock((network.ClockReading("issuer", ISSUER, True),), 30)
     says(found, "warning", "not checked: no time from issuer")
 
 
@@ -403,7 +406,7 @@ def fetches(monkeypatch: pytest.MonkeyPatch, metadata: Any, jwks: Any) -> None:
     def fetch(url: str) -> bytes:
         return json.dumps(jwks if url.endswith("/jwks") else metadata).encode()
 
-    monkeypatch.setattr(doctor_network, "fetcher", lambda *_: fetch)
+    monkeypatch.setattr(network, "fetcher", lambda *_: fetch)
 
 
 SECRET, PUBLIC = new_key()
@@ -424,13 +427,13 @@ METADATA = {"issuer": ISSUER, "jwks_uri": f"{ISSUER}/jwks", "token_endpoint": f"
 def test_the_issuer(monkeypatch: pytest.MonkeyPatch, metadata: Any, jwks: Any, status: str, words: str) -> None:
     fetches(monkeypatch, metadata, jwks)
     settings = VerifierSettings(issuer=ISSUER, audience="a")
-    says(made(lambda: doctor_network.issuer(settings)), status, words)
+    says(made(lambda: network.issuer(settings)), status, words)
 
 
 def test_a_key_must_be_for_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     fetches(monkeypatch, METADATA, {"keys": [PUBLIC]})
     settings = VerifierSettings(issuer=ISSUER, audience="a", profile="entra")
-    says(made(lambda: doctor_network.issuer(settings)), "failed", "no key of", "profile entra")
+    says(made(lambda: network.issuer(settings)), "failed", "no key of", "profile entra")
 
 
 def login(**changes: Any) -> LoginSettings:
@@ -452,25 +455,25 @@ def login(**changes: Any) -> LoginSettings:
     ],
 )
 def test_the_token(claims: dict[str, Any], status: str, words: str) -> None:
-    from moonflower.client.door.keys import DpopKey
+    from moonflower.oauth.keys import DpopKey
 
     key = DpopKey.generate()
     honest = {"aud": ["https://fl/"], "scope": "fl:train", "cnf": {"jkt": key.jkt}, "iat": 0, "exp": 300}
     text = private_key(SECRET).sign({"typ": "at+jwt"}, {**honest, **claims})
-    found = doctor_network.judged(text, login(), key, "fl:train")
+    found = network.judged(text, login(), key, "fl:train")
     says(found, status, words)
     assert all(part not in found.found for part in text.split("."))
 
 
 def test_an_opaque_token_and_a_refused_client_fail(staged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    says(doctor_network.judged("opaque", login(binding="none"), None, "fl:run"), "failed", "is no JWT")
-    says(made(lambda: doctor_network.token(login(), None, ("fl:run",))), "failed", "(config.key)")
+    says(network.judged("opaque", login(binding="none"), None, "fl:run"), "failed", "is no JWT")
+    says(made(lambda: network.token(login(), None, ("fl:run",))), "failed", "(config.key)")
 
     def refused(*_: Any) -> Any:
         raise IssuerUnreachable("auth.issuer_unreachable", "the issuer answers 503")
 
-    monkeypatch.setattr(doctor_network, "fetcher", lambda *_: refused)
-    says(made(lambda: doctor_network.issuer(login())), "failed", "answers 503 (auth.issuer_unreachable)")
+    monkeypatch.setattr(network, "fetcher", lambda *_: refused)
+    says(made(lambda: network.issuer(login())), "failed", "answers 503 (auth.issuer_unreachable)")
 
 
 @contextmanager
@@ -505,27 +508,27 @@ def test_the_server(tmp_path: Path) -> None:
     other = tmp_path / "other.pem"
     other.write_bytes(for_loopback(NOW).ca)
     with answering(tmp_path, 200) as url:
-        says(doctor_network.server(url, doctor_network.trusting(tmp_path / "ca.pem")), "ok", "answers over TLS")
-        says(doctor_network.server(url, doctor_network.itself(tmp_path / "s.pem"), own=True), "ok")
-        found = doctor_network.server(url, doctor_network.trusting(other))
+        says(network.server(url, network.trusting(tmp_path / "ca.pem")), "ok", "answers over TLS")
+        says(network.server(url, network.itself(tmp_path / "s.pem"), own=True), "ok")
+        found = network.server(url, network.trusting(other))
         says(found, "failed", "certificate does not hold")
         assert "_ssl.c" not in found.found, "in words"
-        says(doctor_network.server(url, doctor_network.trusting(None, system=True)), "failed", "does not hold")
-    says(doctor_network.server(url, True), "failed", "cannot be reached: ConnectError")
-    says(doctor_network.server(url, True, own=True), "warning", "cannot be reached")
+        says(network.server(url, network.trusting(None, system=True)), "failed", "does not hold")
+    says(network.server(url, True), "failed", "cannot be reached: ConnectError")
+    says(network.server(url, True, own=True), "warning", "cannot be reached")
     with answering(tmp_path, 404) as url:
-        found = doctor_network.server(url, doctor_network.trusting(tmp_path / "ca.pem"))
+        found = network.server(url, network.trusting(tmp_path / "ca.pem"))
         says(found, "failed", "/health answers 404; expected 200")
 
 
 def test_who_does_not_answer_is_given_up() -> None:
     began = time.monotonic()
-    with pytest.raises(doctor_network.TooSlow):
-        doctor_network.in_time(lambda: time.sleep(3) or Check("x", "ok", ""), 0.05)
+    with pytest.raises(TooSlow):
+        network.in_time(lambda: time.sleep(3) or Check("x", "ok", ""), 0.05)
     assert time.monotonic() - began < 2
 
     def slow() -> Check:
-        raise doctor_network.TooSlow
+        raise TooSlow
 
     says(made(slow), "failed", "no answer within 5 s")
 
@@ -586,7 +589,7 @@ def test_a_canary_that_is_not_sealed_is_read(key: Any, words: str) -> None:
 
 
 def test_a_key_that_opens_something_else_fails() -> None:
-    from moonflower.crypto.secret import SecretKey
+    from moonflower.crypto.schemes.secret import SecretKey
 
     class Off(SecretKey):
         def open(self, totals: Any, seeds: Any) -> Any:
@@ -615,7 +618,7 @@ def test_a_key_in_the_other_process_is_found() -> None:
 
 
 def test_the_onlooker_loads_nothing_that_needs_a_key() -> None:
-    code = f"import moonflower.server.onlooker, sys; print([n for n in {FORBIDDEN!r} if n in sys.modules])"
+    code = f"import moonflower.server.evidence.onlooker, sys; print([n for n in {FORBIDDEN!r} if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
 
@@ -694,8 +697,8 @@ def test_a_server_that_names_no_address(cli: Cli, staged: Path) -> None:
 
 
 def test_a_server_without_seal_checks_no_encryption(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "find_spec", lambda _: None)
-    says(doctor._canary(4), "warning", "not checked: tenseal is not installed")
+    monkeypatch.setattr(checks, "find_spec", lambda _: None)
+    says(checks._canary(4), "warning", "not checked: tenseal is not installed")
 
 
 def test_a_check_that_breaks_says_nothing_it_should_not() -> None:
@@ -713,7 +716,9 @@ def test_all_is_well_with_a_federation_that_runs(tmp_path: Path) -> None:
         assert live.run("training.rounds=2")["status"] == "done"
         stage = live.stage
         for config in (stage.issuer, stage.server, stage.operator, *list(stage.clients.values())[:2]):
-            done = subprocess.run(up.command("doctor", config, "--json"), capture_output=True, text=True, timeout=120)
+            done = subprocess.run(
+                processes.command("doctor", config, "--json"), capture_output=True, text=True, timeout=120
+            )
             said = json.loads(done.stdout)
             assert {one["status"] for one in said["checks"]} == {"ok"}, said
             assert (done.returncode, done.stderr, said["ok"]) == (0, "", True)

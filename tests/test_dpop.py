@@ -29,13 +29,13 @@ from forge import (
     thumb,
     verifier,
 )
-from moonflower.client.door.login import DpopKey
-from moonflower.crypto import jws
 from moonflower.crypto.identity import PublicKey, b64
-from moonflower.crypto.jws import PrivateKey
-from moonflower.server.door.dpop import WINDOW_S, Nonces, Proofs, Seen, target
-from moonflower.server.door.refusal import TokenRefused
-from moonflower.server.door.tokens import Verifier
+from moonflower.errors import TokenRefused
+from moonflower.oauth import jws
+from moonflower.oauth.dpop import WINDOW_S, Nonces, Proofs, Seen, target
+from moonflower.oauth.jws import SigningKey
+from moonflower.oauth.login import DpopKey
+from moonflower.oauth.tokens import TokenVerifier
 
 URL = SERVER + PATH
 KEYS = {"ES384": ec_key("n", "P-384"), "ES256": ec_key("n"), "EdDSA": okp_key("n")}
@@ -48,15 +48,15 @@ def issuer() -> Issuer:
 
 
 @pytest.fixture
-def check(issuer: Issuer) -> Verifier:
+def check(issuer: Issuer) -> TokenVerifier:
     return verifier(issuer, binding="dpop")
 
 
-def bound(issuer: Issuer, key: PrivateKey = NODE, **changes: Any) -> str:
+def bound(issuer: Issuer, key: SigningKey = NODE, **changes: Any) -> str:
     return issuer.token(issuer.claims(cnf={"jkt": key.public.thumbprint}, **changes))
 
 
-def proof(token: str, key: PrivateKey = NODE, *, header: dict[str, Any] | None = None, **changes: Any) -> str:
+def proof(token: str, key: SigningKey = NODE, *, header: dict[str, Any] | None = None, **changes: Any) -> str:
     """Return a good proof with changes, signed by its own key; None takes a claim out."""
     plain = {name: value for name, value in key.public.jwk.items() if name != "kid"}
     whole = {"typ": "dpop+jwt", "alg": key.algorithm, "jwk": plain, **(header or {})}
@@ -68,7 +68,7 @@ def proof(token: str, key: PrivateKey = NODE, *, header: dict[str, Any] | None =
 
 
 @pytest.mark.parametrize("algorithm", KEYS)
-def test_a_token_with_a_proof_of_its_key_is_accepted(issuer: Issuer, check: Verifier, algorithm: str) -> None:
+def test_a_token_with_a_proof_of_its_key_is_accepted(issuer: Issuer, check: TokenVerifier, algorithm: str) -> None:
     key = KEYS[algorithm]
     token = bound(issuer, key)
     for _ in range(2):  # the second time from the memory of tokens and keys
@@ -81,7 +81,7 @@ def test_the_node_key_is_the_pin() -> None:
     assert DpopKey(node).jkt == PublicKey(node.public_key()).pin
 
 
-def test_what_the_client_makes_the_server_takes(issuer: Issuer, check: Verifier) -> None:
+def test_what_the_client_makes_the_server_takes(issuer: Issuer, check: TokenVerifier) -> None:
     for key in (node_key(issuer.clock), DpopKey(ec.generate_private_key(ec.SECP256R1()), clock=issuer.clock)):
         token = issuer.token(issuer.claims(cnf={"jkt": key.jkt}))
         headers = dpop(token, key.proof("GET", f"{SERVER}/v1/models?a=1#b", token=token), scheme="dPoP")
@@ -113,13 +113,13 @@ def test_the_example_of_the_standard_is_accepted() -> None:
         f"{SERVER}/v1/%66leet/pull%2Dmessages",
     ],
 )
-def test_an_address_may_be_written_in_several_ways(issuer: Issuer, check: Verifier, htu: str) -> None:
+def test_an_address_may_be_written_in_several_ways(issuer: Issuer, check: TokenVerifier, htu: str) -> None:
     token = bound(issuer)
     check.verify("POST", PATH, dpop(token, proof(token, htu=htu)), "fl:train")
 
 
 @pytest.mark.parametrize("seconds", [-60, 60])
-def test_clocks_may_differ_by_a_minute(issuer: Issuer, check: Verifier, seconds: int) -> None:
+def test_clocks_may_differ_by_a_minute(issuer: Issuer, check: TokenVerifier, seconds: int) -> None:
     token = bound(issuer)
     check.verify("POST", PATH, dpop(token, proof(token, iat=NOW + seconds)), "fl:train")
 
@@ -158,7 +158,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_proof_of_something_else_is_refused_for_what_it_is(issuer: Issuer, check: Verifier, name: str) -> None:
+def test_a_proof_of_something_else_is_refused_for_what_it_is(issuer: Issuer, check: TokenVerifier, name: str) -> None:
     changes, code = FAULTS[name]
     token = bound(issuer)
     refusal = refused(code, 401, check, dpop(token, proof(token, **changes)))
@@ -187,18 +187,18 @@ HEADERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", HEADERS)
-def test_a_proof_with_another_head_is_malformed(issuer: Issuer, check: Verifier, name: str) -> None:
+def test_a_proof_with_another_head_is_malformed(issuer: Issuer, check: TokenVerifier, name: str) -> None:
     token = bound(issuer)
     refused("auth.dpop_malformed", 401, check, dpop(token, proof(token, header=HEADERS[name])))
 
 
 @pytest.mark.parametrize("key", [RSA, ec_key("n", "P-521")], ids=["RSA", "P-521"])
-def test_a_proof_with_another_kind_of_key_is_malformed(issuer: Issuer, check: Verifier, key: PrivateKey) -> None:
+def test_a_proof_with_another_kind_of_key_is_malformed(issuer: Issuer, check: TokenVerifier, key: SigningKey) -> None:
     token = bound(issuer, key)
     refused("auth.dpop_malformed", 401, check, dpop(token, proof(token, key)))
 
 
-def test_a_proof_without_a_real_signature_is_refused(issuer: Issuer, check: Verifier) -> None:
+def test_a_proof_without_a_real_signature_is_refused(issuer: Issuer, check: TokenVerifier) -> None:
     token = bound(issuer)
     good = proof(token)
     for forged in (good.rpartition(".")[0] + ".", proof(token, ec_key("x", "P-384"), header={"jwk": PUBLIC})):
@@ -210,14 +210,14 @@ def test_a_proof_without_a_real_signature_is_refused(issuer: Issuer, check: Veri
         refused("auth.dpop_malformed", 401, check, dpop(token, junk))
 
 
-def test_there_is_one_proof(issuer: Issuer, check: Verifier) -> None:
+def test_there_is_one_proof(issuer: Issuer, check: TokenVerifier) -> None:
     token = bound(issuer)
     refused("auth.dpop_missing", 401, check, dpop(token))
     refused("auth.dpop_multiple", 401, check, dpop(token, proof(token), proof(token)))
     refused("auth.dpop_multiple", 401, check, dpop(token, f"{proof(token)}, {proof(token)}"))
 
 
-def test_a_proof_counts_once(issuer: Issuer, check: Verifier) -> None:
+def test_a_proof_counts_once(issuer: Issuer, check: TokenVerifier) -> None:
     token = bound(issuer)
     headers = dpop(token, proof(token))
     check.verify("POST", PATH, headers, "fl:train")
@@ -230,7 +230,7 @@ def test_a_proof_counts_once(issuer: Issuer, check: Verifier) -> None:
     check.verify("POST", PATH, dpop(theirs, proof(theirs, other, jti="one")), "fl:train")
 
 
-def test_a_proof_dated_ahead_counts_once_for_as_long_as_it_is_good(issuer: Issuer, check: Verifier) -> None:
+def test_a_proof_dated_ahead_counts_once_for_as_long_as_it_is_good(issuer: Issuer, check: TokenVerifier) -> None:
     token = bound(issuer)
     headers = dpop(token, proof(token, iat=NOW + WINDOW_S))
     check.verify("POST", PATH, headers, "fl:train")
@@ -240,14 +240,14 @@ def test_a_proof_dated_ahead_counts_once_for_as_long_as_it_is_good(issuer: Issue
     refused("auth.dpop_time", 401, check, headers)
 
 
-def test_a_refused_request_uses_no_proof_up(issuer: Issuer, check: Verifier) -> None:
+def test_a_refused_request_uses_no_proof_up(issuer: Issuer, check: TokenVerifier) -> None:
     token = bound(issuer)
     headers = dpop(token, proof(token))
     refused("auth.scope", 403, check, headers, "fl:run")
     check.verify("POST", PATH, headers, "fl:train")
 
 
-def test_two_threads_cannot_use_one_proof(issuer: Issuer, check: Verifier) -> None:
+def test_two_threads_cannot_use_one_proof(issuer: Issuer, check: TokenVerifier) -> None:
     token = bound(issuer)
     headers = dpop(token, proof(token))
     outcomes: list[str] = []
@@ -280,7 +280,7 @@ def test_a_full_memory_of_proofs_refuses(issuer: Issuer) -> None:
 # Binding: who holds a token without its key has nothing
 
 
-def test_another_members_key_does_not_open(issuer: Issuer, check: Verifier) -> None:
+def test_another_members_key_does_not_open(issuer: Issuer, check: TokenVerifier) -> None:
     token, other = bound(issuer), ec_key("m", "P-384")
     refusal = refused("auth.dpop_binding", 401, check, dpop(token, proof(token, other)))
     assert 'DPoP realm="moonflower", error="invalid_token"' in dict(refusal.headers)["WWW-Authenticate"]
@@ -294,7 +294,7 @@ def test_a_bound_token_is_no_bearer_token(issuer: Issuer, binding: str) -> None:
     refused("auth.dpop_downgrade", 401, check, dpop(token, proof(token), scheme="Bearer"))  # although all is right
 
 
-def test_a_token_that_is_not_bound(issuer: Issuer, check: Verifier) -> None:
+def test_a_token_that_is_not_bound(issuer: Issuer, check: TokenVerifier) -> None:
     token = issuer.token()
     refused("auth.binding_required", 401, check, bearer(token))
     refused("auth.dpop_unbound", 401, check, dpop(token, proof(token)))
@@ -302,7 +302,7 @@ def test_a_token_that_is_not_bound(issuer: Issuer, check: Verifier) -> None:
     verifier(issuer).verify("POST", PATH, bearer(token), "fl:train")
 
 
-def test_the_challenge_names_dpop_where_that_is_what_is_wanted(issuer: Issuer, check: Verifier) -> None:
+def test_the_challenge_names_dpop_where_that_is_what_is_wanted(issuer: Issuer, check: TokenVerifier) -> None:
     assert refused("auth.no_token", 401, check, []).headers == [
         ("WWW-Authenticate", 'DPoP realm="moonflower", algs="ES384 ES256 EdDSA"')
     ]
@@ -382,7 +382,7 @@ def test_only_so_many_keys_are_kept(issuer: Issuer, monkeypatch: pytest.MonkeyPa
     proofs = Proofs(clock=issuer.clock)
     imported: list[Any] = []
     real = jws.public_key
-    monkeypatch.setattr("moonflower.server.door.dpop.public_key", lambda jwk: imported.append(jwk) or real(jwk))
+    monkeypatch.setattr("moonflower.oauth.dpop.public_key", lambda jwk: imported.append(jwk) or real(jwk))
     for _ in range(3):
         proofs.check([proof("t").encode()], "POST", URL)()
     assert imported == [json.loads(json.dumps(PUBLIC))]

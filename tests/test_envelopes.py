@@ -11,25 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from federation import NAMES, Federation, identities
-from moonflower.configs.live import ServerSettings
+from moonflower.cli.audit import audit
+from moonflower.configs.roles import ServerSettings
 from moonflower.configs.settings import parse
-from moonflower.crypto.context import RoundContext
-from moonflower.crypto.envelope import RawEnvelope, seal, split
 from moonflower.crypto.sealed import SealedVector
 from moonflower.errors import InputError, MoonflowerError, Refused
-from moonflower.messages import ENVELOPE
-from moonflower.server.audit_commands import audit
-from moonflower.server.certificate import ClosedSet, proved_set
-from moonflower.server.door.narrator import sentence
-from moonflower.server.evidence import gather
-from moonflower.server.recompute import recompute
-from moonflower.server.records.audit import open_signer
+from moonflower.protocol.context import RoundContext
+from moonflower.protocol.envelope import RawEnvelope, seal, split
+from moonflower.protocol.records import ENVELOPE
+from moonflower.server.evidence.certificate import ClosedSet, proved_set
+from moonflower.server.evidence.gather import gather
+from moonflower.server.evidence.recompute import recompute
 from moonflower.server.records.envelopes import Envelopes
+from moonflower.server.records.log_key import open_signer
 from moonflower.server.records.source import opened
 from moonflower.server.records.state import State
-from protocol import context, sealed
+from moonflower.server.watch.narrator import sentence
 from typer.testing import CliRunner
+
+from federation import NAMES, Federation, identities
+from protocol import context, sealed
 
 HOURS = 24
 
@@ -154,7 +155,7 @@ def test_envelopes_are_deleted_when_their_time_is_over(tmp_path: Path) -> None:
         raw = sealed(name, context(number=number))
         store.keep(number, split(raw)[0], raw)
         files.append(store.path(number, split(raw)[0].digest))
-        assert store.read(number, files[-1].name) == raw
+        assert store.read(number, files[-1].name).data == raw.data
     for at, file in enumerate(files):
         os.utime(file, (now[0] + 60 * at,) * 2)
     left_over = files[0].with_name(f"{files[0].name}.tmp-1-00000000")  # of a process that was killed

@@ -9,16 +9,18 @@ from typing import Any
 import pytest
 from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
-from moonflower.messages import Done, Refusal
-from moonflower.server.exchange import GRACE_S, INVALID_FAB, POLL_S, RESENDS, Exchange, Node
-from moonflower.server.grid import LocalGrid
+from moonflower.errors import Refused
+from moonflower.federation.grid import LocalGrid
+from moonflower.protocol.messages import CONFIRM, Confirm, Done, Refusal
+from moonflower.protocol.records import to_records
+from moonflower.server.exchange import GRACE_S, INVALID_FAB, POLL_S, RESENDS, ConnectedNode, Exchange
 
 Reply = Callable[[Message], Message | None]
 IDS = {"anna": 1, "bert": 2}
 
 
 def answers(message: Message) -> Message:
-    return Message(Done().to_records(), reply_to=message)
+    return Message(to_records(Done()), reply_to=message)
 
 
 def is_lost(message: Message) -> None:
@@ -40,7 +42,7 @@ class Grid:
 
     def __init__(self, **does: list[Reply]) -> None:
         LocalGrid(None, {})  # type: ignore[arg-type]  # Message asks for Flower's TaskIdentity
-        self.nodes = {name: Node(number, "first") for name, number in IDS.items()}
+        self.nodes = {name: ConnectedNode(number, "first") for name, number in IDS.items()}
         self.does: dict[str, list[Reply]] = {"anna": [answers], "bert": [answers], **does}
         self.later: list[tuple[float, Callable[[], None]]] = []
         self.sent: list[tuple[float, str]] = []
@@ -80,17 +82,17 @@ class Grid:
         """Ask members; return what came of it, "" for an answer."""
         exchange = Exchange(self, IDS, lambda: self.nodes, self, revoked=lambda: self.revoked)  # type: ignore[arg-type]
         found: dict[str, str] = {}
-        requests = dict.fromkeys(members or IDS, Done())
-        for member, reply in exchange.ask("query.enrol", requests, timeout_s, lambda: len(found) >= enough):
-            assert member not in found
-            found[member] = reply if isinstance(reply, str) else ""
+        requests = dict.fromkeys(members or IDS, Confirm(run="r", epoch=1, answers={}))
+        for answer in exchange.ask(CONFIRM, requests, timeout_s, lambda: len(found) >= enough):
+            assert answer.member not in found
+            found[answer.member] = answer.reply.code if isinstance(answer.reply, Refused) else ""
         return found
 
     def at(self, time: float, what: Callable[[], None]) -> None:
         self.later.append((time, what))
 
     def log_in_anew(self, member: str) -> None:
-        self.nodes = {**self.nodes, member: Node(IDS[member], "second")}
+        self.nodes = {**self.nodes, member: ConnectedNode(IDS[member], "second")}
 
 
 def test_everybody_is_asked_once() -> None:
@@ -106,7 +108,7 @@ def test_who_does_not_answer_is_not_named() -> None:
 
 
 def test_a_refusal_is_its_code() -> None:
-    grid = Grid(bert=[lambda message: Message(Refusal(code="seal.already").to_records(), reply_to=message)])
+    grid = Grid(bert=[lambda message: Message(to_records(Refusal(code="seal.already")), reply_to=message)])
     assert grid.ask()["bert"] == "seal.already"
 
 
@@ -227,7 +229,7 @@ def test_who_answers_within_the_grace_is_heard() -> None:
 
 def test_the_log_knows_each_request_by_its_messages_id(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    grid = Grid(bert=[lambda message: Message(Refusal(code="seal.already").to_records(), reply_to=message)])
+    grid = Grid(bert=[lambda message: Message(to_records(Refusal(code="seal.already")), reply_to=message)])
     grid.ask()
     said = {vars(one)["member"]: (one.getMessage(), vars(one)) for one in caplog.records}
     assert said["anna"][0] == f"{said['anna'][1]['route']} answered after 0.00 s"

@@ -12,15 +12,16 @@ from typing import Any
 import pandas as pd
 import pytest
 from conftest import CONFIGS
-from federation import NAMES, Federation
-from moonflower.client.train import Learner
+from moonflower.cli.audit import audit
+from moonflower.cli.member import member
+from moonflower.client.learning.torch import TorchLearner
 from moonflower.errors import InputError
-from moonflower.server.audit_commands import audit
-from moonflower.server.door.commands import member
 from moonflower.server.door.gateway import ACTIVATE, _route
 from moonflower.server.records.reasons import check_reason
 from test_gateway import Door, run
 from typer.testing import CliRunner
+
+from federation import NAMES, Federation
 
 PERSON, MAIL, PHONE, ADDRESS = "Erika Canary-Mustermann", "erika@canary.example.org", "0301234567", "203.0.113.77"
 SERVER = """
@@ -111,15 +112,15 @@ def leaves(value: Any) -> Iterator[Any]:
 def test_personal_data_enters_neither_the_exported_log_nor_the_database(
     federation: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, train, failed = federation, Learner.train, set[str]()
+    one, train, failed = federation, TorchLearner.train, set[str]()
 
-    def leaking(self: Learner, *arguments: Any) -> Any:
+    def leaking(self: TorchLearner, *arguments: Any) -> Any:
         if self.member == "Hungary" and not failed:
             failed.add(self.member)
             raise ValueError(f"cannot train on {PERSON}, {MAIL}")
         return train(self, *arguments)
 
-    monkeypatch.setattr(Learner, "train", leaking)
+    monkeypatch.setattr(TorchLearner, "train", leaking)
     door = Door(one.folder)
     try:
         token = visit(door)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import pickle
 import sqlite3
 from collections.abc import Iterator
 from functools import cache
@@ -15,21 +14,24 @@ import flwr.app
 import numpy as np
 import pytest
 from conftest import CONFIGS
-from moonflower import simulate, simulation
+from moonflower import simulate
 from moonflower.client import epochs
-from moonflower.client.data import partition, split
+from moonflower.client.learning.splits import partition, split
+from moonflower.client.learning.torch import TorchLearner
+from moonflower.client.purposes import Kit
 from moonflower.client.tasks import load_task, schema_for
-from moonflower.client.train import Learner
 from moonflower.configs.settings import load_run
-from moonflower.crypto import keys
 from moonflower.crypto.planner import SEED_BYTES, Plan
-from moonflower.crypto.version import parse
+from moonflower.crypto.schemes import deal
 from moonflower.errors import Ended, Refused
-from moonflower.messages import Enrol
+from moonflower.federation import simulate as simulation
+from moonflower.federation.baselines import Baselines
+from moonflower.federation.grid import LocalGrid
+from moonflower.federation.simulate import Simulation
+from moonflower.protocol.messages import Enrol
+from moonflower.protocol.model_version import parse
 from moonflower.server import sums
 from moonflower.server.aggregate import RunningSum
-from moonflower.server.exchange import Exchange
-from moonflower.simulation import Simulation
 
 pytestmark = pytest.mark.slow
 
@@ -134,13 +136,13 @@ def test_encryption_changes_no_bit_of_the_model(config: Path, folders: Any, monk
     assert plain.result["rounds"] == sealed.result["rounds"]
 
 
-def learners_of(settings: Any) -> dict[str, Learner]:
+def learners_of(settings: Any) -> dict[str, TorchLearner]:
     task = load_task(settings.task.ref, settings.task.options)
     schema = schema_for(task, settings.data)
     seed = settings.training.seed
     members = partition(task.data(settings.data, schema), settings.data, settings.simulate, seed)
     made = {
-        name: Learner(task, split(rows, settings.data, seed=seed, member=name), schema, seed=seed, member=name)
+        name: TorchLearner(task, split(rows, settings.data, seed=seed, member=name), schema, seed=seed, member=name)
         for name, rows in members.items()
     }
     totals = sum(learner.summary() for learner in made.values())
@@ -292,7 +294,7 @@ def test_members_open_nothing_but_the_exact_sum(folders: Any, monkeypatch: pytes
 def test_an_offer_cannot_change_after_it_was_agreed_to() -> None:
     """Rule 1: the same run with lr next to 0 for all but one member would make the sum that member's update."""
     cast = simulation.prepare(HEART, FOUR)
-    member = next(iter(simulation._members(cast, {}).values()))
+    member = next(iter(simulation._members(cast, (), {}, Kit()).values()))
     offer = cast.settings.offer(cast.schema.digest())
     first = member.enrol(Enrol(run="r", offer=offer))
     assert member.enrol(Enrol(run="r", offer=offer)) == first
@@ -343,25 +345,15 @@ def test_patience_ends_the_run(folders: Any) -> None:
 
 def test_the_coordinator_never_sees_a_key(folders: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every message and every file of the server's side, against the epoch's HE key and secret."""
-    seen: list[bytes] = []
-    real_ask = Exchange.ask
+    seen = overheard(monkeypatch)
+    held: list[deal.EpochKey] = []
+    real_receive = deal.receive
 
-    def spying(self: Exchange, route: str, requests: Any, *more: Any) -> Any:
-        seen.extend(_bytes(request.to_records()) for request in requests.values())
-        for member, reply in real_ask(self, route, requests, *more):
-            if not isinstance(reply, str):
-                seen.append(_bytes(reply))
-            yield member, reply
-
-    held: list[keys.EpochKey] = []
-    real_receive = keys.receive
-
-    def receiving(*arguments: Any) -> keys.EpochKey:
+    def receiving(*arguments: Any) -> deal.EpochKey:
         held.append(real_receive(*arguments))
         return held[-1]
 
-    monkeypatch.setattr(Exchange, "ask", spying)
-    monkeypatch.setattr(keys, "receive", receiving)
+    monkeypatch.setattr(deal, "receive", receiving)
     done = simulate(HEART, out=folders("spied"), overrides=("training.rounds=2", "training.local_epochs=1"))
     everything = seen + [path.read_bytes() for path in done.out.rglob("*") if path.is_file()]
     assert len(held) == 4
@@ -374,7 +366,30 @@ def test_the_coordinator_never_sees_a_key(folders: Any, monkeypatch: pytest.Monk
     assert any(held[0].answer().encode() in blob for blob in seen), "the spy sees what passes"
 
 
-def _bytes(records: flwr.app.RecordDict) -> bytes:
+def overheard(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return what passes between coordinator and members from now on, either way; it fills as they talk."""
+    seen: list[bytes] = []
+    push, pull = LocalGrid.push_messages, LocalGrid.pull_messages
+
+    def pushing(self: LocalGrid, messages: Any) -> Any:
+        asked = list(messages)
+        seen.extend(map(_bytes, asked))
+        return push(self, asked)
+
+    def pulling(self: LocalGrid, identifiers: Any) -> Any:
+        replies = list(pull(self, identifiers))
+        seen.extend(map(_bytes, replies))
+        return replies
+
+    monkeypatch.setattr(LocalGrid, "push_messages", pushing)
+    monkeypatch.setattr(LocalGrid, "pull_messages", pulling)
+    return seen
+
+
+def _bytes(message: flwr.app.Message) -> bytes:
+    if not message.has_content():
+        return str(message.error.reason).encode()
+    records = message.content
     arrays = [array.data for record in records.array_records.values() for array in record.values()]
     values = [value for record in records.config_records.values() for value in record.values()]
     return b"|".join([*arrays, *(value if isinstance(value, bytes) else str(value).encode() for value in values)])
@@ -383,26 +398,16 @@ def _bytes(records: flwr.app.RecordDict) -> bytes:
 def test_a_value_from_a_row_never_leaves_a_member(folders: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rule 12: an exception's text may hold a row; only its code goes out."""
     canary = "CANARY-4711"
-    real_train = Learner.train
+    real_train = TorchLearner.train
 
-    def leaking(self: Learner, *arguments: Any) -> Any:
+    def leaking(self: TorchLearner, *arguments: Any) -> Any:
         if self.member == "Hungary":
             raise ValueError(f"cannot train on patient {canary}")
         return real_train(self, *arguments)
 
-    seen: list[bytes] = []
-    real_ask = Exchange.ask
-
-    def spying(self: Exchange, *arguments: Any) -> Any:
-        for member, reply in real_ask(self, *arguments):
-            seen.append(pickle.dumps(reply) if isinstance(reply, str) else _bytes(reply))
-            yield member, reply
-
-    monkeypatch.setattr(Learner, "train", leaking)
-    monkeypatch.setattr(Exchange, "ask", spying)
-    monkeypatch.setattr(
-        simulation, "_baselines", lambda _: simulation._Baselines(*[dict.fromkeys(NAMES)] * 2, None, None)
-    )
+    seen = overheard(monkeypatch)
+    monkeypatch.setattr(TorchLearner, "train", leaking)
+    monkeypatch.setattr(simulation, "baselines", lambda _: Baselines(*[dict.fromkeys(NAMES)] * 2, None, None))
     done = simulate(HEART, out=folders("canary"), overrides=("training.rounds=1",))
     assert done.result["rounds"][0]["excluded"] == [{"member": "Hungary", "code": "update.failed"}]
     for blob in seen + [path.read_bytes() for path in done.out.rglob("*") if path.is_file()]:

@@ -16,7 +16,7 @@ HERE = Path(moonflower.__file__).parent
 
 # our file -> flwr's module -> names; "Class(a, b)" are parameters that we pass, "Class.name" what we call on it.
 NAMES: dict[str, dict[str, tuple[str, ...]]] = {
-    "client/door/fleet.py": {
+    "client/node/fleet.py": {
         "flwr.app": ("Error", "Message(reply_to)"),
         "flwr.common.constant": (
             "HEARTBEAT_DEFAULT_INTERVAL",
@@ -99,7 +99,7 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
             "NodeAuthHttpInterceptor.intercept",
         ),
     },
-    "client/door/worker.py": {
+    "client/node/worker.py": {
         "flwr.app": ("Context(run_id, node_id, node_config, state, run_config)", "Message", "RecordDict"),
         "flwr.app.message": ("remove_content_from_message(message)",),
         "flwr.common.serde": ("message_to_proto",),
@@ -111,7 +111,7 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
         "flwr.supercore.inflatable.inflatable_utils": ("inflate_object_from_contents(object_id, object_contents)",),
         "flwr.supercore.task_identity": ("TaskIdentity",),
     },
-    "server/door/link.py": {
+    "server/door/flower/superlink.py": {
         "flwr.common.constant": ("NOOP_ACCOUNT_NAME", "NOOP_FLWR_AID"),
         "flwr.common.serde": ("fab_to_proto", "user_config_to_proto"),
         "flwr.proto.control_pb2": (
@@ -142,13 +142,13 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
             "LinkState.stop_run(run_id)",
         ),
     },
-    "server/door/hold.py": {
+    "server/door/flower/hold.py": {
         "flwr.proto.message_pb2": (
             "PullObjectResponse.object_found",
             "PullObjectResponse.object_available",
         ),
     },
-    "server/door/replies.py": {
+    "server/door/flower/replies.py": {
         "flwr.app": (
             "Error(code, reason)",
             "Message",
@@ -186,10 +186,10 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
             "NodeInfo.last_activated_at",
         ),
     },
-    "server/grid.py": {
+    "federation/grid.py": {
         "flwr.app": ("Context(run_id, node_id, node_config, state, run_config)", "Message", "RecordDict"),
         "flwr.clientapp": ("ClientApp",),
-        "flwr.serverapp": ("Grid",),
+        "flwr.serverapp": ("Grid", "ServerApp"),
         "flwr.supercore.run": ("Run.create_empty(run_id)",),
         "flwr.supercore.task_identity": ("TaskIdentity",),
     },
@@ -236,7 +236,7 @@ def test_what_is_not_an_import() -> None:
     from flwr.supernode.fleet_http_client import FleetHttpClient
 
     client = FleetHttpClient("http://127.0.0.1:1")
-    assert isinstance(client._client, httpx.Client), "client/door/fleet.py sets follow_redirects on it"
+    assert isinstance(client._client, httpx.Client), "client/node/fleet.py sets follow_redirects on it"
     client._client.follow_redirects = False
     client.close()
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
@@ -248,14 +248,14 @@ def test_what_is_not_an_import() -> None:
 
 
 def test_what_the_superlink_looks_like_inside() -> None:
-    """Attributes and environment that server/door/link.py leans on, and the middlewares that it leaves in place."""
+    """Attributes and environment that superlink.py leans on, and the middlewares that it leaves in place."""
     from flwr.common.constant import ErrorCode
     from moonflower.server import exchange
-    from moonflower.server.door import link
+    from moonflower.server.door.flower import superlink
 
-    flower = link.Flower(1)
+    flower = superlink.SuperLink(1)
     assert flower.app.state.superlink_lifespan.superexec_process is None
-    assert len(flower.app.user_middleware) == len(link.NEEDED) + 1
+    assert len(flower.app.user_middleware) == len(superlink.NEEDED) + 1
     assert flower._state.get_node_id_by_public_key(b"nobody's") is None
     assert int(ErrorCode.INVALID_FAB) == exchange.INVALID_FAB
     source = inspect.getsource(import_module("flwr.supercore.superexec.run_superexec"))

@@ -27,19 +27,19 @@ from flwr.supercore.primitives.asymmetric import sign_message
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from forge import SERVER, Clock, Headers, Issuer, verifier
 from moonflower import logs
-from moonflower.client.door.login import DpopKey
-from moonflower.configs.live import ServerSettings
+from moonflower.configs.roles import ServerSettings
 from moonflower.configs.settings import load_run
 from moonflower.crypto.identity import PublicKey
+from moonflower.oauth.login import DpopKey
 from moonflower.server.door import gateway as module
 from moonflower.server.door.api import Api
+from moonflower.server.door.flower.hold import HoldObjects
+from moonflower.server.door.flower.superlink import SuperLink
 from moonflower.server.door.gateway import ACTIVATE, FLEET, OPEN_BODY_BYTES, Gateway
-from moonflower.server.door.hold import HoldObjects
 from moonflower.server.door.limits import protocol
-from moonflower.server.door.link import Flower
+from moonflower.server.records import history
 from moonflower.server.records import members as roster
-from moonflower.server.records import rounds as history
-from moonflower.server.records.members import Member
+from moonflower.server.records.members import RosterMember
 from moonflower.server.records.state import State
 from test_limits import served
 
@@ -123,7 +123,7 @@ class Door:
     def __init__(self, folder: Path, *, flower: Any = None, **settings: Any) -> None:
         self.issuer = Issuer(clock=Clock(time.time()))
         self.state = State(folder, "heart")
-        self.link = Flower(1)
+        self.link = SuperLink(1)
         self.flower = Counting(HoldObjects(flower or self.link.app, 0.2))
         self.woken: list[bool] = []
         self.api = Api(self.state, "heart", lambda: self.woken.append(True))
@@ -148,13 +148,13 @@ class Door:
 
     def add(self, node: Node, issuer: str | None = None) -> None:
         with self.state.store.transaction() as db:
-            roster.add(db, self.state.log, Member(node.name, issuer or self.issuer.url, node.client_id, node.pin))
+            roster.add(db, self.state.log, RosterMember(node.name, issuer or self.issuer.url, node.client_id, node.pin))
 
     def revoke(self, node: Node) -> None:
         with self.state.store.transaction() as db:
             roster.revoke(db, self.state.log, node.name, "test")
 
-    def member_of(self, issuer: str, client_id: str) -> Member | None:
+    def member_of(self, issuer: str, client_id: str) -> RosterMember | None:
         with self.state.store.read() as db:
             return roster.by_client(db, issuer, client_id)
 
@@ -162,7 +162,7 @@ class Door:
         with self.state.store.transaction() as db:
             self.state.log.append(db, "refused_member", member=member, code=code, **details)
 
-    def login(self, member: Member, pem: bytes) -> None:
+    def login(self, member: RosterMember, pem: bytes) -> None:
         self.logins.append(member.name)
         self.link.login(pem)
 

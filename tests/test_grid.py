@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from flwr.app import Message, RecordDict
-from moonflower.server.grid import LocalGrid
+from moonflower.federation.grid import LocalGrid
+from moonflower.protocol.messages import Body, Enrol
+from moonflower.protocol.records import to_records
 
 
 def slow_app(message: Message, _context: Any) -> Message:
@@ -15,23 +17,29 @@ def slow_app(message: Message, _context: Any) -> Message:
     return Message(RecordDict(), reply_to=message)
 
 
+def requests() -> list[Message]:
+    asked = Enrol(run="r", offer={})
+    return [Message(to_records(asked), dst_node_id=node, message_type="query.enrol") for node in (1, 2)]
+
+
 def ask(grid: LocalGrid) -> list[str]:
-    return list(grid.push_messages([Message(RecordDict(), dst_node_id=node, message_type="train") for node in (1, 2)]))
+    return list(grid.push_messages(requests()))
 
 
 def test_members_that_work_one_after_the_other_do_not_use_up_each_others_time() -> None:
     grid = LocalGrid(slow_app, {1: "a", 2: "b"})  # type: ignore[arg-type]
     began = grid.now()
-    replies = grid.send_and_receive(
-        [Message(RecordDict(), dst_node_id=node, message_type="train") for node in (1, 2)], timeout=0.04
-    )
+    replies = grid.send_and_receive(requests(), timeout=0.04)
     assert len(list(replies)) == 2
     assert grid.now() - began < 0.04
 
 
 @pytest.mark.parametrize(("delay", "waits"), [(5.0, 5.0), (float("inf"), 7.0)])
 def test_a_late_reply_is_waited_for_without_waiting(delay: float, waits: float) -> None:
-    grid = LocalGrid(slow_app, {1: "a", 2: "b"}, lambda member, _: delay if member == "b" else 0.0)  # type: ignore[arg-type]
+    def late(member: str, asked: Body) -> float:
+        return delay if member == "b" and isinstance(asked, Enrol) else 0.0
+
+    grid = LocalGrid(slow_app, {1: "a", 2: "b"}, late)  # type: ignore[arg-type]
     began, really = grid.now(), time.monotonic()
     ids = ask(grid)
     assert len(list(grid.pull_messages(ids))) == 1

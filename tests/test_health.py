@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 from moonflower.__main__ import main
-from moonflower.client.door import sign
-from moonflower.client.door.pulse import Pulse
-from moonflower.crypto.certificates import for_loopback
+from moonflower.client.node import alive
+from moonflower.client.node.pulse import Pulse
+from moonflower.federation.certificates import for_loopback
 
 CLIENT = """
 [client]
@@ -71,22 +71,22 @@ def client(tmp_path: Path) -> Path:
 
 
 def test_a_node_that_the_server_heard_from_is_well(client: Path, say: Say) -> None:
-    sign.give(client.parent / "state")
+    alive.give(client.parent / "state")
     assert say(client) == (0, "cleveland: the server last heard from the node 0 s ago")
 
 
 def test_a_node_that_is_not_connected_is_not_well(client: Path, say: Say) -> None:
     assert say(client) == (1, "cleveland: the node is not connected")
-    sign.give(client.parent / "state")
-    sign.take_back(client.parent / "state")
+    alive.give(client.parent / "state")
+    alive.take_back(client.parent / "state")
     assert say(client) == (1, "cleveland: the node is not connected")
 
 
 @pytest.mark.parametrize("age", [90, -90])
 def test_an_old_sign_of_life_is_none(client: Path, say: Say, age: int) -> None:
-    sign.give(client.parent / "state")
+    alive.give(client.parent / "state")
     then = time.time() - age
-    os.utime(client.parent / "state" / sign.FILE_NAME, (then, then))
+    os.utime(client.parent / "state" / alive.FILE_NAME, (then, then))
     status, sentence = say(client)
     assert status == 1
     assert sentence.endswith(f"{age} s ago; expected at most 45")
@@ -99,9 +99,9 @@ def test_a_config_that_is_wrong_or_missing_is_status_1(client: Path, say: Say) -
 
 
 def test_a_sign_for_a_disk_that_takes_none_is_left_out(tmp_path: Path) -> None:
-    sign.give(tmp_path / "absent")
-    sign.take_back(tmp_path / "absent")
-    assert sign.age_s(tmp_path / "absent") is None
+    alive.give(tmp_path / "absent")
+    alive.take_back(tmp_path / "absent")
+    assert alive.age_s(tmp_path / "absent") is None
 
 
 def test_the_pulse_says_when_the_server_has_heard_it() -> None:

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from flwr.proto.message_pb2 import PullObjectResponse
-from moonflower.server.door.hold import HoldObjects
+from moonflower.server.door.flower.hold import HoldObjects
 
 PULL, PUSH = "/v1/fleet/pull-object", "/v1/runtime/push-object"
 

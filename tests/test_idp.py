@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from forge import AUDIENCE, PATH, SERVER, compact, dpop, refused
 from idp import configure, running, signing_key
-from moonflower.client.door.login import DpopKey, LoginRefused, TokenSource, new_client_key
-from moonflower.configs.live import LoginSettings, VerifierSettings
-from moonflower.crypto import jws
-from moonflower.server.door.tokens import Verifier
+from moonflower.configs.roles import LoginSettings, VerifierSettings
+from moonflower.errors import LoginRefused
+from moonflower.oauth import jws
+from moonflower.oauth.login import DpopKey, TokenSource, new_client_key
+from moonflower.oauth.tokens import TokenVerifier
 
 
 class Idp:
@@ -39,9 +40,9 @@ class Idp:
         settings = LoginSettings.model_validate({**found, **changes})
         return TokenSource(settings, self.key, scope)
 
-    def verifier(self, **changes: Any) -> Verifier:
+    def verifier(self, **changes: Any) -> TokenVerifier:
         settings = {"issuer": self.url, "audience": AUDIENCE, "nonces": False, "jwks_cooldown_s": 0.01, **changes}
-        return Verifier(VerifierSettings.model_validate(settings), url=SERVER)
+        return TokenVerifier(VerifierSettings.model_validate(settings), url=SERVER)
 
     def headers(self, token: str, key: DpopKey | None = None) -> list[tuple[bytes, bytes]]:
         return dpop(token, (key or self.key).proof("POST", SERVER + PATH, token=token))

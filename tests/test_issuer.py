@@ -23,15 +23,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from forge import AUDIENCE, NOW, SERVER, Bridge, Clock, Headers, compact, ec_key, node_key, okp_key, rsa_key
 from forge import PATH as ROUTE
 from moonflower import logs
-from moonflower.client.door.login import ASSERTION_TYPE, DpopKey
-from moonflower.configs.live import IssuerConfig, VerifierSettings
-from moonflower.crypto import jws
-from moonflower.crypto.jws import PrivateKey
-from moonflower.discovery import discover, endpoint, get
+from moonflower.configs.roles import IssuerConfig, VerifierSettings
 from moonflower.errors import InputError
-from moonflower.server.door import issuer as module
-from moonflower.server.door.issuer import KEY_FILE, application, serve, signing_key
-from moonflower.server.door.tokens import Verifier
+from moonflower.oauth import jws
+from moonflower.oauth.discovery import discover, endpoint, get
+from moonflower.oauth.issuer import serve as module
+from moonflower.oauth.issuer.serve import KEY_FILE, application, serve, signing_key
+from moonflower.oauth.jws import SigningKey
+from moonflower.oauth.login import ASSERTION_TYPE, DpopKey
+from moonflower.oauth.tokens import TokenVerifier
 
 URL = "http://127.0.0.1:9400"
 ANNA = ec_key("anna-1")
@@ -63,7 +63,7 @@ class Asker:
         self.http = httpx.Client(transport=Bridge(self.app))
         self.key: DpopKey | None = node_key(self.clock)
 
-    def assertion(self, *, key: PrivateKey = ANNA, header: dict[str, Any] | None = None, **changes: Any) -> str:
+    def assertion(self, *, key: SigningKey = ANNA, header: dict[str, Any] | None = None, **changes: Any) -> str:
         claims = {"iss": "anna", "sub": "anna", "aud": URL, "jti": secrets.token_hex(8), "iat": NOW, "exp": NOW + 60}
         merged = {name: value for name, value in {**claims, **changes}.items() if value is not None}
         return compact({"alg": key.algorithm, **(header or {})}, merged, key)
@@ -114,7 +114,7 @@ def test_a_client_gets_a_token_that_the_server_takes(ask: Asker) -> None:
     assert ask.key is not None
     assert token.claims["cnf"] == {"jkt": ask.key.jkt}
     settings = VerifierSettings(issuer=URL, audience=AUDIENCE, nonces=False)
-    check = Verifier(settings, url=SERVER, clock=ask.clock, fetch=lambda url: get(ask.http, url))
+    check = TokenVerifier(settings, url=SERVER, clock=ask.clock, fetch=lambda url: get(ask.http, url))
     proof = ask.key.proof("POST", SERVER + ROUTE, token=reply["access_token"])
     headers = [(b"authorization", b"DPoP " + reply["access_token"].encode()), (b"dpop", proof.encode())]
     principal = check.verify("POST", ROUTE, headers, "fl:train")
@@ -131,7 +131,7 @@ def test_it_describes_itself(ask: Asker) -> None:
 
 
 @pytest.mark.parametrize(("client", "key"), [("rsa", RSA)])
-def test_other_keys_do(ask: Asker, client: str, key: PrivateKey) -> None:
+def test_other_keys_do(ask: Asker, client: str, key: SigningKey) -> None:
     assertion = ask.assertion(key=key, iss=client, sub=client)
     assert ask.post(ask.form(client_assertion=assertion)).status_code == 200
 
@@ -425,8 +425,8 @@ def test_an_address_that_is_taken_is_named(tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from moonflower.configs.live import IssuerConfig
-from moonflower.server.door.issuer import serve
+from moonflower.configs.roles import IssuerConfig
+from moonflower.oauth.issuer.serve import serve
 serve(IssuerConfig.model_validate_json(sys.argv[1]), expose="expose" in sys.argv,
       on_ready=lambda url: print(url, flush=True))
 print("ended")

@@ -12,10 +12,12 @@ import typer
 from conftest import CONFIGS
 from cryptography.hazmat.primitives.asymmetric import ec, ed448
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
+from moonflower.cli import keys as keys_command
+from moonflower.cli import member as member_command
+from moonflower.cli import node as node_command
 from moonflower.client import keyring
-from moonflower.client.door import commands
 from moonflower.client.keyring import NODE_FILE, SEALING_FILE, WITNESS_FILE, identity_of, load_keys, make_keys
-from moonflower.configs.live import ClientConfig, load_config
+from moonflower.configs.roles import ClientConfig, load_config
 from moonflower.crypto.identity import PublicKey, parse_card
 from moonflower.errors import InputError
 from superlink import client_config
@@ -136,7 +138,7 @@ def test_a_card_is_printed_and_its_pin_beside(tmp_path: Path, capsys: pytest.Cap
     config = client_config(tmp_path, CONFIGS / "data")
     for path in (tmp_path / "state").iterdir():
         path.unlink()
-    commands.member_card(config)
+    member_command.card(config)
     said = capsys.readouterr()
     card = parse_card(json.loads(said.out))
     assert (card.name, card.client_id) == ("Cleveland", "node")
@@ -144,10 +146,10 @@ def test_a_card_is_printed_and_its_pin_beside(tmp_path: Path, capsys: pytest.Cap
         *(f"created {tmp_path / 'state' / name}" for name in FILES),
         f"pin of Cleveland: {card.node.pin}",
     ]
-    commands.member_card(config, tmp_path / "card.json")
+    member_command.card(config, tmp_path / "card.json")
     assert parse_card(json.loads((tmp_path / "card.json").read_text())).node.pin == card.node.pin
     with pytest.raises(InputError, match="card"):
-        commands.member_card(config, tmp_path / "card.json")
+        member_command.card(config, tmp_path / "card.json")
 
 
 def test_keys_are_made_once_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,8 +157,8 @@ def test_keys_are_made_once_and_shown(tmp_path: Path, capsys: pytest.CaptureFixt
     for path in (tmp_path / "state").iterdir():
         path.unlink()
     with pytest.raises(InputError, match="is missing"):
-        commands.keys_show(config)
-    commands.keys_new(config)
+        keys_command.keys_show(config)
+    keys_command.keys_new(config)
     said = capsys.readouterr()
     made = [tmp_path / "oauth.jwk", *(tmp_path / "state" / name for name in FILES)]
     assert said.err.splitlines() == [f"created {path}" for path in made]
@@ -165,10 +167,10 @@ def test_keys_are_made_once_and_shown(tmp_path: Path, capsys: pytest.CaptureFixt
     assert pin == f"pin of Cleveland: {load_keys(tmp_path / 'state').pin}"
     assert json.loads(public.partition(": ")[2])["kty"] == "EC"
     assert '"d"' not in public
-    commands.keys_show(config)
+    keys_command.keys_show(config)
     assert capsys.readouterr().out == said.out
     with pytest.raises(InputError, match="there already"):
-        commands.keys_new(config)
+        keys_command.keys_new(config)
 
 
 def test_an_operator_has_one_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,17 +184,17 @@ def test_an_operator_has_one_key(tmp_path: Path, capsys: pytest.CaptureFixture[s
         'key = "d.jwk"',
     ]
     config.write_text("\n".join(lines))
-    commands.keys_new(config)
+    keys_command.keys_new(config)
     said = capsys.readouterr()
     assert said.err == f"created {tmp_path / 'd.jwk'}\n"
     assert said.out.startswith("public key of OAuth client d: ")
 
 
 def test_the_client_command_exits_as_its_keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from moonflower.client.door import keeper
+    from moonflower.client.node import keeper
 
     monkeypatch.setattr(keeper, "keep", lambda config, once: 77 if once else 0)
-    commands.client(tmp_path)
+    node_command.client(tmp_path)
     with pytest.raises(typer.Exit) as raised:
-        commands.client(tmp_path, once=True)
+        node_command.client(tmp_path, once=True)
     assert raised.value.exit_code == 77

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 from moonflower.canonical import canonical
-from moonflower.crypto import keys
 from moonflower.crypto.identity import Identity, PublicKey, b64, parse_card, parse_roster, unb64
 from moonflower.crypto.planner import plan
+from moonflower.crypto.schemes import deal as keys
 from moonflower.errors import Refused
+
 from protocol import NAMES, identity, pins, roster
 
 PLAN = plan(4, 16, 10)

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 from moonflower.client.guard import Remembered
-from moonflower.client.ledger import Epoch, Ledger
+from moonflower.client.ledger.ledger import Epoch, Ledger
 from moonflower.crypto.identity import Identity
-from moonflower.crypto.keys import EpochKey, EpochTerms
+from moonflower.crypto.schemes.deal import EpochKey, EpochTerms
 from moonflower.errors import InputError
-from moonflower.server.records.store import FILE_NAME, Store
-from protocol import context, identity
+from moonflower.server.records.database import FILE_NAME, CoordinatorStore
 from sqlalchemy.exc import IntegrityError
+
+from protocol import context, identity
 
 TERMS = EpochTerms("heart", 1, "a" * 64, "b" * 64)
 CARDS = [identity("anna").card.as_dict(), identity("bert").card.as_dict()]
@@ -110,7 +111,7 @@ def test_only_the_newest_model_keeps_its_bytes_and_all_their_metrics(ledger: Led
 def test_the_total_of_rows_is_the_runs_own_and_the_last_one_holds(ledger: Ledger) -> None:
     assert ledger.fact("rows:run") is None
     for rows in (3, 4):
-        ledger.remember_opened(UPDATE, SAID, rows=rows)
+        ledger.remember_opened(UPDATE, SAID, facts={"rows:run": rows})
         assert ledger.fact("rows:run") == rows
     ledger.remember_opened(UPDATE, SAID)
     assert ledger.fact("rows:run") == 4
@@ -169,7 +170,7 @@ def test_what_is_not_remembered_is_not_in_the_journal_either(ledger: Ledger) -> 
 
 
 def test_refusals_without_end_do_not_fill_the_disk(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moonflower.client.deeds.REFUSALS", 3)
+    monkeypatch.setattr("moonflower.client.ledger.journal.REFUSALS", 3)
     for number in range(5):
         ledger.remember_refusal("seal", "envelope.context", run="r" * 10_000, number=number << 62, purpose="p" * 99)
     journal = ledger.journal()
@@ -187,7 +188,7 @@ def test_two_ledgers_share_nothing(tmp_path: Path) -> None:
     ):
         for one in (a, c):
             one.keep_epoch(EPOCH)
-            one.remember_opened(UPDATE, SAID, rows=1)
+            one.remember_opened(UPDATE, SAID, facts={"rows:run": 1})
         for other in (b, d):
             assert other.epoch(1) is None
             assert other.fact("rows:run") is None
@@ -201,7 +202,7 @@ def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
         before.confirm_epoch(1)
         before.remember_sealed(replace(UPDATE, base="m1"), SEALED, b"one", {"m1": 0.25})
         before.remember_opening(UPDATE, "base", ["A"])
-        before.remember_opened(UPDATE, SAID, rows=7)
+        before.remember_opened(UPDATE, SAID, facts={"rows:run": 7})
         journal = before.journal()
     with closing(Ledger(tmp_path / "ledger.db")) as after:
         assert after.agreement("run") == {"a": 1}
@@ -251,7 +252,10 @@ def test_one_that_others_could_read_is_refused_and_left_alone(tmp_path: Path, mo
 
 
 def test_rooms_do_not_open_each_others_files(tmp_path: Path) -> None:
-    rooms: list[tuple[Callable[[Path], object], Callable[[Path], object]]] = [(Ledger, Store), (Store, Ledger)]
+    rooms: list[tuple[Callable[[Path], object], Callable[[Path], object]]] = [
+        (Ledger, CoordinatorStore),
+        (CoordinatorStore, Ledger),
+    ]
     for number, (mine, theirs) in enumerate(rooms):
         path = tmp_path / f"{number}-{FILE_NAME}"
         with closing(mine(path)):  # type: ignore[type-var]

@@ -16,8 +16,10 @@ from collections.abc import Iterator
 import httpx
 import pytest
 import uvicorn
+from moonflower.errors import TooMuch
+from moonflower.oauth.allowance import MAX_ADDRESSES, Allowance
 from moonflower.server.door import peers
-from moonflower.server.door.limits import MAX_ADDRESSES, MAX_HEAD_BYTES, Allowance, TooMuch, bounded, protocol
+from moonflower.server.door.limits import MAX_HEAD_BYTES, bounded, protocol
 
 
 @contextlib.contextmanager

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from live import Live, ended, everywhere, family, named, send, undisturbed
-from moonflower import up
-from moonflower.remote import await_ready
-from moonflower.server.audit_commands import audit
+from moonflower.cli.audit import audit
+from moonflower.federation import processes, up
+from moonflower.federation.remote import await_ready
 from moonflower.server.records.envelopes import WARNING
 from typer.testing import CliRunner
 
@@ -71,7 +71,7 @@ def test_a_client_that_is_killed_comes_back_and_nothing_is_lost(live: Live, expe
 
 def test_a_worker_that_is_killed_is_started_again(live: Live, expected: str) -> None:
     def kill(_: object) -> None:
-        for pid in named(live.processes.running[HUNGARY].pid, "client.door.worker"):
+        for pid in named(live.processes.running[HUNGARY].pid, "client.node.worker"):
             send(pid, signal.SIGKILL)
 
     check_done(live, run(live, at={("round_began", 2): kill}), expected)
@@ -169,7 +169,7 @@ def test_a_second_run_waits_for_its_turn_and_a_stopped_one_ends(live: Live) -> N
 
 def test_an_operator_submits_follows_and_lists_from_the_command_line(live: Live, expected: str) -> None:
     def moonflower(*arguments: str) -> subprocess.CompletedProcess[str]:
-        line = [*up.command(*arguments), "--as", str(live.stage.operator)]
+        line = [*processes.command(*arguments), "--as", str(live.stage.operator)]
         return subprocess.run(line, capture_output=True, text=True, timeout=120)
 
     settings = [word for one in (*live.overrides, "training.rounds=3") for word in ("--set", one)]
@@ -210,7 +210,7 @@ def test_a_server_that_keeps_envelopes_says_so_and_forgets_them(live: Live) -> N
 
 def test_a_revoked_member_is_out_and_the_run_goes_on_in_a_new_epoch(live: Live) -> None:
     def revoke(_: object) -> None:
-        line = up.command("member", "revoke", DORA, "--reason", "test", "--config", live.stage.server)
+        line = processes.command("member", "revoke", DORA, "--reason", "test", "--config", live.stage.server)
         subprocess.run(line, check=True, capture_output=True)
 
     before = len(live.log())

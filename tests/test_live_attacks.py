@@ -23,11 +23,12 @@ import pytest
 import tomli_w
 from idp import configure, start_idp, stop_idp
 from live import Live, ended, family, undisturbed
-from moonflower import up
-from moonflower.client.door.login import ServerAuth
 from moonflower.client.keyring import make_keys
 from moonflower.configs.toml import read_toml
-from moonflower.remote import await_ready
+from moonflower.federation import processes
+from moonflower.federation import stage as staging
+from moonflower.federation.remote import await_ready
+from moonflower.oauth.login import ServerAuth
 
 pytestmark = pytest.mark.slow
 ATTACKER = Path(__file__).parent / "attacker.py"
@@ -118,7 +119,7 @@ def beset(tmp_path_factory: pytest.TempPathFactory) -> Beset:
         wrong = str(live.stage.clients[DORA])
         lines = {"ahead": [sys.executable, str(ATTACKER), "ahead", wrong, str(AHEAD_S)]}
         for name, config in {"swapped": swapped, "posing": posing, "thief": thief}.items():
-            lines[name] = up.command("client", "--once", config)
+            lines[name] = processes.command("client", "--once", config)
         before = len(live.log())
         for name, line in lines.items():
             live.processes.start(name, line)
@@ -158,7 +159,7 @@ def test_the_others_go_on_without_them(beset: Beset) -> None:
 
 
 def test_a_federation_with_an_authorization_server_of_somebody_elses(tmp_path: Path, expected: str) -> None:
-    url, process = start_idp(tmp_path / "idp", [], up.AUDIENCE)
+    url, process = start_idp(tmp_path / "idp", [], staging.AUDIENCE)
     try:
         live = Live(tmp_path / "up", ROUNDS, issuer_url=url, oauth={"profile": "rfc9068"})
         homes = {name: config.parent for name, config in live.stage.clients.items()}
@@ -166,10 +167,10 @@ def test_a_federation_with_an_authorization_server_of_somebody_elses(tmp_path: P
             {
                 "client_id": name,
                 "key": json.loads((home / "oauth.pub").read_text()),
-                "scope": " ".join(up.OPERATOR) if name == up.DESK else "fl:train",
+                "scope": " ".join(staging.OPERATOR) if name == staging.DESK else "fl:train",
                 "bound": True,
             }
-            for name, home in {**homes, up.DESK: live.stage.operator.parent}.items()
+            for name, home in {**homes, staging.DESK: live.stage.operator.parent}.items()
         ]
         configure(tmp_path / "idp", process, clients=clients)
         with live:
@@ -239,7 +240,7 @@ def test_a_disk_that_fills_up_costs_no_more_than_time(tmp_path: Path, expected: 
         assert (reply.status_code, reply.json()["code"]) == (503, "http.unavailable")
         live.kill("server")
         live.start("server")
-        await_ready(lambda: up.is_up(live.stage, live.processes), "the server", 60)
+        await_ready(lambda: processes.is_up(live.stage, live.processes), "the server", 60)
         assert [one["status"] for one in live.remote.runs()] == ["done"]
         (place / "filler").unlink()
         live.remote.stop(live.submit())

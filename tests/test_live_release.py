@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 import tomli_w
 from live import Live
-from moonflower import up
 from moonflower.canonical import canonical
 from moonflower.client.keyring import load_keys
-from moonflower.configs.live import OperatorConfig, load_config
-from moonflower.crypto.version import parse
+from moonflower.configs.roles import OperatorConfig, load_config
 from moonflower.errors import InputError, Refused
-from moonflower.remote import Remote
+from moonflower.federation import processes
+from moonflower.federation import stage as staging
+from moonflower.federation.remote import Remote
+from moonflower.protocol.model_version import parse
 from moonflower.server.records.verify import verify
 
 pytestmark = pytest.mark.slow
@@ -35,7 +36,7 @@ class Office:
     folder: Path
 
     def moonflower(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        line = up.command(*(one if isinstance(one, Path) else str(one) for one in arguments))
+        line = processes.command(*(one if isinstance(one, Path) else str(one) for one in arguments))
         return subprocess.run(line, capture_output=True, text=True, timeout=120, cwd=self.folder)
 
     def model(self, member: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -65,7 +66,7 @@ def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
             assert printed.returncode == 0, printed.stderr
             approvers.append({"name": role, "key": tomllib.loads(printed.stdout)["key"]})
         changed(whole.stage.clients[member], lambda tables, approvers=approvers: tables.update(approver=approvers))
-        public = up._client_key(desk)
+        public = staging.client_key(desk)
         client = {"client_id": f"approver:{member}", "key": str(public), "scopes": ["fl:approve"]}
         changed(whole.stage.issuer, lambda tables, client=client: tables["client"].append(client))
         login = tomllib.loads(whole.stage.operator.read_text())

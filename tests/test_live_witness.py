@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from forking import VICTIM
 from live import Live
-from moonflower import up
-from moonflower.remote import await_ready
+from moonflower.federation import processes
+from moonflower.federation.remote import await_ready
 from moonflower.server.records.verify import verify
 from rewrite import rewrite, without_a_refusal
 
@@ -36,7 +36,7 @@ def live(tmp_path_factory: pytest.TempPathFactory, told: Path) -> Iterator[Live]
 
 
 def member_log(live: Live, name: str, *options: str) -> subprocess.CompletedProcess[str]:
-    line = [*up.command("member", live.stage.clients[name])[:-1], "log", str(live.stage.clients[name]), *options]
+    line = [*processes.command("member", live.stage.clients[name])[:-1], "log", str(live.stage.clients[name]), *options]
     return subprocess.run(line, capture_output=True, text=True, timeout=60)
 
 
@@ -46,7 +46,7 @@ def stop(live: Live) -> None:
 
 def start(live: Live) -> None:
     live.start("server")
-    await_ready(lambda: up.is_up(live.stage, live.processes), "the server", 60)
+    await_ready(lambda: processes.is_up(live.stage, live.processes), "the server", 60)
 
 
 def refusals(live: Live, since: int) -> set[tuple[str, str]]:
@@ -62,7 +62,7 @@ def test_every_members_checkpoint_is_in_the_servers_log(live: Live, tmp_path: Pa
         notes[name] = said.stdout
         (tmp_path / name).write_text(said.stdout)
     assert verify(live.state, public, witnesses=notes).ok
-    line = [*up.command("audit", live.state)[:-1], "verify", str(live.state)]
+    line = [*processes.command("audit", live.state)[:-1], "verify", str(live.state)]
     checked = subprocess.run(
         [*line, *(word for name in live.names for word in ("--witness", str(tmp_path / name)))],
         capture_output=True,

@@ -18,21 +18,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from forge import AUDIENCE, SERVER, Bridge, Clock, ec_key, node_key, okp_key, rsa_key
 from forge import PATH as ROUTE
-from moonflower.client.door.login import (
-    DpopKey,
-    IssuerUnreachable,
-    LoginRefused,
-    ServerAuth,
-    TokenSource,
-    load_key,
-    new_client_key,
-)
-from moonflower.configs.live import IssuerConfig, LoginSettings, VerifierSettings
-from moonflower.crypto import jws
-from moonflower.discovery import MAX_BYTES, MetadataRefused, client, fetcher, get
-from moonflower.errors import InputError, Refused
-from moonflower.server.door.issuer import application
-from moonflower.server.door.tokens import TokenRefused, Verifier
+from moonflower.configs.roles import IssuerConfig, LoginSettings, VerifierSettings
+from moonflower.errors import InputError, LoginRefused, MetadataRefused, Refused
+from moonflower.oauth import jws
+from moonflower.oauth.discovery import MAX_BYTES, client, fetcher, get
+from moonflower.oauth.issuer.serve import application
+from moonflower.oauth.login import DpopKey, IssuerUnreachable, ServerAuth, TokenSource, load_key, new_client_key
+from moonflower.oauth.tokens import TokenRefused, TokenVerifier
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -456,10 +448,10 @@ def test_this_machine_is_not_reached_through_a_proxy(monkeypatch: pytest.MonkeyP
 # The server's side of a request
 
 
-def served(world: World, *, nonces: bool = True, **changes: Any) -> tuple[Bridge, Verifier]:
+def served(world: World, *, nonces: bool = True, **changes: Any) -> tuple[Bridge, TokenVerifier]:
     """Return a server that verifies tokens as the gateway does."""
     settings = VerifierSettings(issuer=URL, audience=AUDIENCE, nonces=nonces)
-    check = Verifier(settings, url=SERVER, clock=world.clock, fetch=lambda url: get(world.http, url))
+    check = TokenVerifier(settings, url=SERVER, clock=world.clock, fetch=lambda url: get(world.http, url))
 
     async def answer(request: Request) -> Response:
         try:
@@ -600,7 +592,7 @@ def test_a_proof_is_for_one_request(world: World) -> None:
 @pytest.mark.parametrize(
     "made", [ec_key("k"), ec_key("k", "P-384"), okp_key("k"), rsa_key("k"), rsa_key("k", alg="PS256")]
 )
-def test_a_key_is_loaded_and_signs_with_its_own_algorithm(tmp_path: Path, made: jws.PrivateKey) -> None:
+def test_a_key_is_loaded_and_signs_with_its_own_algorithm(tmp_path: Path, made: jws.SigningKey) -> None:
     loaded = load_key(write(tmp_path / "key", dict(made.key.as_dict(private=True))))
     token = jws.read(loaded.sign({"typ": "JWT"}, {"a": 1}).encode())
     assert (token.header["kid"], token.header["alg"]) == ("k", made.algorithm)

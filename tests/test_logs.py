@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 from moonflower import logs
-from moonflower.client.door.journal import FILE_NAME, Journal
+from moonflower.client.node.logfile import FILE_NAME, LogFile
 from moonflower.configs import bundle
-from moonflower.configs.live import LogFormat
-from moonflower.server.door import narrator, overheard
+from moonflower.configs.roles import LogFormat
+from moonflower.server.door.flower import overheard
+from moonflower.server.watch import narrator
 
 FORGED = "2026-11-27T10:00:00.000Z [info] promoted process=server"
 Said = Callable[..., list[str]]
@@ -118,7 +119,7 @@ def test_a_members_file_has_its_processes_entries_and_the_last_words_of_a_crash(
         "import logging, sys; from moonflower import logs; logs.to_stderr(sys.argv[1], 'node', member='a');"
         "logging.getLogger('x').warning('ours'); print('Segmentation fault\\x1b[1m', file=sys.stderr); 1 / 0"
     )
-    journal = Journal(form, "a", tmp_path)
+    journal = LogFile(form, "a", tmp_path)
     child = subprocess.Popen([sys.executable, "-c", script, form], stderr=subprocess.PIPE)
     assert child.stderr is not None
     journal.follow(child.stderr).join(30)
@@ -140,7 +141,7 @@ def test_a_serverapp_is_heard_in_the_servers_log(tmp_path: Path, capfd: pytest.C
     """As Flower starts it: its output closed, everything but the environment lost on the way."""
     script = (
         "import logging; from moonflower import logs; from moonflower.configs import bundle;"
-        "from moonflower.server.door import overheard;"
+        "from moonflower.server.door.flower import overheard;"
         "logs.to_stderr('json', 'serverapp', stream=overheard.stream_to(bundle.server_log()));"
         "logging.getLogger('moonflower.server.live').warning('broke', extra={'run': 'r1'})"
     )

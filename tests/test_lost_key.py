@@ -19,22 +19,23 @@ import pytest
 from conftest import CONFIGS
 from flwr.app import Message
 from moonflower.__main__ import main
-from moonflower.client.app import ROUTES, Member, client_app
+from moonflower.client.app import Member, client_app
 from moonflower.client.keyring import load_keys
 from moonflower.client.live import member_of
-from moonflower.configs.live import ClientConfig, load_config
+from moonflower.configs.roles import ClientConfig, load_config
 from moonflower.configs.settings import load_run
 from moonflower.crypto import planner, sealed
-from moonflower.crypto.envelope import SignedHeader
-from moonflower.crypto.keys import EpochKey
 from moonflower.crypto.mac import Mac
+from moonflower.crypto.schemes.deal import EpochKey
 from moonflower.errors import InputError, MoonflowerError, Refused
-from moonflower.messages import MakeDeals, Open
-from moonflower.server.app import Coordinator
-from moonflower.server.exchange import Exchange, Node
-from moonflower.server.grid import LocalGrid
+from moonflower.federation.grid import LocalGrid
+from moonflower.protocol.envelope import SignedHeader
+from moonflower.protocol.messages import ROUTES, MakeDeals, Open
+from moonflower.protocol.records import from_records
+from moonflower.server.coordinator import Coordinator
+from moonflower.server.exchange import ConnectedNode, Exchange
+from moonflower.server.records import history
 from moonflower.server.records import members as roster
-from moonflower.server.records import rounds as history
 from moonflower.server.records.state import State
 from moonflower.server.records.verify import verify
 
@@ -182,7 +183,11 @@ class Federation:
             return reply
 
         grid: Any = LocalGrid(handle, ids)
-        nodes = {name: Node(number, "") for number, name in ids.items() if name in self.members and name not in revoked}
+        nodes = {
+            name: ConnectedNode(number, "")
+            for number, name in ids.items()
+            if name in self.members and name not in revoked
+        }
         exchange = Exchange(grid, tuple(pins), lambda: nodes, grid)
         try:
             Coordinator(exchange, state, row.offer, pins, run).carry_out()
@@ -192,8 +197,8 @@ class Federation:
 
     def requests(self, kind: Any, run: str) -> list[Any]:
         """Return what members were asked of a kind in a run."""
-        found = [message for _, message in self.asked if ROUTES[message.metadata.message_type] is kind]
-        return [asked for one in found if (asked := kind.from_records(one.content)).run == run]
+        found = [message for _, message in self.asked if ROUTES[message.metadata.message_type].request is kind]
+        return [asked for one in found if (asked := from_records(kind, one.content)).run == run]
 
 
 @pytest.fixture

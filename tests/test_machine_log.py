@@ -23,8 +23,8 @@ from moonflower.crypto.merkle import Frontier, verify_consistency, verify_inclus
 from moonflower.crypto.note import Checkpoint, Signer, open_checkpoint, sign_checkpoint
 from moonflower.errors import AuditError, Refused
 from moonflower.server.records import verify
-from moonflower.server.records.audit import Log
-from moonflower.server.records.store import FILE_NAME, Store
+from moonflower.server.records.database import FILE_NAME, CoordinatorStore
+from moonflower.server.records.log import Log
 from test_machine_means import in_memory
 
 SIGNER = Signer("moonflower/heart", bytes(range(32)))
@@ -41,7 +41,7 @@ class Process:
     """A process that writes the log of a folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.store = Store(folder / FILE_NAME)
+        self.store = CoordinatorStore(folder / FILE_NAME)
         self.log = Log(self.store, SIGNER, lambda: TIME_S)
 
 
@@ -190,7 +190,7 @@ class TheLog(RuleBasedStateMachine):
                 grown = grown.append(leaf)
             db.execute("update log_tree set size = ?, nodes = ?", (grown.size, b"".join(grown.nodes)))
         assert not verify.verify(made, KEY, newest.note).ok, f"{how} at {place} was not found"
-        with closing(Store(made)) as store, contextlib.suppress(AuditError):
+        with closing(CoordinatorStore(made)) as store, contextlib.suppress(AuditError):
             log = Log(store, SIGNER, lambda: TIME_S)
             with store.transaction() as connection:
                 for event in more:
@@ -208,7 +208,7 @@ class TheLog(RuleBasedStateMachine):
         assert newest is not None
         assert verify.verify(made, KEY).ok
         assert verify.verify(made, KEY, newest.note).code == "audit.truncated"
-        with closing(Store(made)) as store:
+        with closing(CoordinatorStore(made)) as store:
             log = Log(store, SIGNER, lambda: TIME_S + 1)
             while size < len(self.entries):
                 with store.transaction() as connection:

@@ -18,17 +18,18 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from federation import NAMES, Killed, identities
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from moonflower.client import guard
 from moonflower.client.app import Member
-from moonflower.client.ledger import Epoch, Ledger
+from moonflower.client.ledger.ledger import Epoch, Ledger
 from moonflower.configs.settings import FloorSettings
-from moonflower.crypto import envelope, keys, planner, sealed
-from moonflower.crypto.statement import Proof, Statement
+from moonflower.crypto import planner, sealed
+from moonflower.crypto.schemes import deal
 from moonflower.errors import Refused
-from moonflower.messages import Enrol, Open, Opened, Sealed, TakeDeal
+from moonflower.protocol import envelope
+from moonflower.protocol.messages import Enrol, Open, Opened, Sealed, TakeDeal
+from moonflower.protocol.statement import Proof, Statement
 from moonflower.server.aggregate import RunningSum
 from test_machine_means import in_memory, without
 from test_machine_world import (
@@ -46,6 +47,8 @@ from test_machine_world import (
     World,
     world,
 )
+
+from federation import NAMES, Killed, identities
 
 TWISTS = {  # what is not as it should be about a sum, and why it is not opened then
     "context": "envelope.context",
@@ -379,7 +382,7 @@ class TheMember(RuleBasedStateMachine):
     def deal_again(self, epoch: int) -> None:
         """Keys that were confirmed are never dealt anew: two sums could be sealed under them in one place."""
         world, dealer = self.world, NAMES[1]
-        deals = keys.deal(identities()[dealer], world.keys[epoch].terms, world.rosters[epoch], world.plans[epoch])
+        deals = deal.deal(identities()[dealer], world.keys[epoch].terms, world.rosters[epoch], world.plans[epoch])
         mine = next(one for one in deals if one.recipient == ME)
         taken = TakeDeal(
             run=RUN,

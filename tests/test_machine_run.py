@@ -17,23 +17,26 @@ from pathlib import Path
 from threading import Barrier
 from typing import Any
 
-from federation import NAMES, Federation, Killed
 from flwr.app import Error, Message
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from moonflower.client import guard
-from moonflower.client.app import ROUTES
-from moonflower.client.ledger import Ledger
-from moonflower.crypto.envelope import split
-from moonflower.crypto.statement import Statement
-from moonflower.messages import Opened, Sealed
-from moonflower.server.app import Coordinator
+from moonflower.client.ledger.ledger import Ledger
+from moonflower.protocol.envelope import split
+from moonflower.protocol.messages import ROUTES, Opened, Sealed
+from moonflower.protocol.records import from_records
+from moonflower.protocol.statement import Statement
+from moonflower.server.coordinator import Coordinator
 from moonflower.server.door.api import Api
-from moonflower.server.records import rounds as history
+from moonflower.server.records import history
 from moonflower.server.records.models import Models
 from moonflower.server.records.state import State
-from moonflower.server.rounds import Collection
+from moonflower.server.round import Rounds
+from moonflower.server.rules import Collection
+from moonflower.server.seating import Seating
 from test_machine_means import in_memory, without
+
+from federation import NAMES, Federation, Killed
 
 SMALL = ("training.rounds=2", "gate.max_failed=2")
 OVER = ("done", "failed", "policy", "stopped")
@@ -141,7 +144,9 @@ class Disturbed(Federation):
         """Ask a member something whose answer the coordinator does not get."""
         self.asked.append((name, message))
         try:
-            self.note(name, message, self.members[name].answer(ROUTES[message.metadata.message_type], message.content))
+            self.note(
+                name, message, self.members[name].answer(ROUTES[message.metadata.message_type].request, message.content)
+            )
         except Killed:
             self.start(name)
 
@@ -150,14 +155,14 @@ class Disturbed(Federation):
         kind = records.config_records["message"]["kind"]
         if kind not in (Sealed.kind, Opened.kind):
             return
-        asked = ROUTES[message.metadata.message_type].from_records(message.content)
+        asked = from_records(ROUTES[message.metadata.message_type].request, message.content)
         place = (asked.purpose, asked.run, asked.epoch, asked.number)  # type: ignore[attr-defined]
         if kind == Sealed.kind:
-            raw = Sealed.from_records(records).envelope
+            raw = from_records(Sealed, records).envelope
             self.envelopes[name, *place].add(hashlib.sha256(raw.data).hexdigest())
             self.contexts[place].add(split(raw)[0].verify(self.members[name].identity.card).context)
         else:
-            said = Statement.parse(Opened.from_records(records).statement)
+            said = Statement.parse(from_records(Opened, records).statement)
             self.statements[name, *place].add(said.sha256)
             self.sets[name, said.purpose, said.base].add(said.members)
 
@@ -427,8 +432,8 @@ WEAKENED = (
     without(Api, "_queue", "if history.open_runs(db):", "if False:"),
     without(Coordinator, "_take_up", "self._break_off(db, history.INTERRUPTED)", "pass"),
     without(history, "finished", "and outcome.code != INTERRUPTED", ""),
-    without(Coordinator, "_judge", "self.state.models.write(candidate)", "pass"),
-    without(Coordinator, "_judge", "self.state.models.record(db, entry)", "pass"),
+    without(Rounds, "_judge", "self._state.models.write(candidate)", "pass"),
+    without(Rounds, "_judge", "self._state.models.record(db, entry)", "pass"),
     without(Coordinator, "_start", "self.state.models.write(start)", "pass"),
     without(Ledger, "sealed", "None if row is None else", "None if True else"),
     without(Ledger, "keep_epoch", "db.execute(", "void = ("),
@@ -437,6 +442,6 @@ WEAKENED = (
 IN_TROUBLE = (
     without(history, "fixed_set", "None if members is None else", "None if True else"),
     without(Collection, "close", "self.fixed is not None and", "False and"),
-    without(Coordinator, "_seated", "and not seated & run.exchange.revoked()", ""),
+    without(Seating, "sums", "and not seated & run.exchange.revoked()", ""),
     without(guard, "check_opening", "opened_before is not None and", "False and"),
 )

@@ -10,20 +10,23 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from federation import NAMES, cast, identities
 from moonflower import __version__
 from moonflower.canonical import digest
-from moonflower.client.guard import Held
-from moonflower.client.train import Learner
+from moonflower.client.guard import HeldCheckpoint
+from moonflower.client.learning.torch import TorchLearner
 from moonflower.configs.settings import Offer, parse
-from moonflower.crypto import envelope, keys, planner, quantise, sealed, secret, version
-from moonflower.crypto.context import Purpose, RoundContext
+from moonflower.crypto import planner, quantise, sealed
 from moonflower.crypto.identity import Roster, parse_roster
 from moonflower.crypto.mac import Mac
 from moonflower.crypto.note import Signer, sign_checkpoint
 from moonflower.crypto.quantise import Contribution
-from moonflower.crypto.statement import Proof, Statement, sign_statement
-from moonflower.messages import Seal
+from moonflower.crypto.schemes import deal, secret
+from moonflower.protocol import envelope, model_version
+from moonflower.protocol.context import RoundContext
+from moonflower.protocol.messages import Seal
+from moonflower.protocol.statement import Proof, Statement, sign_statement
+
+from federation import NAMES, cast, identities
 
 ME, DORA = NAMES[0], NAMES[-1]
 EVERYBODY, REST = frozenset(NAMES), frozenset(NAMES[:-1])
@@ -42,7 +45,7 @@ class Ask:
     epoch: int
     number: int
     round: int
-    purpose: Purpose
+    purpose: str
     base: int
     clip: float
     checkpoint: int
@@ -79,7 +82,7 @@ class World:
         self.envelope = lru_cache(maxsize=None)(self._envelope)
         self.proof = lru_cache(maxsize=None)(self._proof)
 
-    def learner(self, name: str) -> Learner:
+    def learner(self, name: str) -> TorchLearner:
         made = self.cast.learner(name, self.cast.splits[name])
         made.prepare(made.scaling(made.summary().tolist()))
         return made
@@ -87,16 +90,16 @@ class World:
     def roster(self, names: Iterable[str]) -> Roster:
         return parse_roster([identities()[name].card.as_dict() for name in sorted(names)], self.pins)
 
-    def key(self, epoch: int) -> keys.EpochKey:
-        terms = keys.EpochTerms.of(self.offer.federation.name, epoch, self.rosters[epoch], self.plans[epoch])
-        return keys.EpochKey(terms, secret.generate(self.plans[epoch]), bytes([epoch]) * keys.SECRET_BYTES)
+    def key(self, epoch: int) -> deal.EpochKey:
+        terms = deal.EpochTerms.of(self.offer.federation.name, epoch, self.rosters[epoch], self.plans[epoch])
+        return deal.EpochKey(terms, secret.generate(self.plans[epoch]), bytes([epoch]) * deal.SECRET_BYTES)
 
-    def _bases(self) -> list[version.Version]:
+    def _bases(self) -> list[model_version.Version]:
         own = self.learners[ME]
         scaling = own.scaling(own.summary().tolist())
         manifest = {"format": 1, "schema": self.cast.schema.to_dict(), "scaling": scaling}
-        first = version.build(own.layout, own.start(), manifest)
-        return [first, version.candidate(first, first.vector + 1)]
+        first = model_version.build(own.layout, own.start(), manifest)
+        return [first, model_version.candidate(first, first.vector + 1)]
 
     def template(self, epoch: int) -> RoundContext:
         return RoundContext(
@@ -184,10 +187,10 @@ class World:
         )
 
 
-def held(size: int) -> Held:
+def held(size: int) -> HeldCheckpoint:
     signer = Signer("moonflower/heart", bytes(range(32)))
     root = bytes([size]) * 32
-    return Held(size, root, signer.verifier.text(), sign_checkpoint(signer, size, root).note)
+    return HeldCheckpoint(size, root, signer.verifier.text(), sign_checkpoint(signer, size, root).note)
 
 
 @lru_cache

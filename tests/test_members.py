@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 from approvers import card
 from conftest import CONFIGS
+from moonflower.cli import member as member_command
 from moonflower.client.keyring import identity_of
-from moonflower.configs.live import ClientConfig, load_config
+from moonflower.configs.roles import ClientConfig, load_config
 from moonflower.errors import InputError
-from moonflower.server.door import commands
 from moonflower.server.records import members as roster
-from moonflower.server.records.members import Member
+from moonflower.server.records.members import RosterMember
 from moonflower.server.records.state import State
 from superlink import client_config
 
 ISSUER = "https://idp.example.org"
-A = Member("a", ISSUER, "client-a", "A" * 43)
-B = Member("b", ISSUER, "client-b", "B" * 43)
+A = RosterMember("a", ISSUER, "client-a", "A" * 43)
+B = RosterMember("b", ISSUER, "client-b", "B" * 43)
 
 
 @pytest.fixture
@@ -65,12 +65,12 @@ def test_a_card_that_came_by_hand_is_logged_where_it_changes_who_may_approve(sta
 @pytest.mark.parametrize(
     ("new", "field"),
     [
-        (Member("a", ISSUER, "client-c", "C" * 43), "name of 'a'"),
-        (Member("c", ISSUER, "client-a", "C" * 43), "client_id of 'c'"),
-        (Member("c", ISSUER, "client-c", A.pin), "pin of 'c'"),
+        (RosterMember("a", ISSUER, "client-c", "C" * 43), "name of 'a'"),
+        (RosterMember("c", ISSUER, "client-a", "C" * 43), "client_id of 'c'"),
+        (RosterMember("c", ISSUER, "client-c", A.pin), "pin of 'c'"),
     ],
 )
-def test_nothing_of_a_member_can_be_anothers(state: State, new: Member, field: str) -> None:
+def test_nothing_of_a_member_can_be_anothers(state: State, new: RosterMember, field: str) -> None:
     with pytest.raises(InputError, match=field), state.store.transaction() as db:
         roster.add(db, state.log, new)
     assert len(events(state)) == 2
@@ -116,7 +116,7 @@ def test_the_first_command_makes_the_state_for_its_own_user_only(tmp_path: Path)
     own = identity_of(load_config(ClientConfig, client_config(home, CONFIGS / "data")))
     (tmp_path / "card.json").write_text(json.dumps(own.card.as_dict()))
     (tmp_path / "server.toml").write_text(SERVER)
-    commands.add(tmp_path / "card.json", tmp_path / "server.toml")
+    member_command.add(tmp_path / "card.json", tmp_path / "server.toml")
     made = tmp_path / "coordinator"
     shown = {one.name: one.stat().st_mode & 0o077 for one in (made, made / "moonflower.db", made / "log.key")}
     assert shown == dict.fromkeys(shown, 0)

@@ -161,7 +161,7 @@ def test_a_tree_is_the_definition_for_every_small_size_and_earlier_size() -> Non
 
 
 @given(st.integers(41, 3000), st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_tree_is_the_definition_for_larger_sizes(total: int, data: st.DataObject) -> None:
     leaves = [number.to_bytes(32, "big") for number in range(total)]
     split = data.draw(st.integers(0, total))

@@ -9,22 +9,10 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
-from moonflower.crypto.envelope import RawEnvelope
 from moonflower.errors import Refused
-from moonflower.messages import (
-    BLOB,
-    ENVELOPE,
-    INLINE_BYTES,
-    Body,
-    Confirm,
-    Deals,
-    Done,
-    Open,
-    Opened,
-    Refusal,
-    Seal,
-    Sealed,
-)
+from moonflower.protocol.envelope import RawEnvelope
+from moonflower.protocol.messages import Body, Confirm, Deals, Done, Open, Opened, Refusal, Seal, Sealed
+from moonflower.protocol.records import BLOB, ENVELOPE, INLINE_BYTES, from_records, to_records
 from pydantic import ValidationError
 
 OPEN = {
@@ -60,19 +48,19 @@ MESSAGES: list[Body] = [
 
 def code_of(message: type[Body], records: RecordDict) -> str:
     with pytest.raises(Refused) as refusal:
-        message.from_records(records)
+        from_records(message, records)
     return refusal.value.code
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.kind)
 def test_a_message_survives_the_way(message: Body) -> None:
-    assert type(message).from_records(message.to_records()) == message
+    assert from_records(type(message), to_records(message)) == message
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.kind)
 def test_another_kind_is_refused(message: Body) -> None:
     other = Done if message.kind != "done" else Refusal
-    assert code_of(other, message.to_records()) == "envelope.malformed"
+    assert code_of(other, to_records(message)) == "envelope.malformed"
 
 
 def with_pieces(records: RecordDict, arrays: dict[str, Array] | None = None, **small: bytes) -> RecordDict:
@@ -88,13 +76,13 @@ def array(stype: str, data: bytes) -> Array:
 def test_large_pieces_travel_as_arrays_and_small_ones_in_the_record() -> None:
     for size, arrays in ((INLINE_BYTES, 0), (INLINE_BYTES + 1, 1)):
         message = Sealed(envelope=RawEnvelope(bytes(size)), clipped_share=0.5, seal_s=0.1)
-        records = message.to_records()
+        records = to_records(message)
         assert len(records.array_records) == arrays
-        assert Sealed.from_records(records) == message
+        assert from_records(Sealed, records) == message
 
 
 def test_an_update_in_plaintext_is_refused_by_its_type() -> None:
-    sealed = MESSAGES[5].to_records()
+    sealed = to_records(MESSAGES[5])
     for plain in (Array(np.ones(3)), array(BLOB, b"env")):
         for name in ("envelope", ENVELOPE, BLOB):
             assert code_of(Sealed, with_pieces(sealed, {name: plain})) == "envelope.plaintext"
@@ -113,7 +101,7 @@ def test_a_member_cannot_put_a_plaintext_into_the_message() -> None:
 
 
 def test_an_envelope_where_a_blob_is_due_is_refused() -> None:
-    seal = MESSAGES[4].to_records()
+    seal = to_records(MESSAGES[4])
     assert code_of(Seal, with_pieces(seal, {ENVELOPE: array(ENVELOPE, b"x")})) == "envelope.malformed"
     assert code_of(Seal, with_pieces(seal, **{ENVELOPE: b"x"})) == "envelope.malformed"
 
@@ -123,7 +111,7 @@ def test_sizes_that_do_not_add_up_are_refused(sizes: str) -> None:
     seal = Seal(
         run="r", epoch=1, number=0, round=0, purpose="update", base="", clip=0.0, checkpoint="", model=b"ab", proof={}
     )
-    records = seal.to_records()
+    records = to_records(seal)
     config = dict(records.config_records["message"])
     config["json"] = str(config["json"]).replace('{"model":2}', sizes)
     assert code_of(Seal, RecordDict({"message": ConfigRecord(config)})) == "envelope.malformed"
@@ -159,7 +147,7 @@ def test_fields_of_the_wrong_form_are_refused(json: str) -> None:
 @pytest.mark.parametrize("change", [{"clip": "1"}, {"epoch": 1.5}, {"upload": 1}, {"members": "a"}, {"headers": {}}])
 def test_types_are_strict(change: dict[str, Any]) -> None:
     if change == {"headers": {}}:
-        assert Open.from_records(Open(**{**OPEN, **change}).to_records()).headers == {}
+        assert from_records(Open, to_records(Open(**{**OPEN, **change}))).headers == {}
         return
     with pytest.raises(ValidationError):
         Open(**{**OPEN, **change})

@@ -11,24 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from federation import Federation
-from federation import cast as heart_cast
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from moonflower import simulate
-from moonflower.server.door.catalogue import CATALOGUE, PREFIX
-from moonflower.server.door.metrics import Metrics, Process, registry
-from moonflower.server.door.refusal import CODES
+from moonflower.oauth.refusal import CODES
+from moonflower.server.records import history
 from moonflower.server.records import members as roster
-from moonflower.server.records import rounds as history
-from moonflower.server.records.audit import EVENTS
-from moonflower.server.records.figures import BUCKETS_S, KNOWN_ROUNDS, MAX_CODES, OTHER, Durations, Figures
-from moonflower.server.records.members import Member
+from moonflower.server.records.log import EVENTS
+from moonflower.server.records.members import RosterMember
 from moonflower.server.records.state import State
+from moonflower.server.watch.catalogue import CATALOGUE, PREFIX
+from moonflower.server.watch.figures import BUCKETS_S, KNOWN_ROUNDS, MAX_CODES, OTHER, Durations, Figures
+from moonflower.server.watch.metrics import Metrics, Process, registry
 from prometheus import promtool
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from test_gateway import HERE, PULL, Door, door, run
+
+from federation import Federation
+from federation import cast as heart_cast
 
 __all__ = ["door"]  # a fixture
 HERE_FOLDER = Path(__file__).parents[1]
@@ -223,7 +224,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
     made = Federation(tmp_path_factory.mktemp("federation"))
     with made.state.store.transaction() as db:
         for name, pin in made.pins.items():
-            roster.add(db, made.state.log, Member(name, "https://idp.example.org", f"client of {name}", pin))
+            roster.add(db, made.state.log, RosterMember(name, "https://idp.example.org", f"client of {name}", pin))
         for more in (0, 17):
             made.state.log.append(db, "refused_member", code="auth.no_token", path="/api/runs", more=more)
     made.queue()
@@ -427,7 +428,7 @@ def unchanging(found: Samples) -> Samples:
     return {key: value for key, value in found.items() if key[0].removeprefix(PREFIX) not in machine}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(st.tuples(st.sampled_from(["promoted", "refused", "failed"]), st.sampled_from(["", "gate.norm", "x.y"]))),
     st.integers(1, 7),

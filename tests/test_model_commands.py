@@ -15,16 +15,17 @@ from typing import Any
 import pytest
 from approvers import person, with_approvers
 from conftest import CONFIGS
-from federation import NAMES, Federation, identities
 from moonflower.__main__ import main
 from moonflower.client.approver import load_approver_key
-from moonflower.configs.live import ApproverSettings
-from moonflower.crypto.approval import private_jwk
+from moonflower.configs.roles import ApproverSettings
 from moonflower.crypto.identity import PublicKey
-from moonflower.crypto.version import marked, parse
+from moonflower.protocol.approval import private_jwk
+from moonflower.protocol.model_version import marked, parse
 from moonflower.server.records import members as roster
 from moonflower.server.records.verify import verify
-from moonflower.server.registry import Registry
+from moonflower.server.releases.registry import Registry
+
+from federation import NAMES, Federation, identities
 
 DATA = CONFIGS / "data" / "heart.csv.gz"
 CLEVELAND, HUNGARY = NAMES[0], NAMES[1]
@@ -174,7 +175,7 @@ def test_rejecting_and_rolling_back(cli: Cli, state: Path, release: Callable[[in
         (["approve", 9, "--key", "Hungary.jwk"], 2, "there is no model version '9'"),
         (["approve", 0, "--key", "Hungary.jwk"], 1, "only promoted ones are released"),
         (["approve", 3], 2, "Missing option '--key'"),
-        (["reject", 3, "--key", "Hungary.jwk"], 2, "Missing option '--reason'"),
+        (["reject", 3, "--key", "Hungary.jwk"], 2, "expected a reason to reject"),
         (["reject", 3, "--key", "Hungary.jwk", "--reason", ""], 2, "expected a reason to reject"),
         (["reject", 3, "--key", "Hungary.jwk", "--reason", "anna@example.org"], 2, "looks like personal data"),
         (["rollback", 3, "--key", "Hungary.jwk", "--reason", "x"], 1, "none that was released before"),
@@ -250,7 +251,7 @@ def test_a_card_tells_no_row_counts_and_no_members_own_numbers(cli: Cli, state: 
 
 
 def test_names_in_a_card_are_no_markup() -> None:
-    from moonflower.server.model_card import _code, _plain
+    from moonflower.server.releases.card_text import _code, _plain
 
     assert _plain("<b>|x|\n[a](b)") == "\\<b\\>\\|x\\| \\[a\\](b)"
     assert _code("a`b\n|") == "`a?b??`"

@@ -15,8 +15,8 @@ import httpx
 import pytest
 import yaml
 from live import Live
-from moonflower import up
-from moonflower.server.door.catalogue import CATALOGUE, PREFIX
+from moonflower.federation import stage as staging
+from moonflower.server.watch.catalogue import CATALOGUE, PREFIX
 from prometheus import DASHBOARD, DEPLOY, RULE_TESTS, RULES, Prometheus, found, prometheus, promtool
 
 ROOT = Path(__file__).parents[1]
@@ -132,7 +132,7 @@ def is_number(value: float) -> bool:
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Live, Prometheus, str]]:
     """A federation of real processes that did a run, and a Prometheus that watched it."""
     found("prometheus")
-    target = f"127.0.0.1:{up._free_ports(1)[0]}"
+    target = f"127.0.0.1:{staging.free_ports(1)[0]}"
     folder = tmp_path_factory.mktemp("watched")
     with (
         Live(folder / "up", "gate.release=automatic", "training.report_every=2", server={"metrics": target}) as live,

@@ -36,22 +36,32 @@ from flwr.common.serde import message_to_proto
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_object import get_object_id
 from moonflower import logs
-from moonflower.client.door import fleet as fleets
-from moonflower.client.door import keeper, pulse, replies
-from moonflower.client.door.child import Worker
-from moonflower.client.door.fleet import Fleet, Stopped
-from moonflower.client.door.login import new_client_key
-from moonflower.client.door.node import Node
-from moonflower.client.door.replies import FleetError, Forgotten, NodeRefused, RunOver
 from moonflower.client.keyring import load_keys
+from moonflower.client.node import fleet as fleets
+from moonflower.client.node import keeper, pulse, replies
+from moonflower.client.node.fleet import Fleet
+from moonflower.client.node.logfile import FILE_NAME
+from moonflower.client.node.loop import Node
+from moonflower.client.node.pipe import Pipe
 from moonflower.configs.schema import load_schema
 from moonflower.configs.settings import load_run
 from moonflower.crypto.merkle import leaf_hash
 from moonflower.crypto.note import Signer, cosignatures, sign_checkpoint
-from moonflower.discovery import IssuerUnreachable, client, get
-from moonflower.errors import InputError, Refused
-from moonflower.messages import Enrol, Enrolled, Refusal, Shown, Witnessed
-from moonflower.server.door.replies import Replies
+from moonflower.errors import (
+    FleetError,
+    Forgotten,
+    InputError,
+    IssuerUnreachable,
+    NodeRefused,
+    Refused,
+    RunOver,
+    Stopped,
+)
+from moonflower.oauth.discovery import client, get
+from moonflower.oauth.login import new_client_key
+from moonflower.protocol.messages import Enrol, Enrolled, Refusal, Shown, Witnessed
+from moonflower.protocol.records import attach, attached, from_records, to_records
+from moonflower.server.door.flower.replies import Replies
 from superlink import Run, SuperLink, client_config, superlink, wait_for
 
 pytestmark = pytest.mark.slow
@@ -82,7 +92,7 @@ class Live:
 
     link: SuperLink
     node_id: int
-    worker: Worker
+    worker: Pipe
     stop: threading.Event = field(default_factory=threading.Event)
     ended: list[BaseException | None] = field(default_factory=list)
 
@@ -98,7 +108,7 @@ def live(
     config = client_config(tmp_path, CONFIGS / "data", server=link.url)
     keys = load_keys(tmp_path / "state")
     given = {"PYTHONPATH": str(HERE), "PATH": os.environ["PATH"], "SECRET_TOKEN": "s", "HTTPS_PROXY": "http://p"}
-    worker = Worker(config, app=app, given=given)
+    worker = Pipe(config, app=app, given=given)
     running = Live(link, link.register(keys.node.public_key()), worker)
     fleet = Fleet(link.url, keys.node, stop=running.stop)
     loop = Node(fleet, worker, running.stop, poll_s=0.02, idle_poll_s=0.02, **options)
@@ -137,19 +147,19 @@ def test_a_member_enrols_over_the_wire(link: SuperLink, tmp_path: Path, caplog: 
     offer = load_run(CONFIGS / "heart.toml").offer(schema)
     with live(link, tmp_path, app="moonflower.client.live:open_app") as there, run_of(link) as run:
         there.online()
-        asked = Enrol(run="r", offer=offer).to_records()
-        assert Refusal.from_records(run.ask(there.node_id, "query.enrol", asked).content).code == "audit.missing"
+        asked = to_records(Enrol(run="r", offer=offer))
+        assert from_records(Refusal, run.ask(there.node_id, "query.enrol", asked).content).code == "audit.missing"
         signer = Signer.generate("moonflower/heart")
         checkpoint = sign_checkpoint(signer, 1, leaf_hash(b"entry"))
-        Shown(checkpoint=checkpoint.note, key=signer.verifier.text(), since=0, proof=[]).attach(asked)
+        attach(Shown(checkpoint=checkpoint.note, key=signer.verifier.text(), since=0, proof=[]), asked)
         reply = run.ask(there.node_id, "query.enrol", asked)
-        (signed,) = cosignatures(Witnessed.attached(reply.content).checkpoint)
+        (signed,) = cosignatures(attached(Witnessed, reply.content).checkpoint)
         assert signed.name == "moonflower/member/Cleveland"
-        enrolled = Enrolled.from_records(reply.content)
+        enrolled = from_records(Enrolled, reply.content)
         assert enrolled.card["name"] == "Cleveland"
         assert enrolled.agreed["schema"] == schema
         again = run.ask(there.node_id, "query.enrol", asked)
-        assert Enrolled.from_records(again.content) == enrolled
+        assert from_records(Enrolled, again.content) == enrolled
         strange = run.ask(there.node_id, "query.steal", nothing())
         assert (strange.error.code, strange.error.reason) == (2, "app error")
     assert there.ended == [None]
@@ -712,7 +722,7 @@ def test_a_refused_node_process_says_why(link: SuperLink, tmp_path: Path) -> Non
 
 def test_the_real_node_says_what_is_wrong_and_waits_for_its_issuer(link: SuperLink, tmp_path: Path) -> None:
     config, _ = registered(link, tmp_path)
-    command = [sys.executable, "-P", "-m", "moonflower.client.door.node", str(config)]
+    command = [sys.executable, "-P", "-m", "moonflower.client.node.loop", str(config)]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 2
     assert "oauth.jwk" in ended.stderr
@@ -756,7 +766,7 @@ def keep(tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatch, **options
 
 
 def log_of(tmp_path: Path) -> str:
-    return (tmp_path / "state" / keeper.Journal.__init__.__globals__["FILE_NAME"]).read_text()
+    return (tmp_path / "state" / FILE_NAME).read_text()
 
 
 def test_the_keeper_starts_a_broken_node_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -800,20 +810,20 @@ def test_the_keeper_checks_before_it_starts(tmp_path: Path) -> None:
 
 def test_the_keeper_is_light() -> None:
     heavy = "{'torch', 'flwr', 'pandas', 'httpx', 'tenseal'}"
-    script = f"import sys, moonflower.client.door.keeper; print(sorted({heavy} & set(sys.modules)))"
+    script = f"import sys, moonflower.client.node.keeper; print(sorted({heavy} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
 
 def test_the_node_process_never_loads_torch() -> None:
-    script = "import sys, moonflower.client.door.node; print(sorted({'torch', 'pandas', 'tenseal'} & set(sys.modules)))"
+    script = "import sys, moonflower.client.node.loop; print(sorted({'torch', 'pandas', 'tenseal'} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 
 
 def test_isolation_that_cannot_be_had_is_an_input_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from moonflower.client.door import worker
-    from moonflower.configs.live import ClientConfig, load_config
+    from moonflower.client.node import worker
+    from moonflower.configs.roles import ClientConfig, load_config
 
     monkeypatch.setattr(worker.confine, "take_network_away", lambda: False)
     config = load_config(ClientConfig, client_config(tmp_path, CONFIGS / "data"))

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from moonflower.configs.settings import load_run
 from moonflower.crypto.identity import PublicKey
-from moonflower.crypto.version import TensorSpec, build, marked, parse
+from moonflower.protocol.model_version import TensorSpec, build, marked, parse
 from moonflower.server.door.api import Api
-from moonflower.server.records import rounds as history
+from moonflower.server.records import history
 from test_gateway import Door, run
 
 READERS = ("fl:run", "fl:audit", "fl:approve")
@@ -172,7 +172,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.binary(max_size=60)
     | json_values.map(lambda value: json.dumps(value).encode())

@@ -1,4 +1,4 @@
-"""Who releases a model: every rule of ``server/release.py``, its place in the log, and any sequence of decisions."""
+"""Who releases a model: every rule of ``server/releases/board.py``, its place in the log, any sequence of decisions."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from typing import Any
 
 import pytest
 from approvers import MEMBERS, ROLES, RUN, Shelf, card, person, signed
-from federation import Federation
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from moonflower.canonical import canonical
 from moonflower.configs.settings import FloorSettings, GateSettings
-from moonflower.crypto.approval import Decision, SignedDecision, counted
 from moonflower.crypto.identity import parse_card
 from moonflower.errors import Refused
-from moonflower.server.records import rounds as history
-from moonflower.server.records.audit import export
+from moonflower.protocol.approval import Decision, SignedDecision, counted
+from moonflower.server.records import history
+from moonflower.server.records.log import export
 from moonflower.server.records.source import opened
 from moonflower.server.records.verify import verify
-from moonflower.server.registry import Registry
-from moonflower.server.release import Board
+from moonflower.server.releases.board import Board
+from moonflower.server.releases.registry import Registry
+
+from federation import Federation
 
 
 @pytest.fixture
@@ -601,5 +602,5 @@ class Anything(RuleBasedStateMachine):
 
 @pytest.mark.slow
 def test_any_sequence_of_decisions() -> None:
-    limits = settings(max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck))
+    limits = settings(max_examples=25, stateful_step_count=20, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(Anything, settings=limits)

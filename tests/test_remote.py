@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from moonflower import remote as module
 from moonflower.errors import Refused
-from moonflower.remote import Remote
+from moonflower.federation import remote as module
+from moonflower.federation.remote import Remote
 
 Answer = Callable[[httpx.Request], httpx.Response]
 ENTRIES = [{"index": 0, "event": "run_began"}, {"index": 1, "event": "run_ended"}]

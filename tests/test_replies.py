@@ -13,7 +13,7 @@ from flwr.proto.message_pb2 import ConfirmMessageReceivedResponse, ObjectTree, P
 from flwr.proto.runtime_pb2 import PullAppMessagesResponse
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_id, get_object_tree
 from flwr.supercore.task_identity import TaskIdentity
-from moonflower.server.door.replies import Replies
+from moonflower.server.door.flower.replies import Replies
 
 
 class Flower:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from moonflower import charts, report
-from moonflower.findings import summary, verdicts
-from moonflower.page import page
+from moonflower.report import charts
+from moonflower.report import table as report
+from moonflower.report.findings import summary, verdicts
+from moonflower.report.page import page
 from rich.console import Console
 
 HOSPITALS = {  # name: (rows, loss, accuracy, auc), each (alone, federated, personalised, pooled)

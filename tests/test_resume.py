@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from federation import NAMES, Federation, Killed, identities
 from moonflower.errors import Refused
-from moonflower.messages import Confirm, Enrol, MakeDeals, Opened, Seal, Sealed, TakeDeal
-from moonflower.server.records import rounds as history
+from moonflower.protocol.messages import Confirm, Enrol, MakeDeals, Opened, Seal, Sealed, TakeDeal
+from moonflower.protocol.records import from_records
+from moonflower.server.records import history
 from moonflower.server.records.models import Models
+
+from federation import NAMES, Federation, Killed, identities
 
 pytestmark = pytest.mark.slow
 
@@ -287,9 +289,9 @@ def test_a_request_that_comes_again_after_a_restart_gets_the_same_answer(
         second = handle()
         kind = second.content.config_records["message"]["kind"]
         if kind == "sealed":
-            assert Sealed.from_records(first.content).envelope == Sealed.from_records(second.content).envelope
+            assert from_records(Sealed, first.content).envelope == from_records(Sealed, second.content).envelope
         elif kind == "opened":
-            assert Opened.from_records(first.content).statement == Opened.from_records(second.content).statement
+            assert from_records(Opened, first.content).statement == from_records(Opened, second.content).statement
         assert kind == first.content.config_records["message"]["kind"] != "refusal"
         compared.append(kind)
         return second

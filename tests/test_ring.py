@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from moonflower.crypto.planner import FRESH_NOISE, _largest_prime
 from moonflower.crypto.ring import CBD_COINS, Prime, Ring, Stream, expand, prime, ring
-from moonflower.crypto.secret import _Seal
+from moonflower.crypto.schemes.secret import _Seal
 from scipy import stats
 
 N = 8192
@@ -39,7 +39,7 @@ def negacyclic(a: list[int], b: list[int], p: int) -> list[int]:
 
 
 @given(st.sampled_from(PRIMES), st.integers(0, 2**32))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_products_and_remainders_are_those_of_whole_numbers(modulus: int, seed: int) -> None:
     p, rng = Prime(modulus, 16), np.random.default_rng(seed)
     edges = [0, 1, modulus - 1, modulus // 2]
@@ -58,7 +58,7 @@ def test_products_and_remainders_are_those_of_whole_numbers(modulus: int, seed: 
 
 
 @given(st.sampled_from(PRIMES), st.integers(0, 2**32), st.integers(1, 3))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_products_of_transforms_are_products_of_polynomials(modulus: int, seed: int, width: int) -> None:
     p, rng = Prime(modulus, 16), np.random.default_rng(seed)
     a, b = rng.integers(0, modulus, (2, 16, width))

@@ -9,14 +9,16 @@ from moonflower.canonical import canonical, parse_canonical
 from moonflower.client import guard
 from moonflower.client.guard import Remembered
 from moonflower.configs.settings import FloorSettings, GateSettings, RunSettings
-from moonflower.crypto import envelope
-from moonflower.crypto.context import RoundContext
-from moonflower.crypto.envelope import SignedHeader
 from moonflower.crypto.identity import Roster
-from moonflower.crypto.statement import Proof, Statement, quorum, sign_statement, vote_bytes
 from moonflower.errors import Refused
-from moonflower.messages import Open, Opened, Seal
-from moonflower.server.rounds import Collection, Hearing, Patience, agree
+from moonflower.protocol import envelope
+from moonflower.protocol.context import RoundContext
+from moonflower.protocol.envelope import SignedHeader
+from moonflower.protocol.messages import Open, Opened, Seal
+from moonflower.protocol.purposes import FIRST, UPDATE
+from moonflower.protocol.statement import Proof, Statement, quorum, sign_statement, vote_bytes
+from moonflower.server.rules import Collection, Hearing, Patience, agree
+
 from protocol import BASE, CHECKPOINT, NAMES, SEEDS, context, identity, proof, roster, sealed, statement
 
 FLOOR = FloorSettings(
@@ -89,12 +91,12 @@ def request(**changes: Any) -> Seal:
 
 def test_the_context_takes_only_the_rounds_own_fields_from_a_request() -> None:
     template = context(number=0, round=0, purpose="statistics", base="", clip=0.0)
-    assert guard.round_context(template, request()) == context()
-    refused("envelope.context", guard.round_context, template, request(run="other"))
-    refused("envelope.context", guard.round_context, template, request(purpose="plain"))
-    refused("envelope.context", guard.round_context, template, request(number=-1))
-    refused("envelope.context", guard.round_context, template, request(round=-1))
-    refused("envelope.epoch", guard.round_context, template, request(epoch=2))
+    assert guard.round_context(template, request(), FIRST) == context()
+    refused("envelope.context", guard.round_context, template, request(run="other"), FIRST)
+    refused("envelope.context", guard.round_context, template, request(purpose="plain"), FIRST)
+    refused("envelope.context", guard.round_context, template, request(number=-1), FIRST)
+    refused("envelope.context", guard.round_context, template, request(round=-1), FIRST)
+    refused("envelope.epoch", guard.round_context, template, request(epoch=2), FIRST)
 
 
 def test_a_round_is_sealed_once_and_the_same_bytes_go_out_again() -> None:
@@ -110,7 +112,7 @@ def test_a_round_is_sealed_once_and_the_same_bytes_go_out_again() -> None:
 
 def check_base(said: Statement, about: RoundContext | None = None, found: Proof | None = None, wanted: int = 0) -> None:
     about = about or context(base=said.sha256, clip=said.clip)
-    guard.check_base(about, (found or proof(said)).as_dict(), roster(), wanted, FLOOR)
+    guard.check_base(about, (found or proof(said)).as_dict(), roster(), wanted, FLOOR, FIRST)
 
 
 def test_a_base_that_a_quorum_signed_is_proved() -> None:
@@ -144,7 +146,7 @@ def test_openers_of_earlier_epochs_prove_a_base_beside_one_of_today() -> None:
     today, cards = Roster(roster().cards[:1]), roster().cards
 
     def check(signers: tuple[str, ...], remembered: Any) -> None:
-        guard.check_base(about, proof(said, signers).as_dict(), today, 0, FLOOR, remembered)
+        guard.check_base(about, proof(said, signers).as_dict(), today, 0, FLOOR, FIRST, remembered)
 
     check(NAMES[:3], cards)
     check(NAMES[:3], iter(cards[1:]))
@@ -174,7 +176,7 @@ def test_a_proof_about_something_else_proves_nothing(changes: dict[str, Any]) ->
 
 @pytest.mark.parametrize("junk", [{}, {"statement": 3}, {"statement": "{}", "signatures": {"anna": "!"}}])
 def test_a_malformed_proof_is_unproved(junk: dict[str, Any]) -> None:
-    refused("base.unproved", guard.check_base, context(), junk, roster(), 0, FLOOR)
+    refused("base.unproved", guard.check_base, context(), junk, roster(), 0, FLOOR, FIRST)
 
 
 def test_a_tally_takes_a_base_whatever_the_clip() -> None:
@@ -348,7 +350,7 @@ def opened(name: str, said: Statement, vote: float | None = 0.1) -> Opened:
 
 
 def hearing(wanted: int = 0) -> Hearing:
-    return Hearing(context(), roster(), NAMES, wanted, BEST)
+    return Hearing(UPDATE, context(), roster(), NAMES, wanted, BEST)
 
 
 def test_a_quorum_agrees_and_the_minority_is_named() -> None:
@@ -422,12 +424,13 @@ def test_patience_counts_refusals_and_failures_apart() -> None:
 def test_a_disagreement_at_enrolment_names_member_and_field() -> None:
     fields = {"schema": "s", "task": "t", "package": "p", "layout": "l", "start": "x"}
     sizes = {"update": 10, "statistics": 3, "tallies": 4}
-    answers = {name: {**fields, **sizes} for name in NAMES[:3]}
-    common, odd = agree({**answers, "dora": {**fields, **sizes, "start": "y"}})
+    said, counted = dict.fromkeys(NAMES, fields), dict.fromkeys(NAMES, sizes)
+    common, odd = agree({**said, "dora": {**fields, "start": "y"}}, counted, FIRST)
     assert (dict(common.agreed), dict(common.sizes), odd) == (fields, sizes, {"dora": "start"})
-    _, odd = agree({**answers, "dora": {**fields, **sizes, "update": 11}})
-    assert odd == {"dora": "update"}
-    assert agree({})[1] == {}
+    assert agree(said, {**counted, "dora": {**sizes, "update": 11}}, FIRST)[1] == {"dora": "update"}
+    assert agree(said, {**counted, "dora": {**sizes, "more": 1}}, FIRST)[1] == {"dora": "purposes"}
+    assert agree(said, {**counted, "dora": {"update": 10}}, FIRST)[1] == {"dora": "statistics"}
+    assert agree({}, {}, FIRST)[1] == {}
 
 
 def test_a_vote_is_bound_to_what_it_was_compared_with() -> None:

@@ -11,7 +11,7 @@ import moonflower
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from moonflower.configs.infer import infer
 from moonflower.configs.schema import MISSING, Categorical, Label, Numeric, Schema, load_schema, text
@@ -43,7 +43,6 @@ def schemas(draw: st.DrawFn) -> Schema:
     return Schema(tuple(columns), Label(label, tuple(classes)))
 
 
-@settings(deadline=None)
 @given(schemas())
 def test_toml_and_dict_round_trip(schema: Schema) -> None:
     assert Schema.from_dict(tomllib.loads(schema.dump())) == schema
@@ -229,7 +228,6 @@ def test_infer_gives_away_no_extreme_and_no_rare_word() -> None:
     assert all(np.isfinite(column.read(frame[column.name], "d")[1:]).all() for column in schema.columns)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=30), st.sampled_from([2, 100]))
 def test_inferred_ranges_hold_every_value(values: list[float], min_count: int) -> None:
     frame = pd.DataFrame({"x": values, "y": ["a", *["b"] * (len(values) - 1)] if len(values) > 1 else ["a"]})

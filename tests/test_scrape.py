@@ -17,16 +17,18 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from federation import cast
-from moonflower import up
-from moonflower.configs.live import ServerConfig, ServerSettings, load_config
+from moonflower.configs.roles import ServerConfig, ServerSettings, load_config
 from moonflower.configs.settings import parse
-from moonflower.crypto.certificates import for_loopback
 from moonflower.errors import InputError
-from moonflower.server.door import scrape
-from moonflower.server.door.metrics import Metrics, registry
+from moonflower.federation import processes
+from moonflower.federation import stage as staging
+from moonflower.federation.certificates import for_loopback
 from moonflower.server.records.state import State
+from moonflower.server.watch import scrape
+from moonflower.server.watch.metrics import Metrics, registry
 from prometheus_client import CollectorRegistry
+
+from federation import cast
 
 BASE = {"tls_cert": "server.pem", "tls_key": "server.key", "federation": "heart"}
 TOKEN = "m" * 40
@@ -210,7 +212,7 @@ def test_a_server_without_the_right_to_its_token_does_not_start(tmp_path: Path) 
     token.write_text(TOKEN)
     token.chmod(0o644)
     more = {"metrics": "127.0.0.1:0", "metrics_token_file": "metrics.token"}
-    stage = up.stage(made.settings, made.names, tmp_path / "up", server=more)
-    done = subprocess.run(up.command("server", stage.server), capture_output=True, text=True, timeout=60)
+    stage = staging.stage(made.settings, made.names, tmp_path / "up", server=more)
+    done = subprocess.run(processes.command("server", stage.server), capture_output=True, text=True, timeout=60)
     assert done.returncode == 2, done.stderr
     assert "expected mode 0600" in done.stderr

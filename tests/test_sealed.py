@@ -14,13 +14,15 @@ import pytest
 import tenseal.sealapi as seal
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moonflower.crypto import bits, envelope, sealed
+from moonflower.crypto import bits, sealed
 from moonflower.crypto.mac import Mac
 from moonflower.crypto.planner import FRESH_NOISE, SEED_BYTES, Plan, plan
 from moonflower.crypto.quantise import ONE, Contribution, OpenedSum, quantise, slot_blocks
-from moonflower.crypto.secret import SecretKey, _Seal, generate
+from moonflower.crypto.schemes.secret import SecretKey, _Seal, generate
 from moonflower.errors import Refused
+from moonflower.protocol import envelope
 from moonflower.server.aggregate import RunningSum
+
 from protocol import context, identity
 
 SETS = [
@@ -56,7 +58,7 @@ def seal_one(member: str, given_: Contribution, found: Plan) -> sealed.SealedVec
 
 
 @pytest.mark.parametrize("set_", SETS)
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(seed=st.integers(0, 2**32))
 def test_a_sealed_sum_opens_to_the_integer_sum(set_: tuple[int, int, int], seed: int) -> None:
     members, value_bits, values = set_
@@ -422,7 +424,7 @@ from moonflower.crypto import bits, envelope, sealed
 from moonflower.crypto.mac import Mac
 from moonflower.crypto.planner import plan
 from moonflower.crypto.quantise import ONE, Contribution, OpenedSum, apply_mean, mean, slot_blocks
-from moonflower.crypto.secret import SecretKey, generate
+from moonflower.crypto.schemes.secret import SecretKey, generate
 values = 10_000_000
 found = plan(16, 16, values)
 key, mac = SecretKey(found, generate(found)), Mac(b"s" * 32, "c" * 64, found)

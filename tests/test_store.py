@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from moonflower import store as database
 from moonflower.errors import InputError
-from moonflower.server.records import store as room
-from moonflower.server.records.store import USER_VERSION, Store
+from moonflower.server.records import database as room
+from moonflower.server.records.database import USER_VERSION, CoordinatorStore
 from sqlalchemy import Column, Connection, ForeignKey, Integer, MetaData, Table
 from sqlalchemy.exc import IntegrityError
 
@@ -31,23 +31,23 @@ def notes(monkeypatch: pytest.MonkeyPatch) -> Table:
 
 
 @pytest.fixture(params=["file", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, notes: Table) -> Iterator[Store]:
-    with closing(Store(tmp_path / "moonflower.db" if request.param == "file" else None)) as opened:
+def store(request: pytest.FixtureRequest, tmp_path: Path, notes: Table) -> Iterator[CoordinatorStore]:
+    with closing(CoordinatorStore(tmp_path / "moonflower.db" if request.param == "file" else None)) as opened:
         yield opened
 
 
-def _ids(store: Store, notes: Table) -> list[int]:
+def _ids(store: CoordinatorStore, notes: Table) -> list[int]:
     with store.read() as connection:
         return list(connection.execute(notes.select().order_by(notes.c.id)).scalars())
 
 
-def test_a_transaction_commits_at_its_end(store: Store, notes: Table) -> None:
+def test_a_transaction_commits_at_its_end(store: CoordinatorStore, notes: Table) -> None:
     with store.transaction() as connection:
         connection.execute(notes.insert(), {"id": 1})
     assert _ids(store, notes) == [1]
 
 
-def test_any_exception_rolls_back(store: Store, notes: Table) -> None:
+def test_any_exception_rolls_back(store: CoordinatorStore, notes: Table) -> None:
     called: list[str] = []
     with contextlib.suppress(KeyboardInterrupt), store.transaction() as connection:
         connection.execute(notes.insert(), {"id": 1})
@@ -59,13 +59,13 @@ def test_any_exception_rolls_back(store: Store, notes: Table) -> None:
     assert (_ids(store, notes), called) == ([2], [])
 
 
-def test_what_read_does_is_not_kept(store: Store, notes: Table) -> None:
+def test_what_read_does_is_not_kept(store: CoordinatorStore, notes: Table) -> None:
     with store.read() as connection:
         connection.execute(notes.insert(), {"id": 1})
     assert _ids(store, notes) == []
 
 
-def test_callbacks_run_in_order_once_it_is_committed(store: Store, notes: Table) -> None:
+def test_callbacks_run_in_order_once_it_is_committed(store: CoordinatorStore, notes: Table) -> None:
     seen: list[tuple[str, list[int]]] = []
     with store.transaction() as connection:
         store.after_commit(connection, lambda: seen.append(("first", _ids(store, notes))))
@@ -75,7 +75,7 @@ def test_callbacks_run_in_order_once_it_is_committed(store: Store, notes: Table)
     assert seen == [("first", [1]), ("second", [1])]
 
 
-def test_callbacks_belong_to_the_open_transaction(store: Store) -> None:
+def test_callbacks_belong_to_the_open_transaction(store: CoordinatorStore) -> None:
     with store.read() as connection, pytest.raises(RuntimeError, match="expected the connection of the open"):
         store.after_commit(connection, lambda: None)
     with store.transaction() as connection:
@@ -83,7 +83,7 @@ def test_callbacks_belong_to_the_open_transaction(store: Store) -> None:
     with pytest.raises(RuntimeError, match="expected the connection of the open"):
         store.after_commit(connection, lambda: None)
     with (
-        closing(Store(None)) as other,
+        closing(CoordinatorStore(None)) as other,
         store.transaction(),
         other.transaction() as connection,
         pytest.raises(RuntimeError, match="expected the connection of the open"),
@@ -91,7 +91,7 @@ def test_callbacks_belong_to_the_open_transaction(store: Store) -> None:
         store.after_commit(connection, lambda: None)
 
 
-def test_a_thread_holds_one_connection_at_a_time(store: Store, notes: Table) -> None:
+def test_a_thread_holds_one_connection_at_a_time(store: CoordinatorStore, notes: Table) -> None:
     for outer in (store.transaction, store.read):
         for inner in (store.transaction, store.read):
             with outer(), pytest.raises(RuntimeError, match="already holds a connection"), inner():
@@ -99,12 +99,12 @@ def test_a_thread_holds_one_connection_at_a_time(store: Store, notes: Table) -> 
     assert _ids(store, notes) == []
 
 
-def test_foreign_keys_are_kept(store: Store, notes: Table) -> None:
+def test_foreign_keys_are_kept(store: CoordinatorStore, notes: Table) -> None:
     with pytest.raises(IntegrityError, match="FOREIGN KEY"), store.transaction() as connection:
         connection.execute(notes.insert(), {"id": 1, "of": 7})
 
 
-def test_threads_take_turns(store: Store, notes: Table) -> None:
+def test_threads_take_turns(store: CoordinatorStore, notes: Table) -> None:
     def count_up() -> None:
         for _ in range(10):
             with store.transaction() as connection:
@@ -121,7 +121,7 @@ def test_threads_take_turns(store: Store, notes: Table) -> None:
 
 def test_a_file_is_durable_and_shared(tmp_path: Path, notes: Table) -> None:
     path = tmp_path / "moonflower.db"
-    with closing(Store(path)) as one, closing(Store(path)) as two:
+    with closing(CoordinatorStore(path)) as one, closing(CoordinatorStore(path)) as two:
         with one.transaction() as connection:
             pragmas = [
                 connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
@@ -131,14 +131,14 @@ def test_a_file_is_durable_and_shared(tmp_path: Path, notes: Table) -> None:
             connection.execute(notes.insert(), {"id": 1})
             assert _ids(two, notes) == []
         assert _ids(two, notes) == [1]
-    with closing(Store(path)) as again:
+    with closing(CoordinatorStore(path)) as again:
         assert _ids(again, notes) == [1]
 
 
 def test_a_transaction_holds_the_write_lock_from_the_start(tmp_path: Path, notes: Table) -> None:
     path = tmp_path / "moonflower.db"
     with (
-        closing(Store(path)) as store,
+        closing(CoordinatorStore(path)) as store,
         closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as other,
     ):
         with store.transaction(), pytest.raises(sqlite3.OperationalError, match="locked"):
@@ -149,14 +149,14 @@ def test_a_transaction_holds_the_write_lock_from_the_start(tmp_path: Path, notes
 
 def test_opening_creates_the_tables_that_are_missing(tmp_path: Path, notes: Table) -> None:
     path = tmp_path / "moonflower.db"
-    Store(path).close()
+    CoordinatorStore(path).close()
     Table("more", notes.metadata, Column("id", Integer, primary_key=True))
-    with closing(Store(path)) as store, store.read() as connection:
+    with closing(CoordinatorStore(path)) as store, store.read() as connection:
         assert _tables(connection) == {"notes", "more"}
 
 
 def test_closing_leaves_one_file(tmp_path: Path, notes: Table) -> None:
-    store = Store(tmp_path / "moonflower.db")
+    store = CoordinatorStore(tmp_path / "moonflower.db")
     with store.transaction() as connection:
         connection.execute(notes.insert(), {"id": 1})
     store.close()
@@ -199,7 +199,7 @@ def test_other_peoples_and_newer_databases_are_left_alone(
 
 def _refused(path: Path, match: str) -> None:
     with pytest.raises(InputError, match=match) as refusal:
-        Store(path)
+        CoordinatorStore(path)
     assert refusal.value.code == "config.state"
     assert str(path) in str(refusal.value)
     descriptors = Path("/proc/self/fd")

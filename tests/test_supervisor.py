@@ -15,8 +15,8 @@ from moonflower.errors import Refused
 from moonflower.server import live
 from moonflower.server.door import supervisor as module
 from moonflower.server.door.supervisor import Supervisor, carrying, is_carried
-from moonflower.server.records import rounds as history
-from moonflower.server.records.rounds import Round
+from moonflower.server.records import history
+from moonflower.server.records.history import Round
 from moonflower.server.records.state import State
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moonflower.client.data import Rows
+from moonflower.client.learning.rows import Rows
 from moonflower.client.tasks import MAX_COUNT, METRICS, Task, fixed, load_task, own_tasks, schema_for
 from moonflower.client.tasks.digits import Digits
 from moonflower.client.tasks.tabular import BINS, Tabular, ranking
@@ -119,7 +119,6 @@ def test_data_settings_that_contradict_the_schema() -> None:
 # Sums over members
 
 
-@settings(deadline=None)
 @given(st.lists(cells, max_size=40), st.integers(0, 40))
 def test_summaries_add_up_exactly(table: list[tuple[float, float, float]], cut: int) -> None:
     task = Tabular()
@@ -130,7 +129,6 @@ def test_summaries_add_up_exactly(table: list[tuple[float, float, float]], cut: 
     assert (whole >= 0).all()
 
 
-@settings(deadline=None)
 @given(st.lists(cells, min_size=1, max_size=40))
 def test_scaling_is_mean_and_spread(table: list[tuple[float, float, float]]) -> None:
     task = Tabular()
@@ -186,7 +184,7 @@ scored = st.lists(st.tuples(st.floats(-30, 30), st.integers(0, 1)), min_size=1, 
 
 
 @given(scored)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_metrics_agree_with_scikit_learn(rows: list[tuple[float, int]]) -> None:
     logits = torch.tensor([row[0] for row in rows], dtype=torch.float64)
     targets = torch.tensor([row[1] for row in rows])
@@ -203,7 +201,7 @@ def test_metrics_agree_with_scikit_learn(rows: list[tuple[float, int]]) -> None:
 
 
 @given(scored, st.integers(0, 60))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_tallies_add_up_and_give_the_metrics_back(rows: list[tuple[float, int]], cut: int) -> None:
     task = Tabular()
     logits = torch.tensor([[row[0]] for row in rows])
@@ -238,7 +236,6 @@ def test_a_broken_model_shows_as_such_and_does_not_break_the_tally() -> None:
     assert 0 <= tally.min() <= tally.max() == MAX_COUNT
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2**40), st.integers(0, 2**40)), min_size=1, max_size=20))
 def test_ranking_of_large_counts_is_exact(counts: list[tuple[int, int]]) -> None:
     positives, negatives = (np.array([c[i] for c in counts], dtype=object) for i in (0, 1))

@@ -12,27 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from forge import (
-    AUDIENCE,
-    EC,
-    NOW,
-    RSA,
-    Issuer,
-    bearer,
-    compact,
-    ec_key,
-    okp_key,
-    part,
-    refused,
-    rsa_key,
-    verifier,
-)
+from forge import AUDIENCE, EC, NOW, RSA, Issuer, bearer, compact, ec_key, okp_key, part, refused, rsa_key, verifier
 from forge import PATH as ROUTE
 from joserfc.jwk import ECKey, OctKey, RSAKey
-from moonflower.crypto import jws
-from moonflower.discovery import IssuerUnreachable, MetadataRefused, NotThere, discover, endpoint
-from moonflower.server.door.jwks import MAX_KEYS
-from moonflower.server.door.tokens import Principal, TokenRefused
+from moonflower.errors import IssuerUnreachable, MetadataRefused
+from moonflower.oauth import jws
+from moonflower.oauth.discovery import NotThere, discover, endpoint
+from moonflower.oauth.jwks import MAX_KEYS
+from moonflower.oauth.tokens import Principal, TokenRefused
 
 HOUR = 3600
 
@@ -62,7 +49,7 @@ def test_a_good_token_names_who_asks(issuer: Issuer) -> None:
         ("EdDSA", okp_key("k")),
     ],
 )
-def test_the_usual_algorithms_verify(issuer: Issuer, algorithm: str, key: jws.PrivateKey) -> None:
+def test_the_usual_algorithms_verify(issuer: Issuer, algorithm: str, key: jws.SigningKey) -> None:
     issuer.keys = {"k": key}
     assert accept(issuer, issuer.token(alg=algorithm, kid="k", key=key)).client_id == "anna"
 
@@ -597,7 +584,7 @@ def test_an_accepted_token_is_not_verified_again(issuer: Issuer, monkeypatch: py
     check, headers = verifier(issuer, most_tokens=2), bearer(issuer.token())
     check.verify("POST", ROUTE, headers, "fl:train")
     with monkeypatch.context() as patch:
-        patch.setattr(jws.PublicKey, "verify", lambda *_: False)
+        patch.setattr(jws.VerificationKey, "verify", lambda *_: False)
         check.verify("POST", ROUTE, headers, "fl:train")
         refused("auth.scope", 403, check, headers, "fl:run")
     for _ in range(2):

@@ -10,10 +10,11 @@ import moonflower
 import numpy as np
 import pytest
 import torch
-from moonflower.client.data import Rows, Split, join, partition, split
+from moonflower.client.learning.rows import Rows, Split
+from moonflower.client.learning.splits import join, partition, split
+from moonflower.client.learning.torch import TorchLearner
 from moonflower.client.tasks import METRICS, Task, load_task, schema_for
 from moonflower.client.tasks.tabular import Tabular
-from moonflower.client.train import Learner
 from moonflower.configs.schema import Categorical, Label, Numeric, Schema
 from moonflower.configs.settings import TrainingSettings, load_run
 from moonflower.errors import InputError
@@ -31,9 +32,11 @@ def rows(count: int, seed: int = 1) -> Rows:
     return Rows(torch.from_numpy(inputs), torch.from_numpy((x + rng.normal(0, 2, count) > 5).astype(np.int64)))
 
 
-def learner(count: int = 40, *, task: Task | None = None, member: str = "a", seed: int = 7, **parts: Rows) -> Learner:
+def learner(
+    count: int = 40, *, task: Task | None = None, member: str = "a", seed: int = 7, **parts: Rows
+) -> TorchLearner:
     whole = {"train": rows(count), "validation": rows(10, 2), "test": rows(20, 3), **parts}
-    made = Learner(task or Tabular(personalise="intercept"), Split(**whole), SCHEMA, seed=seed, member=member)
+    made = TorchLearner(task or Tabular(personalise="intercept"), Split(**whole), SCHEMA, seed=seed, member=member)
     made.prepare(made.scaling(made.summary().tolist()))
     return made
 
@@ -112,7 +115,7 @@ def test_other_rows_are_judged_with_the_same_scaling() -> None:
 
 
 def test_learner_refuses_misuse() -> None:
-    made = Learner(Tabular(), Split(rows(3), rows(0), rows(0)), SCHEMA, seed=1, member="a")
+    made = TorchLearner(Tabular(), Split(rows(3), rows(0), rows(0)), SCHEMA, seed=1, member="a")
     with pytest.raises(RuntimeError, match="prepare comes before"):
         made.train(made.start(), TRAINING, 1)
     with pytest.raises(ValueError, match=r"vector has shape \(3,\), the model takes 4 numbers"):
@@ -193,7 +196,7 @@ def federate(name: str, *overrides: str) -> dict[str, Any]:
     seed = run.training.seed
     dealt = partition(task.data(run.data, schema), run.data, run.simulate, seed)
     splits = {name: split(part, run.data, seed=seed, member=name) for name, part in dealt.items()}
-    members = [Learner(task, part, schema, seed=seed, member=name) for name, part in splits.items()]
+    members = [TorchLearner(task, part, schema, seed=seed, member=name) for name, part in splits.items()]
     totals = sum(member.summary() for member in members)
     assert isinstance(totals, np.ndarray)
     for member in members:
@@ -208,7 +211,7 @@ def federate(name: str, *overrides: str) -> dict[str, Any]:
         vector = (vector + np.sum(moves, axis=0)).astype(np.float32)
     tally = sum(member.tally(vector) for member in members)
     assert isinstance(tally, np.ndarray)
-    everyone = Learner(task, join(list(splits.values())), schema, seed=seed, member="pooled")
+    everyone = TorchLearner(task, join(list(splits.values())), schema, seed=seed, member="pooled")
     assert everyone.scaling(everyone.summary().tolist()) == members[0].scaling(totals.tolist())
     everyone.prepare(members[0].scaling(totals.tolist()))
     own = [(len(part.test), member.personalised(vector)) for member, part in zip(members, splits.values(), strict=True)]
@@ -249,7 +252,7 @@ def test_the_data_digest_does_not_depend_on_seed_or_order() -> None:
         schema = schema_for(task, settings.data)
         rows = partition(task.data(settings.data, schema), settings.data, settings.simulate, seed)["Cleveland"]
         parts = split(rows, settings.data, seed=seed, member="Cleveland")
-        found.add(Learner(task, parts, schema, seed=seed, member="Cleveland").data_digest())
+        found.add(TorchLearner(task, parts, schema, seed=seed, member="Cleveland").data_digest())
     fewer = split(rows.take(np.arange(len(rows) - 1)), settings.data, seed=1, member="Cleveland")
     assert len(found) == 1
-    assert Learner(task, fewer, schema, seed=1, member="Cleveland").data_digest() not in found
+    assert TorchLearner(task, fewer, schema, seed=1, member="Cleveland").data_digest() not in found

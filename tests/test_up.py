@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 from conftest import CONFIGS
 from live import everywhere, family
-from moonflower import simulate, up
+from moonflower import simulate
+from moonflower.federation import processes
 from moonflower.server.records.verify import verify
 
 pytestmark = pytest.mark.slow
 FEW = ["training.rounds=2", "training.report_every=0"]
 SET = [word for one in FEW for word in ("--set", one)]
-LINE = up.command("up", CONFIGS / "heart.toml", *SET)
+LINE = processes.command("up", CONFIGS / "heart.toml", *SET)
 
 
 def test_up_ends_with_the_model_that_simulate_makes(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 from moonflower.canonical import canonical
-from moonflower.crypto.version import TensorSpec, build, candidate, marked, parse
 from moonflower.errors import InputError
+from moonflower.protocol.model_version import TensorSpec, build, candidate, marked, parse
 
 LAYOUT = (TensorSpec("b.weight", (2, 3)), TensorSpec("a.bias", ()))
 VECTOR = np.arange(7, dtype=np.float32)
@@ -49,7 +49,7 @@ def test_a_candidate_changes_the_numbers_only() -> None:
     assert (other.manifest, other.layout) == (base.manifest, base.layout)
     assert other.data[: -4 * 7] == base.data[: -4 * 7]
     assert candidate(base, VECTOR).sha256 == base.sha256
-    with pytest.raises(ValueError, match="shape"):
+    with pytest.raises(ValueError, match="does not fit"):
         candidate(base, VECTOR[:6])
 
 

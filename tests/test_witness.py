@@ -12,25 +12,27 @@ from typing import Any
 import pytest
 import typer
 from conftest import CONFIGS
-from federation import NAMES, Federation, Killed, identities
 from flwr.app import ConfigRecord, RecordDict
 from forking import Forking
+from moonflower.cli import member as commands
 from moonflower.client import guard
-from moonflower.client.door import commands
-from moonflower.client.guard import Held
-from moonflower.client.ledger import CHECKPOINTS, Ledger
+from moonflower.client.guard import HeldCheckpoint
+from moonflower.client.ledger.ledger import CHECKPOINTS, Ledger
 from moonflower.client.witness import LogWitness
 from moonflower.crypto import merkle
-from moonflower.crypto.context import checkpoint_label
 from moonflower.crypto.note import Signer, Witness, check_cosignature, cosignatures, open_checkpoint, sign_checkpoint
 from moonflower.errors import Refused
-from moonflower.messages import Done, Enrol, Shown
+from moonflower.protocol.context import checkpoint_label
+from moonflower.protocol.messages import Done, Enrol, Shown
+from moonflower.protocol.records import attach, attached, from_records, to_records
 from moonflower.server import witnesses as noticing
-from moonflower.server.records import witnesses as table
+from moonflower.server.records import countersigned as table
 from moonflower.server.records.state import State
 from moonflower.server.records.verify import verify
 from rewrite import rewrite, without_a_refusal
 from superlink import client_config
+
+from federation import NAMES, Federation, Killed, identities
 
 SIGNER = Signer.generate("moonflower/heart")
 KEY = SIGNER.verifier.text()
@@ -39,9 +41,9 @@ OTHERS = [merkle.leaf_hash(b"other"), *LEAVES[1:]]
 DORA = NAMES[-1]
 
 
-def held(size: int, leaves: list[bytes] = LEAVES, signer: Signer = SIGNER) -> Held:
+def held(size: int, leaves: list[bytes] = LEAVES, signer: Signer = SIGNER) -> HeldCheckpoint:
     root = merkle.Tree(leaves[:size]).root()
-    return Held(size, root, signer.verifier.text(), sign_checkpoint(signer, size, root).note)
+    return HeldCheckpoint(size, root, signer.verifier.text(), sign_checkpoint(signer, size, root).note)
 
 
 def shown(size: int, since: int, leaves: list[bytes] = LEAVES, signer: Signer = SIGNER, **changes: Any) -> Shown:
@@ -51,7 +53,9 @@ def shown(size: int, since: int, leaves: list[bytes] = LEAVES, signer: Signer = 
     return Shown(**{**fields, "since": since, "proof": proof, **changes})
 
 
-def looked(what: Shown, newest: Held | None, *before: Held, log_key: str | None = None) -> Held | None:
+def looked(
+    what: Shown, newest: HeldCheckpoint | None, *before: HeldCheckpoint, log_key: str | None = None
+) -> HeldCheckpoint | None:
     known = {one.size: one for one in before}
     return guard.check_log(what, newest, known.get, log_key)
 
@@ -103,7 +107,7 @@ def test_another_history_is_refused(what: Shown, code: str) -> None:
 
 @pytest.mark.parametrize("what", [shown(7, 0, signer=STRANGER), shown(7, 0, key="junk")])
 @pytest.mark.parametrize("newest", [None, held(7)])
-def test_a_pinned_key_is_the_only_one(what: Shown, newest: Held | None) -> None:
+def test_a_pinned_key_is_the_only_one(what: Shown, newest: HeldCheckpoint | None) -> None:
     with pytest.raises(Refused) as refusal:
         looked(what, newest, log_key=KEY)
     assert refusal.value.code == "audit.signature"
@@ -122,15 +126,15 @@ def test_a_first_key_that_is_none_is_refused() -> None:
 def test_a_message_that_shows_nothing_is_refused(log: Any) -> None:
     records = RecordDict({"message": ConfigRecord({"kind": "done", **({} if log is None else {"log": log})})})
     with pytest.raises(Refused) as refusal:
-        Shown.attached(records)
+        attached(Shown, records)
     assert refusal.value.code == "audit.missing"
 
 
 def test_what_is_attached_leaves_the_message_as_it_was() -> None:
-    records = Done().to_records()
-    shown(9, 7).attach(records)
-    assert Done.from_records(records) == Done()
-    assert Shown.attached(records) == shown(9, 7)
+    records = to_records(Done())
+    attach(shown(9, 7), records)
+    assert from_records(Done, records) == Done()
+    assert attached(Shown, records) == shown(9, 7)
 
 
 # The ledger.
@@ -145,7 +149,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 def test_a_ledger_keeps_what_was_witnessed(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ledger.newest_checkpoint() is None
-    monkeypatch.setattr("moonflower.client.ledger.CHECKPOINTS", 3)
+    monkeypatch.setattr("moonflower.client.ledger.ledger.CHECKPOINTS", 3)
     for size in (3, 5, 7, 9):
         ledger.keep_checkpoint(held(size))
         ledger.keep_checkpoint(replace(held(size), root=bytes(32)))
@@ -182,8 +186,8 @@ def test_what_proves_a_fork_is_kept_whatever_was_refused_before_and_after(
     witness = LogWitness(identities()[DORA], ledger, KEY, lambda: 0.0)
 
     def look(one: Shown) -> None:
-        records = Done().to_records()
-        one.attach(records)
+        records = to_records(Done())
+        attach(one, records)
         witness.look(records)
 
     look(shown(5, 0))
@@ -320,7 +324,7 @@ def test_a_member_that_is_shown_a_fork_refuses(federation: Federation, monkeypat
     one = federation
     one.queue()
     one.carry_out()
-    monkeypatch.setattr("moonflower.server.app.Witnesses", Forking)
+    monkeypatch.setattr("moonflower.server.coordinator.Witnesses", Forking)
     one.queue("run-2")
     assert one.carry_out("run-2") == "failed open.overlap", "and the others open nothing without it (rule 2)"
     refused = [entry for entry in one.entries if entry["event"] == "refused_member"]
@@ -332,7 +336,7 @@ def test_a_fork_from_the_first_message_on_separates_the_contexts(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It never contradicts itself for its member, but no sum of that member with others is ever opened."""
-    monkeypatch.setattr("moonflower.server.app.Witnesses", Forking)
+    monkeypatch.setattr("moonflower.server.coordinator.Witnesses", Forking)
     one = federation
     one.queue()
     assert one.carry_out() == "failed round.too_few"
@@ -437,25 +441,25 @@ def test_a_log_is_compared_with_the_members_checkpoints(federation: Federation) 
 def test_the_command_prints_what_was_witnessed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = client_config(tmp_path, CONFIGS / "data")
     with pytest.raises(Exception, match="has run"):
-        commands.member_log(config)
+        commands.log(config)
     ledger = Ledger(tmp_path / "state" / "ledger.db")
-    commands.member_log(config)
+    commands.log(config)
     assert "nothing" in capsys.readouterr().err
     ledger.keep_checkpoint(held(7))
-    commands.member_log(config)
+    commands.log(config)
     note = capsys.readouterr().out
     assert open_checkpoint(note, SIGNER.verifier).size == 7
     assert [one.name for one in cosignatures(note)] == ["moonflower/member/Cleveland"]
     ledger.keep_fork(held(7).note, held(7, OTHERS).note, proved=True)
     with pytest.raises(typer.Exit) as ended:
-        commands.member_log(config, as_json=True)
+        commands.log(config, as_json=True)
     assert ended.value.exit_code == 1
     said = json.loads(capsys.readouterr().out)
     assert (said["size"], said["key"], said["fork"]["shown"]) == (7, KEY, held(7, OTHERS).note)
     (cosigned,) = cosignatures(said["checkpoint"])
     witness = Witness.parse(said["witness"])  # with that text any tool of transparency logs checks the cosignature
     assert check_cosignature(open_checkpoint(note, SIGNER.verifier), cosigned.line, witness) > 0
-    commands.member_log(config, forget=True)
+    commands.log(config, forget=True)
     assert "taken as the first" in capsys.readouterr().err
     assert (ledger.newest_checkpoint(), ledger.fork()) == (None, None)
     ledger.close()

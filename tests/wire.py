@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 
 import numpy as np
-from moonflower.crypto import envelope
 from moonflower.crypto import sealed as sealing
 from moonflower.crypto.mac import Mac
 from moonflower.crypto.planner import plan
 from moonflower.crypto.quantise import ONE, Contribution, slot_blocks
-from moonflower.crypto.secret import SecretKey, generate
+from moonflower.crypto.schemes.secret import SecretKey, generate
+from moonflower.protocol import envelope
+
 from protocol import context, identity
 
 

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from ...configs.schema import Schema, load_schema
 from ...configs.settings import DataSettings
 from ...errors import InputError, nearest
-from ..data import Rows, features, load_frame, read_groups
+from ..learning.rows import Rows, features, read_groups
+from ..learning.sources import load_frame
 
 __all__ = ["METRICS", "Metrics", "Rows", "Task", "fixed", "load_task", "own_tasks", "schema_for"]
 

@@ -22,11 +22,11 @@ from starlette.routing import Route
 from ...canonical import canonical
 from ...configs.settings import Offer, parse
 from ...errors import InputError, MoonflowerError, Refused
-from ..records import rounds as history
+from ..records import history
 from ..records.state import State
-from ..registry import Registry
-from ..result import result
-from ..views import Online, Views
+from ..releases.registry import Registry
+from ..watch.result import result
+from ..watch.views import Views
 
 READ = ("fl:run", "fl:audit")
 MODELS = (*READ, "fl:approve")  # not fl:train: a node gets its bases with its messages, and needs no more
@@ -53,7 +53,7 @@ class Api:
         federation: name; a run for another is refused.
         accepted: called on the event loop after a run was accepted.
         min_approvals: a run that asks for fewer approvals of a release is refused.
-        online: returns the pins of the nodes that are connected now, where somebody knows.
+        views: of the records; None for views that know nothing of who is connected.
     """
 
     def __init__(
@@ -62,12 +62,12 @@ class Api:
         federation: str,
         accepted: Callable[[], None],
         min_approvals: int = 1,
-        online: Online | None = None,
+        views: Views | None = None,
     ) -> None:
         self._state, self._federation, self._accepted = state, federation, accepted
         self._min_approvals = min_approvals
         self._registry = Registry(state.store, state.models, state.log)
-        self.views = Views(state, online)
+        self.views = views or Views(state)
         self.app = Starlette(
             routes=[
                 Route("/health", self._health),

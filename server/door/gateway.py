@@ -1,8 +1,8 @@
 """The one way in from outside: an ASGI app in front of Flower's, with deny as its default.
 
 Per request, in order: a known route, else 404; an address that was refused too often waits; a token that our issuer
-gave, for us, with the scope of the route (``tokens.py``); on Flower's routes also that the token's client is a member
-of the roster and not revoked, and that the key which signs the request is the one pinned for that member; then a
+gave, for us, with the scope of the route (``oauth/tokens.py``); on Flower's routes also that the token's client is a
+member of the roster and not revoked, and that the key which signs the request is the one pinned for that member; then a
 body that is small enough and comes in time. Only then does Flower see the request. Refusals are logged with their code,
 each kind once a minute and member, so that a flood of junk does not fill the log. Whatever breaks behind the door is
 503 in front of it: a node takes that for "later", and 500 or 403 for an end. Every reply carries the id by which our
@@ -21,6 +21,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -31,15 +32,19 @@ from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 
 from ... import logs
-from ...configs.live import ServerSettings
+from ...configs.roles import ServerSettings
 from ...crypto.identity import PublicKey
-from ..records.members import Member
-from .limits import Allowance, TooMuch, bounded
-from .tokens import Principal, TokenRefused, Verifier
+from ...errors import TooMuch
+from ...oauth.allowance import Allowance
+from ...oauth.refusal import challenge
+from ...oauth.tokens import Principal, TokenRefused, TokenVerifier
+from ..records.members import RosterMember
+from .limits import bounded
 
 logger = logging.getLogger(__name__)
 Headers = Sequence[tuple[bytes, bytes]]
 
+# get-fab, register-node and unregister-node are not among them: no code, and keys come from the roster.
 FLEET = frozenset(
     f"/v1/fleet/{name}"
     for name in (
@@ -53,11 +58,24 @@ FLEET = frozenset(
         "push-object",
         "confirm-message-received",
     )
-)  # get-fab, register-node and unregister-node are not among them: no code, and keys come from the roster
+)
 ACTIVATE = "/v1/fleet/activate-node"
 QUIET_S = 60.0
 RETRY_S = 5
 OPEN_BODY_BYTES = 64 << 10  # largest body without a token, which a page sends: outsiders could fill the memory
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Whether something is said now.
+
+    Attributes:
+        due: it is.
+        unsaid: how often it was left unsaid since the last time.
+    """
+
+    due: bool
+    unsaid: int
 
 
 class Gateway:
@@ -84,9 +102,9 @@ class Gateway:
         flower: Any,
         api: Any,
         scopes: Callable[[str, str], Sequence[str] | None],
-        verifier: Verifier,
-        member_of: Callable[[str, str], Member | None],
-        login: Callable[[Member, bytes], None],
+        verifier: TokenVerifier,
+        member_of: Callable[[str, str], RosterMember | None],
+        login: Callable[[RosterMember, bytes], None],
         note: Callable[[str, str, dict[str, Any]], None],
         settings: ServerSettings,
         dashboard: Any = None,
@@ -131,9 +149,9 @@ class Gateway:
 
     def cut(self, code: str, address: str) -> None:
         """Log that a connection was closed before it came to a request: each kind once a minute."""
-        more = self._silent(code, "")
-        if more is not None:
-            before = f"; {more} more since the last such line" if more else ""
+        turn = self._turn(code, "")
+        if turn.due:
+            before = f"; {turn.unsaid} more since the last such line" if turn.unsaid else ""
             logger.warning("closed a connection from %s: %s%s", address, code, before)
 
     async def _serve(self, scope: Any, receive: Any, answer: _Answer) -> None:
@@ -162,14 +180,14 @@ class Gateway:
         else:
             await (self._flower if fleet else self._api)(scope, _again(body, receive), answer)
 
-    async def _activate(self, scope: Any, receive: Any, answer: _Answer, body: bytes, member: Member) -> None:
+    async def _activate(self, scope: Any, receive: Any, answer: _Answer, body: bytes, member: RosterMember) -> None:
         """Let a node log in. The session that its dead process left ends only if the node key signed the request."""
         async with self._activating:
             if _signed(scope["headers"]):
                 await run_in_threadpool(self._login, member, _node_key(scope["headers"]))
             await self._flower(scope, _again(body, receive), answer)
 
-    def _admit(self, scope: Any, scopes: Sequence[str], address: str) -> tuple[Principal, Member | None]:
+    def _admit(self, scope: Any, scopes: Sequence[str], address: str) -> tuple[Principal, RosterMember | None]:
         """Return who asks, if the request may pass, and on Flower's routes the member.
 
         Raises:
@@ -197,7 +215,7 @@ class Gateway:
             if path in FLEET and refusal.status == 403:
                 refusal.status = 401  # Flower's nodes take 403 for the end of a run
             if refusal.code in ("auth.node_mismatch", "auth.client_revoked"):
-                refusal.challenge("DPoP" if principal and principal.jkt else "Bearer")
+                challenge(refusal, "DPoP" if principal and principal.jkt else "Bearer")
             raise
         return principal, member
 
@@ -211,7 +229,7 @@ class Gateway:
                     raise
         return self._verifier.verify(method, path, headers, last)
 
-    def _seat(self, principal: Principal, member: Member | None, headers: Headers) -> None:
+    def _seat(self, principal: Principal, member: RosterMember | None, headers: Headers) -> None:
         """Check that token, member and node key belong together."""
         pin = pin_of(_node_key(headers))
         if member is None or pin is None or pin != member.pin or principal.jkt not in (None, pin):
@@ -221,32 +239,30 @@ class Gateway:
 
     def _tell(self, code: str, member: str, address: str, path: str) -> None:
         """Log a refusal: at once, and then at most once a minute, with how many there were."""
-        more = self._silent(code, member)
-        if more is None:
+        turn = self._turn(code, member)
+        if not turn.due:
             return
         # Addresses stay out of the audit log.
         logger.warning("refused %s from %s", path, address, extra={"code": code, "member": member})
         try:
-            self._note(code, member, {"path": _route(path), "more": more})
+            self._note(code, member, {"path": _route(path), "more": turn.unsaid})
         except Exception as error:  # a full disk: the refusal stands, written down or not
             self._say_broken(path, error)
 
     def _say_broken(self, path: str, error: Exception) -> None:
         """Log what broke, each kind once a minute: a full disk meets every request."""
-        if self._silent(type(error).__name__, "") is not None:
+        if self._turn(type(error).__name__, "").due:
             trace = None if isinstance(error, OSError | OperationalError) else error
             logger.error("%s could not be served: %s", path, str(error).partition("\n")[0], exc_info=trace)
 
-    def _silent(self, code: str, member: str) -> int | None:
-        """Return None if the same was said within a minute, or else how often it was left unsaid."""
+    def _turn(self, code: str, member: str) -> Turn:
+        """Return whether it is time to say this: not within a minute of the last time."""
         with self._counting:
             now = time.monotonic()
-            since, count = self._quiet.get((code, member), (-QUIET_S, 0))
-            if now - since < QUIET_S:
-                self._quiet[code, member] = since, count + 1
-                return None
-            self._quiet[code, member] = now, 0
-            return count
+            since, unsaid = self._quiet.get((code, member), (-QUIET_S, 0))
+            due = now - since >= QUIET_S
+            self._quiet[code, member] = (now, 0) if due else (since, unsaid + 1)
+            return Turn(due, unsaid)
 
 
 class _Answer:

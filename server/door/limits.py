@@ -6,28 +6,21 @@ import asyncio
 import logging
 import resource
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from ...errors import Refused
+from ...errors import TooMuch
 
 MAX_HEAD_BYTES = 64 << 10
-MAX_ADDRESSES = 10_000
 OPEN_FILES = 65_536
 # uvicorn warns of every request that is no HTTP: whoever sends many would fill the disk with it. Errors come through.
 wire = logging.getLogger(f"{__name__}.wire")
 wire.setLevel(logging.ERROR)
-
-
-class TooMuch(Refused):
-    """A request is larger or slower than allowed; ``status`` is for the reply."""
-
-    def __init__(self, code: str, message: str, status: int) -> None:
-        super().__init__(code, message)
-        self.status = status
 
 
 def take_all_files() -> None:
@@ -38,76 +31,97 @@ def take_all_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """What a connection may take, and who is told when it takes more.
+
+    Attributes:
+        head_timeout_s: for a request's head: from the first moment, and from a later request's first byte.
+        per_address: open connections of one address.
+        opened: how many there are now, by address.
+        cut: called with (code, address) for a connection that is closed for it: ``conn.head_timeout``,
+            ``conn.head_too_large``, ``conn.too_many``.
+    """
+
+    head_timeout_s: float
+    per_address: int
+    opened: Counter[str]
+    cut: Callable[[str, str], None]
+
+
+class Limited(HttpToolsProtocol):
+    """One connection, closed when it does not complete a request's head, or when its address has too many."""
+
+    def __init__(self, bounds: Bounds, **given: Any) -> None:
+        super().__init__(**given)
+        self.logger = wire
+        self._bounds, self._address, self._head_bytes = bounds, "", 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Count the connection, and wait for its first head."""
+        super().connection_made(transport)
+        self._address = self.client[0] if self.client else ""
+        self._bounds.opened[self._address] += 1
+        if self._bounds.opened[self._address] > self._bounds.per_address:
+            self._cut("conn.too_many")
+            return
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Count it no more."""
+        self._head_is_here()
+        opened = self._bounds.opened
+        opened[self._address] -= 1
+        if not opened[self._address]:
+            del opened[self._address]
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; those of a head are counted."""
+        whole = self.cycle is None or self.cycle.response_complete or not self.cycle.more_body
+        if whole and self._timer is None:  # what comes now is another head, though the answer may be under way
+            self._await_head()
+        if self._timer is not None:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._timer is not None and self._head_bytes > MAX_HEAD_BYTES:
+            self._cut("conn.head_too_large")
+
+    def on_headers_complete(self) -> None:
+        """Go on to the body."""
+        self._head_is_here()
+        super().on_headers_complete()
+
+    def _await_head(self) -> None:
+        self._head_bytes = 0
+        self._timer = self.loop.call_later(self._bounds.head_timeout_s, self._cut, "conn.head_timeout")
+
+    def _head_is_here(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _cut(self, code: str) -> None:
+        self._head_is_here()
+        self.transport.abort()
+        self._bounds.cut(code, self._address)
+
+
 def protocol(
     head_timeout_s: float,
     per_address: int,
     open_now: Counter[str] | None = None,
     cut: Callable[[str, str], None] = lambda _code, _address: None,
-) -> type[HttpToolsProtocol]:
-    """Return an HTTP protocol that closes what does not complete a request's head, and what comes too often.
+) -> type[asyncio.Protocol]:
+    """Return what makes an HTTP protocol for each connection, within :class:`Bounds`.
 
     Args:
-        head_timeout_s: from the first moment of a connection, and from a later request's first byte.
-        per_address: open connections of one address.
-        open_now: where these are counted, by address, if somebody wants to know.
-        cut: called with (code, address) for a connection that is closed for it: ``conn.head_timeout``,
-            ``conn.head_too_large``, ``conn.too_many``.
+        head_timeout_s, per_address, cut: see there.
+        open_now: where connections are counted, if somebody wants to know.
     """
-    opened = Counter[str]() if open_now is None else open_now
-
-    class Limited(HttpToolsProtocol):
-        """One connection."""
-
-        _address = ""
-        _timer: asyncio.TimerHandle | None = None
-        _head_bytes = 0
-
-        def connection_made(self, transport: Any) -> None:
-            self.logger = wire
-            super().connection_made(transport)
-            self._address = self.client[0] if self.client else ""
-            opened[self._address] += 1
-            if opened[self._address] > per_address:
-                self._cut("conn.too_many")
-                return
-            self._await_head()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._head_is_here()
-            opened[self._address] -= 1
-            if not opened[self._address]:
-                del opened[self._address]
-            super().connection_lost(exc)
-
-        def data_received(self, data: bytes) -> None:
-            whole = self.cycle is None or self.cycle.response_complete or not self.cycle.more_body
-            if whole and self._timer is None:  # what comes now is another head, though the answer may be under way
-                self._await_head()
-            if self._timer is not None:
-                self._head_bytes += len(data)
-            super().data_received(data)
-            if self._timer is not None and self._head_bytes > MAX_HEAD_BYTES:
-                self._cut("conn.head_too_large")
-
-        def on_headers_complete(self) -> None:
-            self._head_is_here()
-            super().on_headers_complete()
-
-        def _await_head(self) -> None:
-            self._head_bytes = 0
-            self._timer = self.loop.call_later(head_timeout_s, self._cut, "conn.head_timeout")
-
-        def _head_is_here(self) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-
-        def _cut(self, code: str) -> None:
-            self._head_is_here()
-            self.transport.abort()
-            cut(code, self._address)
-
-    return Limited
+    bounds = Bounds(head_timeout_s, per_address, Counter() if open_now is None else open_now, cut)
+    return cast("type[asyncio.Protocol]", partial(Limited, bounds))  # uvicorn calls it, and no more
 
 
 def bounded(receive: Callable[[], Any], max_bytes: int, timeout_s: float) -> Callable[[], Any]:
@@ -130,32 +144,3 @@ def bounded(receive: Callable[[], Any], max_bytes: int, timeout_s: float) -> Cal
         return message
 
     return limited
-
-
-class Allowance:
-    """Token buckets: how many refusals an address may cause before it is asked to wait.
-
-    Args:
-        a_minute: refusals that an address may cause at once, and that are given back in a minute.
-        clock: seconds.
-    """
-
-    def __init__(self, a_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._a_minute, self._clock = a_minute, clock
-        self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def wait_s(self, address: str) -> float:
-        """Return 0.0 if the address may try, or else for how long it should not."""
-        over = self._level(address) - self._a_minute + 1
-        return max(0.0, over * 60 / self._a_minute)
-
-    def spend(self, address: str) -> None:
-        """Count a refusal."""
-        self._spent[address] = (self._level(address) + 1, self._clock())
-        self._spent.move_to_end(address)
-        while len(self._spent) > MAX_ADDRESSES:
-            self._spent.popitem(last=False)
-
-    def _level(self, address: str) -> float:
-        spent, since = self._spent.get(address, (0.0, 0.0))
-        return max(0.0, spent - (self._clock() - since) * self._a_minute / 60)

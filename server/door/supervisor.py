@@ -25,7 +25,7 @@ from typing import IO, Protocol
 from sqlalchemy import Connection
 
 from ...errors import Refused
-from ..records import rounds as history
+from ..records import history
 from ..records.state import State
 
 logger = logging.getLogger(__name__)

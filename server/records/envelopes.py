@@ -11,9 +11,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from ...crypto.envelope import RawEnvelope, SignedHeader
+from ... import files
 from ...errors import Refused
-from . import files
+from ...protocol.envelope import RawEnvelope, SignedHeader
 
 WARNING = (
     "envelopes are kept for {hours} hours: a member that left and keeps its keys can read recorded envelopes of its "

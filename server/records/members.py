@@ -16,9 +16,9 @@ from sqlalchemy.dialects.sqlite import insert
 from ...canonical import canonical
 from ...crypto.identity import Card, parse_card
 from ...errors import InputError, nearest
-from .audit import Log
+from .database import metadata
+from .log import Log
 from .reasons import check_reason
-from .store import metadata
 
 _members = Table(
     "members",
@@ -33,7 +33,7 @@ _cards = Table("cards", metadata, Column("name", String, primary_key=True), Colu
 
 
 @dataclass(frozen=True)
-class Member:
+class RosterMember:
     """One member.
 
     Attributes:
@@ -50,9 +50,9 @@ class Member:
     revoked: bool = False
 
 
-def members(db: Connection) -> list[Member]:
+def members(db: Connection) -> list[RosterMember]:
     """Return all members, revoked ones too, by name."""
-    return [Member(**row._asdict()) for row in db.execute(select(_members).order_by(_members.c.name))]
+    return [RosterMember(**row._asdict()) for row in db.execute(select(_members).order_by(_members.c.name))]
 
 
 def pins(db: Connection) -> dict[str, str]:
@@ -86,14 +86,14 @@ def cards(db: Connection, *, of_all: bool = False) -> dict[str, Card]:
     return {card.name: card for card in found if card.name not in gone}
 
 
-def by_client(db: Connection, issuer: str, client_id: str) -> Member | None:
+def by_client(db: Connection, issuer: str, client_id: str) -> RosterMember | None:
     """Return the member whose node this OAuth client is; revoked ones too."""
     where = (_members.c.issuer == issuer) & (_members.c.client_id == client_id)
     row = db.execute(select(_members).where(where)).one_or_none()
-    return None if row is None else Member(**row._asdict())
+    return None if row is None else RosterMember(**row._asdict())
 
 
-def add(db: Connection, log: Log, new: Member) -> bool:
+def add(db: Connection, log: Log, new: RosterMember) -> bool:
     """Add a member; returns False where it is there already, just so.
 
     Raises:

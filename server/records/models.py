@@ -17,11 +17,11 @@ from typing import Any
 from sqlalchemy import Column, Connection, Float, Integer, String, Table, func, literal_column, select
 from sqlalchemy.dialects.sqlite import insert
 
+from ... import files
 from ...canonical import canonical
-from ...crypto.version import Version, parse
 from ...errors import InputError, nearest
-from . import files
-from .store import metadata
+from ...protocol.model_version import Version, parse
+from .database import metadata
 
 _versions = Table(
     "versions",

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import unicodedata
 
-from ...crypto.approval import REASON_HELP, reason_problem
 from ...errors import InputError
+from ...protocol.approval import REASON_HELP, reason_problem
 
 
 def check_reason(text: str) -> str:
     """Return a reason as it may stand in the log, without blanks around it.
 
     No rule finds every name. What is refused is what addresses, telephone and record numbers and dates of birth look
-    like, as in an approver's signed reason (``crypto/approval.py``). The message never repeats the text.
+    like, as in an approver's signed reason (``protocol/approval.py``). The message never repeats the text.
 
     Raises:
         InputError: ``config.reason``: empty, longer than 200 characters, unprintable, with an @, a date or six digits

@@ -15,7 +15,7 @@ from ...canonical import canonical, parse_canonical
 from ...crypto import merkle
 from ...crypto.merkle import Frontier
 from ...errors import AuditError, InputError
-from .store import APPLICATION_ID, FILE_NAME, USER_VERSION
+from .database import APPLICATION_ID, FILE_NAME, USER_VERSION
 
 _MAX_LINE_BYTES = 8 << 20  # of an export: an entry, escaped once more, and its checkpoint
 EXPECTED = f"a {FILE_NAME}, a folder that holds one, or an export of the log"

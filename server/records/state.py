@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from ... import files
 from ...errors import InputError
-from . import files
-from .audit import Log, open_signer
+from .database import FILE_NAME, CoordinatorStore
 from .envelopes import Envelopes
+from .log import Log
+from .log_key import open_signer
 from .models import Models
-from .store import FILE_NAME, Store
 
 ENVELOPES = "envelopes"
 
@@ -44,7 +45,7 @@ class State:
         except OSError as error:
             raise InputError("config.state", f"{folder} cannot be made: {error.strerror}") from None
         self.folder = folder
-        self.store = Store(folder / FILE_NAME)
+        self.store = CoordinatorStore(folder / FILE_NAME)
         self.log = Log(self.store, open_signer(folder, log_origin(federation)), clock, listeners)
         self.models = Models(folder / "models")
         self.envelopes = Envelopes(folder / ENVELOPES, keep_envelopes_h, clock)
@@ -64,7 +65,7 @@ def log_origin(federation: str) -> str:
     return "moonflower/" + "-".join(federation.split()).replace("+", "-")
 
 
-def open_existing(folder: Path) -> tuple[Store, Models]:
+def open_existing(folder: Path) -> tuple[CoordinatorStore, Models]:
     """Return the store and models of a folder that must exist already, for commands that only look.
 
     Raises:
@@ -74,4 +75,4 @@ def open_existing(folder: Path) -> tuple[Store, Models]:
         raise InputError(
             "config.state", f"{folder} holds no {FILE_NAME}; expected the folder of a server or a simulation"
         )
-    return Store(folder / FILE_NAME), Models(folder / "models")
+    return CoordinatorStore(folder / FILE_NAME), Models(folder / "models")

@@ -13,12 +13,12 @@ if any("serverapp" in word for word in sys.argv) and _TOLD.is_file():
     _kind, _number, _member = _TOLD.read_text().split(":")
     if _kind == "fork":
         import forking
-        import moonflower.server.app
+        import moonflower.server.coordinator
 
-        moonflower.server.app.Witnesses = forking.Forking
+        moonflower.server.coordinator.Witnesses = forking.Forking
     else:
         import moonflower.server.live
-        from moonflower.server.drills import DrilledCoordinator
+        from moonflower.federation.drills.hostile_coordinator import DrilledCoordinator, DrilledRounds
 
-        DrilledCoordinator.drills = {int(_number): (_kind, _member)}
+        DrilledRounds.drills = {int(_number): (_kind, _member)}
         moonflower.server.live.Coordinator = DrilledCoordinator

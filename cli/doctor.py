@@ -1,0 +1,33 @@
+"""``moonflower doctor``: is everything in order around a config?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..doctor.checks import carry_out, steps
+from .options import AsJson
+
+
+def doctor(
+    config: Annotated[Path, typer.Argument(help="Any config (TOML): of a run, client, server, operator or issuer.")],
+    as_json: AsJson = False,
+) -> None:
+    """Check a config and all around it: keys, TLS, clock, issuer, disk, state, and that encryption is on.
+
+    Exit status: 0 all well (there may be warnings), 1 something failed, 2 the config cannot be read.
+    """
+    checks = carry_out(steps(config))
+    well = all(check.status != "failed" for check in checks)
+    if as_json:
+        listed = [{"name": one.name, "status": one.status, "found": one.found, "hint": one.hint} for one in checks]
+        typer.echo(json.dumps({"ok": well, "checks": listed}, allow_nan=False))
+    else:
+        for one in checks:
+            advice = f" → {one.hint}" if one.hint and one.status != "ok" else ""
+            typer.echo(f"{one.status:<8} {one.name:<11} {one.found}{advice}")
+    if not well:
+        raise typer.Exit(1)

@@ -1,0 +1,87 @@
+"""``moonflower keys``: the keys of a node, of its OAuth client, and of approvers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..client.keyring import load_keys, make_keys
+from ..configs.roles import ClientConfig, OperatorConfig, ServerConfig, load_config
+from ..configs.toml import read_toml
+from ..errors import InputError
+from .output import tell_created
+
+keys = typer.Typer(no_args_is_help=True, help="Keys of a node and of its OAuth client.")
+AnyConfig = Annotated[Path, typer.Argument(help="Client, operator or server config (TOML).")]
+
+
+@keys.command("new")
+def keys_new(config: AnyConfig) -> None:
+    """Create the keys that are missing: that of the OAuth client, and a node's own in its state folder.
+
+    The public half of the OAuth key, printed last, is for whoever runs the authorization server.
+    """
+    from ..oauth.keys import make_client_key
+
+    settings = _either(config)
+    made = make_client_key(_login(settings, config)[1])
+    if isinstance(settings, ClientConfig):
+        made += make_keys(settings.client.state)
+    if not made:
+        raise InputError("config.key", f"all keys of {config} are there already", hint=f"moonflower keys show {config}")
+    tell_created(made)
+    _show(settings, config)
+
+
+@keys.command("show")
+def keys_show(config: AnyConfig) -> None:
+    """Print the public half of the OAuth client's key, and a node's pin, which the others' configs hold."""
+    _show(_either(config), config)
+
+
+@keys.command("approver")
+def keys_approver(
+    file: Annotated[Path, typer.Argument(help="File to write; must not exist. Keep it where only you read it.")],
+) -> None:
+    """Create the key with which a person signs releases of models, and print its public half.
+
+    The line goes into [[approver]] of the member's client.toml, beside a name, which should be a role.
+    """
+    from ..client.approver import make_approver_key
+    from ..crypto.identity import PublicKey
+
+    public = PublicKey(make_approver_key(file).public_key())
+    tell_created((file,))
+    typer.echo(f"thumbprint: {public.pin}", err=True)
+    typer.echo(f"key = '{json.dumps(public.jwk)}'")
+
+
+def _either(path: Path) -> ClientConfig | OperatorConfig | ServerConfig:
+    """Return the config of a client, of an operator, or of a server with a dashboard, by the table that it has."""
+    tables = read_toml(path, "config")
+    if "operator" in tables:
+        return load_config(OperatorConfig, path)
+    if "server" in tables:
+        return load_config(ServerConfig, path)
+    return load_config(ClientConfig, path)
+
+
+def _login(settings: ClientConfig | OperatorConfig | ServerConfig, path: Path) -> tuple[str, Path]:
+    """Return the OAuth client of a config, and the file of its key."""
+    if not isinstance(settings, ServerConfig):
+        return settings.oauth.client_id, settings.oauth.key
+    if settings.dashboard is None or settings.dashboard.key is None:
+        raise InputError("config.key", f"{path} names no key; a server has one for [dashboard] only")
+    return settings.dashboard.client_id, settings.dashboard.key
+
+
+def _show(settings: ClientConfig | OperatorConfig | ServerConfig, path: Path) -> None:
+    from ..oauth.keys import load_key
+
+    if isinstance(settings, ClientConfig):
+        typer.echo(f"pin of {settings.client.member}: {load_keys(settings.client.state).pin}")
+    client_id, key = _login(settings, path)
+    typer.echo(f"public key of OAuth client {client_id}: {json.dumps(load_key(key).public.jwk)}")

@@ -1,0 +1,245 @@
+"""``moonflower member``: who takes part, and what a member's own node holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from ..canonical import canonical
+from ..client.keyring import identity_of, make_keys
+from ..configs.roles import ClientConfig, ServerConfig, load_config
+from ..crypto.identity import parse_card
+from ..errors import InputError, Refused
+from ..logs import printable
+from ..server.records import members as roster
+from ..server.records.members import RosterMember
+from ..server.records.state import State
+from .options import ClientFile, ServerFile
+from .output import page, tell_created, write_new
+
+if TYPE_CHECKING:
+    from ..client.ledger.ledger import Ledger
+
+member = typer.Typer(no_args_is_help=True, help="Who takes part: cards, roster.")
+
+
+def _opened(settings: ServerConfig) -> State:
+    """Open the server's state. Whichever is first, the server or this, makes it for its own user only."""
+    os.umask(0o077)
+    return State(settings.server.state, settings.server.federation)
+
+
+@member.command("add")
+def add(
+    card: Annotated[Path, typer.Argument(help="Card that the member sent (moonflower member card).")],
+    config: ServerFile = Path("server.toml"),
+) -> None:
+    """Put a member on the roster. Compare the pin with the member by another channel, such as the telephone."""
+    settings = load_config(ServerConfig, config)
+    try:
+        parsed = parse_card(json.loads(card.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise InputError("config.path", f"card {card} cannot be read: {error.strerror}") from None
+    except (ValueError, Refused):
+        raise InputError("config.member", f"{card} is not a member card that its own key signed") from None
+    if parsed.issuer != settings.oauth.issuer:
+        named = f"card {card} names issuer {parsed.issuer!r}"
+        raise InputError("config.member", f"{named}; expected this server's, {settings.oauth.issuer!r}")
+    new = RosterMember(parsed.name, parsed.issuer, parsed.client_id, parsed.node.pin)
+    state = _opened(settings)
+    try:
+        with state.store.transaction() as db:
+            added = roster.add(db, state.log, new)
+            roster.take_card(db, state.log, parsed.as_dict())
+    finally:
+        state.close()
+    typer.echo(f"{new.name}: {'added' if added else 'on the roster already'}, pin {new.pin}", err=True)
+
+
+@member.command("list")
+def show(
+    config: ServerFile = Path("server.toml"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """List the roster."""
+    settings = load_config(ServerConfig, config)
+    state = _opened(settings)
+    try:
+        with state.store.read() as db:
+            found = roster.members(db)
+    finally:
+        state.close()
+    if as_json:
+        typer.echo(json.dumps({"members": [vars(one) for one in found]}))
+        return
+    table = Table("member", "client", "pin", "")
+    for one in found:
+        table.add_row(one.name, one.client_id, one.pin, "revoked" if one.revoked else "")
+    with page() as console:
+        console.print(table)
+
+
+@member.command("revoke")
+def revoke(
+    name: Annotated[str, typer.Argument(help="Member's name.")],
+    reason: Annotated[str, typer.Option("--reason", help="For the log, which keeps it for good: no personal data.")],
+    config: ServerFile = Path("server.toml"),
+) -> None:
+    """Take a member off the roster: it is shut out at once, and the next round begins new keys without it."""
+    settings = load_config(ServerConfig, config)
+    state = _opened(settings)
+    try:
+        with state.store.transaction() as db:
+            roster.revoke(db, state.log, name, reason)
+    finally:
+        state.close()
+    typer.echo(f"{name}: revoked", err=True)
+
+
+@contextmanager
+def _ledger(settings: ClientConfig) -> Iterator[Ledger]:
+    """Open the ledger of a client that has run."""
+    from ..client.ledger.ledger import FILE_NAME, Ledger
+
+    path = settings.client.state / FILE_NAME
+    if not path.exists():
+        raise InputError("config.state", f"{path} does not exist; expected the ledger of a client that has run")
+    ledger = Ledger(path)
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+@member.command("card")
+def card(
+    config: ClientFile,
+    out: Annotated[Path | None, typer.Option("--out", help="File to write; must not exist.  [default: stdout]")] = None,
+) -> None:
+    """Print this member's signed card (public), and on stderr its pin; keys that are missing are created."""
+    settings = load_config(ClientConfig, config)
+    tell_created(make_keys(settings.client.state))
+    own = identity_of(settings).card
+    text = canonical(own.as_dict()).decode()
+    if out is None:
+        typer.echo(text)
+    else:
+        write_new({out: f"{text}\n".encode()})
+    typer.echo(f"pin of {settings.client.member}: {own.node.pin}", err=True)
+
+
+@member.command("log")
+def log(
+    config: ClientFile,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Let go of it, after the coordinator explained why: trust the next one.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Print the newest checkpoint of the coordinator's log that this member witnessed, with its cosignature.
+
+    An auditor compares a copy of the log with it: moonflower audit verify COPY --witness FILE.
+    Exit status 1: the coordinator showed a history that contradicts it; the other checkpoint follows on stderr.
+    """
+    from ..client.witness import LogWitness
+
+    settings = load_config(ClientConfig, config)
+    identity = identity_of(settings)
+    with _ledger(settings) as ledger:
+        held, fork = ledger.newest_checkpoint(), ledger.fork()
+        note = LogWitness(identity, ledger, settings.client.log_key, time.time).signed(held) if held else None
+        if forget:
+            ledger.forget_checkpoints()
+    if as_json:
+        size, key = (held.size, held.key) if held else (None, None)
+        said = {"size": size, "checkpoint": note, "key": key, "witness": identity.card.as_witness.text(), "fork": fork}
+        typer.echo(json.dumps(said))
+    elif note is None:
+        typer.echo("this member has witnessed nothing of a log yet", err=True)
+    else:
+        typer.echo(note, nl=False)
+    if forget:
+        typer.echo("forgotten: the next checkpoint that comes is taken as the first", err=True)
+    elif fork:
+        typer.echo(f"the coordinator showed another history than the one held here:\n{fork['shown']}", err=True)
+        raise typer.Exit(1)
+
+
+@member.command("statistics")
+def statistics(
+    config: ClientFile,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Let go of it: these rows' statistics may be opened for one set more.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")] = False,
+) -> None:
+    """Print for which set of members this node's statistics were opened; it refuses any other (open.overlap).
+
+    So a member that joined later, or has a new name, cannot take part while these rows stay as they are, unless the
+    operator of every other node lets go. All members can then subtract the two sums: docs/running.md says what they
+    learn. It works beside a client that runs, and stands in the journal.
+    """
+    settings = load_config(ClientConfig, config)
+    with _ledger(settings) as ledger:
+        sets = ledger.opened_statistics()
+        if forget and sets:
+            ledger.forget_statistics()
+    if as_json:
+        typer.echo(
+            json.dumps({"member": settings.client.member, "opened_for": sets, "forgotten": bool(forget and sets)})
+        )
+        return
+    for members in sets:
+        typer.echo(", ".join(members))
+    if not sets:
+        typer.echo("no statistics of this node were opened yet", err=True)
+    elif forget:
+        typer.echo("forgotten: the next statistics are opened for whoever takes part in them", err=True)
+
+
+@member.command("journal")
+def journal(
+    config: ClientFile,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")] = False,
+) -> None:
+    """Print what this member did and refused, from its own ledger: what it sealed, opened, voted, and why it refused.
+
+    Digests, names and codes; no key, no row, no count of rows. It works beside a client that runs.
+    """
+    settings = load_config(ClientConfig, config)
+    with _ledger(settings) as ledger:
+        entries = ledger.journal()
+    if as_json:
+        typer.echo(json.dumps({"member": settings.client.member, "journal": entries}))
+        return
+    table = Table("time", "did", "run", "epoch", "round", "purpose", "what", box=None, padding=(0, 2, 0, 0))
+    for entry in entries:
+        numbers = ("" if entry[name] is None else str(entry[name]) for name in ("epoch", "number"))
+        what = ", ".join(f"{name} {_short(value)}" for name, value in entry["what"].items())
+        words = (
+            entry["time"],
+            entry["event"],
+            entry["run"],
+            *numbers,
+            entry["purpose"],
+            f"{entry['code']} {what}".strip(),
+        )
+        table.add_row(*(Text(printable(word)) for word in words))
+    with page(uncut=True) as console:
+        console.print(table)
+
+
+def _short(value: object) -> str:
+    """Return a detail as a person reads it: of a digest the first digits."""
+    if isinstance(value, list):
+        return " + ".join(map(str, value))
+    return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)

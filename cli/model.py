@@ -1,0 +1,383 @@
+"""``moonflower model``: versions, their cards, and what people decide about them, in a folder or at a server."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import click
+import typer
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from rich.table import Table
+
+from ..canonical import canonical
+from ..client.approver import load_approver_key
+from ..configs.roles import ClientConfig, OperatorConfig, load_config
+from ..crypto.identity import PublicKey
+from ..errors import InputError, Refused
+from ..protocol.approval import REASON_HELP, Action, Decision, SignedDecision, reason_problem
+from ..protocol.model_version import Version, parse
+from ..server.records import history
+from ..server.records.state import State, open_existing
+from ..server.releases.card import beside
+from ..server.releases.card_text import markdown
+from ..server.releases.registry import Registry
+from .options import AsJson
+from .output import page, write_new
+
+model = typer.Typer(no_args_is_help=True, help="Model versions: list, show, approve, export.")
+VersionArgument = Annotated[str, typer.Argument(help="Version number, or the first digits of its SHA-256.")]
+StateOption = Annotated[
+    Path | None, typer.Option("--state", help="Folder of a server or a simulation.  [default: state]")
+]
+AsOption = Annotated[
+    Path | None, typer.Option("--as", help="Operator config (TOML): ask the server instead of a folder.")
+]
+KeyOption = Annotated[Path, typer.Option("--key", help="Your private key (moonflower keys approver).")]
+MemberOption = Annotated[str, typer.Option("--member", help="For which member, where your key is on several cards.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask before signing.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help=REASON_HELP)]
+DECISIONS: dict[Action, str] = {
+    "approve": """Sign for the release of a version, on behalf of a member; with enough approvals it is released.
+
+    Released means good enough to use. What rounds start from is another matter: the last version that was promoted.
+    """,
+    "reject": """Reject a version for good: it is never released (again). One approver is enough; there is no way back.
+
+    The released version cannot be rejected: approve a newer one, or roll back.
+    """,
+    "rollback": """Sign for going back to an older version that was released; takes as many approvals as a release.
+
+    It is about what is used, not about training: rounds still start from the last version that was promoted.
+    """,
+}
+ENOUGH = 2  # approvals that ``verify`` asks for where no client config says otherwise
+
+
+class Versions(Protocol):
+    """Where versions are looked up and decided about: a folder's :class:`Registry`, or a server."""
+
+    def listing(self) -> dict[str, Any]:
+        """Return every version."""
+
+    def shown(self, name: str) -> dict[str, Any]:
+        """Return one version with its card."""
+
+    def decide(self, name: str, value: Any) -> dict[str, Any]:
+        """Hand a decision over."""
+
+    def file(self, name: str, *, unreleased: bool) -> Version:
+        """Return a version's file."""
+
+
+@model.command("list")
+def list_versions(state: StateOption = None, operator: AsOption = None, as_json: AsJson = False) -> None:
+    """List every version: the start, promoted ones, refused candidates, and which one is released."""
+    with _source(state, operator) as source:
+        listing = source.listing()
+    if as_json:
+        _print(listing)
+        return
+    table = Table("version", "status", "round", "members", "loss", "auc", "sha256")
+    for one in listing["versions"]:
+        metrics = one["metrics"] or {}
+        table.add_row(
+            "–" if one["version"] is None else str(one["version"]),
+            _status(one),
+            str(one["number"]),
+            str(len(one["members"])),
+            *("–" if metrics.get(name) is None else f"{metrics[name]:.3f}" for name in ("loss", "auc")),
+            one["sha256"][:12],
+        )
+    with page() as console:
+        console.print(table)
+
+
+@model.command("show")
+def show(
+    version: VersionArgument, state: StateOption = None, operator: AsOption = None, as_json: AsJson = False
+) -> None:
+    """Show one version's lineage: base, round, members, verdict, who signed it, metrics, release."""
+    with _source(state, operator) as source:
+        shown = source.shown(version)
+    lineage, release = shown["lineage"], shown["card"]["release"]
+    path = None
+    if operator is None and lineage["version"] is not None:
+        path = str(_folder(state) / "models" / f"{lineage['sha256']}.safetensors")
+    fields = {**lineage, "path": path}
+    if as_json:
+        _print({**fields, "release": release})
+        return
+    table = Table.grid(padding=(0, 2))
+    for name, value in {
+        **fields,
+        "proof": f"signed by {', '.join(sorted(lineage['proof']['signatures']))}",
+        "members": ", ".join(lineage["members"]),
+        "status": _status({**release, "code": lineage["code"], "approvals": len(release["approvals"])}),
+    }.items():
+        table.add_row(name, "–" if value is None or value == "" else _printable(str(value)))
+    with page() as console:
+        console.print(table, markup=False)
+
+
+@model.command("card")
+def card(
+    version: VersionArgument, state: StateOption = None, operator: AsOption = None, as_json: AsJson = False
+) -> None:
+    """Print a version's model card (Markdown): origin, members, quality, what protects whom, limits, approvals."""
+    with _source(state, operator) as source:
+        found = source.shown(version)["card"]
+    if as_json:
+        _print(found)
+    else:
+        typer.echo(markdown(found), nl=False)
+
+
+def _decision(action: Action, words: str) -> None:
+    """Mount the command by which an approver takes a decision."""
+
+    def decide(
+        version: VersionArgument,
+        key: KeyOption,
+        reason: ReasonOption = "",
+        member: MemberOption = "",
+        state: StateOption = None,
+        operator: AsOption = None,
+        yes: YesOption = False,
+        as_json: AsJson = False,
+    ) -> None:
+        private = load_approver_key(key)
+        if problem := reason_problem(action, reason):
+            raise InputError("release.reason", problem)
+        with _source(state, operator, deciding=True) as source:
+            outcome = _decided(source, action, version, private, member, reason, ask=not yes)
+        _tell(outcome, as_json)
+
+    decide.__doc__ = words
+    model.command(action)(decide)
+
+
+for _action, _words in DECISIONS.items():
+    _decision(_action, _words)
+
+
+@model.command("export")
+def export(
+    version: VersionArgument,
+    out: Annotated[Path, typer.Option("--out", help="File to write; neither it nor its card may exist.")],
+    unreleased: Annotated[
+        bool, typer.Option("--unreleased", help="Also a version that is not released; the file is marked.")
+    ] = False,
+    state: StateOption = None,
+    operator: AsOption = None,
+) -> None:
+    """Write a released version's file (safetensors), and beside it its model card: OUT.card.md and OUT.card.json."""
+    cards = out.with_name(f"{out.name}.card.md"), out.with_name(f"{out.name}.card.json")
+    with _source(state, operator) as source:
+        found = source.shown(version)["card"]
+        try:
+            file = source.file(version, unreleased=unreleased)
+        except Refused as error:
+            if error.code == "release.unreleased":
+                error.hint = "--unreleased writes it all the same, marked as such"
+            raise
+    whole = beside(found, out.name, file)
+    write_new({cards[0]: markdown(whole).encode(), cards[1]: canonical(whole) + b"\n", out: file.data})
+    typer.echo(str(out))
+
+
+@model.command("verify")
+def verify(
+    file: Annotated[Path, typer.Argument(help="Model file that somebody handed you, with FILE.card.json beside it.")],
+    config: Annotated[Path | None, typer.Option("--config", help="Client config (TOML): pins of the members.")] = None,
+    pin: Annotated[
+        list[str] | None, typer.Option("--pin", metavar="MEMBER=PIN", help="A member's pin (repeatable).")
+    ] = None,
+    approvals: Annotated[
+        int | None, typer.Option("--approvals", min=0, help=f"Members that must have approved.  [default: {ENOUGH}]")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check without the coordinator that members made this very file together and that enough of them released it.
+
+    It cannot show that the version was not replaced, or rejected, since: that stands in the log.
+    """
+    from ..protocol.released import check
+
+    pins, needed = _pins(config, pin or [])
+    beside_it = file.with_name(f"{file.name}.card.json")
+    try:
+        version, text = parse(file.read_bytes()), beside_it.read_text(encoding="utf-8")
+        value = json.loads(text)
+    except OSError as error:
+        raise InputError("data.file", f"{error.filename} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise InputError("release.malformed", f"{beside_it} is no model card") from None
+    checked = check(version, value, pins, min_approvals=needed if approvals is None else approvals)
+    who = [{"member": one.member, "approver": one.approver, "action": one.action} for one in checked.approvals]
+    if as_json:
+        openers = list(checked.openers)
+        _print(
+            {
+                "ok": True,
+                "sha256": version.sha256,
+                "federation": checked.federation,
+                "openers": openers,
+                "approvals": who,
+            }
+        )
+        return
+    said = ", ".join(f"{one['member']} ({one['approver']})" for one in who) or "nobody, and nobody was asked for"
+    typer.echo(_printable(f"{checked.federation}: made and signed by {', '.join(checked.openers)}"))
+    typer.echo(_printable(f"approved by {said}"))
+
+
+def _decided(
+    source: Versions, action: Action, name: str, key: EllipticCurvePrivateKey, member: str, reason: str, *, ask: bool
+) -> dict[str, Any]:
+    """Show an approver what a decision is about, sign it, hand it over; return what came of it."""
+    shown = source.shown(name)
+    found = shown["card"]
+    sha256 = str(found["sha256"])
+    if str(found["version"]) != name and not sha256.startswith(name):
+        raise Refused("release.digest", f"asked for {name!r}, the server shows {sha256}")
+    who = _approver(shown["approvers"], PublicKey(key.public_key()).pin, member)
+    after = found["release"]["after"]
+    decision = Decision(found["federation"], action, sha256, after, who["member"], who["approver"], reason)
+    for line in _brief(found, decision):
+        typer.echo(_printable(line), err=True)
+    if ask:
+        _ask()
+    return source.decide(sha256, SignedDecision.by(key, decision).as_dict())
+
+
+def _tell(outcome: Mapping[str, Any], as_json: bool) -> None:
+    """Say what came of a decision."""
+    if as_json:
+        _print(outcome)
+        return
+    done = {
+        "approved": f"signed; {outcome['approvals']} of {outcome['required']} approvals, {outcome['missing']} missing",
+        "rejected": "rejected",
+        "released": f"released, with {outcome['approvals']} approvals",
+        "rolled_back": f"released again, with {outcome['approvals']} approvals",
+    }
+    typer.echo(f"version {outcome['version']}: {done[outcome['event']]}")
+
+
+def _brief(found: Mapping[str, Any], decision: Decision) -> Iterator[str]:
+    """Yield what an approver should have seen before signing."""
+    gate, release, metrics = found["gate"], found["release"], found["metrics"] or {}
+    yield f"version   {found['version']} of {found['federation']}, run {found['run']}, {found['created']}"
+    yield f"SHA-256   {found['sha256']}"
+    yield f"members   {', '.join(found['members'])}"
+    yield f"gate      {gate['verdict']}, median of the votes {gate['median']} ({gate['metric']})"
+    yield f"metrics   {', '.join(f'{name} {value}' for name, value in metrics.items()) or 'none were reported'}"
+    yield f"approvals {len(release['approvals'])} of {release['required']} so far"
+    if release["released"]:
+        yield f"released  version {release['released']['version']} is, at the moment"
+    yield f"to sign   {decision.encode().decode()}"
+
+
+def _ask() -> None:
+    """Ask on stderr, so that stdout holds the result only."""
+    typer.echo("Sign this? [y/N] ", nl=False, err=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise click.Abort
+
+
+def _approver(approvers: list[dict[str, str]], thumbprint: str, member: str) -> dict[str, str]:
+    """Return the member and the name under which a key may approve."""
+    found = [one for one in approvers if one["key"] == thumbprint and member in ("", one["member"])]
+    if not found:
+        where = f"the card of {member!r}" if member else "any member's card"
+        raise InputError(
+            "release.unknown_approver",
+            f"the key {thumbprint} is not on {where}",
+            hint="the member adds [[approver]] to client.toml; its card then comes with the next run, or by member add",
+        )
+    if len(found) > 1:
+        names = ", ".join(one["member"] for one in found)
+        raise InputError("release.unknown_approver", f"the key is on the cards of {names}; expected --member")
+    return found[0]
+
+
+def _status(one: Mapping[str, Any]) -> str:
+    """Return how a version stands, in a few words."""
+    have = f"{one['approvals']} of {one['required']}"
+    if one["status"] == "promoted":
+        return f"promoted, {have}" if one["step"] else "promoted"
+    if one["status"] == "replaced" and one["approvals"]:
+        return f"replaced, {have}"
+    return f"{one['status']} {one['code']}".strip()
+
+
+def _pins(config: Path | None, given: list[str]) -> tuple[dict[str, str], int]:
+    """Return member → pin, and how many approvals are wanted."""
+    pins, needed = {}, ENOUGH
+    if config is not None:
+        from ..client.keyring import load_keys
+
+        settings = load_config(ClientConfig, config)
+        pins = {one.name: one.pin for one in settings.member}
+        pins[settings.client.member] = load_keys(settings.client.state).pin
+        needed = settings.client.min_approvals
+    for one in given:
+        member, _, text = one.rpartition("=")
+        if not member or not re.fullmatch(r"[A-Za-z0-9_-]{43}", text):
+            raise InputError("config.value", f"--pin {one}: expected MEMBER=PIN, a pin of 43 characters")
+        pins[member] = text
+    if not pins:
+        raise InputError("config.value", "no pin is known; expected --config or --pin")
+    return pins, needed
+
+
+@contextmanager
+def _source(state: Path | None, operator: Path | None, *, deciding: bool = False) -> Iterator[Versions]:
+    """Give the versions of a folder, or of a server."""
+    if operator is not None:
+        if state is not None:
+            raise InputError("config.value", "--state and --as exclude each other")
+        settings = load_config(OperatorConfig, operator)
+        from ..federation.remote import Remote
+
+        remote = Remote(settings, "fl:approve")
+        try:
+            yield remote
+        finally:
+            remote.close()
+        return
+    store, models = open_existing(_folder(state))
+    try:
+        if not deciding:
+            yield Registry(store, models)
+            return
+        with store.read() as db:
+            names = [run.offer["federation"]["name"] for run in history.runs(db)]
+    finally:
+        store.close()
+    if not names:
+        raise InputError("data.model", f"{_folder(state)} holds no run, and so no version")
+    opened = State(_folder(state), names[0])
+    try:
+        yield Registry(opened.store, opened.models, opened.log)
+    finally:
+        opened.close()
+
+
+def _folder(state: Path | None) -> Path:
+    return Path("state") if state is None else state
+
+
+def _printable(text: str) -> str:
+    """Return text without control characters: names come from other members."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _print(value: Mapping[str, Any]) -> None:
+    typer.echo(json.dumps(value, allow_nan=False))

@@ -1,0 +1,70 @@
+"""What commands print and write: tables on standard output, and new files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import typer
+from rich.console import Console
+
+from .. import files
+from ..errors import InputError
+
+_UNCUT = 100_000  # columns
+
+
+@contextmanager
+def page(*, uncut: bool = False) -> Iterator[Console]:
+    """Give a console; what was printed on it is written at the end, by the same door as everything else.
+
+    So a pipe that was closed is one BrokenPipeError for the front door, and no line ends with blanks.
+
+    Args:
+        uncut: into a file or a pipe, let a row be as long as it needs.
+    """
+    at_terminal = sys.stdout.isatty()
+    console = Console(width=_UNCUT if uncut and not at_terminal else None)
+    with console.capture() as captured:
+        yield console
+    text = captured.get()
+    if not at_terminal:
+        text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+    typer.echo(text, nl=False)
+
+
+def tell_created(made: Iterable[Path]) -> None:
+    """Say on stderr which files were made."""
+    for path in made:
+        typer.echo(f"created {path}", err=True)
+
+
+def write_new(contents: Mapping[Path, bytes]) -> None:
+    """Write files where none are yet: all of them, or none.
+
+    Raises:
+        InputError: ``config.out``: one is there already, or cannot be written.
+    """
+    try:
+        files.create_all(contents)
+    except OSError as error:
+        named = (Path(name) for name in (error.filename2, error.filename) if isinstance(name, str))
+        where = next((one for one in named if one in contents), [*contents][-1])  # else what is beside was not written
+        raise InputError("config.out", f"--out {where} cannot be written: {error.strerror}") from None
+
+
+@contextmanager
+def new_file(out: Path) -> Iterator[IO[bytes]]:
+    """Give a new file to write into; it is there, whole and on disk, or not at all.
+
+    Raises:
+        InputError: ``config.out``: there is one already, or it cannot be written.
+    """
+    try:
+        with files.writing(out) as file:
+            yield file
+    except OSError as error:
+        raise InputError("config.out", f"--out {out} cannot be written: {error.strerror}") from error

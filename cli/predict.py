@@ -1,0 +1,48 @@
+"""``moonflower predict``: scores of rows by a model version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import InputError
+
+MODEL_FOLDERS = ("state/models", "runs/*/models")
+
+
+def predict(
+    data: Annotated[Path, typer.Argument(help="CSV or Parquet with the schema's columns; no label needed.")],
+    model: Annotated[
+        str,
+        typer.Option("--model", help="Model file, or the first digits of its SHA-256 (in state/ or runs/)."),
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="CSV file to write.  [default: stdout]")] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option("--task", help="Task of your own that the model may name; it is imported (repeatable)."),
+    ] = None,
+) -> None:
+    """Score rows with a model version; it carries schema, scaling and task, so nothing else is needed."""
+    from ..client.learning.predict import predict_file  # torch takes seconds
+    from ..client.tasks import own_tasks
+
+    allow = None if not task else [*own_tasks(), *task]
+    scores = predict_file(_model_file(model), data, out, allow=allow)
+    if out is None:
+        typer.echo(scores.to_csv(index=False), nl=False)
+    else:
+        typer.echo(f"{len(scores)} rows scored: {out}", err=True)
+
+
+def _model_file(name: str) -> Path:
+    path = Path(name)
+    if path.exists() or len(name) < 6 or not set(name) <= set("0123456789abcdef"):
+        return path
+    found = sorted(file for folder in MODEL_FOLDERS for file in Path().glob(f"{folder}/{name}*.safetensors"))
+    if not found:
+        raise InputError("data.model", f"no model {name!r} under {' or '.join(MODEL_FOLDERS)}; expected a file or SHA")
+    if len({file.name for file in found}) > 1:
+        raise InputError("data.model", f"{name!r} names {len(found)} models; expected more digits of the SHA-256")
+    return found[0]

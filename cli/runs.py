@@ -1,0 +1,127 @@
+"""``moonflower up``, ``run``, ``runs`` and ``stop``: a federation of real processes, from an operator's desk."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from ..configs.roles import OperatorConfig, load_config
+from ..configs.settings import load_run
+from ..federation.folder import fresh
+from ..report import table as report
+from . import following
+from .options import OPERATOR, AsJson, Operator, Out, Overrides, RunConfig
+from .output import page
+
+if TYPE_CHECKING:
+    from ..federation.remote import Remote
+
+
+def up(
+    config: RunConfig,
+    out: Out = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a whole federation of real processes on this machine: issuer, server, and one client a member.
+
+    The same config as for simulate gives the same model, to the bit. All keys lie on one disk here, so it protects
+    nobody from whoever runs it; the folder shows what separate machines would each have.
+    """
+    settings = load_run(config, overrides or ())
+    from ..client.learning.cast import prepare  # torch and flwr take seconds: first look at the config
+    from ..federation.up import up as run_up
+
+    # Also where they were inherited as ignored: processes are to be ended.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    cast = prepare(config, overrides or ())
+    name = settings.federation.name
+    with fresh(out, name) as folder, following.shown(settings.training.rounds, quiet=as_json) as follow:
+        done = run_up(cast.settings, cast.names, cast.schema.digest(), folder, follow)
+    _show(done.result, as_json)
+    if not as_json:
+        typer.echo(f"report: {done.out / 'report.html'}")
+    if done.error is not None:
+        raise done.error
+
+
+def run(
+    config: RunConfig,
+    operator: Operator = OPERATOR,
+    overrides: Overrides = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Print the run's identifier and do not follow it.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a run to a server and follow it to its end; the exit status is the run's."""
+    settings = load_run(config, overrides or ())
+    remote = _remote(operator)
+    from ..client.tasks import load_task, schema_for
+    from ..federation.up import ending
+
+    try:
+        schema = schema_for(load_task(settings.task.ref, settings.task.options), settings.data)
+        submitted = remote.submit(settings.offer(schema.digest()))
+        if detach:
+            typer.echo(json.dumps({"run": submitted}) if as_json else submitted)
+            return
+        with following.shown(settings.training.rounds, quiet=as_json) as follow:
+            for event in remote.follow(submitted):
+                follow(event)
+        shown = remote.show(submitted)
+    finally:
+        remote.close()
+    _show(shown["result"], as_json)
+    error = ending(shown)
+    if error is not None:
+        raise error
+
+
+def runs(operator: Operator = OPERATOR, as_json: AsJson = False) -> None:
+    """List the runs of a server."""
+    remote = _remote(operator)
+    try:
+        found = remote.runs()
+    finally:
+        remote.close()
+    if as_json:
+        typer.echo(json.dumps({"runs": found}))
+        return
+    table = Table("run", "status", "rounds", "")
+    for one in found:
+        table.add_row(one["run"], one["status"], f"{one['rounds']} of {one['of']}", one["code"])
+    with page() as console:
+        console.print(table)
+
+
+def stop(
+    run: Annotated[str, typer.Argument(help="Identifier of the run (moonflower runs).")],
+    operator: Operator = OPERATOR,
+) -> None:
+    """Ask that a run ends; the last good model stays."""
+    remote = _remote(operator)
+    try:
+        remote.stop(run)
+    finally:
+        remote.close()
+    typer.echo(f"{run}: will end before its next step", err=True)
+
+
+def _remote(operator: Path) -> Remote:
+    settings = load_config(OperatorConfig, operator)
+    from ..federation.remote import Remote
+
+    return Remote(settings)
+
+
+def _show(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(result, allow_nan=False))
+        return
+    with page() as console:
+        report.table(result, console)

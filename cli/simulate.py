@@ -1,0 +1,57 @@
+"""``moonflower simulate``: the command line around :mod:`moonflower.federation.simulate`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..configs.settings import load_run
+from ..report import table
+from . import following
+from .options import AsJson, Out, Overrides, RunConfig
+from .output import page
+
+if TYPE_CHECKING:
+    from ..federation.simulate import Simulation
+
+
+def simulate(
+    config: RunConfig,
+    out: Out = None,
+    drill: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND@ROUND:MEMBER", help="Let something go wrong on purpose (repeatable)."),
+    ] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a whole federation in this process, sealed as live, and show what each member gained.
+
+    All members' keys and data are in one process here, so a simulation protects nobody from whoever runs it.
+    """
+    settings = load_run(config, overrides or ())
+    rounds = settings.training.rounds
+    from ..federation.simulate import (
+        simulate as run_simulation,  # torch and flwr take seconds: first look at the config
+    )
+
+    with following.shown(rounds, quiet=as_json) as follow:
+        try:
+            done = run_simulation(config, out=out, overrides=overrides or (), drills=drill or (), on_event=follow)
+        except KeyboardInterrupt as stop:
+            typer.echo(f"stopped; {stop}", err=True)
+            raise typer.Exit(130) from None
+    _show(done, as_json)
+    if done.error is not None:
+        raise done.error
+
+
+def _show(done: Simulation, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(done.result, allow_nan=False))
+        return
+    with page() as console:
+        table.table(done.result, console)
+    typer.echo(f"report: {done.out / 'report.html'}")

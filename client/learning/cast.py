@@ -1,0 +1,90 @@
+"""Who takes part where one table holds everybody's rows: a run config, and each member's part of its data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...configs.schema import Schema
+from ...configs.settings import RunSettings, load_run
+from ...crypto import planner
+from ...errors import InputError, nearest
+from ..tasks import load_task, schema_for
+from .rows import Rows, Split
+from .splits import partition, split
+from .torch import TorchLearner
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Everything that a federation on one machine needs, checked before anything is written.
+
+    Attributes:
+        settings: of the run.
+        schema: of the rows.
+        splits: member → its rows.
+    """
+
+    settings: RunSettings
+    schema: Schema
+    splits: Mapping[str, Split]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Member names, sorted."""
+        return tuple(sorted(self.splits))
+
+    def learner(self, name: str, rows: Split) -> TorchLearner:
+        """Return a fresh learner of these rows."""
+        task = load_task(self.settings.task.ref, self.settings.task.options)
+        return TorchLearner(task, rows, self.schema, seed=self.settings.training.seed, member=name)
+
+
+def prepare(config: Path, overrides: Iterable[str] = ()) -> Cast:
+    """Return the cast of a run config: settings, schema, every member's rows; all checked.
+
+    Args:
+        config: run config (TOML).
+        overrides: ``table.key=value`` strings.
+
+    Raises:
+        InputError: anything in them is wrong.
+    """
+    settings = load_run(config, overrides)
+    task = load_task(settings.task.ref, settings.task.options)
+    schema = schema_for(task, settings.data)
+    seed = settings.training.seed
+    members = partition(task.data(settings.data, schema), settings.data, settings.simulate, seed)
+    splits = {name: split(rows, settings.data, seed=seed, member=name) for name, rows in members.items()}
+    cast = Cast(settings, schema, splits)
+    problem = _contradiction(cast, members)
+    if problem:
+        raise InputError("config.value", f"{config}: {problem}")
+    size = len(cast.learner(cast.names[0], splits[cast.names[0]]).start())
+    planner.plan(len(splits), settings.crypto.value_bits, size)
+    return cast
+
+
+def _contradiction(cast: Cast, members: Mapping[str, Rows]) -> str:
+    """Return where the config asks for what its data cannot give, or ""."""
+    count, data = len(members), cast.settings.data
+    least, quorum = cast.settings.federation.min_members, cast.settings.crypto.open_quorum
+    if least > count:
+        names = ", ".join(cast.names)
+        return f"federation.min_members = {least}; expected at most {count}, the members in the data ({names})"
+    if quorum > count:
+        return f"crypto.open_quorum = {quorum}; expected at most {count}, the members in the data"
+    voters = sum(len(part.validation) > 0 for part in cast.splits.values())
+    if voters < least:
+        return (
+            f"data.validation_fraction = {data.validation_fraction:g} leaves {voters} members rows to vote with; "
+            f"expected at least {least}, federation.min_members"
+        )
+    if data.test_column is not None and not any(len(part.test) for part in cast.splits.values()):
+        marks = {str(mark) for rows in members.values() for mark in rows.groups[data.test_column]} - {"None"}
+        return (
+            f"data.test_value = {data.test_value!r}, which no row has in column {data.test_column!r}; "
+            f"{nearest(str(data.test_value), marks)}"
+        )
+    return ""

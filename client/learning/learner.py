@@ -1,0 +1,68 @@
+"""What a member asks of whatever learns: a :class:`Learner`. ``torch.py`` has the first; others can come.
+
+Rules: a vector in, a vector out, the same bits for the same inputs; no call depends on an earlier one but for
+:meth:`Learner.prepare`, so that a node that was started again gives the same update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...configs.schema import Schema
+from ...configs.settings import TrainingSettings
+from ...protocol.model_version import Layout
+from ..tasks import Metrics
+from .rows import Rows
+
+Part = Literal["train", "validation", "test"]
+Vector = NDArray[np.float32]
+
+
+class Learner(Protocol):
+    """One member's rows, model and training; for one thread at a time."""
+
+    @property
+    def rows(self) -> int:
+        """Number of training rows, at least 1."""
+
+    @property
+    def schema(self) -> Schema:
+        """The columns that all members share."""
+
+    @property
+    def layout(self) -> Layout:
+        """Names and shapes of what travels, in the order in which a vector holds them."""
+
+    def start(self) -> Vector:
+        """Return the start vector, ``float32[n]``; it depends on task, schema and seed only."""
+
+    def summary(self) -> NDArray[np.int64]:
+        """Return the statistics of the training rows, ``int64[k]`` in ``[0, 2^38)``, to be summed over members."""
+
+    def scaling(self, totals: Sequence[int]) -> dict[str, Any]:
+        """Return means and spreads from the summed statistics, JSON-able; the same bits at every member."""
+
+    def prepare(self, scaling: Mapping[str, Any]) -> None:
+        """Fix the scaling; needed before :meth:`train` and whatever evaluates."""
+
+    def train(self, base: Vector, training: TrainingSettings, number: int) -> Vector:
+        """Return the vector after a round's training from ``base``; ``number`` is the round's and seeds every draw."""
+
+    def evaluate(self, vector: Vector, part: Part | Rows) -> Metrics:
+        """Return the metrics of a vector on a part of the own rows, or on other raw rows; None where undefined."""
+
+    def personalised(self, vector: Vector) -> Metrics | None:
+        """Return the metrics on the own test rows with the private part; None where there is no such part."""
+
+    def tally(self, vector: Vector) -> NDArray[np.int64]:
+        """Return the counts of the test rows, ``int64[m]`` in ``[0, 2^38)``, to be summed over members."""
+
+    def overall(self, totals: Sequence[int]) -> Metrics:
+        """Return the metrics of all members' test rows from the summed tallies."""
+
+    def data_digest(self) -> str:
+        """Return the SHA-256 of all the member's rows, however they are ordered and split."""

@@ -1,0 +1,174 @@
+"""Using a model version: it carries task, schema and scaling, so one file and this package are enough.
+
+A model file comes from elsewhere. It must not make this machine import code that its owner did not name: its
+task reference is looked up in an allow-list before anything is imported, and all is checked before use.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from torch import nn
+
+from ... import files
+from ...configs.schema import Schema
+from ...errors import InputError, Refused, nearest
+from ...protocol.model_version import Version, parse
+from ..tasks import Metrics, Task, load_task, own_tasks
+from .rows import Rows
+from .sources import read_table
+from .torch import fresh_model, layout_of, load, outputs
+
+logger = logging.getLogger(__name__)
+_KEYS = {"format", "federation", "task", "schema", "scaling", "package"}
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model version, ready to use.
+
+    Attributes:
+        version: the parsed file.
+        task: what it was trained for.
+        schema: columns that a table needs.
+        scaling: the federation's means and spreads, as the task wrote them.
+        model: the network, with the version's numbers.
+    """
+
+    version: Version
+    task: Task
+    schema: Schema
+    scaling: dict[str, Any]
+    model: nn.Module
+
+    def predict(self, frame: pd.DataFrame) -> NDArray[np.float64]:
+        """Return the probabilities of every row of a table; a label column is not needed, others are ignored.
+
+        Returns:
+            ``float64[n]``, of the second class; with more than two classes ``float64[n, classes]``.
+
+        Raises:
+            InputError: ``data.column``, ``data.value`` or ``data.category``.
+        """
+        return self._scores(frame, "data")
+
+    def metrics(self, frame: pd.DataFrame) -> Metrics:
+        """Return the task's metrics on a table with a label column and one row or more.
+
+        Raises:
+            InputError: as :meth:`predict`.
+        """
+        rows = Rows(self.task.inputs(frame, self.schema), self.task.targets(frame, self.schema))
+        ready = self.task.prepare(rows, self.schema, self.scaling)
+        return self.task.metrics(outputs(self.model, ready.inputs), ready.targets)
+
+    def table(self, frame: pd.DataFrame, where: str = "data") -> pd.DataFrame:
+        """Return score and class of every row: columns ``score, class`` or ``score_A, score_B, …, class``."""
+        scores, classes = self._scores(frame, where), self.schema.label.classes
+        if scores.ndim == 1:
+            named, best = {"score": scores}, (scores > 0.5).astype(np.int64)
+        else:
+            named, best = {f"score_{c}": scores[:, i] for i, c in enumerate(classes)}, scores.argmax(axis=1)
+        return pd.DataFrame({**named, "class": [classes[i] for i in best]})
+
+    def _scores(self, frame: pd.DataFrame, where: str) -> NDArray[np.float64]:
+        inputs = self.task.inputs(frame, self.schema, where)
+        ready = self.task.prepare(Rows(inputs, inputs.new_zeros(len(inputs)).long()), self.schema, self.scaling)
+        return self.task.scores(outputs(self.model, ready.inputs))
+
+
+def load_model(path: Path | str, *, allow: Collection[str] | None = None) -> Predictor:
+    """Return the model version in the file ``path``, ready to predict; a copy marked as not released says so.
+
+    Args:
+        path: a ``.safetensors`` file that a run or ``moonflower model export`` wrote.
+        allow: task references that may be imported; None = moonflower's own tasks.
+
+    Raises:
+        InputError: ``data.file``: cannot be read; ``data.model``: not a usable model version.
+        Refused: ``task.refused``: the task is not in ``allow``; nothing was imported.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        beside = [p.name for p in path.parent.glob("*.safetensors")]
+        raise InputError("data.file", f"model file {path} does not exist; {nearest(path.name, beside)}") from None
+    except OSError as error:
+        raise InputError("data.file", f"model file {path} cannot be read: {error.strerror}") from None
+    try:
+        predictor = open_version(parse(data), allow=allow)
+    except InputError as error:
+        raise InputError(error.code, f"model file {path}: {error}", hint=error.hint) from None
+    if predictor.version.unreleased:
+        logger.warning("model file %s is not released: nobody who has to approve it has said that it may be used", path)
+    return predictor
+
+
+def open_version(version: Version, *, allow: Collection[str] | None = None) -> Predictor:
+    """Return a parsed model version, ready to predict; arguments and errors as :func:`load_model`."""
+    manifest = version.manifest
+    if manifest.get("format") != _FORMAT:
+        raise _bad(f"its format is {manifest.get('format')!r}; expected {_FORMAT}")
+    for key in sorted(_KEYS):
+        if key not in manifest:
+            raise _bad(f"its manifest has no {key!r}")
+    options, scaling = manifest["task"], manifest["scaling"]
+    if not isinstance(options, dict) or not isinstance(options.get("ref"), str) or not isinstance(scaling, dict):
+        raise _bad("task or scaling in its manifest is no table")
+    ref = options["ref"]
+    allowed = own_tasks() if allow is None else list(allow)
+    if ref not in allowed:
+        raise Refused(
+            "task.refused",
+            f"the model's task {ref!r} is not allowed here; {nearest(ref, allowed)}",
+            hint="a task is code: allow it only when you trust the package that is installed under that name",
+        )
+    task = load_task(ref, {key: value for key, value in options.items() if key != "ref"})
+    schema = task.schema() if manifest["schema"] is None else Schema.from_dict(manifest["schema"], "the model's schema")
+    if schema is None:
+        raise _bad("it has no schema, and its task has none of its own")
+    model = fresh_model(task, schema, seed=0)
+    layout = layout_of(model)
+    if layout != version.layout:
+        raise _bad("its tensors are not those of its task's model")
+    if not np.isfinite(version.vector).all():
+        raise _bad("a number in it is not finite")
+    load(model, {}, layout, version.vector)
+    return Predictor(version, task, schema, scaling, model)
+
+
+def predict_file(
+    model_path: Path, data_path: Path, out: Path | None = None, *, allow: Collection[str] | None = None
+) -> pd.DataFrame:
+    """Return score and class of every row of a CSV or Parquet file, and write them to ``out`` as CSV.
+
+    Args:
+        model_path: the model version.
+        data_path: the rows; the file needs the schema's columns, no label.
+        out: CSV file to write, in the rows' order; None = none.
+        allow: as in :func:`load_model`.
+
+    Raises:
+        InputError: ``data.*``; ``config.out``: ``out`` cannot be written. Refused: ``task.refused``.
+    """
+    predictor = load_model(model_path, allow=allow)
+    result = predictor.table(read_table(data_path), where=data_path.name)
+    if out is not None:
+        try:
+            files.replace(out, result.to_csv(index=False).encode())
+        except OSError as error:
+            raise InputError("config.out", f"--out {out} cannot be written: {error.strerror or error}") from None
+    return result
+
+
+def _bad(found: str) -> InputError:
+    return InputError("data.model", f"not a usable moonflower model version: {found}")

@@ -1,0 +1,95 @@
+"""A member's rows in memory, and how a table's columns become numbers. Nothing is guessed: a value that the schema does
+not allow is refused, by column and value, never by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...configs.schema import MISSING, Schema, text
+from ...configs.settings import DataSettings
+from ...errors import InputError, nearest
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one table; ``inputs`` and ``targets`` share their first axis.
+
+    Attributes:
+        inputs: raw or prepared inputs, ``[n, …]``.
+        targets: what to predict, ``[n, …]``; class indices ``int64[n]`` unless the task says otherwise.
+        groups: text columns that are no inputs (site, test mark), each ``object[n]``, None where empty.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    groups: Mapping[str, NDArray[np.object_]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def take(self, index: NDArray[np.int64] | Tensor) -> Rows:
+        """Return the rows at ``index``, in its order."""
+        chosen = torch.as_tensor(index)
+        groups = {name: values[chosen.numpy()] for name, values in self.groups.items()}
+        return Rows(self.inputs[chosen], self.targets[chosen], groups)
+
+    @staticmethod
+    def concat(parts: Sequence[Rows]) -> Rows:
+        """Return the rows of all ``parts`` in their order, with the groups that every part has."""
+        names = set.intersection(*(set(part.groups) for part in parts))
+        return Rows(
+            torch.cat([part.inputs for part in parts]),
+            torch.cat([part.targets for part in parts]),
+            {name: np.concatenate([part.groups[name] for part in parts]) for name in sorted(names)},
+        )
+
+
+@dataclass(frozen=True)
+class Split:
+    """The parts of a member's rows: ``train`` has at least one row, the others may be empty."""
+
+    train: Rows
+    validation: Rows
+    test: Rows
+
+
+def need(frame: pd.DataFrame, names: Iterable[str], where: str) -> None:
+    """Check that ``frame`` has every column in ``names``.
+
+    Raises:
+        InputError: ``data.column``: names the file, the column and the nearest one.
+    """
+    known = [str(name) for name in frame.columns]
+    for name in names:
+        if name not in known:
+            raise InputError("data.column", f"{where} has no column {name!r}; {nearest(name, known)}")
+
+
+def features(frame: pd.DataFrame, schema: Schema, where: str) -> NDArray[np.float64]:
+    """Return the schema's columns as ``float64[n, columns]``: numbers, category indices, NaN where missing.
+
+    Raises:
+        InputError: ``data.column``, ``data.value`` or ``data.category``.
+    """
+    need(frame, [column.name for column in schema.columns], where)
+    return np.column_stack([column.read(frame[column.name], where) for column in schema.columns])
+
+
+def read_groups(frame: pd.DataFrame, settings: DataSettings) -> dict[str, NDArray[np.object_]]:
+    """Return the site and test columns as text, None where a cell is empty."""
+    names = [name for name in (settings.site, settings.test_column) if name]
+    out = {}
+    for name in names:
+        codes, uniques = frame[name].factorize()
+        words = [cell if isinstance(cell, str) else text(cell) for cell in uniques]
+        known = [None if word.strip().lower() in MISSING else word for word in words]
+        out[name] = np.array([*known, None], dtype=object)[codes]
+    return out

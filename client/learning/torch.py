@@ -1,0 +1,290 @@
+"""A member's training: a vector in, a vector out, the same bits for the same inputs.
+
+What travels is a flat ``float32[n]``: trainable floating parameters and floating buffers, in state-dict
+order. Frozen parameters and integer buffers stay where they are; before every use they are set back to the
+start, so that no call depends on an earlier one and a restarted node gives the same update.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ...configs.schema import Schema
+from ...configs.settings import TrainingSettings
+from ...errors import InputError
+from ...protocol.model_version import Layout, TensorSpec
+from ..tasks import MAX_COUNT, METRICS, Metrics, Task
+from .learner import Part, Vector
+from .rows import Rows, Split
+from .splits import generator
+
+_CHUNK = 8192
+"""Rows of one evaluation step: bounds the memory of a large model's activations."""
+_ONE_THREAD = 1 << 20
+"""Models with fewer numbers run on one thread: faster, and the bits do not depend on the machine's cores."""
+
+
+class TorchLearner:
+    """One member's rows, model and training; for one thread at a time.
+
+    Args:
+        task: what is trained.
+        split: the member's raw rows.
+        schema: of the rows.
+        seed: of the run; with ``member`` and the round's number it seeds every draw.
+        member: name.
+
+    Raises:
+        InputError: ``config.task``: the model has no trainable parameter.
+    """
+
+    def __init__(self, task: Task, split: Split, schema: Schema, *, seed: int, member: str) -> None:
+        self.task, self.schema, self.seed, self.member = task, schema, seed, member
+        self._raw = split
+        self._ready: Split | None = None
+        self._scaling: dict[str, Any] = {}
+        self.model = fresh_model(task, schema, seed)
+        self.layout = layout_of(self.model)
+        travels = {spec.name for spec in self.layout}
+        state = self.model.state_dict()
+        self._origin = {name: value.detach().clone() for name, value in state.items() if name not in travels}
+        self._parameters = [p for p in self.model.parameters() if p.requires_grad and p.is_floating_point()]
+        if not self._parameters:
+            raise InputError("config.task", "the task's model has no trainable parameter; expected one or more")
+        self._size = sum(spec.size for spec in self.layout)
+
+    @property
+    def rows(self) -> int:
+        """Number of training rows, at least 1."""
+        return len(self._raw.train)
+
+    def start(self) -> Vector:
+        """Return the start vector, ``float32[n]``; it depends on task, schema and seed only."""
+        return flatten(fresh_model(self.task, self.schema, self.seed).state_dict(), self.layout)
+
+    def summary(self) -> NDArray[np.int64]:
+        """Return the statistics of the training rows, ``int64[k]`` in ``[0, 2^38)``, to be summed.
+
+        Raises:
+            InputError: ``data.value``: a number outside, such as from more than 2^22 rows.
+        """
+        return _counts(self.task.summary(self._raw.train, self.schema), "summary")
+
+    def data_digest(self) -> str:
+        """Return the SHA-256 of all the member's rows, however they are ordered and split."""
+        parts = [Rows(part.inputs, part.targets) for part in (self._raw.train, self._raw.validation, self._raw.test)]
+        whole = Rows.concat([part for part in parts if len(part)])
+        rows = [whole.inputs.reshape(len(whole), -1).double(), whole.targets.reshape(len(whole), -1).double()]
+        table = torch.cat(rows, dim=1).numpy()
+        return hashlib.sha256(b"".join(sorted(row.tobytes() for row in table))).hexdigest()
+
+    def scaling(self, totals: Sequence[int]) -> dict[str, Any]:
+        """Return means and spreads from the summed statistics, JSON-able; the same bits at every member."""
+        return self.task.scaling([int(total) for total in totals], self.schema)
+
+    def prepare(self, scaling: Mapping[str, Any]) -> None:
+        """Fix the scaling and prepare all parts with it; needed before ``train`` and whatever evaluates."""
+        if self._ready is not None and self._scaling == scaling:
+            return
+        self._scaling = dict(scaling)
+        raw = self._raw
+        self._ready = Split(self._prepared(raw.train), self._prepared(raw.validation), self._prepared(raw.test))
+
+    def train(self, base: Vector, training: TrainingSettings, number: int) -> Vector:
+        """Return the vector after ``local_epochs`` of plain SGD from ``base``.
+
+        Args:
+            base: ``float32[n]``.
+            training: epochs, learning rate, batch size; FedProx' mu adds mu/2 |w - base|² to the loss.
+            number: of the round; seeds the order of the rows.
+
+        Returns:
+            ``float32[n]``; may hold NaN or infinities when training diverged.
+        """
+        rows = self._part("train")
+        order = generator(f"batches|{self.seed}|{self.member}|{number}")
+        with _steady(self._size, f"train|{self.seed}|{self.member}|{number}"):
+            self._load(base)
+            self.model.train()
+            anchors = [p.detach().clone() for p in self._parameters] if training.mu else []
+            for _ in range(training.local_epochs):
+                shuffled = rows.take(order.permutation(len(rows)))
+                for first in range(0, len(rows), training.batch_size):
+                    self._step(_slice(shuffled, first, first + training.batch_size), training, anchors)
+            return flatten(self.model.state_dict(), self.layout)
+
+    def evaluate(self, vector: Vector, part: Part | Rows) -> Metrics:
+        """Return the task's metrics of ``vector`` on a part of the own rows, or on other raw rows.
+
+        All of ``METRICS`` are there. None is a metric that the rows leave undefined, as all are without rows;
+        NaN or an infinity is the model's own doing.
+        """
+        rows = self._part(part) if isinstance(part, str) else self._prepared(part)
+        with _steady(self._size, "evaluate"):
+            self._load(vector)
+            return self._metrics(rows, None)
+
+    def tally(self, vector: Vector) -> NDArray[np.int64]:
+        """Return the counts of the test rows, ``int64[m]`` in ``[0, 2^38)``, to be summed over members.
+
+        Raises:
+            InputError: ``data.value``: a number outside.
+        """
+        rows = self._part("test")
+        with _steady(self._size, "evaluate"):
+            self._load(vector)
+            outputs = self._outputs(rows if len(rows) else _slice(self._part("train"), 0, 1))[: len(rows)]
+            return _counts(self.task.tally(outputs, rows.targets), "tally")
+
+    def overall(self, totals: Sequence[int]) -> Metrics:
+        """Return the metrics of all members' test rows from the summed tallies."""
+        return self.task.overall([int(total) for total in totals])
+
+    def personalised(self, vector: Vector) -> Metrics | None:
+        """Return the metrics on the own test rows with the private part, None when the task has none."""
+        rows, own = self._part("test"), self._part("train")
+        with _steady(self._size, "evaluate"):
+            self._load(vector)
+            self.model.eval()
+            private = self.task.personalise(self.model, own)
+            if private is None:
+                return None
+            return self._metrics(rows, private)
+
+    def fit(self, training: TrainingSettings) -> Vector:
+        """Return the vector after all rounds on the own rows alone, scaled by their own statistics.
+
+        This prepares the learner anew: use one of its own for a baseline. With the rows of one member it is
+        the ``alone`` baseline, with those of all members the ``pooled`` one.
+        """
+        self.prepare(self.scaling(self.summary().tolist()))
+        vector = self.start()
+        for number in range(1, training.rounds + 1):
+            vector = self.train(vector, training, number)
+        return vector
+
+    def _part(self, name: Part) -> Rows:
+        if self._ready is None:
+            raise RuntimeError("Learner.prepare comes before training and evaluation")
+        rows: Rows = getattr(self._ready, name)
+        return rows
+
+    def _prepared(self, rows: Rows) -> Rows:
+        ready = self.task.prepare(rows, self.schema, self._scaling)
+        return Rows(ready.inputs, ready.targets)  # groups are not needed any more, and cost time in every batch
+
+    def _load(self, vector: Vector) -> None:
+        load(self.model, self._origin, self.layout, vector)
+
+    def _outputs(self, rows: Rows) -> Tensor:
+        return outputs(self.model, rows.inputs)
+
+    def _metrics(self, rows: Rows, private: Any) -> Metrics:
+        shown = rows if len(rows) else _slice(self._part("train"), 0, 1)
+        made = self._outputs(shown)
+        if private is not None:
+            made = self.task.apply(private, made)
+        found = self.task.metrics(made, shown.targets)
+        return {**dict.fromkeys(METRICS), **(found if len(rows) else dict.fromkeys(found))}
+
+    def _step(self, batch: Rows, training: TrainingSettings, anchors: Sequence[Tensor]) -> None:
+        loss = self.task.loss(self.model, batch)
+        gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
+        with torch.no_grad():
+            for i, (parameter, gradient) in enumerate(zip(self._parameters, gradients, strict=True)):
+                if anchors:
+                    pull = training.mu * (parameter - anchors[i])
+                    gradient = pull if gradient is None else gradient + pull
+                if gradient is not None:
+                    parameter.sub_(gradient, alpha=training.lr)
+
+
+def fresh_model(task: Task, schema: Schema, seed: int) -> nn.Module:
+    """Return the task's model as ``seed`` makes it; the global torch generator is as it was afterwards."""
+    number = _torch_seed(f"start|{seed}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(number)
+        return task.model(schema, torch.Generator().manual_seed(number))
+
+
+def layout_of(model: nn.Module) -> Layout:
+    """Return what travels: trainable floating parameters and floating buffers, without empty ones."""
+    frozen = {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    return tuple(
+        TensorSpec(name, tuple(value.shape))
+        for name, value in model.state_dict().items()
+        if value.is_floating_point() and value.numel() and name not in frozen
+    )
+
+
+def flatten(state: Mapping[str, Tensor], layout: Layout) -> Vector:
+    """Return the tensors of ``layout`` as one ``float32[n]``."""
+    return torch.cat([state[spec.name].detach().reshape(-1).float() for spec in layout]).numpy()
+
+
+def load(model: nn.Module, origin: Mapping[str, Tensor], layout: Layout, vector: Vector) -> None:
+    """Set the model to ``vector``, and what does not travel to ``origin``.
+
+    Raises:
+        ValueError: the vector's length is not the layout's.
+    """
+    size = sum(spec.size for spec in layout)
+    if vector.shape != (size,):
+        raise ValueError(f"vector has shape {vector.shape}, the model takes {size} numbers")
+    state, start = model.state_dict(), 0
+    with torch.no_grad():
+        for name, kept in origin.items():
+            state[name].copy_(kept)
+        for spec in layout:  # one tensor at a time: a whole second vector would be a lot of memory
+            piece = np.array(vector[start : start + spec.size], dtype=np.float32)
+            state[spec.name].copy_(torch.from_numpy(piece.reshape(spec.shape)))
+            start += spec.size
+
+
+def outputs(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Return the model's outputs on prepared inputs, in evaluation mode and without gradients."""
+    model.eval()
+    with torch.inference_mode():
+        return torch.cat([model(inputs[i : i + _CHUNK]) for i in range(0, max(len(inputs), 1), _CHUNK)])
+
+
+@contextlib.contextmanager
+def _steady(size: int, purpose: str) -> Iterator[None]:
+    """Seed torch's global generator for the block (dropout), and run small models on one thread."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_torch_seed(purpose))
+        if size < _ONE_THREAD and threads != 1:
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
+
+
+def _torch_seed(purpose: str) -> int:
+    return int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "big") >> 1
+
+
+def _slice(rows: Rows, first: int, end: int) -> Rows:
+    return Rows(rows.inputs[first:end], rows.targets[first:end])
+
+
+def _counts(counts: NDArray[np.int64], what: str) -> NDArray[np.int64]:
+    if counts.ndim != 1 or counts.dtype != np.int64:
+        raise InputError("data.value", f"the task's {what} is {counts.dtype}{list(counts.shape)}; expected int64[k]")
+    if counts.size and not 0 <= counts.min() <= counts.max() <= MAX_COUNT:
+        raise InputError(
+            "data.value",
+            f"the task's {what} holds a number outside 0 to {MAX_COUNT}; expected fewer rows, or counts",
+        )
+    return counts

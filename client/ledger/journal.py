@@ -1,0 +1,67 @@
+"""The journal of a member: its own record of what it did and what it refused, in the ledger's transactions.
+
+An entry is written in the transaction of the deed that it is about. It holds digests, names and codes; no key, no count
+of rows, no value of a row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+from sqlalchemy.dialects.sqlite import insert
+
+from ...canonical import canonical
+from .tables import journal
+
+DEEDS = {
+    "agreed": "took part in a run, for this offer",
+    "dealt": "took an epoch's keys from its dealer",
+    "confirmed": "found that all members of the epoch hold the same keys",
+    "sealed": "sealed an envelope under this context",
+    "opening": "fixed the set for which a sum is opened; from here on it may have been",
+    "opened": "opened the sum and signed what follows from it",
+    "judged": "voted on a candidate",
+    "refused": "refused a message; code: why",
+    "let_go": "let go of what it held, for its operator decided so; from then on that no longer binds it",
+}
+REFUSALS = 10_000  # that a journal holds: whoever asks for nonsense without end does not fill this member's disk
+
+
+def note(db: Connection, time_s: float, event: str, **about: Any) -> None:
+    """Write an entry: its event, one of ``DEEDS``, and what it is about."""
+    db.execute(insert(journal).values(**_entry(time_s, event, about)))
+
+
+def note_once(db: Connection, time_s: float, event: str, **about: Any) -> None:
+    """Write an entry, unless the journal holds the same: who is asked again does nothing new."""
+    entry = _entry(time_s, event, about)
+    same = [journal.c[name].is_not_distinct_from(value) for name, value in entry.items() if name != "time"]
+    if db.execute(select(journal.c.idx).where(*same).limit(1)).first() is None:
+        db.execute(insert(journal).values(**entry))
+
+
+def note_refusal(db: Connection, time_s: float, code: str, **about: Any) -> None:
+    """Write that a message was refused; the same once, and not more than ``REFUSALS``."""
+    noted = select(func.count()).select_from(journal).where(journal.c.event == "refused")
+    if db.execute(noted).scalar_one() < REFUSALS:
+        note_once(db, time_s, "refused", code=code, **about)
+
+
+def entries(db: Connection) -> list[dict[str, Any]]:
+    """Return all entries, oldest first: a dict each, ``what`` as JSON-able values."""
+    rows = db.execute(select(journal).order_by(journal.c.idx)).all()
+    return [{**row._asdict(), "what": json.loads(row.what)} for row in rows]
+
+
+def _entry(time_s: float, event: str, about: Mapping[str, Any]) -> dict[str, Any]:
+    if event not in DEEDS:
+        raise ValueError(f"unknown deed {event!r}")
+    moment = datetime.fromtimestamp(time_s, UTC).isoformat(timespec="milliseconds")
+    fields: dict[str, Any] = {"run": "", "epoch": None, "number": None, "purpose": "", "code": ""}
+    what = {name: value for name, value in about.items() if name not in fields}
+    fields |= {name: value for name, value in about.items() if name in fields}
+    return {"time": moment.replace("+00:00", "Z"), "event": event, **fields, "what": canonical(what).decode()}

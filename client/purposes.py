@@ -1,0 +1,298 @@
+"""What a member does for a purpose: what it contributes to a sealed sum, and what follows from the opened one.
+
+Pure functions over a :class:`MemberRound`: every opener computes the same bytes from the same sum (rule 4). Totals of
+rows and weights stay here: only means, spreads, the candidate and metrics go into what is signed or sent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..configs.settings import Offer
+from ..crypto import quantise
+from ..crypto.quantise import Contribution, OpenedSum
+from ..errors import Refused
+from ..protocol import model_version
+from ..protocol.context import RoundContext
+from ..protocol.purposes import STATISTICS, TALLIES, UPDATE, Purpose, Purposes, by_name
+from ..protocol.statement import Statement
+from .learning.learner import Learner
+from .optimisers import Averaging, Optimiser
+from .steps import STEPS, Step, Update, walk
+
+MANIFEST_FORMAT = 1
+METRIC_DECIMALS = 4  # exact shares would give the federation's test rows away at once; many reports still narrow them
+VOTE_DECIMALS = 4
+COARSE_VOTE_DECIMALS = 2  # for metrics that are fractions of small whole numbers: an exact one shows a member's count
+Measured = dict[str, float | None]
+"""Version → this member's own validation metric; None where its rows leave it undefined."""
+
+
+@dataclass(frozen=True)
+class MemberRound:
+    """One round as a purpose sees it at this member.
+
+    Attributes:
+        offer: what the run carries.
+        learner: with the node's own rows.
+        context: of the round.
+        members: how many the epoch has.
+        base: the version that the round is about; None where the purpose is about none.
+        steps: between training and sealing.
+        optimiser: makes candidates.
+        fact: what the ledger remembers under a name, or None.
+        metric: this member's own validation metric of a version, if it was measured.
+    """
+
+    offer: Offer
+    learner: Learner
+    context: RoundContext
+    members: int
+    base: model_version.Version | None
+    steps: tuple[Step, ...]
+    optimiser: Optimiser
+    fact: Callable[[str], Any]
+    metric: Callable[[str], float | None]
+
+    def known_base(self) -> model_version.Version:
+        """Return the base.
+
+        Raises:
+            Refused: ``base.unproved``: this member has none.
+        """
+        if self.base is None:
+            raise Refused("base.unproved", "this member no longer has the base")
+        return self.base
+
+    def measured(self, model: model_version.Version) -> float | None:
+        """Return this member's validation metric of a version."""
+        known = self.metric(model.sha256)
+        if known is not None:
+            return known
+        self.learner.prepare(model.manifest["scaling"])  # a member that was restarted opens what it sealed before
+        found = self.learner.evaluate(model.vector, "validation").get(self.offer.gate.metric)
+        return found if found is not None and math.isfinite(found) else None
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a member seals.
+
+    Attributes:
+        contribution: to the sum.
+        clipped_share: of an update, see :class:`~moonflower.client.steps.Update`.
+        measured: own validation metrics that were taken on the way.
+    """
+
+    contribution: Contribution
+    clipped_share: float = 0.0
+    measured: Measured = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What follows from an opened sum.
+
+    Attributes:
+        statement: to sign.
+        result: the version that results; None where none does.
+        facts: for this member's ledger alone, by name.
+    """
+
+    statement: Statement
+    result: model_version.Version | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class MemberPurpose(Protocol):
+    """A purpose at a member."""
+
+    @property
+    def purpose(self) -> Purpose:
+        """What both sides know of it."""
+
+    def size(self, learner: Learner) -> int:
+        """Return how many whole numbers, or values of an update, a member contributes; the same at every member."""
+
+    def contribute(self, at: MemberRound) -> Given:
+        """Return what this member adds to the sum.
+
+        Raises:
+            Refused: it has nothing to add.
+        """
+
+    def conclude(self, at: MemberRound, headers: Mapping[str, str], sums: OpenedSum) -> Conclusion:
+        """Return what follows from the opened sum.
+
+        Args:
+            at: the round.
+            headers: member → digest of its envelope's header, of all in the sum.
+            sums: opened; to be read to its end.
+
+        Raises:
+            Refused: this member cannot tell.
+        """
+
+
+class Statistics:
+    """Counts and sums of training rows; version 0 follows, with the scaling of all members' rows."""
+
+    purpose = STATISTICS
+
+    def size(self, learner: Learner) -> int:
+        """Rows, and the task's own sums."""
+        return 1 + len(learner.summary())
+
+    def contribute(self, at: MemberRound) -> Given:
+        """Give the number of rows and their sums."""
+        return Given(Contribution((at.learner.rows, *at.learner.summary().tolist())))
+
+    def conclude(self, at: MemberRound, headers: Mapping[str, str], sums: OpenedSum) -> Conclusion:
+        """Make version 0; the total of rows is a fact of the run that updates are weighted with."""
+        rows, *totals = sums.finish().counters
+        learner, context = at.learner, at.context
+        manifest = {
+            "format": MANIFEST_FORMAT,
+            "federation": context.federation,
+            "task": context.task,
+            "schema": learner.schema.to_dict(),
+            "scaling": learner.scaling(totals),
+            "package": context.package,
+        }
+        vector = learner.start()
+        state = {name: np.zeros_like(vector) for name in at.optimiser.state}
+        first = model_version.build(learner.layout, vector, manifest, state)
+        good = sums.in_range and rows > 0
+        said = Statement.of(context, headers, sha256=first.sha256, clip=at.offer.crypto.clip, in_range=good)
+        return Conclusion(said, first, {_total_rows(context): rows})
+
+
+class Updates:
+    """What training changed about a base, and its weight; a candidate follows."""
+
+    purpose = UPDATE
+
+    def size(self, learner: Learner) -> int:
+        """Values of the model's vector."""
+        return sum(spec.size for spec in learner.layout)
+
+    def contribute(self, at: MemberRound) -> Given:
+        """Train from the base, and let the update walk through the steps."""
+        base = at.known_base()
+        measured = {base.sha256: at.measured(base)}
+        vector = at.learner.train(base.vector, at.offer.training, at.context.round)
+        vector -= base.vector
+        update = walk(Update(vector), at.steps, at.context)
+        weight = self._weight(at)
+        given = Contribution((weight,), update.vector, weight, at.context.clip)
+        return Given(given, update.clipped_share, measured)
+
+    def _weight(self, at: MemberRound) -> int:
+        if at.offer.training.weights == "equal":
+            return quantise.weight_of(1, at.members)
+        total = at.fact(_total_rows(at.context))
+        if total is None:
+            raise Refused("update.failed", "this member took no part in opening the run's statistics")
+        return quantise.weight_of(at.learner.rows, int(total))
+
+    def conclude(self, at: MemberRound, headers: Mapping[str, str], sums: OpenedSum) -> Conclusion:
+        """Make the candidate from base, state and opened mean; none where the sum is out of range."""
+        base, context = at.known_base(), at.context
+        weight = sums.counters[0]
+        good = 0 < weight <= quantise.ONE + len(headers)
+        vector, largest = np.empty_like(base.vector), 0.0
+        state = {name: np.empty_like(base.vector) for name in base.state}
+        for start, values in sums.values():
+            if good:
+                mean = quantise.mean(values, weight, context.clip, at.offer.crypto.value_bits)
+                largest = max(largest, float(np.abs(mean).max()))
+                part = slice(start, start + len(values))
+                before = {name: one[part] for name, one in base.state.items()}
+                vector[part], after = at.optimiser.step(base.vector[part], before, mean)
+                for name in state:
+                    state[name][part] = after[name]
+        if not good or not sums.in_range:
+            return Conclusion(Statement.of(context, headers, sha256=base.sha256, clip=context.clip, in_range=False))
+        made = model_version.candidate(base, vector, state)
+        clip = quantise.next_clip(context.clip, largest)
+        return Conclusion(Statement.of(context, headers, sha256=made.sha256, clip=clip, in_range=True), made)
+
+
+class Tallies:
+    """Counts of test rows; metrics over all members' rows follow (rule 11)."""
+
+    purpose = TALLIES
+
+    def size(self, learner: Learner) -> int:
+        """Whole numbers of the task's tally."""
+        return len(learner.tally(learner.start()))
+
+    def contribute(self, at: MemberRound) -> Given:
+        """Judge the base on the own test rows."""
+        return Given(Contribution(tuple(at.learner.tally(at.known_base().vector).tolist())))
+
+    def conclude(self, at: MemberRound, headers: Mapping[str, str], sums: OpenedSum) -> Conclusion:
+        """Return the metrics; the counts themselves stay here."""
+        good = sums.finish().in_range
+        exact = at.learner.overall(list(sums.counters)) if good else {}
+        metrics = {name: None if one is None else round(float(one), METRIC_DECIMALS) for name, one in exact.items()}
+        context = at.context
+        said = Statement.of(context, headers, sha256=context.base, clip=context.clip, in_range=good, metrics=metrics)
+        return Conclusion(said)
+
+
+def vote(at: MemberRound, candidate: model_version.Version, best: str) -> tuple[float | None, Measured]:
+    """Return the relative worsening against the best version in [-1, 1], and what was measured (rule 10).
+
+    The vote is None without a metric of the best version; a candidate without one is as bad as can be.
+    """
+    reference = at.metric(best)
+    if reference is None:
+        return None, {}
+    if not np.isfinite(candidate.vector).all():
+        return 1.0, {}
+    metric = at.measured(candidate)
+    measured = {candidate.sha256: metric}
+    if metric is None:
+        return 1.0, measured
+    lower_is_better = at.offer.gate.metric == "loss"
+    worse = metric - reference if lower_is_better else reference - metric
+    decimals = VOTE_DECIMALS if lower_is_better else COARSE_VOTE_DECIMALS
+    return round(min(max(worse / max(abs(reference), 1e-9), -1.0), 1.0), decimals), measured
+
+
+def _total_rows(context: RoundContext) -> str:
+    return f"rows:{context.run}"
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What a member works with; the same at every member of a run.
+
+    Attributes:
+        purposes: what its sums can be for.
+        steps: between training and sealing, in order.
+        optimiser: makes candidates.
+    """
+
+    purposes: tuple[MemberPurpose, ...] = (Statistics(), Updates(), Tallies())
+    steps: tuple[Step, ...] = STEPS
+    optimiser: Optimiser = field(default_factory=Averaging)
+
+    @property
+    def known(self) -> Purposes:
+        """Its purposes as both sides know them, by name."""
+        return by_name(one.purpose for one in self.purposes)
+
+    def of(self, name: str) -> MemberPurpose:
+        """Return a purpose by its name; it is one of :attr:`known`."""
+        return next(one for one in self.purposes if one.purpose.name == name)
+
+    def with_steps(self, first: Iterable[Step]) -> Kit:
+        """Return a kit whose chain begins with other steps: for drills."""
+        return Kit(self.purposes, (*first, *self.steps), self.optimiser)

@@ -1,0 +1,184 @@
+"""SEAL, through ``tenseal.sealapi``: an epoch's key, sealing and opening. Members import this; the server must not.
+
+A ciphertext is SEAL's symmetric BFV encryption of a polynomial of N integers below t (no batching: sums need
+none), with a 64-byte seed in place of its second polynomial. On the wire only seeds and residues travel; SEAL's own
+headers are made here from what the local SEAL writes, so that members may run different builds of it.
+
+SEAL reads and writes files only; the file here is anonymous memory.
+
+    Plaintext and key: header | parms_id 32 | count u64 | scale f64 | array
+    Ciphertext:        header | parms_id 32 | is_ntt u8 | size u64 | N u64 | primes u64 | scale f64 | factor u64 | array
+    array:             header | count u64 | count residues u64;  seeded: N residues | header | PRNG type u8 | seed 64
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import tenseal.sealapi as seal
+import zstandard
+from numpy.typing import NDArray
+
+from ...errors import Refused
+from .. import bits
+from ..planner import SEED_BYTES, Plan
+
+Words = NDArray[np.uint64]
+BLAKE2XB = 1  # SEAL's PRNG for seeds
+_HEADER, _META = 16, 73
+_MAX_OBJECT = 1 << 22
+_PLAIN_META = 48
+
+
+class SecretKey:
+    """An epoch's key in SEAL, ready to seal and to open.
+
+    Args:
+        plan: the epoch's parameters.
+        key: what :func:`generate` returned.
+
+    Raises:
+        Refused: ``deal.signature``: not a key of these parameters.
+    """
+
+    def __init__(self, plan: Plan, key: bytes) -> None:
+        self.plan = plan
+        self._seal = _Seal(plan)
+        self._key = self._load_key(key)
+        self._encryptor = seal.Encryptor(self._seal.context, self._key)
+        self._decryptor = seal.Decryptor(self._seal.context, self._key)
+
+    def seal(self, rows: NDArray[np.int64]) -> tuple[Words, NDArray[np.uint8]]:
+        """Encrypt ``rows`` ``int64[k, N]``, each in [0, t).
+
+        Returns:
+            First polynomials ``uint64[k, N]`` below q, and seeds of the second ones, ``uint8[k, 64]``.
+        """
+        n = self.plan.degree
+        residues = np.empty((len(rows), n), dtype=np.uint64)
+        seeds = np.empty((len(rows), SEED_BYTES), dtype=np.uint8)
+        for i, row in enumerate(rows):
+            plain = self._seal.load(seal.Plaintext(), self._seal.plain_meta, row.astype("<u8").tobytes(), n)
+            raw = self._seal.save(self._encryptor.encrypt_symmetric(plain))
+            start = _META + _HEADER + 8
+            if raw[start + 8 * n + _HEADER] != BLAKE2XB:
+                raise RuntimeError("SEAL wrote a seed of an unknown kind")
+            residues[i] = np.frombuffer(raw, "<u8", n, start)
+            seeds[i] = np.frombuffer(raw, np.uint8, SEED_BYTES, len(raw) - SEED_BYTES)
+        return residues, seeds
+
+    def open(self, totals: Words, seeds: Sequence[NDArray[np.uint8]]) -> NDArray[np.int64]:
+        """Decrypt a sum.
+
+        Args:
+            totals: summed first polynomials ``uint64[k, N]``, each below q.
+            seeds: of each summand, ``uint8[k, 64]``.
+
+        Returns:
+            ``int64[k, N]``, the sums modulo t.
+        """
+        n = self.plan.degree
+        out = np.zeros(totals.shape, dtype=np.int64)
+        nothing = np.zeros(n, dtype="<u8").tobytes()
+        for i, total in enumerate(totals):
+            first = total.astype("<u8").tobytes()
+            whole = self._seal.seeded(first, seeds[0][i].tobytes())
+            for member in seeds[1:]:
+                self._seal.evaluator.add_inplace(whole, self._seal.seeded(nothing, member[i].tobytes()))
+            plain = seal.Plaintext()
+            self._decryptor.decrypt(whole, plain)
+            raw = self._seal.save(plain)
+            count = struct.unpack_from("<Q", raw, _PLAIN_META + _HEADER)[0]
+            out[i, :count] = np.frombuffer(raw, "<i8", count, _PLAIN_META + _HEADER + 8)
+        return out
+
+    def _load_key(self, key: bytes) -> Any:
+        plan = self.plan
+        if len(key) != plan.chunk_bytes:
+            raise Refused("deal.signature", f"the dealt key has {len(key)} bytes, expected {plan.chunk_bytes}")
+        packed = np.frombuffer(key, np.uint8)[None]
+        residues = bits.unpack(packed, plan.degree, plan.modulus_bits)[0]
+        if not (residues < plan.modulus).all():
+            raise Refused("deal.signature", "the dealt key is no key of the agreed parameters")
+        return self._seal.load(seal.SecretKey(), self._seal.key_meta, residues.tobytes(), plan.degree)
+
+
+def generate(plan: Plan) -> bytes:
+    """Return a new key from SEAL's generator: N residues in SEAL's number-theoretic order, bit-packed."""
+    ours = _Seal(plan)
+    raw = ours.save(seal.KeyGenerator(ours.context).secret_key())
+    residues = np.frombuffer(raw, "<u8", plan.degree, len(raw) - 8 * plan.degree)
+    return bits.pack(residues[None], plan.modulus_bits).tobytes()
+
+
+class _Seal:
+    """A SEAL context, and SEAL's objects as bytes through a file in memory."""
+
+    def __init__(self, plan: Plan) -> None:
+        parameters = seal.EncryptionParameters(seal.SCHEME_TYPE.BFV)
+        parameters.set_poly_modulus_degree(plan.degree)
+        parameters.set_coeff_modulus([seal.Modulus(plan.modulus)])
+        parameters.set_plain_modulus(plan.plain_modulus)
+        self.context = seal.SEALContext(parameters, True, seal.SEC_LEVEL_TYPE.TC128)
+        if not self.context.parameters_set():
+            raise RuntimeError(f"SEAL refuses the plan: {self.context.parameters_error_message()}")
+        self.evaluator = seal.Evaluator(self.context)
+        self._degree = plan.degree
+        with _memory_file() as file:
+            self._header = b""
+            self.plain_meta = self._read(file, seal.Plaintext(f"1x^{plan.degree - 1}"))[:_PLAIN_META]
+            key = seal.KeyGenerator(self.context).secret_key()
+            self.key_meta = self._read(file, key)[:_PLAIN_META]
+            one = seal.Encryptor(self.context, key).encrypt_symmetric(seal.Plaintext("1"))
+            self._cipher_meta = self._read(file, one)[:_META]
+
+    def save(self, thing: Any) -> bytes:
+        """Return SEAL's bytes of an object, its outer header and compression taken off."""
+        with _memory_file() as file:
+            return self._read(file, thing)
+
+    def load(self, thing: Any, meta: bytes, residues: bytes, count: int) -> Any:
+        """Return ``thing`` with the content that these bytes describe; SEAL checks every residue."""
+        return self._write(thing, meta + self._array(residues, count))
+
+    def seeded(self, first: bytes, seed: bytes) -> Any:
+        """Return the ciphertext of a first polynomial and a seed; SEAL expands it."""
+        tail = self._framed(bytes([BLAKE2XB]) + seed)
+        return self._write(seal.Ciphertext(), self._cipher_meta + self._array(first, self._degree) + tail)
+
+    def _array(self, residues: bytes, count: int) -> bytes:
+        return self._framed(struct.pack("<Q", count) + residues)
+
+    def _framed(self, body: bytes) -> bytes:
+        return self._header + struct.pack("<Q", _HEADER + len(body)) + body
+
+    def _write(self, thing: Any, body: bytes) -> Any:
+        with _memory_file() as file:
+            os.pwrite(file, self._framed(body), 0)
+            thing.load(self.context, f"/proc/self/fd/{file}")
+        return thing
+
+    def _read(self, file: int, thing: Any) -> bytes:
+        os.ftruncate(file, 0)
+        thing.save(f"/proc/self/fd/{file}")
+        raw = os.pread(file, _MAX_OBJECT, 0)
+        magic, size, _, _, compression, _, _ = struct.unpack_from("<HBBBBHQ", raw)
+        if magic != 0xA15E or size != _HEADER or compression not in (0, 2):
+            raise RuntimeError("SEAL writes a format that moonflower does not know")
+        self._header = raw[:5] + b"\0\0\0"  # this build's version, no compression
+        body = raw[_HEADER:]
+        return zstandard.ZstdDecompressor().decompress(body, max_output_size=_MAX_OBJECT) if compression else body
+
+
+@contextmanager
+def _memory_file() -> Iterator[int]:
+    file = os.memfd_create("moonflower")
+    try:
+        yield file
+    finally:
+        os.close(file)

@@ -1,0 +1,1 @@
+"""Is everything in order around a config? Checks that change nothing and create nothing."""

@@ -1,0 +1,265 @@
+"""Is encryption on? A canary update is sealed as members do; a process that has what the server has tries to read it.
+
+The keys are made, dealt, received and confirmed as at the start of an epoch, for two members that exist only here; the
+plan is the one that a run gets. The other process is ``server/evidence/onlooker.py``: started anew, not forked, so
+nothing of this one is in it. While it holds the sum, its memory is searched for the keys; that it holds the round's
+context, which it was given, is the control that the search finds what is there.
+
+What this shows: the code that is installed here seals; the server's half adds without a key; who holds the key opens
+exactly the sum. What it does not show: what another member's machine runs, and that the lattice problem is hard.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..crypto import bits, sealed
+from ..crypto.identity import Identity, Roster
+from ..crypto.mac import Mac
+from ..crypto.planner import Plan
+from ..crypto.quantise import ONE, Contribution, OpenedSum, Update, quantise, slot_blocks
+from ..crypto.schemes.deal import EpochKey, EpochTerms, confirm, deal, receive, sign_answer
+from ..crypto.schemes.secret import SecretKey
+from ..crypto.sealed import Key
+from ..errors import MoonflowerError
+from ..protocol import envelope
+from ..protocol.context import RoundContext
+from ..server.evidence.onlooker import CHI_SQUARE_MOST, SHARE_MOST, is_blind
+
+COUNTERS = (2**40 + 12345,)
+CLIP = 1.0
+NEEDLE_BYTES = 16
+MAX_REGION = 1 << 30  # of memory, that is searched in one piece
+
+
+@dataclass(frozen=True)
+class Found:
+    """What became of the canary.
+
+    Attributes:
+        blind: the other process could read nothing.
+        added: it took both envelopes and added them.
+        opened: the holder of the key got exactly the sum out of it.
+        held: the other process's memory holds a key; None where it could not be looked at.
+        chi_square: of the residues, the largest.
+        detail: how it was read, or the code of a refusal; "" for neither.
+    """
+
+    blind: bool
+    added: bool
+    opened: bool
+    held: bool | None
+    chi_square: float
+    detail: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether encryption is on."""
+        return self.blind and self.added and self.opened and not self.held
+
+    @property
+    def sentence(self) -> str:
+        """What was found, in words."""
+        if not self.added:
+            return f"the server's half refuses what was sealed here ({self.detail}); expected that it adds it"
+        if not self.blind:
+            return f"a process with what the server has reads a canary update ({self.detail}); expected that it cannot"
+        if self.held:
+            return "the server's process holds a key of the epoch; expected that it cannot get at one"
+        if not self.opened:
+            return "the holder of the key does not open exactly what was sealed; expected the same, value for value"
+        memory = "whose memory holds no key" if self.held is False else "whose memory could not be looked at"
+        return (
+            f"a canary update was sealed and added by a process without key or SEAL, {memory}, and which could not "
+            f"read it; its residues look uniform (chi-square {self.chi_square:.0f}, at most {CHI_SQUARE_MOST:.0f}); "
+            "the key opens exactly the sum"
+        )
+
+
+def release(plan: Plan, values: int, key_of: Callable[[Plan, bytes], Key] = SecretKey) -> Found:
+    """Seal a canary of ``values`` parameters under ``plan`` and return what became of it.
+
+    Args:
+        plan: of a run.
+        values: of its update; at most two ciphertexts are sealed.
+        key_of: makes the sealing key from the plan and what was dealt. Tests give one that does not encrypt.
+    """
+    values = max(1, min(values, 2 * plan.lanes * plan.degree - len(COUNTERS) * plan.limbs))
+    given = Contribution(COUNTERS, _canary(values), ONE // 2, CLIP)
+    lanes, roster, keys = given.lanes(plan), *_epoch(plan)
+    context = _context(roster[0], plan)
+    rows = np.concatenate(list(slot_blocks(given, plan)))
+    envelopes = {}
+    for member in roster:
+        key = keys[member.name]
+        mac = Mac(key.secret, context.digest, plan)
+        vector = sealed.seal(key_of(plan, key.he_key), mac, member.name, slot_blocks(given, plan), lanes, plan)
+        envelopes[member.name] = envelope.seal(member, context, vector).data
+    epoch = keys[roster[0].name]
+    asked = {
+        "plan": plan.as_dict(),
+        "lanes": lanes,
+        "context": vars(context),
+        "cards": [member.card.as_dict() for member in roster],
+        "needles": [needle.hex() for needle in needles(given, plan)],
+        "rows": rows.reshape(-1).tolist(),
+        "envelopes": [base64.b64encode(data).decode() for data in envelopes.values()],
+    }
+    found, held = _shown_to_the_server(asked, (epoch.secret, epoch.he_key), context.run.encode())
+    if "code" in found:
+        return Found(False, False, False, held, 0.0, str(found["code"]))
+    opened = _opened(key_of(plan, epoch.he_key), epoch, context, found, tuple(envelopes), given, plan)
+    return Found(is_blind(found), True, opened, held, float(found["chi_square"]), _how(found))
+
+
+def _canary(values: int) -> Update:
+    """Return an update of which nobody can miss anything: one half constant, the other a ramp."""
+    update = np.full(values, 0.5, dtype=np.float32)
+    update[values // 2 :] = np.linspace(-0.9, 0.9, values - values // 2, dtype=np.float32)
+    return update
+
+
+def needles(given: Contribution, plan: Plan) -> list[bytes]:
+    """Return pieces of every form in which a contribution exists before it is sealed."""
+    rows = np.concatenate(list(slot_blocks(given, plan)))
+    whole = quantise(given.update, given.weight, given.clip, plan.value_bits)
+    packed = bits.pack(rows.astype(np.uint64) % np.uint64(1 << plan.modulus_bits), plan.modulus_bits)
+    forms = [
+        given.update.tobytes(),
+        given.update.astype("<f8").tobytes(),
+        packed.tobytes(),
+        rows.astype("<i8").tobytes(),
+    ]
+    forms += [(whole + shift).astype(kind).tobytes() for shift in (0, plan.offset) for kind in ("<i4", "<i8")]
+    found: list[bytes] = []
+    for form in forms:  # a piece of one value over and over says nothing where that value is 0
+        places = range(0, max(1, len(form) - NEEDLE_BYTES), max(NEEDLE_BYTES, len(form) // 16))
+        found += [piece for at in places if len(set(piece := form[at : at + NEEDLE_BYTES])) > 1]
+    return [piece for piece in found if len(piece) == NEEDLE_BYTES]
+
+
+def _epoch(plan: Plan) -> tuple[list[Identity], Mapping[str, EpochKey]]:
+    """Return two members, and the keys of an epoch that one deals and both confirm."""
+    members = [Identity.generate(name) for name in ("canary one", "canary two")]
+    roster = Roster(tuple(member.card for member in members))
+    terms = EpochTerms.of("doctor", 1, roster, plan)
+    dealt = {one.recipient: one for one in deal(members[0], terms, roster, plan)}
+    keys = {member.name: receive(member, terms, roster, plan, dealt[member.name]) for member in members}
+    answers = {member.name: sign_answer(member, keys[member.name]) for member in members}
+    for key in keys.values():
+        confirm(key, roster, answers)
+    return members, keys
+
+
+def _context(member: Identity, plan: Plan) -> RoundContext:
+    return RoundContext(
+        federation="doctor",
+        run=f"canary-{secrets.token_hex(16)}",
+        number=1,
+        round=1,
+        purpose="update",
+        base="0" * 64,
+        clip=CLIP,
+        training={},
+        schema="0" * 64,
+        task={},
+        package="",
+        crypto=plan.as_dict(),
+        epoch=1,
+        roster=member.card.node.pin,
+        min_members=2,
+        offer="0" * 64,
+        checkpoint="",
+    )
+
+
+def _shown_to_the_server(
+    asked: Mapping[str, Any], keys: tuple[bytes, ...], control: bytes
+) -> tuple[dict[str, Any], bool | None]:
+    """Return what the other process found, and whether its memory holds a key (None: it could not be looked at)."""
+    line = [sys.executable, "-m", "moonflower.server.evidence.onlooker"]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:  # noqa: S603
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(asked).encode() + b"\n")
+            process.stdin.flush()
+            found = json.loads(process.stdout.readline())
+            marks = _in_memory(process.pid, (control, *keys))
+        finally:
+            process.kill()
+    held = any(marks[1:]) if marks and marks[0] else None
+    return found, held
+
+
+def _in_memory(pid: int, wanted: tuple[bytes, ...]) -> list[bool]:
+    """Return which of ``wanted`` a process's memory holds; nothing where it cannot be read."""
+    found = [False] * len(wanted)
+    try:
+        maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
+        with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+            for line in maps:
+                region = re.match(r"([0-9a-f]+)-([0-9a-f]+) r", line)
+                if region is None or line.endswith(("[vvar]", "[vsyscall]", "[vvar_vclock]")):
+                    continue
+                start, end = int(region[1], 16), int(region[2], 16)
+                memory.seek(start)
+                held = _piece(memory, min(end - start, MAX_REGION))
+                found = [one or what in held for one, what in zip(found, wanted, strict=True)]
+    except OSError:
+        return []
+    return found
+
+
+def _piece(memory: Any, size: int) -> bytes:
+    try:
+        return bytes(memory.read(size))
+    except OSError:  # a mapping beyond the end of its file
+        return b""
+
+
+def _opened(
+    key: Key,
+    epoch: EpochKey,
+    context: RoundContext,
+    found: Mapping[str, Any],
+    names: tuple[str, ...],
+    given: Contribution,
+    plan: Plan,
+) -> bool:
+    """Return whether the total is accepted as exactly these members' and opens to exactly twice the canary."""
+    lanes, total = given.lanes(plan), base64.b64decode(found["total"])
+    seeds = {name: base64.b64decode(one) for name, one in zip(names, found["seeds"], strict=True)}
+    tags = dict(zip(names, found["tags"], strict=True))
+    try:
+        sealed.check_total(Mac(epoch.secret, context.digest, plan), tags, total, lanes, plan)
+        rows = sealed.open_total(key, total, seeds, lanes, plan)
+        result = OpenedSum(rows, len(given.update), len(given.counters), len(names), plan)
+        sums = np.concatenate([part for _, part in result.values()])
+    except MoonflowerError:
+        return False
+    each = quantise(given.update, given.weight, given.clip, plan.value_bits)
+    counted = result.counters == tuple(len(names) * counter for counter in given.counters)
+    return result.in_range and counted and bool((sums == len(names) * each).all())
+
+
+def _how(found: Mapping[str, Any]) -> str:
+    """Return how the other process read the canary, in words, or ""."""
+    if is_blind(found):
+        return ""
+    ways = [f"{way}: {share:.0%} of the residues" for way, share in found["read"].items() if share > SHARE_MOST]
+    ways += [f"{found['needles']} pieces of it lie bare"] if found["needles"] else []
+    ways += [f"chi-square {found['chi_square']:.0f}"] if found["chi_square"] > CHI_SQUARE_MOST else []
+    ways += [f"it has loaded {', '.join(found['modules'])}"] if found["modules"] else []
+    return "; ".join(ways)

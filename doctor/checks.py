@@ -1,0 +1,333 @@
+"""Is everything in order around a config? The checks for each kind of config, in order, and how they are carried out.
+
+One line a check; exit status 0 all well (warnings allowed), 1 something failed, 2 the config cannot be read. A check
+that builds on one that failed is not made, and says so. The checks themselves are in ``machine.py`` and
+``folders.py`` (this machine), ``network.py`` (others) and ``canary.py`` (is encryption on).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from ..configs.roles import (
+    ClientConfig,
+    IssuerConfig,
+    LoginSettings,
+    OperatorConfig,
+    ServerConfig,
+    VerifierSettings,
+    load_config,
+)
+from ..configs.settings import RunSettings, load_run
+from ..configs.toml import read_toml
+from ..errors import InputError, MoonflowerError
+from . import folders as state
+from . import machine as here
+from .machine import Check, Status, described, not_checked
+
+if TYPE_CHECKING:
+    from ..client.tasks import Task
+    from ..configs.schema import Schema
+    from .network import ClockReading
+
+DEFAULT_VALUES = 1000  # of an update, where no task says how many
+DEFAULT_MEMBERS = 3
+DEFAULT_BITS = 16
+WELL_KNOWN = "/.well-known/openid-configuration"
+KINDS: dict[str, str] = {  # a table that only this config has, in the order in which they are looked for
+    "issuer": "an issuer config",
+    "operator": "an operator config",
+    "server": "a server config",
+    "client": "a client config",
+    "federation": "a run config",
+}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A check that is to be made.
+
+    Attributes:
+        name: of the check.
+        look: makes it.
+        needs: names of earlier checks without which it makes no sense.
+        asks: it asks another process, and is given up after some seconds.
+    """
+
+    name: str
+    look: Callable[[], Check]
+    needs: tuple[str, ...] = ()
+    asks: bool = False
+
+
+def steps(path: Path) -> tuple[Planned, ...]:
+    """Return the checks for a config, in order.
+
+    Raises:
+        InputError: ``config.file``, ``config.toml`` or ``config.value``: it cannot be read, or is none of ours.
+    """
+    tables = read_toml(path, "config")
+    kind = next((table for table in KINDS if table in tables), "")
+    match kind:
+        case "issuer":
+            found = _issuer(load_config(IssuerConfig, path))
+        case "operator":
+            found = _operator(load_config(OperatorConfig, path))
+        case "server":
+            found = _server(load_config(ServerConfig, path))
+        case "client":
+            found = _client(load_config(ClientConfig, path))
+        case "federation":
+            found = _run(load_run(path), path)
+        case _:
+            named = ", ".join(f"[{table}]" for table in KINDS)
+            raise InputError("config.value", f"{path} has none of the tables {named}; expected a config of ours")
+    return (Planned("config", lambda: _read(path, kind)), *found)
+
+
+def carry_out(planned: Iterable[Planned]) -> list[Check]:
+    """Return what each check found; nothing that goes wrong in one ends the others."""
+    done: dict[str, Check] = {}
+    for step in planned:
+        broken = next((name for name in step.needs if name in done and _is_broken(done[name])), None)
+        done[step.name] = _made(step) if broken is None else not_checked(step.name, f"{broken} comes first")
+    return list(done.values())
+
+
+def _is_broken(check: Check) -> bool:
+    return check.status == "failed" or not check.was_made
+
+
+def _made(step: Planned) -> Check:
+    from ..errors import TooSlow
+    from .network import LIMIT_S, in_time
+
+    try:
+        return in_time(step.look) if step.asks else step.look()
+    except MoonflowerError as error:
+        return Check(step.name, "failed", f"{described(error)} ({error.code})", error.hint)
+    except TooSlow:
+        return Check(
+            step.name, "failed", f"no answer within {LIMIT_S:.0f} s", "addresses, firewall, HTTPS_PROXY, name server"
+        )
+    except Exception as error:  # what it says could hold what must not be shown
+        return Check(step.name, "failed", f"the check itself broke: {type(error).__name__}", "please report this")
+
+
+def _read(path: Path, kind: str) -> Check:
+    return Check("config", "ok", f"{path} is {KINDS[kind]}")
+
+
+# The five kinds
+
+
+def _client(config: ClientConfig) -> tuple[Planned, ...]:
+    from . import network as there
+
+    own, login = config.client, config.oauth
+
+    def token() -> Check:
+        from ..client.keyring import load_keys
+        from ..oauth.keys import DpopKey
+
+        return there.token(login, DpopKey(load_keys(own.state).node), ("fl:train",))
+
+    def rows() -> Check:
+        from ..client.live import OwnRows
+
+        OwnRows(config)
+        return Check("data", "ok", f"{config.data.path or 'the task'} and schema are in order for {own.tasks[0]}")
+
+    def pins() -> Check:
+        pinned = {one.name: one.pin for one in config.member}
+        last = {name: pin for name, pin in state.last_roster(own.state).items() if name != own.member}
+        return here.members(pinned, own.min_members, last)
+
+    def encryption() -> Check:
+        return _canary(len(config.member) + 1, DEFAULT_BITS, _values(config))
+
+    def clocks() -> Check:
+        trust = there.trusting(own.ca, system=True)
+        return there.clock(
+            (_issuers(login), there.ClockReading("server", f"{own.server}/health", trust)), there.LEEWAY_S
+        )
+
+    return (
+        Planned("versions", lambda: here.versions(member=True)),
+        Planned("isolation", lambda: here.isolation(config)),
+        Planned("keys", lambda: here.client_keys(config)),
+        Planned("CAs", lambda: here.ca({"[client] ca": own.ca, "[oauth] ca": login.ca}, here.utc_now())),
+        Planned("disk", lambda: state.disk([own.state])),
+        Planned("ledger", lambda: state.ledger(own.state)),
+        Planned("members", pins, ("ledger",)),
+        Planned("data", rows, ("versions",)),
+        Planned("issuer", lambda: there.issuer(login), ("CAs",), asks=True),
+        Planned("server", lambda: there.server(own.server, there.trusting(own.ca, system=True)), ("CAs",), asks=True),
+        Planned("clock", clocks, ("CAs",), asks=True),
+        Planned("token", token, ("keys", "issuer"), asks=True),
+        Planned("encryption", encryption, ("versions",)),
+    )
+
+
+def _server(config: ServerConfig) -> tuple[Planned, ...]:
+    from . import network as there
+
+    settings = config.server
+    host, _, port = settings.listen.rpartition(":")
+    named = urlsplit(settings.url).hostname or "" if settings.url else host
+    secret = [settings.tls_key, settings.metrics_token_file, config.dashboard.key if config.dashboard else None]
+
+    def address() -> Check:
+        if settings.url is None and here.own_address(host) != host.strip("[]"):
+            said = f"url is not set, and nobody reaches https://{settings.listen}"
+            return Check("address", "failed", f"{said}; expected the address that members use", "url in [server]")
+        return Check("address", "ok", f"members use {settings.url or f'https://{settings.listen}'}")
+
+    def itself() -> Check:
+        mine = here.own_address(host)
+        url = f"https://{f'[{mine}]' if ':' in mine else mine}:{port}"
+        return there.server(url, there.itself(settings.tls_cert), own=True)
+
+    return (
+        Planned("versions", lambda: here.versions(member=False)),
+        Planned("platform", here.linux),
+        Planned("address", address),
+        Planned("keys", lambda: here.private_files([one for one in secret if one], [settings.state / "log.key"])),
+        Planned(
+            "certificate",
+            lambda: here.certificate(settings.tls_cert, settings.tls_key, [named], here.utc_now()),
+            ("address",),
+        ),
+        Planned("CAs", lambda: here.ca({"[oauth] ca": config.oauth.ca}, here.utc_now())),
+        Planned("disk", lambda: state.disk([settings.state])),
+        Planned("audit log", lambda: state.audit_log(settings.state)),
+        Planned("model", lambda: state.good_model(settings.state)),
+        Planned("issuer", lambda: there.issuer(config.oauth), ("CAs",), asks=True),
+        Planned("server", itself, ("certificate",), asks=True),
+        Planned("clock", lambda: there.clock((_issuers(config.oauth),), config.oauth.leeway_s), ("CAs",), asks=True),
+        Planned("encryption", lambda: _canary(len(config.member) or DEFAULT_MEMBERS), ("versions",)),
+    )
+
+
+def _operator(config: OperatorConfig) -> tuple[Planned, ...]:
+    from . import network as there
+
+    desk, login = config.operator, config.oauth
+
+    def token() -> Check:
+        from ..oauth.keys import DpopKey
+
+        return there.token(login, DpopKey.generate(), ("fl:run", "fl:approve", "fl:audit"))
+
+    def clocks() -> Check:
+        others = (_issuers(login), there.ClockReading("server", f"{desk.server}/health", there.trusting(desk.ca)))
+        return there.clock(others, there.LEEWAY_S)
+
+    return (
+        Planned("versions", lambda: here.versions(member=False)),
+        Planned("keys", lambda: here.login_key(login.key)),
+        Planned("CAs", lambda: here.ca({"[operator] ca": desk.ca, "[oauth] ca": login.ca}, here.utc_now())),
+        Planned("issuer", lambda: there.issuer(login), ("CAs",), asks=True),
+        Planned("server", lambda: there.server(desk.server, there.trusting(desk.ca)), ("CAs",), asks=True),
+        Planned("clock", clocks, ("CAs",), asks=True),
+        Planned("token", token, ("keys", "issuer"), asks=True),
+    )
+
+
+def _issuer(config: IssuerConfig) -> tuple[Planned, ...]:
+    from . import network as there
+
+    def itself() -> Check:
+        return there.server(f"http://{config.issuer.listen}", trust=True, own=True, path=WELL_KNOWN, name="issuer")
+
+    return (
+        Planned("versions", lambda: here.versions(member=False)),
+        Planned("keys", lambda: here.issuer_keys(config)),
+        Planned("disk", lambda: state.disk([config.issuer.state])),
+        Planned("issuer", itself, asks=True),
+    )
+
+
+def _run(settings: RunSettings, path: Path) -> tuple[Planned, ...]:
+    @cache
+    def members() -> tuple[str, ...]:
+        from ..client.learning.cast import prepare
+
+        return prepare(path).names
+
+    def rows() -> Check:
+        if settings.data.path is not None and not settings.data.path.exists():
+            _size(settings)
+            said = f"task and schema are in order; {settings.data.path} is not here"
+            return Check("data", "warning", said, "enough for moonflower run; simulate and up need the rows")
+        return Check("data", "ok", f"data, schema and task are in order for {len(members())} members")
+
+    def encryption() -> Check:
+        there = settings.data.path is None or settings.data.path.exists()
+        count = len(members()) if there else max(DEFAULT_MEMBERS, settings.federation.min_members)
+        return _canary(count, settings.crypto.value_bits, _size(settings))
+
+    return (
+        Planned("versions", lambda: here.versions(member=True)),
+        Planned("disk", lambda: state.disk([Path.cwd()])),
+        Planned("data", rows, ("versions",)),
+        Planned("encryption", encryption, ("versions", "data")),
+    )
+
+
+def _issuers(settings: LoginSettings | VerifierSettings) -> ClockReading:
+    """Return the issuer's clock."""
+    from ..oauth.discovery import tls
+    from .network import ClockReading
+
+    return ClockReading("issuer", f"{settings.issuer.rstrip('/')}{WELL_KNOWN}", tls(settings.ca))
+
+
+# Is encryption on
+
+
+def _canary(members: int, bits: int = DEFAULT_BITS, values: int = DEFAULT_VALUES) -> Check:
+    """Return whether encryption is on, under the plan of a run of so many members and parameters."""
+    from ..crypto import planner
+
+    if find_spec("tenseal") is None:
+        hint = "moonflower doctor at a member checks it"
+        return not_checked("encryption", "tenseal is not installed; a server seals nothing", hint)
+    from .canary import release  # SEAL comes with it
+
+    found = release(planner.plan(max(2, members), bits, values), values)
+    if found.ok:
+        status: Status = "ok" if found.held is False else "warning"
+        return Check("encryption", status, f"{found.sentence}; plan of {max(2, members)} members, {bits} bits")
+    return Check("encryption", "failed", found.sentence, "do not take part in a run; please report this")
+
+
+def _size(settings: RunSettings) -> int:
+    """Return the length of a run's update."""
+    from ..client.tasks import load_task, schema_for
+
+    task = load_task(settings.task.ref, settings.task.options)
+    return _length(task, schema_for(task, settings.data), settings.training.seed)
+
+
+def _values(config: ClientConfig) -> int:
+    """Return the length of the update of a client's first task, or a default where the task needs a run's options."""
+    from ..client.tasks import load_task, schema_for
+
+    try:
+        task = load_task(config.client.tasks[0], {})
+        return _length(task, schema_for(task, config.data), 0)
+    except (InputError, IndexError):
+        return DEFAULT_VALUES
+
+
+def _length(task: Task, schema: Schema, seed: int) -> int:
+    from ..client.learning.torch import fresh_model, layout_of
+
+    return sum(spec.size for spec in layout_of(fresh_model(task, schema, seed)))

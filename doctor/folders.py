@@ -1,0 +1,185 @@
+"""What ``moonflower doctor`` looks at in state folders: the disk under them, log, models, ledger.
+
+Databases are opened for reading alone, beside whoever has them open; a folder that does not exist yet stays absent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from sqlalchemy import StaticPool, create_engine
+
+from ..errors import InputError
+from .machine import Check, Status, worst
+
+LEAST_BYTES, FEW_BYTES = 100 << 20, 1 << 30
+SHARED_SYSTEMS = ("nfs", "cifs", "smb", "afs", "ceph", "gluster", "lustre", "beegfs", "ocfs2", "gfs2", "fuse.sshfs")
+
+
+def disk(folders: Iterable[Path]) -> Check:
+    """Look at the file systems of state folders; of one that is still to be made, at that of its parent."""
+    problems: list[tuple[Status, str]] = []
+    told = []
+    for folder in folders:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        if not there.is_dir():
+            problems.append(("failed", f"{there} is no folder"))
+            continue
+        found = os.statvfs(there)
+        free, kind = found.f_bavail * found.f_frsize, file_system(there)
+        told.append(f"{folder}: {free / (1 << 30):.1f} GiB free")
+        if free < LEAST_BYTES:
+            problems.append(("failed", f"{folder}: {free >> 20} MiB free; expected at least {LEAST_BYTES >> 20}"))
+        elif free < FEW_BYTES:
+            problems.append(("warning", f"{folder}: {free >> 20} MiB free; expected {FEW_BYTES >> 20} or more"))
+        if found.f_flag & os.ST_RDONLY or not os.access(there, os.W_OK | os.X_OK):
+            problems.append(("failed", f"{there} cannot be written by this user"))
+        if kind.startswith(SHARED_SYSTEMS):
+            problems.append(
+                (
+                    "failed",
+                    f"{folder} is on a network file system ({kind}); expected a local disk: SQLite's log needs one",
+                )
+            )
+    return worst("disk", problems, "; ".join(told), "room on a local disk, for the user that moonflower runs as")
+
+
+def file_system(path: Path, mounts: str | None = None) -> str:
+    """Return the kind of the file system that holds a path, as Linux calls it, or "" where it does not tell."""
+    if mounts is None:
+        try:
+            mounts = Path("/proc/self/mounts").read_text()
+        except OSError:
+            return ""
+    real, best, kind = os.path.realpath(path), "", ""
+    for line in mounts.splitlines():
+        fields = line.split(" ")
+        if len(fields) < 3:
+            continue
+        point = re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), fields[1])
+        if (real == point or real.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
+            best, kind = point, fields[2]
+    return kind
+
+
+def audit_log(folder: Path) -> Check:
+    """Verify the coordinator's log with its own public key."""
+    from ..server.records.database import FILE_NAME
+    from ..server.records.verify import verify
+
+    if not (folder / FILE_NAME).exists():
+        return Check("audit log", "ok", f"{folder} holds no log yet")
+    try:
+        key = (folder / "log.pub").read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return Check(
+            "audit log",
+            "failed",
+            f"{folder / 'log.pub'} cannot be read",
+            "restore it: members and auditors know this key",
+        )
+    report = verify(folder, key)
+    if report.ok:
+        return Check("audit log", "ok", f"verifies: {report.entries} entries, root {report.root[:16]}")
+    where = "" if report.first_bad is None else f" from entry {report.first_bad} on"
+    return Check(
+        "audit log",
+        "failed",
+        f"does not verify{where}: {report.reason} ({report.code})",
+        "stop the server, keep the folder as it is, and compare with a copy: docs/running.md, what to back up",
+    )
+
+
+def good_model(folder: Path) -> Check:
+    """Look whether the file of the last good version is there and whole."""
+    from ..server.records.database import APPLICATION_ID, FILE_NAME
+    from ..server.records.models import Models
+
+    if not (folder / FILE_NAME).exists():
+        return Check("model", "ok", "no version yet")
+    models = Models(folder / "models")
+    with reading(folder / FILE_NAME, APPLICATION_ID) as raw:
+        engine = create_engine("sqlite://", creator=lambda: raw, poolclass=StaticPool)
+        with engine.connect() as db:
+            entry = models.last_good(db)
+    if entry is None:
+        return Check("model", "ok", "no version yet")
+    models.read(entry.sha256)
+    return Check("model", "ok", f"the last good version, {entry.version}, is whole: {entry.sha256[:16]}")
+
+
+def ledger(folder: Path) -> Check:
+    """Look at a member's ledger: whole, its newest checkpoint of the coordinator's log, and whether a fork was kept."""
+    from ..client.ledger.ledger import APPLICATION_ID, FILE_NAME
+
+    path = folder / FILE_NAME
+    if not path.exists():
+        return Check("ledger", "ok", "none yet; the node makes it")
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        return Check("ledger", "failed", f"{path} has mode {mode:04o}; expected 0600", f"chmod 600 {path}")
+    with reading(path, APPLICATION_ID) as db:
+        sound = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if sound != "ok":
+            return Check(
+                "ledger",
+                "failed",
+                f"{path} is damaged",
+                "do not restore an older one: docs/running.md, what to back up",
+            )
+        newest = db.execute("SELECT size, key FROM witnessed ORDER BY size DESC LIMIT 1").fetchone()
+        fork = db.execute("SELECT 1 FROM facts WHERE key IN ('log.fork', 'log.fork.proved')").fetchone()
+    if fork is not None:
+        return Check(
+            "ledger",
+            "failed",
+            "the coordinator showed another history of its log than was witnessed here; expected one that only grows",
+            "moonflower member log CONFIG prints both; ask the coordinator why before --forget",
+        )
+    seen = f"newest checkpoint of the log: {newest[0]} entries" if newest else "nothing of a log witnessed yet"
+    return Check("ledger", "ok", f"opens; {seen}")
+
+
+def last_roster(folder: Path) -> dict[str, str]:
+    """Return member → pin of the newest epoch of keys in a member's ledger; nothing where there is none."""
+    from ..client.ledger.ledger import APPLICATION_ID, FILE_NAME
+    from ..crypto.identity import parse_card
+
+    path = folder / FILE_NAME
+    if not path.exists():
+        return {}
+    with reading(path, APPLICATION_ID) as db:
+        row = db.execute("SELECT roster FROM epochs WHERE confirmed ORDER BY epoch DESC LIMIT 1").fetchone()
+    cards = [] if row is None else [parse_card(card) for card in json.loads(row[0])]
+    return {card.name: card.node.pin for card in cards}
+
+
+@contextmanager
+def reading(path: Path, application_id: int) -> Iterator[sqlite3.Connection]:
+    """Open a database of ours for reading alone, beside whoever has it open.
+
+    Without SQLite's ``-wal`` and ``-shm`` beside it nobody has, and it is whole in itself: ``immutable`` then keeps
+    SQLite from making them.
+
+    Raises:
+        InputError: ``config.state``: it is no database of this kind.
+    """
+    beside = all(path.with_name(path.name + end).exists() for end in ("-wal", "-shm"))
+    uri = f"{path.resolve().as_uri()}?mode=ro{'' if beside else '&immutable=1'}"
+    try:
+        with closing(sqlite3.connect(uri, uri=True, timeout=3, check_same_thread=False)) as connection:
+            found = connection.execute("PRAGMA application_id").fetchone()[0]
+            if found != application_id:
+                raise InputError(
+                    "config.state", f"{path}: expected a moonflower database, got application id {found:#x}"
+                )
+            yield connection
+    except sqlite3.Error as error:
+        raise InputError("config.state", f"{path} cannot be read as a database: {error}") from None

@@ -1,0 +1,350 @@
+"""What ``moonflower doctor`` looks at on this machine: versions, isolation, keys, certificates, pinned members.
+
+Each check is one function that returns a frozen :class:`Check`; what it finds wrong it says, and raises no more than
+the errors of the code that it asks. Nothing is created and nothing is changed. What is printed is for the operator:
+no key, no token, no row count.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import platform
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from ..configs.roles import ClientConfig, IssuerConfig
+from ..errors import InputError
+from ..oauth.jws import public_key
+from ..version import __version__
+
+Status = Literal["ok", "warning", "failed"]
+NOT_CHECKED = "not checked: "
+PYTHON = (3, 11)
+FLWR = ((1, 41), (1, 43))  # from, and up to but without
+TENSEAL = "0.3.18"
+EXPIRY = timedelta(days=30)  # warned of before; of shorter lives the last third
+_NETWORK = "from moonflower.client.node.confine import take_network_away as t; print(t())"
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one check found.
+
+    Attributes:
+        name: of the check.
+        status: ``ok``, ``warning`` or ``failed``.
+        found: one line: what was found, and where it is not well what was expected.
+        hint: what to do, or "".
+    """
+
+    name: str
+    status: Status
+    found: str
+    hint: str = ""
+
+    @property
+    def was_made(self) -> bool:
+        """Whether the check could be made at all."""
+        return not self.found.startswith(NOT_CHECKED)
+
+
+def not_checked(name: str, why: str, hint: str = "") -> Check:
+    """Return a check that could not be made."""
+    return Check(name, "warning", NOT_CHECKED + why, hint)
+
+
+def worst(name: str, problems: Iterable[tuple[Status, str]], well: str, hint: str = "") -> Check:
+    """Return one check of several findings: as bad as the worst of them; ``well`` where there is none."""
+    listed = list(problems)
+    if not listed:
+        return Check(name, "ok", well)
+    status: Status = "failed" if any(one == "failed" for one, _ in listed) else "warning"
+    return Check(name, status, "; ".join(words for _, words in listed), hint)
+
+
+# Versions and platform
+
+
+def versions(*, member: bool) -> Check:
+    """Look at the versions of what moonflower stands on.
+
+    Args:
+        member: training and sealing happen here, so torch and tenseal have to be installed.
+    """
+    found = {name: _version(name) for name in ("flwr", "torch", "tenseal", "cryptography")}
+    problems: list[tuple[Status, str]] = []
+    if sys.version_info[:2] < PYTHON:
+        problems.append(("failed", f"python {platform.python_version()}; expected {_dotted(PYTHON)} or later"))
+    if not FLWR[0] <= _numbers(found["flwr"]) < FLWR[1]:
+        problems.append(
+            (
+                "failed",
+                f"flwr {found['flwr'] or 'is absent'}; expected {_dotted(FLWR[0])} or later, before {_dotted(FLWR[1])}",
+            )
+        )
+    if not found["cryptography"]:
+        problems.append(("failed", "cryptography is absent"))
+    if member and not found["torch"]:
+        problems.append(("failed", "torch is absent; members train with it"))
+    if found["tenseal"] != TENSEAL and (member or found["tenseal"]):
+        problems.append(("failed", f"tenseal {found['tenseal'] or 'is absent'}; expected {TENSEAL}"))
+    shown = ", ".join(f"{name} {version or 'absent'}" for name, version in found.items())
+    well = f"python {platform.python_version()}, moonflower {__version__}, {shown}"
+    return worst("versions", problems, well, "pip install -c constraints.txt moonflower")
+
+
+def isolation(config: ClientConfig) -> Check:
+    """Look whether the worker can be given a network namespace of its own: a process takes one and ends."""
+    if sys.platform != "linux":
+        return Check("isolation", "failed", f"this is {sys.platform}; expected Linux", "server and node run on Linux")
+    if not config.client.isolate:
+        said = "isolate = false: the process that holds the data has a network"
+        return Check("isolation", "warning", said, "isolate = true in [client]")
+    line = [sys.executable, "-c", _NETWORK]
+    said = subprocess.run(line, capture_output=True, text=True, timeout=30, check=False).stdout  # noqa: S603
+    if said.strip() == "True":
+        return Check("isolation", "ok", "Linux; the worker gets a network namespace of its own, with nothing in it")
+    return Check(
+        "isolation",
+        "failed",
+        "the worker cannot be given a network namespace; expected that root, or user namespaces, allow it",
+        "allow user namespaces (sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces), or isolate = false",
+    )
+
+
+def linux() -> Check:
+    """Look whether this is a system that a server runs on."""
+    if sys.platform != "linux":
+        return Check("platform", "failed", f"this is {sys.platform}; expected Linux", "server and node run on Linux")
+    return Check("platform", "ok", f"Linux {platform.release()}, {os.cpu_count()} processors")
+
+
+# Keys and certificates
+
+
+def client_keys(config: ClientConfig) -> Check:
+    """Look at a node's keys, its OAuth client's key, and its approvers' public ones; the pin is shown."""
+    from ..client.keyring import identity_of
+    from ..oauth.keys import load_key
+
+    identity = identity_of(config)
+    load_key(config.oauth.key)
+    pin = identity.card.node.pin
+    return Check("keys", "ok", f"node, sealing, witness and OAuth keys are there, 0600; pin of {identity.name}: {pin}")
+
+
+def login_key(path: Path) -> Check:
+    """Look at the OAuth client's key of a desk."""
+    from ..oauth.keys import load_key
+
+    load_key(path)
+    return Check("keys", "ok", f"OAuth key {path.name} is there, 0600")
+
+
+def private_files(paths: Iterable[Path], made_later: Iterable[Path] = ()) -> Check:
+    """Look at the modes of files that hold secrets; those in ``made_later`` may be absent."""
+    problems: list[tuple[Status, str]] = []
+    later, seen = tuple(made_later), []
+    for path in [*paths, *later]:
+        try:
+            mode = stat.S_IMODE(path.stat().st_mode)
+        except FileNotFoundError:
+            if path not in later:
+                problems.append(("failed", f"{path} is missing"))
+            continue
+        except OSError as error:
+            problems.append(("failed", f"{path} cannot be read: {error.strerror}"))
+            continue
+        seen.append(path.name)
+        if mode & 0o077:
+            group_only = not mode & 0o027 and path not in later  # a group that reads TLS keys is common
+            problems.append(("warning" if group_only else "failed", f"{path} has mode {mode:04o}; expected 0600"))
+        elif not os.access(path, os.R_OK):
+            problems.append(("failed", f"{path} cannot be read by this user"))
+    well = f"{', '.join(seen)} with mode 0600" if seen else "none there yet; they are made at the first start"
+    return worst("keys", problems, well, "chmod 600, and new keys if anybody may have read them")
+
+
+def issuer_keys(config: IssuerConfig) -> Check:
+    """Look at the public keys of the embedded issuer's clients, and at the mode of its own key."""
+    from ..oauth.issuer.serve import KEY_FILE
+
+    problems: list[tuple[Status, str]] = []
+    for one in config.client:
+        try:
+            public_key(json.loads(one.key.read_bytes()))
+        except OSError as error:
+            problems.append(("failed", f"key of {one.client_id}: {one.key} cannot be read: {error.strerror}"))
+        except (ValueError, RecursionError):
+            problems.append(("failed", f"key of {one.client_id}: {one.key} is no public JWK"))
+    own = private_files((), [config.issuer.state / KEY_FILE])
+    if own.status != "ok":
+        problems.append((own.status, own.found))
+    return worst(
+        "keys",
+        problems,
+        f"public keys of {len(config.client)} clients",
+        "moonflower keys show CONFIG prints a public key",
+    )
+
+
+def certificate(chain: Path, key: Path, hosts: Iterable[str], now: datetime) -> Check:
+    """Look at a server's certificate: does it fit its key, cover the names, and hold for a while.
+
+    Args:
+        hosts: names or addresses that members use.
+    """
+    try:
+        first = x509.load_pem_x509_certificates(chain.read_bytes())[0]
+        private = load_pem_private_key(key.read_bytes(), None)
+    except OSError as error:
+        return Check(
+            "certificate",
+            "failed",
+            f"{error.filename} cannot be read: {error.strerror}",
+            "tls_cert and tls_key in [server]",
+        )
+    except (ValueError, TypeError):  # the reason could quote the file
+        return Check(
+            "certificate", "failed", f"{chain} and {key}: expected a certificate and its key, PEM, no pass phrase"
+        )
+    problems = list(_lifetime(first, chain.name, now))
+    form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if first.public_key().public_bytes(*form) != private.public_key().public_bytes(*form):
+        problems.append(("failed", f"{key.name} is not the key of the first certificate in {chain.name}"))
+    names = _names(first)
+    missing = [host for host in hosts if not any(_covers(name, host) for name in names)]
+    if missing:
+        listed = ", ".join(sorted(names)) or "nothing"
+        problems.append(("failed", f"the certificate is not for {', '.join(missing)}; it names {listed}"))
+    until = first.not_valid_after_utc
+    return worst(
+        "certificate",
+        problems,
+        f"{chain.name} fits its key and is for {', '.join(hosts)}; it ends on {until:%Y-%m-%d}",
+        "a certificate for the host in [server] url, put in place before the old one ends, and a restart",
+    )
+
+
+def ca(files: Mapping[str, Path | None], now: datetime) -> Check:
+    """Look at private CAs, by the setting that names each."""
+    from ..oauth.discovery import tls
+
+    problems: list[tuple[Status, str]] = []
+    named = {setting: path for setting, path in files.items() if path is not None}
+    for setting, path in named.items():
+        try:
+            tls(path)
+            for one in x509.load_pem_x509_certificates(path.read_bytes()):
+                problems += [(status, f"{setting}: {words}") for status, words in _lifetime(one, path.name, now)]
+        except InputError as error:
+            problems.append(("failed", f"{setting}: {error}"))
+        except (ValueError, OSError):
+            problems.append(("failed", f"{setting}: {path} is no certificate in PEM that can be read"))
+    well = ", ".join(f"{setting} {path.name}" for setting, path in named.items()) or "public ones: no ca is set"
+    return worst("CAs", problems, well, "ca has to name the CA's own certificate, PEM")
+
+
+def _lifetime(one: x509.Certificate, name: str, now: datetime) -> Iterator[tuple[Status, str]]:
+    begins, ends = one.not_valid_before_utc, one.not_valid_after_utc
+    if now < begins:
+        yield "failed", f"{name} holds from {begins:%Y-%m-%d %H:%M} UTC on only; look at the clock, too"
+    elif now > ends:
+        yield "failed", f"{name} expired on {ends:%Y-%m-%d}"
+    elif ends - now < min(EXPIRY, (ends - begins) / 3):
+        yield "warning", f"{name} expires on {ends:%Y-%m-%d}, in {(ends - now).days} days"
+
+
+def _names(one: x509.Certificate) -> set[str]:
+    try:
+        found = one.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:  # a common name alone counts nowhere any more
+        return set()
+    addresses = (str(address) for address in found.get_values_for_type(x509.IPAddress))
+    return {*found.get_values_for_type(x509.DNSName), *addresses}
+
+
+def _covers(name: str, host: str) -> bool:
+    """Return whether a name of a certificate is for a host.
+
+    >>> _covers("*.example.org", "fl.example.org"), _covers("*.example.org", "a.b.example.org"), _covers("::1", "[::1]")
+    (True, False, True)
+    """
+    plain, name = host.strip("[]").lower(), name.lower()
+    try:
+        return ipaddress.ip_address(plain) == ipaddress.ip_address(name)
+    except ValueError:
+        return name == plain or (name.startswith("*.") and plain.partition(".")[2] == name[2:])
+
+
+def members(pinned: Mapping[str, str], least: int, last: Mapping[str, str]) -> Check:
+    """Look whether enough members are pinned for any sum to be opened here, and whether they are those of the last run.
+
+    Args:
+        pinned: member → pin, of the config.
+        least: members of the smallest sum.
+        last: the same of the others with whom this member had keys last; nothing where it had none.
+    """
+    problems: list[tuple[Status, str]] = []
+    if len(pinned) + 1 < least:
+        said = f"pins of other members: {len(pinned)}; expected {least - 1} or more, as min_members = {least}"
+        problems.append(("warning", said))
+    for name, pin in sorted(last.items()):
+        if name not in pinned:
+            problems.append(("warning", f"{name} took part in the last run and is not pinned; was it revoked?"))
+        elif pinned[name] != pin:
+            problems.append(("warning", f"the pin of {name} is not that of the last run; has it new keys?"))
+    well = f"pins of other members: {len(pinned)}, min_members = {least}"
+    return worst("members", problems, well, "a [[member]] table with name and pin for every other member")
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+def own_address(host: str) -> str:
+    """Return an address of this machine at which a server that listens on ``host`` is reached.
+
+    >>> own_address("0.0.0.0"), own_address("[::]"), own_address("192.0.2.1")
+    ('127.0.0.1', '::1', '192.0.2.1')
+    """
+    plain = host.strip("[]")
+    try:
+        address = ipaddress.ip_address(plain)
+    except ValueError:
+        return plain
+    return {4: "127.0.0.1", 6: "::1"}[address.version] if address.is_unspecified else plain
+
+
+def utc_now() -> datetime:
+    """Return the time."""
+    return datetime.now(UTC)
+
+
+def described(value: Any) -> str:
+    """Return what somebody else said, as words of one line."""
+    return "".join(char if char.isprintable() else " " for char in str(value)[:500])

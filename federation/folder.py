@@ -1,0 +1,85 @@
+"""The output folder of a run: claimed in one step, so that no two runs share it, and taken back after bad input."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ..errors import InputError
+
+CLAIM = "models"  # a folder that every run has: only one process can be the one that made it
+
+
+@contextmanager
+def fresh(out: Path | None, name: str) -> Iterator[Path]:
+    """Give an empty folder of one's own; after an InputError inside, all is as it was before.
+
+    Args:
+        out: absent or empty; None: ``runs/<name>-<utc>``, with a number behind it where that is taken.
+        name: of the federation.
+
+    Raises:
+        InputError: ``config.out``: ``out`` is no folder, is not empty, or cannot be made.
+    """
+    folder, made = _claimed(out, name)
+    try:
+        yield folder
+    except InputError:
+        for child in folder.iterdir():
+            shutil.rmtree(child) if child.is_dir() else child.unlink()
+        _remove_empty(made)
+        raise
+
+
+def _claimed(out: Path | None, name: str) -> tuple[Path, list[Path]]:
+    """Return the folder that is ours now, and the folders that were made for it, innermost first."""
+    for folder in [out] if out is not None else _defaults(name):
+        real = Path(os.path.realpath(folder))
+        made = [path for path in (real, *real.parents) if not path.exists()]
+        reason = _claim(real)
+        if not reason:
+            return folder, made
+        _remove_empty(made)
+        if out is not None or not folder.is_dir():
+            break
+    raise InputError("config.out", f"--out {folder} {reason}; expected an empty or absent folder")
+
+
+def _claim(folder: Path) -> str:
+    """Make the folder ours; return why that cannot be, or ""."""
+    if folder.exists() and not folder.is_dir():
+        return "is no folder"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            return "is not empty"
+    except OSError as error:
+        return f"cannot be made ({error.strerror})"
+    try:
+        (folder / CLAIM).mkdir()
+    except FileExistsError:
+        return "is not empty"
+    except OSError as error:
+        return f"cannot be written ({error.strerror})"
+    return ""
+
+
+def _defaults(name: str) -> Iterator[Path]:
+    """Yield names for a run that begins now; a federation's name may hold blanks and slashes, a folder's not."""
+    words = "-".join(re.findall(r"[A-Za-z0-9_]+", name))
+    stem = Path("runs") / f"{words}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    yield stem
+    for number in itertools.count(2):
+        yield stem.with_name(f"{stem.name}-{number}")
+
+
+def _remove_empty(made: list[Path]) -> None:
+    for path in made:
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()

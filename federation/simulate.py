@@ -1,0 +1,184 @@
+"""A whole federation in one process: the same ServerApp and ClientApp as live, and the baselines to compare with.
+
+All members' data is at hand here, so the result also says what each member would have had alone and what pooling
+the data would have given. It protects nobody from whoever runs it: the keys of all members are in one process.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..client.app import Member, client_app
+from ..client.learning.cast import Cast, prepare
+from ..client.learning.learner import Learner
+from ..client.ledger.ledger import Ledger
+from ..client.purposes import Kit
+from ..configs.settings import Offer, RunSettings
+from ..crypto.identity import Identity
+from ..errors import InputError, MoonflowerError
+from ..protocol.messages import Body, Seal
+from ..protocol.purposes import UPDATE
+from ..report import table
+from ..server.app import server_app
+from ..server.coordinator import Coordinator
+from ..server.exchange import ConnectedNode, Exchange
+from ..server.records import history
+from ..server.records.state import State
+from ..server.watch.result import result
+from .baselines import baselines, clean
+from .drills.hostile_coordinator import DrilledCoordinator, DrilledRounds
+from .drills.hostile_member import DrilledMember
+from .drills.kinds import OF_COORDINATOR, Drill, parse_drills
+from .folder import fresh
+from .grid import Delay, LocalGrid, play
+
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What a simulation left behind.
+
+    Attributes:
+        result: the content of result.json.
+        out: folder with report.html, result.json, moonflower.db, log.pub and models/.
+        error: why the run did not come to its planned end, or None.
+    """
+
+    result: dict[str, Any]
+    out: Path
+    error: MoonflowerError | None
+
+
+def simulate(
+    config: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    overrides: Iterable[str] = (),
+    drills: Iterable[str] = (),
+    on_event: Callable[[Event], None] | None = None,
+    kit: Kit | None = None,
+) -> Simulation:
+    """Run the federation in ``config`` and return its result; everything is written to ``out``.
+
+    Args:
+        config: run config (TOML).
+        out: absent or empty folder; default ``runs/<name>-<utc>``.
+        overrides: ``table.key=value`` strings.
+        drills: ``KIND@ROUND:MEMBER`` strings.
+        on_event: called with each entry of the audit log as it is written.
+        kit: purposes, steps and optimiser of all members; None for those of every federation.
+
+    Raises:
+        InputError: config, data, drill or output folder are wrong; nothing was written.
+        KeyboardInterrupt: somebody stopped the run; says what is left of it.
+    """
+    cast = prepare(Path(config), overrides)
+    planned = parse_drills(drills, cast.names, cast.settings.training.rounds)
+    name = cast.settings.federation.name
+    with fresh(Path(out) if out is not None else None, name) as folder:
+        state = State(folder, name, [on_event] if on_event else [])
+        try:
+            return _carry_out(cast, planned, state, kit or Kit())
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{folder} holds the log and the models up to here, and no report") from None
+        finally:
+            state.close()
+
+
+def _carry_out(cast: Cast, drills: Sequence[Drill], state: State, kit: Kit) -> Simulation:
+    settings = cast.settings
+    offer = settings.offer(cast.schema.digest())
+    learners: dict[str, Learner] = {}
+    members = _members(cast, drills, learners, kit)
+    nodes = dict(enumerate(cast.names, start=1))
+    grid = LocalGrid(
+        client_app(lambda context: members[str(context.node_config["member"])]), nodes, _delays(drills, settings)
+    )
+    present = {name: ConnectedNode(number, "") for number, name in nodes.items()}
+    exchange = Exchange(grid, cast.names, lambda: present, grid)
+    run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+    kind = DrilledCoordinator if any(d.kind in OF_COORDINATOR for d in drills) else Coordinator
+    pins = {name: member.identity.card.node.pin for name, member in members.items()}
+    with state.store.transaction() as db:
+        history.queue_run(db, run, offer)
+    coordinator = kind(exchange, state, offer, pins, run, kit.known)
+    if isinstance(coordinator.rounds, DrilledRounds):
+        coordinator.rounds.drills = {d.round: (d.kind, d.member) for d in drills if d.kind in OF_COORDINATOR}
+    error: MoonflowerError | None = None
+    try:
+        play(server_app(lambda _: coordinator), grid)
+    except InputError:
+        raise
+    except MoonflowerError as raised:
+        error = raised
+    finally:
+        for member in members.values():
+            member.ledger.close()
+    whole = _result(cast, state, run, learners)
+    table.write(whole, state.folder)
+    return Simulation(whole, state.folder, error)
+
+
+def _members(cast: Cast, drills: Sequence[Drill], learners: dict[str, Learner], kit: Kit) -> dict[str, Member]:
+    """Return the members, each with its own keys and ledger; all pins are known to all."""
+    identities = {name: Identity.generate(name) for name in cast.names}
+    pins = {name: identity.card.node.pin for name, identity in identities.items()}
+    floor = cast.settings.floor()
+
+    def learner_for(name: str) -> Callable[[Offer], Learner]:
+        def make(_: Offer) -> Learner:
+            learners[name] = cast.learner(name, cast.splits[name])
+            return learners[name]
+
+        return make
+
+    members: dict[str, Member] = {}
+    for name in cast.names:
+        own = {d.round: d.kind for d in drills if d.member == name and d.kind not in OF_COORDINATOR}
+        kind = DrilledMember if own else Member
+        member = kind(identities[name], floor, pins, Ledger(None), learner_for(name), cast.schema.digest(), kit=kit)
+        if isinstance(member, DrilledMember):
+            member.drills = own
+        members[name] = member
+    return members
+
+
+def _delays(drills: Sequence[Drill], settings: RunSettings) -> Delay:
+    """Return how long replies take: the drills ``drop`` and ``slow`` act on the way, not at the member."""
+    late = {"drop": float("inf"), "slow": settings.training.train_timeout_s + 1}
+    by_round = {(d.member, d.round): late[d.kind] for d in drills if d.kind in late}
+
+    def delay(member: str, request: Body) -> float:
+        if not isinstance(request, Seal) or request.purpose != UPDATE.name:
+            return 0.0
+        return by_round.get((member, request.number), 0.0)
+
+    return delay
+
+
+def _result(cast: Cast, state: State, run: str, learners: Mapping[str, Learner]) -> dict[str, Any]:
+    """Return the result as the coordinator knows it, and what only whoever has all data can add."""
+    found = result(state, run)
+    sha256 = found["model"]["sha256"]
+    vector = state.models.read(sha256).vector if sha256 else None
+    compared = baselines(cast)
+    members = [
+        {
+            "name": name,
+            "rows": sum(len(part) for part in (rows.train, rows.validation, rows.test)),
+            "alone": compared.alone[name],
+            "federated": clean(learners[name].evaluate(vector, "test")) if vector is not None else None,
+            "personalised": clean(learners[name].personalised(vector)) if vector is not None else None,
+            "pooled": compared.pooled[name],
+        }
+        for name, rows in sorted(cast.splits.items())
+    ]
+    overall = {**found["overall"], "alone": compared.overall_alone, "pooled": compared.overall_pooled}
+    return {**found, "members": members, "overall": overall}

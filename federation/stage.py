@@ -1,0 +1,197 @@
+"""Where everything of a federation on one machine lies: keys, cards, pins, certificates, configs, each in its folder.
+
+Reading these files is the shortest way to see what a real deployment consists of.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from .. import files
+from ..client.keyring import load_keys, make_keys
+from ..configs.settings import RunSettings
+from ..oauth.keys import new_client_key
+from .certificates import for_loopback
+
+AUDIENCE = "https://moonflower.invalid/"
+DESK = "desk:operator"  # no member can have this name
+OPERATOR = ["fl:run", "fl:audit"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where everything of a federation on one machine lies.
+
+    Attributes:
+        folder: of all; also the server's state.
+        issuer, server, operator: config files.
+        clients: member → config file.
+        issuer_url, server_url: addresses.
+    """
+
+    folder: Path
+    issuer: Path
+    server: Path
+    operator: Path
+    clients: Mapping[str, Path]
+    issuer_url: str
+    server_url: str
+
+
+def stage(
+    settings: RunSettings,
+    members: tuple[str, ...],
+    folder: Path,
+    *,
+    server: Mapping[str, Any] | None = None,
+    oauth: Mapping[str, Any] | None = None,
+    issuer: Mapping[str, Any] | None = None,
+    issuer_url: str = "",
+) -> Stage:
+    """Write keys and configs for a federation on this machine.
+
+    Args:
+        settings: of the run; [data] says where the rows are.
+        members: names.
+        folder: empty.
+        server, oauth, issuer: settings that differ from the defaults: [server], the server's [oauth], [issuer].
+        issuer_url: of an authorization server of somebody else's; "" for the embedded one.
+    """
+    ports = free_ports(2)
+    issuer_url = issuer_url or f"http://127.0.0.1:{ports[0]}"
+    made = Stage(
+        folder,
+        folder / "issuer.toml",
+        folder / "server.toml",
+        folder / "operator" / "operator.toml",
+        {name: folder / "clients" / plain / "client.toml" for name, plain in slugs(members).items()},
+        issuer_url,
+        f"https://127.0.0.1:{ports[1]}",
+    )
+    _certificates(folder)
+    pins = {name: _pin(config.parent / "state") for name, config in made.clients.items()}
+    homes = {**{name: config.parent for name, config in made.clients.items()}, DESK: made.operator.parent}
+    clients = [
+        {
+            "client_id": name,
+            "key": str(client_key(home).relative_to(folder)),
+            "scopes": OPERATOR if name == DESK else ["fl:train"],
+        }
+        for name, home in homes.items()
+    ]
+    listed = {"listen": f"127.0.0.1:{ports[0]}", "state": "issuer", "audience": AUDIENCE, **(issuer or {})}
+    _config(made.issuer, {"issuer": listed, "client": clients})
+    asked = {"listen": f"127.0.0.1:{ports[1]}", "url": made.server_url, **(server or {})}
+    _config(made.server, _server(settings, asked, {"issuer": issuer_url, **(oauth or {})}, pins))
+    login = {"issuer": issuer_url, "audience": AUDIENCE, "key": "oauth.key"}
+    desk = {"server": made.server_url, "ca": "../ca.pem"}
+    _config(made.operator, {"operator": desk, "oauth": {**login, "client_id": DESK}})
+    for name, config in made.clients.items():
+        _config(config, _client(settings, name, made.server_url, {**login, "client_id": name}, pins))
+    return made
+
+
+def _certificates(folder: Path) -> None:
+    certificates = for_loopback(datetime.now(UTC))
+    write(folder / "ca.pem", certificates.ca)
+    write(folder / "server.pem", certificates.certificate)
+    write(folder / "server.key", certificates.key, private=True)
+
+
+def _server(
+    settings: RunSettings, asked: Mapping[str, Any], oauth: Mapping[str, Any], pins: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the tables of server.toml."""
+    usual = {
+        "state": ".",
+        "tls_cert": "server.pem",
+        "tls_key": "server.key",
+        "federation": settings.federation.name,
+        "min_approvals": settings.gate.approvals,
+    }
+    return {
+        "server": {**usual, **asked},
+        "oauth": {"audience": AUDIENCE, **oauth},
+        "member": [{"name": name, "client_id": name, "pin": pin} for name, pin in pins.items()],
+    }
+
+
+def _client(
+    settings: RunSettings, name: str, server_url: str, login: Mapping[str, Any], pins: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the tables of a member's client.toml."""
+    floor = settings.floor().model_dump(mode="json", exclude_none=True)
+    node = {**floor, "member": name, "server": server_url, "ca": "../../ca.pem", "idle_poll_s": 0.5}
+    others = [{"name": other, "pin": pin} for other, pin in pins.items() if other != name]
+    return {"client": node, "oauth": login, **_data(settings), "member": others}
+
+
+def _data(settings: RunSettings) -> dict[str, Any]:
+    """Return [data] and [simulate] as every node gets them; each takes only its own part of the table."""
+    data = settings.data.model_dump(mode="json", by_alias=True, exclude_none=True)
+    simulate = settings.simulate.model_dump(mode="json", exclude_none=True)
+    return {"data": data, "simulate": simulate}
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of this machine that nobody listens on now; the processes take them in a moment."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def slug(name: str) -> str:
+    """Return a name as files and folders bear it."""
+    return "-".join(re.findall(r"[A-Za-z0-9]+", name)).lower() or "member"
+
+
+def slugs(names: tuple[str, ...]) -> dict[str, str]:
+    """Return a folder name for each member; alike names get a number."""
+    found: dict[str, str] = {}
+    for name in names:
+        plain = slug(name)
+        folder, number = plain, 1
+        while folder in found.values():
+            number += 1
+            folder = f"{plain}-{number}"
+        found[name] = folder
+    return found
+
+
+def _pin(state: Path) -> str:
+    """Make a node's keys; returns its pin."""
+    make_keys(state)
+    return load_keys(state).pin
+
+
+def client_key(home: Path) -> Path:
+    """Write a new OAuth key into a folder; returns the public file."""
+    secret, shared = new_client_key()
+    write(home / "oauth.key", json.dumps(secret).encode(), private=True)
+    public = home / "oauth.pub"
+    write(public, json.dumps(shared).encode())
+    return public
+
+
+def _config(path: Path, tables: Mapping[str, Any]) -> None:
+    write(path, tomli_w.dumps(tables).encode())
+
+
+def write(path: Path, data: bytes, *, private: bool = False) -> None:
+    """Write a file where none is yet."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.create(path, data, 0o600 if private else 0o644)

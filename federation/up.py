@@ -1,0 +1,68 @@
+"""A federation of real processes on this machine: issuer, server and one client a member, from a run config.
+
+Everything that separate machines would have is made here, each in its own folder: keys, cards, pins, certificates,
+configs. Reading these files is the shortest way to see what a real deployment consists of. It protects nobody from
+whoever runs it: all keys lie on one disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..configs.roles import OperatorConfig, load_config
+from ..configs.settings import RunSettings
+from ..errors import Ended, MoonflowerError, Refused
+from ..report import table
+from .processes import raised
+from .remote import Event, Remote
+from .stage import stage
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a run ended.
+
+    Attributes:
+        result: the content of result.json.
+        out: the folder.
+        error: why the run did not come to its planned end, or None.
+    """
+
+    result: dict[str, Any]
+    out: Path
+    error: MoonflowerError | None
+
+
+def up(
+    settings: RunSettings,
+    members: tuple[str, ...],
+    schema_digest: str,
+    folder: Path,
+    on_event: Callable[[Event], None],
+) -> Finished:
+    """Run a federation of real processes and return its result; everything is written to ``folder``."""
+    staged = stage(settings, members, folder)
+    with raised(staged):
+        remote = Remote(load_config(OperatorConfig, staged.operator))
+        try:
+            run = remote.submit(settings.offer(schema_digest))
+            for event in remote.follow(run):
+                on_event(event)
+            shown = remote.show(run)
+        finally:
+            remote.close()
+    result = shown["result"]
+    table.write(result, folder)
+    return Finished(result, folder, ending(shown))
+
+
+def ending(shown: Mapping[str, Any]) -> MoonflowerError | None:
+    """Return why a run did not come to its planned end, or None."""
+    status, code = shown["status"], shown["code"]
+    if status == "done":
+        return None
+    kind = Ended if status in ("policy", "stopped") else Refused
+    return kind(code or "run.crashed", f"the run ended as {status}: {code}")

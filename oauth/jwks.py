@@ -1,0 +1,132 @@
+"""The issuer's public keys, kept fresh: read again after a while, and early for a key id that is not known yet.
+
+A flood of made-up key ids makes one fetch per cooldown, never more; the price is that a key the issuer uses
+before it has published it, or within the cooldown after another unknown one, is refused for that long. While the
+issuer cannot be reached the last keys stay, at most a day. One bad key in the document does the others no harm.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..errors import IssuerUnreachable, KeysUnavailable, MetadataRefused
+from .discovery import Fetch, discover, document, endpoint
+from .jws import VerificationKey, public_key
+
+logger = logging.getLogger(__name__)
+STALE_S = 24 * 3600.0
+RETRY_S = 5.0  # after a fetch that failed before any succeeded
+WAIT_S = 1.0  # for another thread's fetch, where old keys are at hand
+MAX_KEYS = 64
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    keys: dict[str, tuple[VerificationKey, ...]]  # two keys under one id are both tried
+    jwks_uri: str
+    fetched: float
+
+    def age_s(self, now: float) -> float:
+        """How old; without end after the clock was set back."""
+        return now - self.fetched if now >= self.fetched else float("inf")
+
+
+class IssuerKeys:
+    """The keys of one issuer; safe for threads.
+
+    Args:
+        issuer: its address.
+        ttl_s: the keys are read again after this time.
+        cooldown_s: at least so long between two fetches for unknown key ids, and after one that failed.
+        fetch: returns the document at an address.
+        clock: now, in seconds.
+    """
+
+    def __init__(
+        self, issuer: str, *, ttl_s: float, cooldown_s: float, fetch: Fetch, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._issuer, self._ttl_s, self._cooldown_s = issuer, ttl_s, cooldown_s
+        self._fetch, self._clock = fetch, clock
+        self._fetching = threading.Lock()
+        self._snapshot: _Snapshot | None = None
+        self._not_before = 0.0  # no fetch that a ttl asks for until then
+        self._not_for_unknown_before = 0.0
+
+    def find(self, kid: str) -> tuple[VerificationKey, ...]:
+        """Return the keys with this id, or none.
+
+        Raises:
+            KeysUnavailable: no keys to look in.
+        """
+        held = self._fresh()
+        if kid not in held.keys and self._may_look(self._not_for_unknown_before):
+            held = self._look_again(kid, held)
+        return held.keys.get(kid, ())
+
+    def _fresh(self) -> _Snapshot:
+        """Return the keys, read again if they are old and it can be done; others go on with the old ones meanwhile."""
+        held = self._snapshot
+        if held is not None and held.age_s(self._clock()) < self._ttl_s:
+            return held
+        if self._fetching.acquire(blocking=held is None):
+            try:
+                if self._snapshot is held and self._may_look(self._not_before):
+                    self._refresh(discovered="")
+            finally:
+                self._fetching.release()
+        held = self._snapshot
+        if held is None or held.age_s(self._clock()) > self._ttl_s + STALE_S:
+            raise KeysUnavailable
+        return held
+
+    def _look_again(self, kid: str, held: _Snapshot) -> _Snapshot:
+        """Return the keys after one fetch for an unknown id, made here or by another thread just now."""
+        if not self._fetching.acquire(timeout=WAIT_S):
+            return held
+        try:
+            current = self._snapshot or held
+            if current is held and kid not in current.keys and self._may_look(self._not_for_unknown_before):
+                self._not_for_unknown_before = self._clock() + self._cooldown_s
+                self._refresh(discovered=held.jwks_uri)
+            return self._snapshot or held
+        finally:
+            self._fetching.release()
+
+    def _may_look(self, not_before: float) -> bool:
+        now = self._clock()
+        return now >= not_before or now < not_before - max(self._cooldown_s, RETRY_S)  # the clock was set back
+
+    def _refresh(self, *, discovered: str) -> None:
+        """Replace the keys by what the issuer publishes now; on failure nothing changes but the time of the next."""
+        try:
+            uri = discovered or endpoint(discover(self._issuer, self._fetch), "jwks_uri")
+            keys = _keys(self._fetch(uri))
+            self._snapshot = _Snapshot(keys, uri, self._clock())
+        except (IssuerUnreachable, MetadataRefused) as error:
+            pause_s = RETRY_S if self._snapshot is None else self._cooldown_s
+            self._not_before = self._clock() + pause_s
+            logger.warning("the keys of %s cannot be read: %s", self._issuer, error)
+
+
+def _keys(data: bytes) -> dict[str, tuple[VerificationKey, ...]]:
+    """Return the usable keys of a JWKS document by id.
+
+    Raises:
+        IssuerUnreachable: ``auth.issuer_unreachable``: not a JWKS, or one of more than 64 keys.
+    """
+    listed = document(data).get("keys")
+    if not isinstance(listed, list) or len(listed) > MAX_KEYS:
+        raise IssuerUnreachable("auth.issuer_unreachable", f"the issuer's keys are no list of at most {MAX_KEYS}")
+    found: dict[str, tuple[VerificationKey, ...]] = {}
+    for jwk in listed:
+        try:
+            key = public_key(jwk)
+        except ValueError:
+            continue  # a kind we do not use, or junk: no reason to lose the others
+        if key.kid is not None:
+            found[key.kid] = (*found.get(key.kid, ()), key)
+    return found

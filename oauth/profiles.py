@@ -1,0 +1,86 @@
+"""The shapes of access tokens, one for each kind of issuer: a table, so that a difference is a line and not a branch.
+
+``rfc9068`` is the standard; the others are what Keycloak, Entra ID, Auth0 and Okta give unless they are told
+otherwise. Where a shape shares its ``typ`` with ID tokens, the other marks of an ID token are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..configs.roles import Profile as ProfileName
+from ..errors import TokenRefused
+
+_COMMON = frozenset({"ES256", "ES384", "ES512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "EdDSA"})
+_ID_TOKEN_MARKS = frozenset({"nonce", "at_hash", "c_hash"})
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How to read an issuer's access tokens.
+
+    Attributes:
+        types: ``typ`` headers in lower case, without "application/"; "" stands for none.
+        clients: claims that name the client; those that are there must agree.
+        scopes: claims that hold scopes, as words in a text or as a list; all that are there count.
+        algorithms: of signatures.
+        kinds: values of the claim ``typ``, or empty where that means nothing.
+    """
+
+    types: frozenset[str]
+    clients: tuple[str, ...]
+    scopes: tuple[str, ...]
+    algorithms: frozenset[str] = _COMMON
+    kinds: frozenset[str] = frozenset()
+
+    def client(self, claims: Mapping[str, Any]) -> str:
+        """Return the client that the token was given to.
+
+        Raises:
+            TokenRefused: ``auth.client_missing``, ``auth.claims_malformed``.
+        """
+        named = [claims[name] for name in self.clients if name in claims]
+        if not named or "sub" not in claims:
+            raise TokenRefused("auth.client_missing", "the token does not name its client and subject")
+        if not all(isinstance(name, str) and 0 < len(name) <= 256 for name in [*named, claims["sub"]]):
+            raise TokenRefused("auth.claims_malformed", "the token's client or subject is no name")
+        if len(set(named)) > 1:
+            raise TokenRefused("auth.claims_malformed", "the token names two clients")
+        return str(named[0])
+
+    def granted(self, claims: Mapping[str, Any]) -> frozenset[str]:
+        """Return the scopes that the token grants; a claim of another form than text or list of texts grants none."""
+        words: set[str] = set()
+        for name in self.scopes:
+            value = claims.get(name)
+            if isinstance(value, str):
+                words.update(value.split(" "))
+            elif isinstance(value, list):
+                words.update(word for word in value if isinstance(word, str))
+        return frozenset(words - {""})
+
+    def refuse_id_token(self, claims: Mapping[str, Any], client: str) -> None:
+        """Check that the token is for an API and not about a login.
+
+        Raises:
+            TokenRefused: ``auth.id_token``.
+        """
+        if claims.get("aud") in (client, [client]) or _ID_TOKEN_MARKS & claims.keys():
+            raise TokenRefused("auth.id_token", "this is an ID token; expected an access token")
+        if self.kinds and claims.get("typ") not in tuple(self.kinds):  # it may be a list, which no set looks up
+            raise TokenRefused("auth.id_token", "the token's claim typ is not that of an access token")
+
+
+PROFILES: dict[ProfileName, Profile] = {
+    "rfc9068": Profile(frozenset({"at+jwt"}), ("client_id",), ("scope",)),
+    "keycloak": Profile(
+        frozenset({"jwt", "at+jwt"}), ("azp", "client_id"), ("scope",), kinds=frozenset({"Bearer", "DPoP"})
+    ),
+    "entra": Profile(frozenset({"jwt"}), ("azp", "appid"), ("scp", "roles"), frozenset({"RS256"})),
+    "auth0": Profile(
+        frozenset({"jwt", "at+jwt"}), ("azp", "client_id"), ("scope", "permissions"), frozenset({"RS256", "PS256"})
+    ),
+    "okta": Profile(frozenset({"", "jwt", "at+jwt"}), ("cid",), ("scp",), frozenset({"RS256", "ES256"})),
+}

@@ -1,0 +1,307 @@
+"""Who sends a request: the access token is verified (RFC 9068, RFC 6750), and the proof that goes with it (RFC 9449).
+
+In this order, and the first failure ends it: one Authorization header; a token of bearable size; no header that
+points to keys; an algorithm, a type and an issuer that are ours; a key of the issuer that fits the algorithm; the
+signature; times, audience, client; whether it is bound to a key; the proof; the scope. Only a request that passes
+all of it changes anything: its proof is used up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..configs.roles import VerifierSettings
+from ..errors import KeysUnavailable, TokenRefused
+from .discovery import Fetch, fetcher
+from .dpop import Nonces, Proofs
+from .jwks import IssuerKeys
+from .jws import Jws, VerificationKey, read
+from .profiles import PROFILES, Profile
+from .refusal import challenge
+
+__all__ = ["Principal", "TokenRefused", "TokenVerifier"]
+
+Headers = Sequence[tuple[bytes, bytes]]
+MAX_BYTES = 8192
+_POINTERS = ("jku", "x5u", "jwk", "x5c", "crit", "b64", "zip")  # none chooses our key or how we read
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who asks. Two issuers may know different clients by one name, so ``client_id`` alone names nobody.
+
+    Attributes:
+        jkt: RFC 7638 thumbprint of the key that the token is bound to, or None.
+        expires: seconds since 1970; leeway comes on top.
+    """
+
+    issuer: str
+    client_id: str
+    scopes: frozenset[str]
+    jkt: str | None
+    expires: float
+
+
+@dataclass(frozen=True)
+class _Accepted:
+    """A token whose signature was right, with what can still turn against it later."""
+
+    principal: Principal
+    kid: str
+    key: str  # thumbprint
+    starts: float
+
+
+class TokenVerifier:
+    """Verifies the tokens of one issuer; safe for threads.
+
+    Args:
+        settings: whose tokens count.
+        url: address of this server as its clients write it, such as ``https://fl.example.org:8443``.
+        clock: now, in seconds since 1970.
+        fetch: returns the document at an address; by default over https.
+        secret: 32 bytes for the nonces.
+        most_proofs: how many proofs of the last two minutes are remembered.
+        most_tokens: how many accepted tokens are remembered.
+
+    Raises:
+        InputError: ``config.file``: ``settings.ca`` cannot be read.
+    """
+
+    def __init__(
+        self,
+        settings: VerifierSettings,
+        *,
+        url: str,
+        clock: Callable[[], float] = time.time,
+        fetch: Fetch | None = None,
+        secret: bytes | None = None,
+        most_proofs: int = 100_000,
+        most_tokens: int = 4096,
+    ) -> None:
+        self._settings, self._url, self._clock = settings, url.rstrip("/"), clock
+        self._profile: Profile = PROFILES[settings.profile]
+        self._keys = IssuerKeys(
+            settings.issuer,
+            ttl_s=settings.jwks_ttl_s,
+            cooldown_s=settings.jwks_cooldown_s,
+            fetch=fetch or fetcher(settings.issuer, settings.ca),
+            clock=clock,
+        )
+        self._nonces = Nonces(secret or secrets.token_bytes(32), clock)
+        self._proofs = Proofs(nonces=self._nonces if settings.nonces else None, most=most_proofs, clock=clock)
+        self._most_tokens = most_tokens
+        self._accepted: OrderedDict[bytes, _Accepted] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def nonce(self) -> str:
+        """Return the DPoP nonce to put on replies; a refusal with ``auth.dpop_nonce`` carries it already."""
+        return self._nonces.current()
+
+    def knows(self, headers: Headers) -> bool:
+        """Return whether the request's token was accepted before; says nothing about this request."""
+        try:
+            _, token = _credentials(headers)
+        except TokenRefused:
+            return False
+        with self._lock:
+            return hashlib.sha256(token).digest() in self._accepted
+
+    def verify(self, method: str, path: str, headers: Headers, scope: str) -> Principal:
+        """Return who sends a request.
+
+        Args:
+            method: such as ``POST``.
+            path: as sent; a query is ignored.
+            headers: names in any case.
+            scope: words that the token must all grant.
+
+        Raises:
+            TokenRefused: ``auth.*``: with status and headers of the reply.
+        """
+        scheme = "Bearer" if self._settings.binding == "none" else "DPoP"
+        try:
+            given, token = _credentials(headers)
+            scheme = "DPoP" if given == "dpop" else scheme
+            principal = self._token(token)
+            scheme = "DPoP" if principal.jkt is not None else scheme
+            use = self._binding(principal, given, method, path, headers, token)
+            if not set(scope.split()) <= principal.scopes:
+                raise TokenRefused("auth.scope", "the token lacks the scope", 403, error="insufficient_scope")
+            use()
+        except TokenRefused as refusal:
+            challenge(refusal, scheme, scope=scope)
+            raise
+        return principal
+
+    def own(self, token: bytes, jkt: str) -> Principal:
+        """Return who logged in: the token is one that this server got itself, from its issuer's token endpoint.
+
+        All is checked as for a request, but for what goes with one: there is no proof, so the token must be bound to
+        this server's own key, or, with ``binding = "none"``, to none.
+
+        Args:
+            token: access token.
+            jkt: thumbprint of the key that it was asked for with.
+
+        Raises:
+            TokenRefused: ``auth.*``.
+        """
+        if len(token) > MAX_BYTES:
+            raise TokenRefused("auth.too_large", f"the token is longer than {MAX_BYTES} bytes")
+        principal = self._token(token)
+        if principal.jkt is None and self._settings.binding == "dpop":
+            raise TokenRefused("auth.binding_required", "the token is not bound to a key; this server wants DPoP")
+        if principal.jkt not in (None, jkt):
+            raise TokenRefused("auth.dpop_binding", "the token is bound to another key than the DPoP proof's")
+        return principal
+
+    def _binding(
+        self, principal: Principal, given: str, method: str, path: str, headers: Headers, token: bytes
+    ) -> Callable[[], object]:
+        """Return what is left to do once all else is right: a proof is to be used up."""
+        if principal.jkt is None:
+            if given == "dpop":
+                raise TokenRefused("auth.dpop_unbound", "the token is not bound to a key; DPoP needs one that is")
+            if self._settings.binding == "dpop":
+                raise TokenRefused("auth.binding_required", "the token is not bound to a key; this server wants DPoP")
+            return lambda: None
+        if given != "dpop":
+            raise TokenRefused("auth.dpop_downgrade", "the token is bound to a key; expected DPoP, not Bearer")
+        proofs = [value for name, value in headers if name.lower() == b"dpop"]
+        url = self._url + path.partition("?")[0]
+        return self._proofs.check(proofs, method, url, token=token, jkt=principal.jkt)
+
+    def _token(self, token: bytes) -> Principal:
+        """Return whose token it is; a token that was accepted before is only asked what time may have changed."""
+        name = hashlib.sha256(token).digest()
+        with self._lock:
+            accepted = self._accepted.get(name)
+        if accepted is not None and accepted.key in {key.thumbprint for key in self._find(accepted.kid)}:
+            self._timely(accepted.starts, accepted.principal.expires)
+            return accepted.principal
+        accepted = self._verified(token)
+        with self._lock:
+            self._accepted[name] = accepted
+            while len(self._accepted) > self._most_tokens:
+                self._accepted.popitem(last=False)
+        return accepted.principal
+
+    def _verified(self, token: bytes) -> _Accepted:
+        try:
+            jws = read(token)
+        except ValueError as error:
+            raise TokenRefused("auth.malformed", "the token is not a JWT") from error
+        header, claims = jws.header, jws.claims
+        if any(name in header for name in _POINTERS):
+            raise TokenRefused("auth.header_refused", "the token's header points to keys or changes how to read it")
+        algorithm = header.get("alg")
+        if not isinstance(algorithm, str) or algorithm not in self._profile.algorithms:
+            raise TokenRefused("auth.alg_refused", "the token's algorithm is not one of those for this issuer")
+        if _type(header) not in self._profile.types:
+            raise TokenRefused("auth.typ_refused", "the token's typ is not that of this issuer's access tokens")
+        if claims.get("iss") != self._settings.issuer:
+            raise TokenRefused("auth.issuer_unknown", "the token is of another issuer")
+        key = self._signer(header, algorithm, jws)
+        starts, expires = self._times(claims)
+        self._timely(starts, expires)
+        self._audience(claims)
+        client = self._profile.client(claims)
+        self._profile.refuse_id_token(claims, client)
+        scopes, jkt = self._profile.granted(claims), _bound_to(claims)
+        principal = Principal(self._settings.issuer, client, scopes, jkt, expires)
+        return _Accepted(principal, str(key.kid), key.thumbprint, starts)
+
+    def _signer(self, header: dict[str, Any], algorithm: str, jws: Jws) -> VerificationKey:
+        """Return the issuer's key that signed."""
+        kid = header.get("kid")
+        if not isinstance(kid, str) or not kid:
+            raise TokenRefused("auth.kid_missing", "the token does not name the key that signed it")
+        found = self._find(kid)
+        if not found:
+            raise TokenRefused("auth.unknown_kid", "the token's key is not one that its issuer publishes")
+        fitting = [key for key in found if key.fits(algorithm)]
+        if not fitting:
+            raise TokenRefused("auth.alg_key_mismatch", "the token's algorithm is not that of its key")
+        for key in fitting:
+            if key.verify(algorithm, jws):
+                return key
+        raise TokenRefused("auth.signature", "the token's signature is wrong")
+
+    def _find(self, kid: str) -> tuple[VerificationKey, ...]:
+        try:
+            return self._keys.find(kid)
+        except KeysUnavailable:
+            raise TokenRefused(
+                "auth.jwks_unavailable", "the issuer's keys cannot be had; try later", 503, [("Retry-After", "5")]
+            ) from None
+
+    def _times(self, claims: dict[str, Any]) -> tuple[float, float]:
+        """Return from when till when the token counts."""
+        exp, iat = _seconds(claims.get("exp")), _seconds(claims.get("iat"))
+        nbf = _seconds(claims.get("nbf", iat))
+        if exp - iat > self._settings.max_lifetime_s:  # and iat is not ahead of us, so exp is not far
+            raise TokenRefused("auth.lifetime_too_long", f"it lives longer than {self._settings.max_lifetime_s} s")
+        return max(iat, nbf), exp
+
+    def _timely(self, starts: float, expires: float) -> None:
+        now, leeway = self._clock(), self._settings.leeway_s
+        if now >= expires + leeway:
+            raise TokenRefused("auth.expired", "the token has expired")
+        if now < starts - leeway:
+            raise TokenRefused("auth.not_yet_valid", "the token is not valid yet: compare the clocks")
+
+    def _audience(self, claims: dict[str, Any]) -> None:
+        audience = claims.get("aud")
+        named = audience if isinstance(audience, list) else [audience]
+        if self._settings.audience not in named:
+            raise TokenRefused("auth.audience", f"the token is not for {self._settings.audience}")
+
+
+def _credentials(headers: Headers) -> tuple[str, bytes]:
+    """Return the scheme, in lower case, and the token of a request."""
+    found = [value for name, value in headers if name.lower() == b"authorization"]
+    if not found:
+        raise TokenRefused("auth.no_token", "the request has no token", error="")
+    if len(found) > 1:
+        raise TokenRefused(
+            "auth.multiple_authorization", "the request has two Authorization headers", 400, error="invalid_request"
+        )
+    scheme, _, token = found[0].partition(b" ")
+    kind = scheme.lower().decode("latin-1")
+    if kind not in ("bearer", "dpop"):
+        raise TokenRefused("auth.scheme", "the Authorization header is of another scheme", error="")
+    token = token.strip(b" ")
+    if len(token) > MAX_BYTES:
+        raise TokenRefused("auth.too_large", f"the token is longer than {MAX_BYTES} bytes")
+    return kind, token
+
+
+def _type(header: dict[str, Any]) -> str | None:
+    """Return the header's ``typ`` in one form, "" for none, None for junk."""
+    value = header.get("typ", "")
+    return value.lower().removeprefix("application/") if isinstance(value, str) else None
+
+
+def _seconds(value: Any) -> float:
+    """Return a NumericDate; true is no number, and neither is "soon"."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e12:
+        raise TokenRefused("auth.claims_malformed", "exp, iat or nbf of the token is missing or no time")
+    return float(value)
+
+
+def _bound_to(claims: dict[str, Any]) -> str | None:
+    """Return the thumbprint in ``cnf``; a binding that we cannot check is no reason to take the token unbound."""
+    if "cnf" not in claims:
+        return None
+    match claims["cnf"]:
+        case {"jkt": str(jkt), **others} if not others:
+            return jkt
+    raise TokenRefused("auth.cnf_unknown", "the token is bound in a way that is not known here")

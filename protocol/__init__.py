@@ -1,0 +1,1 @@
+"""What both sides sign and say: one page a document, and the one room that knows Flower's encoding."""

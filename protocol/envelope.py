@@ -1,0 +1,216 @@
+"""An envelope: what a member sends. A strict header, signed by the node key, then the sealed body.
+
+    "MFE1" | u32 header length | header: canonical JSON | signature, 96 bytes | body: seeds | residues
+
+:class:`RawEnvelope` is bytes from the wire; it becomes an :class:`Envelope` only through :func:`check`, in the
+order: form, signature, member, epoch, parameters, replay, context, size, and last the body's digest, so that nothing
+large is read before its sender is known. Integers are little-endian.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..canonical import canonical, parse_canonical
+from ..crypto.identity import SIGNATURE_BYTES, Card, Identity
+from ..crypto.sealed import SealedVector
+from ..errors import Refused
+from .context import RoundContext
+
+MAGIC = b"MFE1"  # format 1; the digit counts up
+MAX_HEADER_BYTES, MAX_TAGS = 4096, 8
+HALF_FROM = 1 << 20  # bodies from this size on are hashed by two threads: hashlib lets go of the interpreter
+_HEX, _WORD = re.compile(r"[0-9a-f]{64}"), re.compile(r"[a-z][a-z0-9_]{0,31}")
+_second_half = ThreadPoolExecutor(1, "moonflower-hash")
+
+
+@dataclass(frozen=True)
+class RawEnvelope:
+    """Bytes that claim to be an envelope; nothing about them has been checked."""
+
+    data: bytes
+
+
+@dataclass(frozen=True)
+class OwnEnvelope(RawEnvelope):
+    """An envelope as its member made it.
+
+    Attributes:
+        header: digest of its header.
+    """
+
+    header: str
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the member signs.
+
+    Attributes:
+        member: who sealed it.
+        federation, run, number, purpose, epoch: the round, in clear so that a refusal can say what is off.
+        context: digest of the RoundContext that the member trained under.
+        params: digest of the crypto parameters.
+        body: digest of the body (:func:`body_digest`).
+        body_bytes: its length.
+        seeds: SHA-256 of the seeds in the body: openers get only these of it.
+        tags: of the authenticated sum (``crypto.mac``).
+    """
+
+    member: str
+    federation: str
+    run: str
+    number: int
+    purpose: str
+    epoch: int
+    context: str
+    params: str
+    body: str
+    body_bytes: int
+    seeds: str
+    tags: tuple[int, ...]
+
+    def encode(self) -> bytes:
+        """Return the canonical bytes that are signed."""
+        return canonical({"v": 1, **asdict(self)})
+
+
+@dataclass(frozen=True)
+class SignedHeader:
+    """A header as it travels to the openers, without the body."""
+
+    data: bytes
+    signature: bytes
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the header's bytes."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    def verify(self, card: Card) -> Header:
+        """Return the parsed header.
+
+        Raises:
+            Refused: ``envelope.signature``, then ``envelope.malformed``, then ``envelope.member``.
+        """
+        if not card.node.verify("envelope", self.data, self.signature):
+            raise Refused("envelope.signature", f"the header is not signed by the node key of {card.name!r}")
+        header = _parse_header(self.data)
+        if header.member != card.name:
+            raise Refused("envelope.member", f"the header names another member than {card.name!r}")
+        return header
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """An envelope that passed every check."""
+
+    header: Header
+    signed: SignedHeader
+    body: memoryview
+
+
+def seal(identity: Identity, context: RoundContext, vector: SealedVector) -> OwnEnvelope:
+    """Return the envelope of a sealed vector, signed by ``identity`` over this context."""
+    header = Header(
+        member=identity.name,
+        federation=context.federation,
+        run=context.run,
+        number=context.number,
+        purpose=context.purpose,
+        epoch=context.epoch,
+        context=context.digest,
+        params=context.params,
+        body=body_digest(vector.body),
+        body_bytes=len(vector.body),
+        seeds=vector.seeds,
+        tags=vector.tags,
+    ).encode()
+    signature = identity.sign("envelope", header)
+    whole = MAGIC + len(header).to_bytes(4, "little") + header + signature + vector.body
+    return OwnEnvelope(whole, SignedHeader(header, signature).digest)
+
+
+def body_digest(body: bytes | memoryview) -> str:
+    """Return the digest of a body: SHA-256 over the SHA-256 of its two halves, the first the shorter by one at most."""
+    view = memoryview(body)
+    first, second = view[: len(body) // 2], view[len(body) // 2 :]
+    if len(body) < HALF_FROM:
+        halves = hashlib.sha256(first).digest() + hashlib.sha256(second).digest()
+    else:
+        other = _second_half.submit(lambda: hashlib.sha256(second).digest())
+        halves = hashlib.sha256(first).digest() + other.result()
+    return hashlib.sha256(halves).hexdigest()
+
+
+def split(raw: RawEnvelope) -> tuple[SignedHeader, memoryview]:
+    """Return the signed header and the body, by form alone.
+
+    Raises:
+        Refused: ``envelope.malformed``.
+    """
+    data = raw.data
+    length = int.from_bytes(data[4:8], "little")
+    start = 8 + length + SIGNATURE_BYTES
+    if data[:3] == MAGIC[:3] and data[3:4] != MAGIC[3:]:
+        raise Refused("envelope.malformed", f"an envelope of format {data[3:4]!r}, expected {MAGIC[3:]!r}")
+    if data[:4] != MAGIC or not 0 < length <= MAX_HEADER_BYTES or len(data) < start:
+        raise Refused("envelope.malformed", f"{len(data)} bytes are no envelope")
+    return SignedHeader(data[8 : 8 + length], data[8 + length : start]), memoryview(data)[start:]
+
+
+def check(raw: RawEnvelope, card: Card, context: RoundContext, body_bytes: int) -> Envelope:
+    """Return ``raw`` as an envelope of ``card``'s member for ``context``.
+
+    Raises:
+        Refused: ``envelope.malformed``, ``.signature``, ``.member``, ``.epoch``, ``.params``, ``.replay`` (of an
+            earlier round or another purpose) or ``.context``.
+    """
+    signed, body = split(raw)
+    header = signed.verify(card)
+    if header.epoch != context.epoch:
+        raise Refused("envelope.epoch", f"sealed in epoch {header.epoch}, expected {context.epoch}")
+    if header.params != context.params:
+        raise Refused("envelope.params", "sealed under other crypto parameters")
+    if (header.number, header.purpose, header.run) != (context.number, context.purpose, context.run):
+        raise Refused(
+            "envelope.replay",
+            f"sealed for {header.purpose} {header.number}, expected {context.purpose} {context.number}",
+        )
+    if header.context != context.digest:
+        raise Refused("envelope.context", "sealed under another context than this round's")
+    if len(body) != header.body_bytes:
+        raise Refused("envelope.signature", "the body is not as long as the header signs")
+    if len(body) != body_bytes:
+        raise Refused("envelope.malformed", f"body of {len(body)} bytes, expected {body_bytes}")
+    if body_digest(body) != header.body:
+        raise Refused("envelope.signature", "the body is not the one that the header signs")
+    return Envelope(header, signed, body)
+
+
+def _parse_header(data: bytes) -> Header:
+    try:
+        value: dict[str, Any] = parse_canonical(data)
+        version = value.pop("v")
+        header = Header(**{**value, "tags": tuple(value["tags"])})
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise Refused("envelope.malformed", "the header is not canonical") from None
+    texts = (header.member, header.federation, header.run)
+    digests = (header.context, header.params, header.body, header.seeds)
+    numbers = (header.number, header.epoch, header.body_bytes, *header.tags)
+    good = (
+        version == 1
+        and all(isinstance(text, str) for text in texts)
+        and all(isinstance(text, str) and _HEX.fullmatch(text) for text in digests)
+        and all(type(number) is int and 0 <= number < 1 << 64 for number in numbers)
+        and 0 < len(header.tags) <= MAX_TAGS
+        and isinstance(header.purpose, str)
+        and _WORD.fullmatch(header.purpose) is not None
+    )
+    if not good:
+        raise Refused("envelope.malformed", "a field of the header has the wrong form")
+    return header

@@ -1,0 +1,262 @@
+"""The coordinator's half of a round, as a Flower ServerApp. Read ``client/app.py`` first.
+
+A run, in order: the members take seats, that is they enrol and deal an epoch's keys (``enrolment``); they open the
+statistics, which gives version 0; then round after round train → seal → add → open + judge → promote or fall back
+(``sums``, ``gate``), with reports on the way. Every transition is one transaction together with its log entry, so that
+the process may be killed at any moment: the next one has the members take seats anew and goes on from the last good
+model. The coordinator holds no key and sees no member's update.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection
+
+from .. import logs
+from ..configs.settings import Offer, parse
+from ..errors import Ended, MoonflowerError, Refused
+from ..protocol.purposes import FIRST, STATISTICS, TALLIES, Purpose, Purposes
+from .exchange import Exchange
+from .records import history
+from .records.history import Round
+from .records.models import Entry
+from .records.state import State
+from .releases.board import Board
+from .round import Rounds, good_ones, newest_whole, version_entry
+from .rules import Patience
+from .run import Run
+from .seating import Seating
+from .sums import Wire
+from .witnesses import Witnesses
+
+
+class Coordinator:
+    """One run of a federation, from its beginning or from where an earlier process was killed.
+
+    Args:
+        exchange: to the members.
+        state: the coordinator's records; the run is among them (``history.queue_run``).
+        offer: what the run carries (rule 9).
+        pins: member → pin of its node key.
+        run: identifier of the run.
+        purposes: what its sums are for.
+
+    Attributes:
+        wire: bytes and seconds of the update rounds that this process carried out.
+    """
+
+    rounds_kind = Rounds
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        state: State,
+        offer: Mapping[str, Any],
+        pins: Mapping[str, str],
+        run: str,
+        purposes: Purposes = FIRST,
+    ) -> None:
+        checked = parse(Offer, offer, where="the run's offer")
+        witnesses = Witnesses(state)
+        self.state, self.wire = state, Wire()
+        self._run = Run(run, checked, dict(offer), dict(pins), exchange, state, witnesses, purposes)
+        self._patience = Patience(checked.gate)
+        self._seating = Seating(self._run, self._patience, self.wire)
+        self.rounds = self.rounds_kind(self._run, self._seating, self._patience, self.wire)
+
+    def carry_out(self) -> None:
+        """Carry the run out to its planned end; a run that is over stays as it is.
+
+        Raises:
+            Ended: by policy: ``run.patience``, ``run.max_failed``, or a refused opening; or ``run.stopped``.
+            Refused: it could not begin: too few members, keys that do not agree, no statistics.
+        """
+        done = self._take_up()
+        if done is None:
+            return
+        try:
+            with logs.about(run=self._run.id, round=0):
+                self._carry_on(done)
+        except MoonflowerError as error:
+            by_policy = "stopped" if error.code == "run.stopped" else "policy"
+            self._end(by_policy if isinstance(error, Ended) else "failed", error.code)
+            raise
+        self._end("done", "")
+
+    def _carry_on(self, done: int) -> None:
+        """Carry out what is left after so many planned rounds."""
+        self._seating.check_patience()
+        self._start()
+        for purpose in self._run.purposes.values():
+            if purpose.when == "start" and purpose != STATISTICS:
+                self._open(purpose, None)
+        for planned in range(done + 1, self._run.offer.training.rounds + 1):
+            self._mend()
+            self._round(planned)
+        self._mend()
+        self._final_report()
+
+    def _take_up(self) -> int | None:
+        """Begin the run, or go on with it; return how many of its planned rounds are over, None where it is itself.
+
+        A round that an earlier process left unfinished has failed; it does not count as a planned one.
+        """
+        run = self._run
+        self.state.sweep()
+        with self.state.store.transaction() as db:
+            row = history.run_row(db, run.id)
+            if row is None:
+                raise ValueError(f"run {run.id!r} is not on record")
+            if row.status not in ("queued", "running"):
+                return None
+            if row.status == "queued":
+                history.begin_run(db, run.id)
+                history.write_summary(db, run.id, self.wire.summary(0))
+                run.log(db, "run_began", offer=dict(run.raw_offer))
+            else:
+                self._break_off(db, history.INTERRUPTED)
+                run.log(db, "run_resumed", rounds=len(history.rounds(db, run.id)))
+            if self.state.envelopes.hours:
+                run.log(db, "warned", what="retention", hours=self.state.envelopes.hours)
+            finished = history.finished(db, run.id)
+        for outcome in finished:
+            self._patience.count(outcome.status)
+        return max((outcome.round for outcome in finished), default=0)
+
+    def _start(self) -> None:
+        """Open the statistics, once in a run; the openers compute version 0 from them (rules 4 and 5)."""
+        with self.state.store.read() as db:
+            if self.state.models.entries(db, self._run.id):
+                return
+        while True:
+            sums = self._seating.sums()
+            everybody = sums.seats.roster.names
+            context = sums.seats.template.at(0, 0, STATISTICS.name, "", 0.0, self._run.witnesses.newest())
+            collected = sums.collect(context, dict.fromkeys(everybody), None)
+            missing = {*everybody} - {*collected.members}
+            if not missing:
+                break
+            if not missing <= self._run.exchange.revoked():
+                left_out = ", ".join(f"{who}: {code}" for who, code in sorted(collected.collection.excluded.items()))
+                raise Refused("round.too_few", f"statistics need every member of the roster; {left_out}")
+        agreed, start = sums.open(collected, "")
+        if start is None:
+            raise Refused("gate.norm", "the members' statistics hold what honest members cannot add up to")
+        self.state.models.write(start)
+        with self.state.store.transaction() as db:
+            version_number = self.state.models.next_version(db)
+            self.state.models.record(db, version_entry(self._run.id, start, version_number, "start", "", agreed))
+            self._run.log(
+                db,
+                "statistics_opened",
+                number=0,
+                sha256=start.sha256,
+                members=list(collected.members),
+            )
+
+    def _round(self, planned: int) -> None:
+        """Carry out a round, and the reports that are due after it."""
+        outcome = self.rounds.carry_out(planned)
+        every = self._run.offer.training.report_every
+        if outcome.status == "promoted" and every and planned % every == 0:
+            self._report(outcome)
+        self._seating.check_patience()
+
+    def _mend(self) -> None:
+        """Repeat the rounds whose models are damaged on disk, so that the run goes on from its last good version.
+
+        From the same base, for the same set (rule 2) and under the same plan a round gives the same bytes again. Where
+        it gives others, because a member was revoked since, these are the next version, and the run goes on from it.
+
+        Raises:
+            Refused: ``data.model``: not even the start is whole, or the disk keeps nothing.
+            Ended: repeated rounds brought nothing, too often in a row.
+        """
+        run, settings = self._run, self._run.offer.gate
+        tries: Counter[str] = Counter()
+        while True:
+            with self.state.store.read() as db:
+                good = good_ones(self.state.models.entries(db, run.id))
+                planned = {outcome.number: outcome.round for outcome in history.finished(db, run.id)}
+            damaged = good[good.index(newest_whole(self.state.models, good, run.id)) + 1 :]
+            if not damaged:
+                return
+            for entry in damaged:
+                if not tries[entry.sha256]:
+                    run.note("warned", code="data.model", what="model", sha256=entry.sha256, version=entry.version)
+                tries[entry.sha256] += 1
+            first = damaged[0]
+            if tries[first.sha256] > settings.patience + settings.max_failed or first.number not in planned:
+                raise Refused("data.model", f"model {first.sha256} is damaged and could not be made again")
+            self._round(planned[first.number])
+
+    # Reports over all members' rows (rule 11).
+
+    def _final_report(self) -> None:
+        with self.state.store.read() as db:
+            last = self.state.models.last_good(db, self._run.id)
+            promoted = [outcome for outcome in history.finished(db, self._run.id) if outcome.status == "promoted"]
+        if last is not None and last.metrics is None:
+            self._report(promoted[-1] if promoted else None)
+
+    def _report(self, outcome: Round | None) -> None:
+        """Open the sums that go with a report of the last good version; one that fails is logged and stops nothing."""
+        for purpose in self._run.purposes.values():
+            if purpose.when == "report":
+                self._open(purpose, outcome)
+
+    def _open(self, purpose: Purpose, outcome: Round | None) -> None:
+        """Open a sum about the last good version, or about rows alone, and record what follows from it."""
+        with self.state.store.read() as db:
+            model = self.state.models.last_good(db, self._run.id)
+            assert model is not None
+            about = model.sha256 if purpose.based else ""
+            before = history.fixed_set(db, purpose.name, about)
+        fixed = None if before is None else before - self._run.exchange.revoked()
+        sums = self._seating.sums(fixed or frozenset())
+        number, planned = (outcome.number, outcome.round) if outcome else (0, 0)
+        checkpoint = self._run.witnesses.newest()
+        clip = model.clip if purpose.based else 0.0
+        context = sums.seats.template.at(number, planned, purpose.name, about, clip, checkpoint)
+        bases: dict[str, Entry | None] = {
+            name: model if purpose.based else None for name in sums.seats.roster.names if fixed is None or name in fixed
+        }
+        try:
+            agreed, _ = sums.open(sums.collect(context, bases, fixed), "")
+            metrics, code = agreed.statement.metrics, "" if agreed.statement.in_range else "gate.norm"
+        except Refused as error:
+            metrics, code = {}, error.code
+        with self.state.store.transaction() as db:
+            if code:
+                self._run.log(db, "warned", number=number, code=code, what="report")
+                return
+            if purpose != TALLIES:
+                self._run.log(db, "sum_opened", number=number, purpose=purpose.name, metrics=dict(metrics))
+                return
+            self.state.models.report(db, self._run.id, model.sha256, metrics)
+            if outcome is not None:
+                history.write_round(db, self._run.id, replace(outcome, metrics=metrics))
+            self._run.log(db, "tallies_opened", number=number, sha256=model.sha256, metrics=dict(metrics))
+
+    def _break_off(self, db: Connection, code: str) -> None:
+        """Record that the round in progress, if there is one, has failed."""
+        for broken in history.break_off(db, self._run.id, code):
+            self._run.log(db, "failed", number=broken.number, code=code)
+
+    def _end(self, status: str, code: str) -> None:
+        with self.state.store.transaction() as db:
+            self._break_off(db, code)
+            history.end_run(db, self._run.id, status, code)
+            if status == "done":
+                self._release(db)
+            self._run.log(db, "run_ended", code=code, status=status)
+
+    def _release(self, db: Connection) -> None:
+        """Release the last good version, if the run said that this happens by itself; else approvers do it."""
+        good = self.state.models.last_good(db, self._run.id)
+        if good is not None:
+            Board(db, self.state.models).release_automatically(good, self.state.log)

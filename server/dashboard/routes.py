@@ -1,0 +1,296 @@
+"""The dashboard's routes: pages, login, and the API for whoever is logged in. Everything lies under ``/ui/``.
+
+``/ui/api/…`` is ``/api/…`` with a session in the place of a token: same routes, same scopes, same refusals. The API
+itself knows no cookies, so a page of somebody else's can make a browser do nothing there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from ...errors import Full, MoonflowerError
+from ...oauth.allowance import Allowance
+from ..watch.views import Views
+from .events import Events, State
+from .sessions import Session, Sessions
+from .signin import LOGIN_S, Login
+
+logger = logging.getLogger(__name__)
+COOKIE = "__Host-moonflower"
+LOGIN_COOKIE = "__Host-moonflower-login"
+HEADER = "x-moonflower"
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+}
+TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
+TYPES |= {"svg": "image/svg+xml"}
+EARLY_S = 60.0  # before a token ends it is renewed
+FAILED_LOGINS_A_MINUTE = 30  # of one address
+AWAY = ("auth.issuer_unreachable", "auth.issuer_metadata")
+USEFUL = frozenset({"fl:run", "fl:audit", "fl:approve"})
+
+
+class Dashboard:
+    """An ASGI app.
+
+    Args:
+        login: of people.
+        sessions: of those who did.
+        api: the API's own app.
+        scopes: of which one opens an API route.
+        views: of the records, for the pages that listen.
+        federation: name.
+        url: this server's address.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        *,
+        login: Login,
+        sessions: Sessions,
+        api: Any,
+        scopes: Callable[[str, str], Sequence[str] | None],
+        views: Views,
+        federation: str,
+        url: str,
+        clock: Callable[[], float],
+    ) -> None:
+        self._login, self._sessions, self._api, self._scopes = login, sessions, api, scopes
+        self._federation, self._url, self._clock = federation, url.rstrip("/"), clock
+        self._origin = _origin(url)
+        self.events = Events(views)
+        self._files = _static()
+        self._tries = Allowance(FAILED_LOGINS_A_MINUTE)
+        self._app = Starlette(
+            routes=[
+                Route("/", self._home),
+                Route("/ui", self._home),
+                Route("/ui/", self._index),
+                Route("/ui/static/{name}", self._file),
+                Route("/ui/login", self._begin),
+                Route("/ui/callback", self._finish),
+                Route("/ui/logout", self._end, methods=["POST"]),
+                Route("/ui/session", self._who),
+                Route("/ui/events", self._events),
+                Route("/ui/api/{path:path}", self._forward, methods=["GET", "POST"]),
+            ]
+        )
+
+    @staticmethod
+    def serves(path: str) -> bool:
+        """Return whether a path is the dashboard's."""
+        return path in ("/", "/ui") or path.startswith("/ui/")
+
+    def close(self) -> None:
+        """End what pages listen to."""
+        self.events.close()
+        self._login.close()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve a request."""
+
+        async def guarded(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                said = [(name, value) for name, value in message.get("headers", ()) if name.decode() not in HEADERS]
+                if b"cache-control" not in {name for name, _ in said}:
+                    said.append((b"cache-control", b"no-store"))
+                said += [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                message = {**message, "headers": said}
+            await send(message)
+
+        await self._app(scope, receive, guarded)
+
+    async def _home(self, _: Request) -> Response:
+        return RedirectResponse("/ui/", 307)
+
+    async def _index(self, request: Request) -> Response:
+        return self._static(request, "index.html")
+
+    async def _file(self, request: Request) -> Response:
+        return self._static(request, request.path_params["name"])
+
+    def _static(self, request: Request, name: str) -> Response:
+        if name not in self._files:
+            return _error(404, "http.not_found", "there is nothing here")
+        data, tag = self._files[name]
+        headers = {"cache-control": "no-cache", "etag": tag}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        return Response(data, media_type=TYPES[name.rpartition(".")[2]], headers=headers)
+
+    async def _begin(self, request: Request) -> Response:
+        if _origin(f"https://{request.headers.get('host', '')}") != self._origin:
+            return RedirectResponse(f"{self._url}/ui/login", 303)  # the issuer sends the browser there, too
+        try:
+            cookie, to = await run_in_threadpool(self._login.begin)
+        except MoonflowerError as error:
+            logger.warning("nobody can log in: %s: %s", error.code, error)
+            return RedirectResponse("/ui/?problem=issuer", 303)
+        response = RedirectResponse(to, 303)
+        _set(response, LOGIN_COOKIE, cookie, LOGIN_S, "lax")  # it has to come with the issuer's redirection
+        return response
+
+    async def _finish(self, request: Request) -> Response:
+        query = dict(request.query_params)
+        begun = request.cookies.get(LOGIN_COOKIE, "")
+        address = request.client.host if request.client else ""
+        if self._tries.wait_s(address):  # each one makes the server ask the issuer
+            return RedirectResponse("/ui/?problem=login", 303)
+        try:
+            held = await run_in_threadpool(self._login.finish, begun, query)
+        except MoonflowerError as error:
+            self._tries.spend(address)
+            logger.warning("a login was refused: %s: %s", error.code, error)
+            problem = "issuer" if error.code in AWAY else "login"
+            response = RedirectResponse(f"/ui/?problem={problem}", 303)
+        else:
+            if held.principal.scopes & USEFUL:
+                self._sessions.end(request.cookies.get(COOKIE, ""))
+                response = RedirectResponse("/ui/", 303)
+                _set(response, COOKIE, self._sessions.begin(held), None, "strict")
+            else:
+                response = RedirectResponse("/ui/?problem=scope", 303)
+        _set(response, LOGIN_COOKIE, "", 0, "lax")
+        return response
+
+    async def _end(self, request: Request) -> Response:
+        if not self._is_own(request):
+            return _error(403, "session.origin", "the request is not from a page of this server")
+        self._sessions.end(request.cookies.get(COOKIE, ""))
+        response = JSONResponse({})
+        _set(response, COOKIE, "", 0, "strict")
+        return response
+
+    async def _who(self, request: Request) -> Response:
+        session = await self._session(request)
+        if session is None:
+            return JSONResponse(None)
+        held = session.held
+        ends = None if held.refresh else self._sessions.ends(session)
+        about = {"name": held.name, "scopes": sorted(held.principal.scopes & USEFUL), "ends": ends}
+        return JSONResponse({**about, "now": self._clock(), "federation": self._federation, "server": self._url})
+
+    async def _events(self, request: Request) -> Response:
+        session, cookie = await self._session(request), request.cookies.get(COOKIE, "")
+        if session is None:
+            return _error(401, "session.none", "nobody is logged in, or no longer")
+
+        def state() -> State:
+            found = self._sessions.find(cookie, use=False)
+            return "over" if found is None else "live" if self._sessions.is_good(found) else "stale"
+
+        try:
+            stream = await self.events.stream(cookie, state)
+        except Full:
+            return _error(503, "session.full", "too many pages listen already; close some")
+        headers = {"x-accel-buffering": "no", "cache-control": "no-store, no-transform"}
+        return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+
+    async def _forward(self, request: Request) -> Response:
+        path = "/api/" + request.path_params["path"]
+        session = await self._session(request, use="x-moonflower-poll" not in request.headers)
+        if session is None:
+            return _error(401, "session.none", "nobody is logged in, or no longer")
+        scopes = self._scopes(request.method, path)
+        if scopes is None:
+            return _error(404, "http.not_found", "there is nothing here")
+        if request.method != "GET" and not self._is_own(request):
+            return _error(403, "session.origin", "the request is not from a page of this server")
+        if not session.held.principal.scopes & set(scopes):
+            return _error(403, "session.scope", f"this takes {' or '.join(scopes)}")
+        return _Handed(self._api, path, session.held.principal)
+
+    async def _session(self, request: Request, *, use: bool = True) -> Session | None:
+        """Return who asks, with a token that counts; one that is about to end is renewed where that can be done."""
+        cookie = request.cookies.get(COOKIE, "")
+        session = self._sessions.find(cookie, use=use) if cookie else None
+        if session is None:
+            return None
+        left = session.held.principal.expires - self._clock()
+        if left < EARLY_S and session.held.refresh:
+            try:
+                held = await run_in_threadpool(self._login.renew, session.held.refresh)
+            except MoonflowerError as error:
+                logger.warning("a session could not be renewed: %s: %s", error.code, error)
+                if left <= 0 and error.code not in AWAY:
+                    self._sessions.end(cookie)
+            else:
+                self._sessions.renew(cookie, held)
+                session = self._sessions.find(cookie, use=use)
+        return session if session is not None and self._sessions.is_good(session) else None
+
+    def _is_own(self, request: Request) -> bool:
+        """Return whether one of our own pages sent a request: no other can set this header, nor this origin."""
+        own = request.headers.get("origin") == self._origin
+        site = request.headers.get("sec-fetch-site", "same-origin") == "same-origin"
+        return own and site and request.headers.get(HEADER) == "1"
+
+
+class _Handed(Response):
+    """A request that is handed on to the API, as whoever is logged in."""
+
+    def __init__(self, api: Any, path: str, principal: Any) -> None:
+        super().__init__()
+        self._api, self._path, self._principal = api, path, principal
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        inner = {"path": self._path, "raw_path": self._path.encode(), "root_path": "", "principal": self._principal}
+        kept = {name: scope[name] for name in ("type", "asgi", "http_version", "method", "scheme", "query_string")}
+        more = {name: scope[name] for name in ("client", "server", "extensions", "state") if name in scope}
+        headers = [(name, value) for name, value in scope["headers"] if name in (b"content-type", b"content-length")]
+        await self._api({**kept, **more, **inner, "headers": headers}, receive, send)
+
+
+def _origin(url: str) -> str:
+    """Return the origin of an address as browsers write it (RFC 6454), always https, or "" for junk.
+
+    >>> _origin("https://FL.example.org:443/x"), _origin("https://127.0.0.1:8443")
+    ('https://fl.example.org', 'https://127.0.0.1:8443')
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return ""
+    shown = f"[{host}]" if ":" in host else host
+    return f"https://{shown}" + ("" if port in (None, 443) else f":{port}")
+
+
+def _static() -> dict[str, tuple[bytes, str]]:
+    """Return the files by name, each with its tag."""
+    found = {}
+    for file in files(__package__).joinpath("static").iterdir():
+        if file.name.rpartition(".")[2] in TYPES:
+            data = file.read_bytes()
+            found[file.name] = data, f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+    return found
+
+
+def _set(response: Response, name: str, value: str, max_age: int | None, same_site: Any) -> None:
+    response.set_cookie(name, value, max_age, path="/", secure=True, httponly=True, samesite=same_site)
+
+
+def _error(status: int, code: str, detail: str) -> Response:
+    return JSONResponse({"code": code, "detail": detail}, status)

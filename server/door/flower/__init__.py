@@ -1,0 +1,1 @@
+"""Flower's SuperLink behind our door; of the server, only this room knows private names of flwr."""

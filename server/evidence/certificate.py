@@ -1,0 +1,350 @@
+"""The round certificate: one file from which a third party sees offline who summed what, and who signed the result.
+
+It holds the log's entries that it relies on, each with its Merkle path to one signed checkpoint, and says the same
+again in plain fields. Pure: the log's records come in, no file is touched. What is checked, in order:
+
+1. the checkpoint is signed by the log's key, and every entry is under it;
+2. the roster: each card is signed by its own node key, all of them together are the epoch's, and, where whoever asks
+   brings pins, every member of set A carries the one that is given for it;
+3. the set: the context is of this run, roster, plan and offer, and set A is of the roster and large enough; the
+   checkpoint that the context names, which its members had witnessed, is an earlier one of this very log;
+4. the statement is about this context and exactly these envelopes, and a quorum of set A signed it;
+5. the verdict follows from the votes, and every vote is signed;
+6. the plain fields are what the entries say.
+
+The sum is the coordinator's own word: members check it by their MAC, auditors with ``recompute``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from ...canonical import canonical, digest, parse_canonical
+from ...configs.settings import Offer, parse
+from ...crypto import merkle
+from ...crypto.identity import Roster, parse_roster, unb64
+from ...crypto.note import Checkpoint, Verifier, open_checkpoint
+from ...errors import InputError, Refused
+from ...protocol.context import checkpoint_label, context_digest
+from ...protocol.purposes import UPDATE
+from ...protocol.statement import Proof, Statement, quorum, vote_bytes
+from .. import gate
+from ..records.source import Record
+from .gather import ENDS, ODD, OF_RUN, STEPS, LogEntry, bad, gather, named, only, purpose_of
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class ClosedSet:
+    """A set A as the log has it.
+
+    Attributes:
+        offer: what the run carries.
+        context: the RoundContext's fields, as its version of moonflower wrote them.
+        roster: the epoch's cards.
+        headers: member of A → digest of its envelope's header.
+        sum: SHA-256 of the sealed sum's residues.
+    """
+
+    offer: Offer
+    context: Mapping[str, Any]
+    roster: Roster
+    headers: Mapping[str, str]
+    sum: str
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Set A, sorted."""
+        return tuple(sorted(self.headers))
+
+
+@dataclass(frozen=True)
+class LoggedVerdict:
+    """How an update's round ended.
+
+    Attributes:
+        status: ``promoted``, ``refused`` or ``failed``.
+        code: why, or "".
+        median: of the votes; None without enough of them.
+        votes: member → vote; None abstains.
+    """
+
+    status: str
+    code: str
+    median: float | None
+    votes: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class Certified:
+    """What a certificate proves.
+
+    Attributes:
+        closed: set A and what it was about.
+        statement: what the openers signed.
+        proof: its bytes, with every signature under them.
+        disagreeing: members that signed something else, by the log's account.
+        verdict: of the gate; None for statistics and tallies, and where the log has none yet.
+        witnessed: entries of the log that set A had witnessed when it sealed.
+        checkpoint: of the log.
+    """
+
+    closed: ClosedSet
+    statement: Statement
+    proof: Proof
+    disagreeing: tuple[str, ...]
+    verdict: LoggedVerdict | None
+    witnessed: int
+    checkpoint: Checkpoint
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plain fields of the certificate."""
+        context = self.closed.context
+        return {
+            "version": VERSION,
+            "federation": context["federation"],
+            "run": context["run"],
+            "number": context["number"],
+            "purpose": context["purpose"],
+            "epoch": context["epoch"],
+            "context": context,
+            "roster": {card.name: card.node.pin for card in self.closed.roster.cards},
+            "members": list(self.closed.members),
+            "headers": self.closed.headers,
+            "sum": self.closed.sum,
+            "statement": parse_canonical(self.proof.statement),
+            "signatures": self.proof.as_dict()["signatures"],
+            "disagreeing": list(self.disagreeing),
+            "verdict": None if self.verdict is None else vars(self.verdict),
+        }
+
+
+def build_certificate(
+    records: Iterable[Record], number: int, purpose: str, verifier: Verifier, run: str = ""
+) -> dict[str, Any]:
+    """Return the certificate of a sum that was opened, as JSON-able values; it verifies.
+
+    Args:
+        records: of the whole log.
+        number: of the round; 0 for statistics.
+        purpose: of the sum: a round may have an update and tallies.
+        verifier: the log's key.
+        run: needed where several runs have such a sum, as every run has statistics.
+
+    Raises:
+        InputError: ``config.round``: there is none, or more than one.
+        AuditError: an entry cannot be read.
+        Refused: ``audit.*``: what the log says does not hold together.
+    """
+    evidence = gather(records, number, purpose, run)
+    certified = _certified(evidence, verifier)
+    return {**certified.as_dict(), **evidence}
+
+
+def verify_certificate(certificate: Any, verifier: Verifier, pins: Mapping[str, str] | None = None) -> Certified:
+    """Return what a certificate proves, once everything about it is right. It may come from an adversary.
+
+    Args:
+        certificate: as it was parsed from JSON.
+        verifier: the log's key.
+        pins: member → pin, of all members of set A at least; None takes the log's word for who they are.
+
+    Raises:
+        Refused: ``audit.certificate``: of another form, or its parts do not belong together; ``audit.signature``: not
+            this log's; ``audit.entry``: an entry is not in the log; ``audit.fork``: the log is not the one that the
+            members witnessed; ``audit.openers``: no quorum signed, or a signature is wrong; ``audit.pin``: a member
+            is not pinned, or by another pin.
+    """
+    if not isinstance(certificate, dict) or certificate.get("version") != VERSION:
+        raise bad(f"expected a certificate of version {VERSION}")
+    certified = _certified(certificate, verifier)
+    evidence = {name: certificate[name] for name in ("entries", "growth", "checkpoint")}
+    if canonical({**certified.as_dict(), **evidence}) != canonical(certificate):
+        raise bad("its plain fields are not what its entries say")
+    if pins is not None:
+        _check_pins(certified.closed, pins)
+    return certified
+
+
+def proved_set(evidence: Any, verifier: Verifier) -> ClosedSet:
+    """Return the set that entries from :func:`gather` are about, once they are found to be in the log.
+
+    Raises:
+        Refused: ``audit.*``, as for a certificate.
+    """
+    return _closed(*_proved(evidence, verifier), verifier)[0]
+
+
+def _certified(evidence: Mapping[str, Any], verifier: Verifier) -> Certified:
+    entries, checkpoint, growth = _proved(evidence, verifier)
+    closed, witnessed = _closed(entries, checkpoint, growth, verifier)
+    try:
+        opened = named(entries, "opened")
+        proof = Proof.from_dict(opened.details)
+        said = Statement.parse(proof.statement)
+        disagreeing = tuple(opened.details["disagreeing"])
+        _check_statement(said, opened, closed)
+        _check_openers(proof, said, disagreeing, closed)
+        ends = [entry for entry in entries if entry.event in ("judged", *ENDS)]
+        verdict = _verdict(ends, closed, said, proof) if ends else None
+    except ODD:
+        raise bad("an entry has another form") from None
+    except Refused as error:
+        raise error if error.code.startswith("audit.") else bad(str(error)) from None
+    return Certified(closed, said, proof, disagreeing, verdict, witnessed, checkpoint)
+
+
+def _proved(evidence: Any, verifier: Verifier) -> tuple[list[LogEntry], Checkpoint, list[bytes]]:
+    """Return the entries that are under the checkpoint, in the order of the log, and what it proves of growth."""
+    try:
+        note, listed = evidence["checkpoint"], evidence["entries"]
+        claimed = [(item["index"], item["entry"].encode(), _hashes(item["proof"])) for item in listed if len(item) == 3]
+        growth = _hashes(evidence["growth"])
+        if len(claimed) != len(listed) or not isinstance(note, str):
+            raise ValueError("another form")
+        entries = [LogEntry(index, data, parse_canonical(data)) for index, data, _ in claimed]
+        if any(type(entry.index) is not int or entry.value["index"] != entry.index for entry in entries):
+            raise ValueError("another index")
+        steps = [STEPS.index(entry.event) for entry in entries]
+    except ODD:
+        raise bad("expected a list of entries, each with its index and its path, and a checkpoint") from None
+    checkpoint = open_checkpoint(note, verifier)
+    for index, data, path in claimed:
+        merkle.verify_inclusion(merkle.leaf_hash(data), index, checkpoint.size, path, checkpoint.root)
+    if any(one.index >= other.index for one, other in pairwise(entries)) or steps != sorted(steps):
+        raise bad("its entries are not in the order of a round")
+    return entries, checkpoint, growth
+
+
+def _closed(
+    entries: Sequence[LogEntry], checkpoint: Checkpoint, growth: Sequence[bytes], verifier: Verifier
+) -> tuple[ClosedSet, int]:
+    """Return the set, and how much of the log its members had witnessed."""
+    try:
+        run_began, began, closing = (named(entries, name) for name in ("run_began", "epoch_began", "set_closed"))
+        context, headers = closing.details["context"], closing.details["headers"]
+        raw_offer = run_began.details["offer"]
+        if len({str(entry.value["run"]) for entry in entries} | {context["run"]}) != 1:
+            raise bad("its entries are of several runs")
+        enrolled = [entry for entry in entries if entry.event == "enrolled"]
+        roster = parse_roster(
+            [entry.details["card"] for entry in enrolled],
+            {entry.value["member"]: entry.details["pin"] for entry in enrolled},
+        )
+        if not roster.digest == began.details["roster"] == context["roster"]:
+            raise bad("the cards are not the roster of the context's epoch")
+        if (context["epoch"], context["crypto"]) != (began.details["epoch"], began.details["crypto"]):
+            raise bad("epoch and plan of the context are not those of the epoch that began")
+        offer = parse(Offer, raw_offer, where="the run's offer")
+        agreed = offer.federation.name, offer.federation.min_members, digest(raw_offer)
+        if agreed != (context["federation"], context["min_members"], context["offer"]):
+            raise bad("the context is not that of the run's offer")
+        numbers = {entry.value["number"] for entry in entries if entry.event not in OF_RUN}
+        if numbers != {context["number"]} or purpose_of(closing) != context["purpose"]:
+            raise bad("its entries are about several sums")
+        if not {*headers} <= {*roster.names} or len(headers) < offer.federation.min_members:
+            raise bad(f"set A is not {offer.federation.min_members} members of the roster or more")
+        witnessed = _witnessed(context["checkpoint"], checkpoint, growth, verifier)
+        if not began.index < witnessed <= closing.index:
+            raise bad("what its members had witnessed is not of the time between epoch and sum")
+        _hashes([closing.details["sum"], *headers.values()])
+    except ODD:
+        raise bad("an entry has another form") from None
+    except (InputError, Refused) as error:
+        raise error if error.code.startswith("audit.") else bad(str(error)) from None
+    return ClosedSet(offer, context, roster, headers, closing.details["sum"]), witnessed
+
+
+def _witnessed(label: str, checkpoint: Checkpoint, growth: Sequence[bytes], verifier: Verifier) -> int:
+    """Return the size of the tree that a context names, once it is found to be an earlier state of this log."""
+    size_text, root_text, key = label.split(" ", 2)
+    size, (root,) = int(size_text), _hashes([root_text])
+    if key != verifier.text():
+        raise Refused("audit.signature", f"its members witnessed the log of key {key}, expected {verifier.text()}")
+    if label != checkpoint_label(key, size, root):
+        raise ValueError("another spelling")
+    merkle.verify_consistency(size, checkpoint.size, growth, root, checkpoint.root)
+    return size
+
+
+def _check_pins(closed: ClosedSet, pins: Mapping[str, str]) -> None:
+    for member in closed.members:
+        found = closed.roster.card(member).node.pin
+        if pins.get(member) != found:
+            expected = f"expected {pins[member]}" if member in pins else "no pin was given for it"
+            raise Refused("audit.pin", f"{member!r} is in set A with the pin {found}; {expected}")
+
+
+def _check_statement(said: Statement, opened: LogEntry, closed: ClosedSet) -> None:
+    context, headers = closed.context, closed.headers
+    if said.context != context_digest(context) or purpose_of(opened) != context["purpose"]:
+        raise bad("the statement is about another context")
+    clear = said.federation, said.run, said.number, said.purpose, said.base
+    if clear != tuple(context[name] for name in ("federation", "run", "number", "purpose", "base")):
+        raise bad("the statement's plain fields are not those of its context")
+    if said.members != closed.members or said.headers != digest([headers[member] for member in said.members]):
+        raise bad("the statement is about other envelopes than set A's")
+
+
+def _check_openers(proof: Proof, said: Statement, disagreeing: tuple[str, ...], closed: ClosedSet) -> None:
+    for member, signature in proof.signatures.items():
+        if member not in said.members:
+            raise Refused("audit.openers", f"{member!r} signed the statement and is not in set A")
+        if not closed.roster.card(member).node.verify("opened", proof.statement, signature):
+            raise Refused("audit.openers", f"the signature of {member!r} is not under this statement")
+    needed = quorum(said.members, closed.offer.crypto.open_quorum)
+    if len(proof.signatures) < needed:
+        raise Refused("audit.openers", f"{len(proof.signatures)} of {needed} openers signed the statement")
+    if not {*disagreeing} <= {*said.members} - {*proof.signatures}:
+        raise bad("somebody outside of set A, or who agreed, is said to disagree")
+
+
+def _verdict(entries: Sequence[LogEntry], closed: ClosedSet, said: Statement, proof: Proof) -> LoggedVerdict:
+    """Return how the round ended, once that is found to follow from signed votes."""
+    end = only([entry for entry in entries if entry.event in ENDS], "an end of the round")
+    code = end.value.get("code", "")
+    if said.purpose != UPDATE.name:
+        raise bad("only an update has a verdict")
+    if end.event == "failed":
+        if len(entries) != 1 or not code:
+            raise bad("a round that failed has no votes and says why")
+        return LoggedVerdict("failed", code, None, {})
+    judged = only([entry for entry in entries if entry.event == "judged"], "votes")
+    votes, signatures, median = (judged.details[name] for name in ("votes", "vote_signatures", "median"))
+    if not {*votes} == {*signatures} == {*proof.signatures}:
+        raise bad("the voters are not those who signed the statement")
+    for member, vote in votes.items():
+        covered = vote_bytes(proof.statement, judged.details["best"], vote)
+        if not closed.roster.card(member).node.verify("vote", covered, unb64(signatures[member])):
+            raise Refused("audit.openers", f"the vote of {member!r} is not signed by its node key")
+    counted = gate.judge(
+        votes,
+        0.0,  # the norm is not in the log: a verdict for its sake is the coordinator's word
+        (),
+        in_range=said.in_range,
+        min_members=closed.offer.federation.min_members,
+        settings=closed.offer.gate,
+    )
+    for_norm = code in ("gate.nonfinite", "gate.norm")
+    accepted = end.event == "promoted"
+    if counted.median != median or (code != counted.code and not for_norm) or accepted != (code == ""):
+        raise bad(f"{end.event} {code or 'without a code'} does not follow from the votes")
+    if judged.value.get("code", "") != code or end.details["sha256"] != said.sha256:
+        raise bad("votes and verdict are about different candidates")
+    return LoggedVerdict(end.event, code, median, votes)
+
+
+def _hashes(texts: Iterable[str]) -> list[bytes]:
+    """Return 32-byte hashes that are written in the one spelling of ours.
+
+    Raises:
+        ValueError: they are not.
+    """
+    found = [bytes.fromhex(text) for text in texts]
+    if any(len(node) != merkle.HASH_BYTES for node in found) or [node.hex() for node in found] != list(texts):
+        raise ValueError("not SHA-256 hashes in lower-case hexadecimal")
+    return found

@@ -1,0 +1,152 @@
+"""The log's entries about one sum, with their Merkle paths: what a round certificate is made of. Nothing is checked.
+
+Pure: the log's records come in, no file is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ...canonical import parse_canonical
+from ...crypto import merkle
+from ...errors import AuditError, InputError, Refused
+from ...protocol.context import context_digest
+from ...protocol.purposes import UPDATE
+from ..records.source import Record
+
+STEPS = ("run_began", "enrolled", "epoch_began", "set_closed", "opened", "judged", "promoted", "refused", "failed")
+"""Events that a certificate relies on, in the order in which a round logs them; the last three exclude each other."""
+OF_RUN, ENDS = STEPS[:3], STEPS[6:]
+ODD = (LookupError, TypeError, ValueError, AttributeError, RecursionError)  # of reading JSON of another form
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """One entry of the log: where it stands, its bytes, and what they say."""
+
+    index: int
+    data: bytes
+    value: Mapping[str, Any]
+
+    @property
+    def event(self) -> str:
+        """What happened."""
+        return str(self.value["event"])
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """What the event is about."""
+        found: Mapping[str, Any] = self.value["details"]
+        return found
+
+
+def gather(
+    records: Iterable[Record],
+    number: int,
+    purpose: str,
+    run: str = "",
+    last: Literal["set_closed", "opened"] = "opened",
+) -> dict[str, Any]:
+    """Return the entries about a sum with their Merkle paths, unchecked; see ``certificate.build_certificate``.
+
+    ``last`` tells how far the sum has to have come: closed is enough to add it up again. Where a sum was closed or
+    opened more than once, after a restart, the last time counts.
+    """
+    tree, note, found = merkle.Tree(), "", list[LogEntry]()
+    for at, record in enumerate(records):
+        try:
+            value = parse_canonical(record.entry)
+            if record.fault or not isinstance(value, dict):
+                raise ValueError("not an entry")
+        except ValueError:
+            raise AuditError(record.fault or "audit.entry", f"entry {at} cannot be read", first_bad=at) from None
+        tree.append(merkle.leaf_hash(record.entry))
+        note = record.note
+        event = value.get("event")
+        if event in OF_RUN or (event in STEPS and value.get("number") == number):
+            found.append(LogEntry(at, record.entry, value))
+    try:
+        chosen = _choose(found, number, purpose, run, last)
+        label = named(chosen, "set_closed").details["context"]["checkpoint"]
+        growth = tree.consistency(int(label.split(" ", 1)[0]))
+    except ODD:
+        raise bad(f"the log's entries of round {number} have another form; another version wrote them") from None
+    return {
+        "entries": [
+            {
+                "index": entry.index,
+                "entry": entry.data.decode(),
+                "proof": [node.hex() for node in tree.inclusion(entry.index)],
+            }
+            for entry in chosen
+        ],
+        "growth": [node.hex() for node in growth],
+        "checkpoint": note,
+    }
+
+
+def _choose(found: Sequence[LogEntry], number: int, purpose: str, run: str, last: str) -> list[LogEntry]:
+    sums = [
+        entry
+        for entry in found
+        if entry.event == last and run in ("", entry.value["run"]) and purpose_of(entry) == purpose
+    ]
+    runs = list(dict.fromkeys(str(entry.value["run"]) for entry in sums))
+    if len(runs) != 1:
+        done = {"set_closed": "closed", "opened": "opened"}[last]
+        where = f" of run {run!r}" if run else ""
+        if runs:
+            raise InputError(
+                "config.round", f"{len(runs)} runs {done} {purpose} {number}; choose one: {', '.join(runs)}"
+            )
+        raise InputError("config.round", f"no sum was {done} as {purpose} {number}{where}; see moonflower audit show")
+    of_run = [entry for entry in found if entry.value.get("run") == runs[0]]
+    opened = [sums[-1]] if last == "opened" else []
+    if opened:
+        wanted = parse_canonical(opened[0].details["statement"].encode())["context"]
+        of_run = [entry for entry in of_run if entry.event != "set_closed" or _context_of(entry) == wanted]
+    closed = [entry for entry in of_run if entry.event == "set_closed" and purpose_of(entry) == purpose][-1]
+    epoch = closed.details["context"]["epoch"]
+    began = [entry for entry in of_run if entry.event == "epoch_began" and entry.details["epoch"] == epoch][-1]
+    cards = {
+        entry.value["member"]: entry for entry in of_run if entry.event == "enrolled" and entry.index < began.index
+    }
+    ended = [
+        entry
+        for entry in of_run
+        if opened and purpose == UPDATE.name and entry.event in ("judged", *ENDS) and entry.index > opened[0].index
+    ]
+    roster = [cards[member] for member in began.details["members"]]
+    return sorted([named(of_run, "run_began"), *roster, began, closed, *opened, *ended], key=lambda entry: entry.index)
+
+
+def named(entries: Iterable[LogEntry], event: str) -> LogEntry:
+    """Return the one entry of an event; see :func:`only`."""
+    return only([entry for entry in entries if entry.event == event], f"an entry {event!r}")
+
+
+def only(found: Sequence[LogEntry], what: str) -> LogEntry:
+    """Return the one entry that was found.
+
+    Raises:
+        Refused: ``audit.certificate``: there is none, or there are several.
+    """
+    if len(found) != 1:
+        raise bad(f"expected {what}, got {len(found)}")
+    return found[0]
+
+
+def purpose_of(entry: LogEntry) -> Any:
+    """Return the purpose of the sum that an entry is about."""
+    return entry.details["purpose"]
+
+
+def _context_of(entry: LogEntry) -> str:
+    return context_digest(entry.details["context"])
+
+
+def bad(reason: str) -> Refused:
+    """Return the refusal of what is no certificate, or does not hold together."""
+    return Refused("audit.certificate", f"not a certificate that holds together: {reason}")

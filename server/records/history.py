@@ -1,0 +1,261 @@
+"""Runs, epochs and rounds as rows: what the coordinator must know after a restart, and what reports are made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sqlalchemy import Boolean, Column, Connection, Integer, String, Table, func, literal_column, select
+from sqlalchemy.dialects.sqlite import insert
+
+from ...canonical import canonical
+from .database import metadata
+
+_runs = Table(
+    "runs",
+    metadata,
+    Column("run", String, primary_key=True),
+    Column("offer", String, nullable=False),
+    Column("status", String, nullable=False),
+    Column("code", String, nullable=False),
+    Column("stop", Boolean, nullable=False),
+    Column("summary", String, nullable=False),
+)
+_epochs = Table(
+    "epochs",
+    metadata,
+    Column("epoch", Integer, primary_key=True),
+    Column("run", String, nullable=False),
+    Column("roster", String, nullable=False),
+    Column("plan", String, nullable=False),
+)
+_rounds = Table(
+    "rounds",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("run", String, nullable=False),
+    Column("body", String, nullable=False),
+)
+_sets = Table(
+    "sets",
+    metadata,
+    Column("purpose", String, primary_key=True),
+    Column("base", String, primary_key=True),
+    Column("members", String, nullable=False),
+)
+INTERRUPTED = "run.interrupted"
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A run as it is on record.
+
+    Attributes:
+        run: identifier.
+        offer: what it carries to the members.
+        status: ``queued``, then ``running``, then ``done``, ``failed``, ``policy`` or ``stopped``.
+        code: why it ended, if not by its plan, or "".
+        stop: somebody asked for its end.
+        summary: bytes and seconds of its update rounds, as ``Wire.summary`` gives them; empty before the first round.
+    """
+
+    run: str
+    offer: Mapping[str, Any]
+    status: str
+    code: str
+    stop: bool
+    summary: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round's outcome, as it stands in result.json.
+
+    Attributes:
+        round: which of the run's planned rounds, from 1. A round that was interrupted and its repetition share it.
+        number: federation-wide, never reused.
+        status: ``running``, ``promoted``, ``refused`` or ``failed``.
+        code: why it was refused or failed, or "".
+        members: set A.
+        excluded: member → code.
+        warnings: (member, code) pairs.
+        baseline: version number that the gate compared with.
+        median: median relative worsening.
+        clipped_share: largest share that a member of A reported, in steps of 0.05.
+        metrics: over all members' test rows, when reported.
+    """
+
+    round: int
+    number: int
+    status: str = "running"
+    code: str = ""
+    members: tuple[str, ...] = ()
+    excluded: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[tuple[str, str], ...] = ()
+    baseline: int | None = None
+    median: float | None = None
+    clipped_share: float | None = None
+    metrics: Mapping[str, float | None] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The round in the form of result.json."""
+        return {
+            "round": self.round,
+            "number": self.number,
+            "status": self.status,
+            "code": self.code,
+            "members": list(self.members),
+            "excluded": [{"member": member, "code": code} for member, code in sorted(self.excluded.items())],
+            "warnings": [{"member": member, "code": code} for member, code in self.warnings],
+            "gate": {"baseline": self.baseline, "median": self.median},
+            "clipped_share": self.clipped_share,
+            "metrics": self.metrics,
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Round:
+        """Return the round that :meth:`as_dict` wrote."""
+        gate = value["gate"]
+        return cls(
+            round=value["round"],
+            number=value["number"],
+            status=value["status"],
+            code=value["code"],
+            members=tuple(value["members"]),
+            excluded={item["member"]: item["code"] for item in value["excluded"]},
+            warnings=tuple((item["member"], item["code"]) for item in value["warnings"]),
+            baseline=gate["baseline"],
+            median=gate["median"],
+            clipped_share=value["clipped_share"],
+            metrics=value["metrics"],
+        )
+
+
+def queue_run(db: Connection, run: str, offer: Mapping[str, Any]) -> None:
+    """Add a run that waits for its coordinator."""
+    row = {"run": run, "offer": canonical(offer).decode(), "status": "queued", "code": "", "stop": False}
+    db.execute(insert(_runs).values(**row, summary="{}"))
+
+
+def begin_run(db: Connection, run: str) -> None:
+    """Record that a queued run is being carried out."""
+    db.execute(_runs.update().where(_runs.c.run == run).values(status="running"))
+
+
+def end_run(db: Connection, run: str, status: str, code: str) -> None:
+    """Record how a run ended: ``done``, ``failed``, ``policy`` or ``stopped``."""
+    db.execute(_runs.update().where(_runs.c.run == run).values(status=status, code=code))
+
+
+def request_stop(db: Connection, run: str) -> None:
+    """Ask for a run's end; its coordinator looks at it before every exchange."""
+    db.execute(_runs.update().where(_runs.c.run == run).values(stop=True))
+
+
+def write_summary(db: Connection, run: str, summary: Mapping[str, Any]) -> None:
+    """Keep the bytes and seconds of a run's update rounds so far, for other processes to show."""
+    db.execute(_runs.update().where(_runs.c.run == run).values(summary=canonical(summary).decode()))
+
+
+def runs(db: Connection) -> list[RunRow]:
+    """Return all runs, oldest first."""
+    return [_run_row(row) for row in db.execute(select(_runs).order_by(literal_column("rowid")))]
+
+
+def run_row(db: Connection, run: str) -> RunRow | None:
+    """Return a run, or None where there is none."""
+    row = db.execute(select(_runs).where(_runs.c.run == run)).one_or_none()
+    return None if row is None else _run_row(row)
+
+
+def open_runs(db: Connection) -> list[str]:
+    """Return the runs that are queued or running, oldest first."""
+    return [row.run for row in runs(db) if row.status in ("queued", "running")]
+
+
+def statuses(db: Connection) -> dict[str, int]:
+    """Return how many runs have which status."""
+    counted = select(_runs.c.status, func.count()).group_by(_runs.c.status)
+    return {str(row[0]): int(row[1]) for row in db.execute(counted)}
+
+
+def newest_run(db: Connection) -> RunRow | None:
+    """Return the run that was accepted last, or None where there is none."""
+    row = db.execute(select(_runs).order_by(literal_column("rowid").desc()).limit(1)).one_or_none()
+    return None if row is None else _run_row(row)
+
+
+def newest_ended(db: Connection, run: str) -> Round | None:
+    """Return a run's newest round that came to an end; one at most is behind it, in progress."""
+    found = select(_rounds.c.body).where(_rounds.c.run == run).order_by(_rounds.c.number.desc()).limit(2)
+    newest = (Round.from_dict(json.loads(body)) for body in db.execute(found).scalars())
+    return next((one for one in newest if one.status != "running"), None)
+
+
+def next_epoch(db: Connection) -> int:
+    """Return the number of the next key epoch, from 1."""
+    return 1 + (db.execute(select(func.max(_epochs.c.epoch))).scalar_one() or 0)
+
+
+def begin_epoch(db: Connection, epoch: int, run: str, roster: list[dict[str, Any]], plan: Mapping[str, Any]) -> None:
+    """Add an epoch with its roster of cards and its plan."""
+    row = {"epoch": epoch, "run": run, "roster": canonical(roster).decode(), "plan": canonical(plan).decode()}
+    db.execute(insert(_epochs).values(row))
+
+
+def plans(db: Connection, run: str) -> list[dict[str, Any]]:
+    """Return the different plans of a run's epochs, oldest first; most runs have one."""
+    query = select(_epochs.c.plan).where(_epochs.c.run == run).order_by(_epochs.c.epoch)
+    return [json.loads(plan) for plan in dict.fromkeys(db.execute(query).scalars())]
+
+
+def next_number(db: Connection) -> int:
+    """Return the next round number, from 1; numbers are never reused."""
+    return 1 + (db.execute(select(func.max(_rounds.c.number))).scalar_one() or 0)
+
+
+def write_round(db: Connection, run: str, outcome: Round) -> None:
+    """Add a round, or replace what is known of it."""
+    row = {"number": outcome.number, "run": run, "body": canonical(outcome.as_dict()).decode()}
+    db.execute(insert(_rounds).values(row).on_conflict_do_update(["number"], set_=row))
+
+
+def rounds(db: Connection, run: str) -> list[dict[str, Any]]:
+    """Return a run's rounds in the form of result.json, in order."""
+    found = db.execute(select(_rounds.c.body).where(_rounds.c.run == run).order_by(_rounds.c.number)).scalars()
+    return [json.loads(body) for body in found]
+
+
+def break_off(db: Connection, run: str, code: str) -> list[Round]:
+    """Record a run's round in progress, if there is one, as failed with ``code``; return what was recorded."""
+    broken = [Round.from_dict(value) for value in rounds(db, run) if value["status"] == "running"]
+    ended = [replace(outcome, status="failed", code=code) for outcome in broken]
+    for outcome in ended:
+        write_round(db, run, outcome)
+    return ended
+
+
+def finished(db: Connection, run: str) -> list[Round]:
+    """Return a run's rounds that count as planned ones, in order: all but the interrupted and the one in progress."""
+    found = [Round.from_dict(value) for value in rounds(db, run)]
+    return [outcome for outcome in found if outcome.status != "running" and outcome.code != INTERRUPTED]
+
+
+def fix_set(db: Connection, purpose: str, base: str, members: tuple[str, ...]) -> None:
+    """Record for which set a base was asked to be opened; the first one holds (rule 2)."""
+    row = {"purpose": purpose, "base": base, "members": canonical(list(members)).decode()}
+    db.execute(insert(_sets).values(row).on_conflict_do_nothing())
+
+
+def fixed_set(db: Connection, purpose: str, base: str) -> frozenset[str] | None:
+    """Return the set for which a base was asked to be opened, or None."""
+    where = (_sets.c.purpose == purpose) & (_sets.c.base == base)
+    members = db.execute(select(_sets.c.members).where(where)).scalar_one_or_none()
+    return None if members is None else frozenset(json.loads(members))
+
+
+def _run_row(row: Any) -> RunRow:
+    fields = row._asdict()
+    return RunRow(**{**fields, "offer": json.loads(row.offer), "summary": json.loads(row.summary)})

@@ -1,0 +1,185 @@
+"""The model card of a version: where it comes from, who took part, what protects whom, and who released it.
+
+A pure function of the records, as JSON-able values and as Markdown. It holds no row counts, no member's own numbers and
+no votes, for it leaves the federation with the model. What it holds besides is enough to check the release without
+trusting the coordinator that wrote it: the openers' signatures, the approvals, and the cards of those who signed
+(``protocol/released.py``).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ...configs.settings import Offer
+from ...crypto.identity import Card
+from ...errors import Refused
+from ...protocol.model_version import Version
+from ..records.decisions import Change, Releases
+from ..records.models import Entry
+from .board import Standing
+
+FORMAT = 1
+SECURITY = "128 bits, classical, by the table of IACR eprint 2024/463; the lattice estimator was not run"
+PROTECTS = (
+    (
+        "a coordinator that follows the protocol, however curious",
+        "it sees no member's update and is told no member's row count. It learns the mean update of each round, the "
+        "federation's means, spreads and metrics, and each member's votes, sizes and times",
+    ),
+    (
+        "a coordinator that does not follow it, as long as no member helps it",
+        "members open nothing but the exact sum of the listed envelopes, each once (any other gets past a check with a "
+        "chance of at most 2^-96 an attempt); it can leave members out of a round, and stop everything",
+    ),
+    ("an outsider", "it sees ciphertexts, over TLS"),
+    (
+        "broken or hostile updates",
+        "a candidate that was not finite, far out of the norm, or worse on the members' own rows was thrown away",
+    ),
+)
+EXPOSED = (
+    "Any one member together with the coordinator can read every update: all members hold the key.",
+    "A member that left can read recorded envelopes of its time.",
+    "All members of a round but one, together, know the update of that one.",
+    "If all members ran on one machine (simulate, up), whoever ran it saw all rows and all keys.",
+)
+LIMITS = (
+    "No differential privacy: the model, like any model, can leak whether a record was among the training rows.",
+    "The gate bounds damage; it does not prove that anybody was honest. A small, patient bias passes.",
+    "Row counts, and so the weights of the members, are each member's word.",
+    "Metrics are over the members' own test rows; rows from elsewhere may be different.",
+    "Approvals say who agreed that the model may be used, by keys on the members' cards. They say nothing about a "
+    "purpose that these people did not have in mind.",
+    "Nobody outside the project has reviewed the protocol or the code.",
+)
+
+
+def model_card(
+    entry: Entry,
+    *,
+    offer: Offer,
+    lineage: Sequence[Entry],
+    rounds: Iterable[Mapping[str, Any]],
+    plans: Sequence[Mapping[str, Any]],
+    manifest: Mapping[str, Any] | None,
+    parameters: int | None,
+    standing: Standing,
+    releases: Releases,
+    cards: Mapping[str, Card],
+) -> dict[str, Any]:
+    """Return the card of a version.
+
+    Args:
+        entry: the version.
+        offer: what its run carried.
+        lineage: good versions of its run up to it, oldest first.
+        rounds: of its run, in the form of result.json.
+        plans: different crypto parameters of its run's epochs.
+        manifest, parameters: of its file; None where that is gone, as for a refused candidate.
+        standing: how it stands with the approvers.
+        releases: all decisions and changes.
+        cards: member → card, of those who left too.
+    """
+    so_far = [one for one in rounds if one["number"] <= entry.number]
+    own = next((one for one in so_far if one["number"] == entry.number), None)
+    signers = {*entry.proof["signatures"]} | {one.decision.member for one in releases.decisions}
+    return {
+        "format": FORMAT,
+        "federation": offer.federation.name,
+        "version": entry.version,
+        "sha256": entry.sha256,
+        "created": entry.created,
+        "task": offer.task.model_dump(mode="json"),
+        "schema": offer.schema_digest,
+        "parameters": parameters,
+        "package": None if manifest is None else manifest.get("package"),
+        "members": sorted({member for one in (*lineage, entry) for member in one.members}),
+        "run": entry.run,
+        "round": _round(entry, offer, lineage, own),
+        "training": offer.training.model_dump(mode="json"),
+        "gate": _gate(entry, offer, so_far, own),
+        "metrics": None if entry.metrics is None else dict(entry.metrics),
+        "crypto": {
+            "security": SECURITY,
+            "parameters": [dict(plan) for plan in plans],
+            "min_members": offer.federation.min_members,
+            "open_quorum": offer.crypto.open_quorum,
+            "protects": [{"against": who, "how": how} for who, how in PROTECTS],
+            "does_not_protect": list(EXPOSED),
+            "differential_privacy": None,
+        },
+        "limits": list(LIMITS),
+        "release": _release(entry, offer, standing, releases),
+        "proof": dict(entry.proof),
+        "cards": [cards[name].as_dict() for name in sorted(signers & cards.keys())],
+    }
+
+
+def _round(entry: Entry, offer: Offer, lineage: Sequence[Entry], own: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {
+        "number": entry.number,
+        "planned": own["round"] if own else 0,
+        "of": offer.training.rounds,
+        "members": list(entry.members),
+        "base": entry.base,
+        "promoted_before": sum(one.verdict == "promoted" for one in lineage if one.number < entry.number),
+    }
+
+
+def _gate(
+    entry: Entry, offer: Offer, so_far: Sequence[Mapping[str, Any]], own: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    return {
+        "verdict": entry.verdict,
+        "code": entry.code,
+        "metric": offer.gate.metric,
+        "median": entry.median,
+        "max_regression": offer.gate.max_regression,
+        "warnings": dict(Counter(warning["code"] for warning in (own["warnings"] if own else ()))),
+        "rounds": dict(Counter(one["status"] for one in so_far)),
+    }
+
+
+def _release(entry: Entry, offer: Offer, standing: Standing, releases: Releases) -> dict[str, Any]:
+    """Return how the version stands, what is missing, and what released it."""
+    current = releases.current
+    return {
+        "status": standing.status,
+        "policy": {"release": offer.gate.release, "approvals_required": offer.gate.approvals_required},
+        "released": None if current is None else {"version": current.version, "sha256": current.sha256},
+        "after": standing.after,
+        "step": standing.step,
+        "required": standing.required,
+        "approvals": [one.as_dict() for one in standing.approvals],
+        "missing": standing.required - len(standing.approvals) if standing.step else None,
+        "by": None if standing.change is None else _change(standing.change, releases),
+        "rejected": None if standing.rejection is None else standing.rejection.as_dict(),
+    }
+
+
+def _change(change: Change, releases: Releases) -> dict[str, Any]:
+    return {
+        "event": change.event,
+        "index": change.index,
+        "time": change.time,
+        "after": change.after,
+        "required": change.required,
+        "automatic": not change.approvals,
+        "approvals": [one.as_dict() for one in releases.behind(change)],
+    }
+
+
+def beside(card: Mapping[str, Any], name: str, version: Version) -> dict[str, Any]:
+    """Return a card as it goes with a file that was written out.
+
+    Raises:
+        Refused: ``release.outdated``: the file is of another moment; ``release.digest``: it is another version's.
+    """
+    if not version.unreleased and version.sha256 != card["sha256"]:
+        raise Refused("release.digest", f"expected version {card['sha256']}, got {version.sha256}")
+    if version.unreleased != (card["release"]["status"] != "released"):
+        raise Refused("release.outdated", "what is released has changed in this moment; try again")
+    about = {"name": name, "sha256": version.sha256, "unreleased": version.unreleased}
+    return {**card, "file": about}

@@ -1,0 +1,156 @@
+"""A model card as Markdown, for people."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+
+def markdown(card: Mapping[str, Any]) -> str:
+    """Return a card as Markdown."""
+    gate = card["gate"]
+    named = "no version: refused" if card["version"] is None else f"version {card['version']}"
+    parts = [
+        f"# Model card: {_plain(card['federation'])}, {named}",
+        "",
+        f"**{_status(card['release'])}**",
+        "",
+        *_facts(card),
+        "",
+        "## Members that took part",
+        "",
+        *(f"- {_plain(member)}" for member in card["members"]),
+        "",
+        "## Quality",
+        "",
+        *_metrics(card["metrics"]),
+        "",
+        f"Gate: {gate['verdict']}" + (f" ({gate['code']})" if gate["code"] else "") + ". " + _verdict(gate),
+        "",
+        *_crypto(card["crypto"]),
+        "",
+        "## Known limits",
+        "",
+        *(f"- {sentence}" for sentence in card["limits"]),
+        "",
+        "## Release",
+        "",
+        *_released(card["release"]),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _facts(card: Mapping[str, Any]) -> list[str]:
+    own = card["round"]
+    return _table(
+        ("", ""),
+        [
+            ("SHA-256 of the version", _code(card["sha256"])),
+            *([("this file", _file(card["file"]))] if "file" in card else []),
+            ("made", card["created"]),
+            ("task", _code(card["task"]["ref"])),
+            ("schema", _code(card["schema"])),
+            ("parameters", "–" if card["parameters"] is None else f"{card['parameters']:,}"),
+            ("moonflower", _plain(card["package"] or "–")),
+            ("run", _code(card["run"])),
+            ("round", _round(own)),
+            ("base", _code(own["base"]) if own["base"] else "–"),
+        ],
+    )
+
+
+def _crypto(crypto: Mapping[str, Any]) -> list[str]:
+    return [
+        "## Crypto",
+        "",
+        f"Security: {crypto['security']}. No sum over fewer than {crypto['min_members']} "
+        "members was opened. There is no differential privacy.",
+        "",
+        *(
+            f"- N = {plan['degree']}, log2 q = {plan['modulus'].bit_length()}, {plan['lanes']} lanes of "
+            f"{plan['lane_bits']} bits, values of {plan['value_bits']} bits, at most {plan['max_members']} members"
+            for plan in crypto["parameters"]
+        ),
+        "",
+        "Protects against",
+        "",
+        *(f"- {one['against']}: {one['how']}." for one in crypto["protects"]),
+        "",
+        "What it does not protect against:",
+        "",
+        *(f"- {sentence}" for sentence in crypto["does_not_protect"]),
+    ]
+
+
+def _status(release: Mapping[str, Any]) -> str:
+    have = f"{len(release['approvals'])} of {release['required']} approvals"
+    return {
+        "released": "Released.",
+        "replaced": "Was released; another version is now.",
+        "rejected": "Rejected. It must not be used.",
+        "promoted": f"Not released: {have if release['step'] else 'older than the released version'}.",
+    }.get(release["status"], "Not released.")
+
+
+def _file(exported: Mapping[str, Any]) -> str:
+    mark = ", a copy marked as unreleased" if exported["unreleased"] else ""
+    return f"{_code(exported['name'])}, SHA-256 {_code(exported['sha256'])}{mark}"
+
+
+def _round(own: Mapping[str, Any]) -> str:
+    if not own["number"]:
+        return "none: the start"
+    before = f"after {own['promoted_before']} promoted ones"
+    return f"{own['planned']} of {own['of']} (number {own['number']}), {before}, with {len(own['members'])} members"
+
+
+def _verdict(gate: Mapping[str, Any]) -> str:
+    said = "No vote was taken. "
+    if gate["median"] is not None:
+        said = f"Median of the votes: {gate['median']:+.4f} (relative worsening of {gate['metric']}; at most "
+        said += f"{gate['max_regression']:g} was allowed). "
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(gate["rounds"].items()))
+    warned = ", ".join(f"{count} × {code}" for code, count in sorted(gate["warnings"].items()))
+    return said + f"Rounds of the run so far: {counts or 'none'}. Warnings in this round: {warned or 'none'}."
+
+
+def _metrics(metrics: Mapping[str, Any] | None) -> list[str]:
+    if metrics is None:
+        return ["No metrics over all members' test rows were reported for this version."]
+    rows = [(_plain(name), "–" if value is None else str(value)) for name, value in metrics.items()]
+    return _table(("over all members' test rows", ""), rows)
+
+
+def _released(release: Mapping[str, Any]) -> list[str]:
+    policy = release["policy"]
+    lines = ["By itself, at the run's planned end." if policy["release"] == "automatic" else ""]
+    if policy["release"] == "manual":
+        many = policy["approvals_required"]
+        lines = [f"By people: approvers of {many} members, each signing this version's SHA-256."]
+    by, rejected = release["by"], release["rejected"]
+    if by:
+        how = "by itself" if by["automatic"] else f"with {len(by['approvals'])} approvals"
+        lines += ["", f"{by['event'].replace('_', ' ')} {by['time']}, {how} (log entry {by['index']})."]
+    found = [*(by["approvals"] if by else ()), *release["approvals"], *([rejected] if rejected else [])]
+    if found:
+        lines += ["", *_table(("", "member", "approver", "key", "time", "reason"), map(_signed, found))]
+    return lines
+
+
+def _signed(one: Mapping[str, Any]) -> tuple[str, ...]:
+    who = (_plain(one["member"]), _plain(one["approver"]), _code(one["key"]))
+    return one["action"], *who, one["time"], _plain(one["reason"])
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def _plain(text: str) -> str:
+    """Return what a member or an approver wrote, so that it is text and nothing else to a reader of Markdown."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~&])", r"\\\1", "".join(c if c.isprintable() else " " for c in text))
+
+
+def _code(text: str) -> str:
+    return f"`{re.sub(r'[^A-Za-z0-9._:/+=-]', '?', text)}`"

@@ -1,0 +1,143 @@
+"""The model versions as API and commands show them, and what they do with them: one shape for both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection
+
+from ...configs.settings import Offer, parse
+from ...errors import InputError, Refused
+from ...protocol.approval import SignedDecision
+from ...protocol.model_version import Version, marked
+from ..records import history
+from ..records import members as roster
+from ..records.database import CoordinatorStore
+from ..records.log import Log
+from ..records.models import Entry, Models
+from .board import Board
+from .card import model_card
+
+
+class Registry:
+    """The registry of one state folder.
+
+    Args:
+        store, models: of the folder.
+        log: for decisions; None where there is only looking.
+    """
+
+    def __init__(self, store: CoordinatorStore, models: Models, log: Log | None = None) -> None:
+        self._store, self._models, self._log = store, models, log
+
+    def listing(self) -> dict[str, Any]:
+        """Return every version, oldest first, and which one is released."""
+        with self._store.read() as db:
+            board = Board(db, self._models)
+            versions = [_brief(entry, board) for entry in self._models.entries(db)]
+        current = board.releases.current
+        released = None if current is None else {"version": current.version, "sha256": current.sha256}
+        return {"released": released, "after": board.releases.after, "versions": versions}
+
+    def shown(self, name: str) -> dict[str, Any]:
+        """Return a version's lineage, its model card, and who may approve it.
+
+        Args:
+            name: number, or the first digits of the SHA-256.
+
+        Raises:
+            InputError: ``data.model``: no such version.
+        """
+        with self._store.read() as db:
+            entry = self._models.find(db, name)
+            board = Board(db, self._models)
+            card = self._card(db, board, entry)
+        approvers = [
+            {"member": member, "approver": one.name, "key": one.key.pin}
+            for member, held in sorted(board.cards.items())
+            for one in held.approvers
+        ]
+        return {"lineage": entry.as_dict(), "card": card, "approvers": approvers}
+
+    def decide(self, name: str, value: Any) -> dict[str, Any]:
+        """Take a signed decision about a version, and release it if nothing is missing; returns what came of it.
+
+        Args:
+            name: number, or the first digits of the SHA-256.
+            value: what :meth:`SignedDecision.as_dict` makes; anything, in the hands of a stranger.
+
+        Raises:
+            InputError: ``data.model``: no such version. Refused: ``release.*``.
+        """
+        assert self._log is not None
+        signed = SignedDecision.from_dict(value)
+        with self._store.transaction() as db:
+            board = Board(db, self._models)
+            if signed.verify(board.cards)[0].sha256 != self._models.find(db, name).sha256:
+                raise Refused("release.digest", "the decision is about another version than the request")
+            outcome = board.decide(signed, self._log)
+        return {**vars(outcome), "missing": max(0, outcome.required - outcome.approvals)}
+
+    def file(self, name: str, *, unreleased: bool) -> Version:
+        """Return a version's file as it leaves the federation: one that is not released is marked as such.
+
+        Args:
+            name: number, or the first digits of the SHA-256.
+            unreleased: it need not be released.
+
+        Raises:
+            InputError: ``data.model``: no such version, or its file is gone. Refused: ``release.unreleased``.
+        """
+        with self._store.read() as db:
+            entry = self._models.find(db, name)
+            if entry.version is None:
+                raise InputError("data.model", f"version {name} was refused ({entry.code}); its file was not kept")
+            status = Board(db, self._models).standing(entry).status
+        if status != "released" and not unreleased:
+            raise Refused(
+                "release.unreleased",
+                f"version {entry.version} is not released ({status})",
+                hint="--unreleased writes it all the same, marked as such",
+            )
+        version = self._models.read(entry.sha256)
+        return version if status == "released" else marked(version)
+
+    def _card(self, db: Connection, board: Board, entry: Entry) -> dict[str, Any]:
+        row = history.run_row(db, entry.run)
+        assert row is not None
+        try:
+            version: Version | None = self._models.read(entry.sha256)
+        except InputError:  # a refused candidate keeps its row and loses its file
+            version = None
+        good = [one for one in self._models.entries(db, entry.run) if one.version is not None]
+        return model_card(
+            entry,
+            offer=parse(Offer, row.offer, where="the run's offer"),
+            lineage=[one for one in good if one.number <= entry.number],
+            rounds=history.rounds(db, entry.run),
+            plans=history.plans(db, entry.run),
+            manifest=None if version is None else version.manifest,
+            parameters=None if version is None else len(version.vector),
+            standing=board.standing(entry),
+            releases=board.releases,
+            cards=roster.cards(db, of_all=True),
+        )
+
+
+def _brief(entry: Entry, board: Board) -> dict[str, Any]:
+    standing = board.standing(entry)
+    return {
+        "version": entry.version,
+        "sha256": entry.sha256,
+        "verdict": entry.verdict,
+        "code": entry.code,
+        "run": entry.run,
+        "number": entry.number,
+        "base": entry.base,
+        "members": list(entry.members),
+        "metrics": None if entry.metrics is None else dict(entry.metrics),
+        "status": standing.status,
+        "step": standing.step,
+        "approvals": len(standing.approvals),
+        "required": standing.required,
+    }

@@ -1,0 +1,1 @@
+"""What people and machines see of the coordinator's records: overview, views, metrics, narrator, results."""

@@ -1,0 +1,213 @@
+"""What the audit log adds up to: every count that the metrics show of it.
+
+Rules:
+1. Each entry is taken once, in order. The same log gives the same figures, whoever reads it and whenever: a counter
+   cannot disagree with the log, and a process that was started again goes on counting where the last one was.
+2. Nothing that a stranger or a member chose becomes a name without bound. Members are those of the roster; of the codes
+   that a member gives, the first :data:`MAX_CODES` keep their names and all others are :data:`OTHER`.
+3. Counts of what happened and times when it did; no vote, no digest, no metric of a model.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from ..records.history import INTERRUPTED
+from ..records.log import EVENTS
+
+Labels = tuple[str, ...]
+BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+MAX_CODES = 50  # there are about forty that a member of ours can give
+OTHER = "other"
+PHASES = {"set_closed": "collect", "opened": "open", "judged": "judge"}
+"""What a round did until this event, since the one before or its begin; keys dealt for an epoch are ``deal``."""
+KNOWN_ROUNDS = (
+    ("promoted", ""),
+    ("refused", "gate.nonfinite"),
+    ("refused", "gate.norm"),
+    ("refused", "gate.regression"),
+    ("refused", "gate.votes"),
+    ("failed", "round.too_few"),
+    ("failed", "open.quorum"),
+    ("failed", "open.disagree"),
+    ("failed", "envelope.late"),
+    ("failed", "update.failed"),
+    ("failed", INTERRUPTED),
+    ("failed", "run.crashed"),
+    ("failed", "run.stopped"),
+)
+KNOWN_WARNINGS = (
+    ("witness", "audit.fork"),
+    ("model", "data.model"),
+    ("round", "gate.regression"),
+    ("round", "open.disagree"),
+    ("seats", "envelope.late"),
+    ("report", "open.quorum"),
+    ("retention", ""),
+)
+"""What is shown as 0 before it happened: a counter that appears with 1 has not grown, as far as Prometheus can see."""
+ENDS = ("promoted", "refused", "failed")
+RUN_ENDS = ("done", "failed", "policy", "stopped")
+
+
+@dataclass
+class Durations:
+    """A histogram.
+
+    Attributes:
+        counts: how many were at most as long as each of :data:`BUCKETS_S` and longer than the one before; then longer.
+        total_s: all seconds.
+    """
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_S) + 1))
+    total_s: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count something that took this long; less than nothing, after a clock was set back, is nothing."""
+        self.counts[bisect_left(BUCKETS_S, seconds)] += 1
+        self.total_s += max(0.0, seconds)
+
+
+def _known() -> set[str]:
+    return {code for _, code in (*KNOWN_ROUNDS, *KNOWN_WARNINGS)}
+
+
+@dataclass
+class _Course:
+    """A round in progress: when it began, and its present phase."""
+
+    began_s: float
+    since_s: float
+
+
+@dataclass
+class Figures:
+    """The figures of a log so far.
+
+    Attributes:
+        size: entries taken.
+        newest_s: time of the last one, and so of the newest checkpoint; as all times here in seconds since 1970, or 0.
+        events: by event.
+        rounds: that ended, by (status, code).
+        round_s, phase_s: how long rounds took by status, and their phases.
+        runs: that ended, by status.
+        accepted: envelopes by (member, purpose); ``left_out``: by (member, purpose, code).
+        envelope_bytes: of the accepted ones, by purpose.
+        unopened: refused openings, by (member, code).
+        unseated: members that did not enrol or deal, by (member, code).
+        turned_away: requests that the gateway refused and the log tells of, by code.
+        warnings: by (what, code).
+        refused_in_a_row, failed_in_a_row: rounds of the newest run since it began or promoted one (``Patience``).
+        promoted_s, began_s: when a round was promoted last, and when a run began.
+        epoch, epoch_s, epoch_members: the newest key epoch, when it began, how many hold its keys.
+        released: number of the released version, or None.
+    """
+
+    size: int = 0
+    newest_s: float = 0.0
+    events: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(EVENTS, 0)))
+    rounds: Counter[Labels] = field(default_factory=lambda: Counter(dict.fromkeys(KNOWN_ROUNDS, 0)))
+    round_s: defaultdict[str, Durations] = field(default_factory=lambda: defaultdict(Durations))
+    phase_s: defaultdict[str, Durations] = field(default_factory=lambda: defaultdict(Durations))
+    runs: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(RUN_ENDS, 0)))
+    accepted: Counter[Labels] = field(default_factory=Counter)
+    left_out: Counter[Labels] = field(default_factory=Counter)
+    envelope_bytes: Counter[str] = field(default_factory=Counter)
+    unopened: Counter[Labels] = field(default_factory=Counter)
+    unseated: Counter[Labels] = field(default_factory=Counter)
+    turned_away: Counter[str] = field(default_factory=Counter)
+    warnings: Counter[Labels] = field(default_factory=lambda: Counter(dict.fromkeys(KNOWN_WARNINGS, 0)))
+    refused_in_a_row: int = 0
+    failed_in_a_row: int = 0
+    promoted_s: float = 0.0
+    began_s: float = 0.0
+    epoch: int = 0
+    epoch_s: float = 0.0
+    epoch_members: int = 0
+    released: int | None = None
+    _courses: dict[int, _Course] = field(default_factory=dict)
+    _dealing: bool = False
+    _codes: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set, {"": _known()}))
+
+    def take(self, entry: Mapping[str, Any]) -> None:
+        """Count the next entry of the log.
+
+        Raises:
+            ValueError: it is not the next one.
+        """
+        if entry["index"] != self.size:
+            raise ValueError(f"expected entry {self.size}, got entry {entry['index']}")
+        event, now_s = entry["event"], datetime.fromisoformat(entry["time"]).timestamp()
+        code, member, details = entry.get("code", ""), entry.get("member", ""), entry.get("details", {})
+        self.size, self.newest_s = self.size + 1, now_s
+        self.events[event] += 1
+        match event:
+            case "round_began":
+                self._courses[entry["number"]] = _Course(now_s, now_s)
+            case "set_closed" | "opened" | "judged":
+                self._went_on(entry, now_s)
+            case "promoted" | "refused" | "failed":
+                self._ended(entry, code, now_s)
+            case "envelope_accepted":
+                self.accepted[member, details["purpose"]] += 1
+                self.envelope_bytes[details["purpose"]] += details["bytes"]
+            case "envelope_refused":
+                self.left_out[member, details["purpose"], self._bounded(member, code)] += 1
+            case "opening_refused":
+                self.unopened[member, self._bounded(member, code)] += 1
+            case "refused_member" if "run" in entry:
+                self.unseated[member, self._bounded(member, code)] += 1
+            case "refused_member":  # one entry a minute for each code and member tells of the others, too
+                self.turned_away[code] += 1 + details.get("more", 0)
+            case "warned":
+                self.warnings[details.get("what", ""), self._bounded("", code)] += 1
+                self.failed_in_a_row += details.get("what") == "seats"
+            case "run_began":
+                self.began_s, self.refused_in_a_row, self.failed_in_a_row = now_s, 0, 0
+            case "run_ended":
+                self.runs[details["status"]] += 1
+            case "epoch_began":
+                self.epoch, self.epoch_s, self._dealing = details["epoch"], now_s, True
+                self.epoch_members = len(details["members"])
+            case "deal_answered" if self._dealing and details["epoch"] == self.epoch:
+                self._dealing = False  # all answers are entered at once
+                self.phase_s["deal"].add(now_s - self.epoch_s)
+            case "released" | "rolled_back":
+                self.released = details["version"]
+
+    def _went_on(self, entry: Mapping[str, Any], now_s: float) -> None:
+        """Measure a phase of a round; statistics and reports have the same events while no round of theirs goes on."""
+        course = self._courses.get(entry["number"])
+        if course is not None:
+            self.phase_s[PHASES[entry["event"]]].add(now_s - course.since_s)
+            course.since_s = now_s
+        for _, code in entry["details"].get("warnings", ()):
+            self.warnings["round", code] += 1
+
+    def _ended(self, entry: Mapping[str, Any], code: str, now_s: float) -> None:
+        """Count a round's end."""
+        status = entry["event"]
+        self.rounds[status, self._bounded("", code)] += 1
+        course = self._courses.pop(entry["number"], None)
+        if course is not None:
+            self.round_s[status].add(now_s - course.began_s)
+        match status:
+            case "promoted":
+                self.promoted_s, self.refused_in_a_row, self.failed_in_a_row = now_s, 0, 0
+            case "refused":
+                self.refused_in_a_row, self.failed_in_a_row = self.refused_in_a_row + 1, 0
+            case _ if code != INTERRUPTED:
+                self.failed_in_a_row += 1
+
+    def _bounded(self, member: str, code: str) -> str:
+        """Return a code by its name, or :data:`OTHER` from a member that gave too many different ones (rule 2)."""
+        known = self._codes[member]
+        if code not in known and len(known) >= MAX_CODES:
+            return OTHER
+        known.add(code)
+        return code

@@ -1,0 +1,58 @@
+"""Tells whoever watches the server what goes into the audit log: one line each, in words."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+logger = logging.getLogger(__name__)
+SAID = {
+    "member_added": "added to the roster",
+    "member_revoked": "revoked",
+    "card_taken": "a new card came by hand; whose approvals count may have changed",
+    "refused_member": "refused",
+    "run_began": "began",
+    "run_resumed": "goes on after its process died",
+    "run_ended": "ended",
+    "epoch_began": "new key epoch",
+    "envelope_refused": "envelope left out",
+    "opening_refused": "opening refused",
+    "promoted": "promoted",
+    "refused": "refused by the gate; the last good model stays",
+    "failed": "failed; the last good model stays",
+    "approved": "an approver signed",
+    "rejected": "an approver rejected a model version",
+    "released": "a model version was released",
+    "rolled_back": "an earlier model version is released again",
+    "warned": "warning",
+}
+WARNED = {
+    "seats": "seats could not be taken",
+    "report": "the report could not be made",
+    "witness": "holds another history of this log; was the state restored from an older copy?",
+}
+BAD = frozenset({"refused_member", "envelope_refused", "opening_refused", "refused", "failed", "warned"})
+
+
+def sentence(entry: dict[str, Any]) -> str:
+    """Return an entry of the log in words, or "" for one that nobody waits for; what it is about goes beside them.
+
+    >>> sentence({"event": "envelope_refused", "run": "r", "number": 3, "member": "a", "code": "envelope.late"})
+    'envelope left out'
+    """
+    said = SAID.get(entry["event"])
+    if said is None:
+        return ""
+    details = entry.get("details", {})
+    what = details.get("what", "") if entry["event"] == "warned" else ""
+    said = WARNED.get(what, said)
+    why = ", ".join(word for word in (details.get("status"), "" if what in WARNED else what) if word)
+    return said + (f" ({why})" if why else "")
+
+
+def tell(entry: dict[str, Any]) -> None:
+    """Log an entry, if somebody may wait for it."""
+    if words := sentence(entry):
+        level = logging.WARNING if entry["event"] in BAD else logging.INFO
+        named = {name: entry[name] for name in ("run", "member", "code") if entry.get(name)}
+        logger.log(level, "%s", words, extra={**named, "round": entry.get("number", 0), "entry": entry["event"]})

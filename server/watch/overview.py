@@ -1,0 +1,331 @@
+"""What is happening now, in one sentence, and what else a person wants to see first.
+
+Rules:
+1. :func:`sentence` is a pure function of a :class:`Scene`; what a clock says goes beside it (``deadline``), so that the
+   sentence changes when something happened and not with every second.
+2. The progress of a round is read from the log, each entry once and in order (:class:`Course`), so that looking costs
+   as much as there is new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection
+
+from ...protocol.purposes import TALLIES, UPDATE
+from ..records import history
+from ..records import members as roster
+from ..records.history import RunRow
+from ..records.models import Models
+from ..releases.board import Board, Standing
+from .follow import Follower
+
+ENDS = ("promoted", "refused", "failed")
+ENDED = {
+    "done": "ended well",
+    "policy": "was ended by its own rules",
+    "stopped": "was stopped",
+    "failed": "failed",
+}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is, as the log tells.
+
+    Attributes:
+        run: identifier, or "" before the first.
+        round: which of the planned rounds; 0 before the first.
+        number: of that round in the whole federation.
+        members: that hold the keys of the epoch.
+        sent: whose update is in the round's sum; ``left_out``: whose is not, and will not be.
+        step: ``enrol``, ``deal``, ``statistics``, ``collect``, ``open``, ``judge``, ``report``, ``between``, ``over``.
+        since_s: when the step began; seconds since 1970.
+    """
+
+    run: str = ""
+    round: int = 0
+    number: int = 0
+    members: tuple[str, ...] = ()
+    sent: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    step: str = "over"
+    since_s: float = 0.0
+
+    def after(self, entry: Mapping[str, Any]) -> Progress:
+        """Return the progress after one more entry of the log."""
+        event, details = entry["event"], entry.get("details", {})
+        if event in ("run_began", "run_resumed"):
+            return Progress(run=entry["run"], step="enrol", since_s=_seconds(entry))
+        if not self.run or entry.get("run") != self.run:
+            return self  # a decision about a model of another run, a member added
+        member, purpose = entry.get("member", ""), details.get("purpose", UPDATE.name)
+        now = replace(self, since_s=_seconds(entry))
+        match event:
+            case "epoch_began":
+                return replace(now, members=tuple(details["members"]), step="deal")
+            case "deal_answered" if self.step == "deal":
+                return replace(now, step="statistics" if not self.round else "between")
+            case "round_began":
+                fresh: dict[str, Any] = {"sent": (), "left_out": (), "step": "collect"}
+                return replace(now, round=details["round"], number=entry["number"], **fresh)
+            case "envelope_accepted" if purpose == UPDATE.name and self.step == "collect":
+                return replace(self, sent=(*self.sent, member))
+            case "envelope_refused" if purpose == UPDATE.name and self.step == "collect":
+                return replace(self, left_out=(*self.left_out, member))
+            case "set_closed" if purpose == UPDATE.name:
+                return replace(now, step="open")
+            case "opened" if self.step == "open":
+                return replace(now, step="judge")
+            case "set_closed" if purpose == TALLIES.name:
+                return replace(now, step="report")
+            case "promoted" | "refused" | "failed" | "tallies_opened" | "statistics_opened":
+                return replace(now, step="between")
+            case "run_ended":
+                return replace(now, step="over")
+        return self
+
+
+class Course:
+    """The progress that the log tells of; safe for threads."""
+
+    def __init__(self, follower: Follower) -> None:
+        self._follower, self._newest = follower, (-1, Progress())
+        follower.join(self._take)
+
+    def now(self) -> tuple[int, Progress]:
+        """Return the newest entry's index, and the progress after it."""
+        self._follower.read_on()
+        return self._newest
+
+    def _take(self, entry: dict[str, Any]) -> None:
+        self._newest = entry["index"], self._newest[1].after(entry)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A model version that people have not decided about.
+
+    Attributes:
+        version: its number.
+        step: ``approve`` or ``rollback``.
+        approvals, required: how many have signed, and how many must.
+        open_to: members one of whose approvers may still sign.
+    """
+
+    version: int
+    step: str
+    approvals: int
+    required: int
+    open_to: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that :func:`sentence` looks at.
+
+    Attributes:
+        run: the newest run, or None.
+        progress: of the run that the log last told of.
+        rounds: planned rounds of the newest run.
+        promoted: how many of its rounds were.
+        waiting: what people should decide about, or None.
+        released: number of the released version, or None.
+        members: that may take part; ``online``: those that are connected, or None where that is not known.
+    """
+
+    run: RunRow | None = None
+    progress: Progress = field(default_factory=Progress)
+    rounds: int = 0
+    promoted: int = 0
+    waiting: Waiting | None = None
+    released: int | None = None
+    members: tuple[str, ...] = ()
+    online: tuple[str, ...] | None = None
+
+
+def sentence(scene: Scene) -> str:
+    """Return what is happening now.
+
+    >>> sentence(Scene())
+    'No run yet, and no member on the roster.'
+    """
+    run = scene.run
+    if run is None:
+        if not scene.members:
+            return "No run yet, and no member on the roster."
+        return f"No run yet. {_here(scene)}"
+    if run.status == "queued":
+        return f"A run of {_many(scene.rounds, 'round')} was accepted and is being started. {_here(scene)}"
+    if run.status == "running":
+        return _running(scene)
+    how = ENDED.get(run.status, run.status) + (f" ({run.code})" if run.code else "")
+    rounds = f"{scene.promoted} of {_many(scene.rounds, 'round')} went into the model"
+    if not scene.promoted:
+        rounds = "no round went into the model"
+    return f"No run now. The last one {how}: {rounds}. {_decision(scene)}"
+
+
+def deadline(scene: Scene) -> float | None:
+    """Return until when the step of a running round may last, in seconds since 1970, or None where no one waits."""
+    run, progress = scene.run, scene.progress
+    if run is None or run.status != "running" or run.run != progress.run:
+        return None
+    limits = {"collect": ("training", "train_timeout_s"), "open": ("crypto", "open_timeout_s")}
+    if progress.step not in limits:
+        return None
+    table, name = limits[progress.step]
+    limit = run.offer.get(table, {}).get(name)
+    return None if limit is None else progress.since_s + float(limit)
+
+
+def _running(scene: Scene) -> str:
+    run, progress = scene.run, scene.progress
+    assert run is not None
+    if run.run != progress.run:
+        return f"A run of {_many(scene.rounds, 'round')} is being started. {_here(scene)}"
+    stopping = " Somebody asked for its end; it stops before the next exchange." if run.stop else ""
+    head = f"Round {progress.round} of {scene.rounds}: "
+    many = len(progress.members)
+    match progress.step:
+        case "enrol":
+            said = f"A run of {_many(scene.rounds, 'round')} begins: members enrol."
+        case "deal":
+            said = f"{_many(many, 'member')} make new keys and compare them."
+        case "statistics":
+            said = f"{_many(many, 'member')} add up sealed statistics before the first round."
+        case "collect":
+            said = head + _collected(progress)
+        case "open":
+            said = head + f"the sum of {_many(len(progress.sent), 'update')} is being opened and judged by its members."
+        case "judge":
+            said = head + "the members' votes are being counted."
+        case "report":
+            said = head + "done; the members add up how good the model is."
+        case _ if not progress.round:
+            said = "The first round is about to begin."
+        case _:
+            said = f"Round {progress.round} of {scene.rounds} is over; the next step is being prepared."
+    return said + stopping
+
+
+def _collected(progress: Progress) -> str:
+    sent, many = len(progress.sent), len(progress.members)
+    missing = [name for name in progress.members if name not in (*progress.sent, *progress.left_out)]
+    said = f"{sent} of {_many(many, 'member')} {'has sent its' if sent == 1 else 'have sent their'} update"
+    if not sent:
+        said = f"{_many(many, 'member')} train, and none has sent its update yet"
+    if 0 < len(missing) <= 2 and sent:
+        said += f"; {_listed(missing)} {'is' if len(missing) == 1 else 'are'} still training"
+    if progress.left_out:
+        said += f"; {_listed(progress.left_out)} {'is' if len(progress.left_out) == 1 else 'are'} left out"
+    return said + "."
+
+
+def _decision(scene: Scene) -> str:
+    """Return what people have to do, or what they did."""
+    waiting = scene.waiting
+    if waiting is None:
+        if scene.released is None:
+            return "No version is released."
+        return f"Version {scene.released} is released."
+    missing = waiting.required - waiting.approvals
+    what = "waits for" if waiting.step == "approve" else "needs for a roll-back"
+    more = "more " if waiting.approvals else ""
+    who = f": anyone of {_listed(waiting.open_to, 'or')}" if waiting.open_to else ", but no other member has one"
+    if len(waiting.open_to) == missing == 1:
+        who = f": somebody of {waiting.open_to[0]}"
+    many = "one" if missing == 1 else str(missing)
+    return f"Version {waiting.version} {what} {many} {more}approver{'s' if missing > 1 else ''}{who}."
+
+
+def _here(scene: Scene) -> str:
+    many = len(scene.members)
+    if scene.online is None:
+        return f"The roster has {_many(many, 'member')}."
+    if len(scene.online) == many:
+        return f"All {_many(many, 'member')} are connected." if many > 1 else "Its one member is connected."
+    if not scene.online:
+        return f"None of {_many(many, 'member')} is connected."
+    away = [name for name in scene.members if name not in scene.online]
+    named = f"; {_listed(away)} {'is' if len(away) == 1 else 'are'} not" if len(away) <= 3 else ""
+    verb = "is" if len(scene.online) == 1 else "are"
+    return f"{len(scene.online)} of {_many(many, 'member')} {verb} connected{named}."
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _listed(names: Sequence[str], word: str = "and") -> str:
+    """Return names as a person lists them.
+
+    >>> _listed(["a", "b", "c"]), _listed(["a"])
+    ('a, b and c', 'a')
+    """
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}" if names else ""
+
+
+def _seconds(entry: Mapping[str, Any]) -> float:
+    return datetime.fromisoformat(entry["time"]).timestamp()
+
+
+# From the records
+
+
+def scene(db: Connection, models: Models, progress: Progress, online: frozenset[str] | None) -> Scene:
+    """Return the scene of this moment.
+
+    Args:
+        db: connection.
+        models: the registry.
+        progress: as the log tells it.
+        online: pins of the nodes that are connected; None where that is not known.
+    """
+    run = history.newest_run(db)
+    here = [one for one in roster.members(db) if not one.revoked]
+    rounds = history.rounds(db, run.run) if run else []
+    board = Board(db, models)
+    current = board.releases.current
+    return Scene(
+        run=run,
+        progress=progress,
+        rounds=run.offer["training"]["rounds"] if run else 0,
+        promoted=sum(one["status"] == "promoted" for one in rounds),
+        waiting=waiting(db, models, board),
+        released=current.version if current else None,
+        members=tuple(one.name for one in here),
+        online=None if online is None else tuple(one.name for one in here if one.pin in online),
+    )
+
+
+def waiting(db: Connection, models: Models, board: Board) -> Waiting | None:
+    """Return what people should decide about first: what some have signed already, or else the newest version."""
+    found: Waiting | None = None
+    for entry in models.entries(db):
+        if entry.version is None:
+            continue
+        standing = board.standing(entry)
+        if standing.step is None or (standing.step == "rollback" and not standing.approvals):
+            continue
+        one = Waiting(
+            entry.version, standing.step, len(standing.approvals), standing.required, open_to(board, standing)
+        )
+        if found is None or bool(one.approvals) >= bool(found.approvals):
+            found = one
+    return found
+
+
+def open_to(board: Board, standing: Standing) -> tuple[str, ...]:
+    """Return the members one of whose approvers can still add an approval that counts."""
+    signed = {one.decision.member for one in standing.approvals}
+    keys = {one.key for one in standing.approvals}
+    return tuple(
+        member
+        for member, card in sorted(board.cards.items())
+        if member not in signed and any(one.key.pin not in keys for one in card.approvers)
+    )

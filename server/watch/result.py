@@ -1,0 +1,49 @@
+"""A run's result as the coordinator knows it: the content of result.json, null where it takes members' data to know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..records import history
+from ..records.database import FILE_NAME
+from ..records.state import State
+from ..records.verify import verify
+
+
+def result(state: State, run: str, *, check_log: bool = True) -> dict[str, Any]:
+    """Return a run's result so far.
+
+    Args:
+        state: the coordinator's records.
+        run: on record.
+        check_log: verify the whole log; else ``audit.verified`` is null.
+    """
+    with state.store.read() as db:
+        row = history.run_row(db, run)
+        assert row is not None
+        rounds = history.rounds(db, run)
+        good = state.models.last_good(db, run)
+    names = {name for one in rounds for name in one["members"]}
+    names |= {left_out["member"] for one in rounds for left_out in one["excluded"]}
+    newest = state.log.checkpoint()
+    checked = verify(state.folder / FILE_NAME, (state.folder / "log.pub").read_text(), None) if check_log else None
+    nothing = {"rows": None, "alone": None, "federated": None, "personalised": None, "pooled": None}
+    return {
+        "version": 1,
+        "federation": row.offer["federation"]["name"],
+        "run": run,
+        "rounds": rounds,
+        "members": [{"name": name, **nothing} for name in sorted(names)],
+        "overall": {"alone": None, "federated": dict(good.metrics) if good and good.metrics else None, "pooled": None},
+        "wire": dict(row.summary),
+        "model": {
+            "version": good.version if good else None,
+            "sha256": good.sha256 if good else None,
+            "path": str(state.models.path(good.sha256)) if good else None,
+        },
+        "audit": {
+            "entries": newest.size if newest else 0,
+            "root": newest.root.hex() if newest else None,
+            "verified": checked.ok if checked else None,
+        },
+    }

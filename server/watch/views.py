@@ -1,0 +1,149 @@
+"""The records as people look at them: overview, rounds, members, pages of the log, proofs. One shape for API and pages.
+
+Nothing here changes anything, and nothing is computed that the records do not hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..records import countersigned as witnessed
+from ..records import history
+from ..records import members as roster
+from ..records.log import EVENTS
+from ..records.state import State
+from .follow import Follower
+from .overview import Course, deadline, scene, sentence
+
+MAX_PAGE = 200
+Online = Callable[[], frozenset[str]]
+
+
+class Views:
+    """Views of one state.
+
+    Args:
+        state: the coordinator's records.
+        online: returns the pins of the nodes that are connected now, where somebody knows.
+        follower: of the log; None for one of its own.
+    """
+
+    def __init__(self, state: State, online: Online | None = None, follower: Follower | None = None) -> None:
+        self._state, self._online, self._follower = state, online, follower or Follower(state.log)
+        self._course = Course(self._follower)
+
+    def mark(self) -> tuple[Any, ...]:
+        """Return what differs as soon as an overview does; cheap."""
+        entries = self._follower.read_on()
+        with self._state.store.read() as db:
+            run = history.newest_run(db)
+        about = (run.run, run.status, run.stop) if run else ()
+        return (entries, *about, self._connected())
+
+    def overview(self) -> dict[str, Any]:
+        """Return what is happening now: the sentence, until when the step may last, and what stands behind it."""
+        index, progress = self._course.now()
+        with self._state.store.read() as db:
+            now = scene(db, self._state.models, progress, self._connected())
+        run = now.run
+        return {
+            "sentence": sentence(now),
+            "deadline": deadline(now),
+            "index": index,
+            "run": None
+            if run is None
+            else {"run": run.run, "status": run.status, "code": run.code, "stop": run.stop, "of": now.rounds},
+            "progress": {**vars(progress), "members": list(progress.members)},
+            "promoted": now.promoted,
+            "released": now.released,
+            "waiting": None if now.waiting is None else vars(now.waiting),
+            "members": list(now.members),
+            "online": None if now.online is None else list(now.online),
+        }
+
+    def rounds(self, run: str = "") -> dict[str, Any] | None:
+        """Return a run's rounds, by default the newest run's, and what its gate looks at; None: no such run."""
+        with self._state.store.read() as db:
+            row = history.run_row(db, run) if run else history.newest_run(db)
+            if row is None:
+                return None
+            found = history.rounds(db, row.run)
+            names = [one.run for one in history.runs(db)]
+        gate = row.offer["gate"]
+        return {
+            "run": row.run,
+            "status": row.status,
+            "code": row.code,
+            "stop": row.stop,
+            "of": row.offer["training"]["rounds"],
+            "metric": gate["metric"],
+            "max_regression": gate["max_regression"],
+            "federation": row.offer["federation"]["name"],
+            "rounds": found,
+            "runs": names,
+        }
+
+    def members(self) -> dict[str, Any]:
+        """Return the roster: who is connected, how far each has witnessed the log, and who may approve for it."""
+        connected = self._connected()
+        with self._state.store.read() as db:
+            listed, cards, seen = roster.members(db), roster.cards(db, of_all=True), witnessed.witnesses(db)
+        checkpoint = self._state.log.checkpoint()
+        found = []
+        for one in listed:
+            witness, card = seen.get(one.name), cards.get(one.name)
+            found.append(
+                {
+                    "name": one.name,
+                    "pin": one.pin,
+                    "revoked": one.revoked,
+                    "online": None if connected is None else one.pin in connected,
+                    "witness": None if witness is None else {"size": witness.size, "time_s": witness.time_s},
+                    "approvers": [{"name": who.name, "key": who.key.pin} for who in card.approvers] if card else [],
+                }
+            )
+        return {"members": found, "size": checkpoint.size if checkpoint else 0}
+
+    def page(self, before: int | None, limit: int, event: str, run: str, member: str) -> dict[str, Any]:
+        """Return a page of the log, newest entry first, and what can be looked for."""
+        checkpoint = self._state.log.checkpoint()
+        size = checkpoint.size if checkpoint else 0
+        entries = self._state.log.before(
+            size if before is None else before, min(limit, MAX_PAGE), event=event, run=run, member=member
+        )
+        return {"entries": entries, "size": size, "events": dict(EVENTS)}
+
+    def proof(self, index: int, size: int | None = None) -> dict[str, Any]:
+        """Return an entry's bytes with the proof that it is in the log.
+
+        Raises:
+            ValueError: there is no such entry, or the log never had that size.
+        """
+        entry, proof = self._state.log.raw(index), self._state.log.inclusion(index, size)
+        return {
+            "index": index,
+            "entry": entry,
+            "size": proof.checkpoint.size,
+            "checkpoint": proof.checkpoint.note,
+            "key": self._state.log.verifier.text(),
+            "proof": [one.hex() for one in proof.hashes],
+        }
+
+    def grown(self, since: int) -> dict[str, Any]:
+        """Return the newest checkpoint, with the proof that the log only grew since it had ``since`` entries.
+
+        Raises:
+            ValueError: it never had so many.
+        """
+        proof = self._state.log.consistency(since)
+        return {
+            "since": since,
+            "size": proof.checkpoint.size,
+            "checkpoint": proof.checkpoint.note,
+            "key": self._state.log.verifier.text(),
+            "proof": [one.hex() for one in proof.hashes],
+        }
+
+    def _connected(self) -> frozenset[str] | None:
+        return None if self._online is None else self._online()
