@@ -7,7 +7,6 @@ asked at its own address, and of a node it looks at the sign of life that the no
 from __future__ import annotations
 
 import http.client
-import ipaddress
 import ssl
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +14,7 @@ from typing import Annotated
 import typer
 
 from ..client.node import alive
-from ..configs.roles import ClientConfig, NodeSettings, ServerConfig, ServerSettings, load_config
+from ..configs.roles import ClientConfig, NodeSettings, ServerConfig, ServerSettings, load_config, own_address
 from ..configs.toml import read_toml
 from ..errors import InputError
 
@@ -49,7 +48,7 @@ def server(settings: ServerSettings) -> tuple[bool, str]:
     """Return whether the server answers on its own address, with a certificate that still holds."""
     host, _, port = settings.listen.rpartition(":")
     where = f"{settings.federation}: the server at {settings.listen}"
-    connection = http.client.HTTPSConnection(_own(host), int(port), timeout=TIMEOUT_S, context=_trust(settings))
+    connection = http.client.HTTPSConnection(own_address(host), int(port), timeout=TIMEOUT_S, context=_trust(settings))
     try:
         connection.request("GET", "/health")
         status = connection.getresponse().status
@@ -71,20 +70,6 @@ def node(settings: NodeSettings) -> tuple[bool, str]:
     if abs(age) > alive.STALE_S:
         return False, f"{heard}; expected at most {alive.STALE_S:.0f}"
     return True, heard
-
-
-def _own(host: str) -> str:
-    """Return an address of this machine at which a server that listens on ``host`` is reached.
-
-    >>> _own("0.0.0.0"), _own("[::]"), _own("192.0.2.1")
-    ('127.0.0.1', '::1', '192.0.2.1')
-    """
-    plain = host.strip("[]")
-    try:
-        address = ipaddress.ip_address(plain)
-    except ValueError:
-        return plain
-    return {4: "127.0.0.1", 6: "::1"}[address.version] if address.is_unspecified else plain
 
 
 def _trust(settings: ServerSettings) -> ssl.SSLContext:

@@ -23,6 +23,7 @@ from ..configs.roles import (
     ServerConfig,
     VerifierSettings,
     load_config,
+    own_address,
 )
 from ..configs.settings import RunSettings, load_run
 from ..configs.toml import read_toml
@@ -184,13 +185,13 @@ def _server(config: ServerConfig) -> tuple[Planned, ...]:
     secret = [settings.tls_key, settings.metrics_token_file, config.dashboard.key if config.dashboard else None]
 
     def address() -> Check:
-        if settings.url is None and here.own_address(host) != host.strip("[]"):
+        if settings.url is None and own_address(host) != host.strip("[]"):
             said = f"url is not set, and nobody reaches https://{settings.listen}"
             return Check("address", "failed", f"{said}; expected the address that members use", "url in [server]")
         return Check("address", "ok", f"members use {settings.url or f'https://{settings.listen}'}")
 
     def itself() -> Check:
-        mine = here.own_address(host)
+        mine = own_address(host)
         url = f"https://{f'[{mine}]' if ':' in mine else mine}:{port}"
         return there.server(url, there.itself(settings.tls_cert), own=True)
 

@@ -326,20 +326,6 @@ def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
 
-def own_address(host: str) -> str:
-    """Return an address of this machine at which a server that listens on ``host`` is reached.
-
-    >>> own_address("0.0.0.0"), own_address("[::]"), own_address("192.0.2.1")
-    ('127.0.0.1', '::1', '192.0.2.1')
-    """
-    plain = host.strip("[]")
-    try:
-        address = ipaddress.ip_address(plain)
-    except ValueError:
-        return plain
-    return {4: "127.0.0.1", 6: "::1"}[address.version] if address.is_unspecified else plain
-
-
 def utc_now() -> datetime:
     """Return the time."""
     return datetime.now(UTC)

@@ -27,6 +27,7 @@ class Purpose:
         based: it is about a model version, which members are sent; else about their rows alone.
         makes_version: a model version follows from the opened sum.
         voted: members vote on that version.
+        measures: its metrics are those of the version that it is about.
         kept_by_openers: what follows from the sum stays with those who opened it, so all who took part must open.
     """
 
@@ -37,6 +38,7 @@ class Purpose:
     based: bool = True
     makes_version: bool = False
     voted: bool = False
+    measures: bool = False
     kept_by_openers: bool = False
 
     def lanes(self, size: int, plan: Plan) -> int:
@@ -46,7 +48,7 @@ class Purpose:
 
 STATISTICS = Purpose("statistics", "start", "version 0", based=False, makes_version=True, kept_by_openers=True)
 UPDATE = Purpose("update", "round", "candidate", trained=True, makes_version=True, voted=True)
-TALLIES = Purpose("tallies", "report", "model measured")
+TALLIES = Purpose("tallies", "report", "model measured", measures=True)
 Purposes = Mapping[str, Purpose]
 
 

@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 from .. import logs
 from ..configs.settings import Offer, parse
 from ..errors import Ended, MoonflowerError, Refused
-from ..protocol.purposes import FIRST, STATISTICS, TALLIES, Purpose, Purposes
+from ..protocol.purposes import FIRST, STATISTICS, Purpose, Purposes
 from .exchange import Exchange
 from .records import history
 from .records.history import Round
@@ -92,7 +92,7 @@ class Coordinator:
         self._seating.check_patience()
         self._start()
         for purpose in self._run.purposes.values():
-            if purpose.when == "start" and purpose != STATISTICS:
+            if purpose.when == "start" and not purpose.makes_version:
                 self._open(purpose, None)
         for planned in range(done + 1, self._run.offer.training.rounds + 1):
             self._mend()
@@ -234,7 +234,7 @@ class Coordinator:
             if code:
                 self._run.log(db, "warned", number=number, code=code, what="report")
                 return
-            if purpose != TALLIES:
+            if not purpose.measures:
                 self._run.log(db, "sum_opened", number=number, purpose=purpose.name, metrics=dict(metrics))
                 return
             self.state.models.report(db, self._run.id, model.sha256, metrics)
