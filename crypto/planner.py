@@ -22,6 +22,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import InputError
+from .primes import largest_prime
 
 MAX_LOG_Q = {1024: 26, 2048: 53, 4096: 106}
 MAX_MODULUS_BITS = 60  # SEAL holds a prime, and t, in 60 bits
@@ -146,7 +147,7 @@ def _try(degree: int, members: int, value_bits: int, lanes: int) -> Plan | None:
     bits = least.bit_length()
     if bits > min(MAX_MODULUS_BITS, MAX_LOG_Q[degree]):
         return None
-    modulus = _largest_prime(bits, degree)
+    modulus = largest_prime(bits, degree)
     if modulus <= least:
         return None
     return Plan("shared", degree, modulus, lanes, value_bits, lane_bits, most)
@@ -154,38 +155,3 @@ def _try(degree: int, members: int, value_bits: int, lanes: int) -> Plan | None:
 
 def _most(members: int) -> int:
     return max((bits for bits in range(1, 49) for degree in MAX_LOG_Q if _try(degree, members, bits, 1)), default=0)
-
-
-@lru_cache
-def _largest_prime(bits: int, degree: int) -> int:
-    """Return the largest prime of ``bits`` bits that is 1 mod 2N, or 0: the one SEAL takes for this size."""
-    step = 2 * degree
-    candidate = (1 << bits) - step + 1
-    while candidate.bit_length() == bits:
-        if _is_prime(candidate):
-            return candidate
-        candidate -= step
-    return 0
-
-
-def _is_prime(n: int) -> bool:
-    """Miller-Rabin with the bases that decide every n < 3.3e24 (Sorenson and Webster 2015)."""
-    if n < 2:
-        return False
-    bases = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
-    if n in bases or any(n % p == 0 for p in bases):
-        return n in bases
-    odd, twos = n - 1, 0
-    while odd % 2 == 0:
-        odd, twos = odd // 2, twos + 1
-    for base in bases:
-        x = pow(base, odd, n)
-        if x in (1, n - 1):
-            continue
-        for _ in range(twos - 1):
-            x = x * x % n
-            if x == n - 1:
-                break
-        else:
-            return False
-    return True

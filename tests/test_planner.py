@@ -8,7 +8,8 @@ import pytest
 import tenseal.sealapi as seal
 from hypothesis import given
 from hypothesis import strategies as st
-from moonflower.crypto.planner import FRESH_NOISE, MAX_LOG_Q, _is_prime, _largest_prime, plan
+from moonflower.crypto.planner import FRESH_NOISE, MAX_LOG_Q, plan
+from moonflower.crypto.primes import is_prime, largest_prime
 from moonflower.errors import InputError
 
 
@@ -34,7 +35,7 @@ def test_every_plan_holds_its_largest_sum(members: int, bits: int, values: int) 
     assert found.max_members >= members
     assert found.max_members * ((1 << bits) - 1) < 1 << found.lane_bits, "a lane reaches its neighbour"
     assert found.plain_modulus == 1 << (found.lanes * found.lane_bits) < 1 << 60, "SEAL holds t in 60 bits"
-    assert _is_prime(found.modulus)
+    assert is_prime(found.modulus)
     assert found.modulus % (2 * found.degree) == 1, "the ring does not split"
     assert found.modulus_bits <= min(60, MAX_LOG_Q[found.degree]), "more than eprint 2024/463 allows"
     assert (2 * FRESH_NOISE + 1) * found.max_members * found.plain_modulus < found.modulus, "a sum may decrypt wrongly"
@@ -65,8 +66,8 @@ def test_what_does_not_fit_is_refused_with_what_would() -> None:
 
 @given(st.integers(0, 20_000))
 def test_primality_agrees_with_trial_division(n: int) -> None:
-    assert _is_prime(n) == (n > 1 and all(n % p for p in range(2, math.isqrt(n) + 1)))
+    assert is_prime(n) == (n > 1 and all(n % p for p in range(2, math.isqrt(n) + 1)))
 
 
 def test_the_prime_of_the_default_set_is_the_known_one() -> None:
-    assert _largest_prime(53, 4096) == 0x1FFFFFFFFB4001
+    assert largest_prime(53, 4096) == 0x1FFFFFFFFB4001

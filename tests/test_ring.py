@@ -11,15 +11,16 @@ import pytest
 import tenseal.sealapi as seal
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moonflower.crypto.planner import FRESH_NOISE, _largest_prime
+from moonflower.crypto.planner import FRESH_NOISE
+from moonflower.crypto.primes import largest_prime
 from moonflower.crypto.ring import CBD_COINS, Prime, Ring, Stream, expand, prime, ring
 from moonflower.crypto.schemes.secret import _Seal
 from scipy import stats
 
 N = 8192
-WIRE = _largest_prime(43, N)
+WIRE = largest_prime(43, N)
 OTHERS = (140737488273409, 140737488125953)  # the two largest of 47 bits that are 1 mod 2N
-PRIMES = [_largest_prime(30, 16), _largest_prime(43, 16), _largest_prime(47, 16)]
+PRIMES = [largest_prime(30, 16), largest_prime(43, 16), largest_prime(47, 16)]
 
 
 def whole() -> Ring:
@@ -88,7 +89,7 @@ def test_entry_i_of_a_transform_is_the_value_at_the_documented_root() -> None:
     assert points == [pow(psi, 2 * int(f"{i:013b}"[::-1], 2) + 1, WIRE) for i in range(N)]
 
 
-@pytest.mark.parametrize("modulus", [12289, 2 * WIRE + 1, _largest_prime(48, 16)])
+@pytest.mark.parametrize("modulus", [12289, 2 * WIRE + 1, largest_prime(48, 16)])
 def test_a_modulus_that_would_overflow_or_not_split_is_refused(modulus: int) -> None:
     with pytest.raises(ValueError, match="no modulus"):
         Prime(modulus, 16 if modulus > 12289 else 8192)

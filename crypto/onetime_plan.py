@@ -1,0 +1,181 @@
+"""Parameters of a sum under one-time keys (protocol version 2, in work): ring, primes, lanes, and zeros.
+
+Member i seals c = A k + t e + m over R_q = Z_q[X]/(X^N + 1); keys and errors are centred binomial, at most 21. What
+must hold is computed here, and nowhere relied upon without:
+
+1. **exact**: over the integers t (E + 21 n) + M lies in [0, (42 n + 1) t), so every sum of n opens exactly iff
+   q >= (42 n + 1) t. A hard bound, no tails.
+2. **one opening**: with Z zero coefficients a total has at most one key that passes, but for 2^-192 a context tried, if
+   Z (log2 q - log2(84 n + 1)) >= N log2(84 n + 1) + 192, and Z <= N - N log2(42 n sqrt(N)) / log2 p for the smallest
+   prime p.
+3. **128 bits**: log2 q within :data:`MAX_LOG_Q`, on the widths that remain once the sums of keys and errors are known.
+
+q is one prime, or the product of two below 2^47 so that residues are worked on in 64-bit words. Coefficients hold L
+lanes of w = value_bits + ceil(log2 n) bits each; only those in use travel, and the zeros.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+from ..errors import InputError
+from .primes import largest_prime
+from .ring import MAX_PRIME_BITS
+
+MAX_LOG_Q = {1024: 26, 2048: 50, 4096: 100, 8192: 200}
+MAX_MEMBERS = 1024
+BOUND = 21  # of a key's and an error's coefficients
+MISS_BITS = 192  # a second opening exists with at most 2**-192, for each context tried
+
+
+@dataclass(frozen=True)
+class OneTimePlan:
+    """Parameters of the sums of one circle; all members and the coordinator derive the same.
+
+    Attributes:
+        degree: N.
+        primes: of q, the largest first.
+        lanes: values in a coefficient.
+        value_bits: of one value.
+        lane_bits: w.
+        members: n, exactly.
+    """
+
+    degree: int
+    primes: tuple[int, ...]
+    lanes: int
+    value_bits: int
+    lane_bits: int
+    members: int
+
+    @property
+    def modulus(self) -> int:
+        """q."""
+        return math.prod(self.primes)
+
+    @property
+    def plain_bits(self) -> int:
+        """log2 t."""
+        return self.lanes * self.lane_bits
+
+    @property
+    def limbs(self) -> int:
+        """Lanes that one counter below 2**48 takes."""
+        return -(-48 // self.value_bits)
+
+    @property
+    def offset(self) -> int:
+        """What is added to a signed value so that a lane holds it unsigned."""
+        return 1 << (self.value_bits - 1)
+
+    @property
+    def coefficient_bits(self) -> int:
+        """Bits of one coefficient on the wire."""
+        return sum(prime.bit_length() for prime in self.primes)
+
+    @property
+    def key_bits(self) -> int:
+        """w_k: a sum of n keys fits 2**w_k, signs included."""
+        return (2 * BOUND * self.members).bit_length()
+
+    @property
+    def zeros(self) -> int:
+        """Z, the fewest zero coefficients that make an opening unique."""
+        return zeros(self.degree, self.modulus, self.members)
+
+    def coefficients(self, lanes: int) -> int:
+        """Coefficients that hold this many lanes."""
+        return -(-lanes // self.lanes)
+
+    def chunks(self, lanes: int) -> int:
+        """Ring elements that hold this many lanes and the zeros."""
+        return -(-(self.coefficients(lanes) + self.zeros) // self.degree)
+
+    def travelling(self, lanes: int) -> int:
+        """Coefficients on the wire: those in use and the zeros, padded to a multiple of 8 by more zeros."""
+        return -(-(self.coefficients(lanes) + self.zeros) // 8) * 8
+
+    def body_bytes(self, lanes: int) -> int:
+        """Bytes of a sealed vector."""
+        return self.travelling(lanes) * self.coefficient_bits // 8
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON-able values, for digests and display."""
+        return {**asdict(self), "primes": list(self.primes)}
+
+
+def zeros(degree: int, modulus: int, members: int) -> int:
+    """Return Z of rule 2's first half, rounded up."""
+    spread = math.log2(4 * BOUND * members + 1)
+    return math.ceil((degree * spread + MISS_BITS) / (math.log2(modulus) - spread))
+
+
+def most_zeros(degree: int, smallest: int, members: int) -> int:
+    """Return the bound on Z of rule 2's second half, rounded down."""
+    spread = math.log2(2 * BOUND * members * math.sqrt(degree))
+    return math.floor(degree - degree * spread / math.log2(smallest))
+
+
+@lru_cache
+def plan(members: int, value_bits: int, lanes: int) -> OneTimePlan:
+    """Return the parameters that send least for vectors of so many lanes; among those within 1 %, the fastest.
+
+    Args:
+        members: n, 2 to 1024.
+        value_bits: bits of one value, 4 to 24.
+        lanes: of the vector, counters' limbs included.
+
+    Raises:
+        InputError: ``config.crypto``: nothing holds such a sum.
+    """
+    fitting = [
+        found
+        for degree in MAX_LOG_Q
+        for count in (1, 2)
+        for held in range(1, 24)
+        if (found := _try(degree, count, members, value_bits, held))
+    ]
+    if not fitting:
+        raise InputError(
+            "config.crypto",
+            f"crypto.value_bits = {value_bits} with {members} members: no parameter set holds such a sum exactly; "
+            f"expected 2 to {MAX_MEMBERS} members and at most 24 bits",
+        )
+    smallest = min(found.body_bytes(lanes) for found in fitting)
+    near = [found for found in fitting if found.body_bytes(lanes) <= smallest * 1.01]
+    return min(near, key=lambda found: (found.chunks(lanes) * found.degree * len(found.primes), found.degree))
+
+
+def _try(degree: int, count: int, members: int, value_bits: int, lanes: int) -> OneTimePlan | None:
+    """Return the plan with these, if all three rules hold for it."""
+    if not 2 <= members <= MAX_MEMBERS or not 4 <= value_bits <= 24:
+        return None
+    lane_bits = value_bits + (members - 1).bit_length()
+    least = (2 * BOUND * members + 1) << (lanes * lane_bits)
+    for bits in (least.bit_length(), least.bit_length() + 1):
+        primes = _primes(degree, count, bits)
+        if bits > MAX_LOG_Q[degree] or not primes or math.prod(primes) < least:
+            continue
+        found = OneTimePlan(degree, primes, lanes, value_bits, lane_bits, members)
+        if 0 < found.zeros <= min(degree, most_zeros(degree, min(primes), members)):
+            return found
+    return None
+
+
+@lru_cache
+def _primes(degree: int, count: int, bits: int) -> tuple[int, ...]:
+    """Return ``count`` different primes of ``bits`` bits together, or none."""
+    if -(-bits // count) > MAX_PRIME_BITS:
+        return ()
+    found: list[int] = []
+    for at in range(count):
+        size = (bits + at) // count if count == 2 else bits
+        below = found[-1] if found and found[-1].bit_length() == size else 0
+        one = largest_prime(size, degree, below)
+        if not one:
+            return ()
+        found.append(one)
+    return tuple(sorted(found, reverse=True))

@@ -1,0 +1,109 @@
+"""Pairwise masks over one-time keys: only all answers together say anything (protocol version 2, in work).
+
+    a_i = k_i + sum over j of +- PRG(DH(own mask key, j's public one); list, total, both names)   mod 2**w
+
+Of each pair the lower name (bytes of its NFC UTF-8) adds what the other subtracts, so that the masks cancel in the sum
+of **all** answers, which is K; any fewer are noise to whoever lacks the private mask keys. A mask is bound to the list
+of headers and to the total: an answer fits no other. Both names are in it, or a copied public key would cancel itself.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CTR
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from numpy.typing import NDArray
+
+from ..canonical import canonical
+from ..errors import Refused
+from .onetime_plan import OneTimePlan
+from .ring import Ints
+
+Words16 = NDArray[np.uint16]
+PUBLIC_BYTES = 32
+_KIND = "moonflower.v2.pair"
+
+
+def public_mask(private: bytes) -> bytes:
+    """Return the public half of a mask key, 32 bytes, for the envelope's header."""
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
+def check_public(public: bytes) -> None:
+    """Check that a public mask key gives secrets at all (RFC 7748, section 6.1).
+
+    Raises:
+        Refused: ``envelope.malformed``: it is no key, or one of low order: everybody would know its masks.
+    """
+    try:
+        X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError:
+        raise Refused("envelope.malformed", "the public mask key is not a key, or is of low order") from None
+
+
+def order(name: str) -> bytes:
+    """Return what names are compared by.
+
+    >>> sorted(["Zürich", "Köln", "Győr"], key=order)
+    ['Győr', 'Köln', 'Zürich']
+    """
+    return unicodedata.normalize("NFC", name).encode()
+
+
+def mask(plan: OneTimePlan, private: bytes, own: str, others: Mapping[str, bytes], headers: str, total: str) -> Words16:
+    """Return the sum of a member's masks, ``uint16[N]`` modulo 2**w.
+
+    Args:
+        plan: of the sum.
+        private: the member's mask key.
+        own: its name.
+        others: name → public mask key, of every other member of the sum.
+        headers: digest of the list of headers.
+        total: digest of the total.
+
+    Raises:
+        Refused: ``envelope.malformed``: a public key of low order.
+        ValueError: two names are one, or there is no other member.
+    """
+    places = {order(name) for name in (own, *others)}
+    if len(places) != len(others) + 1 or not others:
+        raise ValueError("two members of a sum share a name, or there is one alone")
+    key = X25519PrivateKey.from_private_bytes(private)
+    found = np.zeros(plan.degree, dtype=np.uint16)
+    for name, public in others.items():
+        try:
+            shared = key.exchange(X25519PublicKey.from_public_bytes(public))
+        except ValueError:
+            raise Refused("envelope.malformed", f"the public mask key of {name!r} is of low order") from None
+        words = _words(plan.degree, shared, own, name, headers, total)
+        found = found + words if order(own) < order(name) else found - words
+    return found & np.uint16((1 << plan.key_bits) - 1)
+
+
+def answer(plan: OneTimePlan, key: Ints, masked: Words16) -> Words16:
+    """Return a one-time key under its masks, ``uint16[N]`` modulo 2**w."""
+    return (key.astype(np.uint16) + masked) & np.uint16((1 << plan.key_bits) - 1)
+
+
+def key_sum(plan: OneTimePlan, answers: NDArray[np.int64]) -> Ints:
+    """Return K from the sum of all answers, ``int64[N]``: the residue modulo 2**w that is nearest to 0."""
+    size = 1 << plan.key_bits
+    found: Ints = (answers.astype(np.int64) + size // 2) % size - size // 2
+    return found
+
+
+def _words(count: int, shared: bytes, own: str, other: str, headers: str, total: str) -> Words16:
+    """Return a pair's pseudorandom words: AES-256-CTR under HKDF of the agreed secret."""
+    lower, higher = sorted((own, other), key=order)
+    info = canonical({"kind": _KIND, "list": headers, "total": total, "lower": lower, "higher": higher})
+    key = HKDF(SHA256(), 32, None, info).derive(shared)
+    stream = Cipher(AES(key), CTR(bytes(16))).encryptor().update(bytes(2 * count))
+    return np.frombuffer(stream, dtype="<u2")
