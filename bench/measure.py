@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .keysum import keysum
 from .others import NVFLARE, ckks, phe, plain, secagg
 from .ours import addition, bare_addition, ours
 from .row import Row
@@ -28,6 +29,9 @@ SCHEMES: dict[str, Callable[[int, int], Row]] = {
     "plain float32": plain,
     "moonflower shared, 16 bits": ours,
     "moonflower shared, 9 bits": lambda params, tensors: ours(params, tensors, 9),
+    "one-time keys, in work, 16 bits": keysum,
+    "one-time keys, in work, 4 members": lambda params, tensors: keysum(params, tensors, 4),
+    "one-time keys, in work: an answer": lambda params, tensors: keysum(params, tensors, part="answer"),
     "TenSEAL CKKS, public key": lambda params, tensors: ckks(params, tensors, symmetric=False),
     "TenSEAL CKKS, symmetric": lambda params, tensors: ckks(params, tensors, symmetric=True),
     "Flower SecAgg+ quantise + mask": secagg,
