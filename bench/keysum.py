@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import resource
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,37 +39,34 @@ def keysum(params: int, tensors: int, members: int = MEMBERS, *, part: str = "")
     lanes = params + used.limbs
     names = [f"member-{member:04}" for member in range(members)]
     running, expected = Sum(used, lanes), np.zeros(lanes, dtype=np.int64)
-    secrets, bodies, seal_s, add_s = {}, {}, float("inf"), float("inf")
+    secrets: dict[str, Secrets] = {}
+    body, seal_s, add_s = b"", float("inf"), float("inf")
     for number, name in enumerate(names):
         contents = _contents(used, params, number, members)
         expected += contents
         secrets[name] = Secrets.fresh(os.urandom(32), bytes(32), CONTEXT, onetime.digest_of(contents))
-
-        def seal(number: int = number, name: str = name) -> bytes:
-            return onetime.seal(used, CONTEXT, secrets[name], _contents(used, params, number, members))
-
-        seconds, bodies[name] = timed(seal, 1)
+        del contents
+        seconds, sealed = timed(partial(_seal, used, params, number, members, secrets[name]), 1)
         seal_s = min(seal_s, seconds)
-        add_s = min(add_s, timed(lambda name=name: running.add(bodies[name]), 1)[0])
-        if number:
-            bodies[name] = bodies[name] if number < 2 else b""  # a bench need not hold 256 of them
+        add_s = min(add_s, timed(partial(running.add, sealed), 1)[0])
+        body = body or sealed
     total = running.dump()
     about = ("list", hashlib.sha256(total).hexdigest())
     key = AnswerKey(used, generate(plan_of(used)))
     public = {name: pairs.public_mask(one.mask_key) for name, one in secrets.items()}
-    added, seeds, answer_s, answer_bytes = RunningSum(plan_of(used), used.degree), [], float("inf"), 0
+    added, seeds = RunningSum(plan_of(used), used.degree), []
     for name, one in secrets.items():
+        others = {other: theirs for other, theirs in public.items() if other != name}
+        masked = pairs.answer(used, one.key(used), pairs.mask(used, one.mask_key, name, others, *about))
+        answer = key.seal(masked)
+        seeds.append(added.add(answer))
 
-        def answer(name: str = name, one: Secrets = one) -> bytes:
-            others = {other: theirs for other, theirs in public.items() if other != name}
-            masked = pairs.mask(used, one.mask_key, name, others, *about)
-            if bodies[name]:
-                tau.functionals(used, *about, onetime.residues_of(used, bodies[name], lanes))
-            return key.seal(pairs.answer(used, one.key(used), masked))
+    def answering() -> bytes:
+        """As the last member, but for whose body it is: they are of one length."""
+        tau.functionals(used, *about, onetime.residues_of(used, body, lanes))
+        return key.seal(pairs.answer(used, one.key(used), pairs.mask(used, one.mask_key, name, others, *about)))
 
-        seconds, sealed = timed(answer, 3 if bodies[name] else 1)
-        answer_s, answer_bytes = min(answer_s, seconds) if bodies[name] else answer_s, len(sealed)
-        seeds.append(added.add(sealed))
+    answer_s, _ = timed(answering)
     sums = added.dump()
 
     def opening() -> Ints:
@@ -78,12 +76,16 @@ def keysum(params: int, tensors: int, members: int = MEMBERS, *, part: str = "")
     open_s, found = timed(opening)
     peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     down = (len(total) + len(sums) + sum(map(len, seeds))) / params
-    up = (used.body_bytes(lanes) + answer_bytes) / params
+    up = (used.body_bytes(lanes) + len(answer)) / params
     rows: dict[str, Any] = {
         "": row(seal_s, add_s, open_s, up, down, bool((found == expected).all()), None),
-        "answer": row(answer_s, None, None, answer_bytes / params, None, None, None),
+        "answer": row(answer_s, None, None, len(answer) / params, None, None, None),
     }
     return {**rows[part], "peak_kib": peak_kib}
+
+
+def _seal(used: OneTimePlan, params: int, number: int, members: int, secrets: Secrets) -> bytes:
+    return onetime.seal(used, CONTEXT, secrets, _contents(used, params, number, members))
 
 
 def _contents(used: OneTimePlan, params: int, number: int, members: int) -> Ints:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -162,9 +163,7 @@ class Sum:
 
 
 def open_total(plan: OneTimePlan, context: str, key_sum: Ints, total: bytes, lanes: int) -> Iterator[Ints]:
-    """Yield the sums of lanes, ``int64``, in order, as they are opened; nothing of a block that breaks a bound.
-
-    The caller lets go of what came before if this refuses later: a total has at most one key that passes all checks.
+    """Return the sums of lanes, ``int64`` blocks in order, once every coefficient of the total has passed its checks.
 
     Args:
         plan: of the sum.
@@ -182,6 +181,7 @@ def open_total(plan: OneTimePlan, context: str, key_sum: Ints, total: bytes, lan
     work = _Work(plan, context, lanes)
     keys = [p.ntt(p.reduce(key_sum)[:, None])[:, 0] for p in work.rings]
     shift = BOUND * plan.members << plan.plain_bits
+    opened: list[Words | NDArray[np.uint32]] = []
     for chunks in work.blocks():
         parts = []
         for p, key_hat, rows in zip(work.rings, keys, residues, strict=True):
@@ -194,7 +194,9 @@ def open_total(plan: OneTimePlan, context: str, key_sum: Ints, total: bytes, lan
         data = work.data(chunks)
         if found[data:].any():
             raise Refused("open.key", "a coefficient that must be zero is not")
-        yield from _lanes(found[:data], min(lanes - chunks.start * plan.degree * plan.lanes, data * plan.lanes))
+        count = min(lanes - chunks.start * plan.degree * plan.lanes, data * plan.lanes)
+        opened += _lanes(found[:data], count, np.uint32 if plan.lane_bits <= 32 else np.uint64)
+    return (block.astype(np.int64) for block in opened)
 
 
 class _Work:
@@ -306,8 +308,8 @@ def _shifted(high: Words, low: Words, by: int) -> Words:
     return out
 
 
-def _lanes(found: Words, count: int) -> Iterable[Ints]:
-    """Yield one block of lanes, without the last coefficient's padding.
+def _lanes(found: Words, count: int, kind: type[np.uint32 | np.uint64]) -> list[Any]:
+    """Return the lanes of a block, of a kind that holds them, without the last coefficient's padding.
 
     Raises:
         Refused: ``open.key``: the padding holds something.
@@ -315,8 +317,7 @@ def _lanes(found: Words, count: int) -> Iterable[Ints]:
     flat = found.reshape(-1)
     if flat[max(count, 0) :].any():
         raise Refused("open.key", "a lane that must be empty is not")
-    if count > 0:
-        yield flat[:count].astype(np.int64)
+    return [flat[:count].astype(kind)] if count > 0 else []
 
 
 def digest_of(lanes: Ints) -> bytes:
