@@ -26,8 +26,9 @@ from .onetime_plan import OneTimePlan
 Words = NDArray[np.uint64]
 Floats = NDArray[np.float64]
 FUNCTIONALS = 3
-BLOCK = 1 << 13  # products of two pieces of 16 bits add up to less than 2**45: exact in float64
-PIECE_BITS, PIECES = 16, 3  # so a residue has at most 48 bits
+DRAWN_BITS, DRAWN = 16, 3  # pieces of a number of H, 48 bits together
+CUT_BITS, CUTS = 24, 2  # of a residue, which is below 2**47
+BLOCK = 1 << 13  # so inner products of pieces stay below 2**53, which a float64 holds exactly
 
 
 def functionals(plan: OneTimePlan, headers: str, total: str, residues: Sequence[Words]) -> tuple[int, ...]:
@@ -45,9 +46,13 @@ def functionals(plan: OneTimePlan, headers: str, total: str, residues: Sequence[
         sums = [0] * FUNCTIONALS
         drawn = _draws(hashlib.sha256(label).digest(), len(values))
         for start, factors in zip(range(0, len(values), BLOCK), drawn, strict=True):
-            pieces = _pieces(values[start : start + BLOCK])
+            products = [factors @ piece for piece in _cut(values[start : start + BLOCK])]
             for number in range(FUNCTIONALS):
-                sums[number] += _dot(factors[number], pieces)
+                sums[number] += sum(
+                    int(products[cut][number * DRAWN + at]) << (DRAWN_BITS * at + CUT_BITS * cut)
+                    for cut in range(CUTS)
+                    for at in range(DRAWN)
+                )
         found += [one % modulus for one in sums]
     return tuple(found)
 
@@ -59,22 +64,15 @@ def added(plan: OneTimePlan, taus: Sequence[Sequence[int]]) -> tuple[int, ...]:
 
 
 def _draws(key: bytes, count: int) -> Iterator[Floats]:
-    """Yield H block by block, ``float64[functionals, pieces, k]``: AES-256-CTR under ``key``."""
+    """Yield H block by block, ``float64[functionals * pieces, k]``, lowest piece first: AES-256-CTR under ``key``."""
     stream = Cipher(AES(key), CTR(bytes(16))).encryptor()
     for start in range(0, count, BLOCK):
         size = min(BLOCK, count - start)
-        words = np.frombuffer(stream.update(bytes(2 * FUNCTIONALS * PIECES * size)), dtype="<u2")
-        yield words.reshape(FUNCTIONALS, PIECES, size).astype(np.float64)
+        words = np.frombuffer(stream.update(bytes(2 * FUNCTIONALS * DRAWN * size)), dtype="<u2")
+        yield words.reshape(FUNCTIONALS * DRAWN, size).astype(np.float64)
 
 
-def _pieces(values: Words) -> Floats:
-    """Return integers below 2**48 in pieces of 16 bits, ``float64[pieces, k]``, the lowest first."""
-    halves = np.ascontiguousarray(values, dtype="<u8").view("<u2").reshape(-1, 4)
-    return np.stack([halves[:, at].astype(np.float64) for at in range(PIECES)])
-
-
-def _dot(left: Floats, right: Floats) -> int:
-    """Return the exact inner product of two vectors in pieces."""
-    return sum(
-        int(one @ other) << (PIECE_BITS * (i + j)) for i, one in enumerate(left) for j, other in enumerate(right)
-    )
+def _cut(values: Words) -> tuple[Floats, Floats]:
+    """Return residues in pieces, ``float64[k]`` each, the lowest first."""
+    low = values & np.uint64((1 << CUT_BITS) - 1)
+    return low.astype(np.float64), (values >> np.uint64(CUT_BITS)).astype(np.float64)

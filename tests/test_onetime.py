@@ -386,7 +386,7 @@ def test_a_functional_is_the_inner_product_that_it_claims_to_be() -> None:
     sums = [0, 0, 0]
     start = 0
     for block in tau._draws(hashlib.sha256(label).digest(), len(residues[0])):
-        whole = sum(block[:, piece].astype(np.int64) << (16 * piece) for piece in range(3))
+        whole = sum(block.reshape(3, 3, -1)[:, piece].astype(np.int64) << (16 * piece) for piece in range(3))
         part = residues[0][start : start + whole.shape[1]].tolist()
         for at, row in enumerate(whole.tolist()):
             sums[at] += sum(factor * value for factor, value in zip(row, part, strict=True))

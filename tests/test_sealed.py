@@ -420,7 +420,7 @@ def test_the_running_sum_takes_the_same_memory_for_4_16_and_64_members() -> None
 MEMBER_MEMORY = """
 import resource, sys
 import numpy as np
-from moonflower.crypto import bits, envelope, sealed
+from moonflower.crypto import bits, sealed
 from moonflower.crypto.mac import Mac
 from moonflower.crypto.planner import plan
 from moonflower.crypto.quantise import ONE, Contribution, OpenedSum, apply_mean, mean, slot_blocks
