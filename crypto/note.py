@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import ClassVar, Self
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -40,32 +41,39 @@ _NOT_PLAIN = re.compile(r"[\x00-\x09\x0b-\x1f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
-class Verifier:
-    """The public half of a log key: a name and 32 bytes of Ed25519 (RFC 8032)."""
+class _PublicKey:
+    """A name and 32 bytes of Ed25519 (RFC 8032); the kind of what it signs, one byte, is in its hash and text."""
 
     name: str
     key: bytes
+    kind: ClassVar[bytes]
 
     @classmethod
-    def parse(cls, text: str) -> Verifier:
-        """Return the key whose text is ``name+hhhhhhhh+base64(0x01 || key)``.
+    def parse(cls, text: str) -> Self:
+        """Return the key whose text is ``name+hhhhhhhh+base64(kind || key)``.
 
         Raises:
             InputError: not such a text, or its hash is not that of the key (config.key).
         """
-        verifier = cls(*_parse_key(text, _ED25519))
-        if verifier.text() != text:
-            raise _bad_key("its name, hash and key do not belong together")
-        return verifier
+        public = cls(*_parse_key(text, cls.kind))
+        if public.text() != text:
+            raise _bad_key("its name, hash and key do not belong together", cls.kind)
+        return public
 
     @cached_property
     def key_id(self) -> bytes:
-        """The first 4 bytes of SHA-256(name, newline, type, key): an identifier, not a proof."""
-        return _key_id(self.name, _ED25519 + self.key)
+        """The first 4 bytes of SHA-256(name, newline, kind, key): an identifier, not a proof."""
+        return _key_id(self.name, self.kind + self.key)
 
     def text(self) -> str:
-        """Return the public key as text (``log.pub``)."""
-        return f"{self.name}+{self.key_id.hex()}+{_base64(_ED25519 + self.key)}"
+        """Return the public key as text, as other tools of transparency logs read it."""
+        return f"{self.name}+{self.key_id.hex()}+{_base64(self.kind + self.key)}"
+
+
+class Verifier(_PublicKey):
+    """The public half of a log key (``log.pub``)."""
+
+    kind = _ED25519
 
 
 @dataclass(frozen=True)
@@ -147,33 +155,10 @@ class Checkpoint:
         return _text(self.origin, self.size, self.root)
 
 
-@dataclass(frozen=True)
-class Witness:
-    """The public half of a witness's key: a name and 32 bytes of Ed25519 (RFC 8032)."""
+class Witness(_PublicKey):
+    """The public half of a witness's key."""
 
-    name: str
-    key: bytes
-
-    @classmethod
-    def parse(cls, text: str) -> Witness:
-        """Return the key whose text is ``name+hhhhhhhh+base64(0x04 || key)``.
-
-        Raises:
-            InputError: not such a text, or its hash is not that of the key (config.key).
-        """
-        witness = cls(*_parse_key(text, _COSIGNATURE))
-        if witness.text() != text:
-            raise _bad_key("its name, hash and key do not belong together", _COSIGNATURE)
-        return witness
-
-    @cached_property
-    def key_id(self) -> bytes:
-        """The first 4 bytes of SHA-256(name, newline, type, key): an identifier, not a proof."""
-        return _key_id(self.name, _COSIGNATURE + self.key)
-
-    def text(self) -> str:
-        """Return the public key as text, as other tools of transparency logs read it."""
-        return f"{self.name}+{self.key_id.hex()}+{_base64(_COSIGNATURE + self.key)}"
+    kind = _COSIGNATURE
 
 
 @dataclass(frozen=True)

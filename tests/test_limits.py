@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
@@ -11,33 +10,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager, suppress
+from typing import Any
 
 import httpx
 import pytest
 import uvicorn
+from listening import listening
 from moonflower.errors import TooMuch
 from moonflower.oauth.allowance import MAX_ADDRESSES, Allowance
 from moonflower.server.door import peers
 from moonflower.server.door.limits import MAX_HEAD_BYTES, bounded, protocol
 
 
-@contextlib.contextmanager
-def served(app: object, http: type) -> Iterator[int]:
-    """Serve an ASGI app on loopback in a thread; gives the port."""
-    bound = socket.socket()
-    bound.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, http=http, ws="none", lifespan="off", log_level="error"))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve([bound])), daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield bound.getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join()
-        bound.close()
+def served(app: Any, http: type) -> AbstractContextManager[int]:
+    """Serve an ASGI app with that protocol; gives the port."""
+    return listening(uvicorn.Config(app, http=http, ws="none", lifespan="off", log_level="error"))
 
 
 async def hello(scope: object, receive: object, send: object) -> None:
@@ -90,7 +78,7 @@ def test_an_endless_head_is_cut_off() -> None:
     http = protocol(5.0, 200, cut=lambda code, _: cut.append(code))
     with served(hello, http) as port, socket.create_connection(("127.0.0.1", port)) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             for _ in range(MAX_HEAD_BYTES // 1000 + 5):
                 sock.sendall(b"x-filler: " + b"a" * 990 + b"\r\n")
         assert closed_after(sock, 2.0)
@@ -108,7 +96,7 @@ def test_an_endless_head_is_cut_off_while_the_request_before_it_is_answered() ->
         sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert asked.wait(2.0)
         sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             for _ in range(MAX_HEAD_BYTES // 1000 + 5):
                 sock.sendall(b"x-filler: " + b"a" * 990 + b"\r\n")
         assert closed_after(sock, 0.5)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
 import ssl
 import subprocess
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
+from listening import listening
 from moonflower.configs.roles import ServerConfig, ServerSettings, load_config
 from moonflower.configs.settings import parse
 from moonflower.errors import InputError
@@ -98,24 +93,14 @@ def test_a_token_file_that_will_do(tmp_path: Path) -> None:
     assert scrape.read_token(tmp_path / "token") == TOKEN.encode()
 
 
-@contextmanager
-def listening(config: ServerSettings, tls: Any = None, registered: CollectorRegistry | None = None) -> Iterator[int]:
+def scraped(
+    config: ServerSettings, tls: Any = None, registered: CollectorRegistry | None = None
+) -> AbstractContextManager[int]:
     """Serve metrics as the server does; gives the port."""
     assert config.metrics is not None
     token = None if config.metrics_token_file is None else TOKEN.encode()
     app = scrape.Scrape(registered or CollectorRegistry(), token)
-    with socket.socket() as bound:
-        bound.bind((config.metrics.rpartition(":")[0], 0))
-        server = uvicorn.Server(scrape.served(app, config, tls))
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve([bound])), daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        try:
-            yield bound.getsockname()[1]
-        finally:
-            server.should_exit = True
-            thread.join()
+    return listening(scrape.served(app, config, tls), config.metrics.rpartition(":")[0])
 
 
 LOOPBACK = {"metrics": "127.0.0.1:0"}
@@ -123,7 +108,7 @@ LOOPBACK = {"metrics": "127.0.0.1:0"}
 
 def test_nothing_but_get_metrics_is_there(tmp_path: Path) -> None:
     state = State(tmp_path, "heart")
-    with listening(configured(**LOOPBACK), registered=registry(Metrics(state))) as port:
+    with scraped(configured(**LOOPBACK), registered=registry(Metrics(state))) as port:
         url = f"http://127.0.0.1:{port}"
         answer = httpx.get(f"{url}/metrics?name[]=x")
         assert answer.status_code == 200
@@ -160,7 +145,7 @@ def test_nothing_but_get_metrics_is_there(tmp_path: Path) -> None:
     ids=range(8),
 )
 def test_without_the_token_there_is_nothing(given: list[bytes], caplog: pytest.LogCaptureFixture) -> None:
-    with listening(configured(**LOOPBACK, metrics_token_file="t")) as port:
+    with scraped(configured(**LOOPBACK, metrics_token_file="t")) as port:
         answer = httpx.get(f"http://127.0.0.1:{port}/metrics", headers=[(b"authorization", one) for one in given])
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == 'Bearer realm="metrics"'
@@ -169,7 +154,7 @@ def test_without_the_token_there_is_nothing(given: list[bytes], caplog: pytest.L
 
 
 def test_with_the_token_there_is(caplog: pytest.LogCaptureFixture) -> None:
-    with listening(configured(**LOOPBACK, metrics_token_file="t")) as port:
+    with scraped(configured(**LOOPBACK, metrics_token_file="t")) as port:
         for scheme in ("Bearer", "bearer"):
             answer = httpx.get(f"http://127.0.0.1:{port}/metrics", headers={"authorization": f"{scheme} {TOKEN}"})
             assert answer.status_code == 200
@@ -183,7 +168,7 @@ def test_where_others_can_reach_it_it_speaks_tls(tmp_path: Path) -> None:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
     trusted = ssl.create_default_context(cafile=tmp_path / "ca.pem")
-    with listening(configured(metrics="0.0.0.0:0", metrics_token_file="t"), tls) as port:
+    with scraped(configured(metrics="0.0.0.0:0", metrics_token_file="t"), tls) as port:
         asked = {"authorization": f"Bearer {TOKEN}"}
         assert httpx.get(f"https://127.0.0.1:{port}/metrics", headers=asked, verify=trusted).status_code == 200
         assert httpx.get(f"https://127.0.0.1:{port}/metrics", verify=trusted).status_code == 401
@@ -198,7 +183,7 @@ def test_what_breaks_is_503_and_said_once(caplog: pytest.LogCaptureFixture) -> N
 
     broken = CollectorRegistry()
     broken.register(Broken())  # type: ignore[arg-type]
-    with listening(configured(**LOOPBACK), registered=broken) as port:
+    with scraped(configured(**LOOPBACK), registered=broken) as port:
         for _ in range(3):
             assert httpx.get(f"http://127.0.0.1:{port}/metrics").status_code == 503
     assert caplog.text.count("the metrics cannot be had") == 1
