@@ -15,7 +15,12 @@ from ..errors import InputError
 crypto = typer.Typer(no_args_is_help=True, help="Crypto parameters: what a federation gets, and what they cost.")
 
 PROTECTS = (
-    ("the coordinator alone", "reads no update and no row count; any sum but the exact one is refused (2^-96)"),
+    ("a coordinator that follows the protocol", "reads no update and no row count"),
+    (
+        "a coordinator that does not",
+        "any sum but the exact one is refused (2^-96); but two sums over different sets of a round, opened by "
+        "different members, give it one update",
+    ),
     ("any one member with the coordinator", "nothing: every member holds the epoch's key"),
     ("a member alone", "sees opened sums only, as long as the coordinator does not hand it envelopes"),
     ("an outsider", "sees RLWE ciphertexts of 128-bit classical security (IACR eprint 2024/463)"),

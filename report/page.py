@@ -35,11 +35,12 @@ from .findings import (
 _TITLES = {"loss": "Loss", "accuracy": "Accuracy", "auc": "AUC"}
 _SMALL_MODEL = 4096  # parameters; below it the sealed update is mostly one ciphertext of fixed size
 _LIMITS = (
-    "<b>Curious coordinator.</b> It sees sealed updates and only their opened mean, never one member's update.",
+    "<b>Curious coordinator</b>, which follows the protocol. It sees sealed updates and only their opened mean.",
     "<b>Curious member.</b> Every member holds the key: any one of them together with the coordinator can read the"
     " updates of the others.",
-    "<b>Dishonest coordinator.</b> Members open nothing but the exact sum of the envelopes that it lists, once each;"
-    " it can still stop the run, or leave members out of a round.",
+    "<b>Dishonest coordinator.</b> Alone it can read a single update: different members open sums over different sets"
+    " of one round for it, and two such sums differ by one member's update. Each is the exact sum of the envelopes that"
+    " it lists. It can also stop the run, or leave members out of a round.",
     "<b>Whoever gets the model.</b> There is no differential privacy: the final model can leak whether a"
     " record was among the training rows.",
     "<b>Dishonest member.</b> The gate bounds the damage that a bad update can do; it does not prove that"

@@ -26,7 +26,9 @@ def test_the_plan_is_the_planners() -> None:
 def test_the_table_says_against_whom() -> None:
     done = CliRunner().invoke(crypto, ["plan", "--members", "5"], env={"COLUMNS": "120"})
     assert done.exit_code == 0
-    assert "any one member with the coordinator: nothing" in " ".join(done.stdout.split())
+    said = " ".join(done.stdout.split())
+    assert "any one member with the coordinator: nothing" in said
+    assert "a coordinator that does not: any sum but the exact one is refused (2^-96); but two sums" in said
     assert " 5 " in done.stdout
 
 

@@ -445,7 +445,7 @@ def test_charts_of_odd_numbers(values: list[float]) -> None:
 def test_the_limits_are_said() -> None:
     said = words(heart())
     assert "any one of them together with the coordinator can read" in said
-    assert "open nothing but the exact sum" in said
+    assert "Alone it can read a single update" in said
     assert "no differential privacy" in said
     assert "does not prove that anybody was honest" in said
     assert "comes from a simulation" in said
