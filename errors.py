@@ -65,12 +65,12 @@ class TooFew(Refused):
     """A set could not be closed.
 
     Attributes:
-        excluded: member → code, of those that were left out.
+        named: member → code, of those that were left out.
     """
 
-    def __init__(self, code: str, message: str, excluded: dict[str, str]) -> None:
+    def __init__(self, code: str, message: str, named: dict[str, str]) -> None:
         super().__init__(code, message)
-        self.excluded = excluded
+        self.named = named
 
 
 class OtherHistory(Refused):

@@ -63,6 +63,19 @@ def create_all(contents: Mapping[Path, bytes]) -> None:
         _sync(folder)
 
 
+def remove(place: Path) -> None:
+    """Delete a file for good; nothing happens where there is none.
+
+    Raises:
+        OSError: it cannot be deleted.
+    """
+    try:
+        place.unlink()
+    except FileNotFoundError:
+        return
+    _sync(place.parent)
+
+
 @contextmanager
 def writing(place: Path) -> Iterator[IO[bytes]]:
     """Give a new file, to be written in pieces; it is in its place at the end of the block, or not at all.

@@ -17,7 +17,6 @@ from ..crypto import merkle
 from ..crypto.note import Verifier, open_checkpoint
 from ..errors import AuditError, InputError, Refused, nearest
 from ..protocol.purposes import FIRST, STATISTICS, UPDATE
-from ..protocol.statement import quorum
 from ..server.evidence.certificate import Certified, build_certificate, proved_set, verify_certificate
 from ..server.evidence.gather import gather
 from ..server.evidence.recompute import recompute as add_up
@@ -240,16 +239,14 @@ def _print_page(certified: Certified) -> None:
     """Print what a certificate proves, in a few lines."""
     closed, said, proof, verdict = certified.closed, certified.statement, certified.proof, certified.verdict
     context, checkpoint = closed.context, certified.checkpoint
-    needed = quorum(said.members, closed.offer.crypto.open_quorum)
     purpose = FIRST.get(said.purpose)
     lines = {
-        "about": f"{said.purpose} {said.number} of run {said.run}, {said.federation}, epoch {context['epoch']}",
-        "set A": f"{', '.join(said.members)} ({len(said.members)} of {len(closed.roster.cards)} on the roster)",
+        "about": f"{said.purpose} {said.number} of run {said.run}, {said.federation}",
+        "members": f"{', '.join(said.members)} ({len(said.members)}, everybody in circle {context['circle'][:12]})",
         "base": said.base,
         "sealed sum": f"{closed.sum} (the coordinator's word: see recompute)",
         (purpose.result if purpose else said.purpose): said.sha256,
-        "signed by": f"{', '.join(sorted(proof.signatures))} ({len(proof.signatures)}, {needed} needed)",
-        "disagreed": ", ".join(certified.disagreeing),
+        "signed by": f"{', '.join(sorted(proof.words))} ({len(proof.words)}, everybody)",
         "in range": "yes" if said.in_range else "no: honest members cannot add up to this",
         "metrics": ", ".join(f"{name} {value}" for name, value in sorted(said.metrics.items())),
     }
@@ -261,7 +258,7 @@ def _print_page(certified: Certified) -> None:
     elif purpose and purpose.voted:
         lines["verdict"] = "none in the log yet"
     lines["log"] = f"{checkpoint.origin}, {checkpoint.size} entries, root {checkpoint.root.hex()}"
-    lines["witnessed"] = f"set A sealed after it had seen the first {certified.witnessed} of them"
+    lines["witnessed"] = f"its members sealed after they had seen the first {certified.witnessed} of them"
     for name, value in lines.items():
         if value:
             typer.echo(f"{name:<15} {_cell(value).plain}")

@@ -174,38 +174,6 @@ def log(
         raise typer.Exit(1)
 
 
-@member.command("statistics")
-def statistics(
-    config: ClientFile,
-    forget: Annotated[
-        bool, typer.Option("--forget", help="Let go of it: these rows' statistics may be opened for one set more.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")] = False,
-) -> None:
-    """Print for which set of members this node's statistics were opened; it refuses any other (open.overlap).
-
-    So a member that joined later, or has a new name, cannot take part while these rows stay as they are, unless the
-    operator of every other node lets go. All members can then subtract the two sums: docs/running.md says what they
-    learn. It works beside a client that runs, and stands in the journal.
-    """
-    settings = load_config(ClientConfig, config)
-    with _ledger(settings) as ledger:
-        sets = ledger.opened_statistics()
-        if forget and sets:
-            ledger.forget_statistics()
-    if as_json:
-        typer.echo(
-            json.dumps({"member": settings.client.member, "opened_for": sets, "forgotten": bool(forget and sets)})
-        )
-        return
-    for members in sets:
-        typer.echo(", ".join(members))
-    if not sets:
-        typer.echo("no statistics of this node were opened yet", err=True)
-    elif forget:
-        typer.echo("forgotten: the next statistics are opened for whoever takes part in them", err=True)
-
-
 @member.command("journal")
 def journal(
     config: ClientFile,
@@ -221,15 +189,15 @@ def journal(
     if as_json:
         typer.echo(json.dumps({"member": settings.client.member, "journal": entries}))
         return
-    table = Table("time", "did", "run", "epoch", "round", "purpose", "what", box=None, padding=(0, 2, 0, 0))
+    table = Table("time", "did", "run", "round", "purpose", "what", box=None, padding=(0, 2, 0, 0))
     for entry in entries:
-        numbers = ("" if entry[name] is None else str(entry[name]) for name in ("epoch", "number"))
+        number = "" if entry["number"] is None else str(entry["number"])
         what = ", ".join(f"{name} {_short(value)}" for name, value in entry["what"].items())
         words = (
             entry["time"],
             entry["event"],
             entry["run"],
-            *numbers,
+            number,
             entry["purpose"],
             f"{entry['code']} {what}".strip(),
         )

@@ -8,9 +8,11 @@ stays in the member's own log.
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flwr.app import Context, Message, RecordDict
@@ -19,40 +21,45 @@ from flwr.clientapp import ClientApp
 from .. import logs
 from ..canonical import digest
 from ..configs.settings import FloorSettings, Offer
-from ..crypto import planner, quantise
-from ..crypto.identity import Identity, Roster, parse_card, parse_roster
-from ..crypto.quantise import Contribution, OpenedSum
-from ..crypto.schemes import deal
+from ..crypto import answers, pairs, quantise, sealed, tau
+from ..crypto.answer_plan import AnswerSum, answer_plan
+from ..crypto.identity import Identity
+from ..crypto.quantise import Contribution, Ints, OpenedSum
+from ..crypto.sealed import Secrets
 from ..errors import MoonflowerError, Refused
 from ..protocol import envelope as envelopes
 from ..protocol import model_version, statement
+from ..protocol.answer import AnswerDocument, SignedAnswer
+from ..protocol.circle import Circle
 from ..protocol.context import RoundContext
 from ..protocol.envelope import OwnEnvelope, RawEnvelope
 from ..protocol.messages import (
     ROUTES,
+    Answered,
+    Ask,
     Body,
-    Confirm,
-    DealAnswer,
-    Deals,
-    Done,
     Enrol,
     Enrolled,
-    MakeDeals,
+    KeyMade,
+    MakeKey,
     Open,
     Opened,
     Refusal,
     Seal,
     Sealed,
-    TakeDeal,
+    SeatTaken,
+    TakeSeat,
 )
 from ..protocol.purposes import Purpose
 from ..protocol.records import from_records, to_records
-from . import epochs, guard
-from .guard import Remembered
+from . import circle_key, guard, seals
+from .guard import Answers, OwnAnswer, SealList
 from .learning.learner import Learner
-from .ledger.ledger import Epoch, Ledger
+from .ledger.ledger import Base, Ledger
 from .purposes import Given, Kit, MemberRound, vote
+from .seals import Seals
 from .seat import Agreed, Seated
+from .secret import NodeSecret
 from .witness import LogWitness
 
 logger = logging.getLogger(__name__)
@@ -65,8 +72,10 @@ class Member:
     Args:
         identity: the member's keys.
         floor: the node's own limits.
-        pins: every member's pin by name, this one's own included.
+        secret: the node's own; which rows are whose comes from it.
+        pins: every member's pin by name, this one's own included: the circle.
         ledger: the member's store.
+        held: what it sealed and did not answer yet.
         learner_for: makes the learner for a run's offer from the node's own data.
         schema_digest: of the node's own schema.
         clock: seconds since 1970.
@@ -77,98 +86,123 @@ class Member:
         self,
         identity: Identity,
         floor: FloorSettings,
+        secret: NodeSecret,
         pins: Mapping[str, str],
         ledger: Ledger,
+        held: Seals,
         learner_for: Callable[[Offer], Learner],
         schema_digest: str,
         clock: Callable[[], float] = time.time,
         kit: Kit | None = None,
     ) -> None:
-        self.identity, self.floor, self.pins, self.ledger = identity, floor, pins, ledger
+        self.identity, self.floor, self.secret, self.pins = identity, floor, secret, pins
+        self.ledger, self.held = ledger, held
         self.kit = kit or Kit()
         self.witness = LogWitness(identity, ledger, floor.log_key, clock)
         self._learner_for, self._schema_digest = learner_for, schema_digest
-        self._agreed: dict[str, Agreed] = {}  # of the newest run and epoch; the ledger has what makes them anew
-        self._seated: dict[int, Seated] = {}
+        self._agreed: dict[str, Agreed] = {}  # of the newest run; the ledger has what makes them anew
+        self._seated: dict[str, Seated] = {}
 
     def enrol(self, request: Enrol) -> Enrolled:
         """Agree to a run, within the node's floor, and say what all members must share."""
-        guard.admit(request.offer, self.floor, self._schema_digest)
+        self._admit(request.offer)
         before = self.ledger.agreement(request.run)
-        if before is not None and digest(before) != digest(request.offer):
+        if before is not None and digest(before.offer) != digest(request.offer):
             raise Refused("envelope.context", "this run was agreed to under another offer")
         self.ledger.keep_agreement(request.run, request.offer)
         agreed = self._agreement(request.run)
+        key = self.ledger.circle_key(agreed.key_use)
         return Enrolled(
             card=self.identity.card.as_dict(),
             agreed=dict(agreed.shared),
+            frozen=dict(agreed.frozen),
             sizes=dict(agreed.sizes),
-            epoch=self.ledger.newest_epoch(),
+            key=hashlib.sha256(key).hexdigest() if key is not None else "",
         )
 
-    def make_deals(self, request: MakeDeals) -> Deals:
-        """Deal the epoch's keys to every member of a roster of pinned cards (rule 8)."""
-        roster, plan, terms = self._terms(request)
-        return epochs.make_deals(self.identity, terms, roster, plan)
+    def make_key(self, request: MakeKey) -> KeyMade:
+        """Wrap the circle's key for everybody in it; its first name makes it, once."""
+        agreed = self._agreement(request.run)
+        if self.identity.name != agreed.circle.first:
+            raise Refused("circle.key", f"{agreed.circle.first!r} makes the circle's key")
+        roster = agreed.roster(request.roster)
+        key = self.ledger.circle_key(agreed.key_use)
+        if key is None:
+            key = answers.generate(answer_plan(agreed.plan))
+            self.ledger.keep_key(agreed.key_use, key)
+        return circle_key.wrapped(self.identity, agreed.key_use, key, roster)
 
-    def take_deal(self, request: TakeDeal) -> DealAnswer:
-        """Take what the dealers wrapped for this member; answer so that all can compare."""
-        roster, plan, terms = self._terms(request)
-        held = self.ledger.epoch(request.epoch)
-        if held is not None and (held.confirmed or (held.run, held.key.terms) != (request.run, terms)):
-            raise Refused("deal.epoch", f"epoch {request.epoch} was dealt before")
-        key = epochs.take_deal(self.identity, terms, roster, plan, request)
-        self.ledger.keep_epoch(Epoch(request.run, roster.as_list(), key))
-        return DealAnswer(**deal.sign_answer(self.identity, key))
-
-    def confirm(self, request: Confirm) -> Done:
-        """Compare all members' answers; only then may this epoch's keys seal."""
-        held = self.ledger.epoch(request.epoch)
-        if held is None or held.run != request.run:
-            raise Refused("deal.epoch", f"no keys were dealt here for epoch {request.epoch}")
-        deal.confirm(held.key, parse_roster(held.roster, self.pins), request.answers)
-        self.ledger.confirm_epoch(request.epoch)
-        return Done()
+    def take_seat(self, request: TakeSeat) -> SeatTaken:
+        """Take part in a run with everybody in the circle, under its key."""
+        agreed = self._agreement(request.run)
+        roster = agreed.roster(request.roster)
+        if request.ciphertext:
+            first = agreed.circle.first
+            key = circle_key.unwrapped(self.identity, agreed.key_use, agreed.plan, first, roster, request)
+            self.ledger.keep_key(agreed.key_use, key)
+        held = self.ledger.circle_key(agreed.key_use)
+        if held is None:
+            raise Refused("circle.key", "this member holds no key of the circle, and none came")
+        self.ledger.keep_seat(request.run, request.roster, hashlib.sha256(held).hexdigest())
+        self._seated.pop(request.run, None)
+        return circle_key.taken(self.identity, agreed.key_use, held)
 
     def seal(self, request: Seal) -> Sealed:
-        """Return this member's envelope: what the request's purpose asks of it, sealed once."""
+        """Return this member's envelope: what the request's purpose asks of it, sealed once in a context."""
         agreed, seat = self._seat(request)
         context = guard.round_context(seat.template, request, self.kit.known)
         guard.check_witnessed(request, self.ledger.has_witnessed(request.checkpoint))
-        kept = self.ledger.sealed(context)
-        guard.check_seal(context, kept)
-        seconds = 0.0
-        if kept is None:
-            base = self._base(agreed, seat, context, request)
-            given = self._give(self._round(agreed, seat, context, base))
-            began = time.perf_counter()
-            envelope = self._sealed(seat, context, given.contribution)
-            seconds = time.perf_counter() - began
-            share, measured = round(given.clipped_share / SHARE_STEP) * SHARE_STEP, given.measured
-            del given  # the ledger copies what it writes, and a model may be large
-            kept = Remembered(context.digest, envelope.header, min(share, 1.0), envelope.data)
-            self.ledger.remember_sealed(context, kept, base.data if base else None, measured)
-        assert kept.envelope is not None
-        return Sealed(envelope=RawEnvelope(kept.envelope), clipped_share=kept.clipped_share, seal_s=seconds)
+        if self.ledger.answered(context.digest) is not None:
+            raise Refused("seal.already", f"{context.purpose} {context.number} was sealed and answered")
+        kept, before = self.held.read(context.digest), self.ledger.sealed(context.digest)
+        if kept is not None and before is not None:
+            return Sealed(envelope=RawEnvelope(kept.envelope), clipped_share=before[1], seal_s=0.0)
+        base = self._base(agreed, seat, context, request)
+        given = self._give(self._round(agreed, seat, context, base and model_version.parse(base.data)))
+        began = time.perf_counter()
+        envelope, seed = self._sealed(seat, context, given.contribution)
+        seconds = time.perf_counter() - began
+        share = min(round(given.clipped_share / SHARE_STEP) * SHARE_STEP, 1.0)
+        self.ledger.remember_sealed(
+            context, envelope.header, share, base=base, metrics=given.measured, facts=given.facts
+        )
+        self._let_go(context)
+        self.held.keep(context.digest, seals.Seal(seed, envelope.data))
+        return Sealed(envelope=RawEnvelope(envelope.data), clipped_share=share, seal_s=seconds)
 
-    def open(self, request: Open) -> Opened:
-        """Open a sum that the guard allows, compute what follows from it, sign that, and vote (rules 4, 13)."""
+    def answer_list(self, request: Ask) -> Answered:
+        """Say that a list and a total may be opened together: once in a context, and the same bytes ever after."""
         agreed, seat = self._seat(request)
         context = guard.round_context(seat.template, request, self.kit.known)
-        own = self.ledger.sealed(context, envelope=False)
-        key = self._opening_key(agreed, context)
-        opened_before = self.ledger.opened(context.purpose, key)
-        chosen = guard.check_opening(context, request, own, opened_before, seat.roster, self.pins, self.floor)
+        given, kept = self.ledger.answered(context.digest), self.held.read(context.digest)
+        own = kept.signed.digest if kept is not None else ""
+        listed = guard.check_list(context, request, self.identity.name, own, given, seat.roster)
+        began = time.perf_counter()
+        if given is None:
+            assert kept is not None  # or its header would not be the one that it sealed
+            lanes = seat.lanes(self.kit.known[context.purpose], agreed)
+            given = self._answer(seat, context, kept, listed, lanes)
+            self.ledger.remember_answered(context, given)
+        self.held.drop(context.digest)
+        seconds = time.perf_counter() - began
+        return Answered(document=given.document, signature=given.signature, answer=given.answer, answer_s=seconds)
+
+    def open(self, request: Open) -> Opened:
+        """Open a sum that all names answered, compute what follows from it, sign that, and vote."""
+        agreed, seat = self._seat(request)
+        context = guard.round_context(seat.template, request, self.kit.known)
+        given = self.ledger.answered(context.digest)
+        checked = guard.check_answers(context, request, given, seat.roster)
+        assert given is not None
         began = time.perf_counter()
         work = self.kit.of(context.purpose)
         size, lanes = agreed.sizes[context.purpose], seat.lanes(work.purpose, agreed)
-        seat.held.check_total(context.digest, chosen.tags, request.total, lanes)
-        self.ledger.remember_opening(context, key, request.members)
-        rows = seat.held.open(request, lanes)
+        guard.check_total(seat.plan, checked, given, request.total, lanes)
+        blocks = sealed.open_total(seat.plan, context.digest, self._key_sum(seat, request, checked), request.total, lanes)
         values, counters = (size, 1) if work.purpose.trained else (0, size)
         at = self._round(agreed, seat, context, self._kept_base(work.purpose, context))
-        sums = OpenedSum(rows, values, counters, len(request.members), seat.plan)
-        found = work.conclude(at, chosen.digests, sums)
+        sums = OpenedSum(blocks, values, counters, len(seat.roster.names), seat.plan)
+        found = work.conclude(at, given.headers, sums)
         seconds = time.perf_counter() - began
         said, result = found.statement, found.result
         judging = result is not None and work.purpose.voted
@@ -179,6 +213,7 @@ class Member:
             facts=found.facts,
             vote={"sha256": said.sha256, "best": request.best, "vote": voted} if judging else None,
             metrics=measured,
+            candidate=said.sha256 if judging else "",
         )
         encoded = said.encode()
         return Opened(
@@ -190,65 +225,109 @@ class Member:
             open_s=seconds,
         )
 
-    # The steps of sealing. The drills replace one of them at a time.
+    # The steps of sealing and answering. The drills replace one of them at a time.
 
     def _give(self, at: MemberRound) -> Given:
         """Return what this member contributes."""
         return self.kit.of(at.context.purpose).contribute(at)
 
-    def _blocks(self, seat: Seated, given: Contribution) -> Iterator[quantise.Ints]:
-        """Yield the contribution as plaintext rows."""
-        return quantise.slot_blocks(given, seat.plan)
+    def _lanes(self, seat: Seated, given: Contribution) -> Ints:
+        """Return the contribution as lanes."""
+        return quantise.lanes_of(given, seat.plan)
 
-    def _sealed(self, seat: Seated, context: RoundContext, given: Contribution) -> OwnEnvelope:
-        """Return the signed envelope of a contribution."""
-        vector = seat.held.seal(context.digest, self._blocks(seat, given), given.lanes(seat.plan))
-        return envelopes.seal(self.identity, context, vector)
+    def _sealed(self, seat: Seated, context: RoundContext, given: Contribution) -> tuple[OwnEnvelope, bytes]:
+        """Return the signed envelope of a contribution, and the seed that everything random in it comes from."""
+        lanes = self._lanes(seat, given)
+        secrets = Secrets.fresh(os.urandom(32), self.secret.value, context.digest, sealed.digest_of(lanes))
+        body = sealed.seal(seat.plan, context.digest, secrets, lanes)
+        return envelopes.seal(self.identity, context, body, pairs.public_mask(secrets.mask_key)), secrets.seed
+
+    def _answer(
+        self, seat: Seated, context: RoundContext, kept: seals.Seal, listed: SealList, lanes: int
+    ) -> OwnAnswer:
+        """Return the answer to a list: the one-time key under the masks of all pairs, and the signed document."""
+        plan, name, secrets = seat.plan, self.identity.name, Secrets(kept.seed)
+        others = {other: public for other, public in listed.masks.items() if other != name}
+        masked = pairs.mask(plan, secrets.mask_key, name, others, listed.digest, listed.total)
+        answer = seat.key.seal(pairs.answer(plan, secrets.key(plan), masked))
+        residues = sealed.residues_of(plan, kept.body, lanes)
+        functionals = tau.functionals(plan, listed.digest, listed.total, residues)
+        found = hashlib.sha256(answer).hexdigest()
+        signed = SignedAnswer.sign(
+            self.identity, AnswerDocument(context.digest, listed.digest, listed.total, functionals, found)
+        )
+        return OwnAnswer(context.digest, listed.headers, listed.total, signed.data, signed.signature, answer)
 
     # What a handler needs on its way.
 
-    def _terms(self, request: MakeDeals | TakeDeal) -> tuple[Roster, planner.Plan, deal.EpochTerms]:
-        agreed = self._agreement(request.run)
-        roster = parse_roster(request.roster, self.pins)
-        if self.identity.name not in roster.names or len(roster.names) < self.floor.min_members:
-            raise Refused("deal.signature", "the roster leaves this member out or is smaller than its floor")
-        plan = agreed.plan(len(roster.names))
-        return roster, plan, deal.EpochTerms.of(agreed.offer.federation.name, request.epoch, roster, plan)
+    def _admit(self, offer: Mapping[str, Any]) -> Offer:
+        """Return an offer that this node takes part in."""
+        return guard.admit(offer, self.floor, self._schema_digest, self.secret.practice)
 
     def _agreement(self, run: str) -> Agreed:
         """Return what was agreed to for a run; after a restart it is made anew from the ledger's offer."""
         if run not in self._agreed:
-            raw = self.ledger.agreement(run)
-            if raw is None:
+            kept = self.ledger.agreement(run)
+            if kept is None:
                 raise Refused("envelope.context", "this member did not agree to that run")
-            offer = guard.admit(raw, self.floor, self._schema_digest)
-            self._agreed = {run: Agreed.to(offer, raw, self._learner_for(offer), self.kit.purposes)}
+            offer = self._admit(kept.offer)
+            smallest = max(self.floor.min_members, offer.federation.min_members)
+            circle = Circle.of(offer.federation.name, self.pins, offer.federation.practice, smallest)
+            self._agreed = {
+                run: Agreed.to(offer, kept.offer, self._learner_for(offer), self.kit.purposes, circle)
+            }
+            self._seated = {}
         return self._agreed[run]
 
-    def _seat(self, request: Seal | Open) -> tuple[Agreed, Seated]:
+    def _seat(self, request: Seal | Ask | Open) -> tuple[Agreed, Seated]:
         agreed = self._agreement(request.run)
-        held = self.ledger.epoch(request.epoch)
-        if held is None or held.run != request.run or not held.confirmed:
-            raise Refused("envelope.epoch", f"this member holds no confirmed keys of epoch {request.epoch}")
-        if request.epoch not in self._seated:
-            self._seated = {request.epoch: Seated.at(agreed, held, self.identity, self.pins)}
-        return agreed, self._seated[request.epoch]
+        if request.run not in self._seated:
+            kept = self.ledger.agreement(request.run)
+            assert kept is not None
+            key = self.ledger.circle_key(agreed.key_use)
+            self._seated = {request.run: Seated.at(request.run, agreed, kept, key)}
+        return agreed, self._seated[request.run]
 
-    def _base(self, agreed: Agreed, seat: Seated, context: RoundContext, request: Seal) -> model_version.Version | None:
-        """Return the base that came with a request, once it is proved; None where the purpose is about none.
+    def _base(self, agreed: Agreed, seat: Seated, context: RoundContext, request: Seal) -> Base | None:
+        """Return the base that came with a request, once this node knows it; None where the purpose is about none.
 
         Raises:
-            Refused: ``base.unproved``.
+            Refused: ``base.unknown``.
         """
-        if not self.kit.known[context.purpose].based:
+        purpose = self.kit.known[context.purpose]
+        if not purpose.based:
             return None
-        remembered, quorum = map(parse_card, self.ledger.cards()), agreed.offer.crypto.open_quorum
-        guard.check_base(context, request.proof, seat.roster, quorum, self.floor, self.kit.known, remembered)
+        rules = guard.BaseRules(context, seat.roster, agreed.offer, self.kit.known, self.ledger.before(context))
+        said = rules.check(request.proof, request.refused)
         base = model_version.parse(request.model)
         if base.sha256 != context.base or base.layout != agreed.learner.layout:
-            raise Refused("base.unproved", "the model that came is not the base that was announced")
+            raise Refused("base.unknown", "the model that came is not the base that was announced")
         agreed.learner.prepare(base.manifest["scaling"])
-        return base
+        return Base(base.data, purpose.trained, said.number, said.norm or 0.0)
+
+    def _let_go(self, context: RoundContext) -> None:
+        """Delete what was sealed for earlier numbers of the same sum: they are repeated under this one."""
+        for other in self.held.contexts():
+            if other != context.digest and self.ledger.is_about(other, context.run, context.purpose):
+                self.held.drop(other)
+
+    def _key_sum(self, seat: Seated, request: Open, checked: Answers) -> Ints:
+        """Return the sum of all one-time keys.
+
+        Raises:
+            Refused: ``open.key``: no such sum opens; ``open.list``: a sealed answer is not the one that was signed.
+        """
+        names = seat.roster.names
+        if not request.answers:
+            return seat.key.open(request.keys, [request.seeds[name] for name in names])
+        if {*request.answers} != {*names}:
+            raise Refused("open.list", "the sealed answers are not those of every name in the circle")
+        added, seeds = AnswerSum(answer_plan(seat.plan)), []
+        for name in names:
+            if hashlib.sha256(request.answers[name]).hexdigest() != checked.digests[name]:
+                raise Refused("open.list", f"the sealed answer of {name!r} is not the one that it signed")
+            seeds.append(added.add(request.answers[name]))
+        return seat.key.open(added.dump(), seeds)
 
     def _kept_base(self, purpose: Purpose, context: RoundContext) -> model_version.Version | None:
         """Return the base that this member trained from, where an opening needs it and the ledger still has it."""
@@ -263,7 +342,7 @@ class Member:
             agreed.offer,
             agreed.learner,
             context,
-            len(seat.roster.names),
+            agreed.counted,
             base,
             self.kit.steps,
             self.kit.optimiser,
@@ -271,18 +350,14 @@ class Member:
             self.ledger.metric,
         )
 
-    def _opening_key(self, agreed: Agreed, context: RoundContext) -> str:
-        """What rule 2 holds the set fixed for: the base, or the rows where the purpose is about no base."""
-        return context.base if self.kit.known[context.purpose].based else agreed.learner.data_digest()
-
     def answer(self, request: type[Body], records: RecordDict) -> RecordDict:
         """Return the reply to a message: what was asked for, or a refusal that holds a code and nothing else."""
         handlers: dict[type[Body], Callable[[Any], Body]] = {
             Enrol: self.enrol,
-            MakeDeals: self.make_deals,
-            TakeDeal: self.take_deal,
-            Confirm: self.confirm,
+            MakeKey: self.make_key,
+            TakeSeat: self.take_seat,
             Seal: self.seal,
+            Ask: self.answer_list,
             Open: self.open,
         }
         asked: Body | None = None
@@ -312,7 +387,7 @@ class Member:
             asked: what it said, if it could be read.
             code: why it is refused.
         """
-        about = {name: getattr(asked, name) for name in ("run", "epoch", "number", "purpose") if hasattr(asked, name)}
+        about = {name: getattr(asked, name) for name in ("run", "number", "purpose") if hasattr(asked, name)}
         try:
             self.ledger.remember_refusal(request.kind, code, **about)
         except Exception as error:

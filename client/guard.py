@@ -4,58 +4,75 @@ The twin of ``server/rules.py``. Every function looks at what came from the coor
 remembers, and returns only if all is well; the caller writes to the ledger next, and acts last. The rules are those
 of docs/protocol.md:
 
-1. one context: a member opens only a sum all of whose headers carry the context that it sealed under itself;
-2. one set per base: what was opened once is opened again for the same members only, less those that this node's
-   operator no longer pins;
-3. a base is proved: the agreed start vector, or a version that a quorum of its openers signed, in this epoch or in an
-   earlier one;
-7. seal once: a retry sends the same bytes, lost bytes mean sitting the round out; a round is bound to a checkpoint
-   of the log that this member has witnessed;
+2. everybody or nobody: a member answers one list in a context, ever, with one header of every name in its circle;
+3. a base is what this node knows: a version that it signed itself, in this run, beside the words of all names;
+7. a round is bound to a checkpoint of the log that this member has witnessed;
 9. the node's floor: a run can only be stricter than the node's own settings.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+import hmac
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..configs.settings import FloorSettings, Offer, parse
-from ..crypto import merkle
-from ..crypto.identity import Card, Roster
+from ..crypto import merkle, tau
+from ..crypto.identity import Roster
 from ..crypto.note import Verifier, open_checkpoint
+from ..crypto.pairs import check_public
+from ..crypto.planner import Plan
+from ..crypto.sealed import residues_of
 from ..errors import InputError, OtherHistory, Refused
+from ..protocol import gate
+from ..protocol.answer import SignedAnswer, list_digest
 from ..protocol.context import RoundContext, checkpoint_label
 from ..protocol.envelope import SignedHeader
-from ..protocol.messages import Open, RoundRequest, Seal, Shown
+from ..protocol.messages import Ask, Open, RoundRequest, Seal, Shown
 from ..protocol.purposes import Purposes
-from ..protocol.statement import Proof, quorum
+from ..protocol.statement import Proof, Statement
 
 
 @dataclass(frozen=True)
-class SetA:
-    """The members whose envelopes are in a sum that this member may open: header digests and MAC tags by name."""
+class SealList:
+    """A list that this member may answer: one header of every name in its circle.
 
-    digests: Mapping[str, str]
-    tags: Mapping[str, list[int]]
+    Attributes:
+        headers: name → header digest.
+        masks: name → public mask key.
+        total: SHA-256 of the sealed total.
+    """
+
+    headers: Mapping[str, str]
+    masks: Mapping[str, bytes]
+    total: str
+
+    @property
+    def digest(self) -> str:
+        """Digest of the list."""
+        return list_digest(self.headers.values())
 
 
 @dataclass(frozen=True)
-class Remembered:
-    """What the ledger holds about one (purpose, run, epoch, number): the context sealed under and the envelope.
+class OwnAnswer:
+    """What this member answered in a context: one list, and one total.
 
     Attributes:
         context: digest of the RoundContext.
-        header: digest of the envelope's header.
-        clipped_share: what was reported beside it.
-        envelope: its bytes; None when they were lost or deleted.
+        headers: name → header digest.
+        total: SHA-256 of the sealed total.
+        document, signature: the answer's.
+        answer: as it was sealed.
     """
 
     context: str
-    header: str
-    clipped_share: float
-    envelope: bytes | None
+    headers: Mapping[str, str]
+    total: str
+    document: bytes
+    signature: bytes
+    answer: bytes
 
 
 @dataclass(frozen=True)
@@ -153,25 +170,32 @@ def check_witnessed(request: Seal, witnessed: bool) -> None:
         raise Refused("audit.fork", f"the round is bound to a checkpoint that was not shown here: {request.checkpoint}")
 
 
-def admit(offer: Mapping[str, Any], floor: FloorSettings, schema_digest: str) -> Offer:
+def admit(offer: Mapping[str, Any], floor: FloorSettings, schema_digest: str, practice: bool) -> Offer:
     """Return the run's offer if this node takes part in it (rule 9).
 
+    Args:
+        offer: as it came.
+        floor: the node's own limits.
+        schema_digest: of the node's own schema.
+        practice: this node's secret comes from a seed. Such nodes, and no others, take part in practice (rule 8).
+
     Raises:
-        Refused: ``task.refused``, ``config.schema``, ``config.min_members``, ``config.rounds``,
-            ``config.local_epochs``, ``config.train_timeout_s``, ``config.min_approvals`` or ``config.value``.
+        Refused: ``circle.differs``, ``task.refused``, ``config.schema``, ``config.min_members``, ``config.train_timeout_s``,
+            ``config.min_approvals`` or ``config.value``.
     """
     try:
         checked = parse(Offer, offer, where="the run's offer")
     except InputError as error:
         raise Refused(error.code, str(error)) from None
+    if checked.federation.practice != practice:
+        found = "comes from a seed, and the run is no practice" if practice else "is its own, and the run is a practice"
+        raise Refused("circle.differs", f"the secret of this node {found}")
     if checked.task.ref not in floor.tasks:
         raise Refused("task.refused", f"task {checked.task.ref!r} is not on this node's list")
     if checked.schema_digest != schema_digest:
         raise Refused("config.schema", "the run is for another schema than this node's")
     limits = (
         ("min_members", checked.federation.min_members >= floor.min_members),
-        ("rounds", checked.training.rounds <= floor.max_rounds),
-        ("local_epochs", checked.training.local_epochs <= floor.max_local_epochs),
         ("train_timeout_s", checked.training.train_timeout_s <= floor.max_train_s),
         ("min_approvals", checked.gate.approvals >= floor.min_approvals),
     )
@@ -185,116 +209,204 @@ def round_context(template: RoundContext, request: RoundRequest, purposes: Purpo
     """Return the context that a request is about: its own fields, everything else as agreed at enrolment.
 
     Raises:
-        Refused: ``envelope.context``, ``envelope.epoch``.
+        Refused: ``envelope.context``.
     """
-    if request.run != template.run or request.purpose not in purposes or min(request.number, request.round) < 0:
+    purpose = purposes.get(request.purpose)
+    if request.run != template.run or purpose is None or min(request.number, request.round) < 0:
         raise Refused("envelope.context", "the request is not about the run that was agreed to")
-    if request.epoch != template.epoch:
-        raise Refused("envelope.epoch", f"the request is for epoch {request.epoch}, expected {template.epoch}")
+    if purpose.trained and not 1 <= request.round <= int(template.training["rounds"]):
+        raise Refused("envelope.context", "the request is for a round that the run does not have")
+    if not purpose.trained and request.clip != 0:
+        raise Refused("envelope.context", "the request states a clip where nothing is clipped")
+    if bool(request.base) != purpose.based:
+        raise Refused("envelope.context", "the request is about a base where there is none, or about none")
     return template.at(request.number, request.round, request.purpose, request.base, request.clip, request.checkpoint)
 
 
-def check_base(
-    context: RoundContext,
-    proof: Mapping[str, Any],
-    roster: Roster,
-    wanted_quorum: int,
-    floor: FloorSettings,
-    purposes: Purposes,
-    remembered: Iterable[Card] = (),
-) -> None:
-    """Check that the context's base and clip are what a quorum of openers signed (rules 3 and 6).
+@dataclass(frozen=True)
+class Before:
+    """What this member did in a run before, as its ledger has it.
 
-    Version 0, the start, is proved like any other: by the members that opened the statistics and computed it.
+    Attributes:
+        number: of the newest base that it trained from: the round that made it; -1 for none.
+        trained: it trained from this very base in this very round of the run before: a retry gives the same update.
+        norms: round → norm of the update that was promoted in it, of those that this member trained from.
+        newest: (round, version) of the newest candidate that it opened; None for none.
+    """
 
-    Args:
-        context: the round's.
-        proof: as it came.
-        roster: the epoch's members.
-        wanted_quorum: of the run.
-        floor: the node's own limits.
+    number: int = -1
+    trained: bool = False
+    norms: Mapping[int, float] = field(default_factory=dict)
+    newest: tuple[int, str] | None = None
+
+
+@dataclass(frozen=True)
+class BaseRules:
+    """What a base is held against (rule 3).
+
+    Attributes:
+        context: of the round.
+        roster: everybody in the circle, this member too.
+        offer: of the run.
         purposes: that this member knows.
-        remembered: cards of the epochs that this member confirmed; all of them were pinned here then.
-
-    Raises:
-        Refused: ``base.unproved``.
+        before: what it did in this run.
     """
-    statement = Proof.from_dict(proof).verify(roster, wanted_quorum, remembered)
-    problems = (
-        (statement.federation != context.federation, "is of another federation"),
-        (not (made := purposes.get(statement.purpose)) or not made.makes_version, "is no model's"),
-        (statement.sha256 != context.base, "is of another version"),
-        (not statement.in_range, "is of a sum that was out of range"),
-        (len(statement.members) < max(context.min_members, floor.min_members), "has too few members"),
-        (quorum(statement.members, wanted_quorum) < floor.min_quorum, "has too few signatures for this node"),
-        (purposes[context.purpose].trained and statement.clip != context.clip, "states another clip"),
-    )
-    for wrong, what in problems:
-        if wrong:
-            raise Refused("base.unproved", f"the base's proof {what}")
+
+    context: RoundContext
+    roster: Roster
+    offer: Offer
+    purposes: Purposes
+    before: Before
+
+    def check(self, proof: Mapping[str, Any], refused: Mapping[str, Any]) -> Statement:
+        """Return what was said of the context's base, if this node knows it.
+
+        It is known by a statement of this run with the signatures of all names, this member's own among them, and
+        the votes of all names, by which it was not refused. It is the newest such candidate: where this member opened
+        a newer one, that has to be shown as refused by the words of all names. An older one is trained from only in
+        the round in which it was trained from before: that gives the same update.
+
+        Args:
+            proof: of the base, as it came.
+            refused: of the newest candidate, where that was refused; else empty.
+
+        Raises:
+            Refused: ``base.unknown``.
+        """
+        said, code = self._said(proof)
+        context, before = self.context, self.before
+        trained = self.purposes[context.purpose].trained
+        problems = (
+            (said.sha256 != context.base, "is of another version"),
+            (not said.in_range, "is of a sum that was out of range"),
+            (bool(code), f"is of a candidate that was refused by the words of all names: {code}"),
+            (trained and said.clip != context.clip, "states another clip"),
+            (trained and said.number < before.number and not before.trained, "is of an older version than the last"),
+        )
+        for wrong, what in problems:
+            if wrong:
+                raise Refused("base.unknown", f"the base's proof {what}")
+        newer = before.newest if before.newest is not None and before.newest[1] != context.base else None
+        if trained and newer is not None and newer[0] > said.number and not before.trained:
+            self._check_refused(newer, refused)
+        return said
+
+    def _check_refused(self, newest: tuple[int, str], refused: Mapping[str, Any]) -> None:
+        said, code = self._said(refused) if refused else (None, "")
+        if said is None or (said.number, said.sha256) != newest or not code:
+            raise Refused("base.unknown", f"the candidate of round {newest[0]} is newer and was not shown as refused")
+
+    def _said(self, proof: Mapping[str, Any]) -> tuple[Statement, str]:
+        """Return what a proof of this run says, and why the gate refused it, or ""."""
+        given = Proof.from_dict(proof)
+        said = given.verify(self.roster)
+        made = self.purposes.get(said.purpose)
+        if (said.federation, said.run) != (self.context.federation, self.context.run):
+            raise Refused("base.unknown", "the base's proof is of another run")
+        if made is None or not made.makes_version:
+            raise Refused("base.unknown", "the base's proof is no model's")
+        if not made.voted:
+            return said, ""
+        norms = [norm for number, norm in sorted(self.before.norms.items()) if number < said.number]
+        least, settings = self.offer.federation.min_members, self.offer.gate
+        verdict = gate.judge(
+            given.votes, said.norm, norms, in_range=said.in_range, min_members=least, settings=settings
+        )
+        return said, verdict.code
 
 
-def check_seal(context: RoundContext, remembered: Remembered | None) -> None:
-    """Check that this round is still to be sealed, or that the same envelope can be sent again (rule 7).
-
-    Raises:
-        Refused: ``seal.already``: sealed under another context, or its bytes are lost.
-    """
-    if remembered is None:
-        return
-    if remembered.context != context.digest:
-        raise Refused("seal.already", f"{context.purpose} {context.number} was sealed under another context")
-    if remembered.envelope is None:
-        raise Refused("seal.already", f"{context.purpose} {context.number} was sealed and its bytes are gone")
-
-
-def check_opening(
-    context: RoundContext,
-    request: Open,
-    own: Remembered | None,
-    opened_before: Collection[str] | None,
-    roster: Roster,
-    pinned: Collection[str],
-    floor: FloorSettings,
-) -> SetA:
-    """Return set A, if this member may open its sum (rules 1 and 2).
+def check_list(
+    context: RoundContext, request: Ask, member: str, own: str, given: OwnAnswer | None, roster: Roster
+) -> SealList:
+    """Return the list that this member is asked to answer, if it may (rule 2).
 
     Args:
         context: built from the request and what was agreed.
-        request: headers and signatures of set A.
-        own: what this member sealed for this round.
-        opened_before: the members of the set for which this base was opened already, or None.
-        roster: the epoch's members.
-        pinned: whom this node pins today: who is not among them was evicted by this node's own operator.
-        floor: the node's own limits.
+        request: headers, signatures and the total's digest.
+        member: whose guard this is.
+        own: digest of the header that this member sealed last in this context; "" for none.
+        given: what it answered in this context before, or None.
+        roster: everybody in the circle.
 
     Raises:
-        Refused: ``open.set``, ``envelope.signature``, ``envelope.member``, ``envelope.context``, ``open.cohort`` or
-            ``open.overlap``.
+        Refused: ``open.list``: a name is missing or too many, its own header is not the one that it sealed, or it
+            answered another list or total; ``envelope.signature``, ``.member``, ``.context`` or ``.malformed``.
     """
-    members = request.members
-    named = ({*request.headers}, {*request.signatures}, {*request.seeds})
-    if members != sorted(set(members)) or any(names != {*members} for names in named):
-        raise Refused("open.set", "the set, its headers, signatures and seeds do not name the same members")
-    if own is None:
-        raise Refused("open.set", "this member sealed nothing for this round")
-    digests, tags = {}, {}
-    for member in members:
-        signed = SignedHeader(request.headers[member], request.signatures[member])
-        header = signed.verify(roster.card(member))
-        if header.context != own.context:
-            raise Refused("envelope.context", f"{member!r} sealed under another context than this member")
-        if header.seeds != hashlib.sha256(request.seeds[member]).hexdigest():
-            raise Refused("open.set", f"the seeds that came for {member!r} are not the ones its header signs")
-        digests[member], tags[member] = signed.digest, list(header.tags)
-    if own.context != context.digest:
-        raise Refused("envelope.context", "the opening is for another context than the one sealed under")
-    if own.header not in digests.values():
-        raise Refused("open.set", "this member's own envelope is not in the sum")
-    if len(members) < max(context.min_members, floor.min_members):
-        raise Refused("open.cohort", f"a sum over {len(members)} members is never opened here")
-    if opened_before is not None and {*members} not in ({*opened_before}, {*opened_before} & {*pinned}):
-        what = "this base was" if context.base else f"{context.purpose} of these rows were"
-        before = ", ".join(sorted(opened_before))
-        raise Refused("open.overlap", f"{what} opened before, for another set of members: {before}")
-    return SetA(digests, tags)
+    names = {*roster.names}
+    if {*request.headers} != names or {*request.signatures} != names:
+        raise Refused("open.list", "the list does not hold one header of every name in the circle")
+    digests, masks = {}, {}
+    for card in roster.cards:
+        signed = SignedHeader(request.headers[card.name], request.signatures[card.name])
+        header = signed.verify(card)
+        if header.context != context.digest:
+            raise Refused("envelope.context", f"{card.name!r} sealed under another context than this member")
+        digests[card.name], masks[card.name] = signed.digest, bytes.fromhex(header.mask)
+        check_public(masks[card.name])
+    found = SealList(digests, masks, request.total)
+    if given is not None:
+        if (dict(given.headers), given.total) != (digests, found.total):
+            raise Refused("open.list", "this member answered another list or total in this context")
+        return found
+    if not own or not hmac.compare_digest(own, digests[member]):
+        raise Refused("open.list", "this member's own header is not the one that it sealed")
+    return found
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers to one list, as an opener checked them.
+
+    Attributes:
+        digests: name → SHA-256 of its sealed answer.
+        tau: name → functionals of its body.
+    """
+
+    digests: Mapping[str, str]
+    tau: Mapping[str, tuple[int, ...]]
+
+
+def check_answers(context: RoundContext, request: Open, given: OwnAnswer | None, roster: Roster) -> Answers:
+    """Return the answers of all names, if all are about the list and total that this member answered itself.
+
+    Args:
+        context: built from the request and what was agreed.
+        request: documents, signatures, and the total.
+        given: what this member answered.
+        roster: everybody in the circle.
+
+    Raises:
+        Refused: ``open.list``, ``envelope.signature``.
+    """
+    names = {*roster.names}
+    if given is None or given.context != context.digest:
+        raise Refused("open.list", "this member did not answer in this context")
+    if any({*named} != names for named in (request.documents, request.signatures, request.seeds)):
+        raise Refused("open.list", "the answers are not those of every name in the circle")
+    if hashlib.sha256(request.total).hexdigest() != given.total:
+        raise Refused("open.list", "the total that came is not the one that was answered")
+    wanted = list_digest(given.headers.values())
+    documents = {
+        card.name: SignedAnswer(request.documents[card.name], request.signatures[card.name]).verify(
+            card, context.digest, wanted, given.total
+        )
+        for card in roster.cards
+    }
+    return Answers(
+        {name: one.answer for name, one in documents.items()}, {name: one.tau for name, one in documents.items()}
+    )
+
+
+def check_total(plan: Plan, answers: Answers, given: OwnAnswer, total: bytes, lanes: int) -> None:
+    """Check that a total is the sum of exactly the bodies that were answered.
+
+    Raises:
+        Refused: ``open.tau``; ``envelope.malformed``: it is no total of this length.
+    """
+    expected = len(plan.primes) * tau.FUNCTIONALS
+    if any(len(one) != expected for one in answers.tau.values()):
+        raise Refused("open.tau", f"an answer does not hold {expected} functionals")
+    headers = list_digest(given.headers.values())
+    found = tau.functionals(plan, headers, given.total, residues_of(plan, total, lanes))
+    if found != tau.added(plan, list(answers.tau.values())):
+        raise Refused("open.tau", "the total is not the sum of the envelopes on the list")

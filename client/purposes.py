@@ -1,7 +1,7 @@
 """What a member does for a purpose: what it contributes to a sealed sum, and what follows from the opened one.
 
-Pure functions over a :class:`MemberRound`: every opener computes the same bytes from the same sum (rule 4). Totals of
-rows and weights stay here: only means, spreads, the candidate and metrics go into what is signed or sent.
+Pure functions over a :class:`MemberRound`: every opener computes the same bytes from the same sum (rule 4). Sums of
+rows alone are counted once in a circle and given again as they were (rule 8). Totals of rows and weights stay here: only means, spreads, the candidate and metrics go into what is signed or sent.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class MemberRound:
         offer: what the run carries.
         learner: with the node's own rows.
         context: of the round.
-        members: how many the epoch has.
+        counted: what sums of rows alone are opened for, once.
         base: the version that the round is about; None where the purpose is about none.
         steps: between training and sealing.
         optimiser: makes candidates.
@@ -52,7 +52,7 @@ class MemberRound:
     offer: Offer
     learner: Learner
     context: RoundContext
-    members: int
+    counted: str
     base: model_version.Version | None
     steps: tuple[Step, ...]
     optimiser: Optimiser
@@ -63,10 +63,10 @@ class MemberRound:
         """Return the base.
 
         Raises:
-            Refused: ``base.unproved``: this member has none.
+            Refused: ``base.unknown``: this member has none.
         """
         if self.base is None:
-            raise Refused("base.unproved", "this member no longer has the base")
+            raise Refused("base.unknown", "this member no longer has the base")
         return self.base
 
     def measured(self, model: model_version.Version) -> float | None:
@@ -87,11 +87,13 @@ class Given:
         contribution: to the sum.
         clipped_share: of an update, see :class:`~moonflower.client.steps.Update`.
         measured: own validation metrics that were taken on the way.
+        facts: for this member's ledger alone, by name.
     """
 
     contribution: Contribution
     clipped_share: float = 0.0
     measured: Measured = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -149,8 +151,11 @@ class Statistics:
         return 1 + len(learner.summary())
 
     def contribute(self, at: MemberRound) -> Given:
-        """Give the number of rows and their sums."""
-        return Given(Contribution((at.learner.rows, *at.learner.summary().tolist())))
+        """Give the number of rows and their sums, as they were counted first."""
+        found = at.fact(_counted(at))
+        if found is None:
+            found = [at.learner.rows, *at.learner.summary().tolist()]
+        return Given(Contribution(tuple(found)), facts={_counted(at): found})
 
     def conclude(self, at: MemberRound, headers: Mapping[str, str], sums: OpenedSum) -> Conclusion:
         """Make version 0; the total of rows is a fact of the run that updates are weighted with."""
@@ -166,7 +171,7 @@ class Statistics:
         }
         vector = learner.start()
         state = {name: np.zeros_like(vector) for name in at.optimiser.state}
-        first = model_version.build(learner.layout, vector, manifest, state)
+        first = model_version.build(learner.layout, vector, manifest, state, learner.frozen)
         good = sums.in_range and rows > 0
         said = Statement.of(context, headers, sha256=first.sha256, clip=at.offer.crypto.clip, in_range=good)
         return Conclusion(said, first, {_total_rows(context): rows})
@@ -193,24 +198,23 @@ class Updates:
         return Given(given, update.clipped_share, measured)
 
     def _weight(self, at: MemberRound) -> int:
-        if at.offer.training.weights == "equal":
-            return quantise.weight_of(1, at.members)
-        total = at.fact(_total_rows(at.context))
-        if total is None:
+        total, counted = at.fact(_total_rows(at.context)), at.fact(_counted(at))
+        if total is None or counted is None:
             raise Refused("update.failed", "this member took no part in opening the run's statistics")
-        return quantise.weight_of(at.learner.rows, int(total))
+        return quantise.weight_of(int(counted[0]), int(total))
 
     def conclude(self, at: MemberRound, headers: Mapping[str, str], sums: OpenedSum) -> Conclusion:
         """Make the candidate from base, state and opened mean; none where the sum is out of range."""
         base, context = at.known_base(), at.context
-        weight = sums.counters[0]
+        weight, bits = sums.counters[0], at.offer.crypto.value_bits
         good = 0 < weight <= quantise.ONE + len(headers)
-        vector, largest = np.empty_like(base.vector), 0.0
+        vector, largest, squares = np.empty_like(base.vector), 0.0, 0
         state = {name: np.empty_like(base.vector) for name in base.state}
         for start, values in sums.values():
             if good:
-                mean = quantise.mean(values, weight, context.clip, at.offer.crypto.value_bits)
+                mean = quantise.mean(values, weight, context.clip, bits)
                 largest = max(largest, float(np.abs(mean).max()))
+                squares += quantise.squares(values)
                 part = slice(start, start + len(values))
                 before = {name: one[part] for name, one in base.state.items()}
                 vector[part], after = at.optimiser.step(base.vector[part], before, mean)
@@ -219,8 +223,10 @@ class Updates:
         if not good or not sums.in_range:
             return Conclusion(Statement.of(context, headers, sha256=base.sha256, clip=context.clip, in_range=False))
         made = model_version.candidate(base, vector, state)
+        norm = quantise.mean_norm(squares, weight, context.clip, bits) if np.isfinite(vector).all() else None
         clip = quantise.next_clip(context.clip, largest)
-        return Conclusion(Statement.of(context, headers, sha256=made.sha256, clip=clip, in_range=True), made)
+        said = Statement.of(context, headers, sha256=made.sha256, clip=clip, norm=norm, in_range=True)
+        return Conclusion(said, made)
 
 
 class Tallies:
@@ -268,6 +274,10 @@ def vote(at: MemberRound, candidate: model_version.Version, best: str) -> tuple[
 
 def _total_rows(context: RoundContext) -> str:
     return f"rows:{context.run}"
+
+
+def _counted(at: MemberRound) -> str:
+    return f"counted:{at.counted}"
 
 
 @dataclass(frozen=True)

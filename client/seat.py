@@ -1,4 +1,4 @@
-"""What a member agreed to for a run, and its seat in an epoch; both are made from the ledger, after a restart too."""
+"""What a member agreed to for a run, and its seat in it; both are made from the ledger, after a restart too."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import Any
 from ..canonical import digest
 from ..configs.settings import Offer
 from ..crypto import planner
-from ..crypto.identity import Identity, Roster, parse_roster
-from ..crypto.schemes.deal import EpochTerms
+from ..crypto.answer_plan import answer_plan
+from ..crypto.answers import AnswerKey
+from ..crypto.identity import Roster, parse_roster
 from ..errors import Refused
-from ..protocol.context import RoundContext, template
+from ..protocol.circle import Circle
+from ..protocol.context import RoundContext, Terms, template
 from ..protocol.messages import Shared
 from ..protocol.purposes import UPDATE, Purpose
 from ..version import __version__
-from . import epochs
 from .learning.learner import Learner
-from .ledger.ledger import Epoch
+from .ledger.ledger import Agreement
 from .purposes import MemberPurpose
 
 
@@ -31,22 +32,31 @@ class Agreed:
         offer: the run's.
         raw: the offer as it came.
         learner: with the node's own rows.
+        circle: everybody in the run, as this node's config has them.
+        plan: of its sums.
         shared: what all members must say alike.
+        frozen: digest of each tensor that does not travel, by name.
         sizes: how many numbers a vector of each purpose holds.
     """
 
     offer: Offer
     raw: Mapping[str, Any]
     learner: Learner
+    circle: Circle
+    plan: planner.Plan
     shared: Mapping[Shared, str]
+    frozen: Mapping[str, str]
     sizes: Mapping[str, int]
 
     @classmethod
-    def to(cls, offer: Offer, raw: Mapping[str, Any], learner: Learner, purposes: Iterable[MemberPurpose]) -> Agreed:
+    def to(
+        cls, offer: Offer, raw: Mapping[str, Any], learner: Learner, purposes: Iterable[MemberPurpose], circle: Circle
+    ) -> Agreed:
         """Agree to an offer that the guard admitted; ``raw`` is the offer as it came."""
         start = learner.start()
         learner.prepare(learner.scaling(learner.summary().tolist()))  # its own, until the federation's is opened
         shared: dict[Shared, str] = {
+            "circle": circle.digest,
             "schema": offer.schema_digest,
             "task": digest(offer.task.model_dump(mode="json")),
             "package": __version__,
@@ -54,46 +64,67 @@ class Agreed:
             "start": hashlib.sha256(start.tobytes()).hexdigest(),
         }
         sizes = {one.purpose.name: one.size(learner) for one in purposes}
-        return cls(offer, raw, learner, shared, sizes)
+        plan = planner.plan(len(circle.names), offer.crypto.value_bits, sizes[UPDATE.name])
+        return cls(offer, raw, learner, circle, plan, shared, learner.frozen_digests, sizes)
 
-    def plan(self, members: int) -> planner.Plan:
-        """Return the crypto parameters of an epoch with so many members."""
-        return planner.plan(members, self.offer.crypto.value_bits, self.sizes[UPDATE.name])
+    @property
+    def key_use(self) -> str:
+        """What the circle's key is for: this circle, and the parameters under which its answers travel."""
+        return digest([self.circle.digest, answer_plan(self.plan).as_dict()])
+
+    @property
+    def counted(self) -> str:
+        """What sums of rows alone are opened for, once (rule 8)."""
+        return digest([self.circle.digest, self.shared["schema"], self.shared["task"]])
+
+    def roster(self, cards: Iterable[Any]) -> Roster:
+        """Return the cards of everybody in the circle, each with the pin that this node holds for it.
+
+        Raises:
+            Refused: ``circle.differs``; ``circle.card``: one is malformed.
+        """
+        roster = parse_roster(cards, self.circle.pins)
+        if roster.names != self.circle.names:
+            raise Refused("circle.differs", "the run is not for everybody in this member's circle, and nobody else")
+        return roster
 
 
 @dataclass(frozen=True)
 class Seated:
-    """What an epoch adds: who takes part, with which parameters, under which keys.
+    """A member's seat in a run.
 
     Attributes:
-        roster: its members' cards.
-        template: the epoch's RoundContext, of no round yet.
-        plan: its parameters.
-        held: its keys, as this member uses them.
+        roster: the cards of everybody in the circle.
+        template: the run's RoundContext, of no round yet.
+        plan: of its sums.
+        key: the circle's, under which answers travel.
     """
 
     roster: Roster
     template: RoundContext
     plan: planner.Plan
-    held: epochs.SharedKey
+    key: AnswerKey
 
     @classmethod
-    def at(cls, agreed: Agreed, kept: Epoch, identity: Identity, pins: Mapping[str, str]) -> Seated:
-        """Return the seat in a confirmed epoch, if it still stands: same package, and all its members pinned here.
+    def at(cls, run: str, agreed: Agreed, kept: Agreement, key: bytes | None) -> Seated:
+        """Return the seat that this member took, if it still stands.
+
+        Args:
+            run: its identifier.
+            agreed: to its offer.
+            kept: what the ledger holds of it.
+            key: the circle's, from the ledger.
 
         Raises:
-            Refused: ``envelope.epoch``.
+            Refused: ``circle.differs``: others are pinned here since; ``circle.key``: no seat was taken, or the key
+                is another one since.
         """
-        terms = kept.key.terms
-        try:
-            roster = parse_roster(kept.roster, pins)
-        except Refused as error:
-            raise Refused("envelope.epoch", f"epoch {terms.epoch} is over: {error}") from None
-        plan = agreed.plan(len(roster.names))
-        if EpochTerms.of(agreed.offer.federation.name, terms.epoch, roster, plan) != terms:
-            raise Refused("envelope.epoch", f"epoch {terms.epoch} was dealt for another plan than this node makes")
-        about = template(kept.run, agreed.offer, agreed.raw, terms.epoch, roster, plan)
-        return cls(roster, about, plan, epochs.held(identity, plan, kept.key))
+        if key is None or hashlib.sha256(key).hexdigest() != kept.key:
+            raise Refused("circle.key", "this member took no seat in the run, or holds another key since")
+        roster = agreed.roster(kept.roster)
+        frozen = digest(dict(agreed.frozen))
+        terms = Terms(agreed.circle, roster, agreed.plan, kept.key, frozen)
+        return cls(roster, template(run, agreed.offer, agreed.raw, terms), agreed.plan, AnswerKey(agreed.plan, key))
 
     def lanes(self, purpose: Purpose, agreed: Agreed) -> int:
         """Return how many lanes a sum of this purpose takes."""

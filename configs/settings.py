@@ -38,7 +38,8 @@ class FederationSettings(Table):
     """``[federation]``: who trains together."""
 
     name: Name = Field(description="name of the federation; part of every signed context")
-    min_members: int = Field(3, ge=2, le=1024, description="a sum over fewer members is never opened")
+    min_members: int = Field(3, ge=2, le=1024, description="smallest circle; of two, each reads the other's update")
+    practice: bool = Field(False, description="members' secrets come from the seed; simulate and up set it")
 
 
 class TaskSettings(BaseModel):
@@ -99,9 +100,8 @@ class TrainingSettings(Table):
     lr: float = Field(0.1, gt=0, le=100, description="learning rate of plain SGD")
     batch_size: int = Field(64, ge=1, le=1_000_000, description="rows a step")
     mu: float = Field(0.0, ge=0, le=1000, description="FedProx: weight of the pull towards the base; 0 = FedAvg")
-    weights: Literal["rows", "equal"] = Field("rows", description="what a member's update counts")
     seed: int = Field(7, ge=0, lt=2**63, description="seed of start vector, batches and splits")
-    train_timeout_s: float = Field(600, gt=0, le=7 * 86400, description="an update that comes later is left out")
+    train_timeout_s: float = Field(600, gt=0, le=7 * 86400, description="a round in which an update comes later has failed")
     report_every: int = Field(
         0,
         ge=0,
@@ -111,12 +111,10 @@ class TrainingSettings(Table):
 
 
 class CryptoSettings(Table):
-    """``[crypto]``: how updates are sealed and who opens the sum."""
+    """``[crypto]``: how updates are sealed."""
 
     value_bits: int = Field(16, ge=4, le=24, description="bits of one quantised value")
     clip: float = Field(8.0, gt=0, le=1e6, description="largest update of round 1, per parameter; later ones adapt")
-    open_quorum: int = Field(0, ge=0, le=1024, description="openers that must agree; 0 = majority of the set")
-    open_timeout_s: float = Field(120, gt=0, le=7 * 86400, description="an opening that takes longer has failed")
 
 
 class GateSettings(Table):
@@ -153,15 +151,16 @@ class RunSettings(Table):
         tables = self.model_dump(include={"federation", "task", "training", "crypto", "gate"}, mode="json")
         return {**tables, "schema": schema_digest}
 
+    def in_practice(self) -> RunSettings:
+        """Return the same run as a practice: all its members' secrets come from its seed."""
+        return self.model_copy(update={"federation": self.federation.model_copy(update={"practice": True})})
+
     def floor(self) -> FloorSettings:
         """Return the floor of a node that takes part in this run and in nothing beyond it."""
         return FloorSettings(
             tasks=(self.task.ref,),
             min_members=self.federation.min_members,
-            max_rounds=self.training.rounds,
-            max_local_epochs=self.training.local_epochs,
             max_train_s=self.training.train_timeout_s,
-            min_quorum=1 if self.crypto.open_quorum == 1 else 2,
             min_approvals=self.gate.approvals,
         )
 
@@ -181,12 +180,9 @@ class FloorSettings(Table):
     """The member's own floor (rule 9): a run can only be stricter."""
 
     tasks: Strings = Field(description="task references that this node runs")
-    min_members: int = Field(3, ge=2, description="smallest set it helps to open, counting pinned members")
-    max_rounds: int = Field(1000, ge=1, description="most rounds of a run")
-    max_local_epochs: int = Field(100, ge=1, description="most passes over the rows in a round")
+    min_members: int = Field(3, ge=2, description="smallest circle that it takes part in; of two, each reads the other's update")
     max_train_s: float = Field(3600, gt=0, description="longest train_timeout_s of a run")
     log_key: str | None = Field(None, description="the one key that may sign the coordinator's log (log.pub)")
-    min_quorum: int = Field(2, ge=1, description="fewest signatures that prove a base")
     min_approvals: int = Field(1, ge=0, le=64, description="fewest members that must approve a release; automatic is 0")
 
 

@@ -34,7 +34,7 @@ class AnswerKey:
         key: what ``schemes.secret.generate`` returned for :func:`plan_of`.
 
     Raises:
-        Refused: ``deal.signature``: not a key of these parameters.
+        Refused: ``circle.card``: not a key of these parameters.
     """
 
     def __init__(self, outer: OneTimePlan, key: bytes) -> None:

@@ -155,7 +155,7 @@ def parse_card(value: Any) -> Card:
     """Return a card whose form and own signature are right; its pin is the caller's business.
 
     Raises:
-        Refused: ``deal.signature``.
+        Refused: ``circle.card``.
     """
     try:
         card = Card(
@@ -176,13 +176,13 @@ def parse_card(value: Any) -> Card:
         good = False
     data = canonical(card.body()) if good else b""
     if not (good and len(data) <= MAX_CARD_BYTES and card.node.verify("card", data, card.signature)):
-        raise Refused("deal.signature", "a member card is malformed or not signed by its own node key")
+        raise Refused("circle.card", "a member card is malformed or not signed by its own node key")
     return card
 
 
 @dataclass(frozen=True)
 class Roster:
-    """The members of an epoch, sorted by name; their order decides who deals."""
+    """The members of a circle, sorted by name."""
 
     cards: tuple[Card, ...]
 
@@ -216,14 +216,14 @@ def parse_roster(cards: Iterable[Any], pins: Mapping[str, str]) -> Roster:
     """Return the roster; every card must be signed, listed once and carry the pin that ``pins`` holds for it.
 
     Raises:
-        Refused: ``deal.signature``: a card that is not pinned, doubled, or out of order.
+        Refused: ``circle.card``: a card that is not pinned, doubled, or out of order.
     """
     parsed = tuple(parse_card(card) for card in cards)
     if [card.name for card in parsed] != sorted({card.name for card in parsed}):
-        raise Refused("deal.signature", "the roster is not sorted by name, or names a member twice")
+        raise Refused("circle.card", "the roster is not sorted by name, or names a member twice")
     for card in parsed:
         if not hmac.compare_digest(pins.get(card.name, "").encode(), card.node.pin.encode()):
-            raise Refused("deal.signature", f"the card of {card.name!r} does not carry the pinned key")
+            raise Refused("circle.card", f"the card of {card.name!r} does not carry the pinned key")
     return Roster(parsed)
 
 
@@ -282,12 +282,12 @@ class Identity:
         """Return what :meth:`Card.wrap` encrypted.
 
         Raises:
-            Refused: ``deal.signature``: not for this member, or not for this purpose.
+            Refused: ``circle.card``: not for this member, or not for this purpose.
         """
         try:
             return _SUITE.decrypt(ciphertext, self._sealing, info=info)
         except (InvalidTag, ValueError) as error:
-            raise Refused("deal.signature", "a wrapped key does not open for this member") from error
+            raise Refused("circle.card", "a wrapped key does not open for this member") from error
 
 
 def _witness_name(member: str) -> str:

@@ -1,18 +1,18 @@
 """Is encryption on? A canary update is sealed as members do; a process that has what the server has tries to read it.
 
-The keys are made, dealt, received and confirmed as at the start of an epoch, for two members that exist only here; the
-plan is the one that a run gets. The other process is ``server/evidence/onlooker.py``: started anew, not forked, so
-nothing of this one is in it. While it holds the sum, its memory is searched for the keys; that it holds the round's
-context, which it was given, is the control that the search finds what is there.
+Two members that exist only here seal, answer and open, under the plan of a run. The other process is ``server/evidence/onlooker.py``: started anew, not forked, so
+nothing of this one is in it. While it holds the sum, its memory is searched for the seeds of both seals and the
+circle's key; that it holds the round's context, which it was given, is the control that the search finds what is there.
 
-What this shows: the code that is installed here seals; the server's half adds without a key; who holds the key opens
-exactly the sum. What it does not show: what another member's machine runs, and that the lattice problem is hard.
+What this shows: the code that is installed here seals; the server's half adds without a key; both answers together
+open exactly the sum. What it does not show: what another member's machine runs, and that the lattice problem is hard.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import secrets
 import subprocess
@@ -24,19 +24,19 @@ from typing import Any
 
 import numpy as np
 
-from ..crypto import bits, sealed
-from ..crypto.identity import Identity, Roster
-from ..crypto.mac import Mac
+from ..crypto import answers, bits, pairs, sealed
+from ..crypto.answer_plan import AnswerSum, answer_plan
+from ..crypto.answers import AnswerKey
+from ..crypto.identity import Identity
 from ..crypto.planner import Plan
-from ..crypto.quantise import ONE, Contribution, OpenedSum, Update, quantise, slot_blocks
-from ..crypto.schemes.deal import EpochKey, EpochTerms, confirm, deal, receive, sign_answer
-from ..crypto.schemes.secret import SecretKey
-from ..crypto.sealed import Key
+from ..crypto.quantise import ONE, Contribution, Ints, OpenedSum, Update, lanes_of, quantise
+from ..crypto.sealed import Secrets
 from ..errors import MoonflowerError
 from ..protocol import envelope
 from ..protocol.context import RoundContext
 from ..server.evidence.onlooker import CHI_SQUARE_MOST, SHARE_MOST, is_blind
 
+Sealing = Callable[[Plan, str, Secrets, Ints], bytes]
 COUNTERS = (2**40 + 12345,)
 CLIP = 1.0
 NEEDLE_BYTES = 16
@@ -50,7 +50,7 @@ class Found:
     Attributes:
         blind: the other process could read nothing.
         added: it took both envelopes and added them.
-        opened: the holder of the key got exactly the sum out of it.
+        opened: both answers together open exactly the sum.
         held: the other process's memory holds a key; None where it could not be looked at.
         chi_square: of the residues, the largest.
         detail: how it was read, or the code of a refusal; "" for neither.
@@ -76,51 +76,67 @@ class Found:
         if not self.blind:
             return f"a process with what the server has reads a canary update ({self.detail}); expected that it cannot"
         if self.held:
-            return "the server's process holds a key of the epoch; expected that it cannot get at one"
+            return "the server's process holds a key; expected that it cannot get at one"
         if not self.opened:
-            return "the holder of the key does not open exactly what was sealed; expected the same, value for value"
+            return "the answers of both do not open exactly what was sealed; expected the same, value for value"
         memory = "whose memory holds no key" if self.held is False else "whose memory could not be looked at"
         return (
             f"a canary update was sealed and added by a process without key or SEAL, {memory}, and which could not "
             f"read it; its residues look uniform (chi-square {self.chi_square:.0f}, at most {CHI_SQUARE_MOST:.0f}); "
-            "the key opens exactly the sum"
+            "both answers together open exactly the sum"
         )
 
 
-def release(plan: Plan, values: int, key_of: Callable[[Plan, bytes], Key] = SecretKey) -> Found:
-    """Seal a canary of ``values`` parameters under ``plan`` and return what became of it.
+def release(plan: Plan, values: int, sealing: Sealing = sealed.seal) -> Found:
+    """Seal a canary of ``values`` parameters under ``plan``, as two members, and return what became of it.
 
     Args:
-        plan: of a run.
-        values: of its update; at most two ciphertexts are sealed.
-        key_of: makes the sealing key from the plan and what was dealt. Tests give one that does not encrypt.
+        plan: of two members.
+        values: of the update; at most two ring elements are sealed.
+        sealing: seals. Tests give one that does not.
     """
     values = max(1, min(values, 2 * plan.lanes * plan.degree - len(COUNTERS) * plan.limbs))
     given = Contribution(COUNTERS, _canary(values), ONE // 2, CLIP)
-    lanes, roster, keys = given.lanes(plan), *_epoch(plan)
-    context = _context(roster[0], plan)
-    rows = np.concatenate(list(slot_blocks(given, plan)))
-    envelopes = {}
-    for member in roster:
-        key = keys[member.name]
-        mac = Mac(key.secret, context.digest, plan)
-        vector = sealed.seal(key_of(plan, key.he_key), mac, member.name, slot_blocks(given, plan), lanes, plan)
-        envelopes[member.name] = envelope.seal(member, context, vector).data
-    epoch = keys[roster[0].name]
+    lanes, members = given.lanes(plan), [Identity.generate(name) for name in ("canary one", "canary two")]
+    key = answers.generate(answer_plan(plan))
+    context = _context(members[0], plan)
+    contents = lanes_of(given, plan)
+    seals = {
+        member.name: Secrets.fresh(os.urandom(32), os.urandom(32), context.digest, sealed.digest_of(contents))
+        for member in members
+    }
+    envelopes = [
+        envelope.seal(
+            member,
+            context,
+            sealing(plan, context.digest, seals[member.name], contents),
+            pairs.public_mask(seals[member.name].mask_key),
+        ).data
+        for member in members
+    ]
     asked = {
         "plan": plan.as_dict(),
         "lanes": lanes,
         "context": vars(context),
-        "cards": [member.card.as_dict() for member in roster],
+        "cards": [member.card.as_dict() for member in members],
         "needles": [needle.hex() for needle in needles(given, plan)],
-        "rows": rows.reshape(-1).tolist(),
-        "envelopes": [base64.b64encode(data).decode() for data in envelopes.values()],
+        "plaintext": _plaintext(plan, contents),
+        "envelopes": [base64.b64encode(data).decode() for data in envelopes],
     }
-    found, held = _shown_to_the_server(asked, (epoch.secret, epoch.he_key), context.run.encode())
+    secrets_held = (key, *(one.seed for one in seals.values()))
+    found, held = _shown_to_the_server(asked, secrets_held, context.run.encode())
     if "code" in found:
         return Found(False, False, False, held, 0.0, str(found["code"]))
-    opened = _opened(key_of(plan, epoch.he_key), epoch, context, found, tuple(envelopes), given, plan)
+    opened = _opened(plan, context, AnswerKey(plan, key), seals, base64.b64decode(found["total"]), given)
     return Found(is_blind(found), True, opened, held, float(found["chi_square"]), _how(found))
+
+
+def _plaintext(plan: Plan, contents: Ints) -> list[int]:
+    """Return the coefficients that lanes make, whole numbers below t."""
+    padded = np.zeros(plan.coefficients(len(contents)) * plan.lanes, dtype=np.int64)
+    padded[: len(contents)] = contents
+    table = padded.reshape(-1, plan.lanes).tolist()
+    return [sum(value << (plan.lane_bits * lane) for lane, value in enumerate(row)) for row in table]
 
 
 def _canary(values: int) -> Update:
@@ -132,14 +148,16 @@ def _canary(values: int) -> Update:
 
 def needles(given: Contribution, plan: Plan) -> list[bytes]:
     """Return pieces of every form in which a contribution exists before it is sealed."""
-    rows = np.concatenate(list(slot_blocks(given, plan)))
+    contents = lanes_of(given, plan)
     whole = quantise(given.update, given.weight, given.clip, plan.value_bits)
-    packed = bits.pack(rows.astype(np.uint64) % np.uint64(1 << plan.modulus_bits), plan.modulus_bits)
+    size, modulus = plan.primes[0].bit_length(), plan.primes[0]
+    residues = np.array([one % modulus for one in _plaintext(plan, contents)], dtype=np.uint64)
+    residues = residues[: len(residues) // 8 * 8]
     forms = [
         given.update.tobytes(),
         given.update.astype("<f8").tobytes(),
-        packed.tobytes(),
-        rows.astype("<i8").tobytes(),
+        bits.pack(residues[None], size).tobytes(),
+        contents.astype("<i8").tobytes(),
     ]
     forms += [(whole + shift).astype(kind).tobytes() for shift in (0, plan.offset) for kind in ("<i4", "<i8")]
     found: list[bytes] = []
@@ -147,19 +165,6 @@ def needles(given: Contribution, plan: Plan) -> list[bytes]:
         places = range(0, max(1, len(form) - NEEDLE_BYTES), max(NEEDLE_BYTES, len(form) // 16))
         found += [piece for at in places if len(set(piece := form[at : at + NEEDLE_BYTES])) > 1]
     return [piece for piece in found if len(piece) == NEEDLE_BYTES]
-
-
-def _epoch(plan: Plan) -> tuple[list[Identity], Mapping[str, EpochKey]]:
-    """Return two members, and the keys of an epoch that one deals and both confirm."""
-    members = [Identity.generate(name) for name in ("canary one", "canary two")]
-    roster = Roster(tuple(member.card for member in members))
-    terms = EpochTerms.of("doctor", 1, roster, plan)
-    dealt = {one.recipient: one for one in deal(members[0], terms, roster, plan)}
-    keys = {member.name: receive(member, terms, roster, plan, dealt[member.name]) for member in members}
-    answers = {member.name: sign_answer(member, keys[member.name]) for member in members}
-    for key in keys.values():
-        confirm(key, roster, answers)
-    return members, keys
 
 
 def _context(member: Identity, plan: Plan) -> RoundContext:
@@ -176,9 +181,10 @@ def _context(member: Identity, plan: Plan) -> RoundContext:
         task={},
         package="",
         crypto=plan.as_dict(),
-        epoch=1,
+        circle="0" * 64,
         roster=member.card.node.pin,
-        min_members=2,
+        key="0" * 64,
+        frozen="0" * 64,
         offer="0" * 64,
         checkpoint="",
     )
@@ -230,28 +236,29 @@ def _piece(memory: Any, size: int) -> bytes:
 
 
 def _opened(
-    key: Key,
-    epoch: EpochKey,
-    context: RoundContext,
-    found: Mapping[str, Any],
-    names: tuple[str, ...],
-    given: Contribution,
     plan: Plan,
+    context: RoundContext,
+    key: AnswerKey,
+    seals: Mapping[str, Secrets],
+    total: bytes,
+    given: Contribution,
 ) -> bool:
-    """Return whether the total is accepted as exactly these members' and opens to exactly twice the canary."""
-    lanes, total = given.lanes(plan), base64.b64decode(found["total"])
-    seeds = {name: base64.b64decode(one) for name, one in zip(names, found["seeds"], strict=True)}
-    tags = dict(zip(names, found["tags"], strict=True))
+    """Return whether the answers of both open the total to exactly twice the canary."""
+    public = {name: pairs.public_mask(one.mask_key) for name, one in seals.items()}
+    added, seeds = AnswerSum(answer_plan(plan)), []
+    for name, one in seals.items():
+        others = {other: mask for other, mask in public.items() if other != name}
+        masked = pairs.mask(plan, one.mask_key, name, others, context.digest, context.offer)
+        seeds.append(added.add(key.seal(pairs.answer(plan, one.key(plan), masked))))
     try:
-        sealed.check_total(Mac(epoch.secret, context.digest, plan), tags, total, lanes, plan)
-        rows = sealed.open_total(key, total, seeds, lanes, plan)
-        result = OpenedSum(rows, len(given.update), len(given.counters), len(names), plan)
+        blocks = sealed.open_total(plan, context.digest, key.open(added.dump(), seeds), total, given.lanes(plan))
+        result = OpenedSum(blocks, len(given.update), len(given.counters), len(seals), plan)
         sums = np.concatenate([part for _, part in result.values()])
     except MoonflowerError:
         return False
     each = quantise(given.update, given.weight, given.clip, plan.value_bits)
-    counted = result.counters == tuple(len(names) * counter for counter in given.counters)
-    return result.in_range and counted and bool((sums == len(names) * each).all())
+    counted = result.counters == tuple(len(seals) * counter for counter in given.counters)
+    return result.in_range and counted and bool((sums == len(seals) * each).all())
 
 
 def _how(found: Mapping[str, Any]) -> str:

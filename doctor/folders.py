@@ -148,7 +148,7 @@ def ledger(folder: Path) -> Check:
 
 
 def last_roster(folder: Path) -> dict[str, str]:
-    """Return member → pin of the newest epoch of keys in a member's ledger; nothing where there is none."""
+    """Return member → pin of the newest run that this member took a seat in; nothing where there is none."""
     from ..client.ledger.ledger import APPLICATION_ID, FILE_NAME
     from ..crypto.identity import parse_card
 
@@ -156,7 +156,7 @@ def last_roster(folder: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     with reading(path, APPLICATION_ID) as db:
-        row = db.execute("SELECT roster FROM epochs WHERE confirmed ORDER BY epoch DESC LIMIT 1").fetchone()
+        row = db.execute("SELECT roster FROM agreements WHERE roster IS NOT NULL ORDER BY rowid DESC LIMIT 1").fetchone()
     cards = [] if row is None else [parse_card(card) for card in json.loads(row[0])]
     return {card.name: card.node.pin for card in cards}
 

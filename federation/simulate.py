@@ -19,11 +19,11 @@ from ..client.learning.cast import Cast, prepare
 from ..client.learning.learner import Learner
 from ..client.ledger.ledger import Ledger
 from ..client.purposes import Kit
-from ..configs.settings import Offer, RunSettings
+from ..client.seals import Seals
+from ..configs.settings import Offer
 from ..crypto.identity import Identity
 from ..errors import InputError, MoonflowerError
-from ..protocol.messages import Body, Seal
-from ..protocol.purposes import UPDATE
+from ..protocol.circle import Circle
 from ..report import table
 from ..server.app import server_app
 from ..server.coordinator import Coordinator
@@ -32,11 +32,11 @@ from ..server.records import history
 from ..server.records.state import State
 from ..server.watch.result import result
 from .baselines import baselines, clean
-from .drills.hostile_coordinator import DrilledCoordinator, DrilledRounds
+from .drills.hostile_coordinator import DrilledCoordinator
 from .drills.hostile_member import DrilledMember
 from .drills.kinds import OF_COORDINATOR, Drill, parse_drills
 from .folder import fresh
-from .grid import Delay, LocalGrid, play
+from .grid import LocalGrid, play
 
 Event = dict[str, Any]
 
@@ -93,24 +93,23 @@ def simulate(
 
 
 def _carry_out(cast: Cast, drills: Sequence[Drill], state: State, kit: Kit) -> Simulation:
-    settings = cast.settings
+    settings = cast.settings.in_practice()
     offer = settings.offer(cast.schema.digest())
     learners: dict[str, Learner] = {}
     members = _members(cast, drills, learners, kit)
     nodes = dict(enumerate(cast.names, start=1))
-    grid = LocalGrid(
-        client_app(lambda context: members[str(context.node_config["member"])]), nodes, _delays(drills, settings)
-    )
+    grid = LocalGrid(client_app(lambda context: members[str(context.node_config["member"])]), nodes)
     present = {name: ConnectedNode(number, "") for number, name in nodes.items()}
     exchange = Exchange(grid, cast.names, lambda: present, grid)
     run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
     kind = DrilledCoordinator if any(d.kind in OF_COORDINATOR for d in drills) else Coordinator
     pins = {name: member.identity.card.node.pin for name, member in members.items()}
+    circle = Circle.of(settings.federation.name, pins, True, settings.federation.min_members)
     with state.store.transaction() as db:
         history.queue_run(db, run, offer)
-    coordinator = kind(exchange, state, offer, pins, run, kit.known)
-    if isinstance(coordinator.rounds, DrilledRounds):
-        coordinator.rounds.drills = {d.round: (d.kind, d.member) for d in drills if d.kind in OF_COORDINATOR}
+    coordinator = kind(exchange, state, offer, circle, run, kit.known)
+    if isinstance(coordinator, DrilledCoordinator):
+        coordinator.drills = {d.round: (d.kind, d.member) for d in drills if d.kind in OF_COORDINATOR}
     error: MoonflowerError | None = None
     try:
         play(server_app(lambda _: coordinator), grid)
@@ -143,24 +142,21 @@ def _members(cast: Cast, drills: Sequence[Drill], learners: dict[str, Learner], 
     for name in cast.names:
         own = {d.round: d.kind for d in drills if d.member == name and d.kind not in OF_COORDINATOR}
         kind = DrilledMember if own else Member
-        member = kind(identities[name], floor, pins, Ledger(None), learner_for(name), cast.schema.digest(), kit=kit)
+        member = kind(
+            identities[name],
+            floor,
+            cast.secret(name),
+            pins,
+            Ledger(None),
+            Seals(None),
+            learner_for(name),
+            cast.schema.digest(),
+            kit=kit,
+        )
         if isinstance(member, DrilledMember):
             member.drills = own
         members[name] = member
     return members
-
-
-def _delays(drills: Sequence[Drill], settings: RunSettings) -> Delay:
-    """Return how long replies take: the drills ``drop`` and ``slow`` act on the way, not at the member."""
-    late = {"drop": float("inf"), "slow": settings.training.train_timeout_s + 1}
-    by_round = {(d.member, d.round): late[d.kind] for d in drills if d.kind in late}
-
-    def delay(member: str, request: Body) -> float:
-        if not isinstance(request, Seal) or request.purpose != UPDATE.name:
-            return 0.0
-        return by_round.get((member, request.number), 0.0)
-
-    return delay
 
 
 def _result(cast: Cast, state: State, run: str, learners: Mapping[str, Learner]) -> dict[str, Any]:

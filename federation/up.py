@@ -44,6 +44,7 @@ def up(
     on_event: Callable[[Event], None],
 ) -> Finished:
     """Run a federation of real processes and return its result; everything is written to ``folder``."""
+    settings = settings.in_practice()
     staged = stage(settings, members, folder)
     with raised(staged):
         remote = Remote(load_config(OperatorConfig, staged.operator))

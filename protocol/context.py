@@ -11,6 +11,7 @@ from ..configs.settings import Offer
 from ..crypto.identity import Roster
 from ..crypto.planner import Plan
 from ..version import __version__
+from .circle import Circle
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,12 @@ class RoundContext:
         schema: schema digest.
         task: task reference and options.
         package: version of moonflower.
-        crypto: the plan: scheme, N, q, lanes, bits, most summands.
-        epoch: key epoch.
-        roster: roster digest.
-        min_members: a sum over fewer is never opened.
-        offer: digest of the whole offer, so that gate and quorum are agreed as well.
+        crypto: the plan: N, q, lanes, bits, summands.
+        circle: digest of the circle: everybody in it is in the sum.
+        roster: digest of its members' cards.
+        key: SHA-256 of the circle's key, under which answers travel.
+        frozen: digest of what does not travel: frozen tensors and integer buffers.
+        offer: digest of the whole offer, so that the gate is agreed as well.
         checkpoint: of the coordinator's log, as :func:`checkpoint_label` writes it, that every member of the sum has
             witnessed (rule 7): who was shown another history trains under another context.
     """
@@ -50,9 +52,10 @@ class RoundContext:
     task: dict[str, Any]
     package: str
     crypto: dict[str, Any]
-    epoch: int
+    circle: str
     roster: str
-    min_members: int
+    key: str
+    frozen: str
     offer: str
     checkpoint: str
 
@@ -67,22 +70,37 @@ class RoundContext:
         return digest(self.crypto)
 
     def at(self, number: int, planned: int, purpose: str, base: str, clip: float, checkpoint: str) -> RoundContext:
-        """Return the context of another round of the same run and epoch; ``planned`` is its ``round``."""
+        """Return the context of another round of the same run; ``planned`` is its ``round``."""
         return replace(self, number=number, round=planned, purpose=purpose, base=base, clip=clip, checkpoint=checkpoint)
 
 
-def template(
-    run: str, offer: Offer, raw_offer: Mapping[str, Any], epoch: int, roster: Roster, plan: Plan
-) -> RoundContext:
-    """Return what all contexts of a run and epoch share, of no round yet: see :meth:`RoundContext.at`.
+@dataclass(frozen=True)
+class Terms:
+    """What everybody in a run has agreed to, beside the offer.
+
+    Attributes:
+        circle: of the run.
+        roster: its members' cards.
+        plan: of its sums.
+        key: SHA-256 of the circle's key.
+        frozen: digest of what does not travel.
+    """
+
+    circle: Circle
+    roster: Roster
+    plan: Plan
+    key: str
+    frozen: str
+
+
+def template(run: str, offer: Offer, raw_offer: Mapping[str, Any], terms: Terms) -> RoundContext:
+    """Return what all contexts of a run share, of no round yet: see :meth:`RoundContext.at`.
 
     Args:
         run: its identifier.
         offer: what it carries, checked.
         raw_offer: the same as it travels.
-        epoch: of the keys.
-        roster: of the epoch.
-        plan: of its sums.
+        terms: what its members agreed to.
     """
     return RoundContext(
         federation=offer.federation.name,
@@ -96,10 +114,11 @@ def template(
         schema=offer.schema_digest,
         task=offer.task.model_dump(mode="json"),
         package=__version__,
-        crypto=plan.as_dict(),
-        epoch=epoch,
-        roster=roster.digest,
-        min_members=offer.federation.min_members,
+        crypto=terms.plan.as_dict(),
+        circle=terms.circle.digest,
+        roster=terms.roster.digest,
+        key=terms.key,
+        frozen=terms.frozen,
         offer=digest(raw_offer),
         checkpoint="",
     )
@@ -107,7 +126,7 @@ def template(
 
 def context_digest(fields: Mapping[str, Any]) -> str:
     """Return the digest of a context by its fields, which another version of moonflower may have had more of."""
-    return digest({"kind": "moonflower.context.v1", **fields})
+    return digest({"kind": "moonflower.context.v2", **fields})
 
 
 def checkpoint_label(key: str, size: int, root: bytes) -> str:

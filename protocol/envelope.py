@@ -1,10 +1,10 @@
 """An envelope: what a member sends. A strict header, signed by the node key, then the sealed body.
 
-    "MFE1" | u32 header length | header: canonical JSON | signature, 96 bytes | body: seeds | residues
+    "MFE2" | u32 header length | header: canonical JSON | signature, 96 bytes | body: residues
 
 :class:`RawEnvelope` is bytes from the wire; it becomes an :class:`Envelope` only through :func:`check`, in the
-order: form, signature, member, epoch, parameters, replay, context, size, and last the body's digest, so that nothing
-large is read before its sender is known. Integers are little-endian.
+order: form, signature, member, parameters, replay, context, mask key, size, and last the body's digest, so that
+nothing large is read before its sender is known. Integers are little-endian.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 
 from ..canonical import canonical, parse_canonical
 from ..crypto.identity import SIGNATURE_BYTES, Card, Identity
-from ..crypto.sealed import SealedVector
+from ..crypto.pairs import check_public
 from ..errors import Refused
 from .context import RoundContext
 
-MAGIC = b"MFE1"  # format 1; the digit counts up
-MAX_HEADER_BYTES, MAX_TAGS = 4096, 8
+MAGIC = b"MFE2"  # format 2; the digit counts up
+MAX_HEADER_BYTES = 4096
 HALF_FROM = 1 << 20  # bodies from this size on are hashed by two threads: hashlib lets go of the interpreter
 _HEX, _WORD = re.compile(r"[0-9a-f]{64}"), re.compile(r"[a-z][a-z0-9_]{0,31}")
 _second_half = ThreadPoolExecutor(1, "moonflower-hash")
@@ -52,31 +52,27 @@ class Header:
 
     Attributes:
         member: who sealed it.
-        federation, run, number, purpose, epoch: the round, in clear so that a refusal can say what is off.
+        run, number, purpose: the round, in clear so that a refusal can say what is off.
         context: digest of the RoundContext that the member trained under.
         params: digest of the crypto parameters.
         body: digest of the body (:func:`body_digest`).
         body_bytes: its length.
-        seeds: SHA-256 of the seeds in the body: openers get only these of it.
-        tags: of the authenticated sum (``crypto.mac``).
+        mask: public half of the one-time mask key (``crypto.pairs``), 64 hex digits.
     """
 
     member: str
-    federation: str
     run: str
     number: int
     purpose: str
-    epoch: int
     context: str
     params: str
     body: str
     body_bytes: int
-    seeds: str
-    tags: tuple[int, ...]
+    mask: str
 
     def encode(self) -> bytes:
         """Return the canonical bytes that are signed."""
-        return canonical({"v": 1, **asdict(self)})
+        return canonical({"v": 2, **asdict(self)})
 
 
 @dataclass(frozen=True)
@@ -114,24 +110,28 @@ class Envelope:
     body: memoryview
 
 
-def seal(identity: Identity, context: RoundContext, vector: SealedVector) -> OwnEnvelope:
-    """Return the envelope of a sealed vector, signed by ``identity`` over this context."""
+def seal(identity: Identity, context: RoundContext, body: bytes, mask: bytes) -> OwnEnvelope:
+    """Return the envelope of a sealed vector, signed by ``identity`` over this context.
+
+    Args:
+        identity: the member.
+        context: of the round.
+        body: the sealed vector.
+        mask: public half of its one-time mask key.
+    """
     header = Header(
         member=identity.name,
-        federation=context.federation,
         run=context.run,
         number=context.number,
         purpose=context.purpose,
-        epoch=context.epoch,
         context=context.digest,
         params=context.params,
-        body=body_digest(vector.body),
-        body_bytes=len(vector.body),
-        seeds=vector.seeds,
-        tags=vector.tags,
+        body=body_digest(body),
+        body_bytes=len(body),
+        mask=mask.hex(),
     ).encode()
     signature = identity.sign("envelope", header)
-    whole = MAGIC + len(header).to_bytes(4, "little") + header + signature + vector.body
+    whole = MAGIC + len(header).to_bytes(4, "little") + header + signature + body
     return OwnEnvelope(whole, SignedHeader(header, signature).digest)
 
 
@@ -157,7 +157,8 @@ def split(raw: RawEnvelope) -> tuple[SignedHeader, memoryview]:
     length = int.from_bytes(data[4:8], "little")
     start = 8 + length + SIGNATURE_BYTES
     if data[:3] == MAGIC[:3] and data[3:4] != MAGIC[3:]:
-        raise Refused("envelope.malformed", f"an envelope of format {data[3:4]!r}, expected {MAGIC[3:]!r}")
+        found, expected = data[3:4].decode(errors="replace"), MAGIC[3:].decode()
+        raise Refused("envelope.malformed", f"an envelope of format {found}, expected format {expected}")
     if data[:4] != MAGIC or not 0 < length <= MAX_HEADER_BYTES or len(data) < start:
         raise Refused("envelope.malformed", f"{len(data)} bytes are no envelope")
     return SignedHeader(data[8 : 8 + length], data[8 + length : start]), memoryview(data)[start:]
@@ -167,13 +168,11 @@ def check(raw: RawEnvelope, card: Card, context: RoundContext, body_bytes: int) 
     """Return ``raw`` as an envelope of ``card``'s member for ``context``.
 
     Raises:
-        Refused: ``envelope.malformed``, ``.signature``, ``.member``, ``.epoch``, ``.params``, ``.replay`` (of an
-            earlier round or another purpose) or ``.context``.
+        Refused: ``envelope.malformed``, ``.signature``, ``.member``, ``.params``, ``.replay`` (of an earlier round or
+            another purpose) or ``.context``.
     """
     signed, body = split(raw)
     header = signed.verify(card)
-    if header.epoch != context.epoch:
-        raise Refused("envelope.epoch", f"sealed in epoch {header.epoch}, expected {context.epoch}")
     if header.params != context.params:
         raise Refused("envelope.params", "sealed under other crypto parameters")
     if (header.number, header.purpose, header.run) != (context.number, context.purpose, context.run):
@@ -183,6 +182,7 @@ def check(raw: RawEnvelope, card: Card, context: RoundContext, body_bytes: int) 
         )
     if header.context != context.digest:
         raise Refused("envelope.context", "sealed under another context than this round's")
+    check_public(bytes.fromhex(header.mask))
     if len(body) != header.body_bytes:
         raise Refused("envelope.signature", "the body is not as long as the header signs")
     if len(body) != body_bytes:
@@ -196,18 +196,17 @@ def _parse_header(data: bytes) -> Header:
     try:
         value: dict[str, Any] = parse_canonical(data)
         version = value.pop("v")
-        header = Header(**{**value, "tags": tuple(value["tags"])})
+        header = Header(**value)
     except (ValueError, TypeError, KeyError, AttributeError):
         raise Refused("envelope.malformed", "the header is not canonical") from None
-    texts = (header.member, header.federation, header.run)
-    digests = (header.context, header.params, header.body, header.seeds)
-    numbers = (header.number, header.epoch, header.body_bytes, *header.tags)
+    texts = (header.member, header.run)
+    digests = (header.context, header.params, header.body, header.mask)
+    numbers = (header.number, header.body_bytes)
     good = (
-        version == 1
+        version == 2
         and all(isinstance(text, str) for text in texts)
         and all(isinstance(text, str) and _HEX.fullmatch(text) for text in digests)
         and all(type(number) is int and 0 <= number < 1 << 64 for number in numbers)
-        and 0 < len(header.tags) <= MAX_TAGS
         and isinstance(header.purpose, str)
         and _WORD.fullmatch(header.purpose) is not None
     )

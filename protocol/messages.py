@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .envelope import RawEnvelope
 
-MAX_EPOCH = 1 << 53
-Shared = Literal["schema", "task", "package", "layout", "start"]
+Shared = Literal["circle", "schema", "task", "package", "layout", "start"]
+SHARED: tuple[Shared, ...] = ("circle", "schema", "task", "package", "layout", "start")
+MAX_TENSORS = 10_000
 
 
 class Attachment(BaseModel):
@@ -75,98 +76,90 @@ class Enrolled(Body):
     """The member's card, and what all members must share.
 
     Attributes:
-        agreed: digests by field: schema, task, package, layout, start.
+        agreed: digests by field, all of :data:`SHARED`.
+        frozen: digest of each tensor that does not travel, by its name.
         sizes: by purpose: parameters of an update, or how many whole numbers.
-        epoch: newest one of which this member holds keys; the next is beyond it.
+        key: digest of the circle's key that this member holds; "" for none.
     """
 
     kind = "enrolled"
     card: dict[str, Any]
-    epoch: int = Field(ge=0, le=MAX_EPOCH)
     agreed: dict[Shared, str]
+    frozen: dict[str, str] = Field(max_length=MAX_TENSORS)
     sizes: dict[str, int] = Field(min_length=1, max_length=100)
+    key: str = Field(pattern=r"^([0-9a-f]{64})?$")
 
     @model_validator(mode="after")
     def _whole(self) -> Enrolled:
-        if len(self.agreed) != 5 or min(self.sizes.values()) < 0:
+        if {*self.agreed} != {*SHARED} or min(self.sizes.values()) < 0:
             raise ValueError("a digest or size is missing")
         return self
 
 
-class MakeDeals(Body):
-    """Asks a member to deal an epoch's keys to every member of the roster."""
+class MakeKey(Body):
+    """Asks the first name of the circle to wrap the circle's key for every member.
 
-    kind = "make_deals"
+    Attributes:
+        run: that is to begin.
+        roster: all members' cards, sorted by name.
+    """
+
+    kind = "make_key"
     run: str
-    epoch: int
     roster: list[dict[str, Any]]
 
 
-class Deals(Body):
-    """One wrapped deal and one signature for each member.
+class KeyMade(Body):
+    """The circle's key, wrapped and signed for each member.
 
     Attributes:
         ciphertexts, signatures: by recipient.
     """
 
-    kind = "deals"
+    kind = "key_made"
     ciphertexts: dict[str, bytes]
     signatures: dict[str, bytes]
 
 
-class TakeDeal(Body):
-    """Delivers all deals for a member.
+class TakeSeat(Body):
+    """Tells a member who takes part in a run, and hands it the circle's key where it has none.
 
     Attributes:
-        ciphertexts, signatures: by dealer.
+        run: that is to begin.
+        roster: all members' cards, sorted by name.
+        ciphertext, signature: the key from the circle's first name; empty where the member said that it holds it.
     """
 
-    kind = "take_deal"
+    kind = "take_seat"
     run: str
-    epoch: int
     roster: list[dict[str, Any]]
-    ciphertexts: dict[str, bytes]
-    signatures: dict[str, bytes]
+    ciphertext: bytes
+    signature: bytes
 
 
-class DealAnswer(Body):
-    """The member's signed answer to its deals.
+class SeatTaken(Body):
+    """The member's signed word on which key it holds.
 
     Attributes:
-        answer: a MAC that all members compare.
+        key: SHA-256 of the circle's key.
+        signature: over circle and key.
     """
 
-    kind = "deal_answer"
-    answer: str
+    kind = "seat_taken"
+    key: str = Field(pattern=r"^[0-9a-f]{64}$")
     signature: str
-
-
-class Confirm(Body):
-    """Relays all answers; a member seals only after they agree."""
-
-    kind = "confirm"
-    run: str
-    epoch: int
-    answers: dict[str, dict[str, Any]]
-
-
-class Done(Body):
-    """Nothing to say but yes."""
-
-    kind = "done"
 
 
 class RoundRequest(Body):
     """Base of what is asked in a round.
 
     Attributes:
-        run, epoch: which agreement and keys it is under.
+        run: which agreement it is under.
         number, round, purpose, base, clip, checkpoint: the round's own part of the RoundContext; the member knows the
             rest.
     """
 
     run: str
-    epoch: int
     number: int
     round: int
     purpose: str
@@ -180,12 +173,14 @@ class Seal(RoundRequest):
 
     Attributes:
         model: the base's file; empty for statistics.
-        proof: what proves the base (rule 3); empty where the base is the agreed start vector.
+        proof: what proves the base (rule 3); empty for statistics.
+        refused: proof of the newest candidate, where that was refused and the base is older; else empty.
     """
 
     kind = "seal"
     model: bytes
     proof: dict[str, Any]
+    refused: dict[str, Any]
 
 
 class Sealed(Body):
@@ -193,7 +188,7 @@ class Sealed(Body):
 
     Attributes:
         clipped_share: share of the update's parameters that the clip cut, in steps of 0.05.
-        seal_s: seconds it took to quantise, encrypt and serialise.
+        seal_s: seconds it took to quantise, seal and sign.
     """
 
     kind = "sealed"
@@ -202,23 +197,56 @@ class Sealed(Body):
     seal_s: float = Field(ge=0)
 
 
-class Open(RoundRequest):
-    """Asks members of set A to open a sum and, for an update, to vote on the candidate.
+class Ask(RoundRequest):
+    """Asks every member of the circle to answer: may this list and this total be opened together?
 
     Attributes:
-        members: set A, sorted.
         headers, signatures: each member's signed envelope header.
-        seeds: each member's seeds, whose digest its header signs.
-        total: the sealed sum: residues without seeds.
+        total: SHA-256 of the sealed total.
+    """
+
+    kind = "ask"
+    headers: dict[str, bytes]
+    signatures: dict[str, bytes]
+    total: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Answered(Body):
+    """The member's answer, the same bytes whenever it is asked.
+
+    Attributes:
+        document: canonical bytes, see ``protocol.answer``.
+        signature: under it.
+        answer: the one-time key under its masks, sealed with the circle's key: seeds, then residues.
+        answer_s: seconds it took.
+    """
+
+    kind = "answered"
+    document: bytes
+    signature: bytes
+    answer: bytes
+    answer_s: float = Field(ge=0)
+
+
+class Open(RoundRequest):
+    """Asks a member to open a sum and, for an update, to vote on the candidate.
+
+    Attributes:
+        documents, signatures: each member's answer document.
+        seeds: of each member's sealed answer.
+        keys: the sum of the sealed answers: residues without seeds.
+        answers: the sealed answers themselves, where their sum did not open; else empty.
+        total: the sealed sum.
         best: SHA-256 of the best promoted version, the gate's reference.
         upload: whether this member shall send the result along.
     """
 
     kind = "open"
-    members: list[str]
-    headers: dict[str, bytes]
+    documents: dict[str, bytes]
     signatures: dict[str, bytes]
     seeds: dict[str, bytes]
+    keys: bytes
+    answers: dict[str, bytes]
     total: bytes
     best: str
     upload: bool
@@ -228,7 +256,7 @@ class Opened(Body):
     """An opener's signed statement about the result, its vote, and the result itself if it was asked for it.
 
     Attributes:
-        statement: canonical bytes, the same from every opener (see ``crypto.statement``).
+        statement: canonical bytes, the same from every opener (see ``protocol.statement``).
         vote: relative worsening of the member's validation metric, clipped to ±1; None to abstain.
         vote_signature: over the result, the version it was compared with, and the vote.
     """
@@ -258,11 +286,9 @@ class Route(Generic[Q, A]):
 
 
 ENROL = Route("query.enrol", Enrol, Enrolled)
-MAKE_DEALS = Route("query.make_deals", MakeDeals, Deals)
-TAKE_DEAL = Route("query.take_deal", TakeDeal, DealAnswer)
-CONFIRM = Route("query.confirm", Confirm, Done)
+MAKE_KEY = Route("query.make_key", MakeKey, KeyMade)
+TAKE_SEAT = Route("query.take_seat", TakeSeat, SeatTaken)
 SEAL = Route("train.seal", Seal, Sealed)
+ANSWER = Route("query.answer", Ask, Answered)
 OPEN = Route("evaluate.open", Open, Opened)
-ROUTES: dict[str, Route[Any, Any]] = {
-    route.name: route for route in (ENROL, MAKE_DEALS, TAKE_DEAL, CONFIRM, SEAL, OPEN)
-}
+ROUTES: dict[str, Route[Any, Any]] = {route.name: route for route in (ENROL, MAKE_KEY, TAKE_SEAT, SEAL, ANSWER, OPEN)}

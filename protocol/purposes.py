@@ -28,7 +28,6 @@ class Purpose:
         makes_version: a model version follows from the opened sum.
         voted: members vote on that version.
         measures: its metrics are those of the version that it is about.
-        kept_by_openers: what follows from the sum stays with those who opened it, so all who took part must open.
     """
 
     name: str
@@ -39,14 +38,13 @@ class Purpose:
     makes_version: bool = False
     voted: bool = False
     measures: bool = False
-    kept_by_openers: bool = False
 
     def lanes(self, size: int, plan: Plan) -> int:
         """Return how many lanes a sum takes; ``size`` is the number of values, or of whole numbers."""
         return size + plan.limbs if self.trained else size * plan.limbs
 
 
-STATISTICS = Purpose("statistics", "start", "version 0", based=False, makes_version=True, kept_by_openers=True)
+STATISTICS = Purpose("statistics", "start", "version 0", based=False, makes_version=True)
 UPDATE = Purpose("update", "round", "candidate", trained=True, makes_version=True, voted=True)
 TALLIES = Purpose("tallies", "report", "model measured", measures=True)
 Purposes = Mapping[str, Purpose]

@@ -33,7 +33,7 @@ __all__ = [
     "unsealed",
 ]
 
-ENVELOPE, BLOB = "moonflower.envelope.v1", "moonflower.blob.v1"
+ENVELOPE, BLOB = "moonflower.envelope.v2", "moonflower.blob.v1"
 _KIND, _JSON, _LOG = "kind", "json", "log"
 INLINE_BYTES = 1 << 20
 """Pieces up to here stand in the message's own record: one request of Flower's instead of four."""

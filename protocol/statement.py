@@ -1,4 +1,4 @@
-"""What openers sign: the result of an opening, and the proof that a quorum of such signatures makes.
+"""What openers sign: the result of an opening, and the proof that all names' words about it make.
 
 The statement's bytes are a pure function of the opened sum and the round, so that honest openers sign the same.
 """
@@ -6,13 +6,14 @@ The statement's bytes are a pure function of the opened sum and the round, so th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..canonical import canonical, digest, parse_canonical
+from ..canonical import canonical, parse_canonical
 from ..crypto.identity import Card, Identity, Roster, b64, unb64
 from ..errors import Refused
+from .answer import list_digest
 from .context import RoundContext
 
 
@@ -23,10 +24,11 @@ class Statement:
     Attributes:
         context: digest of the RoundContext.
         federation, run, number, purpose, base: the round, in clear.
-        members: set A, sorted.
-        headers: digest of A's header digests, in that order.
+        members: everybody in the sum, sorted.
+        headers: digest of the list of their headers.
         sha256: the model version that results (statistics, update) or that was measured (tallies).
         clip: the clip of a round that starts from this version.
+        norm: Euclidean norm of the opened mean update; 0 where there is none, None where the candidate is not finite.
         in_range: False when the sum holds what honest members cannot add up to.
         metrics: of tallies; else empty.
     """
@@ -41,6 +43,7 @@ class Statement:
     headers: str
     sha256: str
     clip: float
+    norm: float | None
     in_range: bool
     metrics: Mapping[str, float | None]
 
@@ -53,6 +56,7 @@ class Statement:
         sha256: str,
         clip: float,
         in_range: bool,
+        norm: float | None = 0.0,
         metrics: Mapping[str, float | None] | None = None,
     ) -> Statement:
         """Return the statement about an opening of the sum of these headers (member to header digest)."""
@@ -65,16 +69,17 @@ class Statement:
             context.purpose,
             context.base,
             members,
-            digest([headers[member] for member in members]),
+            list_digest(headers.values()),
             sha256,
             clip,
+            norm,
             in_range,
             metrics or {},
         )
 
     def encode(self) -> bytes:
         """Return the canonical bytes that openers sign."""
-        return canonical({**vars(self), "metrics": dict(self.metrics), "v": 1})
+        return canonical({**vars(self), "metrics": dict(self.metrics), "v": 2})
 
     @classmethod
     def parse(cls, data: bytes) -> Statement:
@@ -85,7 +90,7 @@ class Statement:
         """
         try:
             value = parse_canonical(data)
-            if value.pop("v") != 1:
+            if value.pop("v") != 2:
                 raise ValueError("another version")
             statement = cls(**{**value, "members": tuple(value["members"])})
             members = statement.members
@@ -96,6 +101,7 @@ class Statement:
                 and all(isinstance(text, str) and len(text) in (0, 64) for text in (statement.base, statement.sha256))
                 and all(isinstance(text, str) and len(text) == 64 for text in (statement.context, statement.headers))
                 and isinstance(statement.clip, float)
+                and (statement.norm is None or isinstance(statement.norm, float))
                 and isinstance(statement.in_range, bool)
                 and isinstance(statement.metrics, dict)
                 and all(value is None or type(value) is float for value in statement.metrics.values())
@@ -108,27 +114,60 @@ class Statement:
         return statement
 
 
-def quorum(members: Sequence[str], wanted: int) -> int:
-    """Return how many openers must agree: ``wanted``, or the majority of the set where it is 0.
+@dataclass(frozen=True)
+class Words:
+    """What one member said of an opening: its signature under the statement, and its vote.
 
-    >>> quorum(["a", "b", "c", "d"], 0)
-    3
+    Attributes:
+        signature: under the statement.
+        vote: relative worsening of the member's validation metric against the best version; None to abstain.
+        vote_signature: over the result, the version it was compared with, and the vote.
     """
-    return min(wanted, len(members)) if wanted else len(members) // 2 + 1
+
+    signature: bytes
+    vote: float | None
+    vote_signature: bytes
+
+    def check(self, card: Card, statement: bytes, best: str) -> None:
+        """Check both signatures.
+
+        Raises:
+            Refused: ``envelope.signature``.
+        """
+        voted = vote_bytes(statement, best, self.vote)
+        if not card.node.verify("opened", statement, self.signature) or not card.node.verify(
+            "vote", voted, self.vote_signature
+        ):
+            raise Refused("envelope.signature", f"the opening or the vote is not signed by {card.name!r}")
 
 
 @dataclass(frozen=True)
 class Proof:
-    """A statement with the signatures of openers: proves a base (rule 3)."""
+    """A statement with the words of all names: proves a base (rule 3).
+
+    Attributes:
+        statement: its bytes.
+        best: SHA-256 of the version that the votes compare with; "" where there is no vote.
+        words: of each member of the sum.
+    """
 
     statement: bytes
-    signatures: Mapping[str, bytes]
+    best: str
+    words: Mapping[str, Words]
+
+    @property
+    def votes(self) -> dict[str, float | None]:
+        """Member → vote."""
+        return {member: one.vote for member, one in sorted(self.words.items())}
 
     def as_dict(self) -> dict[str, Any]:
         """The proof as JSON-able values."""
         return {
             "statement": self.statement.decode(),
-            "signatures": {member: b64(signature) for member, signature in sorted(self.signatures.items())},
+            "best": self.best,
+            "signatures": {member: b64(one.signature) for member, one in sorted(self.words.items())},
+            "votes": self.votes,
+            "vote_signatures": {member: b64(one.vote_signature) for member, one in sorted(self.words.items())},
         }
 
     @classmethod
@@ -136,48 +175,44 @@ class Proof:
         """Return the proof.
 
         Raises:
-            Refused: ``base.unproved``: malformed.
+            Refused: ``base.unknown``: malformed.
         """
         try:
-            signatures = {str(member): unb64(text) for member, text in value["signatures"].items()}
-            return cls(str(value["statement"]).encode(), signatures)
+            votes, voted = value["votes"], value["vote_signatures"]
+            words = {
+                str(member): Words(unb64(text), _vote(votes[member]), unb64(voted[member]))
+                for member, text in value["signatures"].items()
+            }
+            if not len(words) == len(votes) == len(voted):
+                raise ValueError("votes of others")
+            return cls(str(value["statement"]).encode(), str(value["best"]), words)
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise Refused("base.unproved", "the base's proof is malformed") from None
+            raise Refused("base.unknown", "the base's proof is malformed") from None
 
-    def verify(self, roster: Roster, wanted_quorum: int, remembered: Iterable[Card] = ()) -> Statement:
-        """Return the statement, once a quorum of its set's members is found to have signed it.
-
-        Args:
-            roster: the members of today.
-            wanted_quorum: as in :func:`quorum`.
-            remembered: cards of earlier epochs that whoever asks confirmed itself. Their signatures count beside one
-                of the roster at least: members that left cannot prove a base among themselves.
+    def verify(self, roster: Roster) -> Statement:
+        """Return the statement, once everybody of the roster is found to have signed it and its vote.
 
         Raises:
-            Refused: ``base.unproved``.
+            Refused: ``base.unknown``.
         """
         try:
             statement = Statement.parse(self.statement)
         except Refused:
-            raise Refused("base.unproved", "the base's proof holds no statement") from None
-        needed = quorum(statement.members, wanted_quorum)
-        signed = self._signers(roster.cards, {*statement.members}, needed)
-        if signed:
-            signed |= self._signers(remembered, {*statement.members} - signed, needed - len(signed))
-        if len(signed) < needed:
-            raise Refused("base.unproved", f"{len(signed)} of {needed} openers signed the base")
+            raise Refused("base.unknown", "the base's proof holds no statement") from None
+        if statement.members != roster.names or {*self.words} != {*roster.names}:
+            raise Refused("base.unknown", "the base's proof does not hold the words of all names")
+        for card in roster.cards:
+            try:
+                self.words[card.name].check(card, self.statement, self.best)
+            except Refused as error:
+                raise Refused("base.unknown", f"the base's proof: {error}") from None
         return statement
 
-    def _signers(self, cards: Iterable[Card], names: set[str], most: int) -> set[str]:
-        """Return who of ``names`` signed, and stop at ``most``: one signature costs a millisecond to check."""
-        found: set[str] = set()
-        for card in cards:
-            if len(found) == most:
-                break
-            signature = self.signatures.get(card.name, b"")
-            if card.name in names - found and card.node.verify("opened", self.statement, signature):
-                found.add(card.name)
-        return found
+
+def _vote(value: Any) -> float | None:
+    if value is not None and (type(value) is not float or not -1 <= value <= 1):
+        raise ValueError("no vote")
+    return value
 
 
 def sign_statement(identity: Identity, statement: Statement) -> bytes:

@@ -62,7 +62,7 @@ class Mark:
     status: str
     value: float | None
     note: str
-    excluded: bool
+    named: bool
 
 
 def over_rounds(marks: Sequence[Mark], title: str, desc: str, ident: str) -> str:
@@ -218,11 +218,11 @@ def _y_axis(low: float, high: float, y: _Scale, left: float, right: float) -> st
 
 
 def _lanes(marks: Sequence[Mark], x: _Scale, top: float, base: float) -> tuple[str, float]:
-    """Return the marks below the plot (not promoted; somebody excluded) and the height of the whole chart."""
+    """Return the marks below the plot (not promoted; somebody named) and the height of the whole chart."""
     parts, y = [], base + 34.0
     lanes = (
         [(m, m.status) for m in marks if m.status != "promoted"],
-        [(m, "member excluded") for m in marks if m.excluded],
+        [(m, "member named") for m in marks if m.named],
     )
     for lane in filter(None, lanes):
         for mark, kind in lane:
@@ -252,8 +252,8 @@ def _shape(kind: str, x: float, y: float) -> str:
         return f'<circle class="promoted" cx="{x:.1f}" cy="{y:.1f}" r="3.5" />'
     if kind == "refused":
         return f'<path class="refused" d="{at}m0 -5l5 5l-5 5l-5 -5z" />'
-    if kind == "member excluded":
-        return f'<path class="excluded" d="{at}m0 -4.5l5 8.5h-10z" />'
+    if kind == "member named":
+        return f'<path class="named" d="{at}m0 -4.5l5 8.5h-10z" />'
     return f'<path class="failed" d="{at}m-4 -4l8 8m0 -8l-8 8" />'
 
 
@@ -328,7 +328,7 @@ svg .line { stroke: var(--federated); stroke-width: 1.8; fill: none; stroke-line
 svg .promoted { fill: var(--federated); }
 svg .refused { fill: var(--bg); stroke: var(--warn); stroke-width: 1.8; }
 svg .failed { fill: none; stroke: var(--bad); stroke-width: 2.2; stroke-linecap: round; }
-svg .excluded { fill: var(--soft); }
+svg .named { fill: var(--soft); }
 svg .bar.alone { fill: var(--alone); }
 svg .bar.federated { fill: var(--federated); }
 svg .bar.personalised { fill: var(--personalised); }

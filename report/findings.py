@@ -100,7 +100,7 @@ def setbacks(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"{what} ({_rounds(numbers)})" for what, numbers in found.items()]
 
 
-def exclusions(rounds: Sequence[Mapping[str, Any]], key: str = "excluded") -> list[str]:
+def exclusions(rounds: Sequence[Mapping[str, Any]], key: str = "named") -> list[str]:
     """Return who was left out (``key="warnings"``: warned of), ``Hungary envelope.late (round 9)``."""
     found: dict[str, list[int]] = {}
     for r in rounds:

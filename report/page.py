@@ -201,20 +201,20 @@ def _rounds_html(result: Mapping[str, Any]) -> str:
         title = f"{_TITLES[metric]} over rounds"
         marks = [
             Mark(r["round"], str(r.get("status")), number(part(r, "metrics").get(metric)), _note(r, metric),
-                 bool(r.get("excluded")))
+                 bool(r.get("named")))
             for r in rounds
         ]  # fmt: skip
         desc = f"{len(rounds)} rounds: {tally(rounds)}. The numbers are in the table of rounds."
         charts += f"<figure><h3>{title}</h3>{over_rounds(marks, title, desc, f'rounds-{metric}')}</figure>"
     kinds = [s for s in STATUSES if any(r.get("status") == s for r in rounds)]
-    kinds += ["member excluded"] if any(r.get("excluded") for r in rounds) else []
-    events = [*setbacks(rounds), *(f"excluded: {one}" for one in exclusions(rounds))]
+    kinds += ["member named"] if any(r.get("named") for r in rounds) else []
+    events = [*setbacks(rounds), *(f"named: {one}" for one in exclusions(rounds))]
     events += [f"warning: {one}" for one in exclusions(rounds, "warnings")]
     bullets = "".join(f"<li>{escaped(event)}</li>" for event in events)
     is_open = ' open="open"' if len(rounds) <= 30 else ""
     return (
         f'<div class="charts">{charts}</div>{legend(kinds)}'
-        + (f'<ul class="plain">{bullets}</ul>' if bullets else "<p>Nothing was refused and nobody was excluded.</p>")
+        + (f'<ul class="plain">{bullets}</ul>' if bullets else "<p>Nothing was refused and nobody was named.</p>")
         + f"<details{is_open}><summary>{counted(len(rounds), 'round')} as a table</summary>"
         + _rounds_table(result, rounds)
         + "</details>"
@@ -227,7 +227,7 @@ def _rounds_html(result: Mapping[str, Any]) -> str:
 
 def _rounds_table(result: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> str:
     names = [plain(m.get("name")) for m in items(result, "members")]
-    words = ("status", "code", "members", "excluded", "warnings")
+    words = ("status", "code", "members", "named", "warnings")
     numbers = ("gate against", "gate median", "clipped", "loss", "accuracy", "AUC")
     heads = '<th scope="col" class="num">round</th><th scope="col" class="num">no.</th>'
     heads += "".join(f'<th scope="col">{word}</th>' for word in words)
@@ -238,7 +238,7 @@ def _rounds_table(result: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]
         said = (
             r.get("code") or UNDEFINED,
             _present(members, names),
-            ", ".join(who(one) for one in items(r, "excluded")) or UNDEFINED,
+            ", ".join(who(one) for one in items(r, "named")) or UNDEFINED,
             ", ".join(who(one) for one in items(r, "warnings")) or UNDEFINED,
         )
         gate, metrics = part(r, "gate"), part(r, "metrics")
@@ -338,7 +338,7 @@ def _note(r: Mapping[str, Any], metric: str) -> str:
     """Return a round in words, for its mark on a chart."""
     parts = [f"Round {plain(r['round'])}: {plain(r.get('status'))}", plain(r.get("code") or "")]
     parts.append(f"{LABELS[metric]} {fixed(part(r, 'metrics').get(metric))}")
-    parts += [f"excluded {who(one)}" for one in items(r, "excluded")]
+    parts += [f"named {who(one)}" for one in items(r, "named")]
     return ", ".join(filter(None, parts))
 
 

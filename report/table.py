@@ -127,7 +127,7 @@ def _facts(result: Mapping[str, Any]) -> list[tuple[str, Text]]:
     said = [f"{len(rounds)}: {tally(rounds)}", *setbacks(rounds)]
     left_out = exclusions(rounds)
     if left_out:
-        said.append(f"excluded: {', '.join(left_out)}")
+        said.append(f"named: {', '.join(left_out)}")
     lines = [("Result", Text(summary(result)))]
     lines += [("" if i else "Verdict", Text(sentence)) for i, sentence in enumerate(verdicts(result))]
     lines.append(("Rounds", Text("; ".join(said))))

@@ -1,8 +1,8 @@
 """The coordinator's half of a round, as a Flower ServerApp. Read ``client/app.py`` first.
 
-A run, in order: the members take seats, that is they enrol and deal an epoch's keys (``enrolment``); they open the
-statistics, which gives version 0; then round after round train → seal → add → open + judge → promote or fall back
-(``sums``, ``gate``), with reports on the way. Every transition is one transaction together with its log entry, so that
+A run, in order: everybody in the circle takes a seat (``enrolment``); they open the statistics, which gives version 0;
+then round after round train → seal → add → answer → open + judge → promote or fall back (``sums``, ``gate``), with
+reports on the way. A round that fails is repeated with everybody, under the next number. Every transition is one transaction together with its log entry, so that
 the process may be killed at any moment: the next one has the members take seats anew and goes on from the last good
 model. The coordinator holds no key and sees no member's update.
 """
@@ -19,18 +19,18 @@ from sqlalchemy import Connection
 from .. import logs
 from ..configs.settings import Offer, parse
 from ..errors import Ended, MoonflowerError, Refused
+from ..protocol.circle import Circle
 from ..protocol.purposes import FIRST, STATISTICS, Purpose, Purposes
+from . import enrolment
 from .exchange import Exchange
 from .records import history
 from .records.history import Round
-from .records.models import Entry
 from .records.state import State
 from .releases.board import Board
 from .round import Rounds, good_ones, newest_whole, version_entry
 from .rules import Patience
-from .run import Run
-from .seating import Seating
-from .sums import Wire
+from .run import Run, Seats
+from .sums import Sums, Wire
 from .witnesses import Witnesses
 
 
@@ -41,7 +41,7 @@ class Coordinator:
         exchange: to the members.
         state: the coordinator's records; the run is among them (``history.queue_run``).
         offer: what the run carries (rule 9).
-        pins: member → pin of its node key.
+        circle: everybody who takes part.
         run: identifier of the run.
         purposes: what its sums are for.
 
@@ -49,31 +49,27 @@ class Coordinator:
         wire: bytes and seconds of the update rounds that this process carried out.
     """
 
-    rounds_kind = Rounds
-
     def __init__(
         self,
         exchange: Exchange,
         state: State,
         offer: Mapping[str, Any],
-        pins: Mapping[str, str],
+        circle: Circle,
         run: str,
         purposes: Purposes = FIRST,
     ) -> None:
         checked = parse(Offer, offer, where="the run's offer")
         witnesses = Witnesses(state)
         self.state, self.wire = state, Wire()
-        self._run = Run(run, checked, dict(offer), dict(pins), exchange, state, witnesses, purposes)
+        self._run = Run(run, checked, dict(offer), circle, exchange, state, witnesses, purposes)
         self._patience = Patience(checked.gate)
-        self._seating = Seating(self._run, self._patience, self.wire)
-        self.rounds = self.rounds_kind(self._run, self._seating, self._patience, self.wire)
 
     def carry_out(self) -> None:
         """Carry the run out to its planned end; a run that is over stays as it is.
 
         Raises:
             Ended: by policy: ``run.patience``, ``run.max_failed``, or a refused opening; or ``run.stopped``.
-            Refused: it could not begin: too few members, keys that do not agree, no statistics.
+            Refused: it could not begin: somebody is missing or differs, no statistics.
         """
         done = self._take_up()
         if done is None:
@@ -89,7 +85,9 @@ class Coordinator:
 
     def _carry_on(self, done: int) -> None:
         """Carry out what is left after so many planned rounds."""
-        self._seating.check_patience()
+        self._check_patience()
+        self._sums = self._sums_of(self._run, self._seats())
+        self._rounds = self._rounds_of(self._run, self._sums)
         self._start()
         for purpose in self._run.purposes.values():
             if purpose.when == "start" and not purpose.makes_version:
@@ -125,24 +123,52 @@ class Coordinator:
             finished = history.finished(db, run.id)
         for outcome in finished:
             self._patience.count(outcome.status)
-        return max((outcome.round for outcome in finished), default=0)
+        return max((outcome.round for outcome in finished if outcome.status != "failed"), default=0)
+
+    def _sums_of(self, run: Run, seats: Seats) -> Sums:
+        """Return the sums of these seats; a drilled coordinator's are others."""
+        return Sums(run, seats, self.wire)
+
+    def _rounds_of(self, run: Run, sums: Sums) -> Rounds:
+        """Return the rounds over these sums; a drilled coordinator's are others."""
+        return Rounds(run, sums, self._patience, self.wire)
+
+    def _seats(self) -> Seats:
+        """Return the seats of everybody in the circle; once the run has its version 0 they are asked for again.
+
+        Raises:
+            Ended: ``run.max_failed``.
+            Refused: before version 0: somebody is missing or differs.
+        """
+        with self.state.store.read() as db:
+            begun = bool(self.state.models.entries(db, self._run.id))
+        while True:
+            try:
+                return enrolment.take_seats(self._run)
+            except Refused as error:
+                if not begun:
+                    raise
+                self._run.note("warned", code=error.code, what="seats")
+                self._patience.has_failed()
+                self._check_patience()
+
+    def _check_patience(self) -> None:
+        """Check that not too much went wrong in a row.
+
+        Raises:
+            Ended: ``run.patience``, ``run.max_failed``.
+        """
+        if self._patience.code:
+            raise Ended(self._patience.code, "too many rounds in a row brought nothing; the last good model stays")
 
     def _start(self) -> None:
         """Open the statistics, once in a run; the openers compute version 0 from them (rules 4 and 5)."""
         with self.state.store.read() as db:
             if self.state.models.entries(db, self._run.id):
                 return
-        while True:
-            sums = self._seating.sums()
-            everybody = sums.seats.roster.names
-            context = sums.seats.template.at(0, 0, STATISTICS.name, "", 0.0, self._run.witnesses.newest())
-            collected = sums.collect(context, dict.fromkeys(everybody), None)
-            missing = {*everybody} - {*collected.members}
-            if not missing:
-                break
-            if not missing <= self._run.exchange.revoked():
-                left_out = ", ".join(f"{who}: {code}" for who, code in sorted(collected.collection.excluded.items()))
-                raise Refused("round.too_few", f"statistics need every member of the roster; {left_out}")
+        sums = self._sums
+        context = sums.seats.template.at(0, 0, STATISTICS.name, "", 0.0, self._run.witnesses.newest())
+        collected = sums.collect(context, dict.fromkeys(sums.seats.roster.names))
         agreed, start = sums.open(collected, "")
         if start is None:
             raise Refused("gate.norm", "the members' statistics hold what honest members cannot add up to")
@@ -155,22 +181,24 @@ class Coordinator:
                 "statistics_opened",
                 number=0,
                 sha256=start.sha256,
-                members=list(collected.members),
+                members=list(agreed.statement.members),
             )
 
     def _round(self, planned: int) -> None:
-        """Carry out a round, and the reports that are due after it."""
-        outcome = self.rounds.carry_out(planned)
+        """Carry out a planned round, again where it fails, and the reports that are due after it."""
+        while True:
+            outcome = self._rounds.carry_out(planned)
+            self._check_patience()
+            if outcome.status != "failed":
+                break
         every = self._run.offer.training.report_every
         if outcome.status == "promoted" and every and planned % every == 0:
             self._report(outcome)
-        self._seating.check_patience()
 
     def _mend(self) -> None:
         """Repeat the rounds whose models are damaged on disk, so that the run goes on from its last good version.
 
-        From the same base, for the same set (rule 2) and under the same plan a round gives the same bytes again. Where
-        it gives others, because a member was revoked since, these are the next version, and the run goes on from it.
+        From the same base the same round gives the same bytes again: members train what they trained before.
 
         Raises:
             Refused: ``data.model``: not even the start is whole, or the disk keeps nothing.
@@ -215,18 +243,13 @@ class Coordinator:
             model = self.state.models.last_good(db, self._run.id)
             assert model is not None
             about = model.sha256 if purpose.based else ""
-            before = history.fixed_set(db, purpose.name, about)
-        fixed = None if before is None else before - self._run.exchange.revoked()
-        sums = self._seating.sums(fixed or frozenset())
+        sums = self._sums
         number, planned = (outcome.number, outcome.round) if outcome else (0, 0)
         checkpoint = self._run.witnesses.newest()
-        clip = model.clip if purpose.based else 0.0
-        context = sums.seats.template.at(number, planned, purpose.name, about, clip, checkpoint)
-        bases: dict[str, Entry | None] = {
-            name: model if purpose.based else None for name in sums.seats.roster.names if fixed is None or name in fixed
-        }
+        context = sums.seats.template.at(number, planned, purpose.name, about, 0.0, checkpoint)
+        bases = dict.fromkeys(sums.seats.roster.names, model if purpose.based else None)
         try:
-            agreed, _ = sums.open(sums.collect(context, bases, fixed), "")
+            agreed, _ = sums.open(sums.collect(context, bases), "")
             metrics, code = agreed.statement.metrics, "" if agreed.statement.in_range else "gate.norm"
         except Refused as error:
             metrics, code = {}, error.code

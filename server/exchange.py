@@ -22,7 +22,6 @@ from ..protocol.records import from_records, kind_of, to_records
 
 logger = logging.getLogger(__name__)
 POLL_S = 0.1
-GRACE_S = 5.0
 RESENDS = 2  # after an error that Flower reports, or where a member needs another proof of the log's growth
 BEHIND = "audit.behind"
 INVALID_FAB = 7  # flwr.common.constant.ErrorCode: a bundle that the node does not run (contract test)
@@ -156,7 +155,6 @@ class Exchange:
         route: Route[Q, A],
         requests: Mapping[str, Q],
         timeout_s: float,
-        enough: Callable[[], bool] = lambda: False,
         letters: Attaching | None = None,
     ) -> Iterator[Answer[A]]:
         """Send each member its request; yield answers as they come, refusals among them.
@@ -167,12 +165,9 @@ class Exchange:
             route: the kind of exchange.
             requests: member → request.
             timeout_s: seconds to wait in all.
-            enough: whether the answers so far will do; from then on the others have as long again as these took, and
-                five seconds at least.
             letters: what goes along with every message.
         """
-        began = self._clock.now()
-        deadline, satisfied = began + timeout_s, False
+        deadline = self._clock.now() + timeout_s
         waiting = {member: _Asked() for member in sorted(requests)}
         senders: dict[str, str] = {}  # id of a message → member, of every message sent: a late reply is as good
         while waiting and self._clock.now() < deadline:
@@ -200,9 +195,6 @@ class Exchange:
                 if answer is not None:
                     del waiting[member]
                     yield Answer(member, answer)
-            if not satisfied and enough():
-                satisfied, now = True, self._clock.now()
-                deadline = min(deadline, now + max(GRACE_S, now - began))
             if waiting and not came:
                 self._clock.wait(deadline)
         for member, asked in waiting.items():

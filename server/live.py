@@ -49,7 +49,7 @@ def main(grid: Grid, context: Context) -> None:
             closing(State(folder, config.server.federation, keep_envelopes_h=config.server.keep_envelopes_h)) as state,
             carrying(folder, run),
         ):
-            _coordinator(grid, state, run, config.server.answer_timeout_s).carry_out()
+            _coordinator(grid, state, run, config.server).carry_out()
     except MoonflowerError as error:  # its end is on record; a traceback would only hide it
         logger.warning("the run ended: %s", error, extra={"run": run, "code": error.code})
     except (OSError, OperationalError) as error:  # a full disk: the server starts another process, and says why
@@ -59,7 +59,7 @@ def main(grid: Grid, context: Context) -> None:
         raise
 
 
-def _coordinator(grid: Grid, state: State, run: str, answer_timeout_s: float) -> Coordinator:
+def _coordinator(grid: Grid, state: State, run: str, own: ServerSettings) -> Coordinator:
     with state.store.read() as db:
         row = history.run_row(db, run)
         pins = roster.pins(db)
@@ -72,9 +72,13 @@ def _coordinator(grid: Grid, state: State, run: str, answer_timeout_s: float) ->
 
     nodes = connected(grid, pins)
     exchange = Exchange(
-        Replies(grid), tuple(pins), nodes, WallClock(), revoked=revoked, answer_timeout_s=answer_timeout_s
+        Replies(grid), tuple(pins), nodes, WallClock(), revoked=revoked, answer_timeout_s=own.answer_timeout_s
     )
-    return Coordinator(exchange, state, row.offer, pins, run)
+    federation = parse(Offer, row.offer, where="the run's offer").federation
+    if federation.practice and not is_loopback(own.listen.rpartition(":")[0]):
+        raise Refused("circle.differs", "a practice run, at a server that can be reached from other machines")
+    circle = Circle.of(federation.name, pins, federation.practice, federation.min_members)
+    return Coordinator(exchange, state, row.offer, circle, run)
 
 
 def connected(grid: Grid, pins: Mapping[str, str]) -> Callable[[], dict[str, ConnectedNode]]:

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
-import numpy as np
 from sqlalchemy import Connection
 
 from .. import logs
-from ..crypto.identity import b64
 from ..errors import Ended, Refused, TooFew
-from ..protocol import model_version
+from ..protocol import gate, model_version
+from ..protocol.context import RoundContext
 from ..protocol.envelope import Envelope, RawEnvelope
 from ..protocol.purposes import UPDATE
-from . import gate
 from .records import history
 from .records.history import Round
 from .records.models import Entry, Models, best
-from .rules import AWAY, AgreedOpening, Collection, Patience
-from .run import Run, Seats
-from .seating import Seating
-from .sums import Wire
+from .rules import JUNK, AgreedOpening, Collection, Patience
+from .run import Run
+from .sums import Sums, Wire
 
 
 class Rounds:
@@ -30,70 +28,70 @@ class Rounds:
 
     Args:
         run: the run.
-        seating: who takes part.
+        sums: its sealed sums.
         patience: counts how rounds end.
         wire: what rounds cost.
     """
 
-    def __init__(self, run: Run, seating: Seating, patience: Patience, wire: Wire) -> None:
-        self._run, self._state, self._seating = run, run.state, seating
+    def __init__(self, run: Run, sums: Sums, patience: Patience, wire: Wire) -> None:
+        self._run, self._state, self._sums = run, run.state, sums
         self._patience, self._wire = patience, wire
 
     def carry_out(self, planned: int) -> Round:
-        """Carry out one planned round, to its record.
+        """Carry out one planned round under the next number, to its record.
 
         Raises:
-            Ended: the run ends here by policy.
+            Ended: ``circle.junk``: answers that open nothing, for the second time.
         """
         self._state.envelopes.expire()
         with self._state.store.read() as db:
             entries = self._state.models.entries(db, self._run.id)
             number = history.next_number(db)
-            base = self.base(entries, number)
-            before = history.fixed_set(db, UPDATE.name, base.sha256)
+        base = newest_whole(self._state.models, good_ones(entries), self._run.id)
         logs.now_about(round=number)
-        revoked = self._run.exchange.revoked()
-        evicted = revoked & (before or frozenset())
-        fixed = self.fixed(None if before is None else before - revoked, number)
-        sums = self._seating.sums(fixed or frozenset())
-        seats, outcome = sums.seats, Round(planned, number)
+        outcome = Round(planned, number)
         with self._state.store.transaction() as db:
             history.write_round(db, self._run.id, outcome)
             began = {"round": planned, "base": base.sha256, "clip": base.clip}
             self._run.log(db, "round_began", number=number, **began)
+        template, sums = self._sums.seats.template, self._sums
         checkpoint = self._run.witnesses.newest()
-        context = seats.template.at(number, planned, UPDATE.name, base.sha256, base.clip, checkpoint)
-        invited = self.invited(seats, number) if fixed is None else fixed.intersection(seats.roster.names)
-        bases = {member: self.base_for(member, base, entries, number) for member in invited}
+        context = template.at(number, planned, UPDATE.name, base.sha256, base.clip, checkpoint)
+        bases = {member: self.base_for(member, base, entries, context) for member in sums.seats.roster.names}
         try:
-            collected = sums.collect(context, bases, fixed, self.check)
+            collected = sums.collect(context, bases, _refused(entries), self.check)
         except TooFew as failed:
-            return self._fail(replace(outcome, excluded=failed.excluded), failed.code)
-        outcome = replace(
-            outcome,
-            members=collected.members,
-            excluded=dict(collected.collection.excluded),
-            clipped_share=collected.clipped_share,
-        )
+            return self._fail(replace(outcome, named=failed.named), failed.code)
+        members = sums.seats.roster.names
+        outcome = replace(outcome, members=members, clipped_share=collected.clipped_share)
         try:
             agreed, candidate = sums.open(collected, best(entries).sha256)
         except Refused as error:
-            failure = self._fail(outcome, error.code)
-            if error.code in AWAY or (evicted and error.code == "open.overlap"):
-                return failure
-            raise Ended(error.code, f"the opening of round {number} was refused: {error}") from None
-        warnings = tuple((member, "open.disagree") for member in agreed.disagreeing)
-        return self._judge(replace(outcome, warnings=warnings), agreed, candidate, entries)
+            failed_round = self._fail(outcome, error.code)
+            self._check_junk()
+            return failed_round
+        return self._judge(outcome, agreed, candidate, entries)
+
+    def _check_junk(self) -> None:
+        """Check that openings without a key did not come twice in this run.
+
+        Raises:
+            Ended: ``circle.junk``.
+        """
+        with self._state.store.read() as db:
+            junk = [one for one in history.finished(db, self._run.id) if one.code == "open.key"]
+        if len(junk) >= JUNK:
+            raise Ended("circle.junk", f"in {len(junk)} rounds the answers of all names opened nothing")
 
     def _judge(
         self, outcome: Round, agreed: AgreedOpening, candidate: model_version.Version | None, entries: list[Entry]
     ) -> Round:
         """Let the gate decide; promote the candidate, or stay with the last good model."""
         run, said = self._run, agreed.statement
-        norm = _norm(self._state.models.read(said.base), candidate)
+        votes = agreed.proof.votes
         verdict = gate.judge(
-            agreed.votes,
-            norm,
+            votes,
+            said.norm,
             [entry.norm for entry in entries if entry.verdict == "promoted" and entry.norm is not None],
             in_range=said.in_range,
             min_members=run.offer.federation.min_members,
@@ -117,20 +115,19 @@ class Rounds:
                 number=outcome.number,
                 code=verdict.code,
                 median=verdict.median,
-                votes=dict(agreed.votes),
-                vote_signatures={member: b64(signature) for member, signature in agreed.vote_signatures.items()},
-                best=best(entries).sha256,
+                votes=votes,
+                best=agreed.proof.best,
                 warnings=[list(warning) for warning in outcome.warnings],
             )
             if candidate is not None:
                 entry = version_entry(
                     run.id, candidate, self._state.models.next_version(db), status, verdict.code, agreed
                 )
-                entry = replace(entry, norm=norm if math.isfinite(norm) else None, median=verdict.median)
+                entry = replace(entry, norm=said.norm, median=verdict.median)
                 self._state.models.record(db, entry)
             self._write(db, outcome)
-            excluded = dict(outcome.excluded)
-            run.log(db, status, number=outcome.number, code=verdict.code, sha256=said.sha256, excluded=excluded)
+            named = dict(outcome.named)
+            run.log(db, status, number=outcome.number, code=verdict.code, sha256=said.sha256, named=named)
         self._patience.count(status)
         return outcome
 
@@ -139,32 +136,20 @@ class Rounds:
         with self._state.store.transaction() as db:
             failed = replace(outcome, status="failed", code=code)
             self._write(db, failed)
-            self._run.log(db, "failed", number=outcome.number, code=code, excluded=dict(outcome.excluded))
+            self._run.log(db, "failed", number=outcome.number, code=code, named=dict(outcome.named))
         self._patience.has_failed()
         return failed
 
     def _write(self, db: Connection, outcome: Round) -> None:
         """Keep a round that ended, and what the wire has cost so far."""
         history.write_round(db, self._run.id, outcome)
-        history.write_summary(db, self._run.id, self._wire.summary(self._seating.params))
+        history.write_summary(db, self._run.id, self._wire.summary(self._sums.params))
 
     # The steps that the drills of a dishonest coordinator replace.
 
-    def base(self, entries: list[Entry], number: int) -> Entry:
-        """Return the version that the round starts from: the last good one."""
-        return newest_whole(self._state.models, good_ones(entries), self._run.id)
-
-    def base_for(self, member: str, base: Entry, entries: list[Entry], number: int) -> Entry:
+    def base_for(self, member: str, base: Entry, entries: list[Entry], context: RoundContext) -> Entry:
         """Return the version that a member is sent."""
         return base
-
-    def fixed(self, fixed: frozenset[str] | None, number: int) -> frozenset[str] | None:
-        """Return the one set for which the base may be opened again (rule 2)."""
-        return fixed
-
-    def invited(self, seats: Seats, number: int) -> frozenset[str]:
-        """Return who is asked to train from a base that was not opened yet."""
-        return frozenset(seats.roster.names)
 
     def check(self, collection: Collection, member: str, raw: RawEnvelope) -> Envelope:
         """Return the checked envelope."""
@@ -211,10 +196,7 @@ def version_entry(
     )
 
 
-def _norm(base: model_version.Version, candidate: model_version.Version | None) -> float:
-    """Return the Euclidean norm of what a candidate changes; infinite when the candidate is not finite."""
-    if candidate is None:
-        return 0.0
-    if not np.isfinite(candidate.vector).all():
-        return math.inf
-    return float(np.linalg.norm(candidate.vector.astype(np.float64) - base.vector))
+def _refused(entries: list[Entry]) -> Mapping[str, Any] | None:
+    """Return the proof of a run's newest candidate, if it was refused."""
+    newest = max(entries, key=lambda entry: entry.number)
+    return newest.proof if newest.verdict == "refused" else None

@@ -2,16 +2,17 @@
 
 The twin of ``client/guard.py``. A round, in order:
 
-1. a :class:`Collection` takes envelopes until all invited members have answered or time is up; each is checked
+1. a :class:`Collection` takes envelopes until everybody in the circle has answered or time is up; each is checked
    whole before it is added, a refused one leaves no trace;
-2. closing it fixes set A, of at least ``min_members`` (``round.too_few``), and of exactly the earlier set where
-   this base was opened before (rule 2);
-3. a :class:`Hearing` takes the openers' signed statements until a quorum agrees; a disagreeing minority is named;
-4. the gate judges; :class:`Patience` counts refused and failed rounds in a row and says when the run ends.
+2. closing it fixes the list: one envelope of every name (``round.too_few``);
+3. everybody answers that list and total, once; :func:`check_answer` looks at each answer;
+4. a :class:`Hearing` takes the openers' signed statements: all names must say the same;
+5. the gate judges; :class:`Patience` counts refused and failed rounds in a row and says when the run ends.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,56 +20,68 @@ from dataclasses import dataclass, field
 from ..configs.settings import GateSettings
 from ..crypto.identity import Roster
 from ..errors import Refused
+from ..protocol.answer import SignedAnswer
 from ..protocol.context import RoundContext
 from ..protocol.envelope import Envelope, RawEnvelope, SignedHeader, check
-from ..protocol.messages import Opened
+from ..protocol.messages import SHARED, Answered, Enrolled, Opened
 from ..protocol.purposes import Purpose
-from ..protocol.statement import Proof, Statement, quorum, vote_bytes
+from ..protocol.statement import Proof, Statement, Words
 
-FIELDS = ("schema", "task", "package", "layout", "start")
-AWAY = frozenset(
-    {
-        "envelope.late",
-        "envelope.epoch",
-        "update.failed",
-        "auth.client_revoked",
-        "open.quorum",
-    }
-)
-"""Why an opening may fail without anybody's bad will: members were away, broke or left. The round is
-repeated."""
+JUNK = 2  # openings without a key, after which the run ends
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """What all enrolled members have in common: digests by field, and sizes."""
+class Odd:
+    """Why a member does not take part.
 
-    agreed: Mapping[str, str]
-    sizes: Mapping[str, int]
+    Attributes:
+        code: why.
+        what: in what it differs, where the code does not say it: a tensor's name.
+    """
+
+    code: str
+    what: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.code} ({self.what})" if self.what else self.code
 
 
-def agree(
-    digests: Mapping[str, Mapping[str, str]], sizes: Mapping[str, Mapping[str, int]], purposes: Iterable[str]
-) -> tuple[Agreement, dict[str, str]]:
-    """Return what most members share, and for each member that differs the first field in which it does.
+def agree(answers: Mapping[str, Enrolled], circle: str, purposes: Iterable[str]) -> dict[str, Odd]:
+    """Return, for each member that differs, the first thing in which it does.
 
     Args:
-        digests: member → digest by field, of exactly :data:`FIELDS`.
-        sizes: member → size by purpose.
+        answers: member → what it said.
+        circle: digest of the circle that the coordinator knows; another one differs, however many hold it.
         purposes: of the run; a member that does not know one differs in it.
     """
-    names = (*FIELDS, *purposes)
-    said: dict[str, dict[str, str | int | None]] = {
-        member: {**digests[member], **{name: sizes[member].get(name) for name in purposes}} for member in digests
+    names = list(purposes)
+    fields: dict[str, dict[str, str]] = {
+        member: {
+            **{name: str(one.agreed[name]) for name in SHARED},
+            **{f"frozen.{tensor}": found for tensor, found in one.frozen.items()},
+            **{f"size.{name}": str(one.sizes.get(name)) for name in names},
+            "purposes": ",".join(sorted(one.sizes)),
+        }
+        for member, one in answers.items()
     }
-    common = {name: Counter(fields[name] for fields in said.values()).most_common(1)[0][0] for name in names if said}
-    odd: dict[str, str] = {}
-    for member, fields in said.items():
-        differing = [name for name in names if fields[name] != common[name] or fields[name] is None]
-        if differing or {*sizes[member]} != {*purposes}:
-            odd[member] = differing[0] if differing else "purposes"
-    agreed = {name: str(common[name]) for name in FIELDS if said}
-    return Agreement(agreed, {name: int(common[name] or 0) for name in purposes if said}), odd
+    order = list(dict.fromkeys(name for one in fields.values() for name in one))
+    common = {name: Counter(one.get(name) for one in fields.values()).most_common(1)[0][0] for name in order}
+    common |= {"circle": circle, "purposes": ",".join(sorted(names))}
+    odd: dict[str, Odd] = {}
+    for member, one in fields.items():
+        differing = next((name for name in order if one.get(name) != common[name]), None)
+        if differing is not None:
+            odd[member] = _odd(differing)
+    return odd
+
+
+def _odd(name: str) -> Odd:
+    if name == "circle":
+        return Odd("circle.differs")
+    kind, dot, rest = name.partition(".")
+    if dot and kind == "frozen":
+        return Odd("agree.frozen", rest)
+    return Odd(f"config.{rest if dot else name}")
 
 
 @dataclass
@@ -77,21 +90,17 @@ class Collection:
 
     Attributes:
         context: the round's.
-        roster: the epoch's members.
-        invited: who was asked.
+        roster: everybody in the circle.
         body_bytes: length of a body.
-        fixed: the set for which this base was opened before; no other is closed (rule 2).
         accepted: member → signed header, of the envelopes in the sum.
-        excluded: member → code, of those that are not.
+        named: member → code, of those that are not.
     """
 
     context: RoundContext
     roster: Roster
-    invited: frozenset[str]
     body_bytes: int
-    fixed: frozenset[str] | None = None
     accepted: dict[str, SignedHeader] = field(default_factory=dict)
-    excluded: dict[str, str] = field(default_factory=dict)
+    named: dict[str, str] = field(default_factory=dict)
 
     def check(self, member: str, raw: RawEnvelope) -> Envelope:
         """Return the envelope that ``member`` sent, once everything about it is right.
@@ -99,8 +108,6 @@ class Collection:
         Raises:
             Refused: ``envelope.*``.
         """
-        if member not in self.invited:
-            raise Refused("envelope.member", "the member was not invited to this round")
         if member in self.accepted:
             raise Refused("envelope.replay", "the member's envelope is already in the sum")
         return check(raw, self.roster.card(member), self.context, self.body_bytes)
@@ -109,124 +116,120 @@ class Collection:
         """Record that an envelope was added to the sum."""
         self.accepted[envelope.header.member] = envelope.signed
 
-    def exclude(self, member: str, code: str) -> None:
+    def name(self, member: str, code: str) -> None:
         """Record that a member is not in the sum, and why; an accepted envelope stays accepted."""
         if member not in self.accepted:
-            self.excluded.setdefault(member, code)
+            self.named.setdefault(member, code)
 
     @property
     def waiting(self) -> frozenset[str]:
         """Members from whom nothing has come yet."""
-        return self.invited - self.accepted.keys() - self.excluded.keys()
+        return frozenset(self.roster.names) - self.accepted.keys() - self.named.keys()
 
     def close(self) -> tuple[str, ...]:
-        """Return set A, sorted; whoever is still missing is late.
+        """Return everybody, sorted; whoever is still missing is away.
 
         Raises:
             Refused: ``round.too_few``.
         """
         for member in self.waiting:
-            self.exclude(member, "envelope.late")
-        members = tuple(sorted(self.accepted))
-        needed = self.context.min_members
-        if len(members) < needed:
-            raise Refused("round.too_few", f"{len(members)} members' envelopes came, {needed} are needed")
-        if self.fixed is not None and set(members) != self.fixed:
-            missing = ", ".join(sorted(self.fixed - set(members)))
-            raise Refused("round.too_few", f"this base was opened for a set that included {missing}")
-        return members
+            self.name(member, "circle.away")
+        if self.named:
+            said = ", ".join(f"{member}: {code}" for member, code in sorted(self.named.items()))
+            raise Refused("round.too_few", f"a sum is over everybody in the circle; not in it: {said}")
+        return self.roster.names
+
+
+def check_answer(
+    context: RoundContext, roster: Roster, member: str, answered: Answered, headers: str, total: str
+) -> SignedAnswer:
+    """Return a member's answer document, once it is about this list and total and goes with what came.
+
+    Raises:
+        Refused: ``open.list``, ``envelope.signature`` or ``envelope.malformed``.
+    """
+    signed = SignedAnswer(answered.document, answered.signature)
+    document = signed.verify(roster.card(member), context.digest, headers, total)
+    if hashlib.sha256(answered.answer).hexdigest() != document.answer:
+        raise Refused("envelope.malformed", "the sealed answer is not the one that the document signs")
+    return signed
 
 
 @dataclass(frozen=True)
 class AgreedOpening:
-    """An opening's result: the statement that a quorum signed, its proof, the signed votes, and who disagreed."""
+    """An opening's result: the statement that all names signed, and their words."""
 
     statement: Statement
     proof: Proof
-    votes: Mapping[str, float | None]
-    vote_signatures: Mapping[str, bytes]
-    disagreeing: tuple[str, ...]
 
 
 @dataclass
 class Hearing:
-    """The openers' answers about one sum."""
+    """The openers' words about one sum.
+
+    Attributes:
+        purpose: of the sum.
+        context: of the round.
+        roster: everybody in the circle.
+        best: SHA-256 of the gate's reference.
+        statements, words: member → what it said.
+        refused: member → why it did not open.
+    """
 
     purpose: Purpose
     context: RoundContext
     roster: Roster
-    members: tuple[str, ...]
-    wanted_quorum: int
     best: str
     statements: dict[str, bytes] = field(default_factory=dict)
-    signatures: dict[str, bytes] = field(default_factory=dict)
-    votes: dict[str, float | None] = field(default_factory=dict)
-    vote_signatures: dict[str, bytes] = field(default_factory=dict)
+    words: dict[str, Words] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
 
     def hear(self, member: str, opened: Opened) -> None:
         """Take an opener's answer, once its signatures and its context are right.
 
         Raises:
-            Refused: ``open.set``, ``envelope.signature``, ``envelope.context`` or ``open.disagree``.
+            Refused: ``open.list``, ``envelope.signature``, ``envelope.context`` or ``open.disagree``.
         """
-        if member not in self.members or member in self.statements:
-            raise Refused("open.set", "the opener is not in the set, or answered before")
-        node = self.roster.card(member).node
-        voted = vote_bytes(opened.statement, self.best, opened.vote)
-        if not node.verify("opened", opened.statement, opened.signature) or not node.verify(
-            "vote", voted, opened.vote_signature
-        ):
-            raise Refused("envelope.signature", "the opening or the vote is not signed by the member")
+        if member in self.statements:
+            raise Refused("open.list", "the opener answered before")
+        words = Words(opened.signature, opened.vote, opened.vote_signature)
+        words.check(self.roster.card(member), opened.statement, self.best)
         said = Statement.parse(opened.statement)
-        if said.context != self.context.digest or said.members != self.members:
+        if said.context != self.context.digest or said.members != self.roster.names:
             raise Refused("envelope.context", "the statement is about another round")
-        self.statements[member], self.signatures[member] = opened.statement, opened.signature
-        self.votes[member], self.vote_signatures[member] = opened.vote, opened.vote_signature
+        self.statements[member], self.words[member] = opened.statement, words
+        self.refused.pop(member, None)
 
     def refuse(self, member: str, code: str) -> None:
         """Record that a member did not open."""
         if member not in self.statements:
-            self.refused.setdefault(member, code)
+            self.refused[member] = code
 
     @property
     def waiting(self) -> frozenset[str]:
         """Openers from whom nothing has come yet."""
-        return frozenset(self.members) - self.statements.keys() - self.refused.keys()
-
-    @property
-    def enough(self) -> bool:
-        """Whether a quorum agrees, with as many votes as the gate needs: nobody slow can change that."""
-        counted = Counter(self.statements.values()).most_common(1)
-        if not counted or counted[0][1] < quorum(self.members, self.wanted_quorum):
-            return False
-        votes = [self.votes[member] for member, said in self.statements.items() if said == counted[0][0]]
-        needed = self.context.min_members if self.purpose.voted else 0
-        return sum(vote is not None for vote in votes) >= needed
+        return frozenset(self.roster.names) - self.statements.keys() - self.refused.keys()
 
     def conclude(self) -> AgreedOpening:
-        """Return what a quorum agrees on.
+        """Return what all names say.
 
         Raises:
-            Refused: the refusals' most frequent code where openers refused, ``open.disagree`` where they signed
-                different results, else ``open.quorum``.
+            Refused: the refusals' most frequent code; ``open.disagree``: they signed different results.
         """
+        if self.refused:
+            code = Counter(self.refused.values()).most_common(1)[0][0]
+            raise Refused(code, f"{len(self.refused)} of {len(self.roster.names)} members did not open")
+        different = {*self.statements.values()}
+        if len(different) != 1:
+            raise Refused("open.disagree", f"the openers signed {len(different)} different results")
+        statement = different.pop()
+        return AgreedOpening(Statement.parse(statement), Proof(statement, self.best, dict(self.words)))
+
+    @property
+    def disagreeing(self) -> tuple[str, ...]:
+        """Who signed something else than most."""
         counted = Counter(self.statements.values()).most_common(1)
-        needed = quorum(self.members, self.wanted_quorum)
-        if not counted or counted[0][1] < needed:
-            codes = Counter(self.refused.values()).most_common(1)
-            code = "open.disagree" if len(set(self.statements.values())) > 1 else "open.quorum"
-            code = codes[0][0] if codes else code
-            raise Refused(code, f"{counted[0][1] if counted else 0} of {needed} openers agree")
-        statement = counted[0][0]
-        agreeing = {member for member, said in self.statements.items() if said == statement}
-        return AgreedOpening(
-            Statement.parse(statement),
-            Proof(statement, {member: self.signatures[member] for member in agreeing}),
-            {member: self.votes[member] for member in sorted(agreeing)},
-            {member: self.vote_signatures[member] for member in sorted(agreeing)},
-            tuple(sorted(self.statements.keys() - agreeing)),
-        )
+        return tuple(sorted(one for one, said in self.statements.items() if said != counted[0][0]))
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from ..configs.settings import Offer
 from ..crypto.identity import Roster
 from ..crypto.planner import Plan
 from ..errors import Ended
+from ..protocol.circle import Circle
 from ..protocol.context import RoundContext
 from ..protocol.messages import Body, Route
 from ..protocol.purposes import Purpose, Purposes
@@ -32,7 +33,7 @@ class Run:
         id: identifier.
         offer: what the run carries (rule 9), checked.
         raw_offer: the same as it is sent.
-        pins: member → pin of its node key.
+        circle: everybody who takes part.
         exchange: to the members.
         state: the coordinator's records.
         witnesses: what members have seen of the log.
@@ -42,7 +43,7 @@ class Run:
     id: str
     offer: Offer
     raw_offer: Mapping[str, Any]
-    pins: Mapping[str, str]
+    circle: Circle
     exchange: Exchange
     state: State
     witnesses: Witnesses
@@ -62,7 +63,6 @@ class Run:
         route: Route[Q, A],
         requests: Mapping[str, Q],
         timeout_s: float,
-        enough: Callable[[], bool] = lambda: False,
         at: str = "",
     ) -> Iterator[Answer[A]]:
         """Ask members as :meth:`Exchange.ask` does, unless somebody asked for the run's end.
@@ -78,24 +78,22 @@ class Run:
             raise Ended("run.stopped", "somebody asked for the run's end; the last good model stays")
         letters = Letters(self.witnesses, at or self.witnesses.newest())
         try:
-            yield from self.exchange.ask(route, requests, timeout_s, enough, letters)
+            yield from self.exchange.ask(route, requests, timeout_s, letters)
         finally:
             self.witnesses.keep(self.id)
 
 
 @dataclass(frozen=True)
 class Seats:
-    """An epoch as the coordinator knows it: who takes part, with which parameters; no key.
+    """A run's seats as the coordinator knows them: who takes part, with which parameters; no key.
 
     Attributes:
-        epoch: its number.
-        roster: its members.
+        roster: everybody in the circle.
         plan: parameters of its sums.
         sizes: by purpose: parameters of an update, or how many whole numbers.
-        template: RoundContext of the run in this epoch, to be filled for a round.
+        template: RoundContext of the run, to be filled for a round.
     """
 
-    epoch: int
     roster: Roster
     plan: Plan
     sizes: Mapping[str, int]

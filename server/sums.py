@@ -1,4 +1,4 @@
-"""Sealed sums, for all purposes: collect envelopes into set A, then have set A open the sum."""
+"""Sealed sums, for all purposes: collect everybody's envelopes into a list, have it answered, and have it opened."""
 
 from __future__ import annotations
 
@@ -7,41 +7,45 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+from ..crypto.answer_plan import AnswerSum, answer_plan
+from ..crypto.sealed import Sum
 from ..errors import InputError, Refused, TooFew
 from ..protocol import model_version
+from ..protocol.answer import list_digest
 from ..protocol.context import RoundContext
-from ..protocol.envelope import Envelope, RawEnvelope
-from ..protocol.messages import OPEN, SEAL, Open, Opened, Seal, Sealed
+from ..protocol.envelope import Envelope, RawEnvelope, SignedHeader
+from ..protocol.messages import ANSWER, OPEN, SEAL, Ask, Open, Opened, RoundRequest, Seal, Sealed
 from ..protocol.purposes import UPDATE, Purpose
-from .aggregate import RunningSum
 from .exchange import Answer
-from .records import history
 from .records.models import Entry
-from .rules import AgreedOpening, Collection, Hearing
+from .rules import AgreedOpening, Collection, Hearing, check_answer
 from .run import Run, Seats
 
+R = TypeVar("R", bound=RoundRequest)
 Check = Callable[[Collection, str, RawEnvelope], Envelope]
 
 
 @dataclass
 class _Collecting:
-    """A set while it is being collected."""
+    """A list while it is being collected."""
 
     collection: Collection
-    running: RunningSum
-    seeds: dict[str, bytes] = field(default_factory=dict)
+    running: Sum
     shares: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class Wire:
-    """Bytes and seconds of update rounds, one figure an envelope or opening; reports show medians."""
+    """Bytes and seconds of update rounds, one figure an envelope, answer or opening; reports show medians."""
 
     upload_bytes: list[int] = field(default_factory=list)
+    answer_bytes: list[int] = field(default_factory=list)
+    word_bytes: list[int] = field(default_factory=list)
     download_bytes: list[int] = field(default_factory=list)
     seal_s: list[float] = field(default_factory=list)
+    answer_s: list[float] = field(default_factory=list)
     add_s: list[float] = field(default_factory=list)
     open_s: list[float] = field(default_factory=list)
 
@@ -56,36 +60,61 @@ class Wire:
         medians: dict[str, Any] = {
             name: statistics.median(values) if values else None for name, values in vars(self).items()
         }
+        parts = [medians.pop(name) for name in ("answer_bytes", "word_bytes")]
         upload = medians["upload_bytes"]
+        if upload is not None:  # all that a member sends in a round: envelope, answer, words
+            upload = medians["upload_bytes"] = upload + sum(part or 0 for part in parts)
         a_param = upload / params if upload is not None and params else None
         return {"params": params, "upload_bytes_per_param": a_param, **medians}
 
 
 @dataclass(frozen=True)
 class Collected:
-    """A closed set and its sealed sum.
+    """A list that is fixed, and its sealed total.
 
     Attributes:
         purpose: of the sum.
         context: the round's.
-        collection: signed headers of set A, and who was excluded.
-        members: set A, sorted.
-        seeds: each member's seeds.
-        total: the sum's residues.
-        clipped_share: largest share that a member of A reported.
+        headers: member → signed header, of everybody.
+        total: the sealed total.
+        clipped_share: largest share that a member reported.
     """
 
     purpose: Purpose
     context: RoundContext
-    collection: Collection
-    members: tuple[str, ...]
-    seeds: dict[str, bytes]
+    headers: Mapping[str, SignedHeader]
     total: bytes
     clipped_share: float
 
+    @property
+    def digest(self) -> str:
+        """Digest of the list."""
+        return list_digest(one.digest for one in self.headers.values())
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the total."""
+        return hashlib.sha256(self.total).hexdigest()
+
+
+@dataclass
+class _Answers:
+    """Everybody's answers to a list.
+
+    Attributes:
+        running: their sum.
+        documents, signatures, seeds, sealed: by member.
+    """
+
+    running: AnswerSum
+    documents: dict[str, bytes] = field(default_factory=dict)
+    signatures: dict[str, bytes] = field(default_factory=dict)
+    seeds: dict[str, bytes] = field(default_factory=dict)
+    sealed: dict[str, bytes] = field(default_factory=dict)
+
 
 class Sums:
-    """The sealed sums of a run in one epoch; what its rounds cost is added to ``wire``.
+    """The sealed sums of a run; what its rounds cost is added to ``wire``.
 
     Attributes:
         params: of an update.
@@ -99,48 +128,50 @@ class Sums:
         self,
         context: RoundContext,
         bases: Mapping[str, Entry | None],
-        fixed: frozenset[str] | None,
+        refused: Mapping[str, Any] | None = None,
         check: Check = Collection.check,
     ) -> Collected:
-        """Ask members for sealed vectors, add each as it comes, and close set A.
+        """Ask everybody for sealed vectors, add each as it comes, and fix the list.
 
         Args:
             context: the round's.
             bases: member → the version it is sent; None where the purpose is about none.
-            fixed: the only set for which this base may be opened, where it was opened before.
+            refused: proof of the newest candidate, where that was refused; else empty.
             check: how an envelope is checked before it is added.
 
         Raises:
             TooFew: ``round.too_few``.
         """
         run, purpose = self._run, self._run.purposes[context.purpose]
-        running = RunningSum(self.seats.plan, self.seats.lanes(purpose))
-        collection = Collection(context, self.seats.roster, frozenset(bases), running.body_bytes, fixed)
+        running = Sum(self.seats.plan, self.seats.lanes(purpose))
+        collection = Collection(context, self.seats.roster, running.body_bytes)
         collecting = _Collecting(collection, running)
-        requests = {member: self._seal_request(context, base) for member, base in bases.items()}
+        requests = {
+            member: self.sent(member, self._seal_request(context, bases[member], refused or {}))
+            for member in self.seats.roster.names
+        }
         for answer in run.ask(SEAL, requests, run.offer.training.train_timeout_s, at=context.checkpoint):
             try:
                 self._take(purpose, collecting, answer, check)
             except Refused as error:
                 self._leave_out(collection, answer.member, error.code)
         for member in sorted(collection.waiting):
-            self._leave_out(collection, member, "envelope.late")
+            self._leave_out(collection, member, "circle.away")
         try:
             members = collection.close()
         except Refused as error:
-            raise TooFew(error.code, str(error), dict(collection.excluded)) from None
-        total = running.dump()
-        closed = {
-            "purpose": context.purpose,
-            "context": asdict(context),
-            "headers": {member: collection.accepted[member].digest for member in members},
-            "sum": hashlib.sha256(total).hexdigest(),
-        }
-        with run.state.store.transaction() as db:
-            history.fix_set(db, context.purpose, context.base, members)
-            run.log(db, "set_closed", number=context.number, **closed)
+            raise TooFew(error.code, str(error), dict(collection.named)) from None
         share = round(max(collecting.shares.values(), default=0.0), 2)
-        return Collected(purpose, context, collection, members, collecting.seeds, total, share)
+        headers = {member: collection.accepted[member] for member in members}
+        collected = Collected(purpose, context, headers, self.summed(context, running.dump()), share)
+        self._note(
+            "set_closed",
+            context,
+            context=asdict(context),
+            headers={member: one.digest for member, one in headers.items()},
+            sum=collected.sha256,
+        )
+        return collected
 
     def _take(self, purpose: Purpose, collecting: _Collecting, answer: Answer[Sealed], check: Check) -> None:
         """Check an envelope and add it to the sum.
@@ -152,8 +183,7 @@ class Sums:
         collection, running = collecting.collection, collecting.running
         envelope = check(collection, member, sealed.envelope)
         began = time.perf_counter()
-        running.vet(envelope)
-        collecting.seeds[member] = running.add(envelope.body)
+        running.add(envelope.body)
         seconds = time.perf_counter() - began
         context, size = collection.context, len(sealed.envelope.data)
         if purpose.when == "round":
@@ -164,65 +194,110 @@ class Sums:
         self._note("envelope_accepted", context, member=member, header=envelope.signed.digest, bytes=size)
 
     def open(self, collected: Collected, best: str) -> tuple[AgreedOpening, model_version.Version | None]:
-        """Ask set A to open the sum, until a quorum agrees and one of it has sent the version that follows.
+        """Have everybody answer a list and open its total; return what all say, and the version that follows.
 
         Args:
-            collected: the closed set.
+            collected: the list that is fixed.
             best: SHA-256 of the gate's reference; "" where there is no vote.
 
         Returns:
             The agreement, and the version; None where none follows from this purpose or from a sum out of range.
 
         Raises:
-            Refused: no quorum; the code says why.
+            Refused: somebody did not answer or open; the code says why.
         """
         context, results = collected.context, dict[str, bytes]()
-        request = self._open_request(collected, best)
+        request = self._open_request(collected, self._answers(collected), best)
         agreed = self._heard(collected, best, request, results)
-        self._note("opened", context, **agreed.proof.as_dict(), disagreeing=list(agreed.disagreeing))
+        self._note("opened", context, **agreed.proof.as_dict())
         if not (collected.purpose.makes_version and agreed.statement.in_range):
             return agreed, None
         return agreed, self._result(context, request, agreed, results)
 
-    def _heard(self, collected: Collected, best: str, request: Open, results: dict[str, bytes]) -> AgreedOpening:
-        """Ask set A to open and judge, and return what a quorum agrees on.
+    def _answers(self, collected: Collected) -> _Answers:
+        """Return everybody's answer to a list.
+
+        Raises:
+            Refused: somebody is away or does not answer; the first one's code.
+        """
+        run, context, names = self._run, collected.context, self.seats.roster.names
+        found, refused = _Answers(AnswerSum(answer_plan(self.seats.plan))), dict[str, str]()
+        requests = {member: self.sent(member, self._answer_request(collected)) for member in names}
+        for came in run.ask(ANSWER, requests, run.exchange.answer_timeout_s):
+            member = came.member
+            try:
+                answered, asked = came.body(), requests[member]
+                signed = check_answer(
+                    context, self.seats.roster, member, answered, _list_of(asked), asked.total
+                )
+                found.seeds[member] = found.running.add(answered.answer)
+            except Refused as error:
+                refused[member] = error.code
+                self._note("answer_refused", context, member=member, code=error.code)
+                continue
+            found.documents[member], found.signatures[member] = signed.data, signed.signature
+            found.sealed[member] = answered.answer
+            self._note("answered", context, member=member, document=signed.digest)
+            if collected.purpose.when == "round":
+                size = len(answered.answer) + len(signed.data) + len(signed.signature)
+                self._wire.answer_bytes.append(size)
+                self._wire.answer_s.append(answered.answer_s)
+        for member in sorted({*names} - found.documents.keys() - refused.keys()):
+            refused[member] = "circle.away"
+            self._note("answer_refused", context, member=member, code="circle.away")
+        if refused:
+            said = ", ".join(f"{member}: {code}" for member, code in sorted(refused.items()))
+            raise Refused(refused[min(refused)], f"only all answers together open a sum; missing: {said}")
+        return found
+
+    def _heard(self, collected: Collected, best: str, request: _Opening, results: dict[str, bytes]) -> AgreedOpening:
+        """Have everybody open and judge, and return what all say.
+
+        Where the sum of the answers did not open, openers get the answers themselves: then it was the coordinator who
+        added wrongly, or a member who answered junk.
 
         Args:
-            collected: the closed set.
+            collected: the list.
             best: as in :meth:`open`.
-            request: the same for all but for who sends the result.
+            request: what openers are sent.
             results: digest → file, of those that came.
         """
-        run, members, purpose = self._run, collected.members, collected.purpose
-        hearing = Hearing(purpose, collected.context, self.seats.roster, members, run.offer.crypto.open_quorum, best)
-        requests = {member: request.model_copy(update={"upload": member == members[0]}) for member in members}
-        timeout_s, needs_all = run.offer.crypto.open_timeout_s, purpose.kept_by_openers
-        for answer in run.ask(OPEN, requests, timeout_s, lambda: hearing.enough and not needs_all):
-            self._hear(hearing, answer, results)
-        for member in sorted(hearing.waiting):
-            self._refuse(hearing, member, "envelope.late")
+        run, names = self._run, self.seats.roster.names
+        hearing = Hearing(collected.purpose, collected.context, self.seats.roster, best)
+        asked = {member: self.sent(member, request.body(upload=member == names[0])) for member in names}
+        for _ in range(2):
+            for answer in run.ask(OPEN, asked, run.exchange.answer_timeout_s):
+                self._hear(hearing, answer, results)
+            for member in sorted(hearing.waiting):
+                self._refuse(hearing, member, "circle.away")
+            without = [member for member, code in hearing.refused.items() if code == "open.key"]
+            if not without:
+                break
+            asked = {member: request.body(upload=member == names[0], whole=True) for member in without}
+        for member in hearing.disagreeing:
+            self._note("opening_refused", hearing.context, member=member, code="open.disagree")
         return hearing.conclude()
 
     def _result(
-        self, context: RoundContext, request: Open, agreed: AgreedOpening, results: dict[str, bytes]
+        self, context: RoundContext, request: _Opening, agreed: AgreedOpening, results: dict[str, bytes]
     ) -> model_version.Version:
-        """Return the version that the quorum signed; ask its signers in turn where the first did not send it."""
+        """Return the version that everybody signed; ask others in turn where the first did not send it."""
         wanted = agreed.statement.sha256
-        for member in sorted(agreed.proof.signatures):
+        for member in self.seats.roster.names:
             if wanted in results:
                 break
-            again = {member: request.model_copy(update={"upload": True})}
-            for answer in self._run.ask(OPEN, again, self._run.offer.crypto.open_timeout_s):
+            again = {member: request.body(upload=True)}
+            for answer in self._run.ask(OPEN, again, self._run.exchange.answer_timeout_s):
                 try:
                     _keep(answer.body().result, results)
                 except Refused as error:
                     self._note("opening_refused", context, member=member, code=error.code)
         if wanted not in results:
-            raise Refused("open.quorum", "no opener sent the result that it signed")
+            raise Refused("open.disagree", "no opener sent the result that it signed")
         try:
             return model_version.parse(results[wanted])
         except InputError as error:
-            raise Refused("open.disagree", f"the result that a quorum signed is no model: {error}") from None
+            raise Refused("open.disagree", f"the result that everybody signed is no model: {error}") from None
 
     def _hear(self, hearing: Hearing, answer: Answer[Opened], results: dict[str, bytes]) -> None:
         try:
@@ -234,49 +309,87 @@ class Sums:
         _keep(opened.result, results)
         if hearing.purpose.when == "round":
             self._wire.open_s.append(opened.open_s)
+            words = (opened.statement, opened.signature, opened.vote_signature)
+            self._wire.word_bytes.append(sum(map(len, words)))
 
     def _refuse(self, hearing: Hearing, member: str, code: str) -> None:
         hearing.refuse(member, code)
         self._note("opening_refused", hearing.context, member=member, code=code)
 
     def _leave_out(self, collection: Collection, member: str, code: str) -> None:
-        collection.exclude(member, code)
+        collection.name(member, code)
         self._note("envelope_refused", collection.context, member=member, code=code)
 
     def _round(self, context: RoundContext) -> dict[str, Any]:
         """Return what every request of a round says of it."""
-        return {
-            "run": self._run.id,
-            "epoch": self.seats.epoch,
-            **{name: getattr(context, name) for name in ("number", "round", "purpose", "base", "clip", "checkpoint")},
-        }
+        fields = ("number", "round", "purpose", "base", "clip", "checkpoint")
+        return {"run": self._run.id, **{name: getattr(context, name) for name in fields}}
 
-    def _seal_request(self, context: RoundContext, base: Entry | None) -> Seal:
-        sent = {"base": base.sha256 if base else "", "clip": base.clip if base else context.clip}
+    def _seal_request(self, context: RoundContext, base: Entry | None, refused: Mapping[str, Any]) -> Seal:
+        sent = {"base": base.sha256 if base else "", "clip": base.clip if base and context.clip else context.clip}
         model = self._run.state.models.read(base.sha256).data if base else b""
-        return Seal(**{**self._round(context), **sent}, model=model, proof=dict(base.proof) if base else {})
+        proof = dict(base.proof) if base else {}
+        return Seal(**{**self._round(context), **sent}, model=model, proof=proof, refused=dict(refused))
 
-    def _open_request(self, collected: Collected, best: str) -> Open:
-        context, accepted = collected.context, collected.collection.accepted
-        headers = {member: accepted[member].data for member in collected.members}
-        signatures = {member: accepted[member].signature for member in collected.members}
-        if collected.purpose.when == "round":
-            base = self._run.state.models.path(context.base).stat().st_size
-            pieces = (*headers.values(), *signatures.values(), *collected.seeds.values(), collected.total)
-            self._wire.download_bytes.append(base + sum(map(len, pieces)))
-        return Open(
-            **self._round(context),
-            members=list(collected.members),
-            headers=headers,
-            signatures=signatures,
-            seeds=collected.seeds,
-            total=collected.total,
-            best=best,
-            upload=False,
+    def _answer_request(self, collected: Collected) -> Ask:
+        return Ask(
+            **self._round(collected.context),
+            headers={name: one.data for name, one in collected.headers.items()},
+            signatures={name: one.signature for name, one in collected.headers.items()},
+            total=collected.sha256,
         )
 
-    def _note(self, event: str, context: RoundContext, **details: Any) -> None:
-        self._run.note(event, number=context.number, purpose=context.purpose, **details)
+    def _open_request(self, collected: Collected, answers: _Answers, best: str) -> _Opening:
+        keys = answers.running.dump()
+        if collected.purpose.when == "round":
+            base = self._run.state.models.path(collected.context.base).stat().st_size
+            pieces = (*answers.documents.values(), *answers.signatures.values(), *answers.seeds.values())
+            listed = (*(one.data + one.signature for one in collected.headers.values()), *pieces)
+            self._wire.download_bytes.append(base + sum(map(len, listed)) + len(keys) + len(collected.total))
+        return _Opening(self._round(collected.context), answers, keys, collected.total, best)
+
+    # What the drills of a dishonest coordinator replace.
+
+    def sent(self, member: str, request: R) -> R:
+        """Return a request as it is sent to a member."""
+        return request
+
+    def summed(self, context: RoundContext, total: bytes) -> bytes:
+        """Return a total as it is answered."""
+        return total
+
+    def _note(self, event: str, about: RoundContext, /, **details: Any) -> None:
+        self._run.note(event, number=about.number, purpose=about.purpose, **details)
+
+
+@dataclass(frozen=True)
+class _Opening:
+    """What openers are sent; the same for all but for who sends the result, and who gets the answers themselves."""
+
+    round: Mapping[str, Any]
+    answers: _Answers
+    keys: bytes
+    total: bytes
+    best: str
+
+    def body(self, *, upload: bool, whole: bool = False) -> Open:
+        """Return the request."""
+        answers = self.answers
+        return Open(
+            **self.round,
+            documents=answers.documents,
+            signatures=answers.signatures,
+            seeds=answers.seeds,
+            keys=self.keys,
+            answers=answers.sealed if whole else {},
+            total=self.total,
+            best=self.best,
+            upload=upload,
+        )
+
+
+def _list_of(asked: Ask) -> str:
+    return list_digest(hashlib.sha256(header).hexdigest() for header in asked.headers.values())
 
 
 def _keep(result: bytes, results: dict[str, bytes]) -> None:

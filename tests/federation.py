@@ -10,11 +10,13 @@ from typing import Any
 from conftest import CONFIGS
 from moonflower.client.app import Member, client_app
 from moonflower.client.ledger.ledger import Ledger
+from moonflower.client.seals import FOLDER, Seals
 from moonflower.configs.settings import FloorSettings
 from moonflower.crypto.identity import Identity
 from moonflower.errors import MoonflowerError
 from moonflower.federation import simulate
 from moonflower.federation.grid import LocalGrid
+from moonflower.protocol.circle import Circle
 from moonflower.server.coordinator import Coordinator
 from moonflower.server.exchange import ConnectedNode, Exchange
 from moonflower.server.records import history
@@ -73,13 +75,15 @@ class Federation:
         if name in self.members:
             self.members[name].ledger.close()
         settings = self.cast.settings
-        floor = FloorSettings(tasks=(settings.task.ref,), max_rounds=settings.training.rounds)
-        ledger = Ledger(self.folder / "members" / f"{name}.db")
+        floor = FloorSettings(tasks=(settings.task.ref,))
+        home = self.folder / "members"
         self.members[name] = Member(
             identities()[name],
             floor,
+            self.cast.secret(name),
             pins or self.pins,
-            ledger,
+            Ledger(home / f"{name}.db"),
+            Seals(home / f"{name} {FOLDER}"),
             lambda _: self.cast.learner(name, self.cast.splits[name]),
             self.cast.schema.digest(),
         )
@@ -111,7 +115,8 @@ class Federation:
             return {name: node for name, node in present.items() if name not in self.away | self.revoked}
 
         exchange = Exchange(grid, NAMES, connected, grid, revoked=lambda: frozenset(self.revoked))
-        return Coordinator(exchange, self.state, row.offer, self.pins, run)
+        circle = Circle.of("heart", self.pins, True)
+        return Coordinator(exchange, self.state, row.offer, circle, run)
 
     def carry_out(self, run: str = "run-1") -> str:
         """Carry a run out; return "killed", or how it ended: status, and code if there is one."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from moonflower.crypto.identity import Identity, Roster, parse_roster
 from moonflower.crypto.planner import plan
-from moonflower.crypto.sealed import SealedVector
+from moonflower.crypto.pairs import public_mask
 from moonflower.protocol import envelope
+from moonflower.protocol.circle import Circle
 from moonflower.protocol.context import RoundContext, checkpoint_label
-from moonflower.protocol.statement import Proof, Statement, sign_statement
+from moonflower.protocol.statement import Proof, Statement, Words, sign_statement, vote_bytes
 
 NAMES = ("anna", "bert", "cleo", "dora")
 BASE = "b" * 64
@@ -33,6 +33,10 @@ def roster() -> Roster:
     return parse_roster([identity(name).card.as_dict() for name in NAMES], pins())
 
 
+def circle() -> Circle:
+    return Circle.of("f", pins(), False)
+
+
 def context(**changes: Any) -> RoundContext:
     honest = RoundContext(
         federation="f",
@@ -47,27 +51,29 @@ def context(**changes: Any) -> RoundContext:
         task={"ref": "a:b"},
         package="0",
         crypto=plan(4, 16, 10).as_dict(),
-        epoch=1,
+        circle=circle().digest,
         roster=roster().digest,
+        key="k" * 64,
+        frozen="f" * 64,
         checkpoint=CHECKPOINT,
-        min_members=3,
         offer="o" * 64,
     )
     return replace(honest, **changes)
 
 
-SEEDS = b"seeds"
-
-
-def sealed(name: str, about: RoundContext, body: bytes = b"seedsbody") -> envelope.RawEnvelope:
-    vector = SealedVector(body, hashlib.sha256(SEEDS).hexdigest(), (7, 8))
-    return envelope.seal(identity(name), about, vector)
+def sealed(name: str, about: RoundContext, body: bytes = b"body") -> envelope.OwnEnvelope:
+    return envelope.seal(identity(name), about, body, public_mask(name.encode() * 8))
 
 
 def statement(about: RoundContext, members: tuple[str, ...] = NAMES, **changes: Any) -> Statement:
-    fields: dict[str, Any] = {"sha256": "c" * 64, "clip": 1.5, "in_range": True, **changes}
+    fields: dict[str, Any] = {"sha256": "c" * 64, "clip": 1.5, "norm": 0.5, "in_range": True, **changes}
     return Statement.of(about, {name: f"{name:0>64}" for name in members}, **fields)
 
 
-def proof(said: Statement, signers: tuple[str, ...] = NAMES) -> Proof:
-    return Proof(said.encode(), {name: sign_statement(identity(name), said) for name in signers})
+def words(name: str, said: Statement, best: str = "", vote: float | None = -0.1) -> Words:
+    voted = identity(name).sign("vote", vote_bytes(said.encode(), best, vote))
+    return Words(sign_statement(identity(name), said), vote, voted)
+
+
+def proof(said: Statement, signers: tuple[str, ...] = NAMES, best: str = "", vote: float | None = -0.1) -> Proof:
+    return Proof(said.encode(), best, {name: words(name, said, best, vote) for name in signers})

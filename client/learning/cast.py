@@ -69,12 +69,10 @@ def prepare(config: Path, overrides: Iterable[str] = ()) -> Cast:
 def _contradiction(cast: Cast, members: Mapping[str, Rows]) -> str:
     """Return where the config asks for what its data cannot give, or ""."""
     count, data = len(members), cast.settings.data
-    least, quorum = cast.settings.federation.min_members, cast.settings.crypto.open_quorum
+    least = cast.settings.federation.min_members
     if least > count:
         names = ", ".join(cast.names)
         return f"federation.min_members = {least}; expected at most {count}, the members in the data ({names})"
-    if quorum > count:
-        return f"crypto.open_quorum = {quorum}; expected at most {count}, the members in the data"
     voters = sum(len(part.validation) > 0 for part in cast.splits.values())
     if voters < least:
         return (

@@ -19,10 +19,9 @@ from .tables import journal
 
 DEEDS = {
     "agreed": "took part in a run, for this offer",
-    "dealt": "took an epoch's keys from its dealer",
-    "confirmed": "found that all members of the epoch hold the same keys",
+    "seated": "took part in a run with these members, under this key of the circle",
     "sealed": "sealed an envelope under this context",
-    "opening": "fixed the set for which a sum is opened; from here on it may have been",
+    "answered": "answered this list and total; from here on they may have been opened",
     "opened": "opened the sum and signed what follows from it",
     "judged": "voted on a candidate",
     "refused": "refused a message; code: why",
@@ -61,7 +60,7 @@ def _entry(time_s: float, event: str, about: Mapping[str, Any]) -> dict[str, Any
     if event not in DEEDS:
         raise ValueError(f"unknown deed {event!r}")
     moment = datetime.fromtimestamp(time_s, UTC).isoformat(timespec="milliseconds")
-    fields: dict[str, Any] = {"run": "", "epoch": None, "number": None, "purpose": "", "code": ""}
+    fields: dict[str, Any] = {"run": "", "number": None, "purpose": "", "code": ""}
     what = {name: value for name, value in about.items() if name not in fields}
     fields |= {name: value for name, value in about.items() if name in fields}
     return {"time": moment.replace("+00:00", "Z"), "event": event, **fields, "what": canonical(what).decode()}

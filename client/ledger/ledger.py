@@ -1,8 +1,8 @@
 """What a member must not forget: its own SQLite file (0600), synced to disk before the member acts on it.
 
-Which runs the member agreed to, keys and rosters of epochs, what was sealed under which context, which set each base
-was opened for, the versions that the member holds and its own validation metric of each. A member that was killed at
-any moment goes on from it. The coordinator never sees it. The rules that read it are in ``client/guard.py``.
+Which runs the member agreed to and with whom, the circle's key, what was sealed from which base, what was answered in
+each context, the versions that the member holds and its own validation metric of each. A member that was killed at
+any moment goes on from it, and from the seals beside it (``client/seals.py``). The coordinator never sees it. The rules that read it are in ``client/guard.py``.
 
 Every transition is one transaction, and writes an entry of the journal (``journal.py``) in it. The tables are in
 ``tables.py``.
@@ -10,6 +10,7 @@ Every transition is one transaction, and writes an entry of the journal (``journ
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,14 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, null, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.dialects.sqlite import insert
 
 from ...canonical import canonical, digest
-from ...crypto.schemes.deal import EpochKey, EpochTerms
+from ...protocol.answer import list_digest
 from ...protocol.context import RoundContext
 from ...store import Store
-from ..guard import HeldCheckpoint, Remembered
+from ..guard import Before, HeldCheckpoint, OwnAnswer
 from . import journal, tables
 
 FILE_NAME = "ledger.db"
@@ -34,20 +35,35 @@ _FORK, _PROVED_FORK = "log.fork", "log.fork.proved"
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """An epoch as this member took part in it.
+class Agreement:
+    """A run as this member agreed to it.
 
     Attributes:
-        run: the run that it was dealt for.
-        roster: its members' cards, in order.
-        key: its terms and keys.
-        confirmed: whether all members' answers were found to agree (rule 8).
+        offer: what it carries.
+        roster: its members' cards, in order; empty until this member took its seat.
+        key: SHA-256 of the circle's key then.
     """
 
-    run: str
-    roster: Sequence[Mapping[str, Any]]
-    key: EpochKey
-    confirmed: bool = False
+    offer: dict[str, Any]
+    roster: Sequence[Mapping[str, Any]] = ()
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Base:
+    """A version that this member works with.
+
+    Attributes:
+        data: its file.
+        trained: it is trained from, not only judged.
+        number: of the round that made it.
+        norm: of the update that led to it.
+    """
+
+    data: bytes
+    trained: bool
+    number: int
+    norm: float
 
 
 class Ledger:
@@ -72,113 +88,107 @@ class Ledger:
             if db.execute(insert(tables.agreements).values(row).on_conflict_do_nothing()).rowcount:
                 self._note(db, "agreed", run=run, offer=digest(offer))
 
-    def agreement(self, run: str) -> dict[str, Any] | None:
-        """Return the offer that this member agreed to for a run, or None."""
+    def agreement(self, run: str) -> Agreement | None:
+        """Return what this member agreed to for a run, or None."""
         with self._store.read() as db:
-            offer = db.execute(
-                select(tables.agreements.c.offer).where(tables.agreements.c.run == run)
-            ).scalar_one_or_none()
-        return None if offer is None else dict(json.loads(offer))
+            row = db.execute(select(tables.agreements).where(tables.agreements.c.run == run)).one_or_none()
+        if row is None:
+            return None
+        return Agreement(dict(json.loads(row.offer)), json.loads(row.roster or "[]"), row.key or "")
 
-    def keep_epoch(self, epoch: Epoch) -> None:
-        """Keep an epoch's roster and keys, in place of an earlier deal of the same number."""
-        key = epoch.key
-        row = {
-            "epoch": key.terms.epoch,
-            "run": epoch.run,
-            "roster": canonical([dict(card) for card in epoch.roster]).decode(),
-            "terms": canonical(vars(key.terms)).decode(),
-            "he_key": key.he_key,
-            "secret": key.secret,
-            "confirmed": epoch.confirmed,
-        }
+    def keep_seat(self, run: str, roster: Sequence[Mapping[str, Any]], key: str) -> None:
+        """Keep with whom this member takes part in a run, and under which key; the newest counts."""
+        row = {"roster": canonical([dict(card) for card in roster]).decode(), "key": key}
         with self._store.transaction() as db:
-            db.execute(insert(tables.epochs).values(row).on_conflict_do_update(["epoch"], set_=row))
-            self._note(db, "dealt", run=epoch.run, epoch=key.terms.epoch, roster=key.terms.roster)
+            db.execute(tables.agreements.update().where(tables.agreements.c.run == run).values(row))
+            self._note_once(db, "seated", run=run, key=key, members=[card["name"] for card in roster])
 
-    def confirm_epoch(self, epoch: int) -> None:
-        """Mark an epoch's keys as confirmed."""
-        waiting = (tables.epochs.c.epoch == epoch) & ~tables.epochs.c.confirmed
+    def keep_key(self, use: str, key: bytes) -> None:
+        """Keep the circle's key, in place of an earlier one for the same use."""
+        row = {"use": use, "digest": hashlib.sha256(key).hexdigest(), "key": key}
         with self._store.transaction() as db:
-            run = db.execute(select(tables.epochs.c.run).where(waiting)).scalar_one_or_none()
-            if run is not None:
-                db.execute(tables.epochs.update().where(waiting).values(confirmed=True))
-                self._note(db, "confirmed", run=run, epoch=epoch)
+            db.execute(insert(tables.keys).values(row).on_conflict_do_update(["use"], set_=row))
 
-    def epoch(self, epoch: int) -> Epoch | None:
-        """Return an epoch, confirmed or not."""
+    def circle_key(self, use: str) -> bytes | None:
+        """Return the circle's key for a use, or None."""
         with self._store.read() as db:
-            row = db.execute(select(tables.epochs).where(tables.epochs.c.epoch == epoch)).one_or_none()
-            if row is None:
-                return None
-        key = EpochKey(EpochTerms(**json.loads(row.terms)), row.he_key, row.secret)
-        return Epoch(row.run, json.loads(row.roster), key, row.confirmed)
-
-    def newest_epoch(self) -> int:
-        """Return the number of the newest epoch of which this member holds keys; 0 for none."""
-        with self._store.read() as db:
-            return int(db.execute(select(func.max(tables.epochs.c.epoch))).scalar_one() or 0)
-
-    def cards(self) -> list[dict[str, Any]]:
-        """Return the cards of all confirmed epochs, newest first, each once; they were pinned when it kept them."""
-        query = select(tables.epochs.c.roster).where(tables.epochs.c.confirmed).order_by(tables.epochs.c.epoch.desc())
-        with self._store.read() as db:
-            rosters = db.execute(query).scalars().all()
-        cards: dict[tuple[str, str], dict[str, Any]] = {}
-        for roster in rosters:
-            for card in json.loads(roster):
-                cards.setdefault((card["name"], card["node"]["x"]), card)
-        return list(cards.values())
+            found = db.execute(select(tables.keys.c.key).where(tables.keys.c.use == use)).scalar_one_or_none()
+        return None if found is None else bytes(found)
 
     def remember_sealed(
         self,
         context: RoundContext,
-        sealed: Remembered,
-        model: bytes | None = None,
+        header: str,
+        clipped_share: float,
+        *,
+        base: Base | None = None,
         metrics: Mapping[str, float | None] | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
-        """Persist an envelope before its first byte is sent; earlier envelopes of the purpose lose their bytes.
+        """Persist what was sealed, before its first byte is sent.
 
         Args:
             context: what it was sealed under.
-            sealed: its digests and bytes.
-            model: the base's file, for the opening; the one before is dropped. None for statistics, which have no base.
+            header: digest of the envelope's header.
+            clipped_share: what is reported beside it.
+            base: that was trained from or judged; its file replaces the one before. None where there is none.
             metrics: version → this member's own validation metric, of those that were measured on the way.
+            facts: for this member alone, such as what it counted.
         """
-        earlier = (tables.sealed.c.purpose == context.purpose) & (tables.sealed.c.run == context.run)
+        row = {**_place(context), "context": context.digest, "round": context.round, "base": context.base}
+        row |= {"header": header, "clipped_share": clipped_share}
         with self._store.transaction() as db:
-            db.execute(tables.sealed.update().where(earlier).values(envelope=None))
-            db.execute(insert(tables.sealed).values(**_place(context), **vars(sealed)))
-            if model is not None:
-                _keep_model(db, context.base, model)
+            db.execute(insert(tables.sealed).values(row).on_conflict_do_update(["context"], set_=row))
+            if base is not None:
+                _keep_base(db, context, base)
             _keep_metrics(db, metrics or {})
-            self._note(db, "sealed", **_place(context), context=sealed.context, base=context.base, header=sealed.header)
+            for key, value in (facts or {}).items():
+                _keep_fact(db, key, value)
+            self._note(db, "sealed", **_place(context), context=context.digest, base=context.base, header=header)
 
-    def sealed(self, context: RoundContext, *, envelope: bool = True) -> Remembered | None:
-        """Return what was sealed in the place of a context: its purpose, run, epoch and number.
-
-        Args:
-            envelope: read its bytes too; else they are None, as if they were lost.
-        """
-        where: list[ColumnElement[bool]] = [tables.sealed.c[name] == value for name, value in _place(context).items()]
-        bytes_ = tables.sealed.c.envelope if envelope else null().label("envelope")
-        columns = (tables.sealed.c.context, tables.sealed.c.header, tables.sealed.c.clipped_share, bytes_)
+    def sealed(self, context: str) -> tuple[str, float] | None:
+        """Return header digest and clipped share of what was sealed last in a context, or None."""
+        columns = (tables.sealed.c.header, tables.sealed.c.clipped_share)
         with self._store.read() as db:
-            row = db.execute(select(*columns).where(*where)).one_or_none()
-        return None if row is None else Remembered(**row._asdict())
+            row = db.execute(select(*columns).where(tables.sealed.c.context == context)).one_or_none()
+        return None if row is None else (str(row.header), float(row.clipped_share))
 
-    def remember_opening(self, context: RoundContext, key: str, members: Sequence[str]) -> None:
-        """Persist for which set a base (or data digest) is opened, before it is opened (rule 2); the first one holds.
+    def is_about(self, context: str, run: str, purpose: str) -> bool:
+        """Return whether this member sealed under a context for this run and purpose."""
+        row = tables.sealed.c
+        where = (row.context == context) & (row.run == run) & (row.purpose == purpose)
+        with self._store.read() as db:
+            return db.execute(select(row.context).where(where)).first() is not None
 
-        Args:
-            context: of the round.
-            key: the base, or the digest of the statistics' data.
-            members: set A.
-        """
-        row = {"purpose": context.purpose, "key": key, "members": canonical(sorted(members)).decode()}
+    def before(self, context: RoundContext) -> Before:
+        """Return what this member did in a context's run before (rule 3)."""
+        row, base = tables.sealed.c, tables.bases.c
+        again = (row.run == context.run) & (row.base == context.base) & (row.round == context.round)
+        with self._store.read() as db:
+            trained = db.execute(select(row.context).where(again & (row.purpose == context.purpose)).limit(1)).first()
+            found = db.execute(select(base.number, base.norm).where(base.run == context.run)).all()
+            made = select(tables.candidates.c.number, tables.candidates.c.sha256)
+            made = made.where(tables.candidates.c.run == context.run).order_by(tables.candidates.c.number.desc())
+            last = db.execute(made.limit(1)).one_or_none()
+        newest = None if last is None else (int(last.number), str(last.sha256))
+        numbers = {int(one.number): float(one.norm) for one in found}
+        norms = {number: norm for number, norm in numbers.items() if number > 0}
+        return Before(max(numbers, default=-1), trained is not None, norms, newest)
+
+    def remember_answered(self, context: RoundContext, given: OwnAnswer) -> None:
+        """Persist what this member answers in a context, before it does; the first one holds (rule 2)."""
+        row = {**vars(given), "headers": canonical(dict(given.headers)).decode()}
         with self._store.transaction() as db:
-            db.execute(insert(tables.opened).values(row).on_conflict_do_nothing())
-            self._note_once(db, "opening", **_place(context), context=context.digest, members=sorted(members))
+            db.execute(insert(tables.answered).values(row))
+            headers = list_digest(given.headers.values())
+            what = {"context": given.context, "headers": headers, "total": given.total}
+            self._note(db, "answered", **_place(context), **what)
+
+    def answered(self, context: str) -> OwnAnswer | None:
+        """Return what this member answered in a context, or None."""
+        with self._store.read() as db:
+            row = db.execute(select(tables.answered).where(tables.answered.c.context == context)).one_or_none()
+        return None if row is None else OwnAnswer(**{**row._asdict(), "headers": json.loads(row.headers)})
 
     def remember_opened(
         self,
@@ -188,6 +198,7 @@ class Ledger:
         facts: Mapping[str, Any] | None = None,
         vote: Mapping[str, Any] | None = None,
         metrics: Mapping[str, float | None] | None = None,
+        candidate: str = "",
     ) -> None:
         """Persist what this member is about to say of an opened sum, before it says so.
 
@@ -197,11 +208,15 @@ class Ledger:
             facts: that follow from the sum, such as the total of all members' rows; for this member alone.
             vote: on the candidate, for the journal; None where there is none to be had.
             metrics: version → this member's own validation metric, of those that were measured on the way.
+            candidate: SHA-256 of the version that members vote on; "" where there is none.
         """
         with self._store.transaction() as db:
             for key, value in (facts or {}).items():
                 _keep_fact(db, key, value)
             _keep_metrics(db, metrics or {})
+            if candidate:
+                row = {"run": context.run, "number": context.number, "sha256": candidate}
+                db.execute(insert(tables.candidates).values(row).on_conflict_do_nothing())
             self._note_once(db, "opened", **_place(context), **said)
             if vote is not None:
                 self._note_once(db, "judged", **_place(context), **vote)
@@ -212,7 +227,6 @@ class Ledger:
         code: str,
         *,
         run: str = "",
-        epoch: int | None = None,
         number: int | None = None,
         purpose: str = "",
     ) -> None:
@@ -221,18 +235,11 @@ class Ledger:
         Args:
             kind: of the message.
             code: of the refusal.
-            run, epoch, number, purpose: what the message said that it is about; not checked by anybody.
+            run, number, purpose: what the message said that it is about; not checked by anybody.
         """
-        said = {"run": run[:80], "epoch": _stored(epoch), "number": _stored(number), "purpose": purpose[:20]}
+        said = {"run": run[:80], "number": _stored(number), "purpose": purpose[:20]}
         with self._store.transaction() as db:
             journal.note_refusal(db, self._clock(), code, **said, kind=kind)
-
-    def opened(self, purpose: str, key: str) -> list[str] | None:
-        """Return the members of the set for which this was opened, or None."""
-        where = (tables.opened.c.purpose == purpose) & (tables.opened.c.key == key)
-        with self._store.read() as db:
-            members = db.execute(select(tables.opened.c.members).where(where)).scalar_one_or_none()
-        return None if members is None else list(json.loads(members))
 
     def model(self, sha256: str) -> bytes | None:
         """Return a version's file, if this member still has it."""
@@ -309,20 +316,6 @@ class Ledger:
         found = self.fact(_PROVED_FORK) or self.fact(_FORK)
         return None if found is None else dict(found)
 
-    def opened_statistics(self) -> list[list[str]]:
-        """Return the sets for which this member's own statistics were opened: one for each state of its rows."""
-        with self._store.read() as db:
-            opened = select(tables.opened.c.members).where(tables.opened.c.purpose == "statistics")
-            sets = db.execute(opened).scalars().all()
-        return sorted(json.loads(members) for members in sets)
-
-    def forget_statistics(self) -> None:
-        """Let go of the sets of :meth:`opened_statistics`, so that rule 2 allows another: the operator decided so."""
-        sets = self.opened_statistics()
-        with self._store.transaction() as db:
-            db.execute(tables.opened.delete().where(tables.opened.c.purpose == "statistics"))
-            self._note(db, "let_go", purpose="statistics", sets=sets)
-
     def fact(self, key: str) -> Any:
         """Return the value under a key, or None."""
         with self._store.read() as db:
@@ -343,15 +336,17 @@ class Ledger:
 
 
 def _place(context: RoundContext) -> dict[str, str | int]:
-    """Return for what an envelope is sealed once (rule 7). A new epoch has new keys: there the same may be sealed."""
-    return {"purpose": context.purpose, "run": context.run, "epoch": context.epoch, "number": context.number}
+    return {"purpose": context.purpose, "run": context.run, "number": context.number}
 
 
-def _keep_model(db: Connection, sha256: str, model: bytes) -> None:
-    """Keep the version that this member trains from; the one before is dropped."""
-    if db.execute(select(tables.models.c.sha256).where(tables.models.c.sha256 == sha256)).first() is None:
+def _keep_base(db: Connection, context: RoundContext, base: Base) -> None:
+    """Keep the version that this member works with, in place of the one before, and where its training began."""
+    if db.execute(select(tables.models.c.sha256).where(tables.models.c.sha256 == context.base)).first() is None:
         db.execute(tables.models.delete())
-        db.execute(insert(tables.models).values(sha256=sha256, model=model))
+        db.execute(insert(tables.models).values(sha256=context.base, model=base.data))
+    if base.trained:
+        row = {"run": context.run, "number": base.number, "sha256": context.base, "norm": base.norm}
+        db.execute(insert(tables.bases).values(row).on_conflict_do_nothing())
 
 
 def _keep_metrics(db: Connection, metrics: Mapping[str, float | None]) -> None:

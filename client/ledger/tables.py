@@ -1,8 +1,8 @@
-"""The tables of a member's ledger (``ledger.py``), on one page. Keys and shares are in it: the file is 0600."""
+"""The tables of a member's ledger (``ledger.py``), on one page. The circle's key is in it: the file is 0600."""
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table
+from sqlalchemy import Column, Float, Index, Integer, LargeBinary, MetaData, String, Table
 
 metadata = MetaData()
 agreements = Table(
@@ -10,36 +10,53 @@ agreements = Table(
     metadata,
     Column("run", String, primary_key=True),
     Column("offer", String, nullable=False),
+    Column("roster", String),  # null until the member took its seat
+    Column("key", String),
 )
-epochs = Table(
-    "epochs",
+keys = Table(
+    "keys",
     metadata,
-    Column("epoch", Integer, primary_key=True),
-    Column("run", String, nullable=False),
-    Column("roster", String, nullable=False),
-    Column("terms", String, nullable=False),
-    Column("he_key", LargeBinary, nullable=False),
-    Column("secret", LargeBinary, nullable=False),
-    Column("confirmed", Boolean, nullable=False),
+    Column("use", String, primary_key=True),  # digest of circle and parameters
+    Column("digest", String, nullable=False),
+    Column("key", LargeBinary, nullable=False),
 )
 sealed = Table(
     "sealed",
     metadata,
-    Column("purpose", String, primary_key=True),
-    Column("run", String, primary_key=True),
-    Column("epoch", Integer, primary_key=True),
-    Column("number", Integer, primary_key=True),
-    Column("context", String, nullable=False),
+    Column("context", String, primary_key=True),
+    Column("run", String, nullable=False),
+    Column("purpose", String, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("base", String, nullable=False),
     Column("header", String, nullable=False),
     Column("clipped_share", Float, nullable=False),
-    Column("envelope", LargeBinary),
+    Index("sealed_by_base", "run", "base", "round"),
 )
-opened = Table(
-    "opened",
+answered = Table(
+    "answered",
     metadata,
-    Column("purpose", String, primary_key=True),
-    Column("key", String, primary_key=True),
-    Column("members", String, nullable=False),
+    Column("context", String, primary_key=True),
+    Column("headers", String, nullable=False),
+    Column("total", String, nullable=False),
+    Column("document", LargeBinary, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+    Column("answer", LargeBinary, nullable=False),
+)
+bases = Table(
+    "bases",
+    metadata,
+    Column("run", String, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("sha256", String, nullable=False),
+    Column("norm", Float, nullable=False),
+)
+candidates = Table(
+    "candidates",
+    metadata,
+    Column("run", String, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("sha256", String, nullable=False),
 )
 versions = Table("versions", metadata, Column("sha256", String, primary_key=True), Column("metric", Float))
 models = Table(  # apart: SQLite writes a whole row again when any part of it changes
@@ -61,7 +78,6 @@ journal = Table(
     Column("time", String, nullable=False),
     Column("event", String, nullable=False),
     Column("run", String, nullable=False),
-    Column("epoch", Integer),
     Column("number", Integer),
     Column("purpose", String, nullable=False),
     Column("code", String, nullable=False),

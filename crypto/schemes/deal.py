@@ -92,13 +92,13 @@ def receive(identity: Identity, terms: EpochTerms, roster: Roster, plan: Plan, d
     """Return the keys in a deal, after checking who dealt them and that they work.
 
     Raises:
-        Refused: ``deal.signature``: not signed by a member of the roster, for another member, or no such key.
+        Refused: ``circle.card``: not signed by a member of the roster, for another member, or no such key.
     """
     if deal.recipient != identity.name:
-        raise Refused("deal.signature", f"the deal is for {deal.recipient!r}")
+        raise Refused("circle.card", f"the deal is for {deal.recipient!r}")
     body = _dealt(terms, deal.dealer, deal.recipient, deal.ciphertext)
-    if deal.dealer not in roster.names or not roster.card(deal.dealer).node.verify("deal", body, deal.signature):
-        raise Refused("deal.signature", "the deal is not signed by a member of the roster")
+    if deal.dealer not in roster.names or not roster.card(deal.dealer).node.verify("deal", body, circle.card):
+        raise Refused("circle.card", "the deal is not signed by a member of the roster")
     payload = identity.unwrap(deal.ciphertext, terms.bytes("wrap", recipient=identity.name))
     secret, he_key = payload[:SECRET_BYTES], payload[SECRET_BYTES:]
     SecretKey(plan, he_key)  # or it would not load
@@ -116,7 +116,7 @@ def confirm(key: EpochKey, roster: Roster, answers: Mapping[str, Mapping[str, st
     """Check that every member of the roster signed the same answer as this member's own.
 
     Raises:
-        Refused: ``deal.disagree`` names the first member that did not; ``deal.signature``.
+        Refused: ``deal.disagree`` names the first member that did not; ``circle.card``.
     """
     own = key.answer()
     for card in roster.cards:
@@ -127,7 +127,7 @@ def confirm(key: EpochKey, roster: Roster, answers: Mapping[str, Mapping[str, st
         except ValueError:
             signature = b""
         if not card.node.verify("answer", key.terms.bytes("answer", member=card.name, answer=value), signature):
-            raise Refused("deal.signature", f"the answer of {card.name!r} is missing or not signed by it")
+            raise Refused("circle.card", f"the answer of {card.name!r} is missing or not signed by it")
         if not hmac.compare_digest(value.encode(), own.encode()):
             raise Refused("deal.disagree", f"{card.name!r} holds other keys for epoch {key.terms.epoch}")
 

@@ -43,7 +43,7 @@ class SecretKey:
         key: what :func:`generate` returned.
 
     Raises:
-        Refused: ``deal.signature``: not a key of these parameters.
+        Refused: ``circle.card``: not a key of these parameters.
     """
 
     def __init__(self, plan: Plan, key: bytes) -> None:
@@ -100,11 +100,11 @@ class SecretKey:
     def _load_key(self, key: bytes) -> Any:
         plan = self.plan
         if len(key) != plan.chunk_bytes:
-            raise Refused("deal.signature", f"the dealt key has {len(key)} bytes, expected {plan.chunk_bytes}")
+            raise Refused("circle.card", f"the dealt key has {len(key)} bytes, expected {plan.chunk_bytes}")
         packed = np.frombuffer(key, np.uint8)[None]
         residues = bits.unpack(packed, plan.degree, plan.modulus_bits)[0]
         if not (residues < plan.modulus).all():
-            raise Refused("deal.signature", "the dealt key is no key of the agreed parameters")
+            raise Refused("circle.card", "the dealt key is no key of the agreed parameters")
         return self._seal.load(seal.SecretKey(), self._seal.key_meta, residues.tobytes(), plan.degree)
 
 

@@ -1,65 +1,115 @@
 """What a dishonest coordinator does, on purpose, so that members can see their guards refuse it.
 
-``split-base`` sends one member an older proved base than the others and adds its envelope all the same: opened,
-the sum would give that member away. ``reopen`` does the round of the last base again without one member: opened,
-the difference of the two sums would be its update.
+``split-base`` sends one member the base of the round before, and adds its envelope all the same. ``nudge`` sends it
+a base that no member ever computed. ``fork-list`` has it answer another total than everybody else, ``leave-out`` a
+list without another name. ``shift`` adds to the total before it is answered, ``rushing`` after.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
 
+import numpy as np
+
+from ...protocol import model_version
+from ...protocol.context import RoundContext
 from ...protocol.envelope import Envelope, RawEnvelope, split
+from ...protocol.messages import Ask, Open, RoundRequest, Seal
+from ...protocol.purposes import UPDATE
 from ...server.coordinator import Coordinator
 from ...server.records.models import Entry
 from ...server.round import Rounds
 from ...server.rules import Collection
-from ...server.run import Seats
+from ...server.run import Run, Seats
+from ...server.sums import Sums
+
+R = TypeVar("R", bound=RoundRequest)
+
+
+class Drills:
+    """Planned round → (kind, member). A drill is for the first number of its round, and for updates only."""
+
+    def __init__(self, drills: Mapping[int, tuple[str, str]]) -> None:
+        self._drills, self._numbers = dict(drills), dict[int, int]()
+
+    def due(self, at: RoundContext | RoundRequest) -> tuple[str, str]:
+        """Return the kind and member of the drill that is due; empty words where there is none."""
+        if at.purpose != UPDATE.name or at.round not in self._drills:
+            return "", ""
+        first = self._numbers.setdefault(at.round, at.number)
+        return self._drills[at.round] if first == at.number else ("", "")
 
 
 class DrilledRounds(Rounds):
-    """Honest rounds but for the drills: round number → (kind, member); from round 2 on."""
+    """Honest rounds but for the drills."""
 
-    drills: Mapping[int, tuple[str, str]] = {}
+    drills: Drills
 
-    def _drill(self, number: int) -> tuple[str, str]:
-        return self.drills.get(number, ("", ""))
-
-    def base(self, entries: list[Entry], number: int) -> Entry:
+    def base_for(self, member: str, base: Entry, entries: list[Entry], context: RoundContext) -> Entry:
         """As the drill wants it."""
-        base = super().base(entries, number)
-        return _before(base, entries) if self._drill(number)[0] == "reopen" else base
-
-    def base_for(self, member: str, base: Entry, entries: list[Entry], number: int) -> Entry:
-        """As the drill wants it."""
-        return _before(base, entries) if self._drill(number) == ("split-base", member) else base
-
-    def fixed(self, fixed: frozenset[str] | None, number: int) -> frozenset[str] | None:
-        """As the drill wants it."""
-        return None if self._drill(number)[0] == "reopen" else super().fixed(fixed, number)
-
-    def invited(self, seats: Seats, number: int) -> frozenset[str]:
-        """As the drill wants it."""
-        kind, member = self._drill(number)
-        return super().invited(seats, number) - ({member} if kind == "reopen" else set())
+        return _before(base, entries) if self.drills.due(context) == ("split-base", member) else base
 
     def check(self, collection: Collection, member: str, raw: RawEnvelope) -> Envelope:
         """As the drill wants it."""
-        if self._drill(collection.context.number) != ("split-base", member):
+        if self.drills.due(collection.context) != ("split-base", member):
             return super().check(collection, member, raw)
         signed, body = split(raw)
         return Envelope(signed.verify(collection.roster.card(member)), signed, body)
 
 
-class DrilledCoordinator(Coordinator):
-    """A coordinator whose rounds are drilled."""
+class DrilledSums(Sums):
+    """Honest sums but for the drills."""
 
-    rounds_kind = DrilledRounds
+    drills: Drills
+
+    def sent(self, member: str, request: R) -> R:
+        """As the drill wants it."""
+        kind, target = self.drills.due(request)
+        if target != member:
+            return request
+        if isinstance(request, Seal) and kind == "nudge":
+            base = model_version.parse(request.model)
+            nudged = model_version.candidate(base, base.vector + np.float32(1e-3), dict(base.state))
+            return request.model_copy(update={"base": nudged.sha256, "model": nudged.data})
+        if isinstance(request, Ask) and kind == "fork-list":
+            return request.model_copy(update={"total": "0" * 64})
+        if isinstance(request, Ask) and kind == "leave-out":
+            left = next(name for name in self.seats.roster.names if name != member)
+            kept = {"headers": dict(request.headers), "signatures": dict(request.signatures)}
+            del kept["headers"][left], kept["signatures"][left]
+            return request.model_copy(update=kept)
+        if isinstance(request, Open) and kind == "rushing":
+            return request.model_copy(update={"total": _shifted(request.total)})
+        return request
+
+    def summed(self, context: RoundContext, total: bytes) -> bytes:
+        """As the drill wants it."""
+        return _shifted(total) if self.drills.due(context)[0] == "shift" else total
+
+
+class DrilledCoordinator(Coordinator):
+    """A coordinator whose rounds are drilled: planned round → (kind, member)."""
+
+    drills: Mapping[int, tuple[str, str]] = {}
+
+    def _sums_of(self, run: Run, seats: Seats) -> Sums:
+        sums = DrilledSums(run, seats, self.wire)
+        sums.drills = Drills(self.drills)
+        return sums
+
+    def _rounds_of(self, run: Run, sums: Sums) -> Rounds:
+        rounds = DrilledRounds(run, sums, self._patience, self.wire)
+        rounds.drills = Drills(self.drills)
+        return rounds
 
 
 def _before(base: Entry, entries: list[Entry]) -> Entry:
-    """Return the good version before ``base``."""
-    return max(
-        (entry for entry in entries if entry.version is not None and entry.version < (base.version or 0)),
-        key=lambda entry: entry.version or 0,
-    )
+    """Return the good version before ``base``; itself where there is none."""
+    earlier = [entry for entry in entries if entry.version is not None and entry.version < (base.version or 0)]
+    return max(earlier, key=lambda entry: entry.version or 0, default=base)
+
+
+def _shifted(total: bytes) -> bytes:
+    """Return a total of which one residue is another."""
+    return bytes([total[0] ^ 1]) + total[1:]

@@ -5,19 +5,21 @@ Each drill replaces one step of an honest member in one round. What is expected 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...client import epochs
+from ...client import seals
 from ...client.app import Member
+from ...client.guard import OwnAnswer, SealList
 from ...client.purposes import Given, MemberRound
 from ...client.seat import Seated
 from ...client.steps import Update
-from ...crypto import planner, quantise
-from ...crypto.quantise import Contribution
+from ...crypto import planner
+from ...crypto.quantise import Contribution, Ints
 from ...protocol import envelope as envelopes
 from ...protocol import model_version
 from ...protocol.context import RoundContext
@@ -45,42 +47,46 @@ class _Spoiling:
 
 
 class DrilledMember(Member):
-    """An honest member but for its drills: round number → kind."""
+    """An honest member but for its drills: planned round → kind. A drill is for the first number of its round."""
 
     drills: Mapping[int, str] = {}
-    _last: envelopes.OwnEnvelope | None = None
+    _numbers: dict[int, int]
+    _last: tuple[envelopes.OwnEnvelope, bytes] | None = None
     _overflowing = False
 
-    def _drill(self, context: RoundContext) -> str:
-        return self.drills.get(context.number, "") if context.purpose == UPDATE.name else ""
+    def _drill(self, at: RoundContext | Seal) -> str:
+        if at.purpose != UPDATE.name or at.round not in self.drills:
+            return ""
+        self._numbers = getattr(self, "_numbers", {})
+        return self.drills[at.round] if self._numbers.setdefault(at.round, at.number) == at.number else ""
 
     def _give(self, at: MemberRound) -> Given:
         return super()._give(replace(at, steps=(_Spoiling(self._drill(at.context)), *at.steps)))
 
-    def _blocks(self, seat: Seated, given: Contribution) -> Iterator[quantise.Ints]:
-        for rows in super()._blocks(seat, given):
-            if self._overflowing:
-                half_full = np.full(rows.size * seat.plan.lanes, 1 << (seat.plan.lane_bits - 1), dtype=np.int64)
-                yield quantise.rows_of(half_full, seat.plan)
-            else:
-                yield rows
+    def _lanes(self, seat: Seated, given: Contribution) -> Ints:
+        lanes = super()._lanes(seat, given)
+        return np.full_like(lanes, (1 << seat.plan.value_bits) - 1) if self._overflowing else lanes
 
-    def _sealed(self, seat: Seated, context: RoundContext, given: Contribution) -> envelopes.OwnEnvelope:
+    def _sealed(self, seat: Seated, context: RoundContext, given: Contribution) -> tuple[envelopes.OwnEnvelope, bytes]:
         drill, last = self._drill(context), self._last
         self._overflowing = drill == "overflow"
         if drill == "replay" and last is not None:
             return last
         if drill == "wrong-params":
-            other = planner.plan(len(seat.roster.names), seat.plan.value_bits - 1, len(given.update))
-            seat = replace(seat, plan=other, held=epochs.stranger(self.identity, other))
-            context = replace(context, crypto=other.as_dict())
-        elif drill == "wrong-key":
-            seat = replace(seat, held=epochs.stranger(self.identity, seat.plan))
-            context = replace(context, epoch=context.epoch + 1)
-        raw = super()._sealed(seat, context, given)
+            plan = seat.plan
+            other = planner.plan(plan.members, plan.value_bits - 1, len(given.update))
+            seat, context = replace(seat, plan=other), replace(context, crypto=other.as_dict())
+        made = super()._sealed(seat, context, given)
         if context.purpose != TALLIES.name:
-            self._last = raw
-        return raw
+            self._last = made
+        return made
+
+    def _answer(
+        self, seat: Seated, context: RoundContext, kept: seals.Seal, listed: SealList, lanes: int
+    ) -> OwnAnswer:
+        if self._drill(context) == "junk":
+            kept = replace(kept, seed=os.urandom(len(kept.seed)))
+        return super()._answer(seat, context, kept, listed, lanes)
 
     def answer(self, request: type[Body], records: RecordDict) -> RecordDict:
         """Return the honest reply, or what the drill makes of it on its way out."""
@@ -88,7 +94,7 @@ class DrilledMember(Member):
         if request is not Seal or kind_of(reply) != Sealed.kind:
             return reply
         asked = from_records(Seal, records)
-        drill = self.drills.get(asked.number, "") if asked.purpose == UPDATE.name else ""
+        drill = self._drill(asked)
         if drill == "tamper":
             sealed = from_records(Sealed, reply)
             data = bytearray(sealed.envelope.data)

@@ -12,16 +12,14 @@ OF_MEMBERS = (
     "scale",
     "overflow",
     "flip",
-    "drop",
-    "slow",
     "tamper",
     "replay",
     "plaintext",
     "wrong-params",
-    "wrong-key",
+    "junk",
     "crash",
 )
-OF_COORDINATOR = ("split-base", "reopen")
+OF_COORDINATOR = ("split-base", "nudge", "fork-list", "leave-out", "shift", "rushing")
 KINDS = (*OF_MEMBERS, *OF_COORDINATOR)
 
 

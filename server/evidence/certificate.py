@@ -4,15 +4,15 @@ It holds the log's entries that it relies on, each with its Merkle path to one s
 again in plain fields. Pure: the log's records come in, no file is touched. What is checked, in order:
 
 1. the checkpoint is signed by the log's key, and every entry is under it;
-2. the roster: each card is signed by its own node key, all of them together are the epoch's, and, where whoever asks
-   brings pins, every member of set A carries the one that is given for it;
-3. the set: the context is of this run, roster, plan and offer, and set A is of the roster and large enough; the
-   checkpoint that the context names, which its members had witnessed, is an earlier one of this very log;
-4. the statement is about this context and exactly these envelopes, and a quorum of set A signed it;
+2. the roster: each card is signed by its own node key, all of them together are the circle's, and, where whoever asks
+   brings pins, every member carries the one that is given for it;
+3. the list: the context is of this run, circle, roster, plan and offer, and the list holds one envelope of every name;
+   the checkpoint that the context names, which its members had witnessed, is an earlier one of this very log;
+4. the statement is about this context and exactly these envelopes, and all names signed it;
 5. the verdict follows from the votes, and every vote is signed;
 6. the plain fields are what the entries say.
 
-The sum is the coordinator's own word: members check it by their MAC, auditors with ``recompute``.
+The sum is the coordinator's own word: members check it by their functionals, auditors with ``recompute``.
 """
 
 from __future__ import annotations
@@ -25,28 +25,30 @@ from typing import Any
 from ...canonical import canonical, digest, parse_canonical
 from ...configs.settings import Offer, parse
 from ...crypto import merkle
-from ...crypto.identity import Roster, parse_roster, unb64
+from ...crypto.identity import Roster, parse_roster
 from ...crypto.note import Checkpoint, Verifier, open_checkpoint
 from ...errors import InputError, Refused
+from ...protocol import gate
+from ...protocol.answer import list_digest
+from ...protocol.circle import Circle
 from ...protocol.context import checkpoint_label, context_digest
 from ...protocol.purposes import UPDATE
-from ...protocol.statement import Proof, Statement, quorum, vote_bytes
-from .. import gate
+from ...protocol.statement import Proof, Statement
 from ..records.source import Record
 from .gather import ENDS, ODD, OF_RUN, STEPS, LogEntry, bad, gather, named, only, purpose_of
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
 class ClosedSet:
-    """A set A as the log has it.
+    """A list as the log has it.
 
     Attributes:
         offer: what the run carries.
         context: the RoundContext's fields, as its version of moonflower wrote them.
-        roster: the epoch's cards.
-        headers: member of A → digest of its envelope's header.
+        roster: the cards of everybody in the circle.
+        headers: member → digest of its envelope's header.
         sum: SHA-256 of the sealed sum's residues.
     """
 
@@ -58,7 +60,7 @@ class ClosedSet:
 
     @property
     def members(self) -> tuple[str, ...]:
-        """Set A, sorted."""
+        """Everybody in the sum, sorted."""
         return tuple(sorted(self.headers))
 
 
@@ -84,19 +86,17 @@ class Certified:
     """What a certificate proves.
 
     Attributes:
-        closed: set A and what it was about.
+        closed: the list and what it was about.
         statement: what the openers signed.
-        proof: its bytes, with every signature under them.
-        disagreeing: members that signed something else, by the log's account.
+        proof: its bytes, with every signature and vote.
         verdict: of the gate; None for statistics and tallies, and where the log has none yet.
-        witnessed: entries of the log that set A had witnessed when it sealed.
+        witnessed: entries of the log that its members had witnessed when they sealed.
         checkpoint: of the log.
     """
 
     closed: ClosedSet
     statement: Statement
     proof: Proof
-    disagreeing: tuple[str, ...]
     verdict: LoggedVerdict | None
     witnessed: int
     checkpoint: Checkpoint
@@ -110,7 +110,7 @@ class Certified:
             "run": context["run"],
             "number": context["number"],
             "purpose": context["purpose"],
-            "epoch": context["epoch"],
+            "circle": context["circle"],
             "context": context,
             "roster": {card.name: card.node.pin for card in self.closed.roster.cards},
             "members": list(self.closed.members),
@@ -118,7 +118,6 @@ class Certified:
             "sum": self.closed.sum,
             "statement": parse_canonical(self.proof.statement),
             "signatures": self.proof.as_dict()["signatures"],
-            "disagreeing": list(self.disagreeing),
             "verdict": None if self.verdict is None else vars(self.verdict),
         }
 
@@ -151,12 +150,12 @@ def verify_certificate(certificate: Any, verifier: Verifier, pins: Mapping[str, 
     Args:
         certificate: as it was parsed from JSON.
         verifier: the log's key.
-        pins: member → pin, of all members of set A at least; None takes the log's word for who they are.
+        pins: member → pin, of everybody in the sum at least; None takes the log's word for who they are.
 
     Raises:
         Refused: ``audit.certificate``: of another form, or its parts do not belong together; ``audit.signature``: not
             this log's; ``audit.entry``: an entry is not in the log; ``audit.fork``: the log is not the one that the
-            members witnessed; ``audit.openers``: no quorum signed, or a signature is wrong; ``audit.pin``: a member
+            members witnessed; ``audit.openers``: not everybody signed, or a signature is wrong; ``audit.pin``: a member
             is not pinned, or by another pin.
     """
     if not isinstance(certificate, dict) or certificate.get("version") != VERSION:
@@ -186,16 +185,15 @@ def _certified(evidence: Mapping[str, Any], verifier: Verifier) -> Certified:
         opened = named(entries, "opened")
         proof = Proof.from_dict(opened.details)
         said = Statement.parse(proof.statement)
-        disagreeing = tuple(opened.details["disagreeing"])
         _check_statement(said, opened, closed)
-        _check_openers(proof, said, disagreeing, closed)
+        _check_openers(proof, closed)
         ends = [entry for entry in entries if entry.event in ("judged", *ENDS)]
         verdict = _verdict(ends, closed, said, proof) if ends else None
     except ODD:
         raise bad("an entry has another form") from None
     except Refused as error:
         raise error if error.code.startswith("audit.") else bad(str(error)) from None
-    return Certified(closed, said, proof, disagreeing, verdict, witnessed, checkpoint)
+    return Certified(closed, said, proof, verdict, witnessed, checkpoint)
 
 
 def _proved(evidence: Any, verifier: Verifier) -> tuple[list[LogEntry], Checkpoint, list[bytes]]:
@@ -225,7 +223,7 @@ def _closed(
 ) -> tuple[ClosedSet, int]:
     """Return the set, and how much of the log its members had witnessed."""
     try:
-        run_began, began, closing = (named(entries, name) for name in ("run_began", "epoch_began", "set_closed"))
+        run_began, began, closing = (named(entries, name) for name in ("run_began", "seats_taken", "set_closed"))
         context, headers = closing.details["context"], closing.details["headers"]
         raw_offer = run_began.details["offer"]
         if len({str(entry.value["run"]) for entry in entries} | {context["run"]}) != 1:
@@ -236,21 +234,25 @@ def _closed(
             {entry.value["member"]: entry.details["pin"] for entry in enrolled},
         )
         if not roster.digest == began.details["roster"] == context["roster"]:
-            raise bad("the cards are not the roster of the context's epoch")
-        if (context["epoch"], context["crypto"]) != (began.details["epoch"], began.details["crypto"]):
-            raise bad("epoch and plan of the context are not those of the epoch that began")
+            raise bad("the cards are not the roster of the context")
+        seats = tuple(began.details[name] for name in ("circle", "crypto", "key"))
+        if tuple(context[name] for name in ("circle", "crypto", "key")) != seats:
+            raise bad("circle, plan or key of the context are not those under which seats were taken")
         offer = parse(Offer, raw_offer, where="the run's offer")
-        agreed = offer.federation.name, offer.federation.min_members, digest(raw_offer)
-        if agreed != (context["federation"], context["min_members"], context["offer"]):
-            raise bad("the context is not that of the run's offer")
+        federation = offer.federation
+        pins = {card.name: card.node.pin for card in roster.cards}
+        circle = Circle.of(federation.name, pins, federation.practice, federation.min_members)
+        agreed = federation.name, circle.digest, digest(raw_offer)
+        if agreed != (context["federation"], context["circle"], context["offer"]):
+            raise bad("the context is not that of the run's offer and circle")
         numbers = {entry.value["number"] for entry in entries if entry.event not in OF_RUN}
         if numbers != {context["number"]} or purpose_of(closing) != context["purpose"]:
             raise bad("its entries are about several sums")
-        if not {*headers} <= {*roster.names} or len(headers) < offer.federation.min_members:
-            raise bad(f"set A is not {offer.federation.min_members} members of the roster or more")
+        if {*headers} != {*roster.names}:
+            raise bad("the list does not hold one envelope of everybody in the circle")
         witnessed = _witnessed(context["checkpoint"], checkpoint, growth, verifier)
         if not began.index < witnessed <= closing.index:
-            raise bad("what its members had witnessed is not of the time between epoch and sum")
+            raise bad("what its members had witnessed is not of the time between seats and sum")
         _hashes([closing.details["sum"], *headers.values()])
     except ODD:
         raise bad("an entry has another form") from None
@@ -276,7 +278,7 @@ def _check_pins(closed: ClosedSet, pins: Mapping[str, str]) -> None:
         found = closed.roster.card(member).node.pin
         if pins.get(member) != found:
             expected = f"expected {pins[member]}" if member in pins else "no pin was given for it"
-            raise Refused("audit.pin", f"{member!r} is in set A with the pin {found}; {expected}")
+            raise Refused("audit.pin", f"{member!r} is in the sum with the pin {found}; {expected}")
 
 
 def _check_statement(said: Statement, opened: LogEntry, closed: ClosedSet) -> None:
@@ -286,21 +288,15 @@ def _check_statement(said: Statement, opened: LogEntry, closed: ClosedSet) -> No
     clear = said.federation, said.run, said.number, said.purpose, said.base
     if clear != tuple(context[name] for name in ("federation", "run", "number", "purpose", "base")):
         raise bad("the statement's plain fields are not those of its context")
-    if said.members != closed.members or said.headers != digest([headers[member] for member in said.members]):
-        raise bad("the statement is about other envelopes than set A's")
+    if said.members != closed.members or said.headers != list_digest(headers.values()):
+        raise bad("the statement is about other envelopes than the list's")
 
 
-def _check_openers(proof: Proof, said: Statement, disagreeing: tuple[str, ...], closed: ClosedSet) -> None:
-    for member, signature in proof.signatures.items():
-        if member not in said.members:
-            raise Refused("audit.openers", f"{member!r} signed the statement and is not in set A")
-        if not closed.roster.card(member).node.verify("opened", proof.statement, signature):
-            raise Refused("audit.openers", f"the signature of {member!r} is not under this statement")
-    needed = quorum(said.members, closed.offer.crypto.open_quorum)
-    if len(proof.signatures) < needed:
-        raise Refused("audit.openers", f"{len(proof.signatures)} of {needed} openers signed the statement")
-    if not {*disagreeing} <= {*said.members} - {*proof.signatures}:
-        raise bad("somebody outside of set A, or who agreed, is said to disagree")
+def _check_openers(proof: Proof, closed: ClosedSet) -> None:
+    try:
+        proof.verify(closed.roster)
+    except Refused as error:
+        raise Refused("audit.openers", str(error)) from None
 
 
 def _verdict(entries: Sequence[LogEntry], closed: ClosedSet, said: Statement, proof: Proof) -> LoggedVerdict:
@@ -314,22 +310,18 @@ def _verdict(entries: Sequence[LogEntry], closed: ClosedSet, said: Statement, pr
             raise bad("a round that failed has no votes and says why")
         return LoggedVerdict("failed", code, None, {})
     judged = only([entry for entry in entries if entry.event == "judged"], "votes")
-    votes, signatures, median = (judged.details[name] for name in ("votes", "vote_signatures", "median"))
-    if not {*votes} == {*signatures} == {*proof.signatures}:
-        raise bad("the voters are not those who signed the statement")
-    for member, vote in votes.items():
-        covered = vote_bytes(proof.statement, judged.details["best"], vote)
-        if not closed.roster.card(member).node.verify("vote", covered, unb64(signatures[member])):
-            raise Refused("audit.openers", f"the vote of {member!r} is not signed by its node key")
+    votes, median = judged.details["votes"], judged.details["median"]
+    if (votes, judged.details["best"]) != (proof.votes, proof.best):
+        raise bad("the votes are not those that everybody signed")
     counted = gate.judge(
         votes,
-        0.0,  # the norm is not in the log: a verdict for its sake is the coordinator's word
-        (),
+        said.norm,
+        (),  # earlier norms stand in other certificates: a verdict for their sake is the coordinator's word here
         in_range=said.in_range,
         min_members=closed.offer.federation.min_members,
         settings=closed.offer.gate,
     )
-    for_norm = code in ("gate.nonfinite", "gate.norm")
+    for_norm = code == "gate.norm"
     accepted = end.event == "promoted"
     if counted.median != median or (code != counted.code and not for_norm) or accepted != (code == ""):
         raise bad(f"{end.event} {code or 'without a code'} does not follow from the votes")

@@ -16,7 +16,7 @@ from ...protocol.context import context_digest
 from ...protocol.purposes import UPDATE
 from ..records.source import Record
 
-STEPS = ("run_began", "enrolled", "epoch_began", "set_closed", "opened", "judged", "promoted", "refused", "failed")
+STEPS = ("run_began", "enrolled", "seats_taken", "set_closed", "opened", "judged", "promoted", "refused", "failed")
 """Events that a certificate relies on, in the order in which a round logs them; the last three exclude each other."""
 OF_RUN, ENDS = STEPS[:3], STEPS[6:]
 ODD = (LookupError, TypeError, ValueError, AttributeError, RecursionError)  # of reading JSON of another form
@@ -108,8 +108,7 @@ def _choose(found: Sequence[LogEntry], number: int, purpose: str, run: str, last
         wanted = parse_canonical(opened[0].details["statement"].encode())["context"]
         of_run = [entry for entry in of_run if entry.event != "set_closed" or _context_of(entry) == wanted]
     closed = [entry for entry in of_run if entry.event == "set_closed" and purpose_of(entry) == purpose][-1]
-    epoch = closed.details["context"]["epoch"]
-    began = [entry for entry in of_run if entry.event == "epoch_began" and entry.details["epoch"] == epoch][-1]
+    began = [entry for entry in of_run if entry.event == "seats_taken" and entry.index < closed.index][-1]
     cards = {
         entry.value["member"]: entry for entry in of_run if entry.event == "enrolled" and entry.index < began.index
     }

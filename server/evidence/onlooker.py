@@ -8,9 +8,9 @@ no SEAL.
 It tries what reads an update that is not sealed, or sealed badly:
 
 1. the canary's bytes, in every form in which it exists before it is sealed;
-2. residues that are the plaintext, or the plaintext times q/t: encryption without a mask;
-3. two envelopes of one canary whose residues differ by noise only: one mask used twice;
-4. residues that are not uniform over [0, q): chi-square over 64 equal cells, and over the residues mod 64.
+2. coefficients that are the plaintext, or the plaintext and an error: encryption without a key;
+3. two envelopes of one canary that differ by errors only: one key used twice;
+4. residues that are not uniform over [0, p): chi-square over 64 equal cells, and over the residues mod 64.
 
 That it fails shows that these ways are shut. It is no proof of security: that is the lattice problem's.
 """
@@ -27,20 +27,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...crypto import bits
 from ...crypto.identity import parse_card
-from ...crypto.planner import FRESH_NOISE, SEED_BYTES, Plan
+from ...crypto.planner import BOUND, Plan
+from ...crypto.sealed import Sum, residues_of
 from ...errors import MoonflowerError
 from ...protocol.context import RoundContext
 from ...protocol.envelope import RawEnvelope, check
-from ..aggregate import RunningSum
 
 CELLS = 64
 CHI_SQUARE_MOST = 160.0
 """Largest chi-square of uniform residues: with 63 degrees of freedom they exceed it about once in 10^9 tries."""
 SHARE_MOST = 0.02
 """Share of residues that a try may hit by chance: with 1024 residues or more, one in 50 is far beyond chance."""
-FORBIDDEN = ("moonflower.crypto.schemes.secret", "moonflower.crypto.schemes.deal", "tenseal", "torch")
+FORBIDDEN = ("moonflower.crypto.answers", "tenseal", "torch")
 Words = NDArray[np.uint64]
 
 
@@ -49,59 +48,63 @@ def look(envelopes: Sequence[bytes], known: Mapping[str, Any]) -> dict[str, Any]
 
     Args:
         envelopes: of two members or more, all of the same canary.
-        known: ``plan``, ``lanes``, ``context``, ``cards`` (in the envelopes' order), ``needles`` (hex), and ``rows``:
-            the canary's plaintext ``int64[k * N]``.
+        known: ``plan``, ``lanes``, ``context``, ``cards`` (in the envelopes' order), ``needles`` (hex), and
+            ``plaintext``: the canary's coefficients, whole numbers below t.
 
     Returns:
-        ``total`` and each body's ``seeds`` (base64), ``tags``; ``needles``: how many forms of the canary were found;
-        ``read``: try → share of residues that it reads; ``chi_square``: the largest; ``modules``: forbidden ones that
-        this process has loaded.
+        ``total`` (base64); ``needles``: how many forms of the canary were found; ``read``: try → share of coefficients
+        that it reads; ``chi_square``: the largest; ``modules``: forbidden ones that this process has loaded.
 
     Raises:
         MoonflowerError: an envelope is not one of this context.
     """
-    plan, context = Plan(**known["plan"]), RoundContext(**known["context"])
+    plan = Plan(**{**known["plan"], "primes": tuple(known["plan"]["primes"])})
+    context, lanes = RoundContext(**known["context"]), int(known["lanes"])
     cards = [parse_card(card) for card in known["cards"]]
-    running = RunningSum(plan, known["lanes"])
-    tags, seeds, residues = [], [], []
+    running = Sum(plan, lanes)
+    residues = []
     for data, card in zip(envelopes, cards, strict=True):
         taken = check(RawEnvelope(data), card, context, running.body_bytes)
-        running.vet(taken)
-        seeds.append(running.add(taken.body))
-        tags.append(list(taken.header.tags))
-        residues.append(_residues(bytes(taken.body[plan.chunks(known["lanes"]) * SEED_BYTES :]), plan))
+        running.add(taken.body)
+        residues.append(residues_of(plan, taken.body, lanes))
     total = running.dump()
     everything = [*envelopes, total]
     needles = [bytes.fromhex(needle) for needle in known["needles"]]
-    rows = np.array(known["rows"], dtype=np.uint64)
+    looked_at = [*residues, residues_of(plan, total, lanes)]
     return {
         "total": base64.b64encode(total).decode(),
-        "seeds": [base64.b64encode(seed).decode() for seed in seeds],
-        "tags": tags,
         "needles": sum(needle in data for needle in needles for data in everything),
-        "read": tries(residues, rows, plan),
-        "chi_square": max(chi_square(one, plan.modulus) for one in [*residues, _residues(total, plan)]),
+        "read": tries([joined(plan, one) for one in residues], known["plaintext"], plan),
+        "chi_square": max(chi_square(words, p) for one in looked_at for words, p in zip(one, plan.primes, strict=True)),
         "modules": [name for name in FORBIDDEN if name in sys.modules],
     }
 
 
-def tries(residues: Sequence[Words], rows: Words, plan: Plan) -> dict[str, float]:
-    """Return, for each way to read ``rows`` out of residues without a key, the share that it reads.
+def joined(plan: Plan, residues: Sequence[Words]) -> list[int]:
+    """Return coefficients as whole numbers in [0, q), from their residues mod each prime."""
+    q = plan.modulus
+    units = [q // p * pow(q // p, -1, p) for p in plan.primes]
+    columns = zip(*(one.tolist() for one in residues), strict=True)
+    return [sum(unit * value for unit, value in zip(units, column, strict=True)) % q for column in columns]
 
-    >>> plan = Plan("shared", 1024, 12289, 1, 8, 8, 1)
-    >>> rows = np.arange(100, dtype=np.uint64)
-    >>> tries([rows, rows + np.uint64(3)], rows, plan)
-    {'unsealed': 1.0, 'unmasked': 0.01, 'mask used twice': 1.0}
+
+def tries(coefficients: Sequence[Sequence[int]], plaintext: Sequence[int], plan: Plan) -> dict[str, float]:
+    """Return, for each way to read a plaintext out of two sealed vectors without a key, the share that it reads.
+
+    >>> plan = Plan(1024, (40961,), 1, 8, 9, 2)
+    >>> rows = list(range(100))
+    >>> tries([rows, [value + 512 for value in rows]], rows, plan)
+    {'unsealed': 1.0, 'without a key': 1.0, 'key used twice': 1.0}
     """
-    first, second = residues[0], residues[1]
-    q, t = plan.modulus, plan.plain_modulus
-    scaled = np.rint(first.astype(np.float64) * (t / q)).astype(np.uint64) % np.uint64(t)
-    between = (first + (np.uint64(q) - second)) % np.uint64(q)
-    near = np.minimum(between, np.uint64(q) - between) <= np.uint64(2 * FRESH_NOISE + 2)
+    first, second = coefficients[0], coefficients[1]
+    q, t, count = plan.modulus, 1 << plan.plain_bits, len(plaintext)
+    centred = [value - q if value > q // 2 else value for value in first]
+    between = [(one - other + q // 2) % q - q // 2 for one, other in zip(first, second, strict=True)]
+    pairs = list(zip(centred, plaintext, strict=False))
     return {
-        "unsealed": float((first == rows).mean()),
-        "unmasked": float((scaled == rows).mean()),
-        "mask used twice": float(near.mean()),
+        "unsealed": sum(value == wanted for value, wanted in zip(first, plaintext, strict=False)) / count,
+        "without a key": sum(value % t == wanted and abs(value) <= (BOUND + 1) * t for value, wanted in pairs) / count,
+        "key used twice": sum(one % t == 0 and abs(one) <= 2 * BOUND * t for one in between) / len(between),
     }
 
 
@@ -125,11 +128,6 @@ def is_blind(found: Mapping[str, Any]) -> bool:
     shares = [float(share) for share in found["read"].values()]
     quiet = not found["needles"] and not found["modules"] and all(share <= SHARE_MOST for share in shares)
     return quiet and math.isfinite(found["chi_square"]) and found["chi_square"] <= CHI_SQUARE_MOST
-
-
-def _residues(packed: bytes, plan: Plan) -> Words:
-    rows = np.frombuffer(packed, np.uint8).reshape(-1, plan.chunk_bytes)
-    return bits.unpack(rows, plan.degree, plan.modulus_bits).reshape(-1)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Adding a round's sum up again from kept envelopes: the auditor's check of the coordinator's arithmetic. Pure but for
 reading the envelopes, one at a time.
 
-It shows that the coordinator added exactly what set A signed. It opens nothing: no key is needed, and none is here.
+It shows that the coordinator added exactly what everybody signed. It opens nothing: no key is needed, and none is here.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import hashlib
 from collections.abc import Callable
 
 from ...crypto.planner import Plan
+from ...crypto.sealed import Sum
 from ...errors import InputError, Refused
 from ...protocol.context import RoundContext
 from ...protocol.envelope import RawEnvelope, check, split
-from ..aggregate import RunningSum
 from .certificate import ClosedSet
 
 
 def recompute(closed: ClosedSet, kept: Callable[[str], RawEnvelope]) -> str:
-    """Return the SHA-256 of the sum of set A's envelopes, which is the logged one, bit for bit.
+    """Return the SHA-256 of the sum of everybody's envelopes, which is the logged one, bit for bit.
 
     Args:
-        closed: set A as the log has it.
+        closed: the list as the log has it.
         kept: the envelope with a header digest, as it lies there.
 
     Raises:
@@ -29,10 +29,11 @@ def recompute(closed: ClosedSet, kept: Callable[[str], RawEnvelope]) -> str:
             ``audit.sum``: the sum is another one than the logged.
     """
     try:
-        context, plan = RoundContext(**closed.context), Plan(**closed.context["crypto"])
-    except (TypeError, InputError):
+        context, raw = RoundContext(**closed.context), dict(closed.context["crypto"])
+        plan = Plan(**{**raw, "primes": tuple(raw["primes"])})
+    except (TypeError, KeyError, InputError):
         raise Refused("audit.certificate", "the round's context is of another version of moonflower") from None
-    running: RunningSum | None = None
+    running: Sum | None = None
     for member in closed.members:
         card, header = closed.roster.card(member), closed.headers[member]
         try:
@@ -41,10 +42,8 @@ def recompute(closed: ClosedSet, kept: Callable[[str], RawEnvelope]) -> str:
             if signed.digest != header:
                 raise Refused("audit.envelope", f"its header's digest is {signed.digest}, the log has {header}")
             if running is None:  # the log does not hold the model's size: the first body's has to be everybody's
-                chunks = max(1, len(body) // (plan.seed_bytes + plan.chunk_bytes))
-                running = RunningSum(plan, (chunks - 1) * plan.lanes * plan.degree + 1)
+                running = Sum(plan, _lanes(plan, len(body)))
             envelope = check(raw, card, context, running.body_bytes)
-            running.vet(envelope)
             running.add(envelope.body)
         except Refused as error:
             raise Refused("audit.envelope", f"the envelope of {member!r}: {error}") from None
@@ -52,3 +51,9 @@ def recompute(closed: ClosedSet, kept: Callable[[str], RawEnvelope]) -> str:
     if found != closed.sum:
         raise Refused("audit.sum", f"the envelopes add up to {found}, the log has {closed.sum}")
     return found
+
+
+def _lanes(plan: Plan, body_bytes: int) -> int:
+    """Return the fewest lanes of a vector whose sealed form has this length, or a shorter one where there is none."""
+    travelling = 8 * body_bytes // plan.coefficient_bits
+    return max(1, (travelling - plan.zeros - 7) * plan.lanes + 1)

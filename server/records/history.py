@@ -1,4 +1,4 @@
-"""Runs, epochs and rounds as rows: what the coordinator must know after a restart, and what reports are made of."""
+"""Runs and rounds as rows: what the coordinator must know after a restart, and what reports are made of."""
 
 from __future__ import annotations
 
@@ -22,13 +22,6 @@ _runs = Table(
     Column("code", String, nullable=False),
     Column("stop", Boolean, nullable=False),
     Column("summary", String, nullable=False),
-)
-_epochs = Table(
-    "epochs",
-    metadata,
-    Column("epoch", Integer, primary_key=True),
-    Column("run", String, nullable=False),
-    Column("roster", String, nullable=False),
     Column("plan", String, nullable=False),
 )
 _rounds = Table(
@@ -37,13 +30,6 @@ _rounds = Table(
     Column("number", Integer, primary_key=True),
     Column("run", String, nullable=False),
     Column("body", String, nullable=False),
-)
-_sets = Table(
-    "sets",
-    metadata,
-    Column("purpose", String, primary_key=True),
-    Column("base", String, primary_key=True),
-    Column("members", String, nullable=False),
 )
 INTERRUPTED = "run.interrupted"
 
@@ -79,7 +65,7 @@ class Round:
         status: ``running``, ``promoted``, ``refused`` or ``failed``.
         code: why it was refused or failed, or "".
         members: set A.
-        excluded: member → code.
+        named: member → code.
         warnings: (member, code) pairs.
         baseline: version number that the gate compared with.
         median: median relative worsening.
@@ -92,7 +78,7 @@ class Round:
     status: str = "running"
     code: str = ""
     members: tuple[str, ...] = ()
-    excluded: Mapping[str, str] = field(default_factory=dict)
+    named: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[tuple[str, str], ...] = ()
     baseline: int | None = None
     median: float | None = None
@@ -107,7 +93,7 @@ class Round:
             "status": self.status,
             "code": self.code,
             "members": list(self.members),
-            "excluded": [{"member": member, "code": code} for member, code in sorted(self.excluded.items())],
+            "named": [{"member": member, "code": code} for member, code in sorted(self.named.items())],
             "warnings": [{"member": member, "code": code} for member, code in self.warnings],
             "gate": {"baseline": self.baseline, "median": self.median},
             "clipped_share": self.clipped_share,
@@ -124,7 +110,7 @@ class Round:
             status=value["status"],
             code=value["code"],
             members=tuple(value["members"]),
-            excluded={item["member"]: item["code"] for item in value["excluded"]},
+            named={item["member"]: item["code"] for item in value["named"]},
             warnings=tuple((item["member"], item["code"]) for item in value["warnings"]),
             baseline=gate["baseline"],
             median=gate["median"],
@@ -136,7 +122,7 @@ class Round:
 def queue_run(db: Connection, run: str, offer: Mapping[str, Any]) -> None:
     """Add a run that waits for its coordinator."""
     row = {"run": run, "offer": canonical(offer).decode(), "status": "queued", "code": "", "stop": False}
-    db.execute(insert(_runs).values(**row, summary="{}"))
+    db.execute(insert(_runs).values(**row, summary="{}", plan="{}"))
 
 
 def begin_run(db: Connection, run: str) -> None:
@@ -157,6 +143,17 @@ def request_stop(db: Connection, run: str) -> None:
 def write_summary(db: Connection, run: str, summary: Mapping[str, Any]) -> None:
     """Keep the bytes and seconds of a run's update rounds so far, for other processes to show."""
     db.execute(_runs.update().where(_runs.c.run == run).values(summary=canonical(summary).decode()))
+
+
+def keep_plan(db: Connection, run: str, plan: Mapping[str, Any]) -> None:
+    """Keep the parameters of a run's sums."""
+    db.execute(_runs.update().where(_runs.c.run == run).values(plan=canonical(plan).decode()))
+
+
+def plan(db: Connection, run: str) -> dict[str, Any] | None:
+    """Return the parameters of a run's sums; None before its members took their seats."""
+    found = db.execute(select(_runs.c.plan).where(_runs.c.run == run)).scalar_one_or_none()
+    return json.loads(found) or None if found else None
 
 
 def runs(db: Connection) -> list[RunRow]:
@@ -194,23 +191,6 @@ def newest_ended(db: Connection, run: str) -> Round | None:
     return next((one for one in newest if one.status != "running"), None)
 
 
-def next_epoch(db: Connection) -> int:
-    """Return the number of the next key epoch, from 1."""
-    return 1 + (db.execute(select(func.max(_epochs.c.epoch))).scalar_one() or 0)
-
-
-def begin_epoch(db: Connection, epoch: int, run: str, roster: list[dict[str, Any]], plan: Mapping[str, Any]) -> None:
-    """Add an epoch with its roster of cards and its plan."""
-    row = {"epoch": epoch, "run": run, "roster": canonical(roster).decode(), "plan": canonical(plan).decode()}
-    db.execute(insert(_epochs).values(row))
-
-
-def plans(db: Connection, run: str) -> list[dict[str, Any]]:
-    """Return the different plans of a run's epochs, oldest first; most runs have one."""
-    query = select(_epochs.c.plan).where(_epochs.c.run == run).order_by(_epochs.c.epoch)
-    return [json.loads(plan) for plan in dict.fromkeys(db.execute(query).scalars())]
-
-
 def next_number(db: Connection) -> int:
     """Return the next round number, from 1; numbers are never reused."""
     return 1 + (db.execute(select(func.max(_rounds.c.number))).scalar_one() or 0)
@@ -243,19 +223,7 @@ def finished(db: Connection, run: str) -> list[Round]:
     return [outcome for outcome in found if outcome.status != "running" and outcome.code != INTERRUPTED]
 
 
-def fix_set(db: Connection, purpose: str, base: str, members: tuple[str, ...]) -> None:
-    """Record for which set a base was asked to be opened; the first one holds (rule 2)."""
-    row = {"purpose": purpose, "base": base, "members": canonical(list(members)).decode()}
-    db.execute(insert(_sets).values(row).on_conflict_do_nothing())
-
-
-def fixed_set(db: Connection, purpose: str, base: str) -> frozenset[str] | None:
-    """Return the set for which a base was asked to be opened, or None."""
-    where = (_sets.c.purpose == purpose) & (_sets.c.base == base)
-    members = db.execute(select(_sets.c.members).where(where)).scalar_one_or_none()
-    return None if members is None else frozenset(json.loads(members))
-
-
 def _run_row(row: Any) -> RunRow:
     fields = row._asdict()
+    del fields["plan"]
     return RunRow(**{**fields, "offer": json.loads(row.offer), "summary": json.loads(row.summary)})

@@ -22,8 +22,8 @@ from .board import Standing
 
 FORMAT = 1
 SECURITY = (
-    "128 bits, classical, by the table of IACR eprint 2024/463; the lattice estimator's lowest figure over the plans "
-    "is 128.8 bits (docs/protocol.md)"
+    "128 bits, classical, on the widths that remain once the sums of keys and errors are known; the lattice "
+    "estimator's lowest figure over the limits of q is 137.5 bits (docs/protocol.md)"
 )
 PROTECTS = (
     (
@@ -33,8 +33,12 @@ PROTECTS = (
     ),
     (
         "a coordinator that does not follow it, as long as no member helps it",
-        "members open nothing but exact sums of listed envelopes (any other gets past a check with a chance of at most "
-        "2^-96 an attempt); what that leaves open stands below",
+        "a sum is over everybody in the circle, and only the answers of all of them together open it: nobody holds a "
+        "key that opens one member's update. This is experimental until somebody outside has reviewed it",
+    ),
+    (
+        "a coordinator together with all members but two",
+        "they learn the sum of the last two members' updates, and no more; experimental, as above",
     ),
     ("an outsider", "it sees ciphertexts, over TLS"),
     (
@@ -43,12 +47,11 @@ PROTECTS = (
     ),
 )
 EXPOSED = (
-    "A coordinator that does not follow the protocol can read single updates, alone: different members open sums over "
-    "different sets of one round for it, and two such sums differ by one member's update.",
-    "It can leave members out of a round, and stop everything.",
-    "Any one member together with the coordinator can read every update: all members hold the key.",
-    "A member that left can read recorded envelopes of its time.",
-    "All members of a round but one, together, know the update of that one.",
+    "All members but one, together, know the update of that one.",
+    "Every opened sum is known to all members, and every version to the coordinator.",
+    "A member that is away, or that answers junk, holds everybody up; junk is not named. So can the coordinator.",
+    "What one member alone changed between two sums is that member's.",
+    "Recorded traffic opens to whoever breaks X25519.",
     "If all members ran on one machine (simulate, up), whoever ran it saw all rows and all keys.",
 )
 LIMITS = (
@@ -68,7 +71,7 @@ def model_card(
     offer: Offer,
     lineage: Sequence[Entry],
     rounds: Iterable[Mapping[str, Any]],
-    plans: Sequence[Mapping[str, Any]],
+    plan: Mapping[str, Any] | None,
     manifest: Mapping[str, Any] | None,
     parameters: int | None,
     standing: Standing,
@@ -82,7 +85,7 @@ def model_card(
         offer: what its run carried.
         lineage: good versions of its run up to it, oldest first.
         rounds: of its run, in the form of result.json.
-        plans: different crypto parameters of its run's epochs.
+        plan: crypto parameters of its run's sums; None where they are not known.
         manifest, parameters: of its file; None where that is gone, as for a refused candidate.
         standing: how it stands with the approvers.
         releases: all decisions and changes.
@@ -109,9 +112,8 @@ def model_card(
         "metrics": None if entry.metrics is None else dict(entry.metrics),
         "crypto": {
             "security": SECURITY,
-            "parameters": [dict(plan) for plan in plans],
+            "parameters": None if plan is None else dict(plan),
             "min_members": offer.federation.min_members,
-            "open_quorum": offer.crypto.open_quorum,
             "protects": [{"against": who, "how": how} for who, how in PROTECTS],
             "does_not_protect": list(EXPOSED),
             "differential_privacy": None,

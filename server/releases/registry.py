@@ -115,7 +115,7 @@ class Registry:
             offer=parse(Offer, row.offer, where="the run's offer"),
             lineage=[one for one in good if one.number <= entry.number],
             rounds=history.rounds(db, entry.run),
-            plans=history.plans(db, entry.run),
+            plan=history.plan(db, entry.run),
             manifest=None if version is None else version.manifest,
             parameters=None if version is None else len(version.vector),
             standing=board.standing(entry),

@@ -25,7 +25,7 @@ BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.
 MAX_CODES = 50  # there are about forty that a member of ours can give
 OTHER = "other"
 PHASES = {"set_closed": "collect", "opened": "open", "judged": "judge"}
-"""What a round did until this event, since the one before or its begin; keys dealt for an epoch are ``deal``."""
+"""What a round did until this event, since the one before or its begin; opening begins with the answers."""
 KNOWN_ROUNDS = (
     ("promoted", ""),
     ("refused", "gate.nonfinite"),
@@ -33,9 +33,11 @@ KNOWN_ROUNDS = (
     ("refused", "gate.regression"),
     ("refused", "gate.votes"),
     ("failed", "round.too_few"),
-    ("failed", "open.quorum"),
+    ("failed", "circle.away"),
+    ("failed", "open.key"),
     ("failed", "open.disagree"),
-    ("failed", "envelope.late"),
+    ("failed", "open.list"),
+    ("failed", "open.tau"),
     ("failed", "update.failed"),
     ("failed", INTERRUPTED),
     ("failed", "run.crashed"),
@@ -45,9 +47,8 @@ KNOWN_WARNINGS = (
     ("witness", "audit.fork"),
     ("model", "data.model"),
     ("round", "gate.regression"),
-    ("round", "open.disagree"),
-    ("seats", "envelope.late"),
-    ("report", "open.quorum"),
+    ("seats", "circle.away"),
+    ("report", "circle.away"),
     ("retention", ""),
 )
 """What is shown as 0 before it happened: a counter that appears with 1 has not grown, as far as Prometheus can see."""
@@ -98,13 +99,13 @@ class Figures:
         runs: that ended, by status.
         accepted: envelopes by (member, purpose); ``left_out``: by (member, purpose, code).
         envelope_bytes: of the accepted ones, by purpose.
-        unopened: refused openings, by (member, code).
-        unseated: members that did not enrol or deal, by (member, code).
+        unopened: refused answers and openings, by (member, code).
+        unseated: members that did not enrol or take a seat, by (member, code).
         turned_away: requests that the gateway refused and the log tells of, by code.
         warnings: by (what, code).
         refused_in_a_row, failed_in_a_row: rounds of the newest run since it began or promoted one (``Patience``).
         promoted_s, began_s: when a round was promoted last, and when a run began.
-        epoch, epoch_s, epoch_members: the newest key epoch, when it began, how many hold its keys.
+        circle: members of the circle, when it took its seats last.
         released: number of the released version, or None.
     """
 
@@ -126,12 +127,9 @@ class Figures:
     failed_in_a_row: int = 0
     promoted_s: float = 0.0
     began_s: float = 0.0
-    epoch: int = 0
-    epoch_s: float = 0.0
-    epoch_members: int = 0
+    circle: int = 0
     released: int | None = None
     _courses: dict[int, _Course] = field(default_factory=dict)
-    _dealing: bool = False
     _codes: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set, {"": _known()}))
 
     def take(self, entry: Mapping[str, Any]) -> None:
@@ -158,7 +156,7 @@ class Figures:
                 self.envelope_bytes[details["purpose"]] += details["bytes"]
             case "envelope_refused":
                 self.left_out[member, details["purpose"], self._bounded(member, code)] += 1
-            case "opening_refused":
+            case "opening_refused" | "answer_refused":
                 self.unopened[member, self._bounded(member, code)] += 1
             case "refused_member" if "run" in entry:
                 self.unseated[member, self._bounded(member, code)] += 1
@@ -171,12 +169,8 @@ class Figures:
                 self.began_s, self.refused_in_a_row, self.failed_in_a_row = now_s, 0, 0
             case "run_ended":
                 self.runs[details["status"]] += 1
-            case "epoch_began":
-                self.epoch, self.epoch_s, self._dealing = details["epoch"], now_s, True
-                self.epoch_members = len(details["members"])
-            case "deal_answered" if self._dealing and details["epoch"] == self.epoch:
-                self._dealing = False  # all answers are entered at once
-                self.phase_s["deal"].add(now_s - self.epoch_s)
+            case "seats_taken":
+                self.circle = len(details["members"])
             case "released" | "rolled_back":
                 self.released = details["version"]
 

@@ -34,7 +34,7 @@ from .catalogue import CATALOGUE, Metric
 from .figures import BUCKETS_S, ENDS, PHASES, Durations, Figures, Labels
 from .follow import Follower
 
-LATE = "envelope.late"
+AWAY = "circle.away"
 Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 Samples = Mapping[Labels, float]
 Values = dict[str, Samples]
@@ -151,10 +151,8 @@ class Metrics(Collector):
         }
         if said.size:
             values["log_checkpoint_timestamp_seconds"] = {(): said.newest_s}
-        if said.epoch:
-            values["epoch"] = {(): said.epoch}
-            values["epoch_members"] = {(): said.epoch_members}
-            values["epoch_began_timestamp_seconds"] = {(): said.epoch_s}
+        if said.circle:
+            values["circle_members"] = {(): said.circle}
         if said.released is not None:
             values["model_released_version"] = {(): said.released}
         return values
@@ -162,12 +160,12 @@ class Metrics(Collector):
     def _of_members(self, names: Sequence[str]) -> Values:
         """Return what the log says of each member; the usual counters of those that may take part are there at once."""
         said = self._figures
-        late: dict[Labels, float] = {(name, LATE): 0 for name in names}
+        away: dict[Labels, float] = {(name, AWAY): 0 for name in names}
         return {
             "envelopes_accepted_total": {**{(name, "update"): 0 for name in names}, **said.accepted},
-            "envelopes_refused_total": {**{(name, "update", LATE): 0 for name in names}, **said.left_out},
-            "openings_refused_total": {**late, **said.unopened},
-            "members_refused_total": {**late, **said.unseated},
+            "envelopes_refused_total": {**{(name, "update", AWAY): 0 for name in names}, **said.left_out},
+            "openings_refused_total": {**away, **said.unopened},
+            "members_refused_total": {**away, **said.unseated},
         }
 
     def _of_witnesses(self, signed: Mapping[str, countersigned.Countersigned]) -> Values:

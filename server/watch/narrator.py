@@ -14,7 +14,8 @@ SAID = {
     "run_began": "began",
     "run_resumed": "goes on after its process died",
     "run_ended": "ended",
-    "epoch_began": "new key epoch",
+    "seats_taken": "everybody in the circle takes part",
+    "answer_refused": "answer refused",
     "envelope_refused": "envelope left out",
     "opening_refused": "opening refused",
     "promoted": "promoted",
@@ -31,13 +32,13 @@ WARNED = {
     "report": "the report could not be made",
     "witness": "holds another history of this log; was the state restored from an older copy?",
 }
-BAD = frozenset({"refused_member", "envelope_refused", "opening_refused", "refused", "failed", "warned"})
+BAD = frozenset({"refused_member", "envelope_refused", "answer_refused", "opening_refused", "refused", "failed", "warned"})
 
 
 def sentence(entry: dict[str, Any]) -> str:
     """Return an entry of the log in words, or "" for one that nobody waits for; what it is about goes beside them.
 
-    >>> sentence({"event": "envelope_refused", "run": "r", "number": 3, "member": "a", "code": "envelope.late"})
+    >>> sentence({"event": "envelope_refused", "run": "r", "number": 3, "member": "a", "code": "circle.away"})
     'envelope left out'
     """
     said = SAID.get(entry["event"])

@@ -41,9 +41,9 @@ class Progress:
         run: identifier, or "" before the first.
         round: which of the planned rounds; 0 before the first.
         number: of that round in the whole federation.
-        members: that hold the keys of the epoch.
+        members: everybody in the circle.
         sent: whose update is in the round's sum; ``left_out``: whose is not, and will not be.
-        step: ``enrol``, ``deal``, ``statistics``, ``collect``, ``open``, ``judge``, ``report``, ``between``, ``over``.
+        step: ``enrol``, ``statistics``, ``collect``, ``open``, ``judge``, ``report``, ``between``, ``over``.
         since_s: when the step began; seconds since 1970.
     """
 
@@ -66,10 +66,9 @@ class Progress:
         member, purpose = entry.get("member", ""), details.get("purpose", UPDATE.name)
         now = replace(self, since_s=_seconds(entry))
         match event:
-            case "epoch_began":
-                return replace(now, members=tuple(details["members"]), step="deal")
-            case "deal_answered" if self.step == "deal":
-                return replace(now, step="statistics" if not self.round else "between")
+            case "seats_taken":
+                step = "statistics" if not self.round else "between"
+                return replace(now, members=tuple(details["members"]), step=step)
             case "round_began":
                 fresh: dict[str, Any] = {"sent": (), "left_out": (), "step": "collect"}
                 return replace(now, round=details["round"], number=entry["number"], **fresh)
@@ -175,7 +174,7 @@ def deadline(scene: Scene) -> float | None:
     run, progress = scene.run, scene.progress
     if run is None or run.status != "running" or run.run != progress.run:
         return None
-    limits = {"collect": ("training", "train_timeout_s"), "open": ("crypto", "open_timeout_s")}
+    limits = {"collect": ("training", "train_timeout_s")}
     if progress.step not in limits:
         return None
     table, name = limits[progress.step]
@@ -194,8 +193,6 @@ def _running(scene: Scene) -> str:
     match progress.step:
         case "enrol":
             said = f"A run of {_many(scene.rounds, 'round')} begins: members enrol."
-        case "deal":
-            said = f"{_many(many, 'member')} make new keys and compare them."
         case "statistics":
             said = f"{_many(many, 'member')} add up sealed statistics before the first round."
         case "collect":

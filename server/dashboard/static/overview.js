@@ -90,7 +90,7 @@ function figure(term, value, more) {
   return h('div', {}, h('dt', {}, term), h('dd', {}, value, h('small', {}, more)));
 }
 
-const NOISE = new Set(['set_closed', 'opened', 'judged', 'deal_answered', 'enrolled']);
+const NOISE = new Set(['set_closed', 'opened', 'judged', 'answered', 'enrolled']);
 
 function newest(page) {
   const telling = page.entries.filter(

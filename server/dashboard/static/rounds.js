@@ -116,7 +116,7 @@ export function charts(data, id) {
 
 /** Who is a member now, or was when a round of this run went on. */
 function everybody(data, members) {
-  const took = data.rounds.flatMap((one) => [...one.members, ...one.excluded.map((out) => out.member)]);
+  const took = data.rounds.flatMap((one) => [...one.members, ...one.named.map((out) => out.member)]);
   return [...new Set([...members, ...took])].sort();
 }
 
@@ -167,7 +167,7 @@ function table(data, all) {
               number(fixed(one.metrics?.[data.metric], 3)),
               number(fixed(one.clipped_share, 2)),
               h('td', {}, present(one.members, all)),
-              h('td', {}, one.excluded.length ? listed(one.excluded.map((out) => `${out.member} (${out.code})`)) : '–'),
+              h('td', {}, one.named.length ? listed(one.named.map((out) => `${out.member} (${out.code})`)) : '–'),
             ),
           ),
       ),

@@ -1,4 +1,7 @@
-"""The gate: whether a candidate becomes the new model (rule 10). Pure; it bounds damage, it does not prove honesty."""
+"""The gate: whether a candidate becomes the new model. Pure; it bounds damage, it does not prove honesty.
+
+Coordinator, members and auditors come to the same verdict from the same signed words.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ class Verdict:
 
 def judge(
     votes: Mapping[str, float | None],
-    norm: float,
+    norm: float | None,
     norms: Sequence[float],
     *,
     in_range: bool,
@@ -46,7 +49,7 @@ def judge(
 
     Args:
         votes: each opener's relative worsening against the best promoted version, in [-1, 1]; None abstains.
-        norm: Euclidean norm of the candidate's update; not finite when the candidate is not.
+        norm: Euclidean norm of the opened mean; None when the candidate is not finite.
         norms: norms of the promoted updates so far, oldest first.
         in_range: whether the opened sum is one that honest members can make.
         min_members: fewest votes that decide.
@@ -54,9 +57,9 @@ def judge(
     """
     cast = {member: vote for member, vote in votes.items() if vote is not None}
     median = round(statistics.median(cast.values()), 6) if len(cast) >= min_members else None
-    if not math.isfinite(norm):
+    if in_range and (norm is None or not math.isfinite(norm)):
         return Verdict("gate.nonfinite", median, ())
-    if not in_range or (norms and norm > NORM_FACTOR * max(norms[-HISTORY:])):
+    if not in_range or norm is None or (norms and norm > NORM_FACTOR * max(norms[-HISTORY:])):
         return Verdict("gate.norm", median, ())
     if median is None:
         return Verdict("gate.votes", None, ())

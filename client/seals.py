@@ -1,0 +1,98 @@
+"""What a member sealed and did not answer yet: one file a context, outside ledger and backups.
+
+    "MFS2" | seed, 32 bytes | the envelope
+
+The file is there, synced, before the envelope's first byte leaves, and goes before the answer leaves: from then on
+nobody can seal or answer in this context again. Whoever has the seed has the vector. A node that lost the file seals
+anew, under a fresh key.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .. import files
+from ..errors import Refused
+from ..protocol.envelope import RawEnvelope, SignedHeader, split
+
+FOLDER = "sealed"
+_MAGIC, _SEED_BYTES = b"MFS2", 32
+_NAME = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Seal:
+    """A sealed context. Its ``repr`` shows nothing of the seed.
+
+    Attributes:
+        seed: everything random of the seal comes from it.
+        envelope: as it travels.
+    """
+
+    seed: bytes = field(repr=False)
+    envelope: bytes = field(repr=False)
+
+    @property
+    def signed(self) -> SignedHeader:
+        """The envelope's header."""
+        return split(RawEnvelope(self.envelope))[0]
+
+    @property
+    def body(self) -> memoryview:
+        """The envelope's body."""
+        return split(RawEnvelope(self.envelope))[1]
+
+
+class Seals:
+    """The seals of a member.
+
+    Args:
+        folder: made (0700) when there is something to keep; None keeps them in memory (simulate).
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder, self._held = folder, dict[str, Seal]()
+
+    def keep(self, context: str, seal: Seal) -> None:
+        """Keep a seal, synced, in place of an earlier one of the same context."""
+        if self._folder is None:
+            self._held[context] = seal
+            return
+        files.make_folder(self._folder, 0o700)
+        files.replace(self._path(context), _MAGIC + seal.seed + seal.envelope, 0o600)
+
+    def read(self, context: str) -> Seal | None:
+        """Return the seal of a context; None where there is none, or none that is whole."""
+        if self._folder is None:
+            return self._held.get(context)
+        try:
+            data = self._path(context).read_bytes()
+        except FileNotFoundError:
+            return None
+        start = len(_MAGIC) + _SEED_BYTES
+        found = Seal(data[len(_MAGIC) : start], data[start:])
+        try:
+            split(RawEnvelope(found.envelope))
+        except Refused:
+            return None
+        return found if data.startswith(_MAGIC) else None
+
+    def drop(self, context: str) -> None:
+        """Delete the seal of a context, synced; nothing happens where there is none."""
+        if self._folder is None:
+            self._held.pop(context, None)
+            return
+        files.remove(self._path(context))
+
+    def contexts(self) -> list[str]:
+        """Return the contexts that are sealed and not answered."""
+        if self._folder is None:
+            return sorted(self._held)
+        return sorted(path.name for path in self._folder.glob("*") if _NAME.fullmatch(path.name))
+
+    def _path(self, context: str) -> Path:
+        assert self._folder is not None and _NAME.fullmatch(context)
+        return self._folder / context
+
