@@ -100,7 +100,9 @@ class TrainingSettings(Table):
     batch_size: int = Field(64, ge=1, le=1_000_000, description="rows a step")
     mu: float = Field(0.0, ge=0, le=1000, description="FedProx: weight of the pull towards the base; 0 = FedAvg")
     weights: Literal["rows", "equal"] = Field("rows", description="what a member's update counts")
-    seed: int = Field(7, ge=0, lt=2**63, description="seed of start vector, batches and splits")
+    seed: int = Field(
+        7, ge=0, lt=2**63, description="seed of the start vector and, with each node's own secret, of batches"
+    )
     train_timeout_s: float = Field(600, gt=0, le=7 * 86400, description="an update that comes later is left out")
     report_every: int = Field(
         0,

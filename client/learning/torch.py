@@ -3,6 +3,9 @@
 What travels is a flat ``float32[n]``: trainable floating parameters and floating buffers, in state-dict
 order. Frozen parameters and integer buffers stay where they are; before every use they are set back to the
 start, so that no call depends on an earlier one and a restarted node gives the same update.
+
+The start follows from the run's seed, the same at every member. The order of batches and dropout follow from the node's
+secret (rule 8), seed and round: members with equal rows differ, and a round that is repeated trains the same update.
 """
 
 from __future__ import annotations
@@ -21,10 +24,10 @@ from ...configs.schema import Schema
 from ...configs.settings import TrainingSettings
 from ...errors import InputError
 from ...protocol.model_version import Layout, TensorSpec
+from ..secret import NodeSecret
 from ..tasks import MAX_COUNT, METRICS, Metrics, Task
 from .learner import Part, Vector
 from .rows import Rows, Split
-from .splits import generator
 
 _CHUNK = 8192
 """Rows of one evaluation step: bounds the memory of a large model's activations."""
@@ -39,15 +42,15 @@ class TorchLearner:
         task: what is trained.
         split: the member's raw rows.
         schema: of the rows.
-        seed: of the run; with ``member`` and the round's number it seeds every draw.
-        member: name.
+        seed: of the run: the start follows from it.
+        secret: the node's own; with seed and round it seeds every draw of training.
 
     Raises:
         InputError: ``config.task``: the model has no trainable parameter.
     """
 
-    def __init__(self, task: Task, split: Split, schema: Schema, *, seed: int, member: str) -> None:
-        self.task, self.schema, self.seed, self.member = task, schema, seed, member
+    def __init__(self, task: Task, split: Split, schema: Schema, *, seed: int, secret: NodeSecret) -> None:
+        self.task, self.schema, self.seed, self.secret = task, schema, seed, secret
         self._raw = split
         self._ready: Split | None = None
         self._scaling: dict[str, Any] = {}
@@ -104,14 +107,15 @@ class TorchLearner:
         Args:
             base: ``float32[n]``.
             training: epochs, learning rate, batch size; FedProx' mu adds mu/2 |w - base|² to the loss.
-            number: of the round; seeds the order of the rows.
+            number: of the round; with secret and seed it seeds the order of the rows, and dropout.
 
         Returns:
             ``float32[n]``; may hold NaN or infinities when training diverged.
         """
         rows = self._part("train")
-        order = generator(f"batches|{self.seed}|{self.member}|{number}")
-        with _steady(self._size, f"train|{self.seed}|{self.member}|{number}"):
+        drawn = f"{self.seed}|{number}".encode()
+        order = np.random.default_rng(int.from_bytes(self.secret.keyed("batches", drawn), "big"))
+        with _steady(self._size, self.secret.keyed("dropout", drawn)):
             self._load(base)
             self.model.train()
             anchors = [p.detach().clone() for p in self._parameters] if training.mu else []
@@ -128,7 +132,7 @@ class TorchLearner:
         NaN or an infinity is the model's own doing.
         """
         rows = self._part(part) if isinstance(part, str) else self._prepared(part)
-        with _steady(self._size, "evaluate"):
+        with _steady(self._size):
             self._load(vector)
             return self._metrics(rows, None)
 
@@ -139,7 +143,7 @@ class TorchLearner:
             InputError: ``data.value``: a number outside.
         """
         rows = self._part("test")
-        with _steady(self._size, "evaluate"):
+        with _steady(self._size):
             self._load(vector)
             outputs = self._outputs(rows if len(rows) else _slice(self._part("train"), 0, 1))[: len(rows)]
             return _counts(self.task.tally(outputs, rows.targets), "tally")
@@ -151,7 +155,7 @@ class TorchLearner:
     def personalised(self, vector: Vector) -> Metrics | None:
         """Return the metrics on the own test rows with the private part, None when the task has none."""
         rows, own = self._part("test"), self._part("train")
-        with _steady(self._size, "evaluate"):
+        with _steady(self._size):
             self._load(vector)
             self.model.eval()
             private = self.task.personalise(self.model, own)
@@ -209,7 +213,7 @@ class TorchLearner:
 
 def fresh_model(task: Task, schema: Schema, seed: int) -> nn.Module:
     """Return the task's model as ``seed`` makes it; the global torch generator is as it was afterwards."""
-    number = _torch_seed(f"start|{seed}")
+    number = _torch_seed(f"start|{seed}".encode())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(number)
         return task.model(schema, torch.Generator().manual_seed(number))
@@ -257,11 +261,11 @@ def outputs(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _steady(size: int, purpose: str) -> Iterator[None]:
+def _steady(size: int, seed: bytes = b"evaluate") -> Iterator[None]:
     """Seed torch's global generator for the block (dropout), and run small models on one thread."""
     threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_torch_seed(purpose))
+        torch.manual_seed(_torch_seed(seed))
         if size < _ONE_THREAD and threads != 1:
             torch.set_num_threads(1)
         try:
@@ -271,8 +275,8 @@ def _steady(size: int, purpose: str) -> Iterator[None]:
                 torch.set_num_threads(threads)
 
 
-def _torch_seed(purpose: str) -> int:
-    return int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "big") >> 1
+def _torch_seed(seed: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(seed).digest()[:8], "big") >> 1
 
 
 def _slice(rows: Rows, first: int, end: int) -> Rows:
