@@ -12,7 +12,7 @@ from ..client.keyring import load_keys, make_keys
 from ..configs.roles import ClientConfig, OperatorConfig, ServerConfig, load_config
 from ..configs.toml import read_toml
 from ..errors import InputError
-from .output import tell_created
+from .output import tell_created, tell_keys
 
 keys = typer.Typer(no_args_is_help=True, help="Keys of a node and of its OAuth client.")
 AnyConfig = Annotated[Path, typer.Argument(help="Client, operator or server config (TOML).")]
@@ -32,7 +32,7 @@ def keys_new(config: AnyConfig) -> None:
         made += make_keys(settings.client.state)
     if not made:
         raise InputError("config.key", f"all keys of {config} are there already", hint=f"moonflower keys show {config}")
-    tell_created(made)
+    tell_keys(made)
     _show(settings, config)
 
 

@@ -24,7 +24,7 @@ from ..server.records import members as roster
 from ..server.records.members import RosterMember
 from ..server.records.state import State
 from .options import ClientFile, ServerFile
-from .output import page, tell_created, write_new
+from .output import page, tell_keys, write_new
 
 if TYPE_CHECKING:
     from ..client.ledger.ledger import Ledger
@@ -127,7 +127,7 @@ def card(
 ) -> None:
     """Print this member's signed card (public), and on stderr its pin; keys that are missing are created."""
     settings = load_config(ClientConfig, config)
-    tell_created(make_keys(settings.client.state))
+    tell_keys(make_keys(settings.client.state))
     own = identity_of(settings).card
     text = canonical(own.as_dict()).decode()
     if out is None:

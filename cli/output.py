@@ -42,6 +42,16 @@ def tell_created(made: Iterable[Path]) -> None:
         typer.echo(f"created {path}", err=True)
 
 
+def tell_keys(made: Iterable[Path]) -> None:
+    """Say on stderr which keys were made, and which of a node's to keep a copy of."""
+    from ..client.keyring import BACK_UP, NODE_FILE, SECRET_FILE
+
+    files_made = tuple(made)
+    tell_created(files_made)
+    if {path.name for path in files_made} & {NODE_FILE, SECRET_FILE}:
+        typer.echo(BACK_UP, err=True)
+
+
 def write_new(contents: Mapping[Path, bytes]) -> None:
     """Write files where none are yet: all of them, or none.
 

@@ -1,6 +1,8 @@
 """The member's keys on disk: ``node.key`` (EC P-384), ``sealing.key`` (X25519) and ``witness.key`` (Ed25519).
 
-They are PKCS#8 PEM in the state folder.
+They are PKCS#8 PEM in the state folder. Beside them lies ``node.secret``, what the node draws from: JSON with
+``secret`` (base64url of 32 bytes, no padding) and ``practice``. Node key and node secret are worth a backup apart from
+the folder: without the one the node is a new member, without the other it deals its rows out anew.
 
 The files are readable by their owner only, 0600 in a folder of 0700. There is no pass phrase: a node starts without
 a person. A key file appears whole or not at all, and is never overwritten.
@@ -8,6 +10,7 @@ a person. A key file appears whole or not at all, and is never overwritten.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import stat
@@ -20,11 +23,15 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from .. import files
+from ..canonical import canonical, parse_canonical
 from ..configs.roles import ClientConfig
 from ..crypto.identity import Approver, Identity, PublicKey
 from ..errors import InputError
+from .secret import NodeSecret
 
 NODE_FILE, SEALING_FILE, WITNESS_FILE = "node.key", "sealing.key", "witness.key"
+SECRET_FILE = "node.secret"  # noqa: S105 - a file's name
+BACK_UP = f"back up {NODE_FILE} and {SECRET_FILE}, apart from the state folder: neither can be made again"
 _LARGEST = 65536
 PrivateKey = ec.EllipticCurvePrivateKey | x25519.X25519PrivateKey | ed25519.Ed25519PrivateKey
 
@@ -37,11 +44,13 @@ class Keyring:
         node: signs messages, DPoP proofs, Flower's requests.
         sealing: receives wrapped keys.
         witness: countersigns checkpoints of the coordinator's log.
+        secret: what the node draws from.
     """
 
     node: ec.EllipticCurvePrivateKey = field(repr=False)
     sealing: x25519.X25519PrivateKey = field(repr=False)
     witness: ed25519.Ed25519PrivateKey = field(repr=False)
+    secret: NodeSecret = field(repr=False)
 
     @property
     def pin(self) -> str:
@@ -55,8 +64,12 @@ class Keyring:
         )
 
 
-def make_keys(folder: Path) -> tuple[Path, ...]:
-    """Create the keys that ``folder`` lacks; return their files, empty if both were there.
+def make_keys(folder: Path, *, practice: NodeSecret | None = None) -> tuple[Path, ...]:
+    """Create the keys and the secret that ``folder`` lacks; return their files, empty if all were there.
+
+    Args:
+        folder: the node's state folder.
+        practice: secret to write in place of a fresh one, for a federation on one machine.
 
     Raises:
         InputError: ``config.key``: the folder cannot be written.
@@ -69,15 +82,19 @@ def make_keys(folder: Path) -> tuple[Path, ...]:
         for name, new in _NEW.items():
             path = folder / name
             if not path.exists():
-                _write(path, new())
+                files.create(path, _pem(new()), 0o600)
                 made.append(path)
+        path = folder / SECRET_FILE
+        if not path.exists():
+            files.create(path, _dump(practice or NodeSecret.fresh()), 0o600)
+            made.append(path)
     except OSError as error:
         raise InputError("config.key", f"keys cannot be written to {folder}: {error.strerror}") from None
     return tuple(made)
 
 
 def load_keys(folder: Path) -> Keyring:
-    """Return the keys in ``folder``.
+    """Return the keys and the secret in ``folder``.
 
     Raises:
         InputError: ``config.key``: missing, readable by others, or not such a key.
@@ -90,7 +107,7 @@ def load_keys(folder: Path) -> Keyring:
         raise _wrong(folder / SEALING_FILE, "X25519")
     if not isinstance(witness, ed25519.Ed25519PrivateKey):
         raise _wrong(folder / WITNESS_FILE, "Ed25519")
-    return Keyring(node, sealing, witness)
+    return Keyring(node, sealing, witness, _secret(folder / SECRET_FILE))
 
 
 def identity_of(config: ClientConfig) -> Identity:
@@ -124,19 +141,52 @@ _NEW: dict[str, Callable[[], PrivateKey]] = {
 }
 
 
-def _write(path: Path, key: PrivateKey) -> None:
-    files.create(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
+def _pem(key: PrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def _read(path: Path, what: str) -> object:
+    try:
+        return load_pem_private_key(_bytes(path, f"{what} key"), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):  # the reason could quote the file
+        raise _wrong(path, what) from None
+
+
+def _wrong(path: Path, what: str) -> InputError:
+    return InputError("config.key", f"key file {path} holds no {what} key; expected PKCS#8 PEM without a pass phrase")
+
+
+def _dump(secret: NodeSecret) -> bytes:
+    text = base64.urlsafe_b64encode(secret.value).rstrip(b"=").decode()
+    return canonical({"practice": secret.practice, "secret": text}) + b"\n"
+
+
+def _secret(path: Path) -> NodeSecret:
+    restore = "put it back from your backup; a new one would deal this node's rows out anew"
+    data = _bytes(path, "node secret", f"{restore}; for a node that never ran: moonflower member card CONFIG")
+    try:
+        found = parse_canonical(data.removesuffix(b"\n"))
+        secret = NodeSecret(base64.urlsafe_b64decode(found["secret"] + "="), found["practice"])
+        good = isinstance(secret.practice, bool) and _dump(secret) == data
+    except (ValueError, TypeError, KeyError):
+        good = False
+    if not good:
+        raise InputError(
+            "config.key",
+            f"key file {path} holds no node secret; expected the JSON that moonflower wrote, with practice and secret",
+            hint=restore,
+        )
+    return secret
+
+
+def _bytes(path: Path, what: str, missing: str = "moonflower member card CONFIG") -> bytes:
+    """Return a private file's content; ``missing`` is the hint where there is none."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             data = file.read(_LARGEST)
     except FileNotFoundError:
-        raise InputError(
-            "config.key", f"key file {path} is missing; expected a {what} key", hint="moonflower member card CONFIG"
-        ) from None
+        raise InputError("config.key", f"key file {path} is missing; expected the {what}", hint=missing) from None
     except OSError as error:
         raise InputError("config.key", f"key file {path} cannot be read: {error.strerror}") from None
     if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
@@ -145,11 +195,4 @@ def _read(path: Path, what: str) -> object:
             f"key file {path} has mode {stat.S_IMODE(mode):04o}; expected 0600: others may not read it",
             hint=f"chmod 600 {path}, and new keys if anybody may have read it",
         )
-    try:
-        return load_pem_private_key(data, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):  # the reason could quote the file
-        raise _wrong(path, what) from None
-
-
-def _wrong(path: Path, what: str) -> InputError:
-    return InputError("config.key", f"key file {path} holds no {what} key; expected PKCS#8 PEM without a pass phrase")
+    return data

@@ -18,18 +18,19 @@ from ..configs.schema import Schema, load_schema
 from ..configs.settings import Offer, SimulateSettings, TaskSettings
 from ..errors import InputError, nearest
 from .app import Member, client_app
-from .keyring import identity_of
+from .keyring import identity_of, load_keys
 from .learning.learner import Learner
 from .learning.rows import Rows
 from .learning.sources import source_of
 from .learning.splits import partition, split
 from .learning.torch import TorchLearner
 from .ledger.ledger import FILE_NAME, Ledger
+from .secret import NodeSecret
 from .tasks import Task, load_task, schema_for
 
 logger = logging.getLogger(__name__)
 ANY_SEED = 7
-"""Who has rows does not depend on the seed; which ones, only a run's own seed says."""
+"""Whether a member has rows does not depend on the seed that deals a whole table out to members; which ones does."""
 
 
 class OwnRows:
@@ -37,15 +38,16 @@ class OwnRows:
 
     Args:
         config: ``[client] member`` picks the rows where ``[data] site`` or ``[simulate]`` deal the table out.
+        secret: the node's: it deals the rows to training, validation and test.
 
     Raises:
         InputError: config or data are wrong.
     """
 
-    def __init__(self, config: ClientConfig) -> None:
+    def __init__(self, config: ClientConfig, secret: NodeSecret) -> None:
         if not config.client.tasks:
             raise InputError("config.value", "[client] tasks is empty; expected the tasks that this node runs")
-        self._config = config
+        self._config, self._secret = config, secret
         self._kept: tuple[bytes, Rows] | None = None
         self.schema = self._check()
 
@@ -59,9 +61,8 @@ class OwnRows:
         schema = schema_for(task, self._config.data)
         seed, name = offer.training.seed, self._config.client.member
         rows = self._own(self._table(task, offer.task, schema), seed)
-        return TorchLearner(
-            task, split(rows, self._config.data, seed=seed, member=name), schema, seed=seed, member=name
-        )
+        parts = split(rows, self._config.data, secret=self._secret, member=name)
+        return TorchLearner(task, parts, schema, seed=seed, secret=self._secret)
 
     def _check(self) -> Schema:
         """Return the schema after a look at the data with the first task of the list, so that mistakes show now."""
@@ -75,12 +76,8 @@ class OwnRows:
             logger.warning("the data is not checked before the first run: %s needs options that only a run has", first)
             return own
         schema = own or schema_for(task, data)
-        split(
-            self._own(self._table(task, TaskSettings(ref=first), schema), ANY_SEED),
-            data,
-            seed=ANY_SEED,
-            member=self._config.client.member,
-        )
+        rows = self._own(self._table(task, TaskSettings(ref=first), schema), ANY_SEED)
+        split(rows, data, secret=self._secret, member=self._config.client.member)
         logger.info("data and schema are in order")  # how many rows there are stays out of every log
         return schema
 
@@ -114,7 +111,7 @@ def member_of(config: ClientConfig) -> Member:
     own = config.client
     identity = identity_of(config)
     pins = {one.name: one.pin for one in config.member} | {own.member: identity.card.node.pin}
-    rows = OwnRows(config)
+    rows = OwnRows(config, load_keys(own.state).secret)
     ledger = Ledger(own.state / FILE_NAME)
     return Member(identity, own, pins, ledger, rows.learner, rows.schema.digest())
 

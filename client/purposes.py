@@ -171,7 +171,7 @@ class Statistics:
         }
         vector = learner.start()
         state = {name: np.zeros_like(vector) for name in at.optimiser.state}
-        first = model_version.build(learner.layout, vector, manifest, state, learner.frozen)
+        first = model_version.build(learner.layout, vector, manifest, state, frozen=learner.frozen)
         good = sums.in_range and rows > 0
         said = Statement.of(context, headers, sha256=first.sha256, clip=at.offer.crypto.clip, in_range=good)
         return Conclusion(said, first, {_total_rows(context): rows})

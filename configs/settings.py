@@ -100,8 +100,12 @@ class TrainingSettings(Table):
     lr: float = Field(0.1, gt=0, le=100, description="learning rate of plain SGD")
     batch_size: int = Field(64, ge=1, le=1_000_000, description="rows a step")
     mu: float = Field(0.0, ge=0, le=1000, description="FedProx: weight of the pull towards the base; 0 = FedAvg")
-    seed: int = Field(7, ge=0, lt=2**63, description="seed of start vector, batches and splits")
-    train_timeout_s: float = Field(600, gt=0, le=7 * 86400, description="a round in which an update comes later has failed")
+    seed: int = Field(
+        7, ge=0, lt=2**63, description="seed of the start vector and, with each node's own secret, of batches"
+    )
+    train_timeout_s: float = Field(
+        600, gt=0, le=7 * 86400, description="a round in which an update comes later has failed"
+    )
     report_every: int = Field(
         0,
         ge=0,

@@ -141,8 +141,9 @@ def _client(config: ClientConfig) -> tuple[Planned, ...]:
 
     def rows() -> Check:
         from ..client.live import OwnRows
+        from ..client.secret import NodeSecret
 
-        OwnRows(config)
+        OwnRows(config, NodeSecret.fresh())  # any deals: the keys have a check of their own
         return Check("data", "ok", f"{config.data.path or 'the task'} and schema are in order for {own.tasks[0]}")
 
     def pins() -> Check:

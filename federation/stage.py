@@ -18,6 +18,7 @@ import tomli_w
 
 from .. import files
 from ..client.keyring import load_keys, make_keys
+from ..client.secret import NodeSecret
 from ..configs.settings import RunSettings
 from ..oauth.keys import new_client_key
 from .certificates import for_loopback
@@ -78,7 +79,11 @@ def stage(
         f"https://127.0.0.1:{ports[1]}",
     )
     _certificates(folder)
-    pins = {name: _pin(config.parent / "state") for name, config in made.clients.items()}
+    seed = settings.training.seed
+    pins = {
+        name: _pin(config.parent / "state", NodeSecret.for_practice(seed, name))
+        for name, config in made.clients.items()
+    }
     homes = {**{name: config.parent for name, config in made.clients.items()}, DESK: made.operator.parent}
     clients = [
         {
@@ -172,9 +177,9 @@ def slugs(names: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def _pin(state: Path) -> str:
-    """Make a node's keys; returns its pin."""
-    make_keys(state)
+def _pin(state: Path, practice: NodeSecret) -> str:
+    """Make a node's keys, with the secret that a simulation's member of that name has; returns its pin."""
+    make_keys(state, practice=practice)
     return load_keys(state).pin
 
 

@@ -2,9 +2,13 @@
 
 The file is what openers sign (rule 4), what a base is proved by (rule 3) and what ``predict`` loads, so its
 bytes must be the same everywhere: the header is canonical JSON, tensors are float32 in layout order, and the
-metadata key ``moonflower`` holds the manifest (task, schema, scaling). A candidate keeps its base's header
-byte for byte and changes the numbers only. The one other key that there may be marks a copy of a version that nobody
-released; it has another digest than the version, so no proof and no approval is about it.
+metadata key ``moonflower`` holds the manifest (task, schema, scaling). A candidate keeps its base's header and frozen
+tensors byte for byte and changes the other numbers only. Another key marks a copy of a version that nobody released; it
+has another digest than the version, so no proof and no approval is about it.
+
+In the file come first the tensors that travel, then the optimiser's state, then the frozen tensors, which no training
+changes and a prediction needs: under their own names, sorted, in their own types, and listed in the metadata key
+``moonflower.frozen``. They are in every version of every round: a large frozen backbone is stored and sent that often.
 
 Format: https://huggingface.co/docs/safetensors (8-byte little-endian header length, JSON header, data).
 """
@@ -15,7 +19,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +32,14 @@ MAX_HEADER_BYTES = 4 << 20
 _KEY = "moonflower"
 _STATE = "__optimiser__."  # before the name of a state; no tensor of a model may be called so
 _MARK = {"moonflower.release": "unreleased"}
+_FROZEN = "moonflower.frozen"
+FROZEN_TYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BOOL": "|b1",
+    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1",
+}  # fmt: skip
+"""What a frozen tensor can be: safetensors' name of a type to NumPy's, little-endian in the file."""
+_TYPE_OF = {np.dtype(code): name for name, code in FROZEN_TYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,7 @@ class Version:
         layout: the tensors, in file order.
         vector: ``float32[n]``, all tensors flattened and joined; read-only view of ``data``.
         state: what the optimiser remembers, by name, ``float32[n]`` each; read-only views of ``data``.
+        frozen: what no training changes, by name; read-only views of ``data``, perhaps not aligned.
         unreleased: it is a copy that was marked as not released; False says nothing.
     """
 
@@ -67,10 +80,11 @@ class Version:
     layout: Layout
     vector: NDArray[np.float32]
     state: Mapping[str, NDArray[np.float32]]
+    frozen: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     unreleased: bool = False
 
     def tensors(self) -> dict[str, NDArray[np.float32]]:
-        """Return each tensor by name, as read-only views."""
+        """Return each tensor that travels by name, as read-only views."""
         out, start = {}, 0
         for spec in self.layout:
             out[spec.name] = self.vector[start : start + spec.size].reshape(spec.shape)
@@ -79,7 +93,11 @@ class Version:
 
 
 def build(
-    layout: Layout, vector: Vector, manifest: dict[str, Any], state: Mapping[str, Vector] | None = None
+    layout: Layout,
+    vector: Vector,
+    manifest: dict[str, Any],
+    state: Mapping[str, Vector] | None = None,
+    frozen: Mapping[str, NDArray[Any]] | None = None,
 ) -> Version:
     """Return the version with these numbers and this manifest.
 
@@ -88,49 +106,67 @@ def build(
         vector: ``float32[n]`` with n the sum of their sizes; all finite.
         manifest: JSON-able.
         state: the optimiser's, ``float32[n]`` by name.
+        frozen: what does not travel, by name; none empty, each of a type in ``FROZEN_TYPES``.
 
     Raises:
-        ValueError: the vector or a state does not fit the layout.
+        ValueError: the vector or a state does not fit the layout; a frozen tensor is empty, of another type, or has the
+            name of another tensor.
     """
-    return _build(layout, vector, state or {}, {_KEY: canonical(manifest).decode()})
+    return _build(layout, vector, state or {}, frozen or {}, {_KEY: canonical(manifest).decode()})
 
 
 def marked(version: Version) -> Version:
     """Return a copy of a version that says of itself that it is not released; another file, with another digest."""
     metadata = {_KEY: canonical(version.manifest).decode(), **_MARK}
-    return _build(version.layout, version.vector, version.state, metadata)
+    return _build(version.layout, version.vector, version.state, version.frozen, metadata)
 
 
-def _build(layout: Layout, vector: Vector, state: Mapping[str, Vector], metadata: dict[str, str]) -> Version:
+def _build(
+    layout: Layout,
+    vector: Vector,
+    state: Mapping[str, Vector],
+    frozen: Mapping[str, NDArray[Any]],
+    metadata: dict[str, str],
+) -> Version:
+    kept = {name: frozen[name] for name in sorted(frozen)}
+    for name, value in kept.items():
+        if value.dtype not in _TYPE_OF or not value.size:
+            raise ValueError(f"frozen tensor {name!r} is {value.dtype}{list(value.shape)}; no version can hold that")
+    if kept:
+        metadata = {**metadata, _FROZEN: canonical(list(kept)).decode()}
+    states = [TensorSpec(_STATE + name, vector.shape) for name in sorted(state)]
+    specs = [(spec.name, "F32", spec.shape, 4 * spec.size) for spec in (*layout, *states)]
+    specs += [(name, _TYPE_OF[value.dtype], value.shape, value.nbytes) for name, value in kept.items()]
     header: dict[str, Any] = {"__metadata__": metadata}
-    specs = (*layout, *(TensorSpec(_STATE + name, vector.shape) for name in sorted(state)))
     start = 0
-    for spec in specs:
-        end = start + 4 * spec.size
-        header[spec.name] = {"dtype": "F32", "shape": list(spec.shape), "data_offsets": [start, end]}
-        start = end
-    if len(header) != len(specs) + 1 or any(spec.name.startswith(_STATE) for spec in layout):
+    for name, kind, shape, size in specs:
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, start + size]}
+        start += size
+    if len(header) != len(specs) + 1 or any(name.startswith(_STATE) for name in (*kept, *(s.name for s in layout))):
         raise ValueError(f"two tensors share a name, or one is called __metadata__ or {_STATE}…")
-    size = sum(spec.size for spec in layout)
-    if {vector.shape, *(one.shape for one in state.values())} != {(size,)}:
-        raise ValueError(f"vector has shape {vector.shape}, the layout holds {size} numbers; so must every state")
+    length = sum(spec.size for spec in layout)
+    if {vector.shape, *(one.shape for one in state.values())} != {(length,)}:
+        raise ValueError(f"vector has shape {vector.shape}, the layout holds {length} numbers; so must every state")
     text = canonical(header)
     text += b" " * (-len(text) % 8)
-    numbers = (_numbers(vector), *(_numbers(state[name]) for name in sorted(state)))
-    return parse(b"".join((len(text).to_bytes(8, "little"), text, *numbers)))
+    numbers = [_numbers(vector), *(_numbers(state[name]) for name in sorted(state))]
+    rest = [_numbers(value, FROZEN_TYPES[_TYPE_OF[value.dtype]]) for value in kept.values()]
+    return parse(b"".join((len(text).to_bytes(8, "little"), text, *numbers, *rest)))
 
 
 def candidate(base: Version, vector: Vector, state: Mapping[str, Vector] | None = None) -> Version:
-    """Return ``base`` with other numbers: same header, byte for byte.
+    """Return ``base`` with other numbers: same header and frozen tensors, byte for byte.
 
     Raises:
-        ValueError: the vector has another length than the base's, or the state is not of the same names.
+        ValueError: the vector's or a state's shape is not the base's, or the states have not the same names.
     """
     state = state or {}
     if {vector.shape, *(one.shape for one in state.values())} != {base.vector.shape} or {*state} != {*base.state}:
         raise ValueError(f"vector {vector.shape} or state {sorted(state)} does not fit base {base.vector.shape}")
-    header = base.data[: len(base.data) - 4 * len(base.vector) * (1 + len(base.state))]
-    return parse(b"".join((header, _numbers(vector), *(_numbers(state[name]) for name in sorted(state)))))
+    end = len(base.data) - sum(value.nbytes for value in base.frozen.values())
+    header = base.data[: end - 4 * len(base.vector) * (1 + len(base.state))]
+    numbers = (_numbers(vector), *(_numbers(state[name]) for name in sorted(state)))
+    return parse(b"".join((header, *numbers, memoryview(base.data)[end:])))
 
 
 def parse(data: bytes) -> Version:
@@ -142,42 +178,78 @@ def parse(data: bytes) -> Version:
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(MAX_HEADER_BYTES, len(data) - 8):
         raise _bad(f"header of {length} bytes in a file of {len(data)}")
-    text = data[8 : 8 + length]
     try:
-        header = parse_canonical(text.rstrip(b" "))
+        header = parse_canonical(data[8 : 8 + length].rstrip(b" "))
         metadata = header.pop("__metadata__")
         manifest = json.loads(metadata.pop(_KEY))
+        listed = parse_canonical(metadata.pop(_FROZEN).encode()) if _FROZEN in metadata else None
         if metadata not in ({}, _MARK):
             raise _bad("its metadata holds more than a manifest")
-        entries = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
-        layout, start = [], 0
-        for name, entry in entries:
-            spec = TensorSpec(name, tuple(int(side) for side in entry["shape"]))
-            end = start + 4 * spec.size
-            if entry != {"dtype": "F32", "shape": list(spec.shape), "data_offsets": [start, end]} or end <= start:
-                raise _bad(f"tensor {name!r} is not float32 in place")
-            layout.append(spec)
-            start = end
+        places = _places(header)
+        moving = places[: len(places) - len(listed or ())]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError):
         raise _bad("its header is not a canonical safetensors header with a moonflower manifest") from None
-    if not isinstance(manifest, dict) or len(data) != 8 + length + start or length % 8:
-        raise _bad(f"{len(data) - 8 - length} bytes of numbers, the header announces {start}")
-    own = tuple(spec for spec in layout if not spec.name.startswith(_STATE))
+    end = places[-1].end if places else 0
+    if not isinstance(manifest, dict) or len(data) != 8 + length + end or length % 8:
+        raise _bad(f"{len(data) - 8 - length} bytes of numbers, the header announces {end}")
+    names = [place.spec.name for place in places[len(moving) :]]
+    if listed is not None and (listed != sorted(names) or names != listed or not names):
+        raise _bad("the frozen tensors that it lists are not those behind all others, by name")
+    own = tuple(place.spec for place in moving if not place.spec.name.startswith(_STATE))
     size = sum(spec.size for spec in own)
-    states = layout[len(own) :]
-    if (*own, *states) != tuple(layout) or any(spec.shape != (size,) for spec in states):
+    states = [place.spec for place in moving[len(own) :]]
+    order = sorted(spec.name for spec in states if spec.shape == (size,) and spec.name.startswith(_STATE))
+    if order != [spec.name for spec in states] or any(name.startswith(_STATE) for name in names):
         raise _bad("an optimiser's state is not as long as its tensors, or not behind them")
-    numbers = np.frombuffer(data, dtype="<f4", offset=8 + length)
+    if any(place.kind != "F32" for place in moving):
+        raise _bad("a tensor that travels is not float32")
+    numbers = np.frombuffer(data, dtype="<f4", offset=8 + length, count=size * (1 + len(states)))
     state = {
         spec.name.removeprefix(_STATE): numbers[size * at : size * (at + 1)] for at, spec in enumerate(states, start=1)
     }
+    frozen = {place.spec.name: _value(data, 8 + length, place) for place in places[len(moving) :]}
     sha256 = hashlib.sha256(data).hexdigest()
-    return Version(sha256, data, manifest, own, numbers[:size], state, bool(metadata))
+    return Version(sha256, data, manifest, own, numbers[:size], state, frozen, bool(metadata))
 
 
-def _numbers(vector: NDArray[np.float32]) -> memoryview:
-    """Return the bytes of a vector, copied only where they are not in order already."""
-    return np.ascontiguousarray(vector, dtype="<f4").data.cast("B")
+@dataclass(frozen=True)
+class _Place:
+    """One tensor in a file: its type, name and shape, and where its bytes are, counted from the header's end."""
+
+    kind: str
+    spec: TensorSpec
+    start: int
+    end: int
+
+
+def _places(header: Mapping[str, Any]) -> list[_Place]:
+    """Return the tensors of a header in file order: none empty, one behind the other, each of a known type."""
+    places: list[_Place] = []
+    start = 0
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        kind, spec = entry["dtype"], TensorSpec(name, tuple(int(side) for side in entry["shape"]))
+        if min(spec.shape, default=1) < 1:
+            raise _bad(f"tensor {name!r} is empty")
+        end = start + np.dtype(FROZEN_TYPES[kind]).itemsize * spec.size
+        if canonical(entry) != canonical({"dtype": kind, "shape": spec.shape, "data_offsets": [start, end]}):
+            raise _bad(f"tensor {name!r} is not in place")
+        places.append(_Place(kind, spec, start, end))
+        start = end
+    return places
+
+
+def _value(data: bytes, begin: int, place: _Place) -> NDArray[Any]:
+    """Return a frozen tensor as a read-only view of the file."""
+    kind = np.dtype(FROZEN_TYPES[place.kind])
+    flat = np.frombuffer(data, dtype=kind, offset=begin + place.start, count=place.spec.size)
+    if kind == np.bool_ and flat.view(np.uint8).max() > 1:
+        raise _bad(f"tensor {place.spec.name!r} holds a truth value that is neither 0 nor 1")
+    return flat.reshape(place.spec.shape)
+
+
+def _numbers(values: NDArray[Any], kind: str = "<f4") -> memoryview:
+    """Return the bytes of an array, copied only where they are not in order already."""
+    return np.ascontiguousarray(values, dtype=kind).data.cast("B")
 
 
 def _bad(found: str) -> InputError:

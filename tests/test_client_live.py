@@ -12,6 +12,7 @@ from conftest import CONFIGS
 from moonflower.client import live, tasks
 from moonflower.client.ledger.ledger import FILE_NAME
 from moonflower.client.live import OwnRows, member_of
+from moonflower.client.secret import NodeSecret
 from moonflower.configs.roles import ClientConfig, load_config
 from moonflower.configs.settings import Offer, load_run
 from moonflower.errors import InputError
@@ -19,6 +20,7 @@ from moonflower.federation import simulate
 from superlink import client_config
 
 DATA = CONFIGS / "data"
+SECRET = NodeSecret.for_practice(7, "Cleveland")  # that of the member in heart.toml's simulation
 
 
 def config(tmp_path: Path, *changes: tuple[str, str], member: str = "Cleveland") -> ClientConfig:
@@ -37,7 +39,7 @@ def offer(schema: str, **training: object) -> Offer:
 
 
 def test_a_node_has_the_rows_that_simulate_gives_its_member(tmp_path: Path) -> None:
-    rows = OwnRows(config(tmp_path))
+    rows = OwnRows(config(tmp_path), SECRET)
     cast = simulate.prepare(CONFIGS / "heart.toml")
     learner = rows.learner(offer(rows.schema.digest()))
     twin = cast.learner("Cleveland", cast.splits["Cleveland"])
@@ -48,7 +50,9 @@ def test_a_node_has_the_rows_that_simulate_gives_its_member(tmp_path: Path) -> N
 
 
 def test_a_node_whose_table_is_its_own_takes_all_rows(tmp_path: Path) -> None:
-    rows = OwnRows(config(tmp_path, ("^site = .*\n", ""), ("^drop = .*", 'drop = ["fold", "site"]'), member="St. Mary"))
+    rows = OwnRows(
+        config(tmp_path, ("^site = .*\n", ""), ("^drop = .*", 'drop = ["fold", "site"]'), member="St. Mary"), SECRET
+    )
     learner = rows.learner(offer(rows.schema.digest()))
     split = learner._raw
     assert sum(map(len, (split.train, split.validation, split.test))) == 920
@@ -61,8 +65,8 @@ def test_rows_are_dealt_by_the_seed_of_the_run(tmp_path: Path) -> None:
     )
     text = config(tmp_path, deal[0], (r"^drop = .*\n(schema = .*)", r'drop = ["fold", "site"]\n\1\n' + deal[1][1][24:]))
     with pytest.raises(InputError, match="member-1"):
-        OwnRows(text)
-    rows = OwnRows(text.model_copy(update={"client": text.client.model_copy(update={"member": "member-2"})}))
+        OwnRows(text, SECRET)
+    rows = OwnRows(text.model_copy(update={"client": text.client.model_copy(update={"member": "member-2"})}), SECRET)
     one, two = (rows.learner(offer(rows.schema.digest(), seed=seed)) for seed in (1, 2))
     assert one.data_digest() != two.data_digest()
 
@@ -78,10 +82,10 @@ def test_mistakes_show_at_the_start(tmp_path: Path) -> None:
     ]
     for changes, code, word in cases:
         with pytest.raises(InputError, match=word) as raised:
-            OwnRows(config(tmp_path, *changes))
+            OwnRows(config(tmp_path, *changes), SECRET)
         assert raised.value.code == code
     with pytest.raises(InputError, match="VA Long Beach") as raised:
-        OwnRows(config(tmp_path, member="Boston"))
+        OwnRows(config(tmp_path, member="Boston"), SECRET)
     assert raised.value.code == "data.member"
 
 
@@ -94,7 +98,7 @@ def test_a_task_that_needs_options_is_checked_when_a_run_brings_them(
         return task(hidden=hidden, personalise=personalise)
 
     monkeypatch.setattr(tasks, "choosy", choosy, raising=False)
-    rows = OwnRows(config(tmp_path, ("^tasks = .*", 'tasks = ["moonflower.client.tasks:choosy"]')))
+    rows = OwnRows(config(tmp_path, ("^tasks = .*", 'tasks = ["moonflower.client.tasks:choosy"]')), SECRET)
     assert "not checked" in caplog.text
     run = offer(rows.schema.digest())
     named = run.task.model_copy(update={"ref": "moonflower.client.tasks:choosy"})
@@ -106,7 +110,7 @@ def test_the_table_is_read_again_when_its_file_changes(tmp_path: Path, monkeypat
     reads: list[int] = []
     whole = tasks.Task.data
     monkeypatch.setattr(tasks.Task, "data", lambda *args: reads.append(1) or whole(*args))
-    rows = OwnRows(config(tmp_path, ("^path = .*", 'path = "heart.csv.gz"')))
+    rows = OwnRows(config(tmp_path, ("^path = .*", 'path = "heart.csv.gz"')), SECRET)
     reads.clear()
     run = offer(rows.schema.digest())
     rows.learner(run)

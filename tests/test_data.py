@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from moonflower.client.learning import splits
 from moonflower.client.learning.rows import Rows, features, read_groups
 from moonflower.client.learning.sources import load_frame, read_table
 from moonflower.client.learning.splits import join, partition, split
+from moonflower.client.secret import NodeSecret
 from moonflower.configs.schema import Categorical, Label, Numeric, Schema
 from moonflower.configs.settings import DataSettings, SimulateSettings
 from moonflower.errors import InputError
@@ -126,60 +129,111 @@ def test_missing_files_and_columns_name_the_nearest(tmp_path: Path) -> None:
 
 # Splitting
 
+A = NodeSecret.for_practice(1, "a")
 
-@given(
-    count=st.integers(1, 60),
-    test=st.floats(0, 0.99),
-    validation=st.floats(0, 0.99),
-    seed=st.integers(0, 2**63 - 1),
-    member=st.text(max_size=5),
+
+def parts_of(some: Rows, wanted: DataSettings, secret: NodeSecret = A) -> tuple[list[int], list[int], list[int]]:
+    """The numbers of the training, validation and test rows."""
+    parts = split(some, wanted, secret=secret, member="a")
+    return numbers(parts.train), numbers(parts.validation), numbers(parts.test)
+
+
+fractions = st.builds(
+    lambda test, validation: settings(test_fraction=test, validation_fraction=validation),
+    st.floats(0, 0.99),
+    st.floats(0, 0.99),
 )
-def test_every_row_is_in_one_part_and_training_has_one(
-    count: int, test: float, validation: float, seed: int, member: str
-) -> None:
-    wanted = settings(test_fraction=test, validation_fraction=validation)
-    parts = split(rows(count), wanted, seed=seed, member=member)
-    found = [numbers(part) for part in (parts.train, parts.validation, parts.test)]
+
+
+@given(count=st.integers(1, 60), wanted=fractions, secret=st.binary(min_size=32, max_size=32))
+def test_every_row_is_in_one_part_and_training_has_one(count: int, wanted: DataSettings, secret: bytes) -> None:
+    own = NodeSecret(secret, practice=False)
+    found = parts_of(rows(count), wanted, own)
     assert sorted(itertools.chain(*found)) == list(range(count))
-    assert len(parts.train) >= 1
-    again = split(rows(count), wanted, seed=seed, member=member)
-    assert [numbers(part) for part in (again.train, again.validation, again.test)] == found
-    other = split(rows(count), wanted.model_copy(update={"validation_fraction": 0.5}), seed=seed, member=member)
-    assert numbers(other.test) == numbers(parts.test)
+    assert found[0]
+    assert parts_of(rows(count), wanted, own) == found
+    other = parts_of(rows(count), wanted.model_copy(update={"validation_fraction": 0.5}), own)
+    assert other[2] == found[2]
 
 
-def test_split_depends_on_seed_and_member() -> None:
-    drawn = {
-        tuple(numbers(split(rows(100), settings(), seed=seed, member=member).test))
-        for seed in (1, 2)
-        for member in ("a", "b")
-    }
-    assert len(drawn) == 4
+@given(count=st.integers(2, 60), wanted=fractions, random=st.randoms(use_true_random=False))
+def test_the_order_of_the_table_does_not_matter(count: int, wanted: DataSettings, random: Any) -> None:
+    order = list(range(count))
+    random.shuffle(order)
+    assert parts_of(rows(count).take(np.array(order)), wanted) == parts_of(rows(count), wanted)
+
+
+@given(count=st.integers(40, 80), more=st.integers(1, 9))
+def test_a_row_more_moves_no_other_row(count: int, more: int) -> None:
+    for before, after in zip(parts_of(rows(count), settings()), parts_of(rows(count + more), settings()), strict=True):
+        assert [number for number in after if number < count] == before
+
+
+def test_another_secret_deals_otherwise() -> None:
+    secrets = [NodeSecret.for_practice(seed, name) for seed in (1, 2) for name in ("a", "b")]
+    secrets += [NodeSecret.fresh(), NodeSecret.fresh()]
+    assert len({tuple(map(tuple, parts_of(rows(100), settings(), secret))) for secret in secrets}) == len(secrets)
+
+
+def test_the_parts_are_about_as_large_as_asked_for() -> None:
+    train, validation, test = map(len, parts_of(rows(20_000), settings(test_fraction=0.3, validation_fraction=0.1)))
+    deviation = math.sqrt(20_000) / 2
+    assert abs(test - 6000) < 6 * deviation
+    assert abs(validation - 1400) < 6 * deviation
+    assert train + validation + test == 20_000
+    train, validation, test = map(len, parts_of(rows(100), settings(test_fraction=0, validation_fraction=0)))
+    assert (train, validation, test) == (100, 0, 0)
+
+
+def test_equal_rows_are_in_one_part_and_all_there() -> None:
+    """What a row is: its cells as read, however they are typed; not its place, and not its other columns."""
+    some = rows(40, sites=["x"] * 40)
+    found = parts_of(some, settings())
+    thrice = Rows.concat([some, rows(40, sites=["y"] * 40), some])
+    assert parts_of(thrice, settings()) == tuple([n for n in part for _ in range(3)] for part in found)
+    typed = Rows(some.inputs.to(torch.uint8), some.targets.to(torch.int32))
+    assert parts_of(typed, settings()) == found
+    cells = torch.tensor([[0.0, math.nan], [-0.0, -math.nan]] * 50, dtype=torch.float64)
+    parts = split(Rows(cells, torch.zeros(100, dtype=torch.int64)), settings(), secret=A, member="a")
+    assert sorted([len(parts.train), len(parts.validation), len(parts.test)]) == [0, 0, 100]
+
+
+def test_inputs_of_any_shape_are_hashed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = Rows(torch.arange(50 * 12, dtype=torch.uint8).reshape(50, 3, 2, 2), torch.arange(50) % 3)
+    whole = split(images, settings(), secret=A, member="a")
+    monkeypatch.setattr(splits, "_CELLS", 30)
+    pieces = split(images, settings(), secret=A, member="a")
+    for part in ("train", "validation", "test"):
+        assert torch.equal(getattr(pieces, part).inputs, getattr(whole, part).inputs)
+        assert torch.equal(getattr(pieces, part).targets, getattr(whole, part).targets)
 
 
 def test_marked_rows_are_the_test_rows() -> None:
-    marked = settings(test_column="fold", test_value=0)
+    marked = settings(test_column="fold", test_value=0, validation_fraction=0.5)
     some = Rows(rows(6).inputs, rows(6).targets, {"fold": np.array(["0", "1", "0.0", None, "2", "0"], dtype=object)})
-    parts = split(some, marked, seed=1, member="a")
-    assert numbers(parts.test) == [0, 2, 5]
-    assert len(parts.validation) == 1
+    train, validation, test = parts_of(some, marked)
+    assert sorted(test) == [0, 2, 5]
+    assert sorted(train + validation) == [1, 3, 4]
+    plain = parts_of(rows(6), settings(test_fraction=0, validation_fraction=0.5))
+    assert set(validation) == {*plain[1]} - {*test}  # a mark changes nothing for the others
     all_marked = some.take(np.array([0, 2, 5]))
-    assert len(split(all_marked, marked, seed=1, member="a").train) == 1  # training always has a row
+    assert len(parts_of(all_marked, marked)[0]) == 1  # training always has a row
     refused("data.column", "the rows come without a column 'fold'; there is none to choose from",
-            split, rows(3), marked, seed=1, member="a")  # fmt: skip
-    refused(
-        "data.empty",
-        "member 'a' has no row; expected at least one",
-        split,
-        rows(0),
-        settings(),
-        seed=1,
-        member="a",
-    )
+            split, rows(3), marked, secret=A, member="a")  # fmt: skip
+    refused("data.empty", "member 'a' has no row; expected at least one",
+            split, rows(0), settings(), secret=A, member="a")  # fmt: skip
+
+
+def test_a_row_for_training_comes_from_validation_first() -> None:
+    marked = settings(test_column="fold", test_value=0, validation_fraction=0.999999)
+    some = Rows(rows(6).inputs, rows(6).targets, {"fold": np.array(["0", "1", "0", "1", "1", "0"], dtype=object)})
+    train, validation, test = parts_of(some, marked)
+    assert (len(train), len(validation), sorted(test)) == (1, 2, [0, 2, 5])
+    assert parts_of(some.take(np.array([5, 4, 3, 2, 1, 0])), marked)[0] == train
 
 
 def test_join_keeps_every_row_of_every_part() -> None:
-    parts = [split(rows(n), settings(), seed=1, member=str(n)) for n in (1, 2, 30)]
+    parts = [split(rows(n), settings(), secret=A, member=str(n)) for n in (1, 2, 30)]
     whole = join(parts)
     assert [len(whole.train), len(whole.validation), len(whole.test)] == [
         sum(len(getattr(p, name)) for p in parts) for name in ("train", "validation", "test")

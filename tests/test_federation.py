@@ -19,6 +19,7 @@ from moonflower.client import epochs
 from moonflower.client.learning.splits import partition, split
 from moonflower.client.learning.torch import TorchLearner
 from moonflower.client.purposes import Kit
+from moonflower.client.secret import NodeSecret
 from moonflower.client.tasks import load_task, schema_for
 from moonflower.configs.settings import load_run
 from moonflower.crypto.planner import SEED_BYTES, Plan
@@ -141,10 +142,11 @@ def learners_of(settings: Any) -> dict[str, TorchLearner]:
     schema = schema_for(task, settings.data)
     seed = settings.training.seed
     members = partition(task.data(settings.data, schema), settings.data, settings.simulate, seed)
-    made = {
-        name: TorchLearner(task, split(rows, settings.data, seed=seed, member=name), schema, seed=seed, member=name)
-        for name, rows in members.items()
-    }
+    made = {}
+    for name, rows in members.items():
+        secret = NodeSecret.for_practice(seed, name)
+        parts = split(rows, settings.data, secret=secret, member=name)
+        made[name] = TorchLearner(task, parts, schema, seed=seed, secret=secret)
     totals = sum(learner.summary() for learner in made.values())
     for learner in made.values():
         learner.prepare(learner.scaling(totals.tolist()))
@@ -398,10 +400,11 @@ def _bytes(message: flwr.app.Message) -> bytes:
 def test_a_value_from_a_row_never_leaves_a_member(folders: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rule 12: an exception's text may hold a row; only its code goes out."""
     canary = "CANARY-4711"
+    hungary = NodeSecret.for_practice(load_run(HEART).training.seed, "Hungary")
     real_train = TorchLearner.train
 
     def leaking(self: TorchLearner, *arguments: Any) -> Any:
-        if self.member == "Hungary":
+        if self.secret == hungary:
             raise ValueError(f"cannot train on patient {canary}")
         return real_train(self, *arguments)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import stat
@@ -16,13 +17,24 @@ from moonflower.cli import keys as keys_command
 from moonflower.cli import member as member_command
 from moonflower.cli import node as node_command
 from moonflower.client import keyring
-from moonflower.client.keyring import NODE_FILE, SEALING_FILE, WITNESS_FILE, identity_of, load_keys, make_keys
+from moonflower.client.keyring import (
+    BACK_UP,
+    NODE_FILE,
+    SEALING_FILE,
+    SECRET_FILE,
+    WITNESS_FILE,
+    identity_of,
+    load_keys,
+    make_keys,
+)
+from moonflower.client.secret import NodeSecret
 from moonflower.configs.roles import ClientConfig, load_config
 from moonflower.crypto.identity import PublicKey, parse_card
 from moonflower.errors import InputError
 from superlink import client_config
 
-FILES = [NODE_FILE, SEALING_FILE, WITNESS_FILE]
+KEYS = [NODE_FILE, SEALING_FILE, WITNESS_FILE]
+FILES = [*KEYS, SECRET_FILE]
 
 
 def mode(path: Path) -> int:
@@ -36,12 +48,14 @@ def test_keys_are_made_once_and_private(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert [path.name for path in made] == FILES
-    assert [mode(path) for path in made] == [0o600] * 3
+    assert [mode(path) for path in made] == [0o600] * 4
     assert mode(tmp_path / "a" / "state") == 0o700
     assert sorted(path.name for path in (tmp_path / "a" / "state").iterdir()) == sorted(FILES)
-    pin = load_keys(tmp_path / "a" / "state").pin
-    assert make_keys(tmp_path / "a" / "state") == ()
-    assert load_keys(tmp_path / "a" / "state").pin == pin
+    keys = load_keys(tmp_path / "a" / "state")
+    assert make_keys(tmp_path / "a" / "state", practice=NodeSecret.for_practice(1, "a")) == ()
+    again = load_keys(tmp_path / "a" / "state")
+    assert (again.pin, again.secret) == (keys.pin, keys.secret)
+    assert not keys.secret.practice
 
 
 def test_only_what_is_missing_is_made(tmp_path: Path) -> None:
@@ -88,7 +102,7 @@ def test_a_card_names_who_may_release(tmp_path: Path) -> None:
         load_config(ClientConfig, config)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", KEYS)
 def test_a_missing_key_names_the_command(tmp_path: Path, name: str) -> None:
     make_keys(tmp_path)
     (tmp_path / name).unlink()
@@ -97,10 +111,20 @@ def test_a_missing_key_names_the_command(tmp_path: Path, name: str) -> None:
     assert (raised.value.code, raised.value.hint) == ("config.key", "moonflower member card CONFIG")
 
 
-@pytest.mark.parametrize("loose", [0o640, 0o604, 0o620, 0o700 | 0o011])
-def test_a_key_that_others_can_reach_is_refused(tmp_path: Path, loose: int) -> None:
+def test_a_missing_secret_is_to_be_put_back(tmp_path: Path) -> None:
     make_keys(tmp_path)
-    (tmp_path / NODE_FILE).chmod(loose)
+    (tmp_path / SECRET_FILE).unlink()
+    with pytest.raises(InputError, match=r"node\.secret is missing; expected the node secret") as raised:
+        load_keys(tmp_path)
+    assert raised.value.code == "config.key"
+    assert "backup" in raised.value.hint
+
+
+@pytest.mark.parametrize("loose", [0o640, 0o604, 0o620, 0o700 | 0o011])
+@pytest.mark.parametrize("name", [NODE_FILE, SECRET_FILE])
+def test_a_key_that_others_can_reach_is_refused(tmp_path: Path, loose: int, name: str) -> None:
+    make_keys(tmp_path)
+    (tmp_path / name).chmod(loose)
     with pytest.raises(InputError, match="expected 0600") as raised:
         load_keys(tmp_path)
     assert "chmod 600" in raised.value.hint
@@ -113,7 +137,7 @@ OTHER = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, Priv
 SIGNING = ed448.Ed448PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", KEYS)
 @pytest.mark.parametrize("content", [b"", b"secret words", PEM, OTHER, SIGNING, PEM[:200]])
 def test_another_key_is_refused_without_its_words(tmp_path: Path, name: str, content: bytes) -> None:
     make_keys(tmp_path)
@@ -123,6 +147,65 @@ def test_another_key_is_refused_without_its_words(tmp_path: Path, name: str, con
     assert raised.value.code == "config.key"
     assert "secret words" not in str(raised.value)
     assert raised.value.__cause__ is None
+
+
+TEXT = base64.urlsafe_b64encode(bytes(range(32))).rstrip(b"=").decode()
+
+
+def test_a_secret_is_read_as_it_was_written(tmp_path: Path) -> None:
+    practice = NodeSecret.for_practice(7, "Cleveland")
+    make_keys(tmp_path, practice=practice)
+    assert load_keys(tmp_path).secret == practice
+    (tmp_path / SECRET_FILE).write_text(f'{{"practice":false,"secret":"{TEXT}"}}\n')
+    assert load_keys(tmp_path).secret == NodeSecret(bytes(range(32)), practice=False)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "secret words",
+        "[]",
+        "{}",
+        f'{{"secret":"{TEXT}"}}\n',
+        f'{{"practice":0,"secret":"{TEXT}"}}\n',
+        f'{{"practice":null,"secret":"{TEXT}"}}\n',
+        f'{{"practice":"false","secret":"{TEXT}"}}\n',
+        f'{{"more":1,"practice":false,"secret":"{TEXT}"}}\n',
+        f'{{"practice":false,"secret":"{TEXT}="}}\n',
+        f'{{"practice":false,"secret":"{TEXT[:-2]}"}}\n',
+        f'{{"practice":false,"secret":"{TEXT[:-1]}9"}}\n',
+        f'{{"practice":false,"secret":"{TEXT[:-1]}é"}}\n',
+        f'{{"practice":false, "secret":"{TEXT}"}}\n',
+        f'{{"practice":false,"secret":"{TEXT}"}}',
+        '{"practice":false,"secret":7}\n',
+        '{"practice":false,"secret":""}\n',
+    ],
+)
+def test_another_secret_is_refused_without_its_words(tmp_path: Path, content: str) -> None:
+    make_keys(tmp_path)
+    (tmp_path / SECRET_FILE).write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match="holds no node secret") as raised:
+        load_keys(tmp_path)
+    assert raised.value.code == "config.key"
+    assert "secret words" not in str(raised.value)
+    assert TEXT[:8] not in str(raised.value)
+    assert raised.value.__cause__ is None
+    assert raised.value.__suppress_context__ or raised.value.__context__ is None
+
+
+def test_a_secret_draws_apart_for_every_purpose() -> None:
+    """Frozen: a node that is updated must not deal its rows out anew."""
+    secret = NodeSecret.for_practice(7, "Cleveland")
+    assert secret.practice
+    assert secret.value.hex() == "bfe2a521679d5899572e94341925dd5468ba68029e2fbc1d116bcd20fdd509a5"
+    assert secret.keyed("split", b"row").hex() == "f0fa03e9af2a55064503c0b59ebe2ef93b01d0f77d72016eca0a82a77bc7680c"
+    others = [secret.keyed("splitr", b"ow"), secret.keyed("split"), NodeSecret.fresh().keyed("split", b"row")]
+    assert len({secret.keyed("split", b"row"), *others}) == 4
+    assert len({NodeSecret.for_practice(seed, name).value for seed in (7, 8) for name in ("a", "b")}) == 4
+    assert repr(secret) == "NodeSecret(practice=True)"
+    with pytest.raises(ValueError, match="of 31 bytes; expected 32"):
+        NodeSecret(bytes(31), practice=False)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -144,6 +227,7 @@ def test_a_card_is_printed_and_its_pin_beside(tmp_path: Path, capsys: pytest.Cap
     assert (card.name, card.client_id) == ("Cleveland", "node")
     assert said.err.splitlines() == [
         *(f"created {tmp_path / 'state' / name}" for name in FILES),
+        BACK_UP,
         f"pin of Cleveland: {card.node.pin}",
     ]
     member_command.card(config, tmp_path / "card.json")
@@ -161,7 +245,7 @@ def test_keys_are_made_once_and_shown(tmp_path: Path, capsys: pytest.CaptureFixt
     keys_command.keys_new(config)
     said = capsys.readouterr()
     made = [tmp_path / "oauth.jwk", *(tmp_path / "state" / name for name in FILES)]
-    assert said.err.splitlines() == [f"created {path}" for path in made]
+    assert said.err.splitlines() == [*(f"created {path}" for path in made), BACK_UP]
     assert {path.stat().st_mode & 0o777 for path in made} == {0o600}
     pin, public = said.out.splitlines()
     assert pin == f"pin of Cleveland: {load_keys(tmp_path / 'state').pin}"

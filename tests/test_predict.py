@@ -12,6 +12,7 @@ import pytest
 from moonflower.client.learning.predict import load_model, open_version, predict_file
 from moonflower.client.learning.rows import Rows, Split
 from moonflower.client.learning.torch import TorchLearner
+from moonflower.client.secret import NodeSecret
 from moonflower.client.tasks import Task, load_task
 from moonflower.configs.schema import Categorical, Label, Numeric, Schema
 from moonflower.configs.settings import TrainingSettings
@@ -26,7 +27,7 @@ FRAME = pd.DataFrame({"x": [1.0, 9.0, None, 5.0], "c": ["a", "b", "a", None], "y
 def learner() -> TorchLearner:
     task: Task = load_task(TASK["ref"], {"hidden": [4]})
     rows = Rows(task.inputs(FRAME, SCHEMA), task.targets(FRAME, SCHEMA))
-    return TorchLearner(task, Split(rows, rows, rows), SCHEMA, seed=3, member="a")
+    return TorchLearner(task, Split(rows, rows, rows), SCHEMA, seed=3, secret=NodeSecret.for_practice(3, "a"))
 
 
 def version(**changes: Any) -> Version:
@@ -79,7 +80,7 @@ def test_more_classes_get_a_column_each() -> None:
     assert schema is not None
     frame = pd.DataFrame({column.name: [0.0, 16.0] for column in schema.columns})
     empty = Rows(task.inputs(frame, schema), task.inputs(frame, schema)[:, 0, 0, 0].long())
-    made = TorchLearner(task, Split(empty, empty, empty), schema, seed=1, member="a")
+    made = TorchLearner(task, Split(empty, empty, empty), schema, seed=1, secret=NodeSecret.for_practice(1, "a"))
     manifest = {
         "format": 1, "federation": "d", "schema": None, "scaling": {}, "package": "0.1.0",
         "task": {"ref": "moonflower.client.tasks.digits:task", "channels": 1},

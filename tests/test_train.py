@@ -13,6 +13,7 @@ import torch
 from moonflower.client.learning.rows import Rows, Split
 from moonflower.client.learning.splits import join, partition, split
 from moonflower.client.learning.torch import TorchLearner
+from moonflower.client.secret import NodeSecret
 from moonflower.client.tasks import METRICS, Task, load_task, schema_for
 from moonflower.client.tasks.tabular import Tabular
 from moonflower.configs.schema import Categorical, Label, Numeric, Schema
@@ -32,11 +33,17 @@ def rows(count: int, seed: int = 1) -> Rows:
     return Rows(torch.from_numpy(inputs), torch.from_numpy((x + rng.normal(0, 2, count) > 5).astype(np.int64)))
 
 
+def secret_of(member: str, seed: int = 7) -> NodeSecret:
+    return NodeSecret.for_practice(seed, member)
+
+
 def learner(
     count: int = 40, *, task: Task | None = None, member: str = "a", seed: int = 7, **parts: Rows
 ) -> TorchLearner:
     whole = {"train": rows(count), "validation": rows(10, 2), "test": rows(20, 3), **parts}
-    made = TorchLearner(task or Tabular(personalise="intercept"), Split(**whole), SCHEMA, seed=seed, member=member)
+    made = TorchLearner(
+        task or Tabular(personalise="intercept"), Split(**whole), SCHEMA, seed=seed, secret=secret_of(member)
+    )
     made.prepare(made.scaling(made.summary().tolist()))
     return made
 
@@ -67,6 +74,19 @@ def test_training_gives_the_same_bits_whatever_came_before(task: Tabular) -> Non
     assert first.dtype == np.float32
     assert not np.array_equal(two.train(base, TRAINING, 2), first)  # another round, another order
     assert not np.array_equal(learner(task=task, member="b").train(base, TRAINING, 1), first)
+
+
+@pytest.mark.parametrize("batch", [8, 1000])
+def test_members_with_equal_rows_differ_and_a_retry_does_not(batch: int) -> None:
+    """Dropout and the order of the batches are drawn from the secret; in one batch of all rows only dropout is left."""
+    training = TRAINING.model_copy(update={"batch_size": batch})
+    one, again, other = learner(task=Odd()), learner(task=Odd()), learner(task=Odd(), member="b")
+    base = one.start()
+    first = one.train(base, training, 4)
+    one.train(first, training, 5)
+    assert one.train(base, training, 4).tobytes() == again.train(base, training, 4).tobytes() == first.tobytes()
+    assert np.array_equal(other.start(), base)
+    assert not np.allclose(other.train(base, training, 4), first, atol=1e-3)
 
 
 def test_a_step_is_plain_gradient_descent_and_mu_pulls_back() -> None:
@@ -115,7 +135,7 @@ def test_other_rows_are_judged_with_the_same_scaling() -> None:
 
 
 def test_learner_refuses_misuse() -> None:
-    made = TorchLearner(Tabular(), Split(rows(3), rows(0), rows(0)), SCHEMA, seed=1, member="a")
+    made = TorchLearner(Tabular(), Split(rows(3), rows(0), rows(0)), SCHEMA, seed=1, secret=secret_of("a"))
     with pytest.raises(RuntimeError, match="prepare comes before"):
         made.train(made.start(), TRAINING, 1)
     with pytest.raises(ValueError, match=r"vector has shape \(3,\), the model takes 4 numbers"):
@@ -195,8 +215,9 @@ def federate(name: str, *overrides: str) -> dict[str, Any]:
     schema = schema_for(task, run.data)
     seed = run.training.seed
     dealt = partition(task.data(run.data, schema), run.data, run.simulate, seed)
-    splits = {name: split(part, run.data, seed=seed, member=name) for name, part in dealt.items()}
-    members = [TorchLearner(task, part, schema, seed=seed, member=name) for name, part in splits.items()]
+    secrets = {name: secret_of(name, seed) for name in dealt}
+    splits = {name: split(part, run.data, secret=secrets[name], member=name) for name, part in dealt.items()}
+    members = [TorchLearner(task, part, schema, seed=seed, secret=secrets[name]) for name, part in splits.items()]
     totals = sum(member.summary() for member in members)
     assert isinstance(totals, np.ndarray)
     for member in members:
@@ -211,7 +232,7 @@ def federate(name: str, *overrides: str) -> dict[str, Any]:
         vector = (vector + np.sum(moves, axis=0)).astype(np.float32)
     tally = sum(member.tally(vector) for member in members)
     assert isinstance(tally, np.ndarray)
-    everyone = TorchLearner(task, join(list(splits.values())), schema, seed=seed, member="pooled")
+    everyone = TorchLearner(task, join(list(splits.values())), schema, seed=seed, secret=secret_of("pooled", seed))
     assert everyone.scaling(everyone.summary().tolist()) == members[0].scaling(totals.tolist())
     everyone.prepare(members[0].scaling(totals.tolist()))
     own = [(len(part.test), member.personalised(vector)) for member, part in zip(members, splits.values(), strict=True)]
@@ -240,19 +261,22 @@ def test_sba_federation_reaches_the_reference_on_one_fold() -> None:
 
 
 def test_digits_federation_learns() -> None:
-    assert federate("digits", "training.rounds=6", "simulate.alpha=5.0")["tallied"]["accuracy"] >= 0.8
+    """Other seeds give .85 to .96 after 12 rounds, and .66 to .92 after 6."""
+    assert federate("digits", "training.rounds=12", "simulate.alpha=5.0")["tallied"]["accuracy"] >= 0.8
 
 
-def test_the_data_digest_does_not_depend_on_seed_or_order() -> None:
+def test_the_data_digest_does_not_depend_on_seed_secret_or_order() -> None:
     """Rule 2 holds the set of the statistics fixed for the data, not for one split of them."""
-    found = set()
-    for seed in (1, 2):
-        settings = load_run(CONFIGS / "heart.toml")
-        task = load_task(settings.task.ref, settings.task.options)
-        schema = schema_for(task, settings.data)
-        rows = partition(task.data(settings.data, schema), settings.data, settings.simulate, seed)["Cleveland"]
-        parts = split(rows, settings.data, seed=seed, member="Cleveland")
-        found.add(TorchLearner(task, parts, schema, seed=seed, member="Cleveland").data_digest())
-    fewer = split(rows.take(np.arange(len(rows) - 1)), settings.data, seed=1, member="Cleveland")
+    settings = load_run(CONFIGS / "heart.toml")
+    task = load_task(settings.task.ref, settings.task.options)
+    schema = schema_for(task, settings.data)
+    rows = partition(task.data(settings.data, schema), settings.data, settings.simulate, 1)["Cleveland"]
+
+    def digest(rows: Rows, seed: int) -> str:
+        secret = secret_of("Cleveland", seed)
+        parts = split(rows, settings.data, secret=secret, member="Cleveland")
+        return TorchLearner(task, parts, schema, seed=seed, secret=secret).data_digest()
+
+    found = {digest(rows, 1), digest(rows, 2), digest(rows.take(np.arange(len(rows))[::-1].copy()), 1)}
     assert len(found) == 1
-    assert TorchLearner(task, fewer, schema, seed=1, member="Cleveland").data_digest() not in found
+    assert digest(rows.take(np.arange(len(rows) - 1)), 1) not in found

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from moonflower.canonical import canonical
 from moonflower.errors import InputError
-from moonflower.protocol.model_version import TensorSpec, build, candidate, marked, parse
+from moonflower.protocol.model_version import FROZEN_TYPES, TensorSpec, build, candidate, marked, parse
 
 LAYOUT = (TensorSpec("b.weight", (2, 3)), TensorSpec("a.bias", ()))
 VECTOR = np.arange(7, dtype=np.float32)
@@ -77,6 +77,48 @@ def file_of(header: Any, data: bytes = b"\0" * 28) -> bytes:
     return struct.pack("<Q", len(text)) + text + data
 
 
+@given(
+    st.dictionaries(
+        st.text(min_size=1, max_size=3).filter(lambda name: name not in ("b.weight", "a.bias")),
+        st.tuples(st.sampled_from(sorted(FROZEN_TYPES.values())), st.lists(st.integers(1, 3), max_size=3)),
+        max_size=4,
+    ),
+    st.booleans(),
+)
+def test_frozen_tensors_of_every_type_come_back(kinds: dict[str, tuple[str, list[int]]], with_state: bool) -> None:
+    rng = np.random.default_rng(1)
+    frozen = {name: rng.integers(0, 2, shape).astype(kind) for name, (kind, shape) in kinds.items()}
+    state = {"m": VECTOR} if with_state else None
+    version = build(LAYOUT, VECTOR, MANIFEST, state, frozen)
+    read = safetensors.numpy.load(version.data)
+    assert list(version.frozen) == sorted(frozen)
+    assert (version.layout, version.vector.tolist(), {*version.state}) == (LAYOUT, VECTOR.tolist(), {*(state or {})})
+    for name, value in frozen.items():
+        for found in (version.frozen[name], read[name]):
+            assert (found.dtype, found.shape, found.tolist()) == (value.dtype, value.shape, value.tolist())
+        assert not version.frozen[name].flags.writeable
+    assert parse(version.data).sha256 == marked(version).sha256 or marked(version).unreleased
+    moved = candidate(version, VECTOR + 1, state)
+    tail = sum(value.nbytes for value in frozen.values())
+    assert moved.data[len(moved.data) - tail :] == version.data[len(version.data) - tail :]
+
+
+def test_frozen_tensors_that_no_version_can_hold() -> None:
+    kinds = [
+        np.zeros(2, dtype="c8"),
+        np.zeros(2, dtype=">f4"),
+        np.array(["a"]),
+        np.zeros(0),
+        np.zeros((2, 0), dtype="i8"),
+    ]
+    for value in kinds:
+        with pytest.raises(ValueError, match=r"frozen tensor 'x' is .*; no version can hold that"):
+            build(LAYOUT, VECTOR, MANIFEST, None, {"x": value})
+    for name in ("a.bias", "__metadata__", "__optimiser__.m", "__optimiser__.n"):
+        with pytest.raises(ValueError, match="share a name"):
+            build(LAYOUT, VECTOR, MANIFEST, {"m": VECTOR}, {name: np.zeros(2)})
+
+
 GOOD: dict[str, Any] = {
     "__metadata__": {"moonflower": "{}"},
     "x": {"dtype": "F32", "shape": [7], "data_offsets": [0, 28]},
@@ -117,6 +159,78 @@ def test_a_hostile_file_is_refused(data: bytes) -> None:
     with pytest.raises(InputError) as refusal:
         parse(data)
     assert refusal.value.code == "data.model"
+
+
+def frozen_file(listed: Any = '["c","d"]', data: bytes = b"\1\0", **changes: Any) -> bytes:
+    """A file with x that travels, and behind it c (a truth value) and d (a number of one byte)."""
+    header = {
+        **GOOD,
+        "__metadata__": {"moonflower": "{}", "moonflower.frozen": listed},
+        "c": {"dtype": "BOOL", "shape": [], "data_offsets": [28, 29]},
+        "d": {"dtype": "U8", "shape": [1], "data_offsets": [29, 30]},
+        **changes,
+    }
+    return file_of({name: entry for name, entry in header.items() if entry is not None}, b"\0" * 28 + data)
+
+
+def test_the_hand_made_file_with_frozen_tensors_is_good() -> None:
+    found = parse(frozen_file())
+    assert {name: value.tolist() for name, value in found.frozen.items()} == {"c": True, "d": [0]}
+    assert found.layout == (TensorSpec("x", (7,)),)
+
+
+D = {"dtype": "U8", "shape": [1], "data_offsets": [29, 30]}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        frozen_file(listed='["d","c"]'),
+        frozen_file(listed='["c"]'),
+        frozen_file(listed='["d"]'),
+        frozen_file(listed='["c","d","x"]'),
+        frozen_file(listed='["c","d","e","f"]'),
+        frozen_file(listed='["c", "d"]'),
+        frozen_file(listed='"cd"'),
+        frozen_file(listed="2"),
+        frozen_file(listed="0"),
+        frozen_file(listed="[]"),
+        frozen_file(listed='[["c"],"d"]'),
+        frozen_file(listed='{"c":0,"d":1}'),
+        frozen_file(listed=["c", "d"]),
+        frozen_file(listed="[]", c=None, d=None, data=b""),
+        frozen_file(listed='["x"]', c=None, d=None, data=b"")[:-1],
+        frozen_file(data=b"\2\0"),
+        frozen_file(data=b"\1"),
+        frozen_file(data=b"\1\0\0"),
+        frozen_file(d={**D, "dtype": "F8"}),
+        frozen_file(d={**D, "dtype": "BF16"}),
+        frozen_file(d={**D, "dtype": "I16"}),
+        frozen_file(d={**D, "dtype": 1}),
+        frozen_file(d={**D, "shape": [True]}),
+        frozen_file(d={**D, "shape": [1.0]}),
+        frozen_file(d={**D, "shape": [-1, -1]}),
+        frozen_file(d={**D, "shape": [0], "data_offsets": [29, 29]}, data=b"\1"),
+        frozen_file(d={**D, "data_offsets": [28, 29]}, data=b"\1"),
+        frozen_file(d={**D, "more": 1}),
+        frozen_file(d={**D, "data_offsets": [30, 31]}, data=b"\1\0\0"),
+        frozen_file(listed='["__optimiser__.d","c"]', d=None, **{"__optimiser__.d": D}),
+        frozen_file(listed='["d"]', c={"dtype": "BOOL", "shape": [], "data_offsets": [28, 29]}),
+    ],
+)
+def test_hostile_frozen_tensors_are_refused(data: bytes) -> None:
+    with pytest.raises(InputError) as refusal:
+        parse(data)
+    assert refusal.value.code == "data.model"
+
+
+def test_states_out_of_order_are_refused() -> None:
+    good = build(LAYOUT, VECTOR, MANIFEST, {"a": VECTOR, "b": VECTOR}).data
+    length = int.from_bytes(good[:8], "little")
+    swapped = good[8 : 8 + length].replace(b"__optimiser__.a", b"__optimiser__.c")
+    text = canonical(json.loads(swapped))
+    with pytest.raises(InputError, match="an optimiser's state"):
+        parse(good[:8] + text.ljust(length) + good[8 + length :])
 
 
 @given(st.binary(max_size=200))

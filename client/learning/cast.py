@@ -1,4 +1,7 @@
-"""Who takes part where one table holds everybody's rows: a run config, and each member's part of its data."""
+"""Who takes part where one table holds everybody's rows: a run config, and each member's part of its data.
+
+Members' secrets follow from the run's seed (practice), the same as ``moonflower up`` writes into its nodes' folders.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from ...configs.schema import Schema
 from ...configs.settings import RunSettings, load_run
 from ...crypto import planner
 from ...errors import InputError, nearest
+from ..secret import NodeSecret
 from ..tasks import load_task, schema_for
 from .rows import Rows, Split
 from .splits import partition, split
@@ -38,7 +42,8 @@ class Cast:
     def learner(self, name: str, rows: Split) -> TorchLearner:
         """Return a fresh learner of these rows."""
         task = load_task(self.settings.task.ref, self.settings.task.options)
-        return TorchLearner(task, rows, self.schema, seed=self.settings.training.seed, member=name)
+        seed = self.settings.training.seed
+        return TorchLearner(task, rows, self.schema, seed=seed, secret=NodeSecret.for_practice(seed, name))
 
 
 def prepare(config: Path, overrides: Iterable[str] = ()) -> Cast:
@@ -56,7 +61,8 @@ def prepare(config: Path, overrides: Iterable[str] = ()) -> Cast:
     schema = schema_for(task, settings.data)
     seed = settings.training.seed
     members = partition(task.data(settings.data, schema), settings.data, settings.simulate, seed)
-    splits = {name: split(rows, settings.data, seed=seed, member=name) for name, rows in members.items()}
+    secrets = {name: NodeSecret.for_practice(seed, name) for name in members}
+    splits = {name: split(rows, settings.data, secret=secrets[name], member=name) for name, rows in members.items()}
     cast = Cast(settings, schema, splits)
     problem = _contradiction(cast, members)
     if problem:

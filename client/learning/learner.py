@@ -37,6 +37,14 @@ class Learner(Protocol):
     def layout(self) -> Layout:
         """Names and shapes of what travels, in the order in which a vector holds them."""
 
+    @property
+    def frozen(self) -> Mapping[str, NDArray[Any]]:
+        """The start value of everything that a prediction needs and that does not travel, by name."""
+
+    @property
+    def frozen_digests(self) -> Mapping[str, str]:
+        """Name of each of them → SHA-256 over type, shape and bytes, 64 hex digits."""
+
     def start(self) -> Vector:
         """Return the start vector, ``float32[n]``; it depends on task, schema and seed only."""
 

@@ -1,4 +1,4 @@
-"""Using a model version: it carries task, schema and scaling, so one file and this package are enough.
+"""Using a model version: it carries task, schema, scaling and every number, so one file and this package are enough.
 
 A model file comes from elsewhere. It must not make this machine import code that its owner did not name: its
 task reference is looked up in an allow-list before anything is imported, and all is checked before use.
@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from ... import files
 from ...configs.schema import Schema
@@ -24,7 +25,7 @@ from ...protocol.model_version import Version, parse
 from ..tasks import Metrics, Task, load_task, own_tasks
 from .rows import Rows
 from .sources import read_table
-from .torch import fresh_model, layout_of, load, outputs
+from .torch import fresh_model, frozen_of, layout_of, load, outputs
 
 logger = logging.getLogger(__name__)
 _KEYS = {"format", "federation", "task", "schema", "scaling", "package"}
@@ -136,13 +137,13 @@ def open_version(version: Version, *, allow: Collection[str] | None = None) -> P
     schema = task.schema() if manifest["schema"] is None else Schema.from_dict(manifest["schema"], "the model's schema")
     if schema is None:
         raise _bad("it has no schema, and its task has none of its own")
-    model = fresh_model(task, schema, seed=0)
+    model = fresh_model(task, schema, seed=0)  # names and shapes: every number comes from the version
     layout = layout_of(model)
     if layout != version.layout:
         raise _bad("its tensors are not those of its task's model")
     if not np.isfinite(version.vector).all():
         raise _bad("a number in it is not finite")
-    load(model, {}, layout, version.vector)
+    load(model, _frozen(version, model), layout, version.vector)
     return Predictor(version, task, schema, scaling, model)
 
 
@@ -168,6 +169,25 @@ def predict_file(
         except OSError as error:
             raise InputError("config.out", f"--out {out} cannot be written: {error.strerror or error}") from None
     return result
+
+
+def _frozen(version: Version, model: nn.Module) -> dict[str, Tensor]:
+    """Return the version's frozen tensors, which are exactly those of its task's model.
+
+    Raises:
+        InputError: ``data.model``: names one that is missing, too many, or of another type or shape.
+    """
+    found = {name: torch.from_numpy(np.array(value)) for name, value in version.frozen.items()}
+    wanted = frozen_of(model)
+    for name in sorted({*found, *wanted}):
+        if name not in found:
+            raise _bad(f"it lacks {name!r}, a frozen tensor of its task's model")
+        if name not in wanted:
+            raise _bad(f"it has a frozen tensor {name!r}, which its task's model does not have")
+        one, other = found[name], wanted[name]
+        if (one.dtype, one.shape) != (other.dtype, other.shape):
+            raise _bad(f"its frozen tensor {name!r} is not of the type and shape that its task's model has")
+    return found
 
 
 def _bad(found: str) -> InputError:

@@ -1,51 +1,85 @@
 """Which rows are whose: a member's into training, validation and test, or a whole table dealt out to members.
 
-Every draw is seeded by hashing (seed, member, purpose), so that it depends on no other draw; a row is in exactly one
-part, and training always has one.
+A member's rows are dealt by a keyed hash of each row alone, under the node's own secret (rule 8): a row's part does not
+depend on the other rows, on their order or on the run, so a table that grows moves no row, and nobody else can tell
+which rows a member trained with. Dealing a whole table out to members is seeded by the run: everybody may know it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from ...configs.schema import text
 from ...configs.settings import NAME, DataSettings, Name, SimulateSettings
 from ...errors import InputError, nearest
+from ..secret import NodeSecret
 from .rows import Rows, Split
 
+_CELLS = 1 << 20
+"""Cells that are hashed at once: bounds the memory of their copies."""
 
-def split(rows: Rows, settings: DataSettings, *, seed: int, member: str) -> Split:
-    """Return the parts of a member's rows; the test part does not depend on ``validation_fraction``.
+
+def split(rows: Rows, settings: DataSettings, *, secret: NodeSecret, member: str) -> Split:
+    """Return the parts of a member's rows, each in an order that does not depend on the table's.
+
+    A row is its inputs and targets as read; equal rows are in the same part, as often as they occur. Of two numbers in
+    [0, 1) that its keyed hash gives, the first below ``test_fraction`` makes it a test row, else the second below
+    ``validation_fraction`` a validation row, else it is a training row. So the sizes of the parts vary by chance. Where
+    no row is left for training, it gets the one with the smallest hash, and its equals: of the validation rows, or if
+    there is none of the test rows. The test part does not depend on ``validation_fraction``.
 
     Args:
         rows: one row or more.
-        settings: test rows by mark (``test_column``, ``test_value``) or by ``test_fraction``; validation rows
-            are a fraction of the rest.
-        seed: of the draws, together with ``member``.
-        member: name.
+        settings: fractions; or a mark (``test_column``, ``test_value``), which then says alone what a test row is.
+        secret: the node's own.
+        member: name, for messages.
 
     Raises:
-        InputError: ``data.empty``: no row at all.
+        InputError: ``data.empty``: no row at all; ``data.column``: no such mark.
     """
     if not len(rows):
         raise InputError("data.empty", f"member {member!r} has no row; expected at least one")
-    everything = np.arange(len(rows))
+    hashes = _hashes(rows, secret)
+    first, second = (hashes[:, at] * 2.0**-64 for at in (0, 1))
     if settings.test_column is not None:
         marks = _group(rows, settings.test_column, "data.column")
         wanted = text(settings.test_value)
-        marked = np.array([mark is not None and text(mark) == wanted for mark in marks])
-        test = everything[marked][: len(rows) - 1]
+        test = np.array([mark is not None and text(mark) == wanted for mark in marks])
     else:
-        test = _draw(everything, settings.test_fraction, f"test|{seed}|{member}")
-    rest = np.setdiff1d(everything, test)
-    validation = _draw(rest, settings.validation_fraction, f"validation|{seed}|{member}")
-    train = np.setdiff1d(rest, validation)
-    return Split(rows.take(train), rows.take(validation), rows.take(test))
+        test = first < settings.test_fraction
+    validation = ~test & (second < settings.validation_fraction)
+    order = np.lexsort((hashes[:, 1], hashes[:, 0]))
+    if (test | validation).all():
+        spare = validation if validation.any() else test
+        smallest = hashes[order[spare[order]][0]]
+        spare &= (hashes != smallest).any(axis=1)
+    test, validation = test[order], validation[order]
+    train = ~(test | validation)
+    return Split(rows.take(order[train]), rows.take(order[validation]), rows.take(order[test]))
+
+
+def _hashes(rows: Rows, secret: NodeSecret) -> NDArray[np.uint64]:
+    """Return two numbers for every row, ``uint64[n, 2]``: HMAC-SHA256 of its cells, 128 bits of it.
+
+    Cells count as float64, so that their type does not matter; all NaN are equal, and so are 0 and -0.
+    """
+    out = np.empty((len(rows), 2), dtype=np.uint64)
+    cells = [rows.inputs.reshape(len(rows), -1), rows.targets.reshape(len(rows), -1)]
+    width = sum(part.shape[1] for part in cells)
+    step, key = max(1, _CELLS // width), secret.keyed("split")
+    for start in range(0, len(rows), step):
+        chunk = torch.cat([part[start : start + step].double() for part in cells], dim=1).numpy()
+        data = np.where(np.isnan(chunk), np.nan, chunk + 0.0).astype("<f8", copy=False).tobytes()
+        macs = [hmac.digest(key, data[at : at + 8 * width], "sha256")[:16] for at in range(0, len(data), 8 * width)]
+        out[start : start + len(chunk)] = np.frombuffer(b"".join(macs), dtype=">u8").reshape(-1, 2)
+    return out
 
 
 def join(splits: Sequence[Split]) -> Split:
@@ -90,11 +124,6 @@ def _group(rows: Rows, name: str, code: str) -> NDArray[np.object_]:
     if name not in rows.groups:
         raise InputError(code, f"the rows come without a column {name!r}; {nearest(name, rows.groups)}")
     return rows.groups[name]
-
-
-def _draw(index: NDArray[np.int64], fraction: float, purpose: str) -> NDArray[np.int64]:
-    count = min(int(len(index) * fraction + 0.5), len(index) - 1)
-    return np.sort(generator(purpose).permutation(index)[:count])
 
 
 def _sites(rows: Rows, data: DataSettings) -> dict[str, Rows]:

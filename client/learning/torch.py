@@ -1,15 +1,19 @@
 """A member's training: a vector in, a vector out, the same bits for the same inputs.
 
 What travels is a flat ``float32[n]``: trainable floating parameters and floating buffers, in state-dict
-order. Frozen parameters and integer buffers stay where they are; before every use they are set back to the
-start, so that no call depends on an earlier one and a restarted node gives the same update.
+order. The rest of the state dict, frozen parameters and integer buffers, stays where it is; before every use it is set
+back to the start, so that no call depends on an earlier one and a restarted node gives the same update. A version
+carries it, whole, and members compare its digests: a model predicts elsewhere what it predicted in the run.
+
+The start follows from the run's seed, the same at every member. The order of batches and dropout follow from the node's
+secret (rule 8), seed and round: members with equal rows differ, and a round that is repeated trains the same update.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,19 +21,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ...canonical import canonical
 from ...configs.schema import Schema
 from ...configs.settings import TrainingSettings
 from ...errors import InputError
-from ...protocol.model_version import Layout, TensorSpec
+from ...protocol.model_version import FROZEN_TYPES, Layout, TensorSpec
+from ..secret import NodeSecret
 from ..tasks import MAX_COUNT, METRICS, Metrics, Task
 from .learner import Part, Vector
 from .rows import Rows, Split
-from .splits import generator
 
 _CHUNK = 8192
 """Rows of one evaluation step: bounds the memory of a large model's activations."""
 _ONE_THREAD = 1 << 20
 """Models with fewer numbers run on one thread: faster, and the bits do not depend on the machine's cores."""
+
+
+_FROZEN_TYPES = tuple(getattr(torch, np.dtype(code).name) for code in FROZEN_TYPES.values())
 
 
 class TorchLearner:
@@ -39,23 +47,23 @@ class TorchLearner:
         task: what is trained.
         split: the member's raw rows.
         schema: of the rows.
-        seed: of the run; with ``member`` and the round's number it seeds every draw.
-        member: name.
+        seed: of the run: the start follows from it.
+        secret: the node's own; with seed and round it seeds every draw of training.
 
     Raises:
-        InputError: ``config.task``: the model has no trainable parameter.
+        InputError: ``config.task``: the model has no trainable parameter, a frozen tensor that no version can hold, or
+            a drawn tensor outside its state dict.
     """
 
-    def __init__(self, task: Task, split: Split, schema: Schema, *, seed: int, member: str) -> None:
-        self.task, self.schema, self.seed, self.member = task, schema, seed, member
+    def __init__(self, task: Task, split: Split, schema: Schema, *, seed: int, secret: NodeSecret) -> None:
+        self.task, self.schema, self.seed, self.secret = task, schema, seed, secret
         self._raw = split
         self._ready: Split | None = None
         self._scaling: dict[str, Any] = {}
         self.model = fresh_model(task, schema, seed)
         self.layout = layout_of(self.model)
-        travels = {spec.name for spec in self.layout}
-        state = self.model.state_dict()
-        self._origin = {name: value.detach().clone() for name, value in state.items() if name not in travels}
+        self._origin = {name: value.detach().clone() for name, value in frozen_of(self.model).items()}
+        _check_hidden(self.model, lambda: fresh_model(task, schema, seed + 1))
         self._parameters = [p for p in self.model.parameters() if p.requires_grad and p.is_floating_point()]
         if not self._parameters:
             raise InputError("config.task", "the task's model has no trainable parameter; expected one or more")
@@ -65,6 +73,16 @@ class TorchLearner:
     def rows(self) -> int:
         """Number of training rows, at least 1."""
         return len(self._raw.train)
+
+    @property
+    def frozen(self) -> dict[str, NDArray[Any]]:
+        """The start value of every tensor of the state dict that does not travel, by name; for reading only."""
+        return {name: value.numpy() for name, value in self._origin.items()}
+
+    @property
+    def frozen_digests(self) -> dict[str, str]:
+        """Name of each frozen tensor → SHA-256 over its type, shape and bytes, 64 hex digits."""
+        return {name: tensor_digest(value) for name, value in self.frozen.items()}
 
     def start(self) -> Vector:
         """Return the start vector, ``float32[n]``; it depends on task, schema and seed only."""
@@ -104,14 +122,15 @@ class TorchLearner:
         Args:
             base: ``float32[n]``.
             training: epochs, learning rate, batch size; FedProx' mu adds mu/2 |w - base|² to the loss.
-            number: of the round; seeds the order of the rows.
+            number: of the round; with secret and seed it seeds the order of the rows, and dropout.
 
         Returns:
             ``float32[n]``; may hold NaN or infinities when training diverged.
         """
         rows = self._part("train")
-        order = generator(f"batches|{self.seed}|{self.member}|{number}")
-        with _steady(self._size, f"train|{self.seed}|{self.member}|{number}"):
+        drawn = f"{self.seed}|{number}".encode()
+        order = np.random.default_rng(int.from_bytes(self.secret.keyed("batches", drawn), "big"))
+        with _steady(self._size, self.secret.keyed("dropout", drawn)):
             self._load(base)
             self.model.train()
             anchors = [p.detach().clone() for p in self._parameters] if training.mu else []
@@ -128,7 +147,7 @@ class TorchLearner:
         NaN or an infinity is the model's own doing.
         """
         rows = self._part(part) if isinstance(part, str) else self._prepared(part)
-        with _steady(self._size, "evaluate"):
+        with _steady(self._size):
             self._load(vector)
             return self._metrics(rows, None)
 
@@ -139,7 +158,7 @@ class TorchLearner:
             InputError: ``data.value``: a number outside.
         """
         rows = self._part("test")
-        with _steady(self._size, "evaluate"):
+        with _steady(self._size):
             self._load(vector)
             outputs = self._outputs(rows if len(rows) else _slice(self._part("train"), 0, 1))[: len(rows)]
             return _counts(self.task.tally(outputs, rows.targets), "tally")
@@ -151,7 +170,7 @@ class TorchLearner:
     def personalised(self, vector: Vector) -> Metrics | None:
         """Return the metrics on the own test rows with the private part, None when the task has none."""
         rows, own = self._part("test"), self._part("train")
-        with _steady(self._size, "evaluate"):
+        with _steady(self._size):
             self._load(vector)
             self.model.eval()
             private = self.task.personalise(self.model, own)
@@ -209,7 +228,7 @@ class TorchLearner:
 
 def fresh_model(task: Task, schema: Schema, seed: int) -> nn.Module:
     """Return the task's model as ``seed`` makes it; the global torch generator is as it was afterwards."""
-    number = _torch_seed(f"start|{seed}")
+    number = _torch_seed(f"start|{seed}".encode())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(number)
         return task.model(schema, torch.Generator().manual_seed(number))
@@ -223,6 +242,56 @@ def layout_of(model: nn.Module) -> Layout:
         for name, value in model.state_dict().items()
         if value.is_floating_point() and value.numel() and name not in frozen
     )
+
+
+def frozen_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return what does not travel, by name: frozen parameters and integer buffers, without empty ones.
+
+    Raises:
+        InputError: ``config.task``: one is of a type that no version can hold, such as bfloat16.
+    """
+    travels = {spec.name for spec in layout_of(model)}
+    found = {name: value for name, value in model.state_dict().items() if value.numel() and name not in travels}
+    for name, value in found.items():
+        if value.dtype not in _FROZEN_TYPES:
+            known = ", ".join(str(one).removeprefix("torch.") for one in _FROZEN_TYPES)
+            kind = str(value.dtype).removeprefix("torch.")
+            raise InputError("config.task", f"tensor {name!r} of the task's model is {kind}; expected one of {known}")
+    return found
+
+
+def tensor_digest(value: NDArray[Any]) -> str:
+    """Return the SHA-256 over type, shape and little-endian bytes of an array, 64 hex digits."""
+    plain = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
+    about = canonical([value.dtype.name, list(value.shape)])
+    return hashlib.sha256(about + b"\n" + plain.tobytes()).hexdigest()
+
+
+def _check_hidden(model: nn.Module, other: Callable[[], nn.Module]) -> None:
+    """Check that no buffer outside the state dict was drawn: no version carries it, so predictions would differ.
+
+    Args:
+        model: as one seed makes it.
+        other: makes it from another seed; called only where there is such a buffer.
+
+    Raises:
+        InputError: ``config.task``: names the buffer.
+    """
+    kept = model.state_dict()
+    hidden = {name: value for name, value in model.named_buffers(remove_duplicate=False) if name not in kept}
+    again = dict(other().named_buffers(remove_duplicate=False)) if hidden else {}
+    for name, value in hidden.items():
+        if name not in again or not _same(value, again[name]):
+            raise InputError(
+                "config.task",
+                f"buffer {name!r} of the task's model depends on the seed and is not in its state dict; "
+                "expected persistent=True",
+            )
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors hold the same; NaN is NaN."""
+    return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def flatten(state: Mapping[str, Tensor], layout: Layout) -> Vector:
@@ -257,11 +326,11 @@ def outputs(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _steady(size: int, purpose: str) -> Iterator[None]:
+def _steady(size: int, seed: bytes = b"evaluate") -> Iterator[None]:
     """Seed torch's global generator for the block (dropout), and run small models on one thread."""
     threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_torch_seed(purpose))
+        torch.manual_seed(_torch_seed(seed))
         if size < _ONE_THREAD and threads != 1:
             torch.set_num_threads(1)
         try:
@@ -271,8 +340,8 @@ def _steady(size: int, purpose: str) -> Iterator[None]:
                 torch.set_num_threads(threads)
 
 
-def _torch_seed(purpose: str) -> int:
-    return int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "big") >> 1
+def _torch_seed(seed: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(seed).digest()[:8], "big") >> 1
 
 
 def _slice(rows: Rows, first: int, end: int) -> Rows:
