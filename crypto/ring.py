@@ -32,7 +32,7 @@ Floats = NDArray[np.float64]
 MAX_PRIME_BITS = 47
 CBD_COINS = 21  # as SEAL's error: the difference of 21 and 21 coin tosses, so at most 21
 BLOCK = 8  # polynomials transformed at a time
-_MASK = np.int64((1 << CBD_COINS) - 1)
+_MASK = np.uint64((1 << CBD_COINS) - 1)
 
 
 class Prime:
@@ -181,9 +181,9 @@ class Stream:
 
     def error(self, shape: tuple[int, ...]) -> Ints:
         """Return centred binomial noise ``int64[shape]``, standard deviation sqrt(10.5), at most 21."""
-        words = self.words(math.prod(shape)).view(np.int64).reshape(shape)
-        heads, tails = (np.bitwise_count(w & _MASK).astype(np.int64) for w in (words, words >> np.int64(CBD_COINS)))
-        out: Ints = heads - tails
+        words = self.words(math.prod(shape)).reshape(shape)
+        heads, tails = (np.bitwise_count(w & _MASK).view(np.int8) for w in (words, words >> np.uint64(CBD_COINS)))
+        out: Ints = (heads - tails).astype(np.int64)
         return out
 
 

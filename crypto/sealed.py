@@ -30,6 +30,7 @@ from .ring import BLOCK, Ints, Prime, Stream, expand, prime
 
 Words = NDArray[np.uint64]
 SEED_BYTES = 32
+_GROUP_BITS = 45  # of lanes in one word; an error above them stays below 2**50
 _KEY, _ERRORS, _MASK = b"moonflower.v2.key", b"moonflower.v2.errors", b"moonflower.v2.mask"
 
 
@@ -97,12 +98,12 @@ def seal(plan: Plan, context: str, secrets: Secrets, lanes: Ints) -> bytes:
     out = [np.empty(work.travelling, dtype=np.uint64) for _ in plan.primes]
     keys = [p.ntt(p.reduce(key)[:, None])[:, 0] for p in work.rings]
     for chunks in work.blocks():
-        errors, table = secrets.errors(plan, chunks), _table(plan, lanes, chunks)
+        parts = _noisy(plan, _groups(plan, lanes, chunks), secrets.errors(plan, chunks))
         for p, key_hat, residues in zip(work.rings, keys, out, strict=True):
-            rows = work.products(p, key_hat, chunks)
-            rows += p.scale(errors, pow(2, plan.plain_bits, p.modulus))
-            rows += work.messages(p, table, chunks)
-            work.take(chunks, p.reduce(rows), residues)
+            rows = parts[-1]
+            for part in parts[-2::-1]:
+                rows = p.scale(rows, 1 << _group(plan)[1]) + part
+            work.take(chunks, p.reduce(rows + work.products(p, key_hat, chunks)), residues)
     return _packed(plan, out)
 
 
@@ -219,15 +220,6 @@ class _Work:
         product = p.mul_about(expand(self._label, p, chunks), key_hat)
         return np.ascontiguousarray(p.intt(np.ascontiguousarray(product.T)).T)
 
-    def messages(self, p: Prime, table: Ints, chunks: range) -> Ints:
-        """Return the plaintext of these chunks, whose lanes are in ``table``, mod p."""
-        rows = np.zeros(len(chunks) * self.plan.degree, dtype=np.int64)
-        found = p.reduce(table[:, -1])
-        for lane in range(self.plan.lanes - 2, -1, -1):
-            found = p.reduce(p.scale(found, 1 << self.plan.lane_bits) + table[:, lane])
-        rows[: len(found)] = found
-        return rows.reshape(len(chunks), -1)
-
     def _spans(self, chunks: range) -> Iterator[tuple[slice, slice]]:
         """Yield (place in the block's coefficients, place among those that travel): data, then zeros."""
         degree = self.plan.degree
@@ -265,13 +257,37 @@ class _Work:
         return max(0, min(self._data, chunks.stop * self.plan.degree) - chunks.start * self.plan.degree)
 
 
-def _table(plan: Plan, lanes: Ints, chunks: range) -> Ints:
-    """Return the lanes of these chunks as ``int64[coefficients, L]``, zeros at the end."""
-    size = plan.degree * plan.lanes
+def _group(plan: Plan) -> tuple[int, int]:
+    """Return how many lanes are put together in 64-bit words, so that errors fit above them, and their bits."""
+    count = min(plan.lanes, _GROUP_BITS // plan.lane_bits)
+    return count, count * plan.lane_bits
+
+
+def _groups(plan: Plan, lanes: Ints, chunks: range) -> list[Ints]:
+    """Return the plaintext of these chunks as groups of lanes ``int64[coefficients]``, the lowest first."""
+    size, (together, _) = plan.degree * plan.lanes, _group(plan)
     part = lanes[chunks.start * size : chunks.stop * size]
-    table = np.zeros(plan.coefficients(len(part)) * plan.lanes, dtype=np.int64)
-    table[: len(part)] = part
-    return table.reshape(-1, plan.lanes)
+    table = np.zeros((plan.coefficients(len(part)), plan.lanes), dtype=np.int64)
+    table.reshape(-1)[: len(part)] = part
+    groups = []
+    for first in range(0, plan.lanes, together):
+        group = table[:, first].copy()
+        for at in range(1, min(together, plan.lanes - first)):
+            group += table[:, first + at] << (at * plan.lane_bits)
+        groups.append(group)
+    return groups
+
+
+def _noisy(plan: Plan, groups: Sequence[Ints], errors: Ints) -> list[Ints]:
+    """Return t e + m of some chunks in groups ``int64[B, N]``, the lowest first: errors lie above the last lane."""
+    top = errors << (plan.plain_bits - (len(groups) - 1) * _group(plan)[1])
+    top.reshape(-1)[: len(groups[-1])] += groups[-1]
+    found = []
+    for group in groups[:-1]:
+        whole = np.zeros_like(errors)
+        whole.reshape(-1)[: len(group)] = group
+        found.append(whole)
+    return [*found, top]
 
 
 def _joined(rings: Sequence[Prime], parts: Sequence[Ints]) -> tuple[Words, Words]:
@@ -322,5 +338,5 @@ def _lanes(found: Words, count: int, kind: type[np.uint32 | np.uint64]) -> list[
 
 
 def digest_of(lanes: Ints) -> bytes:
-    """Return the SHA-256 of a vector's lanes, for :meth:`Secrets.fresh`."""
-    return hashlib.sha256(np.ascontiguousarray(lanes, dtype="<i8").data).digest()
+    """Return the SHA-256 of a vector's lanes in 32 bits each, for :meth:`Secrets.fresh`."""
+    return hashlib.sha256(lanes.astype("<u4").data).digest()
