@@ -2,8 +2,9 @@
 
 Each scheme runs in a process of its own, so that its peak memory is its own; seconds are the best of a few repeats.
 ``seal_s`` is quantise + encrypt + serialise of one member; ``add_s`` is the server's work for one member (parse,
-check, add); ``open_s`` is one opener's work on the sum of all members, from received bytes to floats. Bytes are the
-whole envelope's, header and signature included.
+check, add); ``answer_s`` is a member's second message, where a scheme has one; ``open_s`` is one opener's work on the
+sum of all members, from received bytes to floats. Bytes up are all that a member sends, signatures included; bytes down
+all that an opener receives, but for the ``sig_bytes`` of others' signatures and what they are over.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .keysum import keysum
 from .others import NVFLARE, ckks, phe, plain, secagg
 from .ours import addition, bare_addition, ours
 from .row import Row
 
 SHAPES = ((1_000_000, 1), (10_000_000, 1), (1_000_000, 200))
+OURS = "moonflower, 16 bits"  # of 16 members
 SCHEMES: dict[str, Callable[[int, int], Row]] = {
     "plain float32": plain,
-    "moonflower shared, 16 bits": ours,
-    "moonflower shared, 9 bits": lambda params, tensors: ours(params, tensors, 9),
-    "one-time keys, in work, 16 bits": keysum,
-    "one-time keys, in work, 4 members": lambda params, tensors: keysum(params, tensors, 4),
-    "one-time keys, in work: an answer": lambda params, tensors: keysum(params, tensors, part="answer"),
+    OURS: ours,
+    "moonflower, 9 bits": lambda params, tensors: ours(params, tensors, 9),
+    f"{OURS}, 4 members": lambda params, tensors: ours(params, tensors, members=4),
+    f"{OURS}, 64 members": lambda params, tensors: ours(params, tensors, members=64),
+    f"{OURS}, 256 members": lambda params, tensors: ours(params, tensors, members=256),
     "TenSEAL CKKS, public key": lambda params, tensors: ckks(params, tensors, symmetric=False),
     "TenSEAL CKKS, symmetric": lambda params, tensors: ckks(params, tensors, symmetric=True),
     "Flower SecAgg+ quantise + mask": secagg,
@@ -79,6 +80,7 @@ def _measure(
     found = json.loads(done.stdout.splitlines()[-1])
     peak = found.pop("peak_kib")
     found.pop("version", None)
+    found = {"answer_s": None, "sig_bytes": None, **found}  # of another interpreter
     rows.append({"scheme": scheme, "params": params, "tensors": tensors, **found, "peak_mb": round(peak / 1024)})
 
 
@@ -97,13 +99,14 @@ def markdown(result: dict[str, Any]) -> str:
     ]
     for shape in dict.fromkeys((row["params"], row["tensors"]) for row in result["rows"]):
         rows = [row for row in result["rows"] if (row["params"], row["tensors"]) == shape]
-        mine = next((row for row in rows if row["scheme"] == "moonflower shared, 16 bits"), None)
+        mine = next((row for row in rows if row["scheme"] == OURS), None)
         out += [
             "",
             f"{shape[0]:,} parameters in {shape[1]} tensor{'s' if shape[1] > 1 else ''}:",
             "",
-            "| scheme | seal s | × | add s | × | open s | up B/param | × | down B/param | exact | error | peak MB |",
-            "|---|---|---|---|---|---|---|---|---|---|---|---|",
+            "| scheme | seal s | × | add s | × | answer s | open s | up B/param | × | down B/param "
+            "| signatures B | exact | error | peak MB |",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
         ]
         for row in rows:
             ratios = {key: _ratio(row, mine, key) for key in ("seal_s", "add_s", "up_bytes_per_param")}
@@ -113,10 +116,12 @@ def markdown(result: dict[str, Any]) -> str:
                 ratios["seal_s"],
                 _cell(row["add_s"]),
                 ratios["add_s"],
+                _cell(row["answer_s"]),
                 _cell(row["open_s"]),
                 _cell(row["up_bytes_per_param"]),
                 ratios["up_bytes_per_param"],
                 _cell(row["down_bytes_per_param"]),
+                "–" if row["sig_bytes"] is None else f"{row['sig_bytes']:,}",
                 {True: "yes", False: "no", None: "–"}[row["exact"]],
                 "–" if row["max_error"] is None else f"{row['max_error']:.1e}",
                 row["peak_mb"],

@@ -1,151 +1,170 @@
-"""How moonflower seals, adds and opens, as the bench measures it."""
+"""How moonflower seals, adds, answers and opens, as the bench measures it.
+
+Bytes are all that a member sends in a round, and all that an opener receives but for others' headers, documents of
+answers and signatures, which are ``sig_bytes``. ``open_s`` is one opener's work from received bytes to the mean, its
+checks included, but for others' signatures.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import resource
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ..crypto import planner, sealed
-from ..crypto.identity import Identity
-from ..crypto.mac import Mac
-from ..crypto.planner import Plan
-from ..crypto.quantise import ONE, Contribution, Ints, OpenedSum, mean, quantise, slot_blocks
-from ..crypto.schemes.secret import SecretKey, generate
-from ..crypto.sealed import SealedVector
-from ..protocol import envelope
-from ..protocol.context import RoundContext
-from ..server.aggregate import RunningSum
+from ..crypto import pairs, sealed, tau
+from ..crypto.answer_plan import AnswerSum, answer_plan
+from ..crypto.answers import AnswerKey, generate
+from ..crypto.identity import SIGNATURE_BYTES, Identity
+from ..crypto.planner import Plan, plan
+from ..crypto.quantise import ONE, Contribution, Ints, OpenedSum, lanes_of, mean
+from ..crypto.sealed import Secrets, Sum
 from .row import CLIP, MEMBERS, Row, row, timed, vector
 
-Sealing = Callable[[str, Iterable[Ints], int], SealedVector]  # context, blocks, lanes
+CONTEXT, LIST = "0" * 64, "1" * 64
+HEADER_BYTES = 700  # of an envelope: version, member, digests of context and body, public mask key, as canonical JSON
+DOCUMENT_BYTES = 600  # of an answer: digests of context, list, total and ciphertext, and the functionals
+SIGNED_BYTES = HEADER_BYTES + DOCUMENT_BYTES + 2 * SIGNATURE_BYTES  # of one member, as others receive it
+MANY, MOST_PARAMS = 16, 1_000_000  # more members than MANY take too long with more parameters
 
 
-@dataclass(frozen=True)
-class Summed:
-    """What a coordinator holds once all members have sealed, and what that took.
+@dataclass
+class _Measured:
+    """Members that seal one after the other, and what is left of each: the running sum, its secrets, its mask key."""
 
-    Attributes:
-        context: of the sum.
-        lanes: of each vector.
-        seal_s, add_s: seconds of the fastest member.
-        size: bytes of an envelope.
-        signed: each member's header.
-        seeds, tags: of each member's envelope.
-        total: the sealed sum.
+    plan: Plan
+    params: int
+    identity: Identity = field(default_factory=lambda: Identity.generate("bench"))
+    seal_s: float = float("inf")
+    add_s: float = float("inf")
+    body: bytes = b""
+
+    def __post_init__(self) -> None:
+        self.lanes = self.params + self.plan.limbs
+        self.running = Sum(self.plan, self.lanes)
+        self.secrets: list[Secrets] = []
+        self.integers = np.zeros(self.lanes, dtype=np.int64)
+        self.floats = np.zeros(self.params)
+
+    def member(self, number: int) -> None:
+        """Seal and add one member's update; all sign with one node key, which takes as long as with their own."""
+        update = vector(self.params, number)
+        seconds, (secrets, body, header, signature) = timed(partial(self._seal, update), 1)
+        self.seal_s = min(self.seal_s, seconds)
+        self.add_s = min(self.add_s, timed(partial(self._add, body, header, signature), 1)[0])
+        self.secrets.append(secrets)
+        self.body = self.body or body
+        self.integers += lanes_of(self._contribution(update), self.plan)
+        self.floats += update / self.plan.members
+
+    def _contribution(self, update: Any) -> Contribution:
+        weight = ONE // self.plan.members
+        return Contribution((weight,), update, weight, CLIP)
+
+    def _seal(self, update: Any) -> tuple[Secrets, bytes, bytes, bytes]:
+        lanes = lanes_of(self._contribution(update), self.plan)
+        secrets = Secrets.fresh(os.urandom(32), bytes(32), CONTEXT, sealed.digest_of(lanes))
+        body = sealed.seal(self.plan, CONTEXT, secrets, lanes)
+        header = hashlib.sha256(body).digest() + pairs.public_mask(secrets.mask_key)
+        header += bytes(HEADER_BYTES - len(header))
+        return secrets, body, header, self.identity.sign("header", header)
+
+    def _add(self, body: bytes, header: bytes, signature: bytes) -> None:
+        good = self.identity.card.node.verify("header", header, signature)
+        if not good or hashlib.sha256(body).digest() != header[:32]:
+            raise RuntimeError("a header does not fit its body")
+        self.running.add(body)
+
+
+def ours(params: int, tensors: int, value_bits: int = 16, members: int = MEMBERS) -> Row:
+    """One-time keys, their sum under seeded BFV: seal, add, answer and open.
+
+    Args:
+        params: parameters.
+        tensors: makes no difference.
+        value_bits: of one value.
+        members: of the sum.
     """
+    if members > MANY and params > MOST_PARAMS:
+        raise ValueError(f"{members} members seal at most {MOST_PARAMS:,} parameters here: more would take too long")
+    used = plan(members, value_bits, params + 3)
+    done = _Measured(used, params)
+    for number in range(members):
+        done.member(number)
+    total = done.running.dump()
+    about = (LIST, hashlib.sha256(total).hexdigest())
+    key = AnswerKey(used, generate(answer_plan(used)))
+    names = [f"member-{number:04}" for number in range(members)]
+    public = dict(zip(names, (pairs.public_mask(one.mask_key) for one in done.secrets), strict=True))
 
-    context: RoundContext
-    lanes: int
-    seal_s: float
-    add_s: float
-    size: int
-    signed: dict[str, envelope.SignedHeader]
-    seeds: dict[str, bytes]
-    tags: dict[str, list[int]]
-    total: bytes
+    def answer(name: str, secrets: Secrets) -> bytes:
+        others = {other: theirs for other, theirs in public.items() if other != name}
+        masked = pairs.mask(used, secrets.mask_key, name, others, *about)
+        return key.seal(pairs.answer(used, secrets.key(used), masked))
 
+    def answering() -> bytes:
+        taus = tau.functionals(used, *about, sealed.residues_of(used, done.body, done.lanes))
+        sent = answer(names[0], done.secrets[0])
+        done.identity.sign("answer", repr((*about, taus, hashlib.sha256(sent).hexdigest())).encode())
+        return sent
 
-def _summed(plan: Plan, identity: Identity, members: Mapping[str, Sealing], params: int) -> Summed:
-    """Seal and add every member's update; all sign with one node key, which takes as long as with their own."""
-    none = "0" * 64
-    context = RoundContext(
-        "bench", "bench", 1, 1, "update", none, CLIP, {}, none, {}, "0", plan.as_dict(), 1, none, 3, none, ""
+    added = AnswerSum(answer_plan(used))
+    seeds = [added.add(answer(*one)) for one in zip(names, done.secrets, strict=True)]
+    answer_s, sent = timed(answering, 5)
+    sums = added.dump()
+
+    def opening() -> tuple[Ints, Any, bool]:
+        digest = hashlib.sha256(total).hexdigest()
+        tau.functionals(used, LIST, digest, sealed.residues_of(used, total, done.lanes))
+        blocks = sealed.open_total(used, CONTEXT, key.open(sums, seeds), total, done.lanes)
+        return _read(used, OpenedSum(blocks, params, 1, members, used), params)
+
+    open_s, (values, floats, in_range) = timed(opening, 2)
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    expected = done.integers[used.limbs :] - members * used.offset
+    up = len(done.body) + len(sent) + SIGNED_BYTES + SIGNATURE_BYTES  # the last one is under what was opened
+    down = len(total) + len(sums) + sum(map(len, seeds))
+    found = row(
+        done.seal_s,
+        done.add_s,
+        open_s,
+        up / params,
+        down / params,
+        in_range and bool((values == expected).all()),
+        float(np.abs(floats - done.floats).max()),
+        answer_s=answer_s,
+        sig_bytes=members * SIGNED_BYTES,
     )
-    lanes, weight = params + plan.limbs, ONE // len(members)
-    running, signed = RunningSum(plan, lanes), dict[str, envelope.SignedHeader]()
-    seeds, tags = dict[str, bytes](), dict[str, list[int]]()
-    seal_s = add_s = float("inf")
-    size = 0
-    for member, (name, sealing) in enumerate(members.items()):
-        update = vector(params, member)
-
-        def seal(update: Any = update, sealing: Sealing = sealing) -> envelope.RawEnvelope:
-            given = Contribution((weight,), update, weight, CLIP)
-            return envelope.seal(identity, context, sealing(context.digest, slot_blocks(given, plan), lanes))
-
-        seconds, raw = timed(seal, 1)
-        seal_s, size = min(seal_s, seconds), len(raw.data)
-
-        def add(raw: envelope.RawEnvelope = raw) -> tuple[bytes, envelope.Envelope]:
-            checked = envelope.check(raw, identity.card, context, running.body_bytes)
-            running.vet(checked)
-            return running.add(checked.body), checked
-
-        seconds, (seeds[name], checked) = timed(add, 1)
-        add_s, tags[name], signed[name] = min(add_s, seconds), list(checked.header.tags), checked.signed
-        del raw, checked
-    return Summed(context, lanes, seal_s, add_s, size, signed, seeds, tags, running.dump())
+    return {**found, "peak_kib": peak_kib}
 
 
-def _opened(plan: Plan, mac: Mac, summed: Summed, rows: Callable[[], Iterator[Ints]], params: int) -> tuple[Any, bool]:
-    """Return the opened integers of a sum that is checked first, and whether all of it was in range."""
-    sealed.check_total(mac, summed.tags, summed.total, summed.lanes, plan)
-    sums = OpenedSum(rows(), params, 1, len(summed.tags), plan)
-    values = np.empty(params, dtype=np.int64)
+def _read(used: Plan, sums: OpenedSum, params: int) -> tuple[Ints, Any, bool]:
+    """Return opened integers, their mean, and whether all was in range."""
+    values, floats = np.empty(params, dtype=np.int64), np.empty(params)
     for at, part in sums.values():
         values[at : at + len(part)] = part
-    return values, sums.in_range
-
-
-def _judged(plan: Plan, values: Any, in_range: bool, members: int) -> tuple[bool, float]:
-    """Return whether opened integers are exactly the sum of what was sealed, and how far their mean is off."""
-    weight, params = ONE // members, len(values)
-    integers, floats = np.zeros(params, dtype=np.int64), np.zeros(params)
-    for member in range(members):
-        integers += quantise(vector(params, member), weight, CLIP, plan.value_bits)
-        floats += vector(params, member) / members
-    error = float(np.abs(mean(values, weight * members, CLIP, plan.value_bits) - floats).max())
-    return bool(in_range and (values == integers).all()), error
-
-
-def ours(params: int, tensors: int, value_bits: int = 16) -> Row:
-    """Scheme ``shared``: seeded symmetric BFV through SEAL, bit-packed, authenticated, 16 members."""
-    plan = planner.plan(MEMBERS, value_bits, params)
-    key, secret = SecretKey(plan, generate(plan)), os.urandom(32)
-
-    def sealing(name: str) -> Sealing:
-        return lambda context, blocks, lanes: sealed.seal(key, Mac(secret, context, plan), name, blocks, lanes, plan)
-
-    names = [f"member-{member:02}" for member in range(MEMBERS)]
-    summed = _summed(plan, Identity.generate(names[0]), {name: sealing(name) for name in names}, params)
-
-    def opening() -> tuple[Any, bool]:
-        mac = Mac(secret, summed.context.digest, plan)
-        rows = sealed.open_total(key, summed.total, summed.seeds, summed.lanes, plan)
-        return _opened(plan, mac, summed, lambda: rows, params)
-
-    open_s, (values, in_range) = timed(opening, 1)
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    exact, error = _judged(plan, values, in_range, MEMBERS)
-    down = (len(summed.total) + sum(map(len, summed.seeds.values()))) / params
-    made = row(summed.seal_s, summed.add_s, open_s, summed.size / params, down, exact, error)
-    return {**made, "peak_kib": peak_kib}
+        floats[at : at + len(part)] = mean(part, sums.counters[0], CLIP, used.value_bits)
+    return values, floats, sums.in_range
 
 
 def addition(params: int, tensors: int) -> Row:
-    """Our addition alone, of residues in memory, as the running sum does it."""
-    return _addition(params, ours=True)
+    """Our addition alone, of a body in memory, as the coordinator does it."""
+    used = plan(MEMBERS, 16, params + 3)
+    running = Sum(used, params)
+    body = bytes(used.body_bytes(params))
+    add_s, _ = timed(lambda: running.add(body), 9)
+    return row(None, add_s, None, None, None, None, None)
 
 
 def bare_addition(params: int, tensors: int) -> Row:
-    """``np.add`` over the same residues in memory: the machine's own speed."""
-    return _addition(params, ours=False)
-
-
-def _addition(params: int, *, ours: bool) -> Row:
-    plan = planner.plan(MEMBERS, 16, params)
-    lanes = params + plan.limbs
-    shape = (plan.chunks(lanes), plan.degree)
-    residues = np.random.default_rng(0).integers(0, plan.modulus, shape, dtype=np.uint64)
-    if not ours:
-        total = np.zeros(shape, dtype=np.uint64)
-        add_s, _ = timed(lambda: np.add(total, residues, out=total), 9)
-        return row(None, add_s, None, None, None, None, None)
-    running = RunningSum(plan, lanes)
-    add_s, _ = timed(lambda: running.accumulate(0, residues), 9)
+    """``np.add`` over as many residues in memory: the machine's own speed."""
+    used = plan(MEMBERS, 16, params + 3)
+    shape = (len(used.primes), used.travelling(params))
+    residues = np.random.default_rng(0).integers(0, min(used.primes), shape, dtype=np.uint64)
+    total = np.zeros(shape, dtype=np.uint64)
+    add_s, _ = timed(lambda: np.add(total, residues, out=total), 9)
     return row(None, add_s, None, None, None, None, None)

@@ -10,21 +10,25 @@ from rich.console import Console
 from rich.table import Table
 
 from ..crypto import planner
+from ..crypto.answer_plan import answer_plan
 from ..errors import InputError
 
 crypto = typer.Typer(no_args_is_help=True, help="Crypto parameters: what a federation gets, and what they cost.")
 
 PROTECTS = (
-    ("a coordinator that follows the protocol", "reads no update and no row count"),
     (
-        "a coordinator that does not",
-        "any sum but the exact one is refused (2^-96); but two sums over different sets of a round, opened by "
-        "different members, give it one update",
+        "the coordinator",
+        "reads no update: nobody holds a key that opens one member's values; a sum opens by all members",
     ),
-    ("any one member with the coordinator", "nothing: every member holds the epoch's key"),
-    ("a member alone", "sees opened sums only, as long as the coordinator does not hand it envelopes"),
-    ("an outsider", "sees RLWE ciphertexts of 128-bit classical security (IACR eprint 2024/463)"),
+    (
+        "the coordinator and all members but two",
+        "learn the sum of the last two, and no more; all members but one know the last one's update",
+    ),
+    ("members", "see opened sums; a coordinator that no member helps sees none, only the model that comes of them"),
+    ("a total that is not the sum", "is refused, and no total opens in two ways"),
+    ("an outsider", "sees RLWE ciphertexts of 128-bit classical security"),
 )
+EXPERIMENTAL = "experimental until somebody outside the project has reviewed it"
 
 
 @crypto.callback()
@@ -42,54 +46,54 @@ def plan(
     """Print the parameters that a federation of this size gets, and neighbours of it to compare with."""
     wanted = planner.plan(members, value_bits, params)
     if as_json:
-        typer.echo(json.dumps(_row(wanted, members, params), allow_nan=False))
+        typer.echo(json.dumps(_row(wanted, params), allow_nan=False))
         return
-    table = Table(
-        "members", "bits", "N", "log q", "log t", "lanes", "B/param", "upload", "head-room", "margin ×", "MAC"
-    )
+    table = Table("members", "bits", "N", "log q", "lanes", "zeros", "B/param", "body", "answer", "opener downloads")
     for count in sorted({members, 4, 16, 64, 256}):
-        for bits in sorted({value_bits, 9, 14, 16}):
+        for bits in sorted({value_bits, 9, 16}):
             try:
-                found = planner.plan(count, bits, params)
+                row = _row(planner.plan(count, bits, params), params)
             except InputError:
                 continue
-            row = _row(found, count, params)
-            style = "bold" if (count, bits) == (members, value_bits) else ""
             table.add_row(
                 str(count),
                 str(bits),
-                str(found.degree),
-                str(found.modulus_bits),
-                str(found.lanes * found.lane_bits),
-                f"{found.lanes} × {found.lane_bits}",
-                f"{row['bytes_per_param']:.2f}",
-                f"{row['upload_bytes']:,}",
-                str(found.max_members),
-                f"{found.noise_margin:.2f}",
-                f"{found.mac_points} × {found.mac_word_bits}",
-                style=style,
+                str(row["degree"]),
+                " + ".join(str(prime.bit_length()) for prime in row["primes"]),
+                f"{row['lanes']} × {row['lane_bits']}",
+                str(row["zeros"]),
+                f"{row['bytes_per_param']:.3f}",
+                f"{row['body_bytes']:,}",
+                f"{row['answer_bytes']:,}",
+                f"{row['download_bytes']:,}",
+                style="bold" if (count, bits) == (members, value_bits) else "",
             )
     console = Console()
     console.print(table)
     console.print(
-        f"{params:,} parameters; upload = body of one envelope. margin: q over what the largest sum needs, as a hard "
-        "bound; sums never decrypt wrongly. Every row protects alike:",
+        f"{params:,} parameters; bytes: a member sends body and answer, an opener downloads the sums of both and the "
+        "seeds of the answers; headers and signatures come on top. Every sum opens exactly. Every row, "
+        f"{EXPERIMENTAL}, protects alike:",
     )
     for who, what in PROTECTS:
-        console.print(f"  against {who}: {what}")
+        console.print(f"  {who}: {what}")
 
 
-def _row(found: planner.Plan, members: int, params: int) -> dict[str, Any]:
-    body = found.body_bytes(params + found.limbs)
+def _row(found: planner.Plan, params: int) -> dict[str, Any]:
+    lanes, answer = params + found.limbs, answer_plan(found)
+    body = found.body_bytes(lanes)
     return {
         **found.as_dict(),
-        "members": members,
         "params": params,
-        "modulus_bits": found.modulus_bits,
-        "plain_modulus": found.plain_modulus,
-        "upload_bytes": body,
-        "bytes_per_param": body / params,
-        "noise_margin": found.noise_margin,
-        "mac_points": found.mac_points,
-        "mac_word_bits": found.mac_word_bits,
+        "modulus": found.modulus,
+        "modulus_bits": found.modulus.bit_length(),
+        "plain_bits": found.plain_bits,
+        "zeros": found.zeros,
+        "answer": answer.as_dict(),
+        "body_bytes": body,
+        "answer_bytes": answer.body_bytes,
+        "upload_bytes": body + answer.body_bytes,
+        "download_bytes": body + answer.total_bytes + found.members * answer.seed_bytes,
+        "bytes_per_param": (body + answer.body_bytes) / params,
+        "experimental": EXPERIMENTAL,
     }

@@ -1,8 +1,8 @@
-"""Answers on their way: under a TenSEAL key that all members of a circle hold (protocol version 2, in work).
+"""Answers on their way: under a key that all members of a circle hold.
 
 The coordinator adds what members send, and an opener downloads one sum: seeds and residues, in the byte form of
-``sealed.py``. So opened integers stay from a coordinator that no member helps. Whoever holds this key reads sums of
-answers, never a member's value: no claim about one member rests on it.
+``answer_plan.py``. So opened integers stay from a coordinator that no member helps. Whoever holds this key reads sums
+of answers, never a member's value: no claim about one member rests on it.
 """
 
 from __future__ import annotations
@@ -13,41 +13,47 @@ import numpy as np
 
 from ..errors import Refused
 from . import bits
-from .onetime_plan import OneTimePlan
+from . import seal as sealing
+from .answer_plan import SEED_BYTES, AnswerPlan, answer_plan
 from .pairs import Words16, key_sum
-from .planner import SEED_BYTES, Plan, plan
-from .quantise import lanes_of, rows_of
+from .planner import Plan
 from .ring import Ints
-from .schemes.secret import SecretKey
 
 
-def plan_of(outer: OneTimePlan) -> Plan:
-    """Return the parameters under which the answers of a sum travel."""
-    return plan(outer.members, outer.key_bits, outer.degree)
+def generate(plan: AnswerPlan) -> bytes:
+    """Return a new secret key: N residues in SEAL's number-theoretic order, bit-packed."""
+    return bits.pack(sealing.generate(plan)[None], plan.modulus_bits).tobytes()
 
 
 class AnswerKey:
-    """A circle's key, ready to seal answers and to open their sum.
+    """A circle's key, ready to seal answers and to open their sum; made once and kept, for SEAL takes its time.
 
     Args:
         outer: parameters of the sum.
-        key: what ``schemes.secret.generate`` returned for :func:`plan_of`.
+        key: what :func:`generate` returned.
 
     Raises:
-        Refused: ``circle.card``: not a key of these parameters.
+        Refused: ``circle.key``: no key of these parameters, or it does not decrypt what it encrypts.
     """
 
-    def __init__(self, outer: OneTimePlan, key: bytes) -> None:
-        self._outer, self._plan = outer, plan_of(outer)
-        self._key = SecretKey(self._plan, key)
+    def __init__(self, outer: Plan, key: bytes) -> None:
+        self._outer = outer
+        self._plan = plan = answer_plan(outer)
+        if len(key) != plan.chunk_bytes:
+            raise Refused("circle.key", f"the circle's key has {len(key)} bytes, expected {plan.chunk_bytes}")
+        residues = bits.unpack(np.frombuffer(key, np.uint8)[None], plan.degree, plan.modulus_bits)[0]
+        if int(residues.max()) >= plan.modulus:
+            raise Refused("circle.key", "the circle's key is no key of the agreed parameters")
+        self._key = sealing.SealKey(plan, residues)
+        sent = np.arange(plan.count, dtype=np.int64) & ((1 << plan.key_bits) - 1)
+        words, seeds = self._key.encrypt(_rows(sent, plan))
+        if not (_numbers(self._key.decrypt(words, [seeds]), plan) == sent).all():
+            raise Refused("circle.key", "the circle's key does not decrypt what it encrypts")
 
     def seal(self, answer: Words16) -> bytes:
-        """Return an answer as it travels: seeds, then residues."""
-        plan = self._plan
-        lanes = np.zeros(plan.chunks(self._outer.degree) * plan.lanes * plan.degree, dtype=np.int64)
-        lanes[: len(answer)] = answer
-        words, seeds = self._key.seal(rows_of(lanes, plan))
-        return seeds.tobytes() + bits.pack(words, plan.modulus_bits).tobytes()
+        """Return an answer, ``uint16[N]`` below 2**w, as it travels: seeds, then residues."""
+        words, seeds = self._key.encrypt(_rows(answer.astype(np.int64), self._plan))
+        return seeds.tobytes() + bits.pack(words, self._plan.modulus_bits).tobytes()
 
     def open(self, total: bytes, seeds: Sequence[bytes]) -> Ints:
         """Return K, the sum of all members' keys, ``int64[N]``.
@@ -57,18 +63,30 @@ class AnswerKey:
             seeds: of each answer.
 
         Raises:
-            Refused: ``open.key``: not a sum of so many answers.
+            Refused: ``open.key``: not the form of a sum of so many answers.
         """
-        plan, chunks = self._plan, self._plan.chunks(self._outer.degree)
-        if len(total) != chunks * plan.chunk_bytes or any(len(one) != chunks * SEED_BYTES for one in seeds):
+        plan = self._plan
+        if len(total) != plan.total_bytes or any(len(one) != plan.seed_bytes for one in seeds):
             raise Refused("open.key", "the sum of answers, or the seeds of one, are not as long as planned")
-        if len(seeds) != self._outer.members:
-            raise Refused("open.key", f"{len(seeds)} answers, expected {self._outer.members}")
-        packed = np.frombuffer(total, np.uint8).reshape(chunks, plan.chunk_bytes)
+        if len(seeds) != plan.members:
+            raise Refused("open.key", f"{len(seeds)} answers, expected {plan.members}")
+        packed = np.frombuffer(total, np.uint8).reshape(plan.chunks, plan.chunk_bytes)
         words = bits.unpack(packed, plan.degree, plan.modulus_bits) % np.uint64(plan.modulus)
-        tables = [np.frombuffer(one, np.uint8).reshape(chunks, SEED_BYTES) for one in seeds]
-        lanes = lanes_of(self._key.open(words, tables), plan)
-        used, rest = lanes[: self._outer.degree], lanes[self._outer.degree :]
-        if rest.any() or int(used.max()) > self._outer.members * ((1 << self._outer.key_bits) - 1):
-            raise Refused("open.key", "the sum of answers holds more than so many answers can")
-        return key_sum(self._outer, used)
+        tables = [np.frombuffer(one, np.uint8).reshape(plan.chunks, SEED_BYTES) for one in seeds]
+        return key_sum(self._outer, _numbers(self._key.decrypt(words, tables), plan))
+
+
+def _rows(numbers: Ints, plan: AnswerPlan) -> Ints:
+    """Return an answer as plaintext rows ``int64[chunks, N]``: lane after lane holds the next N numbers."""
+    cube = np.zeros((plan.chunks, plan.lanes, plan.degree), dtype=np.int64)
+    cube.reshape(-1)[: len(numbers)] = numbers
+    shifts = np.arange(plan.lanes, dtype=np.int64)[:, None] * plan.lane_bits
+    rows: Ints = (cube << shifts).sum(axis=1)
+    return rows
+
+
+def _numbers(rows: Ints, plan: AnswerPlan) -> Ints:
+    """Return the numbers in plaintext rows, modulo 2**w."""
+    shifts = np.arange(plan.lanes, dtype=np.int64)[:, None] * plan.lane_bits
+    cube = rows[:, None] >> shifts & ((1 << plan.key_bits) - 1)
+    return np.asarray(cube.reshape(-1)[: plan.count])

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 Words = NDArray[np.uint64]
 Bytes = NDArray[np.uint8]
-BLOCK = 1 << 16  # residues handled at a time, so that they stay in the cache
 _TYPES = {32: "<u4", 16: "<u2", 8: "u1"}
 
 
@@ -36,9 +35,9 @@ def pack(residues: Words, bits: int) -> Bytes:
     return out
 
 
-def unpack(data: Bytes, degree: int, bits: int, out: Words | None = None) -> Words:
-    """Return the residues ``uint64[k, N]`` in ``data`` (``uint8[k, N * bits / 8]``), in ``out`` where it is given."""
-    residues = np.empty((len(data), degree), dtype=np.uint64) if out is None else out
+def unpack(data: Bytes, degree: int, bits: int) -> Words:
+    """Return the residues ``uint64[k, N]`` in ``data`` (``uint8[k, N * bits / 8]``)."""
+    residues = np.empty((len(data), degree), dtype=np.uint64)
     piece = np.empty_like(residues)
     for width, below, start in _planes(bits, degree):
         part = data[:, start : start + degree * width // 8]
@@ -54,16 +53,6 @@ def unpack(data: Bytes, degree: int, bits: int, out: Words | None = None) -> Wor
         if start:
             residues |= piece
     return residues
-
-
-def below(data: Bytes, degree: int, bits: int, limit: int) -> bool:
-    """Return whether every residue in ``data`` is below ``limit``; mostly the widest pieces alone tell."""
-    width, under, start = next(_planes(bits, degree))
-    if width >= 8:
-        top = data[:, start : start + degree * width // 8].view(_TYPES[width])
-        if not top.size or int(top.max()) < limit >> under:
-            return True
-    return all(bool((unpack(row[None], degree, bits) < limit).all()) for row in data)
 
 
 def _planes(bits: int, degree: int) -> Iterator[tuple[int, int, int]]:

@@ -1,4 +1,4 @@
-"""Pairwise masks over one-time keys: only all answers together say anything (protocol version 2, in work).
+"""Pairwise masks over one-time keys: only all answers together say anything.
 
     a_i = k_i + sum over j of +- PRG(DH(own mask key, j's public one); list, total, both names)   mod 2**w
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ..canonical import canonical
 from ..errors import Refused
-from .onetime_plan import OneTimePlan
+from .planner import Plan
 from .ring import Ints
 
 Words16 = NDArray[np.uint16]
@@ -58,7 +58,7 @@ def order(name: str) -> bytes:
     return unicodedata.normalize("NFC", name).encode()
 
 
-def mask(plan: OneTimePlan, private: bytes, own: str, others: Mapping[str, bytes], headers: str, total: str) -> Words16:
+def mask(plan: Plan, private: bytes, own: str, others: Mapping[str, bytes], headers: str, total: str) -> Words16:
     """Return the sum of a member's masks, ``uint16[N]`` modulo 2**w.
 
     Args:
@@ -88,12 +88,12 @@ def mask(plan: OneTimePlan, private: bytes, own: str, others: Mapping[str, bytes
     return found & np.uint16((1 << plan.key_bits) - 1)
 
 
-def answer(plan: OneTimePlan, key: Ints, masked: Words16) -> Words16:
+def answer(plan: Plan, key: Ints, masked: Words16) -> Words16:
     """Return a one-time key under its masks, ``uint16[N]`` modulo 2**w."""
     return (key.astype(np.uint16) + masked) & np.uint16((1 << plan.key_bits) - 1)
 
 
-def key_sum(plan: OneTimePlan, answers: NDArray[np.int64]) -> Ints:
+def key_sum(plan: Plan, answers: NDArray[np.int64]) -> Ints:
     """Return K from the sum of all answers, ``int64[N]``: the residue modulo 2**w that is nearest to 0."""
     size = 1 << plan.key_bits
     found: Ints = (answers.astype(np.int64) + size // 2) % size - size // 2

@@ -1,87 +1,65 @@
-"""Which parameters hold a sum: from members, value bits and vector length to ring, moduli and lanes.
+"""Parameters of a sum under one-time keys: ring, primes, lanes, and zeros.
 
-A coefficient of a BFV plaintext holds an integer below t = 2**(lanes * lane_bits): values lie in lanes of
-``value_bits + guard_bits`` bits, so that ``members`` values add up in a lane without reaching its neighbour. The
-ciphertext modulus q is one prime, the smallest that decrypts every sum:
+Member i seals c = A k + t e + m over R_q = Z_q[X]/(X^N + 1); keys and errors are centred binomial, at most 21. What
+must hold is computed here, and nowhere relied upon without:
 
-    fresh noise |e| <= 21 (SEAL's centred binomial distribution), scaling error <= 1/2, so a sum of n decrypts
-    exactly when n (21 + 1/2) t / q < 1/2, that is q > 43 n t.
+1. **exact**: over the integers t (E + 21 n) + M lies in [0, (42 n + 1) t), so every sum of n opens exactly iff
+   q >= (42 n + 1) t. A hard bound, no tails.
+2. **one opening**: with Z zero coefficients a total has at most one key that passes, but for 2^-192 a context tried, if
+   Z (log2 q - log2(84 n + 1)) >= N log2(84 n + 1) + 192, and Z <= N - N log2(42 n sqrt(N)) / log2 p for the smallest
+   prime p.
+3. **128 bits**: log2 q within :data:`MAX_LOG_Q`, on the widths that remain once the sums of keys and errors are known.
 
-This is a hard bound, not a tail: honest sums never decrypt wrongly, whatever the dice. Among usable sets the
-planner takes the smallest upload, or one within 1 % of it that takes fewer ciphertexts.
-
-Security: ternary secret, 128 bits classical; log2(q) within "Security Guidelines for Implementing Homomorphic
-Encryption" (IACR eprint 2024/463): 26, 53 and 106 bits at N = 1024, 2048 and 4096. That is tighter than the
-HomomorphicEncryption.org table (27, 54, 109), which SEAL enforces as well.
+q is one prime, or the product of two below 2^47 so that residues are worked on in 64-bit words. Coefficients hold L
+lanes of w = value_bits + ceil(log2 n) bits each; only those in use travel, and the zeros.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
 from ..errors import InputError
 from .primes import largest_prime
+from .ring import MAX_PRIME_BITS
 
-MAX_LOG_Q = {1024: 26, 2048: 53, 4096: 106}
-MAX_MODULUS_BITS = 60  # SEAL holds a prime, and t, in 60 bits
-FRESH_NOISE = 21  # largest absolute value of SEAL's fresh symmetric noise
-MAC_BITS, MAC_WORD_BITS = 96, 48  # forging the authenticated sum: at most 2**-96 an attempt
-SEED_BYTES = 64
+MAX_LOG_Q = {1024: 26, 2048: 50, 4096: 100, 8192: 200}
+MAX_MEMBERS = 1024
+BOUND = 21  # of a key's and an error's coefficients
+MISS_BITS = 192  # a second opening exists with at most 2**-192, for each context tried
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Parameters of one epoch's sums; every member and the coordinator derive the same one.
+    """Parameters of the sums of one circle; all members and the coordinator derive the same.
 
     Attributes:
-        scheme: ``shared``.
-        degree: N, coefficients of the ring.
-        modulus: q, a prime = 1 mod 2N.
+        degree: N.
+        primes: of q, the largest first.
         lanes: values in a coefficient.
-        value_bits: bits of one value.
-        lane_bits: bits of a lane: value_bits + guard bits.
-        max_members: most summands that neither lanes nor noise let overflow.
+        value_bits: of one value.
+        lane_bits: w.
+        members: n, exactly.
     """
 
-    scheme: str
     degree: int
-    modulus: int
+    primes: tuple[int, ...]
     lanes: int
     value_bits: int
     lane_bits: int
-    max_members: int
+    members: int
 
     @property
-    def modulus_bits(self) -> int:
-        """Bits of a residue on the wire."""
-        return self.modulus.bit_length()
+    def modulus(self) -> int:
+        """q."""
+        return math.prod(self.primes)
 
     @property
-    def plain_modulus(self) -> int:
-        """t, a power of two: the lanes fill it exactly."""
-        return 1 << (self.lanes * self.lane_bits)
-
-    @property
-    def noise_margin(self) -> float:
-        """q over what the largest sum needs; above 1, or sums could decrypt wrongly."""
-        return self.modulus / ((2 * FRESH_NOISE + 1) * self.max_members * self.plain_modulus)
-
-    @property
-    def mac_word_bits(self) -> int:
-        """Bits of a MAC coefficient: all values differ mod q."""
-        return min(MAC_WORD_BITS, self.modulus_bits - 1)
-
-    @property
-    def mac_points(self) -> int:
-        """Independent points of the MAC, together at least 96 bits."""
-        return -(-MAC_BITS // self.mac_word_bits)
-
-    @property
-    def offset(self) -> int:
-        """What is added to a signed value so that a lane holds it unsigned."""
-        return 1 << (self.value_bits - 1)
+    def plain_bits(self) -> int:
+        """log2 t."""
+        return self.lanes * self.lane_bits
 
     @property
     def limbs(self) -> int:
@@ -89,69 +67,115 @@ class Plan:
         return -(-48 // self.value_bits)
 
     @property
-    def seed_bytes(self) -> int:
-        """Bytes of a ciphertext's seed in a body."""
-        return SEED_BYTES
+    def offset(self) -> int:
+        """What is added to a signed value so that a lane holds it unsigned."""
+        return 1 << (self.value_bits - 1)
 
     @property
-    def chunk_bytes(self) -> int:
-        """Bytes of one ciphertext's residues, bit-packed; its seed comes on top."""
-        return self.degree * self.modulus_bits // 8
+    def coefficient_bits(self) -> int:
+        """Bits of one coefficient on the wire."""
+        return sum(prime.bit_length() for prime in self.primes)
+
+    @property
+    def key_bits(self) -> int:
+        """w_k: a sum of n keys fits 2**w_k, signs included."""
+        return (2 * BOUND * self.members).bit_length()
+
+    @property
+    def zeros(self) -> int:
+        """Z, the fewest zero coefficients that make an opening unique."""
+        return zeros(self.degree, self.modulus, self.members)
+
+    def coefficients(self, lanes: int) -> int:
+        """Coefficients that hold this many lanes."""
+        return -(-lanes // self.lanes)
 
     def chunks(self, lanes: int) -> int:
-        """Ciphertexts that hold this many lanes."""
-        return -(-lanes // (self.lanes * self.degree))
+        """Ring elements that hold this many lanes and the zeros."""
+        return -(-(self.coefficients(lanes) + self.zeros) // self.degree)
+
+    def travelling(self, lanes: int) -> int:
+        """Coefficients on the wire: those in use and the zeros, padded to a multiple of 8 by more zeros."""
+        return -(-(self.coefficients(lanes) + self.zeros) // 8) * 8
 
     def body_bytes(self, lanes: int) -> int:
-        """Bytes of an envelope's body: seeds and residues."""
-        return self.chunks(lanes) * (self.seed_bytes + self.chunk_bytes)
+        """Bytes of a sealed vector."""
+        return self.travelling(lanes) * self.coefficient_bits // 8
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as JSON-able values, for digests and display."""
-        return asdict(self)
+        return {**asdict(self), "primes": list(self.primes)}
+
+
+def zeros(degree: int, modulus: int, members: int) -> int:
+    """Return Z of rule 2's first half, rounded up."""
+    spread = math.log2(4 * BOUND * members + 1)
+    return math.ceil((degree * spread + MISS_BITS) / (math.log2(modulus) - spread))
+
+
+def most_zeros(degree: int, smallest: int, members: int) -> int:
+    """Return the bound on Z of rule 2's second half, rounded down."""
+    spread = math.log2(2 * BOUND * members * math.sqrt(degree))
+    return math.floor(degree - degree * spread / math.log2(smallest))
 
 
 @lru_cache
-def plan(members: int, value_bits: int, values: int, scheme: str = "shared") -> Plan:
-    """Return the cheapest parameters that hold a sum over ``members``.
+def plan(members: int, value_bits: int, lanes: int) -> Plan:
+    """Return the parameters that send least for vectors of so many lanes; among those within 1 %, the fastest.
 
     Args:
-        members: summands, 2 to 1024.
+        members: n, 2 to 1024.
         value_bits: bits of one value, 4 to 24.
-        values: length of the vector; decides which usable set uploads least.
-        scheme: ``shared``.
+        lanes: of the vector, counters' limbs included.
 
     Raises:
-        InputError: ``config.crypto``: no set holds such a sum; the sentence names the largest that fits.
+        InputError: ``config.crypto``: nothing holds such a sum.
     """
-    if scheme != "shared":
-        raise InputError("config.crypto", f"crypto.scheme = {scheme!r} is unknown; expected 'shared'")
-    fitting = [p for degree in MAX_LOG_Q for lanes in range(1, 16) if (p := _try(degree, members, value_bits, lanes))]
+    fitting = [
+        found
+        for degree in MAX_LOG_Q
+        for count in (1, 2)
+        for held in range(1, 24)
+        if (found := _try(degree, count, members, value_bits, held))
+    ]
     if not fitting:
         raise InputError(
             "config.crypto",
             f"crypto.value_bits = {value_bits} with {members} members: no parameter set holds such a sum exactly; "
-            f"expected at most {_most(members)} value bits for {members} members",
+            f"expected 2 to {MAX_MEMBERS} members and at most 24 bits",
         )
-    smallest = min(p.body_bytes(values) for p in fitting)
-    near = [p for p in fitting if p.body_bytes(values) <= smallest * 1.01]
-    return min(near, key=lambda p: (p.chunks(values), p.degree))  # fewer ciphertexts are faster
+    smallest = min(found.body_bytes(lanes) for found in fitting)
+    near = [found for found in fitting if found.body_bytes(lanes) <= smallest * 1.01]
+    return min(near, key=lambda found: (found.chunks(lanes) * found.degree * len(found.primes), found.degree))
 
 
-def _try(degree: int, members: int, value_bits: int, lanes: int) -> Plan | None:
+def _try(degree: int, count: int, members: int, value_bits: int, lanes: int) -> Plan | None:
+    """Return the plan with these, if all three rules hold for it."""
+    if not 2 <= members <= MAX_MEMBERS or not 4 <= value_bits <= 24:
+        return None
     lane_bits = value_bits + (members - 1).bit_length()
-    if lanes * lane_bits > MAX_MODULUS_BITS - 1:
-        return None
-    most = 1 << (lane_bits - value_bits)
-    least = (2 * FRESH_NOISE + 1) * most << (lanes * lane_bits)
-    bits = least.bit_length()
-    if bits > min(MAX_MODULUS_BITS, MAX_LOG_Q[degree]):
-        return None
-    modulus = largest_prime(bits, degree)
-    if modulus <= least:
-        return None
-    return Plan("shared", degree, modulus, lanes, value_bits, lane_bits, most)
+    least = (2 * BOUND * members + 1) << (lanes * lane_bits)
+    for bits in (least.bit_length(), least.bit_length() + 1):
+        primes = _primes(degree, count, bits)
+        if bits > MAX_LOG_Q[degree] or not primes or math.prod(primes) < least:
+            continue
+        found = Plan(degree, primes, lanes, value_bits, lane_bits, members)
+        if 0 < found.zeros <= min(degree, most_zeros(degree, min(primes), members)):
+            return found
+    return None
 
 
-def _most(members: int) -> int:
-    return max((bits for bits in range(1, 49) for degree in MAX_LOG_Q if _try(degree, members, bits, 1)), default=0)
+@lru_cache
+def _primes(degree: int, count: int, bits: int) -> tuple[int, ...]:
+    """Return ``count`` different primes of ``bits`` bits together, or none."""
+    if -(-bits // count) > MAX_PRIME_BITS:
+        return ()
+    found: list[int] = []
+    for at in range(count):
+        size = (bits + at) // count if count == 2 else bits
+        below = found[-1] if found and found[-1].bit_length() == size else 0
+        one = largest_prime(size, degree, below)
+        if not one:
+            return ()
+        found.append(one)
+    return tuple(sorted(found, reverse=True))

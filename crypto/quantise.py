@@ -6,7 +6,7 @@ mean and, elementwise in float64, the same candidate to the bit (rule 4). Error 
 at most ``|A| * step / 2 / sum(w)`` where nothing was clipped.
 
 Counters (weights, row counts, tallies) travel before the values as limbs of ``value_bits`` bits, so that they add up
-without loss below 2**48. Everything works in blocks of ciphertexts: a vector is never held as integers whole.
+without loss below 2**48. Vectors are worked on in parts: none is held in float64 whole.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .planner import Plan
 ONE = 1 << 32  # weight 1.0 in fixed point
 COUNTER_LIMIT = 1 << 48
 CLIP_HEADROOM, CLIP_UP, CLIP_DOWN, CLIP_FLOOR = 32.0, 4.0, 16.0, 1e-9
-BLOCK_LANES = 1 << 17  # lanes worked on at a time
+BLOCK = 1 << 17  # values worked on at a time
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -68,84 +68,65 @@ def quantise(update: Update, weight: int, clip: float, value_bits: int) -> Ints:
     return np.clip(scaled, -top, top, out=scaled).astype(np.int64)
 
 
-def slot_blocks(given: Contribution, plan: Plan) -> Iterator[Ints]:
-    """Yield a contribution as plaintext rows ``int64[k, N]`` in [0, t), a block of ciphertexts at a time."""
-    shifts = np.arange(plan.limbs, dtype=np.int64) * plan.value_bits
-    limbs = np.array(given.counters, dtype=np.int64)[:, None] >> shifts & ((1 << plan.value_bits) - 1)
-    head = limbs.reshape(-1)
-    for lanes in _spans(given.lanes(plan), plan):
-        block = np.zeros(lanes.stop - lanes.start, dtype=np.int64)
-        front = head[lanes.start : lanes.stop]
-        block[: len(front)] = front
-        part = given.update[max(lanes.start - len(head), 0) : max(lanes.stop - len(head), 0)]
-        values = quantise(part, given.weight, given.clip, plan.value_bits)
-        block[len(front) : len(front) + len(values)] = values + plan.offset
-        yield rows_of(block, plan)
+def lanes_of(given: Contribution, plan: Plan) -> Ints:
+    """Return a contribution as lanes ``int64[m]``, each in [0, 2**value_bits): counters' limbs, then values."""
+    head = len(given.counters) * plan.limbs
+    out = np.empty(given.lanes(plan), dtype=np.int64)
+    limbs = np.array(given.counters, dtype=np.int64)[:, None] >> _shifts(plan) & ((1 << plan.value_bits) - 1)
+    out[:head] = limbs.reshape(-1)
+    for start in range(0, len(given.update), BLOCK):
+        part = quantise(given.update[start : start + BLOCK], given.weight, given.clip, plan.value_bits)
+        np.add(part, plan.offset, out=out[head + start : head + start + len(part)])
+    return out
 
 
-def rows_of(lanes: Ints, plan: Plan) -> Ints:
-    """Return lanes' contents (whole ciphertexts) as plaintext rows ``int64[k, N]``; no range check."""
-    cube = lanes.reshape(-1, plan.lanes, plan.degree)
-    rows = cube[:, 0].copy()
-    for lane in range(1, plan.lanes):
-        rows += cube[:, lane] << (plan.lane_bits * lane)
-    return rows
-
-
-def lanes_of(rows: Ints, plan: Plan) -> Ints:
-    """Return the lanes' contents of plaintext rows ``int64[k, N]``."""
-    mask = (1 << plan.lane_bits) - 1
-    cube = np.empty((len(rows), plan.lanes, plan.degree), dtype=np.int64)
-    for lane in range(plan.lanes):
-        cube[:, lane] = rows >> (plan.lane_bits * lane) & mask
-    return cube.reshape(-1)
+def _shifts(plan: Plan) -> Ints:
+    """Return by how much each limb of a counter is shifted."""
+    return np.arange(plan.limbs, dtype=np.int64) * plan.value_bits
 
 
 class OpenedSum:
     """The lane sums of an opened vector: counters at once, values block by block.
 
     Args:
-        rows: opened plaintext rows ``int64[k, N]``, blocks in order.
+        blocks: opened lane sums ``int64[k]``, in order.
         values: parameters of the update; 0 where only counters were summed.
         counters: how many.
         members: summands.
-        plan: the epoch's parameters.
+        plan: of the sum.
 
     Attributes:
         counters: their sums.
-        in_range: False once a lane or the padding held what honest members cannot add up to; final when all
-            values were read.
+        in_range: False once a lane held what honest members cannot add up to; final when all values were read.
     """
 
-    def __init__(self, rows: Iterator[Ints], values: int, counters: int, members: int, plan: Plan) -> None:
-        self._rows, self._plan, self._values, self._members = rows, plan, values, members
+    def __init__(self, blocks: Iterator[Ints], values: int, counters: int, members: int, plan: Plan) -> None:
+        self._blocks, self._plan, self._values, self._members = blocks, plan, values, members
         self._limit = members * ((1 << plan.value_bits) - 1)
         self.in_range = True
         head = counters * plan.limbs
         found: list[Ints] = []
         while sum(map(len, found)) < head:
-            found.append(lanes_of(next(rows), plan))
+            found.append(next(blocks))
         lanes = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
         limbs, self._rest = lanes[:head], lanes[head:]
         self._check(limbs)
-        shifts = np.arange(plan.limbs, dtype=np.int64) * plan.value_bits
-        self.counters = tuple((limbs.reshape(counters, plan.limbs) << shifts).sum(axis=1).tolist())
+        self.counters = tuple((limbs.reshape(counters, plan.limbs) << _shifts(plan)).sum(axis=1).tolist())
 
     def values(self) -> Iterator[tuple[int, Ints]]:
         """Yield (start, signed sums ``int64[k]``) of consecutive parts of the update; to be read to the end."""
         start, block = 0, self._rest
         while True:
-            wanted = self._values - start
-            part, padding = block[:wanted], block[wanted:]
+            part, beyond = block[: self._values - start], block[self._values - start :]
             self._check(part)
-            self.in_range = self.in_range and not padding.any()
+            self.in_range = self.in_range and not beyond.any()
             if len(part):
                 yield start, part - self._members * self._plan.offset
                 start += len(part)
-            following = next(self._rows, None)
+            following = next(self._blocks, None)
             if following is None:
                 return
-            block = lanes_of(following, self._plan)
+            block = following
 
     def finish(self) -> OpenedSum:
         """Read what is left, for its range; return self."""
@@ -179,15 +160,6 @@ def weight_of(rows: int, total: int) -> int:
     if not 0 < rows <= total:
         raise ValueError("a member's rows must lie within 1..total")
     return max(1, round(ONE * rows / total))
-
-
-def _spans(lanes: int, plan: Plan) -> Iterator[slice]:
-    """Yield the lanes of each block of whole ciphertexts; the last one is padded."""
-    chunk = plan.lanes * plan.degree
-    step = max(1, BLOCK_LANES // chunk) * chunk
-    whole = plan.chunks(lanes) * chunk
-    for start in range(0, whole, step):
-        yield slice(start, min(start + step, whole))
 
 
 def norm(update: Floats) -> float:

@@ -8,7 +8,7 @@ at most, the rest from wrapping 64-bit integers. Inside a transform values are s
 
 Layout: transforms run over the first axis, ``int64[N, B]``, B polynomials at a time; all else is row by row.
 
-Randomness is AES-256-CTR under a key from the operating system or from a label, never a numpy Generator. Nothing here
+Randomness is AES-256-CTR under a secret key or one from a label, never a numpy Generator. Nothing here
 runs in constant time: rejected draws, at least, show in the time that sampling takes.
 """
 
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -33,8 +32,7 @@ Floats = NDArray[np.float64]
 MAX_PRIME_BITS = 47
 CBD_COINS = 21  # as SEAL's error: the difference of 21 and 21 coin tosses, so at most 21
 BLOCK = 8  # polynomials transformed at a time
-_MASK = np.int64((1 << CBD_COINS) - 1)
-_TRITS = np.array([[v // 3**k % 3 - 1 for k in range(5)] for v in range(243)], dtype=np.int64)
+_MASK = np.uint64((1 << CBD_COINS) - 1)
 
 
 class Prime:
@@ -88,11 +86,6 @@ class Prime:
         factor %= self.modulus
         quotient = (x * (factor / self.modulus)).astype(np.int64)
         return self._settle(x * np.int64(factor) - quotient * self._p)
-
-    def dot(self, a: Ints, b: Ints) -> int:
-        """Return the inner product of ``int64[..., k]`` in [0, p) with k up to 2**15, mod p."""
-        sums: list[int] = self.mul(a, b).sum(axis=-1).reshape(-1).tolist()
-        return sum(sums) % self.modulus
 
     def ntt(self, x: Ints) -> Ints:
         """Return the evaluations of polynomials ``int64[N, B]`` with ``|x| <= p``, in [0, p)."""
@@ -156,62 +149,10 @@ class Prime:
         return whole, np.array([factor / self.modulus for factor in factors])[:, None]
 
 
-class Ring:
-    """Z_q[X] / (X^N + 1) for q = w p1 p2, and the way down from q to the wire modulus w.
-
-    Args:
-        wire: w, the prime in which residues travel.
-        dropped: p1, p2: what a residue loses on its way to the wire; their product is P.
-        degree: N.
-    """
-
-    def __init__(self, wire: int, dropped: tuple[int, int], degree: int) -> None:
-        self.degree, self.wire = degree, prime(wire, degree)
-        self.first, self.second = (prime(p, degree) for p in dropped)
-        self.primes = (self.wire, self.first, self.second)
-        self.product = dropped[0] * dropped[1]
-        self.halves = tuple((self.product // 2) % p.modulus for p in self.primes)
-        self._garner = pow(dropped[0], -1, dropped[1])
-        self._down, self._carry = pow(self.product, -1, wire), pow(dropped[1], -1, wire)
-
-    def transform(self, small: Ints) -> Ints:
-        """Return the evaluations ``int64[3, N]`` of one polynomial ``int64[N]`` with small coefficients."""
-        return np.stack([p.ntt(p.reduce(small)[:, None])[:, 0] for p in self.primes])
-
-    def times(self, key: Ints, label: bytes, chunks: range) -> list[Ints]:
-        """Return key times the public polynomials of these chunks, ``int64[B, N]`` for each prime.
-
-        Args:
-            key: evaluations ``int64[3, N]``.
-            label: what the public polynomials are expanded from (:func:`expand`).
-            chunks: which of them.
-        """
-        out = []
-        for p, factor in zip(self.primes, key, strict=True):
-            rows = np.empty((len(chunks), self.degree), dtype=np.int64)
-            for first in range(0, len(chunks), BLOCK):  # so that a transform stays in the cache
-                product = p.mul_about(expand(label, p, chunks[first : first + BLOCK]), factor)
-                rows[first : first + BLOCK] = p.intt(np.ascontiguousarray(product.T)).T
-            out.append(rows)
-        return out
-
-    def switch(self, residues: Sequence[Ints]) -> Ints:
-        """Return round(x / P) mod w of x mod q, given as ``int64[B, N]`` with ``|x| < 2**52`` for each prime."""
-        top, one, two = (p.reduce(x + h) for p, x, h in zip(self.primes, residues, self.halves, strict=True))
-        digit = self.second.scale(two - one, self._garner)  # x mod P = one + p1 digit
-        return self.wire.reduce(self.wire.scale(top - one, self._down) - self.wire.scale(digit, self._carry))
-
-
 @lru_cache(maxsize=64)
 def prime(modulus: int, degree: int) -> Prime:
     """Return the arithmetic of a prime, its tables made once."""
     return Prime(modulus, degree)
-
-
-@lru_cache(maxsize=64)
-def ring(wire: int, dropped: tuple[int, int], degree: int) -> Ring:
-    """Return a ring, made once."""
-    return Ring(wire, dropped, degree)
 
 
 class Stream:
@@ -224,11 +165,6 @@ class Stream:
 
     def __init__(self, key: bytes, start: int = 0) -> None:
         self._cipher = Cipher(AES(key), CTR(start.to_bytes(8, "big") + bytes(8))).encryptor()
-
-    @classmethod
-    def fresh(cls) -> Stream:
-        """Return a stream under a key from the operating system."""
-        return cls(os.urandom(32))
 
     def words(self, count: int) -> NDArray[np.uint64]:
         """Return the next ``count`` words, little-endian."""
@@ -243,26 +179,12 @@ class Stream:
             values[again] = (self.words(len(again)) >> shift).view(np.int64)
         return values
 
-    def ternary(self, count: int) -> Ints:
-        """Return ``int64[count]`` uniform in {-1, 0, 1}: bytes below 243 = 3**5 give five each."""
-        found = np.zeros((0, 5), dtype=np.int64)
-        while 5 * len(found) < count:
-            octets = self.words(count // 32 + 8).view(np.uint8)
-            found = np.concatenate([found, _TRITS[octets[octets < 243]]])
-        return found.reshape(-1)[:count]
-
     def error(self, shape: tuple[int, ...]) -> Ints:
         """Return centred binomial noise ``int64[shape]``, standard deviation sqrt(10.5), at most 21."""
-        words = self.words(math.prod(shape)).view(np.int64).reshape(shape)
-        heads, tails = (np.bitwise_count(w & _MASK).astype(np.int64) for w in (words, words >> np.int64(CBD_COINS)))
-        out: Ints = heads - tails
+        words = self.words(math.prod(shape)).reshape(shape)
+        heads, tails = (np.bitwise_count(w & _MASK).view(np.int8) for w in (words, words >> np.uint64(CBD_COINS)))
+        out: Ints = (heads - tails).astype(np.int64)
         return out
-
-
-def uniform_rows(key: bytes, p: Prime, chunks: range) -> Ints:
-    """Return ``int64[B, N]`` uniform mod p, one stream under ``key`` for each of these chunks."""
-    rows: Ints = np.stack([Stream(key, chunk).uniform(p.degree, p.modulus) for chunk in chunks])
-    return rows
 
 
 def expand(label: bytes, p: Prime, chunks: range) -> Ints:
@@ -271,7 +193,9 @@ def expand(label: bytes, p: Prime, chunks: range) -> Ints:
     The key is a SHA-256 of label and prime: whoever sends the label does not choose the polynomials.
     """
     named = canonical({"kind": "moonflower.expand.v1", "label": label.hex(), "prime": p.modulus})
-    return uniform_rows(hashlib.sha256(named).digest(), p, chunks)
+    key = hashlib.sha256(named).digest()
+    rows: Ints = np.stack([Stream(key, chunk).uniform(p.degree, p.modulus) for chunk in chunks])
+    return rows
 
 
 def _root(modulus: int, degree: int) -> int:

@@ -1,98 +1,342 @@
-"""A sealed vector, made and opened by members: blocks of plaintext in, body and tags out, and the way back.
+"""Sealing under one-time keys, and opening only the sum of the keys.
 
-Body: the seeds of all ciphertexts, 64 bytes each, then their residues, bit-packed. The header signs the digest of
-the body, the digest of the seeds (openers get only these and the sum of the residues) and the tags.
+    seal   c_i = A k_i + t e_i + m_i   mod q        a member, once; k_i is forgotten when it has answered
+    add    C   = sum of c_i                         the coordinator, no key
+    open   X   = C - A K + 21 n t,  K = sum of k_i; M = X mod t, E = X div t - 21 n; |E| <= 21 n and zeros, or refused
+
+A is public, from the context. Keys and errors are centred binomial, never ternary: a sum of two ternary keys gives a
+fifth of each away. k_i is for one context and one vector: with it twice, the difference of two vectors is open at once.
+Whoever holds C and K learns M and E, and no more about the summands.
+
+Nothing here runs in constant time; a key lives for one seal.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from ..errors import Refused
 from . import bits
-from .mac import Mac
-from .planner import SEED_BYTES, Plan
-from .quantise import BLOCK_LANES, Ints
+from .planner import BOUND, Plan
+from .ring import BLOCK, Ints, Prime, Stream, expand, prime
 
 Words = NDArray[np.uint64]
-
-
-class Key(Protocol):
-    """What can seal and open: ``crypto.secret.SecretKey``, and in tests a key that encrypts nothing."""
-
-    def seal(self, rows: Ints) -> tuple[Words, NDArray[np.uint8]]:
-        """Return residues ``uint64[k, N]`` and seeds ``uint8[k, 64]``."""
-
-    def open(self, totals: Words, seeds: list[NDArray[np.uint8]]) -> Ints:
-        """Return the sums ``int64[k, N]`` modulo t."""
+SEED_BYTES = 32
+_GROUP_BITS = 45  # of lanes in one word; an error above them stays below 2**50
+_KEY, _ERRORS, _MASK = b"moonflower.v2.key", b"moonflower.v2.errors", b"moonflower.v2.mask"
 
 
 @dataclass(frozen=True)
-class SealedVector:
-    """A member's vector, ready for its envelope."""
+class Secrets:
+    """Everything random of one seal, from one seed. Its ``repr`` shows nothing of it.
 
-    body: bytes
-    seeds: str
-    tags: tuple[int, ...]
+    Attributes:
+        seed: 32 bytes; whoever has it has the vector.
+    """
+
+    seed: bytes = field(repr=False)
+
+    @classmethod
+    def fresh(cls, random: bytes, node_secret: bytes, context: str, vector: bytes) -> Secrets:
+        """Return secrets for one vector in one context.
+
+        Args:
+            random: from the operating system, 32 bytes or more.
+            node_secret: the node's own, so that a repeated generator of a restored machine does no harm.
+            context: digest of the RoundContext.
+            vector: SHA-256 of what is sealed.
+        """
+        for what, given in (("randomness", random), ("node secret", node_secret), ("digest of the vector", vector)):
+            if len(given) < SEED_BYTES:
+                raise ValueError(f"{what} of {len(given)} bytes; expected {SEED_BYTES} or more")
+        given = b"".join(len(part).to_bytes(4, "big") + part for part in (random, node_secret))
+        info = b"moonflower.v2.seal" + bytes.fromhex(context) + vector
+        return cls(HKDF(SHA256(), SEED_BYTES, None, info).derive(given))
+
+    def key(self, plan: Plan) -> Ints:
+        """Return the one-time key, ``int64[N]``, at most 21."""
+        return Stream(self._derived(_KEY)).error((plan.degree,))
+
+    def errors(self, plan: Plan, chunks: range) -> Ints:
+        """Return the errors of some chunks, ``int64[B, N]``, at most 21."""
+        key = self._derived(_ERRORS)
+        return np.stack([Stream(key, chunk).error((plan.degree,)) for chunk in chunks])
+
+    @property
+    def mask_key(self) -> bytes:
+        """The private half of the one-time mask key (X25519), 32 bytes."""
+        return self._derived(_MASK)
+
+    def _derived(self, info: bytes) -> bytes:
+        return HKDF(SHA256(), SEED_BYTES, None, info).derive(self.seed)
 
 
-def seal(key: Key, mac: Mac, member: str, blocks: Iterable[Ints], lanes: int, plan: Plan) -> SealedVector:
-    """Return the sealed vector of plaintext ``blocks`` that hold ``lanes`` lanes in all."""
-    chunks = plan.chunks(lanes)
-    body = bytearray(plan.body_bytes(lanes))
-    done = 0
+def seal(plan: Plan, context: str, secrets: Secrets, lanes: Ints) -> bytes:
+    """Return a sealed vector: residues of the coefficients in use and of the zeros, a prime after the other.
 
-    def residues() -> Iterator[Words]:
-        nonlocal done
-        for rows in blocks:
-            words, seeds = key.seal(rows)
-            body[done * SEED_BYTES : (done + len(rows)) * SEED_BYTES] = seeds.tobytes()
-            start = chunks * SEED_BYTES + done * plan.chunk_bytes
-            body[start : start + len(rows) * plan.chunk_bytes] = bits.pack(words, plan.modulus_bits).tobytes()
-            done += len(rows)
-            yield words.reshape(-1)
-
-    tags = tuple(mac.tag(member, residues()))
-    digest = hashlib.sha256(memoryview(body)[: chunks * SEED_BYTES]).hexdigest()
-    return SealedVector(bytes(body), digest, tags)
-
-
-def check_total(mac: Mac, tags: Mapping[str, list[int]], total: bytes, lanes: int, plan: Plan) -> None:
-    """Check that a total is exactly the sum of what these members sealed.
+    Args:
+        plan: of the sum.
+        context: digest of the RoundContext, 64 hex digits: A comes from it.
+        secrets: of this vector and context, never used before.
+        lanes: contents ``int64[m]``, each in ``[0, 2**value_bits)``.
 
     Raises:
-        Refused: ``open.set``: of another size, or more members than planned; ``envelope.tag``.
+        ValueError: a lane holds what it cannot.
     """
-    if len(total) != plan.chunks(lanes) * plan.chunk_bytes or len(tags) > plan.max_members:
-        raise Refused("open.set", f"a total of {len(total)} bytes over {len(tags)} members is not what was planned")
-    if not mac.verify(tags, (block.reshape(-1) for _, block in _blocks(total, plan))):
-        raise Refused("envelope.tag", "the total is not the sum of exactly these members' envelopes")
+    if lanes.size and not (int(lanes.min()) >= 0 and int(lanes.max()) < 1 << plan.value_bits):
+        raise ValueError(f"a lane holds a number outside 0..2**{plan.value_bits} - 1")
+    work = _Work(plan, context, len(lanes))
+    key = secrets.key(plan)
+    out = [np.empty(work.travelling, dtype=np.uint64) for _ in plan.primes]
+    keys = [p.ntt(p.reduce(key)[:, None])[:, 0] for p in work.rings]
+    for chunks in work.blocks():
+        parts = _noisy(plan, _groups(plan, lanes, chunks), secrets.errors(plan, chunks))
+        for p, key_hat, residues in zip(work.rings, keys, out, strict=True):
+            rows = parts[-1]
+            for part in parts[-2::-1]:
+                rows = p.scale(rows, 1 << _group(plan)[1]) + part
+            work.take(chunks, p.reduce(rows + work.products(p, key_hat, chunks)), residues)
+    return _packed(plan, out)
 
 
-def open_total(key: Key, total: bytes, seeds: Mapping[str, bytes], lanes: int, plan: Plan) -> Iterator[Ints]:
-    """Yield the opened plaintext rows of a total that :func:`check_total` accepted, block by block.
+def _packed(plan: Plan, residues: Iterable[Words]) -> bytes:
+    """Return the wire form of residues ``uint64[c]`` for each prime."""
+    rows = zip(residues, plan.primes, strict=True)
+    return b"".join(bits.pack(one[None], p.bit_length()).tobytes() for one, p in rows)
+
+
+def residues_of(plan: Plan, body: bytes | memoryview, lanes: int) -> list[Words]:
+    """Return the residues of a sealed vector or total, ``uint64[c]`` for each prime.
 
     Raises:
-        Refused: ``open.set``: seeds of the wrong length.
+        Refused: ``envelope.malformed``: wrong length, or a residue that is not below its prime.
     """
-    chunks = plan.chunks(lanes)
-    if any(len(seed) != chunks * SEED_BYTES for seed in seeds.values()):
-        raise Refused("open.set", "a member's seeds are not as many as the ciphertexts")
-    tables = [np.frombuffer(seed, np.uint8).reshape(chunks, SEED_BYTES) for seed in seeds.values()]
-    for first, block in _blocks(total, plan):
-        yield key.open(block, [table[first : first + len(block)] for table in tables])
+    if len(body) != plan.body_bytes(lanes):
+        raise Refused("envelope.malformed", f"a body of {len(body)} bytes, expected {plan.body_bytes(lanes)}")
+    count, start, found = plan.travelling(lanes), 0, []
+    for modulus in plan.primes:
+        size = count * modulus.bit_length() // 8
+        packed = np.frombuffer(body, np.uint8, size, start)[None]
+        residues = bits.unpack(packed, count, modulus.bit_length())[0]
+        if residues.size and int(residues.max()) >= modulus:
+            raise Refused("envelope.malformed", "a residue is not below its prime")
+        found.append(residues)
+        start += size
+    return found
 
 
-def _blocks(total: bytes, plan: Plan) -> Iterator[tuple[int, Words]]:
-    """Yield (first ciphertext, residues ``uint64[k, N]``) of each block of a total, reduced mod q."""
-    step = max(1, BLOCK_LANES // (plan.lanes * plan.degree))
-    packed = np.frombuffer(total, np.uint8).reshape(-1, plan.chunk_bytes)
-    for first in range(0, len(packed), step):
-        block = bits.unpack(packed[first : first + step], plan.degree, plan.modulus_bits)
-        yield first, block % np.uint64(plan.modulus)
+class Sum:
+    """A running sum of sealed vectors; the coordinator needs no key for it.
+
+    Attributes:
+        body_bytes: length of every body that can be added.
+        count: summands so far.
+    """
+
+    def __init__(self, plan: Plan, lanes: int) -> None:
+        self._plan, self._lanes = plan, lanes
+        self.body_bytes, self.count = plan.body_bytes(lanes), 0
+        self._totals = [np.zeros(plan.travelling(lanes), dtype=np.uint64) for _ in plan.primes]
+
+    def add(self, body: bytes | memoryview) -> None:
+        """Add a body, all of it or nothing; sums of 1024 residues below 2**47 fit 64 bits unreduced.
+
+        Raises:
+            Refused: ``envelope.malformed``; ``envelope.params``: more summands than planned.
+        """
+        if self.count >= self._plan.members:
+            raise Refused("envelope.params", f"the sum is planned for {self._plan.members} members")
+        for total, residues in zip(self._totals, residues_of(self._plan, body, self._lanes), strict=True):
+            total += residues
+        self.count += 1
+
+    def dump(self) -> bytes:
+        """Return the total, in the form of a sealed vector."""
+        reduced = (total % np.uint64(p) for total, p in zip(self._totals, self._plan.primes, strict=True))
+        return _packed(self._plan, reduced)
+
+
+def open_total(plan: Plan, context: str, key_sum: Ints, total: bytes, lanes: int) -> Iterator[Ints]:
+    """Return the sums of lanes, ``int64`` blocks in order, once every coefficient of the total has passed its checks.
+
+    Args:
+        plan: of the sum.
+        context: digest of the RoundContext.
+        key_sum: K, ``int64[N]``.
+        total: as :meth:`Sum.dump` makes it.
+        lanes: of each vector.
+
+    Raises:
+        Refused: ``envelope.malformed``; ``open.key``: K is not the sum of the keys, or the total not that of vectors.
+    """
+    if key_sum.shape != (plan.degree,) or int(np.abs(key_sum).max()) > BOUND * plan.members:
+        raise Refused("open.key", "the sum of keys is larger than so many keys can make it")
+    residues = residues_of(plan, total, lanes)
+    work = _Work(plan, context, lanes)
+    keys = [p.ntt(p.reduce(key_sum)[:, None])[:, 0] for p in work.rings]
+    shift = BOUND * plan.members << plan.plain_bits
+    opened: list[Words | NDArray[np.uint32]] = []
+    for chunks in work.blocks():
+        parts = []
+        for p, key_hat, rows in zip(work.rings, keys, residues, strict=True):
+            x = work.place(chunks, rows) - work.products(p, key_hat, chunks) + np.int64(shift % p.modulus)
+            parts.append(p.reduce(x)[work.used(chunks)])
+        high, low = _joined(work.rings, parts)
+        found, noise = _split(plan, high, low)
+        if int(noise.max(initial=0)) > 2 * BOUND * plan.members:
+            raise Refused("open.key", "the noise of the opened sum is larger than so many errors can make it")
+        data = work.data(chunks)
+        if found[data:].any():
+            raise Refused("open.key", "a coefficient that must be zero is not")
+        count = min(lanes - chunks.start * plan.degree * plan.lanes, data * plan.lanes)
+        opened += _lanes(found[:data], count, np.uint32 if plan.lane_bits <= 32 else np.uint64)
+    return (block.astype(np.int64) for block in opened)
+
+
+class _Work:
+    """Which coefficients travel, and where they lie in ring elements."""
+
+    def __init__(self, plan: Plan, context: str, lanes: int) -> None:
+        self.plan, self._label = plan, bytes.fromhex(context)
+        self.rings = [prime(p, plan.degree) for p in plan.primes]
+        self._chunks, self._data = plan.chunks(lanes), plan.coefficients(lanes)
+        self.travelling = plan.travelling(lanes)
+
+    def blocks(self) -> Iterator[range]:
+        """Yield the chunks that are worked on together, so that a transform stays in the cache."""
+        for first in range(0, self._chunks, BLOCK):
+            yield range(first, min(first + BLOCK, self._chunks))
+
+    def products(self, p: Prime, key_hat: Ints, chunks: range) -> Ints:
+        """Return A k of these chunks, ``int64[B, N]`` in [0, p)."""
+        product = p.mul_about(expand(self._label, p, chunks), key_hat)
+        return np.ascontiguousarray(p.intt(np.ascontiguousarray(product.T)).T)
+
+    def _spans(self, chunks: range) -> Iterator[tuple[slice, slice]]:
+        """Yield (place in the block's coefficients, place among those that travel): data, then zeros."""
+        degree = self.plan.degree
+        first, stop = chunks.start * degree, chunks.stop * degree
+        data = min(self._data, stop) - first
+        if data > 0:
+            yield slice(0, data), slice(first, first + data)
+        beyond = self._chunks * degree - (self.travelling - self._data)
+        if stop > beyond:
+            begin = max(first, beyond)
+            at = self._data + begin - beyond
+            yield slice(begin - first, stop - first), slice(at, at + stop - begin)
+
+    def take(self, chunks: range, rows: Ints, residues: Words) -> None:
+        """Take what travels of a block."""
+        flat = rows.reshape(-1)
+        for here, there in self._spans(chunks):
+            residues[there] = flat[here]
+
+    def place(self, chunks: range, residues: Words) -> Ints:
+        """Return a block with what travelled in its place."""
+        flat = np.zeros(len(chunks) * self.plan.degree, dtype=np.int64)
+        for here, there in self._spans(chunks):
+            flat[here] = residues[there]
+        return flat.reshape(len(chunks), -1)
+
+    def used(self, chunks: range) -> tuple[Ints, Ints]:
+        """Return the index of what travelled in a block, data first."""
+        at = np.concatenate([np.arange(here.start, here.stop) for here, _ in self._spans(chunks)])
+        rows, columns = np.divmod(at, self.plan.degree)
+        return rows, columns
+
+    def data(self, chunks: range) -> int:
+        """Return how many of a block's coefficients hold data."""
+        return max(0, min(self._data, chunks.stop * self.plan.degree) - chunks.start * self.plan.degree)
+
+
+def _group(plan: Plan) -> tuple[int, int]:
+    """Return how many lanes are put together in 64-bit words, so that errors fit above them, and their bits."""
+    count = min(plan.lanes, _GROUP_BITS // plan.lane_bits)
+    return count, count * plan.lane_bits
+
+
+def _groups(plan: Plan, lanes: Ints, chunks: range) -> list[Ints]:
+    """Return the plaintext of these chunks as groups of lanes ``int64[coefficients]``, the lowest first."""
+    size, (together, _) = plan.degree * plan.lanes, _group(plan)
+    part = lanes[chunks.start * size : chunks.stop * size]
+    table = np.zeros((plan.coefficients(len(part)), plan.lanes), dtype=np.int64)
+    table.reshape(-1)[: len(part)] = part
+    groups = []
+    for first in range(0, plan.lanes, together):
+        group = table[:, first].copy()
+        for at in range(1, min(together, plan.lanes - first)):
+            group += table[:, first + at] << (at * plan.lane_bits)
+        groups.append(group)
+    return groups
+
+
+def _noisy(plan: Plan, groups: Sequence[Ints], errors: Ints) -> list[Ints]:
+    """Return t e + m of some chunks in groups ``int64[B, N]``, the lowest first: errors lie above the last lane."""
+    top = errors << (plan.plain_bits - (len(groups) - 1) * _group(plan)[1])
+    top.reshape(-1)[: len(groups[-1])] += groups[-1]
+    found = []
+    for group in groups[:-1]:
+        whole = np.zeros_like(errors)
+        whole.reshape(-1)[: len(group)] = group
+        found.append(whole)
+    return [*found, top]
+
+
+def _joined(rings: Sequence[Prime], parts: Sequence[Ints]) -> tuple[Words, Words]:
+    """Return integers below q from their residues, as upper and lower 64 bits."""
+    if len(rings) == 1:
+        return np.zeros(len(parts[0]), dtype=np.uint64), parts[0].view(np.uint64)
+    first, second = rings
+    inverse = pow(first.modulus, -1, second.modulus)
+    digit = second.scale(second.reduce(parts[1] - parts[0]), inverse).view(np.uint64)
+    p, low = np.uint64(first.modulus), np.uint64((1 << 24) - 1)
+    shift, half = np.uint64(24), np.uint64(16)
+    a, b, c, d = p >> shift, p & low, digit >> shift, digit & low
+    upper = (a * c + ((a * d + b * c + (b * d >> shift)) >> shift)) >> half
+    product = p * digit  # modulo 2**64
+    whole = product + parts[0].view(np.uint64)
+    return upper + (whole < product), whole
+
+
+def _split(plan: Plan, high: Words, low: Words) -> tuple[Words, Words]:
+    """Return the lanes' contents ``uint64[c, L]`` and E + 21 n of integers below q."""
+    found = np.empty((len(low), plan.lanes), dtype=np.uint64)
+    mask = np.uint64((1 << plan.lane_bits) - 1)
+    for lane in range(plan.lanes):
+        found[:, lane] = _shifted(high, low, lane * plan.lane_bits) & mask
+    return found, _shifted(high, low, plan.plain_bits)
+
+
+def _shifted(high: Words, low: Words, by: int) -> Words:
+    """Return the lower 64 bits of 128-bit integers shifted right."""
+    if by == 0:
+        return low
+    if by >= 64:
+        return high >> np.uint64(by - 64)
+    out: Words = (high << np.uint64(64 - by)) | (low >> np.uint64(by))
+    return out
+
+
+def _lanes(found: Words, count: int, kind: type[np.uint32 | np.uint64]) -> list[Any]:
+    """Return the lanes of a block, of a kind that holds them, without the last coefficient's padding.
+
+    Raises:
+        Refused: ``open.key``: the padding holds something.
+    """
+    flat = found.reshape(-1)
+    if flat[max(count, 0) :].any():
+        raise Refused("open.key", "a lane that must be empty is not")
+    return [flat[:count].astype(kind)] if count > 0 else []
+
+
+def digest_of(lanes: Ints) -> bytes:
+    """Return the SHA-256 of a vector's lanes in 32 bits each, for :meth:`Secrets.fresh`."""
+    return hashlib.sha256(lanes.astype("<u4").data).digest()

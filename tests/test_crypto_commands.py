@@ -12,6 +12,7 @@ from moonflower.bench.row import CLIP
 from moonflower.cli.bench import bench as bench_command
 from moonflower.cli.crypto import crypto
 from moonflower.crypto import planner
+from moonflower.crypto.answer_plan import answer_plan
 from moonflower.errors import InputError
 from typer.testing import CliRunner
 
@@ -20,15 +21,20 @@ def test_the_plan_is_the_planners() -> None:
     done = CliRunner().invoke(crypto, ["plan", "--members", "16", "--params", "1000000", "--json"])
     row, found = json.loads(done.stdout), planner.plan(16, 16, 1_000_000)
     assert (row["modulus"], row["degree"], row["lanes"]) == (found.modulus, found.degree, found.lanes)
-    assert row["bytes_per_param"] < 3.9
+    assert (row["zeros"], row["body_bytes"]) == (found.zeros, found.body_bytes(1_000_000 + found.limbs))
+    answer = answer_plan(found)
+    assert row["upload_bytes"] == row["body_bytes"] + answer.body_bytes
+    assert row["download_bytes"] == row["body_bytes"] + answer.total_bytes + 16 * answer.seed_bytes
+    assert row["bytes_per_param"] < 2.88
 
 
 def test_the_table_says_against_whom() -> None:
-    done = CliRunner().invoke(crypto, ["plan", "--members", "5"], env={"COLUMNS": "120"})
+    done = CliRunner().invoke(crypto, ["plan", "--members", "5"], env={"COLUMNS": "140"})
     assert done.exit_code == 0
     said = " ".join(done.stdout.split())
-    assert "any one member with the coordinator: nothing" in said
-    assert "a coordinator that does not: any sum but the exact one is refused (2^-96); but two sums" in said
+    assert "nobody holds a key that opens one member's values" in said
+    assert "the coordinator and all members but two: learn the sum of the last two, and no more" in said
+    assert "experimental until somebody outside the project has reviewed it" in said
     assert " 5 " in done.stdout
 
 
@@ -37,14 +43,22 @@ def test_a_missing_interpreter_is_bad_input(tmp_path: Path) -> None:
         bench_command(nvflare_python=tmp_path / "python")
 
 
-def test_our_row_is_exact_and_counts_the_whole_envelope() -> None:
-    row = ours(20_000, 1)
-    plan = planner.plan(16, 16, 20_000)
-    body = plan.body_bytes(20_000 + plan.limbs)
+@pytest.mark.parametrize("members", [4, 16])
+def test_our_row_is_exact_and_counts_all_that_a_member_sends(members: int) -> None:
+    row = ours(20_000, 1, members=members)
+    plan = planner.plan(members, 16, 20_003)
+    sent = plan.body_bytes(20_000 + plan.limbs) + answer_plan(plan).body_bytes
     assert row["exact"] is True
-    assert body + 400 < row["up_bytes_per_param"] * 20_000 < body + 1500, "header and signature are counted"
+    assert sent + 1000 < row["up_bytes_per_param"] * 20_000 < sent + 2500, "headers and signatures are counted"
+    assert row["sig_bytes"] > members * 192
+    assert row["answer_s"] > 0
     step = CLIP / 32767
-    assert row["max_error"] <= 16 * step / 2 * 1.001
+    assert row["max_error"] <= members * step / 2 * 1.001
+
+
+def test_many_members_with_many_parameters_are_not_measured() -> None:
+    with pytest.raises(ValueError, match="too long"):
+        ours(1_000_001, 1, members=64)
 
 
 @pytest.mark.slow
@@ -53,7 +67,8 @@ def test_a_bench_gives_every_row_or_says_why_not() -> None:
     named = {row["scheme"] for row in result["rows"]} | {item["scheme"] for item in result["skipped"]}
     assert named == {*measure.SCHEMES, "NVFLARE HE"}
     fields = {"scheme", "params", "tensors", "seal_s", "add_s", "open_s", "exact", "max_error", "peak_mb"}
-    assert all(fields | {"up_bytes_per_param", "down_bytes_per_param"} == row.keys() for row in result["rows"])
+    fields |= {"up_bytes_per_param", "down_bytes_per_param", "answer_s", "sig_bytes"}
+    assert all(fields == row.keys() for row in result["rows"])
     text = measure.markdown(result)
     assert "20,000 parameters in 4 tensors" in text
     assert all(f"| {row['scheme']} |" in text for row in result["rows"])

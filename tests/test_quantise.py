@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from moonflower.crypto.planner import Plan, plan
 from moonflower.crypto.quantise import (
-    BLOCK_LANES,
+    BLOCK,
     CLIP_FLOOR,
     COUNTER_LIMIT,
     ONE,
@@ -18,25 +18,32 @@ from moonflower.crypto.quantise import (
     Ints,
     OpenedSum,
     apply_mean,
+    lanes_of,
     mean,
     next_clip,
     quantise,
-    rows_of,
-    slot_blocks,
     weight_of,
 )
 
 SETS = [(2, 16), (4, 16), (16, 16), (16, 9), (64, 14), (1024, 4), (3, 24)]
 
 
-def total(given_: Sequence[Contribution], found: Plan) -> list[Ints]:
-    return [sum(blocks) for blocks in zip(*(slot_blocks(one, found) for one in given_), strict=True)]
+def total(given_: Sequence[Contribution], found: Plan) -> Ints:
+    return np.sum([lanes_of(one, found) for one in given_], axis=0)
 
 
-def read(rows: list[Ints], values: int, counters: int, members: int, found: Plan) -> tuple[OpenedSum, Ints]:
-    opened = OpenedSum(iter(rows), values, counters, members, found)
-    parts = [part for _, part in opened.values()]
-    return opened, np.concatenate([np.zeros(0, dtype=np.int64), *parts])
+def read(lanes: Ints, values: int, counters: int, members: int, found: Plan) -> tuple[OpenedSum, Ints]:
+    """In blocks of a size that fits nothing, as an opening yields them."""
+    blocks = (lanes[start : start + 1000] for start in range(0, len(lanes), 1000))
+    opened = OpenedSum(blocks, values, counters, members, found)
+    found_ = np.zeros(values, dtype=np.int64)
+    end = 0
+    for start, part in opened.values():
+        assert start == end, "out of order"
+        end = start + len(part)
+        found_[start:end] = part
+    assert end == values or not opened.in_range
+    return opened, found_
 
 
 @given(st.sampled_from(SETS), st.integers(0, 2**32), st.integers(0, 9000), st.integers(1, 40))
@@ -47,20 +54,28 @@ def test_opened_lanes_are_the_integer_sums(set_: tuple[int, int], seed: int, val
     tallies = rng.integers(0, COUNTER_LIMIT // 1024, (count, counters))
     updates = rng.normal(0, 1, (count, values)).astype(np.float32)
     given_ = [Contribution(tuple(t.tolist()), u, ONE // count, 2.0) for t, u in zip(tallies, updates, strict=True)]
-    rows = total(given_, found)
-    assert all((block >= 0).all() and (block < found.plain_modulus).all() for block in rows)
-    opened, sums = read(rows, values, counters, count, found)
+    for one in given_:
+        lanes = lanes_of(one, found)
+        assert lanes.shape == (one.lanes(found),)
+        assert lanes.dtype == np.int64
+        assert (lanes >= 0).all()
+        assert (lanes < 1 << bits).all()
+    opened, sums = read(total(given_, found), values, counters, count, found)
     assert opened.in_range
     assert opened.counters == tuple(tallies.sum(axis=0).tolist())
     assert (sums == sum(quantise(u, ONE // count, 2.0, bits) for u in updates)).all()
 
 
-def test_a_vector_of_many_blocks_comes_back_in_order() -> None:
-    found, values = plan(4, 16, 10**6), 3 * BLOCK_LANES + 17
+def test_counters_come_first_as_limbs_then_values_with_their_offset() -> None:
+    found = plan(4, 16, 10)
+    lanes = lanes_of(Contribution((0x1234_5678_9ABC,), np.array([0.0, 1.0, -1.0], dtype=np.float32)), found)
+    assert lanes.tolist() == [0x9ABC, 0x5678, 0x1234, 32768, 32768 + 32767, 32768 - 32767]
+
+
+def test_a_vector_of_many_parts_comes_back_in_order() -> None:
+    found, values = plan(4, 16, 10**6), 3 * BLOCK + 17
     update = np.linspace(-1, 1, values, dtype=np.float32)
-    rows = list(slot_blocks(Contribution((5,), update, ONE, 1.0), found))
-    assert len(rows) > 3
-    opened, sums = read(rows, values, 1, 1, found)
+    opened, sums = read(lanes_of(Contribution((5,), update, ONE, 1.0), found), values, 1, 1, found)
     assert opened.counters == (5,)
     assert (sums == quantise(update, ONE, 1.0, 16)).all()
 
@@ -71,23 +86,29 @@ def test_the_largest_sum_of_all_members_stays_exact(set_: tuple[int, int]) -> No
     found, top = plan(members, bits, 5000), (1 << (bits - 1)) - 1
     for sign in (1, -1):
         update = np.full(5000, sign, dtype=np.float32)
-        rows = [found.max_members * block for block in slot_blocks(Contribution((2**38 - 1,), update), found)]
-        opened, sums = read(rows, 5000, 1, found.max_members, found)
+        lanes = members * lanes_of(Contribution((2**38 - 1,), update), found)
+        opened, sums = read(lanes, 5000, 1, members, found)
         assert opened.in_range
-        assert (sums == found.max_members * sign * top).all()
-        assert opened.counters == (found.max_members * (2**38 - 1),)
+        assert (sums == members * sign * top).all()
+        assert opened.counters == (members * (2**38 - 1),)
 
 
 def test_lanes_beyond_their_range_are_noticed() -> None:
     found = plan(4, 16, 100)
     honest = total([Contribution((1,), np.zeros(100, dtype=np.float32))] * 3, found)
-    full = np.full(honest[0].size * found.lanes, 1 << (found.lane_bits - 1), dtype=np.int64)
-    hostile = [honest[0] + rows_of(full, found)]
-    assert not read(hostile, 100, 1, 4, found)[0].in_range
-    padding = [honest[0].copy()]
-    padding[0][0, -1] += 1
-    assert not read(padding, 100, 1, 3, found)[0].in_range
     assert read(honest, 100, 1, 3, found)[0].in_range
+    for at in (0, 50, len(honest) - 1):
+        hostile = honest.copy()
+        hostile[at] = 3 * 65535 + 1
+        assert not read(hostile, 100, 1, 3, found)[0].in_range
+    assert not read(np.append(honest, 1), 100, 1, 3, found)[0].in_range, "more than was summed"
+    assert read(honest, 100, 1, 3, found)[0].finish().in_range
+
+
+def test_a_sum_of_counters_alone_has_no_values() -> None:
+    found = plan(4, 16, 6)
+    opened, sums = read(total([Contribution((7, 1 << 40))] * 4, found), 0, 2, 4, found)
+    assert (opened.in_range, opened.counters, len(sums)) == (True, (28, 1 << 42), 0)
 
 
 @given(

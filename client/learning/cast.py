@@ -39,6 +39,10 @@ class Cast:
         """Member names, sorted."""
         return tuple(sorted(self.splits))
 
+    def secret(self, name: str) -> NodeSecret:
+        """Return a member's practice secret."""
+        return NodeSecret.for_practice(self.settings.training.seed, name)
+
     def learner(self, name: str, rows: Split) -> TorchLearner:
         """Return a fresh learner of these rows."""
         task = load_task(self.settings.task.ref, self.settings.task.options)

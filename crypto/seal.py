@@ -1,4 +1,4 @@
-"""SEAL, through ``tenseal.sealapi``: an epoch's key, sealing and opening. Members import this; the server must not.
+"""SEAL, through ``tenseal.sealapi``: the key under which answers travel. Members import this; the server must not.
 
 A ciphertext is SEAL's symmetric BFV encryption of a polynomial of N integers below t (no batching: sums need
 none), with a 64-byte seed in place of its second polynomial. On the wire only seeds and residues travel; SEAL's own
@@ -24,42 +24,38 @@ import tenseal.sealapi as seal
 import zstandard
 from numpy.typing import NDArray
 
-from ...errors import Refused
-from .. import bits
-from ..planner import SEED_BYTES, Plan
+from .answer_plan import SEED_BYTES, AnswerPlan
 
 Words = NDArray[np.uint64]
+Bytes = NDArray[np.uint8]
 BLAKE2XB = 1  # SEAL's PRNG for seeds
 _HEADER, _META = 16, 73
 _MAX_OBJECT = 1 << 22
 _PLAIN_META = 48
 
 
-class SecretKey:
-    """An epoch's key in SEAL, ready to seal and to open.
+class SealKey:
+    """A secret key in SEAL, ready to encrypt and to decrypt sums.
 
     Args:
-        plan: the epoch's parameters.
-        key: what :func:`generate` returned.
-
-    Raises:
-        Refused: ``circle.card``: not a key of these parameters.
+        plan: its parameters.
+        key: ``uint64[N]`` below q, in SEAL's number-theoretic order.
     """
 
-    def __init__(self, plan: Plan, key: bytes) -> None:
-        self.plan = plan
+    def __init__(self, plan: AnswerPlan, key: Words) -> None:
+        self._degree = plan.degree
         self._seal = _Seal(plan)
-        self._key = self._load_key(key)
-        self._encryptor = seal.Encryptor(self._seal.context, self._key)
-        self._decryptor = seal.Decryptor(self._seal.context, self._key)
+        loaded = self._seal.load(seal.SecretKey(), self._seal.key_meta, key.astype("<u8").tobytes(), plan.degree)
+        self._encryptor = seal.Encryptor(self._seal.context, loaded)
+        self._decryptor = seal.Decryptor(self._seal.context, loaded)
 
-    def seal(self, rows: NDArray[np.int64]) -> tuple[Words, NDArray[np.uint8]]:
+    def encrypt(self, rows: NDArray[np.int64]) -> tuple[Words, Bytes]:
         """Encrypt ``rows`` ``int64[k, N]``, each in [0, t).
 
         Returns:
             First polynomials ``uint64[k, N]`` below q, and seeds of the second ones, ``uint8[k, 64]``.
         """
-        n = self.plan.degree
+        n = self._degree
         residues = np.empty((len(rows), n), dtype=np.uint64)
         seeds = np.empty((len(rows), SEED_BYTES), dtype=np.uint8)
         for i, row in enumerate(rows):
@@ -72,7 +68,7 @@ class SecretKey:
             seeds[i] = np.frombuffer(raw, np.uint8, SEED_BYTES, len(raw) - SEED_BYTES)
         return residues, seeds
 
-    def open(self, totals: Words, seeds: Sequence[NDArray[np.uint8]]) -> NDArray[np.int64]:
+    def decrypt(self, totals: Words, seeds: Sequence[Bytes]) -> NDArray[np.int64]:
         """Decrypt a sum.
 
         Args:
@@ -82,14 +78,9 @@ class SecretKey:
         Returns:
             ``int64[k, N]``, the sums modulo t.
         """
-        n = self.plan.degree
         out = np.zeros(totals.shape, dtype=np.int64)
-        nothing = np.zeros(n, dtype="<u8").tobytes()
         for i, total in enumerate(totals):
-            first = total.astype("<u8").tobytes()
-            whole = self._seal.seeded(first, seeds[0][i].tobytes())
-            for member in seeds[1:]:
-                self._seal.evaluator.add_inplace(whole, self._seal.seeded(nothing, member[i].tobytes()))
+            whole = self._seal.summed(total.astype("<u8").tobytes(), [one[i].tobytes() for one in seeds])
             plain = seal.Plaintext()
             self._decryptor.decrypt(whole, plain)
             raw = self._seal.save(plain)
@@ -97,29 +88,18 @@ class SecretKey:
             out[i, :count] = np.frombuffer(raw, "<i8", count, _PLAIN_META + _HEADER + 8)
         return out
 
-    def _load_key(self, key: bytes) -> Any:
-        plan = self.plan
-        if len(key) != plan.chunk_bytes:
-            raise Refused("circle.card", f"the dealt key has {len(key)} bytes, expected {plan.chunk_bytes}")
-        packed = np.frombuffer(key, np.uint8)[None]
-        residues = bits.unpack(packed, plan.degree, plan.modulus_bits)[0]
-        if not (residues < plan.modulus).all():
-            raise Refused("circle.card", "the dealt key is no key of the agreed parameters")
-        return self._seal.load(seal.SecretKey(), self._seal.key_meta, residues.tobytes(), plan.degree)
 
-
-def generate(plan: Plan) -> bytes:
-    """Return a new key from SEAL's generator: N residues in SEAL's number-theoretic order, bit-packed."""
+def generate(plan: AnswerPlan) -> Words:
+    """Return a new key from SEAL's generator: ``uint64[N]`` in SEAL's number-theoretic order."""
     ours = _Seal(plan)
     raw = ours.save(seal.KeyGenerator(ours.context).secret_key())
-    residues = np.frombuffer(raw, "<u8", plan.degree, len(raw) - 8 * plan.degree)
-    return bits.pack(residues[None], plan.modulus_bits).tobytes()
+    return np.frombuffer(raw, "<u8", plan.degree, len(raw) - 8 * plan.degree)
 
 
 class _Seal:
     """A SEAL context, and SEAL's objects as bytes through a file in memory."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: AnswerPlan) -> None:
         parameters = seal.EncryptionParameters(seal.SCHEME_TYPE.BFV)
         parameters.set_poly_modulus_degree(plan.degree)
         parameters.set_coeff_modulus([seal.Modulus(plan.modulus)])
@@ -144,12 +124,26 @@ class _Seal:
 
     def load(self, thing: Any, meta: bytes, residues: bytes, count: int) -> Any:
         """Return ``thing`` with the content that these bytes describe; SEAL checks every residue."""
-        return self._write(thing, meta + self._array(residues, count))
+        with _memory_file() as file:
+            self._write(file, thing, self._framed(meta + self._array(residues, count)))
+        return thing
 
-    def seeded(self, first: bytes, seed: bytes) -> Any:
-        """Return the ciphertext of a first polynomial and a seed; SEAL expands it."""
+    def summed(self, first: bytes, seeds: Sequence[bytes]) -> Any:
+        """Return the sum of ciphertexts from the sum of their first polynomials and the seeds; SEAL expands these."""
+        whole, one = seal.Ciphertext(), seal.Ciphertext()
+        with _memory_file() as file:
+            self._write(file, whole, self._seeded(first, seeds[0]))
+            rest = self._seeded(bytes(len(first)), seeds[0])
+            os.pwrite(file, rest, 0)
+            for seed in seeds[1:]:  # all else stays as it is in the file
+                self._write(file, one, seed, len(rest) - SEED_BYTES)
+                self.evaluator.add_inplace(whole, one)
+        return whole
+
+    def _seeded(self, first: bytes, seed: bytes) -> bytes:
+        """Return SEAL's bytes of a ciphertext of a first polynomial and a seed."""
         tail = self._framed(bytes([BLAKE2XB]) + seed)
-        return self._write(seal.Ciphertext(), self._cipher_meta + self._array(first, self._degree) + tail)
+        return self._framed(self._cipher_meta + self._array(first, self._degree) + tail)
 
     def _array(self, residues: bytes, count: int) -> bytes:
         return self._framed(struct.pack("<Q", count) + residues)
@@ -157,11 +151,10 @@ class _Seal:
     def _framed(self, body: bytes) -> bytes:
         return self._header + struct.pack("<Q", _HEADER + len(body)) + body
 
-    def _write(self, thing: Any, body: bytes) -> Any:
-        with _memory_file() as file:
-            os.pwrite(file, self._framed(body), 0)
-            thing.load(self.context, f"/proc/self/fd/{file}")
-        return thing
+    def _write(self, file: int, thing: Any, raw: bytes, at: int = 0) -> None:
+        """Let SEAL read a thing from a file after its bytes, from ``at`` on, were replaced."""
+        os.pwrite(file, raw, at)
+        thing.load(self.context, f"/proc/self/fd/{file}")
 
     def _read(self, file: int, thing: Any) -> bytes:
         os.ftruncate(file, 0)
