@@ -12,7 +12,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 Event = dict[str, Any]
 OVER = frozenset({"promoted", "refused", "failed"})
 ODD = frozenset(
-    {"refused", "failed", "envelope_refused", "answer_refused", "opening_refused", "refused_member", "member_revoked", "warned"}
+    {
+        "refused",
+        "failed",
+        "envelope_refused",
+        "answer_refused",
+        "opening_refused",
+        "refused_member",
+        "member_revoked",
+        "warned",
+    }
 )
 STEPS = {"enrolled": "keys", "seats_taken": "keys", "round_began": "train", "set_closed": "open", "run_ended": "report"}
 

@@ -21,15 +21,14 @@ from flwr.clientapp import ClientApp
 from .. import logs
 from ..canonical import digest
 from ..configs.settings import FloorSettings, Offer
-from ..crypto import answers, pairs, quantise, sealed, tau
-from ..crypto.answer_plan import AnswerSum, answer_plan
+from ..crypto import answers, pairs, quantise, sealed
+from ..crypto.answer_plan import answer_plan
 from ..crypto.identity import Identity
 from ..crypto.quantise import Contribution, Ints, OpenedSum
 from ..crypto.sealed import Secrets
 from ..errors import MoonflowerError, Refused
 from ..protocol import envelope as envelopes
 from ..protocol import model_version, statement
-from ..protocol.answer import AnswerDocument, SignedAnswer
 from ..protocol.circle import Circle
 from ..protocol.context import RoundContext
 from ..protocol.envelope import OwnEnvelope, RawEnvelope
@@ -52,8 +51,8 @@ from ..protocol.messages import (
 )
 from ..protocol.purposes import Purpose
 from ..protocol.records import from_records, to_records
-from . import circle_key, guard, seals
-from .guard import Answers, OwnAnswer, SealList
+from . import answering, circle_key, guard, seals
+from .guard import OwnAnswer, SealList
 from .learning.learner import Learner
 from .ledger.ledger import Base, Ledger
 from .purposes import Given, Kit, MemberRound, vote
@@ -158,7 +157,8 @@ class Member:
         if kept is not None and before is not None:
             return Sealed(envelope=RawEnvelope(kept.envelope), clipped_share=before[1], seal_s=0.0)
         base = self._base(agreed, seat, context, request)
-        given = self._give(self._round(agreed, seat, context, base and model_version.parse(base.data)))
+        version = None if base is None else model_version.parse(base.data)
+        given = self._give(self._round(agreed, seat, context, version))
         began = time.perf_counter()
         envelope, seed = self._sealed(seat, context, given.contribution)
         seconds = time.perf_counter() - began
@@ -198,7 +198,9 @@ class Member:
         work = self.kit.of(context.purpose)
         size, lanes = agreed.sizes[context.purpose], seat.lanes(work.purpose, agreed)
         guard.check_total(seat.plan, checked, given, request.total, lanes)
-        blocks = sealed.open_total(seat.plan, context.digest, self._key_sum(seat, request, checked), request.total, lanes)
+        blocks = sealed.open_total(
+            seat.plan, context.digest, answering.key_sum(seat, request, checked), request.total, lanes
+        )
         values, counters = (size, 1) if work.purpose.trained else (0, size)
         at = self._round(agreed, seat, context, self._kept_base(work.purpose, context))
         sums = OpenedSum(blocks, values, counters, len(seat.roster.names), seat.plan)
@@ -242,21 +244,9 @@ class Member:
         body = sealed.seal(seat.plan, context.digest, secrets, lanes)
         return envelopes.seal(self.identity, context, body, pairs.public_mask(secrets.mask_key)), secrets.seed
 
-    def _answer(
-        self, seat: Seated, context: RoundContext, kept: seals.Seal, listed: SealList, lanes: int
-    ) -> OwnAnswer:
-        """Return the answer to a list: the one-time key under the masks of all pairs, and the signed document."""
-        plan, name, secrets = seat.plan, self.identity.name, Secrets(kept.seed)
-        others = {other: public for other, public in listed.masks.items() if other != name}
-        masked = pairs.mask(plan, secrets.mask_key, name, others, listed.digest, listed.total)
-        answer = seat.key.seal(pairs.answer(plan, secrets.key(plan), masked))
-        residues = sealed.residues_of(plan, kept.body, lanes)
-        functionals = tau.functionals(plan, listed.digest, listed.total, residues)
-        found = hashlib.sha256(answer).hexdigest()
-        signed = SignedAnswer.sign(
-            self.identity, AnswerDocument(context.digest, listed.digest, listed.total, functionals, found)
-        )
-        return OwnAnswer(context.digest, listed.headers, listed.total, signed.data, signed.signature, answer)
+    def _answer(self, seat: Seated, context: RoundContext, kept: seals.Seal, listed: SealList, lanes: int) -> OwnAnswer:
+        """Return the answer to a list."""
+        return answering.own_answer(self.identity, seat, context, kept, listed, lanes)
 
     # What a handler needs on its way.
 
@@ -273,9 +263,7 @@ class Member:
             offer = self._admit(kept.offer)
             smallest = max(self.floor.min_members, offer.federation.min_members)
             circle = Circle.of(offer.federation.name, self.pins, offer.federation.practice, smallest)
-            self._agreed = {
-                run: Agreed.to(offer, kept.offer, self._learner_for(offer), self.kit.purposes, circle)
-            }
+            self._agreed = {run: Agreed.to(offer, kept.offer, self._learner_for(offer), self.kit.purposes, circle)}
             self._seated = {}
         return self._agreed[run]
 
@@ -310,24 +298,6 @@ class Member:
         for other in self.held.contexts():
             if other != context.digest and self.ledger.is_about(other, context.run, context.purpose):
                 self.held.drop(other)
-
-    def _key_sum(self, seat: Seated, request: Open, checked: Answers) -> Ints:
-        """Return the sum of all one-time keys.
-
-        Raises:
-            Refused: ``open.key``: no such sum opens; ``open.list``: a sealed answer is not the one that was signed.
-        """
-        names = seat.roster.names
-        if not request.answers:
-            return seat.key.open(request.keys, [request.seeds[name] for name in names])
-        if {*request.answers} != {*names}:
-            raise Refused("open.list", "the sealed answers are not those of every name in the circle")
-        added, seeds = AnswerSum(answer_plan(seat.plan)), []
-        for name in names:
-            if hashlib.sha256(request.answers[name]).hexdigest() != checked.digests[name]:
-                raise Refused("open.list", f"the sealed answer of {name!r} is not the one that it signed")
-            seeds.append(added.add(request.answers[name]))
-        return seat.key.open(added.dump(), seeds)
 
     def _kept_base(self, purpose: Purpose, context: RoundContext) -> model_version.Version | None:
         """Return the base that this member trained from, where an opening needs it and the ledger still has it."""

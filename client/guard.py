@@ -180,8 +180,8 @@ def admit(offer: Mapping[str, Any], floor: FloorSettings, schema_digest: str, pr
         practice: this node's secret comes from a seed. Such nodes, and no others, take part in practice (rule 8).
 
     Raises:
-        Refused: ``circle.differs``, ``task.refused``, ``config.schema``, ``config.min_members``, ``config.train_timeout_s``,
-            ``config.min_approvals`` or ``config.value``.
+        Refused: ``circle.differs``, ``task.refused``, ``config.schema``, ``config.min_members``,
+            ``config.train_timeout_s``, ``config.min_approvals`` or ``config.value``.
     """
     try:
         checked = parse(Offer, offer, where="the run's offer")

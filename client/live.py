@@ -25,6 +25,7 @@ from .learning.sources import source_of
 from .learning.splits import partition, split
 from .learning.torch import TorchLearner
 from .ledger.ledger import FILE_NAME, Ledger
+from .seals import FOLDER, Seals
 from .secret import NodeSecret
 from .tasks import Task, load_task, schema_for
 
@@ -111,9 +112,10 @@ def member_of(config: ClientConfig) -> Member:
     own = config.client
     identity = identity_of(config)
     pins = {one.name: one.pin for one in config.member} | {own.member: identity.card.node.pin}
-    rows = OwnRows(config, load_keys(own.state).secret)
-    ledger = Ledger(own.state / FILE_NAME)
-    return Member(identity, own, pins, ledger, rows.learner, rows.schema.digest())
+    secret = load_keys(own.state).secret
+    rows = OwnRows(config, secret)
+    ledger, held = Ledger(own.state / FILE_NAME), Seals(own.state / FOLDER)
+    return Member(identity, own, secret, pins, ledger, held, rows.learner, rows.schema.digest())
 
 
 def open_app(config: ClientConfig) -> ClientApp:

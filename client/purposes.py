@@ -1,8 +1,8 @@
 """What a member does for a purpose: what it contributes to a sealed sum, and what follows from the opened one.
 
 Pure functions over a :class:`MemberRound`: every opener computes the same bytes from the same sum (rule 4). Sums of
-rows alone are counted once in a circle and given again as they were (rule 8). Totals of rows and weights stay here: only means, spreads, the candidate and metrics go into what is signed or sent.
-"""
+rows alone are counted once in a circle and given again as they were (rule 8). Totals of rows and weights stay here:
+only means, spreads, the candidate and metrics go into what is signed or sent."""
 
 from __future__ import annotations
 

@@ -93,6 +93,6 @@ class Seals:
         return sorted(path.name for path in self._folder.glob("*") if _NAME.fullmatch(path.name))
 
     def _path(self, context: str) -> Path:
-        assert self._folder is not None and _NAME.fullmatch(context)
+        assert self._folder is not None
+        assert _NAME.fullmatch(context)
         return self._folder / context
-

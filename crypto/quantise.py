@@ -22,6 +22,7 @@ from .planner import Plan
 
 ONE = 1 << 32  # weight 1.0 in fixed point
 COUNTER_LIMIT = 1 << 48
+_HALF = 20  # bits of the lower part of an opened sum, when it is squared
 CLIP_HEADROOM, CLIP_UP, CLIP_DOWN, CLIP_FLOOR = 32.0, 4.0, 16.0, 1e-9
 BLOCK = 1 << 17  # values worked on at a time
 
@@ -142,6 +143,19 @@ def mean(sums: Ints, weight: int, clip: float, value_bits: int) -> Floats:
     """Return the weighted mean update ``float64[k]`` from opened sums and the opened total weight (2**-32)."""
     top = (1 << (value_bits - 1)) - 1
     return sums.astype(np.float64) * (clip / top) / (weight / ONE)
+
+
+def squares(sums: Ints) -> int:
+    """Return the exact sum of the squares of opened sums, ``|sum| < 2**40``."""
+    high, low = sums >> _HALF, sums & ((1 << _HALF) - 1)
+    parts = (int((high * high).sum()), int((high * low).sum()), int((low * low).sum()))
+    return (parts[0] << (2 * _HALF)) + (parts[1] << (_HALF + 1)) + parts[2]
+
+
+def mean_norm(total: int, weight: int, clip: float, value_bits: int) -> float:
+    """Return the Euclidean norm of a mean update from the sum of squares of its opened sums: same bits everywhere."""
+    top = (1 << (value_bits - 1)) - 1
+    return math.sqrt(total) * (clip / top) / (weight / ONE)
 
 
 def apply_mean(base: NDArray[np.float32], update: Floats) -> NDArray[np.float32]:

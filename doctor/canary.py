@@ -1,8 +1,9 @@
 """Is encryption on? A canary update is sealed as members do; a process that has what the server has tries to read it.
 
-Two members that exist only here seal, answer and open, under the plan of a run. The other process is ``server/evidence/onlooker.py``: started anew, not forked, so
-nothing of this one is in it. While it holds the sum, its memory is searched for the seeds of both seals and the
-circle's key; that it holds the round's context, which it was given, is the control that the search finds what is there.
+Two members that exist only here seal, answer and open, under the plan of a run. The other process is
+``server/evidence/onlooker.py``: started anew, not forked, so nothing of this one is in it. While it holds the sum, its
+memory is searched for the seeds of both seals and the circle's key; that it holds the round's context, which it was
+given, is the control that the search finds what is there.
 
 What this shows: the code that is installed here seals; the server's half adds without a key; both answers together
 open exactly the sum. What it does not show: what another member's machine runs, and that the lattice problem is hard.

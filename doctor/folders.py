@@ -156,7 +156,9 @@ def last_roster(folder: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     with reading(path, APPLICATION_ID) as db:
-        row = db.execute("SELECT roster FROM agreements WHERE roster IS NOT NULL ORDER BY rowid DESC LIMIT 1").fetchone()
+        row = db.execute(
+            "SELECT roster FROM agreements WHERE roster IS NOT NULL ORDER BY rowid DESC LIMIT 1"
+        ).fetchone()
     cards = [] if row is None else [parse_card(card) for card in json.loads(row[0])]
     return {card.name: card.node.pin for card in cards}
 

@@ -79,9 +79,9 @@ def stage(
         f"https://127.0.0.1:{ports[1]}",
     )
     _certificates(folder)
-    seed = settings.training.seed
+    practice = settings.federation.practice
     pins = {
-        name: _pin(config.parent / "state", NodeSecret.for_practice(seed, name))
+        name: _pin(config.parent / "state", NodeSecret.for_practice(settings.training.seed, name) if practice else None)
         for name, config in made.clients.items()
     }
     homes = {**{name: config.parent for name, config in made.clients.items()}, DESK: made.operator.parent}
@@ -177,8 +177,8 @@ def slugs(names: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def _pin(state: Path, practice: NodeSecret) -> str:
-    """Make a node's keys, with the secret that a simulation's member of that name has; returns its pin."""
+def _pin(state: Path, practice: NodeSecret | None) -> str:
+    """Make a node's keys, in practice with the secret that a simulation's member of that name has; returns its pin."""
     make_keys(state, practice=practice)
     return load_keys(state).pin
 

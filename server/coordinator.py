@@ -2,10 +2,9 @@
 
 A run, in order: everybody in the circle takes a seat (``enrolment``); they open the statistics, which gives version 0;
 then round after round train → seal → add → answer → open + judge → promote or fall back (``sums``, ``gate``), with
-reports on the way. A round that fails is repeated with everybody, under the next number. Every transition is one transaction together with its log entry, so that
-the process may be killed at any moment: the next one has the members take seats anew and goes on from the last good
-model. The coordinator holds no key and sees no member's update.
-"""
+reports on the way. A round that fails is repeated with everybody, under the next number. Every transition is one
+transaction together with its log entry, so that the process may be killed at any moment: the next one has the members
+take seats anew and goes on from the last good model. The coordinator holds no key and sees no member's update."""
 
 from __future__ import annotations
 

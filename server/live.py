@@ -19,9 +19,11 @@ from sqlalchemy.exc import OperationalError
 
 from .. import logs
 from ..configs import bundle
-from ..configs.roles import ServerConfig, load_config
+from ..configs.roles import ServerConfig, ServerSettings, is_loopback, load_config
+from ..configs.settings import Offer, parse
 from ..crypto.identity import PublicKey
 from ..errors import MoonflowerError, Refused
+from ..protocol.circle import Circle
 from .coordinator import Coordinator
 from .door.flower import overheard
 from .door.flower.replies import Replies

@@ -227,9 +227,7 @@ class Sums:
             member = came.member
             try:
                 answered, asked = came.body(), requests[member]
-                signed = check_answer(
-                    context, self.seats.roster, member, answered, _list_of(asked), asked.total
-                )
+                signed = check_answer(context, self.seats.roster, member, answered, _list_of(asked), asked.total)
                 found.seeds[member] = found.running.add(answered.answer)
             except Refused as error:
                 refused[member] = error.code

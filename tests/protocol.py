@@ -7,8 +7,8 @@ from functools import lru_cache
 from typing import Any
 
 from moonflower.crypto.identity import Identity, Roster, parse_roster
-from moonflower.crypto.planner import plan
 from moonflower.crypto.pairs import public_mask
+from moonflower.crypto.planner import plan
 from moonflower.protocol import envelope
 from moonflower.protocol.circle import Circle
 from moonflower.protocol.context import RoundContext, checkpoint_label

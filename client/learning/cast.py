@@ -46,8 +46,7 @@ class Cast:
     def learner(self, name: str, rows: Split) -> TorchLearner:
         """Return a fresh learner of these rows."""
         task = load_task(self.settings.task.ref, self.settings.task.options)
-        seed = self.settings.training.seed
-        return TorchLearner(task, rows, self.schema, seed=seed, secret=NodeSecret.for_practice(seed, name))
+        return TorchLearner(task, rows, self.schema, seed=self.settings.training.seed, secret=self.secret(name))
 
 
 def prepare(config: Path, overrides: Iterable[str] = ()) -> Cast:

@@ -1,8 +1,9 @@
 """What a member must not forget: its own SQLite file (0600), synced to disk before the member acts on it.
 
 Which runs the member agreed to and with whom, the circle's key, what was sealed from which base, what was answered in
-each context, the versions that the member holds and its own validation metric of each. A member that was killed at
-any moment goes on from it, and from the seals beside it (``client/seals.py``). The coordinator never sees it. The rules that read it are in ``client/guard.py``.
+each context, the versions that the member holds and its own validation metric of each. A member that was killed at any
+moment goes on from it, and from the seals beside it (``client/seals.py``). The coordinator never sees it. The rules
+that read it are in ``client/guard.py``.
 
 Every transition is one transaction, and writes an entry of the journal (``journal.py``) in it. The tables are in
 ``tables.py``.
@@ -135,7 +136,12 @@ class Ledger:
             metrics: version → this member's own validation metric, of those that were measured on the way.
             facts: for this member alone, such as what it counted.
         """
-        row = {**_place(context), "context": context.digest, "round": context.round, "base": context.base}
+        row: dict[str, Any] = {
+            **_place(context),
+            "context": context.digest,
+            "round": context.round,
+            "base": context.base,
+        }
         row |= {"header": header, "clipped_share": clipped_share}
         with self._store.transaction() as db:
             db.execute(insert(tables.sealed).values(row).on_conflict_do_update(["context"], set_=row))

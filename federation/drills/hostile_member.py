@@ -81,9 +81,7 @@ class DrilledMember(Member):
             self._last = made
         return made
 
-    def _answer(
-        self, seat: Seated, context: RoundContext, kept: seals.Seal, listed: SealList, lanes: int
-    ) -> OwnAnswer:
+    def _answer(self, seat: Seated, context: RoundContext, kept: seals.Seal, listed: SealList, lanes: int) -> OwnAnswer:
         if self._drill(context) == "junk":
             kept = replace(kept, seed=os.urandom(len(kept.seed)))
         return super()._answer(seat, context, kept, listed, lanes)

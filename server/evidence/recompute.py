@@ -29,8 +29,8 @@ def recompute(closed: ClosedSet, kept: Callable[[str], RawEnvelope]) -> str:
             ``audit.sum``: the sum is another one than the logged.
     """
     try:
-        context, raw = RoundContext(**closed.context), dict(closed.context["crypto"])
-        plan = Plan(**{**raw, "primes": tuple(raw["primes"])})
+        context, found_plan = RoundContext(**closed.context), dict(closed.context["crypto"])
+        plan = Plan(**{**found_plan, "primes": tuple(found_plan["primes"])})
     except (TypeError, KeyError, InputError):
         raise Refused("audit.certificate", "the round's context is of another version of moonflower") from None
     running: Sum | None = None

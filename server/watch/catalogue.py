@@ -76,7 +76,9 @@ CATALOGUE = (
     ),
     Metric("envelope_bytes_total", "counter", "log", "Bytes of the accepted envelopes.", ("purpose",)),
     Metric("openings_refused_total", "counter", "log", "Times a member did not answer or open.", ("member", "code")),
-    Metric("members_refused_total", "counter", "log", "Times a member did not enrol or take a seat.", ("member", "code")),
+    Metric(
+        "members_refused_total", "counter", "log", "Times a member did not enrol or take a seat.", ("member", "code")
+    ),
     # models and keys
     Metric("model_versions", "gauge", "registry", "Versions that were promoted, and starts of runs."),
     Metric("model_released_version", "gauge", "log", "Number of the released version."),

@@ -32,7 +32,9 @@ WARNED = {
     "report": "the report could not be made",
     "witness": "holds another history of this log; was the state restored from an older copy?",
 }
-BAD = frozenset({"refused_member", "envelope_refused", "answer_refused", "opening_refused", "refused", "failed", "warned"})
+BAD = frozenset(
+    {"refused_member", "envelope_refused", "answer_refused", "opening_refused", "refused", "failed", "warned"}
+)
 
 
 def sentence(entry: dict[str, Any]) -> str:
