@@ -50,7 +50,7 @@ class Live:
         self.cast = prepare(config, self.overrides)
         differs["server"] = {**QUICK, **differs.get("server", {})}
         self.state = folder / differs["server"].get("state", "")
-        self.stage = staging.stage(self.cast.settings, self.cast.names, folder, **differs)
+        self.stage = staging.stage(self.cast.settings.in_practice(), self.cast.names, folder, **differs)
         self.processes = processes.Processes(folder / "logs")
 
     @property
@@ -90,7 +90,7 @@ class Live:
         process.wait()
 
     def settings(self, *overrides: str) -> RunSettings:
-        return load_run(self.config, (*self.overrides, *overrides))
+        return load_run(self.config, (*self.overrides, *overrides)).in_practice()
 
     def submit(self, *overrides: str) -> str:
         return self.remote.submit(self.settings(*overrides).offer(self.cast.schema.digest()))

@@ -18,7 +18,7 @@ if any("serverapp" in word for word in sys.argv) and _TOLD.is_file():
         moonflower.server.coordinator.Witnesses = forking.Forking
     else:
         import moonflower.server.live
-        from moonflower.federation.drills.hostile_coordinator import DrilledCoordinator, DrilledRounds
+        from moonflower.federation.drills.hostile_coordinator import DrilledCoordinator
 
-        DrilledRounds.drills = {int(_number): (_kind, _member)}
+        DrilledCoordinator.drills = {int(_number): (_kind, _member)}
         moonflower.server.live.Coordinator = DrilledCoordinator
