@@ -31,7 +31,6 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 MAX_PRIME_BITS = 47
 CBD_COINS = 21  # as SEAL's error: the difference of 21 and 21 coin tosses, so at most 21
-BLOCK = 8  # polynomials transformed at a time
 _MASK = np.uint64((1 << CBD_COINS) - 1)
 
 

@@ -14,6 +14,8 @@ Nothing here runs in constant time; a key lives for one seal.
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,11 +28,13 @@ from numpy.typing import NDArray
 from ..errors import Refused
 from . import bits
 from .planner import BOUND, Plan
-from .ring import BLOCK, Ints, Prime, Stream, expand, prime
+from .ring import Ints, Prime, Stream, expand, prime
 
 Words = NDArray[np.uint64]
 SEED_BYTES = 32
+BLOCK = 1 << 15  # coefficients worked on at a time
 _GROUP_BITS = 45  # of lanes in one word; an error above them stays below 2**50
+_LIMB_BITS, _LIMB = 24, np.uint64((1 << 24) - 1)
 _KEY, _ERRORS, _MASK = b"moonflower.v2.key", b"moonflower.v2.errors", b"moonflower.v2.mask"
 
 
@@ -189,8 +193,7 @@ def open_total(plan: Plan, context: str, key_sum: Ints, total: bytes, lanes: int
         for p, key_hat, rows in zip(work.rings, keys, residues, strict=True):
             x = work.place(chunks, rows) - work.products(p, key_hat, chunks) + np.int64(shift % p.modulus)
             parts.append(p.reduce(x)[work.used(chunks)])
-        high, low = _joined(work.rings, parts)
-        found, noise = _split(plan, high, low)
+        found, noise = _split(plan, _joined(work.rings, parts))
         if int(noise.max(initial=0)) > 2 * BOUND * plan.members:
             raise Refused("open.key", "the noise of the opened sum is larger than so many errors can make it")
         data = work.data(chunks)
@@ -212,8 +215,9 @@ class _Work:
 
     def blocks(self) -> Iterator[range]:
         """Yield the chunks that are worked on together, so that a transform stays in the cache."""
-        for first in range(0, self._chunks, BLOCK):
-            yield range(first, min(first + BLOCK, self._chunks))
+        step = BLOCK // self.plan.degree
+        for first in range(0, self._chunks, step):
+            yield range(first, min(first + step, self._chunks))
 
     def products(self, p: Prime, key_hat: Ints, chunks: range) -> Ints:
         """Return A k of these chunks, ``int64[B, N]`` in [0, p)."""
@@ -290,38 +294,48 @@ def _noisy(plan: Plan, groups: Sequence[Ints], errors: Ints) -> list[Ints]:
     return [*found, top]
 
 
-def _joined(rings: Sequence[Prime], parts: Sequence[Ints]) -> tuple[Words, Words]:
-    """Return integers below q from their residues, as upper and lower 64 bits."""
-    if len(rings) == 1:
-        return np.zeros(len(parts[0]), dtype=np.uint64), parts[0].view(np.uint64)
-    first, second = rings
-    inverse = pow(first.modulus, -1, second.modulus)
-    digit = second.scale(second.reduce(parts[1] - parts[0]), inverse).view(np.uint64)
-    p, low = np.uint64(first.modulus), np.uint64((1 << 24) - 1)
-    shift, half = np.uint64(24), np.uint64(16)
-    a, b, c, d = p >> shift, p & low, digit >> shift, digit & low
-    upper = (a * c + ((a * d + b * c + (b * d >> shift)) >> shift)) >> half
-    product = p * digit  # modulo 2**64
-    whole = product + parts[0].view(np.uint64)
-    return upper + (whole < product), whole
+def _joined(rings: Sequence[Prime], parts: Sequence[Ints]) -> list[Words]:
+    """Return integers below q from their residues, as words of 48 bits, the lowest first.
+
+    Garner: x = d_0 + p_0 (d_1 + p_1 (d_2 + ...)), added up in columns of 24 bits: eight products of 48 bits at most.
+    """
+    moduli = [p.modulus for p in rings]
+    count = math.prod(moduli).bit_length() // (2 * _LIMB_BITS) + 1
+    columns = np.zeros((2 * count + 1, len(parts[0])), dtype=np.uint64)
+    digits: list[Ints] = []
+    for at, (p, part) in enumerate(zip(rings, parts, strict=True)):
+        below, digit = math.prod(moduli[:at]), part
+        if digits:
+            known = digits[-1]
+            for modulus, lower in zip(moduli[at - 2 :: -1], digits[-2::-1], strict=False):
+                known = p.scale(known, modulus) + lower
+            digit = p.scale(part - known, pow(below, -1, p.modulus))
+        digits.append(digit)
+        words = digit.view(np.uint64)
+        for place, piece in enumerate((words & _LIMB, words >> np.uint64(_LIMB_BITS))):
+            for limb in range(-(-below.bit_length() // _LIMB_BITS)):
+                columns[place + limb] += piece * np.uint64(below >> (_LIMB_BITS * limb) & int(_LIMB))
+    for column, following in itertools.pairwise(columns):
+        following += column >> np.uint64(_LIMB_BITS)
+        column &= _LIMB
+    return [columns[2 * at] | columns[2 * at + 1] << np.uint64(_LIMB_BITS) for at in range(count)]
 
 
-def _split(plan: Plan, high: Words, low: Words) -> tuple[Words, Words]:
+def _split(plan: Plan, words: Sequence[Words]) -> tuple[Words, Words]:
     """Return the lanes' contents ``uint64[c, L]`` and E + 21 n of integers below q."""
-    found = np.empty((len(low), plan.lanes), dtype=np.uint64)
+    found = np.empty((len(words[0]), plan.lanes), dtype=np.uint64)
     mask = np.uint64((1 << plan.lane_bits) - 1)
     for lane in range(plan.lanes):
-        found[:, lane] = _shifted(high, low, lane * plan.lane_bits) & mask
-    return found, _shifted(high, low, plan.plain_bits)
+        found[:, lane] = _shifted(words, lane * plan.lane_bits) & mask
+    return found, _shifted(words, plan.plain_bits)
 
 
-def _shifted(high: Words, low: Words, by: int) -> Words:
-    """Return the lower 64 bits of 128-bit integers shifted right."""
-    if by == 0:
-        return low
-    if by >= 64:
-        return high >> np.uint64(by - 64)
-    out: Words = (high << np.uint64(64 - by)) | (low >> np.uint64(by))
+def _shifted(words: Sequence[Words], by: int) -> Words:
+    """Return the lower bits, 48 at least, of integers shifted right."""
+    at, by = divmod(by, 2 * _LIMB_BITS)
+    out = words[at] >> np.uint64(by)
+    if at + 1 < len(words):
+        out |= words[at + 1] << np.uint64(2 * _LIMB_BITS - by)
     return out
 
 

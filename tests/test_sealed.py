@@ -342,9 +342,10 @@ def test_a_functional_is_the_inner_product_that_it_claims_to_be(members: int) ->
     found = tau.functionals(used, "l", "t", residues)
     for at, p in enumerate(used.primes):
         label = b'{"kind":"moonflower.v2.tau","list":"l","prime":%d,"total":"t"}' % at
-        rows = tau.BLOCK + 2
-        words = Stream(hashlib.sha256(label).digest()).words(3 * tau.WIDTH + 9 * rows) >> np.uint64(16)
-        inner, outer = words[: 3 * tau.WIDTH].reshape(3, -1).tolist(), words[3 * tau.WIDTH :].reshape(3, -1).tolist()
+        rows, inside = tau.BLOCK + 2, 2 * tau.WIDTH  # words of V: eight entries of 16 bits a row
+        words = Stream(hashlib.sha256(label).digest()).words(inside + 3 * 8 * rows)
+        inner = words[:inside].view("<u2").reshape(-1, 8).T.tolist()
+        outer = (words[inside:] >> np.uint64(16)).reshape(3, -1).tolist()
         values = residues[at].tolist()
         parts = [values[start : start + tau.WIDTH] for start in range(0, len(values), tau.WIDTH)]
         short = [sum(v * c for v, c in zip(row, part, strict=False)) for part in parts for row in inner]
