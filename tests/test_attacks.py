@@ -282,9 +282,9 @@ def test_a_base_needs_the_words_of_all(hostile: Hostile, expected: str, monkeypa
 
 
 def test_a_base_is_of_this_run(hostile: Hostile, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """N1, N3: a base under another name, of another run, nudged by a tiny rate."""
+    """N1, N3: a base under another name, of another run, nudged by a smaller rate."""
     base = hostile.start().sha256
-    other = {**hostile.offer, "training": {**hostile.offer["training"], "lr": 1e-6}}
+    other = {**hostile.offer, "training": {**hostile.offer["training"], "lr": 0.01}}
     proof = hostile.proofs[base]
     hostile.seats("run-2", other)
     start = hostile.honest(hostile.sum("statistics", run="run-2"))
