@@ -9,6 +9,7 @@ of residues j, j + m, j + 2 m, … where m = N w / 8. So numpy packs and unpacks
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,22 +38,31 @@ def pack(residues: Words, bits: int) -> Bytes:
 
 def unpack(data: Bytes, degree: int, bits: int) -> Words:
     """Return the residues ``uint64[k, N]`` in ``data`` (``uint8[k, N * bits / 8]``)."""
+    (width, below, start), *others = _planes(bits, degree)
     residues = np.empty((len(data), degree), dtype=np.uint64)
-    piece = np.empty_like(residues)
-    for width, below, start in _planes(bits, degree):
-        part = data[:, start : start + degree * width // 8]
-        target = piece if start else residues  # the widest piece is written, the others are added
-        if width >= 8:
-            np.copyto(target, part.view(_TYPES[width]))
-        else:
-            pieces = target.reshape(len(data), 8 // width, -1)
-            for i in range(8 // width):
-                np.copyto(pieces[:, i], (part >> np.uint8(width * i)) & np.uint8((1 << width) - 1))
-        if below:
-            target <<= np.uint64(below)
-        if start:
-            residues |= piece
+    _read(data, width, start, residues)
+    if not others:
+        return residues
+    residues <<= np.uint64(below)
+    kind = np.uint16 if below <= 16 else np.uint32  # all narrower pieces together: fewer bytes to pass over
+    low, piece = np.zeros(residues.shape, dtype=kind), np.empty(residues.shape, dtype=kind)
+    for width, below, start in others:
+        _read(data, width, start, piece)
+        piece <<= kind(below)
+        low |= piece
+    residues |= low
     return residues
+
+
+def _read(data: Bytes, width: int, start: int, out: NDArray[Any]) -> None:
+    """Write the pieces of one plane to ``out``."""
+    part = data[:, start : start + out.shape[1] * width // 8]
+    if width >= 8:
+        np.copyto(out, part.view(_TYPES[width]), casting="unsafe")
+        return
+    pieces = out.reshape(len(data), 8 // width, -1)
+    for i in range(8 // width):
+        np.copyto(pieces[:, i], (part >> np.uint8(width * i)) & np.uint8((1 << width) - 1))
 
 
 def _planes(bits: int, degree: int) -> Iterator[tuple[int, int, int]]:
