@@ -146,13 +146,12 @@ def test_a_node_whose_clock_is_ahead_is_told_so(beset: Beset) -> None:
     assert re.search("not valid yet|clock", beset.last["ahead"]), beset.output
     assert "auth.client_refused" in beset.last["ahead"]
     assert "Traceback" not in beset.output
-    assert beset.noted(DORA) == {("refused_member", "envelope.late")}
+    assert beset.noted(DORA) == {("refused_member", "circle.away")}
 
 
-def test_the_others_go_on_without_them(beset: Beset) -> None:
-    assert (beset.shown["status"], beset.shown["code"]) == ("done", ""), beset.shown
-    others = [name for name in beset.names if name != DORA]
-    assert [one["members"] for one in beset.shown["result"]["rounds"]] == [others] * 2
+def test_the_others_wait_for_the_one_that_does_not_come(beset: Beset) -> None:
+    assert (beset.shown["status"], beset.shown["code"]) == ("failed", "circle.away"), beset.shown
+    assert beset.shown["result"]["rounds"] == []
 
 
 # Somebody else's issuer

@@ -111,7 +111,7 @@ def test_two_members_approvers_release_a_model_over_the_network(office: Office) 
     assert "approved by Cleveland (board), Hungary (board)" in verified.stdout
     pin = load_keys(config.parent / "state").pin
     alone = office.moonflower("model", "verify", folder / "heart.safetensors", "--pin", f"{CLEVELAND}={pin}")
-    assert alone.returncode == 1, "one pin proves no quorum"
+    assert alone.returncode == 1, "one pin proves too little"
 
     late = office.decide(HUNGARY, "reject", number, "--reason", "too late")
     assert (late.returncode, "is the released one" in late.stderr) == (1, True)

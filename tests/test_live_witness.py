@@ -1,4 +1,4 @@
-"""A dishonest coordinator among real processes: it forks, rewrites and rolls back its log, and splits a base."""
+"""A dishonest coordinator among real processes: it forks, rewrites and rolls back its log, and asks for sums of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from forking import VICTIM
-from live import Live
+from live import Live, undisturbed
 from moonflower.federation import processes
 from moonflower.federation.remote import await_ready
 from moonflower.server.records.verify import verify
@@ -80,7 +80,7 @@ def test_one_member_that_is_shown_a_fork_says_so_and_trains_no_more(live: Live, 
         shown = live.run("training.seed=8")
     finally:
         told.unlink()
-    assert (shown["status"], shown["code"]) == ("failed", "open.overlap"), "the others open nothing without it"
+    assert (shown["status"], shown["code"]) == ("failed", "audit.fork"), "nobody opens anything without it"
     assert refusals(live, since) == {(VICTIM, "audit.fork")}
     assert "the coordinator's log is not the one that was witnessed here" in live.output(VICTIM)
     said = member_log(live, VICTIM, "--json")
@@ -92,19 +92,29 @@ def test_one_member_that_is_shown_a_fork_says_so_and_trains_no_more(live: Live, 
     assert (again["status"], again["code"]) == ("done", ""), "an honest coordinator goes on with it"
 
 
-def test_a_base_that_is_split_is_not_opened(live: Live, told: Path) -> None:
+HOSTILE = {
+    "split-base": ("envelope_refused", "base.unknown", 1),
+    "fork-list": ("opening_refused", "open.list", 4),
+    "leave-out": ("answer_refused", "open.list", 1),
+    "shift": ("opening_refused", "open.tau", 4),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_what_a_hostile_coordinator_asks_for_is_not_done(live: Live, told: Path, kind: str) -> None:
+    """Members refuse, and the round is repeated: the model is that of an honest run."""
+    event, code, times = HOSTILE[kind]
     since = len(live.log())
-    drilled = max(entry["number"] for entry in live.events("round_began")) + 2
-    told.write_text(f"split-base:{drilled}:{VICTIM}")
+    told.write_text(f"{kind}:2:{VICTIM}")
     try:
         shown = live.run()
     finally:
         told.unlink()
-    assert (shown["status"], shown["code"]) == ("policy", "envelope.context")
-    codes = {(entry["number"], entry["code"]) for entry in live.events("opening_refused", since)}
-    assert {code for _, code in codes} == {"envelope.context"}
-    promoted = [entry["number"] for entry in live.events("promoted", since)]
-    assert promoted == [drilled - 1], "its first round was honest"
+    assert (shown["status"], shown["code"]) == ("done", "")
+    assert shown["result"]["model"]["sha256"] == undisturbed(live)
+    refused = live.events(event, since)
+    assert [entry["code"] for entry in refused] == [code] * times
+    assert len(live.events("failed", since)) == 1
 
 
 def test_a_history_that_was_rewritten_is_found_by_everybody(live: Live) -> None:
