@@ -65,7 +65,7 @@ class TooFew(Refused):
     """A set could not be closed.
 
     Attributes:
-        named: member → code, of those that were left out.
+        named: member → code, of those that are missing.
     """
 
     def __init__(self, code: str, message: str, named: dict[str, str]) -> None:

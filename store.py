@@ -21,7 +21,7 @@ from sqlalchemy.exc import DatabaseError
 
 from .errors import InputError
 
-USER_VERSION = 3  # of the tables; whoever changes them raises it
+USER_VERSION = 4  # of the tables; whoever changes them raises it
 BUSY_TIMEOUT_MS = 30_000
 
 

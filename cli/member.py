@@ -94,7 +94,10 @@ def revoke(
     reason: Annotated[str, typer.Option("--reason", help="For the log, which keeps it for good: no personal data.")],
     config: ServerFile = Path("server.toml"),
 ) -> None:
-    """Take a member off the roster: it is shut out at once, and the next round begins new keys without it."""
+    """Take a member off the roster: it is shut out at once. A run with it in its circle cannot go on.
+
+    Before the next run every other member's operator takes its [[member]] table out of client.toml.
+    """
     settings = load_config(ServerConfig, config)
     state = _opened(settings)
     try:

@@ -35,16 +35,21 @@ from .findings import (
 _TITLES = {"loss": "Loss", "accuracy": "Accuracy", "auc": "AUC"}
 _SMALL_MODEL = 4096  # parameters; below it the sealed update is mostly one ciphertext of fixed size
 _LIMITS = (
-    "<b>Curious coordinator</b>, which follows the protocol. It sees sealed updates and only their opened mean.",
-    "<b>Curious member.</b> Every member holds the key: any one of them together with the coordinator can read the"
-    " updates of the others.",
-    "<b>Dishonest coordinator.</b> Alone it can read a single update: different members open sums over different sets"
-    " of one round for it, and two such sums differ by one member's update. Each is the exact sum of the envelopes that"
-    " it lists. It can also stop the run, or leave members out of a round.",
+    "<b>Coordinator</b>, curious or dishonest, alone. Nobody holds a key that opens one member's update: a sum is over"
+    " everybody, and only the answers of all together open it (experimental until somebody outside the project has"
+    " reviewed it). The coordinator sees every version, votes, sizes and times, and it can stop the run.",
+    "<b>Coordinator and members together.</b> The coordinator and all members but two learn the sum of the last two,"
+    " and no more (experimental until somebody outside the project has reviewed it). All members but one know the"
+    " update of that one. A run still chooses its rates, epochs, clip and rows: runs over the same rows with other"
+    " settings can tell the last two apart.",
+    "<b>Members.</b> Every member knows every opened sum. What only one member changed between two sums is that"
+    " member's.",
+    "<b>A member that is away or answers junk</b> holds everybody up, and nobody can say who answered junk.",
+    "<b>Whoever records the traffic.</b> It opens to whoever breaks X25519.",
     "<b>Whoever gets the model.</b> There is no differential privacy: the final model can leak whether a"
     " record was among the training rows.",
     "<b>Dishonest member.</b> The gate bounds the damage that a bad update can do; it does not prove that"
-    " anybody was honest.",
+    " anybody was honest. Row counts, and so weights, are each member's word.",
 )
 
 

@@ -68,7 +68,7 @@ def heart(report_every: int) -> None:
         answers = [live.output(name) for name in live.names]
     began = [seconds(entry) for entry in log if entry["event"] == "round_began"]
     took = [later - earlier for earlier, later in itertools.pairwise(began[1:])]
-    exchanges = 4 if report_every else 2
+    exchanges = 6 if report_every else 3
     print(f"heart, 4 clients, {exchanges} exchanges a round: median {statistics.median(took):.2f} s", end=" ")
     print(f"({min(took):.2f} to {max(took):.2f}, {len(took)} rounds)")
     (_, before), (_, after) = marks

@@ -728,7 +728,11 @@ def running(**changes: Any) -> Scene:
         (running(), "Round 7 of 20: 3 of 4 members have sent their update; d is still training."),
         (running(sent=()), "Round 7 of 20: 4 members train, and none has sent its update yet."),
         (running(sent=("a",)), "Round 7 of 20: 1 of 4 members has sent its update."),
-        (running(left_out=("d",)), "Round 7 of 20: 3 of 4 members have sent their update; d is left out."),
+        (
+            running(left_out=("d",)),
+            "Round 7 of 20: 3 of 4 members have sent their update; that of d was refused, so the round will be "
+            "repeated with everybody.",
+        ),
         (
             running(step="open"),
             "Round 7 of 20: the sum of 3 updates is being opened and judged by its members.",

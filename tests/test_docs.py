@@ -22,9 +22,9 @@ from moonflower.protocol import purposes
 from moonflower.protocol.approval import Decision
 from moonflower.protocol.context import RoundContext
 from moonflower.protocol.envelope import Header
+from moonflower.protocol.messages import SHARED
 from moonflower.protocol.statement import Statement
 from moonflower.server.records.log import EVENTS
-from moonflower.server.rules import FIELDS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "configs/data/README.md"])
@@ -159,10 +159,11 @@ def made_codes() -> set[str]:
         and isinstance(node.values[0], ast.Constant)
         and re.match(r"[a-z_]+\.$", str(node.values[0].value))
     }
-    assert makers == {"client/guard.py", "server/enrolment.py"}, "a new f-string makes codes: list them here"
-    limits = {"min_members", "rounds", "local_epochs", "train_timeout_s", "min_approvals"}
+    assert makers == {"client/guard.py", "server/rules.py"}, "a new f-string makes codes: list them here"
+    limits = {"min_members", "train_timeout_s", "min_approvals"}
     assert limits <= strings(trees()["client/guard.py"])
-    return {f"config.{name}" for name in limits | {*FIELDS} | {*purposes.FIRST, "purposes"}}
+    differing = {*SHARED} - {"circle"}  # which has a code of its own
+    return {f"config.{name}" for name in limits | differing | {*purposes.FIRST, "purposes"}}
 
 
 def codes_in_code() -> set[str]:

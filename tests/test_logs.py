@@ -167,5 +167,5 @@ def test_entries_of_the_audit_log_are_told_in_words_with_fields(logger: logging.
     narrator.tell(entry)
     narrator.tell({"event": "checkpoint_kept"})
     (said,) = map(json.loads, stream.getvalue().splitlines())
-    assert (said["event"], said["level"], said["entry"]) == ("envelope left out", "warning", "envelope_refused")
+    assert (said["event"], said["level"], said["entry"]) == ("envelope refused", "warning", "envelope_refused")
     assert (said["run"], said["round"], said["member"], said["code"]) == ("r", 3, "a", "envelope.late")

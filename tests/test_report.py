@@ -444,8 +444,9 @@ def test_charts_of_odd_numbers(values: list[float]) -> None:
 
 def test_the_limits_are_said() -> None:
     said = words(heart())
-    assert "any one of them together with the coordinator can read" in said
-    assert "Alone it can read a single update" in said
+    assert "only the answers of all together open it (experimental until somebody" in said
+    assert "All members but one know the update of that one" in said
+    assert "holds everybody up" in said
     assert "no differential privacy" in said
     assert "does not prove that anybody was honest" in said
     assert "comes from a simulation" in said

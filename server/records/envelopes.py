@@ -16,8 +16,8 @@ from ...errors import Refused
 from ...protocol.envelope import RawEnvelope, SignedHeader
 
 WARNING = (
-    "envelopes are kept for {hours} hours: a member that left and keeps its keys can read recorded envelopes of its "
-    "epochs, and so can any member that gets hold of these files"
+    "envelopes are kept for {hours} hours: no key opens one of them alone, but they are recorded traffic, which opens "
+    "to whoever breaks X25519"
 )
 
 

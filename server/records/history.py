@@ -64,7 +64,7 @@ class Round:
         number: federation-wide, never reused.
         status: ``running``, ``promoted``, ``refused`` or ``failed``.
         code: why it was refused or failed, or "".
-        members: set A.
+        members: everybody in the sum; empty before the list is fixed.
         named: member → code.
         warnings: (member, code) pairs.
         baseline: version number that the gate compared with.

@@ -56,7 +56,7 @@ EVENTS = {
     "statistics_opened": "the sealed counts and moments of everybody's rows were opened",
     "round_began": "a round was announced on a proved base",
     "envelope_accepted": "a member's sealed update joined the running sum",
-    "envelope_refused": "a member's envelope was left out; code: why",
+    "envelope_refused": "a member's envelope was refused; code: why",
     "set_closed": "the list is fixed: one envelope of everybody in the circle, and the sealed total",
     "answered": "a member answered the list and the total",
     "answer_refused": "a member did not answer; code: why",

@@ -124,7 +124,7 @@ def add(db: Connection, log: Log, new: RosterMember) -> bool:
 
 
 def revoke(db: Connection, log: Log, name: str, reason: str) -> None:
-    """Revoke a member: its requests are refused from now on, and the next round begins an epoch without it.
+    """Revoke a member: its requests are refused from now on, and no run with it in its circle goes on.
 
     Raises:
         InputError: ``config.member``: no such member, or revoked already; ``config.reason``: looks like personal data.

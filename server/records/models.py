@@ -53,7 +53,7 @@ class Entry:
         verdict: ``start``, ``promoted`` or ``refused``.
         code: why it was refused, or "".
         run, number, base: the round that made it, and what it was trained from.
-        members: set A.
+        members: everybody in the sum.
         proof: the openers' statement and signatures.
         clip: clip of a round that starts from it.
         norm: Euclidean norm of the update that led to it.

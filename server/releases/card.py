@@ -33,12 +33,13 @@ PROTECTS = (
     ),
     (
         "a coordinator that does not follow it, as long as no member helps it",
-        "a sum is over everybody in the circle, and only the answers of all of them together open it: nobody holds a "
-        "key that opens one member's update. This is experimental until somebody outside has reviewed it",
+        "nobody holds a key that opens one member's update: a sum is over everybody in the circle, and only the "
+        "answers of all of them together open it (experimental until somebody outside the project has reviewed it)",
     ),
     (
         "a coordinator together with all members but two",
-        "they learn the sum of the last two members' updates, and no more; experimental, as above",
+        "they learn the sum of the last two members' updates, and no more (experimental until somebody outside the "
+        "project has reviewed it)",
     ),
     ("an outsider", "it sees ciphertexts, over TLS"),
     (
@@ -50,7 +51,9 @@ EXPOSED = (
     "All members but one, together, know the update of that one.",
     "Every opened sum is known to all members, and every version to the coordinator.",
     "A member that is away, or that answers junk, holds everybody up; junk is not named. So can the coordinator.",
-    "What one member alone changed between two sums is that member's.",
+    "What only one member changed between two sums is that member's.",
+    "A run chooses its rates, epochs, clip and rows: runs over the same rows with other settings can tell the last two "
+    "members apart.",
     "Recorded traffic opens to whoever breaks X25519.",
     "If all members ran on one machine (simulate, up), whoever ran it saw all rows and all keys.",
 )

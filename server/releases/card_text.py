@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -61,18 +62,14 @@ def _facts(card: Mapping[str, Any]) -> list[str]:
 
 
 def _crypto(crypto: Mapping[str, Any]) -> list[str]:
+    plan = crypto["parameters"]
     return [
         "## Crypto",
         "",
-        f"Security: {crypto['security']}. No sum over fewer than {crypto['min_members']} "
-        "members was opened. There is no differential privacy.",
+        f"Security: {crypto['security']}. Every sum was over everybody in the circle, {crypto['min_members']} members "
+        "or more. There is no differential privacy.",
         "",
-        *(
-            f"- N = {plan['degree']}, log2 q = {plan['modulus'].bit_length()}, {plan['lanes']} lanes of "
-            f"{plan['lane_bits']} bits, values of {plan['value_bits']} bits, at most {plan['max_members']} members"
-            for plan in crypto["parameters"]
-        ),
-        "",
+        *([] if plan is None else [_parameters(plan), ""]),
         "Protects against",
         "",
         *(f"- {one['against']}: {one['how']}." for one in crypto["protects"]),
@@ -81,6 +78,13 @@ def _crypto(crypto: Mapping[str, Any]) -> list[str]:
         "",
         *(f"- {sentence}" for sentence in crypto["does_not_protect"]),
     ]
+
+
+def _parameters(plan: Mapping[str, Any]) -> str:
+    return (
+        f"N = {plan['degree']}, log2 q = {math.prod(plan['primes']).bit_length()}, {plan['lanes']} lanes of "
+        f"{plan['lane_bits']} bits, values of {plan['value_bits']} bits, {plan['members']} members."
+    )
 
 
 def _status(release: Mapping[str, Any]) -> str:

@@ -47,7 +47,7 @@ CATALOGUE = (
     Metric("rounds_failed_in_a_row", "gauge", "log", "Rounds of the newest run failed since one was promoted."),
     Metric("round_promoted_timestamp_seconds", "gauge", "log", "When a round was promoted last; 0 for never."),
     Metric("round_number", "gauge", "registry", "Number of the newest run's newest round that ended."),
-    Metric("round_members", "gauge", "registry", "Members in that round's set."),
+    Metric("round_members", "gauge", "registry", "Members in that round's sum: everybody, or 0."),
     Metric(
         "round_clipped_share", "gauge", "registry", "Largest share of clipped parameters that one of them reported."
     ),
@@ -71,7 +71,7 @@ CATALOGUE = (
         "envelopes_refused_total",
         "counter",
         "log",
-        "Envelopes that were left out of a sum; circle.away: none came in time.",
+        "Envelopes that were refused; circle.away: none came in time.",
         ("member", "purpose", "code"),
     ),
     Metric("envelope_bytes_total", "counter", "log", "Bytes of the accepted envelopes.", ("purpose",)),

@@ -87,7 +87,7 @@ class Metrics(Collector):
         said = self._figures
         return {
             "round_seconds": {status: said.round_s[status] for status in ENDS},
-            "round_phase_seconds": {phase: said.phase_s[phase] for phase in ("deal", *PHASES.values())},
+            "round_phase_seconds": {phase: said.phase_s[phase] for phase in PHASES.values()},
         }
 
     def _values(self) -> Values:

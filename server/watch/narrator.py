@@ -16,7 +16,7 @@ SAID = {
     "run_ended": "ended",
     "seats_taken": "everybody in the circle takes part",
     "answer_refused": "answer refused",
-    "envelope_refused": "envelope left out",
+    "envelope_refused": "envelope refused",
     "opening_refused": "opening refused",
     "promoted": "promoted",
     "refused": "refused by the gate; the last good model stays",
@@ -41,7 +41,7 @@ def sentence(entry: dict[str, Any]) -> str:
     """Return an entry of the log in words, or "" for one that nobody waits for; what it is about goes beside them.
 
     >>> sentence({"event": "envelope_refused", "run": "r", "number": 3, "member": "a", "code": "circle.away"})
-    'envelope left out'
+    'envelope refused'
     """
     said = SAID.get(entry["event"])
     if said is None:

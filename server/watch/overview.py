@@ -42,7 +42,7 @@ class Progress:
         round: which of the planned rounds; 0 before the first.
         number: of that round in the whole federation.
         members: everybody in the circle.
-        sent: whose update is in the round's sum; ``left_out``: whose is not, and will not be.
+        sent: whose update is there; ``left_out``: whose is not, and will not be: the round will be repeated.
         step: ``enrol``, ``statistics``, ``collect``, ``open``, ``judge``, ``report``, ``between``, ``over``.
         since_s: when the step began; seconds since 1970.
     """
@@ -219,7 +219,7 @@ def _collected(progress: Progress) -> str:
     if 0 < len(missing) <= 2 and sent:
         said += f"; {_listed(missing)} {'is' if len(missing) == 1 else 'are'} still training"
     if progress.left_out:
-        said += f"; {_listed(progress.left_out)} {'is' if len(progress.left_out) == 1 else 'are'} left out"
+        said += f"; that of {_listed(progress.left_out)} was refused, so the round will be repeated with everybody"
     return said + "."
 
 

@@ -148,7 +148,7 @@ function one(app, { lineage, card: facts, approvers }, listing) {
       h('h2', { id: 'origin' }, 'Where it comes from'),
       pairs(
         ['Made', when(facts.created)],
-        ['In set A', listed(round.members)],
+        ['Members', listed(round.members)],
         [
           'Round',
           round.number

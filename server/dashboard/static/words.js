@@ -17,8 +17,8 @@ const SAID = {
   statistics_opened: 'Statistics opened',
   round_began: 'Round began',
   envelope_accepted: 'Update received',
-  envelope_refused: 'Update left out',
-  set_closed: 'Sum closed',
+  envelope_refused: 'Update refused',
+  set_closed: 'List fixed',
   opened: 'Sum opened',
   opening_refused: 'Opening refused',
   judged: 'Votes counted',
@@ -37,8 +37,8 @@ const ODD = new Set(['refused', 'warned', 'envelope_refused', 'run_resumed', 'ro
 const GOOD = new Set(['promoted', 'released', 'approved']);
 
 const OTHER = {
-  statistics: { envelope_accepted: 'Statistics', envelope_refused: 'Statistics left out' },
-  tallies: { envelope_accepted: 'Quality numbers', envelope_refused: 'Quality numbers left out' },
+  statistics: { envelope_accepted: 'Statistics', envelope_refused: 'Statistics refused' },
+  tallies: { envelope_accepted: 'Quality numbers', envelope_refused: 'Quality numbers refused' },
 };
 
 export function title(entry) {
