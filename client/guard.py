@@ -342,7 +342,7 @@ def check_list(
         if header.context != context.digest:
             raise Refused("envelope.context", f"{card.name!r} sealed under another context than this member")
         digests[card.name], masks[card.name] = signed.digest, bytes.fromhex(header.mask)
-        check_public(masks[card.name])
+        check_public(masks[card.name], card.name)
     found = SealList(digests, masks, request.total)
     if given is not None:
         if (dict(given.headers), given.total) != (digests, found.total):

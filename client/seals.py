@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import files
+from ..crypto.pairs import public_mask
+from ..crypto.sealed import Secrets
 from ..errors import Refused
-from ..protocol.envelope import RawEnvelope, SignedHeader, split
+from ..protocol.envelope import Header, RawEnvelope, SignedHeader, body_digest, split
 
 FOLDER = "sealed"
 _MAGIC, _SEED_BYTES = b"MFS2", 32
@@ -44,16 +46,28 @@ class Seal:
         """The envelope's body."""
         return split(RawEnvelope(self.envelope))[1]
 
+    def is_whole(self, context: str) -> bool:
+        """Return whether the envelope is of this context and has the body of its header, and the seed its mask key."""
+        try:
+            header = Header.parse(self.signed.data)
+        except Refused:
+            return False
+        mask = public_mask(Secrets(self.seed).mask_key).hex()
+        return (header.context, header.body, header.mask) == (context, body_digest(self.body), mask)
+
 
 class Seals:
     """The seals of a member.
 
     Args:
-        folder: made (0700) when there is something to keep; None keeps them in memory (simulate).
+        folder: made (0700) when there is something to keep; None keeps them in memory (simulate). What a killed process
+            left half written goes: a seed may be in it.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder, self._held = folder, dict[str, Seal]()
+        if folder is not None:
+            files.sweep(folder)
 
     def keep(self, context: str, seal: Seal) -> None:
         """Keep a seal, synced, in place of an earlier one of the same context."""
@@ -73,11 +87,7 @@ class Seals:
             return None
         start = len(_MAGIC) + _SEED_BYTES
         found = Seal(data[len(_MAGIC) : start], data[start:])
-        try:
-            split(RawEnvelope(found.envelope))
-        except Refused:
-            return None
-        return found if data.startswith(_MAGIC) else None
+        return found if data.startswith(_MAGIC) and found.is_whole(context) else None
 
     def drop(self, context: str) -> None:
         """Delete the seal of a context, synced; nothing happens where there is none."""
