@@ -6,8 +6,12 @@ import unicodedata
 
 import pytest
 from moonflower.canonical import digest
+from moonflower.crypto.identity import Identity, parse_roster
 from moonflower.errors import Refused
 from moonflower.protocol.circle import Circle
+from moonflower.protocol.statement import Statement
+
+from protocol import context, statement
 
 PINS = {"cleo": "pin-c", "anna": "pin-a", "bert": "pin-b"}
 
@@ -27,10 +31,15 @@ def test_a_circle_lists_its_members_by_name_whatever_the_order_in_a_config() -> 
     assert Circle.of("f", dict(reversed(PINS.items())), False) == circle
 
 
-def test_names_are_ordered_by_the_bytes_of_their_composed_form() -> None:
+def test_a_circle_has_the_order_of_rosters_and_statements() -> None:
+    """Or nobody could take a seat in a circle whose names are not in composed form."""
     names = ["Zürich", "Köln", unicodedata.normalize("NFD", "Győr"), "anna"]
-    circle = Circle.of("f", {name: f"pin of {name}" for name in names}, False)
-    assert [unicodedata.normalize("NFC", name) for name in circle.names] == ["Győr", "Köln", "Zürich", "anna"]
+    identities = {name: Identity.generate(name) for name in names}
+    circle = Circle.of("f", {name: one.card.node.pin for name, one in identities.items()}, False)
+    cards = [identities[name].card.as_dict() for name in circle.names]
+    assert parse_roster(cards, circle.pins).names == circle.names
+    said = statement(context(), circle.names)
+    assert Statement.parse(said.encode()).members == circle.names
 
 
 def test_the_digest_is_over_everything_that_members_must_share() -> None:

@@ -105,8 +105,8 @@ def test_a_removed_floor_is_an_unknown_key(tmp_path: Path, key: str) -> None:
     path = client_config(tmp_path, CONFIGS)
     text = path.read_text()
     load_config(ClientConfig, path)
-    path.write_text(text.replace("[node]", f"[node]\n{key} = 3"))
-    with pytest.raises(InputError, match=f"unknown key 'node.{key}'"):
+    path.write_text(text.replace("[client]", f"[client]\n{key} = 3"))
+    with pytest.raises(InputError, match=f"unknown key 'client.{key}'"):
         load_config(ClientConfig, path)
 
 
