@@ -25,7 +25,7 @@ _NAME = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Seal:
+class HeldSeal:
     """A sealed context. Its ``repr`` shows nothing of the seed.
 
     Attributes:
@@ -65,11 +65,11 @@ class Seals:
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self._folder, self._held = folder, dict[str, Seal]()
+        self._folder, self._held = folder, dict[str, HeldSeal]()
         if folder is not None:
             files.sweep(folder)
 
-    def keep(self, context: str, seal: Seal) -> None:
+    def keep(self, context: str, seal: HeldSeal) -> None:
         """Keep a seal, synced, in place of an earlier one of the same context."""
         if self._folder is None:
             self._held[context] = seal
@@ -77,7 +77,7 @@ class Seals:
         files.make_folder(self._folder, 0o700)
         files.replace(self._path(context), _MAGIC + seal.seed + seal.envelope, 0o600)
 
-    def read(self, context: str) -> Seal | None:
+    def read(self, context: str) -> HeldSeal | None:
         """Return the seal of a context; None where there is none, or none that is whole."""
         if self._folder is None:
             return self._held.get(context)
@@ -86,7 +86,7 @@ class Seals:
         except FileNotFoundError:
             return None
         start = len(_MAGIC) + _SEED_BYTES
-        found = Seal(data[len(_MAGIC) : start], data[start:])
+        found = HeldSeal(data[len(_MAGIC) : start], data[start:])
         return found if data.startswith(_MAGIC) and found.is_whole(context) else None
 
     def drop(self, context: str) -> None:

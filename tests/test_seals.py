@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from moonflower import files
-from moonflower.client.seals import FOLDER, Seal, Seals
+from moonflower.client.seals import FOLDER, HeldSeal, Seals
 from moonflower.crypto.pairs import public_mask
 from moonflower.crypto.sealed import Secrets
 from moonflower.protocol import envelope
@@ -16,11 +16,11 @@ from moonflower.protocol import envelope
 from protocol import context, identity
 
 
-def seal(body: bytes = b"body", number: int = 3, seed: bytes = b"s" * 32) -> tuple[str, Seal]:
+def seal(body: bytes = b"body", number: int = 3, seed: bytes = b"s" * 32) -> tuple[str, HeldSeal]:
     """Return a context's digest, and what anna sealed in it."""
     about = context(number=number)
     made = envelope.seal(identity("anna"), about, body, public_mask(Secrets(seed).mask_key))
-    return about.digest, Seal(seed, made.data)
+    return about.digest, HeldSeal(seed, made.data)
 
 
 def mode(path: Path) -> int:
@@ -72,7 +72,7 @@ def test_nobody_else_may_read_a_seal(tmp_path: Path) -> None:
 
 
 def test_the_seed_does_not_show() -> None:
-    assert repr(seal()[1]) == "Seal()"
+    assert repr(seal()[1]) == "HeldSeal()"
 
 
 def test_a_seal_outlives_its_process(tmp_path: Path) -> None:

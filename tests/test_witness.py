@@ -15,8 +15,7 @@ from conftest import CONFIGS
 from flwr.app import ConfigRecord, RecordDict
 from forking import Forking
 from moonflower.cli import member as commands
-from moonflower.client import guard
-from moonflower.client.guard import HeldCheckpoint
+from moonflower.client.checkpoints import HeldCheckpoint, check_log
 from moonflower.client.ledger.ledger import CHECKPOINTS, Ledger
 from moonflower.client.witness import LogWitness
 from moonflower.crypto import merkle
@@ -57,7 +56,7 @@ def looked(
     what: Shown, newest: HeldCheckpoint | None, *before: HeldCheckpoint, log_key: str | None = None
 ) -> HeldCheckpoint | None:
     known = {one.size: one for one in before}
-    return guard.check_log(what, newest, known.get, log_key)
+    return check_log(what, newest, known.get, log_key)
 
 
 # The rule.
