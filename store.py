@@ -162,8 +162,20 @@ class Store:
         if application != self._application_id:
             raise _bad_state(self.path, f"expected a moonflower database, got application id {application:#x}")
         if version != USER_VERSION:
-            raise _bad_state(self.path, f"expected a database of version {USER_VERSION}, got {version}")
+            raise _bad_state(self.path, other_version(version))
         return False
+
+
+def other_version(version: int) -> str:
+    """Return what is to be said of a database of another version: what was found, and the way out.
+
+    Tables of other versions are not read at all: what they mean has changed with the protocol.
+    """
+    found = f"expected a database of version {USER_VERSION}, got {version}"
+    if version > USER_VERSION:
+        return f"{found}; install the moonflower that wrote it, or a newer one"
+    way_out = "with the moonflower that wrote it export what you want to keep, then move the file away and start anew"
+    return f"{found}; {way_out}"
 
 
 class _Held(threading.local):

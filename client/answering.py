@@ -14,12 +14,12 @@ from ..protocol.answer import AnswerDocument, SignedAnswer
 from ..protocol.context import RoundContext
 from ..protocol.messages import Open
 from .guard import Answers, OwnAnswer, SealList
-from .seals import Seal
+from .seals import HeldSeal
 from .seat import Seated
 
 
 def own_answer(
-    identity: Identity, seat: Seated, context: RoundContext, kept: Seal, listed: SealList, lanes: int
+    identity: Identity, seat: Seated, context: RoundContext, kept: HeldSeal, listed: SealList, lanes: int
 ) -> OwnAnswer:
     """Return a member's answer: its one-time key under the masks of all pairs, and the signed document.
 

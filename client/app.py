@@ -51,12 +51,12 @@ from ..protocol.messages import (
 )
 from ..protocol.purposes import Purpose
 from ..protocol.records import from_records, to_records
-from . import answering, circle_key, guard, seals
+from . import answering, circle_key, guard
 from .guard import OwnAnswer, SealList
 from .learning.learner import Learner
 from .ledger.ledger import Base, Ledger
 from .purposes import Given, Kit, MemberRound, vote
-from .seals import Seals
+from .seals import HeldSeal, Seals
 from .seat import Agreed, Seated
 from .secret import NodeSecret
 from .witness import LogWitness
@@ -167,7 +167,7 @@ class Member:
             context, envelope.header, share, base=base, metrics=given.measured, facts=given.facts
         )
         self._let_go(context)
-        self.held.keep(context.digest, seals.Seal(seed, envelope.data))
+        self.held.keep(context.digest, HeldSeal(seed, envelope.data))
         return Sealed(envelope=RawEnvelope(envelope.data), clipped_share=share, seal_s=seconds)
 
     def answer_list(self, request: Ask) -> Answered:
@@ -244,7 +244,7 @@ class Member:
         body = sealed.seal(seat.plan, context.digest, secrets, lanes)
         return envelopes.seal(self.identity, context, body, pairs.public_mask(secrets.mask_key)), secrets.seed
 
-    def _answer(self, seat: Seated, context: RoundContext, kept: seals.Seal, listed: SealList, lanes: int) -> OwnAnswer:
+    def _answer(self, seat: Seated, context: RoundContext, kept: HeldSeal, listed: SealList, lanes: int) -> OwnAnswer:
         """Return the answer to a list."""
         return answering.own_answer(self.identity, seat, context, kept, listed, lanes)
 

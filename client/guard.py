@@ -14,23 +14,22 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..configs.settings import FloorSettings, Offer, parse
-from ..crypto import merkle, tau
+from ..crypto import tau
 from ..crypto.identity import Roster
-from ..crypto.note import Verifier, open_checkpoint
 from ..crypto.pairs import check_public
 from ..crypto.planner import Plan
 from ..crypto.sealed import residues_of
-from ..errors import InputError, OtherHistory, Refused
+from ..errors import InputError, Refused
 from ..protocol import gate
 from ..protocol.answer import SignedAnswer, list_digest
-from ..protocol.context import RoundContext, checkpoint_label
+from ..protocol.context import RoundContext
 from ..protocol.envelope import SignedHeader
-from ..protocol.messages import Ask, Open, RoundRequest, Seal, Shown
+from ..protocol.messages import Ask, Open, RoundRequest, Seal
 from ..protocol.purposes import Purposes
 from ..protocol.statement import Proof, Statement
 
@@ -73,91 +72,6 @@ class OwnAnswer:
     document: bytes
     signature: bytes
     answer: bytes
-
-
-@dataclass(frozen=True)
-class HeldCheckpoint:
-    """A checkpoint of the coordinator's log that this member has witnessed.
-
-    Attributes:
-        size: number of entries.
-        root: 32-byte Merkle root over them.
-        key: text of the key that signed it.
-        note: the signed checkpoint.
-    """
-
-    size: int
-    root: bytes
-    key: str
-    note: str
-
-    @property
-    def label(self) -> str:
-        """How a RoundContext names it."""
-        return checkpoint_label(self.key, self.size, self.root)
-
-    @property
-    def verifier(self) -> Verifier:
-        """The log's key."""
-        return Verifier.parse(self.key)
-
-
-_LINES = 5  # of a checkpoint: origin, size, root, a blank one, the log's signature
-
-
-def check_log(
-    shown: Shown, newest: HeldCheckpoint | None, held_at: Callable[[int], HeldCheckpoint | None], log_key: str | None
-) -> HeldCheckpoint | None:
-    """Return the checkpoint that a message shows, if it only appends to the history that this member witnessed.
-
-    Args:
-        shown: as it came.
-        newest: the newest checkpoint that this member holds; None takes the first that comes.
-        held_at: an earlier one that it held, by its size.
-        log_key: the key that this node's config pins; else the first one that signed is the only one from then on.
-
-    Returns:
-        None where the message shows an earlier checkpoint that is known here.
-
-    Raises:
-        OtherHistory: ``audit.fork``: another history, or one that was rolled back.
-        Refused: ``audit.signature``: not signed by the log's key; ``audit.behind``: its proof begins elsewhere than at
-            what this member holds.
-    """
-    key = log_key or (newest.key if newest else shown.key)
-    if shown.key != key or (newest is not None and newest.key != key):
-        raise Refused("audit.signature", f"the log is signed by {shown.key}, expected {key}")
-    try:
-        checkpoint = open_checkpoint(shown.checkpoint, Verifier.parse(key))
-    except InputError as error:
-        raise Refused("audit.signature", f"the log's key is none: {error}") from None
-    if len(shown.checkpoint.splitlines()) != _LINES:
-        raise Refused("audit.signature", "the checkpoint is not signed by the log alone")
-    found = HeldCheckpoint(checkpoint.size, checkpoint.root, key, checkpoint.note)
-    if newest is None:
-        return found
-    if found.size <= newest.size:
-        known = newest if found.size == newest.size else held_at(found.size)
-        if known is not None and known.root == found.root:
-            return None
-        what = "is not the one that was witnessed" if known else "is an earlier one that this member never saw"
-        entries = f"the log of {found.size} entries, root {found.root.hex()}"
-        raise _other(known or newest, f"{entries}, {what}", proved=known is not None)
-    if shown.since != newest.size:
-        raise Refused("audit.behind", f"expected a proof of growth from {newest.size} entries, got {shown.since}")
-    try:
-        proof = [bytes.fromhex(node) for node in shown.proof]
-    except ValueError:
-        raise _other(newest, "the proof of the log's growth is not hexadecimal") from None
-    try:
-        merkle.verify_consistency(newest.size, found.size, proof, newest.root, found.root)
-    except Refused as error:
-        raise _other(newest, str(error)) from None
-    return found
-
-
-def _other(held: HeldCheckpoint, message: str, *, proved: bool = False) -> OtherHistory:
-    return OtherHistory(held.note, held.size, held.root, message, proved=proved)
 
 
 def check_witnessed(request: Seal, witnessed: bool) -> None:
@@ -342,7 +256,7 @@ def check_list(
         if header.context != context.digest:
             raise Refused("envelope.context", f"{card.name!r} sealed under another context than this member")
         digests[card.name], masks[card.name] = signed.digest, bytes.fromhex(header.mask)
-        check_public(masks[card.name])
+        check_public(masks[card.name], card.name)
     found = SealList(digests, masks, request.total)
     if given is not None:
         if (dict(given.headers), given.total) != (digests, found.total):

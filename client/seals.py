@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import files
+from ..crypto.pairs import public_mask
+from ..crypto.sealed import Secrets
 from ..errors import Refused
-from ..protocol.envelope import RawEnvelope, SignedHeader, split
+from ..protocol.envelope import Header, RawEnvelope, SignedHeader, body_digest, split
 
 FOLDER = "sealed"
 _MAGIC, _SEED_BYTES = b"MFS2", 32
@@ -23,7 +25,7 @@ _NAME = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Seal:
+class HeldSeal:
     """A sealed context. Its ``repr`` shows nothing of the seed.
 
     Attributes:
@@ -44,18 +46,30 @@ class Seal:
         """The envelope's body."""
         return split(RawEnvelope(self.envelope))[1]
 
+    def is_whole(self, context: str) -> bool:
+        """Return whether the envelope is of this context and has the body of its header, and the seed its mask key."""
+        try:
+            header = Header.parse(self.signed.data)
+        except Refused:
+            return False
+        mask = public_mask(Secrets(self.seed).mask_key).hex()
+        return (header.context, header.body, header.mask) == (context, body_digest(self.body), mask)
+
 
 class Seals:
     """The seals of a member.
 
     Args:
-        folder: made (0700) when there is something to keep; None keeps them in memory (simulate).
+        folder: made (0700) when there is something to keep; None keeps them in memory (simulate). What a killed process
+            left half written goes: a seed may be in it.
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self._folder, self._held = folder, dict[str, Seal]()
+        self._folder, self._held = folder, dict[str, HeldSeal]()
+        if folder is not None:
+            files.sweep(folder)
 
-    def keep(self, context: str, seal: Seal) -> None:
+    def keep(self, context: str, seal: HeldSeal) -> None:
         """Keep a seal, synced, in place of an earlier one of the same context."""
         if self._folder is None:
             self._held[context] = seal
@@ -63,7 +77,7 @@ class Seals:
         files.make_folder(self._folder, 0o700)
         files.replace(self._path(context), _MAGIC + seal.seed + seal.envelope, 0o600)
 
-    def read(self, context: str) -> Seal | None:
+    def read(self, context: str) -> HeldSeal | None:
         """Return the seal of a context; None where there is none, or none that is whole."""
         if self._folder is None:
             return self._held.get(context)
@@ -72,12 +86,8 @@ class Seals:
         except FileNotFoundError:
             return None
         start = len(_MAGIC) + _SEED_BYTES
-        found = Seal(data[len(_MAGIC) : start], data[start:])
-        try:
-            split(RawEnvelope(found.envelope))
-        except Refused:
-            return None
-        return found if data.startswith(_MAGIC) else None
+        found = HeldSeal(data[len(_MAGIC) : start], data[start:])
+        return found if data.startswith(_MAGIC) and found.is_whole(context) else None
 
     def drop(self, context: str) -> None:
         """Delete the seal of a context, synced; nothing happens where there is none."""

@@ -1,6 +1,6 @@
 """The member as a witness of the coordinator's log: it checks what every message shows, keeps it, and countersigns.
 
-The rules are in ``guard.check_log``. What a member once took it never lets go, so a coordinator that shows another
+The rule is in ``checkpoints.py``. What a member once took it never lets go, so a coordinator that shows another
 history is refused with every message until it returns to the one that this member knows.
 """
 
@@ -14,7 +14,7 @@ from ..crypto.note import open_checkpoint, with_cosignatures
 from ..errors import OtherHistory
 from ..protocol.messages import Shown, Witnessed
 from ..protocol.records import RecordDict, attach, attached
-from . import guard
+from . import checkpoints
 from .ledger.ledger import Ledger
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class LogWitness:
         """
         shown, newest = attached(Shown, records), self._ledger.newest_checkpoint()
         try:
-            taken = guard.check_log(shown, newest, self._ledger.checkpoint, self._log_key)
+            taken = checkpoints.check_log(shown, newest, self._ledger.checkpoint, self._log_key)
         except OtherHistory as error:
             self._ledger.keep_fork(error.note, shown.checkpoint, proved=error.proved)
             logger.error(
@@ -61,7 +61,7 @@ class LogWitness:
         if held is not None:
             attach(Witnessed(checkpoint=self.signed(held)), records)
 
-    def signed(self, held: guard.HeldCheckpoint) -> str:
+    def signed(self, held: checkpoints.HeldCheckpoint) -> str:
         """Return the note of a checkpoint that this member holds, with its cosignature."""
         line = self._identity.cosign(open_checkpoint(held.note, held.verifier), int(self._clock()))
         return with_cosignatures(held.note, [line])

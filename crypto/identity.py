@@ -282,12 +282,12 @@ class Identity:
         """Return what :meth:`Card.wrap` encrypted.
 
         Raises:
-            Refused: ``circle.card``: not for this member, or not for this purpose.
+            Refused: ``circle.key``: not for this member, or not for this purpose.
         """
         try:
             return _SUITE.decrypt(ciphertext, self._sealing, info=info)
         except (InvalidTag, ValueError) as error:
-            raise Refused("circle.card", "a wrapped key does not open for this member") from error
+            raise Refused("circle.key", "a wrapped key does not open for this member") from error
 
 
 def _witness_name(member: str) -> str:

@@ -37,8 +37,12 @@ def public_mask(private: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
 
 
-def check_public(public: bytes) -> None:
+def check_public(public: bytes, member: str = "") -> None:
     """Check that a public mask key gives secrets at all (RFC 7748, section 6.1).
+
+    Args:
+        public: the key.
+        member: whose it is, for the refusal.
 
     Raises:
         Refused: ``envelope.malformed``: it is no key, or one of low order: everybody would know its masks.
@@ -46,7 +50,8 @@ def check_public(public: bytes) -> None:
     try:
         X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError:
-        raise Refused("envelope.malformed", "the public mask key is not a key, or is of low order") from None
+        whose = f" of {member!r}" if member else ""
+        raise Refused("envelope.malformed", f"the public mask key{whose} is not a key, or is of low order") from None
 
 
 def order(name: str) -> bytes:

@@ -43,7 +43,7 @@ class Circle:
         Raises:
             Refused: ``circle.differs``: too few members, or two that are one.
         """
-        members = tuple(sorted(pins.items(), key=lambda pair: order(pair[0])))
+        members = tuple(sorted(pins.items()))
         if len(members) < max(smallest, 2):
             raise Refused("circle.differs", f"a circle of {_count(len(members))}; {_least(smallest)}")
         if len({order(name) for name in pins}) < len(pins) or len({*pins.values()}) < len(pins):

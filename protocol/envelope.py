@@ -74,6 +74,34 @@ class Header:
         """Return the canonical bytes that are signed."""
         return canonical({"v": 2, **asdict(self)})
 
+    @classmethod
+    def parse(cls, data: bytes) -> Header:
+        """Return the header in ``data``; whose it is, :meth:`SignedHeader.verify` says.
+
+        Raises:
+            Refused: ``envelope.malformed``.
+        """
+        try:
+            value: dict[str, Any] = parse_canonical(data)
+            version = value.pop("v")
+            header = cls(**value)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise Refused("envelope.malformed", "the header is not canonical") from None
+        texts = (header.member, header.run)
+        digests = (header.context, header.params, header.body, header.mask)
+        numbers = (header.number, header.body_bytes)
+        good = (
+            version == 2
+            and all(isinstance(text, str) for text in texts)
+            and all(isinstance(text, str) and _HEX.fullmatch(text) for text in digests)
+            and all(type(number) is int and 0 <= number < 1 << 64 for number in numbers)
+            and isinstance(header.purpose, str)
+            and _WORD.fullmatch(header.purpose) is not None
+        )
+        if not good:
+            raise Refused("envelope.malformed", "a field of the header has the wrong form")
+        return header
+
 
 @dataclass(frozen=True)
 class SignedHeader:
@@ -95,7 +123,7 @@ class SignedHeader:
         """
         if not card.node.verify("envelope", self.data, self.signature):
             raise Refused("envelope.signature", f"the header is not signed by the node key of {card.name!r}")
-        header = _parse_header(self.data)
+        header = Header.parse(self.data)
         if header.member != card.name:
             raise Refused("envelope.member", f"the header names another member than {card.name!r}")
         return header
@@ -182,7 +210,7 @@ def check(raw: RawEnvelope, card: Card, context: RoundContext, body_bytes: int) 
         )
     if header.context != context.digest:
         raise Refused("envelope.context", "sealed under another context than this round's")
-    check_public(bytes.fromhex(header.mask))
+    check_public(bytes.fromhex(header.mask), card.name)
     if len(body) != header.body_bytes:
         raise Refused("envelope.signature", "the body is not as long as the header signs")
     if len(body) != body_bytes:
@@ -190,26 +218,3 @@ def check(raw: RawEnvelope, card: Card, context: RoundContext, body_bytes: int) 
     if body_digest(body) != header.body:
         raise Refused("envelope.signature", "the body is not the one that the header signs")
     return Envelope(header, signed, body)
-
-
-def _parse_header(data: bytes) -> Header:
-    try:
-        value: dict[str, Any] = parse_canonical(data)
-        version = value.pop("v")
-        header = Header(**value)
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise Refused("envelope.malformed", "the header is not canonical") from None
-    texts = (header.member, header.run)
-    digests = (header.context, header.params, header.body, header.mask)
-    numbers = (header.number, header.body_bytes)
-    good = (
-        version == 2
-        and all(isinstance(text, str) for text in texts)
-        and all(isinstance(text, str) and _HEX.fullmatch(text) for text in digests)
-        and all(type(number) is int and 0 <= number < 1 << 64 for number in numbers)
-        and isinstance(header.purpose, str)
-        and _WORD.fullmatch(header.purpose) is not None
-    )
-    if not good:
-        raise Refused("envelope.malformed", "a field of the header has the wrong form")
-    return header

@@ -90,7 +90,7 @@ class Federation:
 
     def queue(self, run: str = "run-1") -> str:
         with self.state.store.transaction() as db:
-            history.queue_run(db, run, self.cast.settings.offer(self.cast.schema.digest()))
+            history.queue_run(db, run, self.cast.settings.in_practice().offer(self.cast.schema.digest()))
         return run
 
     def coordinator(self, run: str = "run-1") -> Coordinator:

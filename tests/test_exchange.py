@@ -11,16 +11,17 @@ from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 from moonflower.errors import Refused
 from moonflower.federation.grid import LocalGrid
-from moonflower.protocol.messages import CONFIRM, Confirm, Done, Refusal
+from moonflower.protocol.messages import TAKE_SEAT, Refusal, SeatTaken, TakeSeat
 from moonflower.protocol.records import to_records
-from moonflower.server.exchange import GRACE_S, INVALID_FAB, POLL_S, RESENDS, ConnectedNode, Exchange
+from moonflower.server.exchange import INVALID_FAB, POLL_S, RESENDS, ConnectedNode, Exchange
 
 Reply = Callable[[Message], Message | None]
 IDS = {"anna": 1, "bert": 2}
+TAKEN = SeatTaken(key="0" * 64, signature="")
 
 
 def answers(message: Message) -> Message:
-    return Message(to_records(Done()), reply_to=message)
+    return Message(to_records(TAKEN), reply_to=message)
 
 
 def is_lost(message: Message) -> None:
@@ -78,12 +79,12 @@ class Grid:
         self.asked_for = max(self.asked_for, len(messages))
         return [self.replies.pop(one) for one in messages if one in self.replies]
 
-    def ask(self, *members: str, timeout_s: float = 10.0, enough: int = 99) -> dict[str, str]:
+    def ask(self, *members: str, timeout_s: float = 10.0) -> dict[str, str]:
         """Ask members; return what came of it, "" for an answer."""
         exchange = Exchange(self, IDS, lambda: self.nodes, self, revoked=lambda: self.revoked)  # type: ignore[arg-type]
         found: dict[str, str] = {}
-        requests = dict.fromkeys(members or IDS, Confirm(run="r", epoch=1, answers={}))
-        for answer in exchange.ask(CONFIRM, requests, timeout_s, lambda: len(found) >= enough):
+        request = TakeSeat(run="r", roster=[], ciphertext=b"", signature=b"")
+        for answer in exchange.ask(TAKE_SEAT, dict.fromkeys(members or IDS, request), timeout_s):
             assert answer.member not in found
             found[answer.member] = answer.reply.code if isinstance(answer.reply, Refused) else ""
         return found
@@ -101,10 +102,12 @@ def test_everybody_is_asked_once() -> None:
     assert [member for _, member in grid.sent] == ["anna", "bert"]
 
 
-def test_who_does_not_answer_is_not_named() -> None:
+@pytest.mark.parametrize("timeout_s", [3.0, 600.0])
+def test_who_does_not_answer_is_waited_for_to_the_end_and_not_named(timeout_s: float) -> None:
+    """Everybody is needed, so nothing is ever enough."""
     grid = Grid(bert=[is_lost])
-    assert grid.ask(timeout_s=3.0) == {"anna": ""}
-    assert grid.time == pytest.approx(3.0)
+    assert grid.ask(timeout_s=timeout_s) == {"anna": ""}
+    assert grid.time == pytest.approx(timeout_s, abs=0.3)
 
 
 def test_a_refusal_is_its_code() -> None:
@@ -210,21 +213,6 @@ def test_a_message_that_flower_did_not_take_is_sent_again() -> None:
     grid.refuses = 3
     assert grid.ask() == {"anna": "", "bert": ""}
     assert sorted(member for _, member in grid.sent) == ["anna", "bert"]
-
-
-def test_once_there_is_enough_the_others_are_not_waited_for_long() -> None:
-    grid = Grid(bert=[is_lost])
-    assert grid.ask(timeout_s=600.0, enough=1) == {"anna": ""}
-    assert grid.time == pytest.approx(GRACE_S, abs=0.3)
-    patient = Grid(bert=[is_lost])
-    assert patient.ask(timeout_s=600.0) == {"anna": ""}
-    assert patient.time == pytest.approx(600.0, abs=0.3)
-
-
-def test_who_answers_within_the_grace_is_heard() -> None:
-    grid = Grid(bert=[is_lost, answers])
-    grid.at(3.0, lambda: grid.log_in_anew("bert"))
-    assert grid.ask(timeout_s=600.0, enough=1) == {"anna": "", "bert": ""}
 
 
 def test_the_log_knows_each_request_by_its_messages_id(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,8 +12,9 @@ CODES = {
     2: {"", "envelope.malformed"},
     3: {"data.model"},
     4: {"open.disagree"},
-    5: {"deal.signature"},
+    5: {"circle.card"},
     6: {"release.malformed"},
+    7: {"open.list"},
 }
 
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 from moonflower.configs.settings import GateSettings
-from moonflower.server.gate import NORM_FACTOR, Verdict, judge
+from moonflower.protocol.gate import NORM_FACTOR, Verdict, judge
 from moonflower.server.records.models import Entry, best
 
 
-def verdict(votes: dict[str, float | None], norm: float = 1.0, norms: tuple[float, ...] = (), **more: Any) -> Verdict:
+def verdict(
+    votes: dict[str, float | None], norm: float | None = 1.0, norms: tuple[float, ...] = (), **more: Any
+) -> Verdict:
     settings = GateSettings(max_regression=0.05)
     return judge(votes, norm, norms, **{"in_range": True, "min_members": 3, "settings": settings, **more})
 
@@ -32,9 +34,10 @@ def test_fewer_votes_than_members_needed_decide_nothing() -> None:
     assert verdict({"a": -0.1, "b": -0.1, "c": None}) == Verdict("gate.votes", None, ())
 
 
-@pytest.mark.parametrize("norm", [math.inf, math.nan])
-def test_a_candidate_that_is_not_finite_is_refused(norm: float) -> None:
+@pytest.mark.parametrize("norm", [None, math.inf, math.nan])
+def test_a_candidate_that_is_not_finite_is_refused(norm: float | None) -> None:
     assert verdict(GOOD, norm).code == "gate.nonfinite"
+    assert verdict(GOOD, norm, in_range=False).code == "gate.norm", "of a sum out of range no candidate was made"
 
 
 def test_a_norm_out_of_the_band_of_history_is_refused() -> None:

@@ -1,22 +1,30 @@
-"""Identities, cards, pins and deals: who can slip in what, and what each attempt ends in."""
+"""Identities, cards, pins and the circle's key: who can slip in what, and what each attempt ends in."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from contextlib import closing
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from moonflower.canonical import canonical
-from moonflower.crypto.identity import Identity, PublicKey, b64, parse_card, parse_roster, unb64
+from moonflower.canonical import canonical, digest
+from moonflower.client import circle_key
+from moonflower.crypto import answers
+from moonflower.crypto.answer_plan import AnswerPlan, answer_plan
+from moonflower.crypto.answers import AnswerKey, generate
+from moonflower.crypto.identity import Identity, PublicKey, Roster, b64, parse_card, parse_roster, unb64
 from moonflower.crypto.planner import plan
-from moonflower.crypto.schemes import deal as keys
 from moonflower.errors import Refused
+from moonflower.protocol.messages import KeyMade, TakeSeat
 
-from protocol import NAMES, identity, pins, roster
+from federation import Federation
+from protocol import NAMES, circle, identity, pins, roster
 
 PLAN = plan(4, 16, 10)
-TERMS = keys.EpochTerms.of("f", 1, roster(), PLAN)
+USE = digest([circle().digest, answer_plan(PLAN).as_dict()])
 
 
 def refused(code: str, call: Any, *arguments: Any) -> str:
@@ -26,18 +34,24 @@ def refused(code: str, call: Any, *arguments: Any) -> str:
     return str(refusal.value)
 
 
-@pytest.fixture(scope="module")
-def deals() -> dict[str, keys.Deal]:
-    return {deal.recipient: deal for deal in keys.deal(identity("anna"), TERMS, roster(), PLAN)}
+@lru_cache
+def key() -> bytes:
+    return generate(answer_plan(PLAN))
 
 
-@pytest.fixture(scope="module")
-def held(deals: dict[str, keys.Deal]) -> dict[str, keys.EpochKey]:
-    return {name: keys.receive(identity(name), TERMS, roster(), PLAN, deals[name]) for name in NAMES}
+@lru_cache
+def made() -> KeyMade:
+    return circle_key.wrapped(identity("anna"), USE, key(), roster())
 
 
-def answers(held: dict[str, keys.EpochKey]) -> dict[str, dict[str, str]]:
-    return {name: keys.sign_answer(identity(name), key) for name, key in held.items()}
+def seat(ciphertext: bytes, signature: bytes) -> TakeSeat:
+    return TakeSeat(run="r", roster=roster().as_list(), ciphertext=ciphertext, signature=signature)
+
+
+def take(member: str, of: KeyMade, name: str = "", use: str = USE) -> bytes:
+    """Return the key that ``member`` takes out of what was wrapped for ``name``, by default for itself."""
+    found = seat(of.ciphertexts[name or member], of.signatures[name or member])
+    return circle_key.unwrapped(identity(member), use, PLAN, circle().first, roster(), found)
 
 
 def test_the_pin_is_the_rfc_7638_thumbprint() -> None:
@@ -82,12 +96,12 @@ def test_signatures_are_bound_to_their_domain() -> None:
 def test_a_changed_card_is_refused(field: str) -> None:
     card = identity("anna").card.as_dict()
     card[field] = identity("bert").card.as_dict()[field] if field not in ("issuer", "client_id") else "other"
-    refused("deal.signature", parse_card, card)
+    refused("circle.card", parse_card, card)
 
 
 @pytest.mark.parametrize("card", [None, 3, [], {}, {"name": "anna"}])
 def test_junk_is_no_card(card: Any) -> None:
-    refused("deal.signature", parse_card, card)
+    refused("circle.card", parse_card, card)
 
 
 def test_a_card_that_would_not_fit_into_the_log_is_none() -> None:
@@ -97,84 +111,120 @@ def test_a_card_that_would_not_fit_into_the_log_is_none() -> None:
         if fits:
             assert parse_card(card).as_dict() == card
         else:
-            refused("deal.signature", parse_card, card)
+            refused("circle.card", parse_card, card)
 
 
 def test_a_card_with_another_pin_is_refused() -> None:
     imposter = Identity.generate("anna").card.as_dict()
     cards = [imposter, *(identity(name).card.as_dict() for name in NAMES[1:])]
-    assert "'anna'" in refused("deal.signature", parse_roster, cards, pins())
+    assert "'anna'" in refused("circle.card", parse_roster, cards, pins())
 
 
 def test_a_member_without_a_pin_is_refused() -> None:
     extra = Identity.generate("eve").card.as_dict()
     cards = [*(identity(name).card.as_dict() for name in NAMES), extra]
-    refused("deal.signature", parse_roster, cards, pins())
+    refused("circle.card", parse_roster, cards, pins())
 
 
 def test_a_roster_names_each_member_once_and_in_order() -> None:
     cards = [identity(name).card.as_dict() for name in NAMES]
-    refused("deal.signature", parse_roster, cards[::-1], pins())
-    refused("deal.signature", parse_roster, [cards[0], *cards], pins())
+    refused("circle.card", parse_roster, cards[::-1], pins())
+    refused("circle.card", parse_roster, [cards[0], *cards], pins())
 
 
-def test_all_members_receive_the_same_working_keys(held: dict[str, keys.EpochKey]) -> None:
-    assert len({(key.he_key, key.secret) for key in held.values()}) == 1
-    for key in held.values():
-        keys.confirm(key, roster(), answers(held))
+def test_everybody_takes_the_same_working_key() -> None:
+    assert {take(name, made()) for name in NAMES} == {key()}
+    assert AnswerKey(PLAN, take("dora", made()))
 
 
-def test_keys_do_not_show_in_a_repr(held: dict[str, keys.EpochKey]) -> None:
-    assert repr(held["anna"]) == "EpochKey(epoch=1)"
+def test_the_key_is_wrapped_for_everybody_and_shows_to_nobody_else() -> None:
+    assert {*made().ciphertexts} == {*made().signatures} == {*NAMES}
+    assert len({*made().ciphertexts.values()}) == len(NAMES)
+    assert not any(key() in ciphertext for ciphertext in made().ciphertexts.values())
 
 
-def test_a_deal_of_the_coordinators_own_keys_is_refused() -> None:
-    coordinator = Identity.generate("anna")  # a name on the roster, but not its key
-    own = keys.deal(coordinator, TERMS, roster(), PLAN)[1]
-    refused("deal.signature", keys.receive, identity("bert"), TERMS, roster(), PLAN, own)
-    outsider = keys.deal(Identity.generate("server"), TERMS, roster(), PLAN)[1]
-    refused("deal.signature", keys.receive, identity("bert"), TERMS, roster(), PLAN, outsider)
+def test_a_key_that_the_circles_first_name_did_not_sign_is_refused() -> None:
+    """Else the coordinator would deal one of its own, and read every sum."""
+    coordinator = Identity.generate("anna")  # a name in the circle, but not its key
+    assert "'anna'" in refused("circle.key", take, "bert", circle_key.wrapped(coordinator, USE, key(), roster()))
+    other_member = circle_key.wrapped(identity("cleo"), USE, key(), roster())
+    assert "'anna'" in refused("circle.key", take, "bert", other_member)
+    junk = made().model_copy(update={"signatures": dict.fromkeys(NAMES, bytes(96))})
+    refused("circle.key", take, "bert", junk)
 
 
-def test_a_deal_for_another_member_or_epoch_is_refused(deals: dict[str, keys.Deal]) -> None:
-    refused("deal.signature", keys.receive, identity("bert"), TERMS, roster(), PLAN, deals["cleo"])
-    swapped = replace(deals["cleo"], recipient="bert")
-    refused("deal.signature", keys.receive, identity("bert"), TERMS, roster(), PLAN, swapped)
-    later = replace(TERMS, epoch=2)
-    refused("deal.signature", keys.receive, identity("bert"), later, roster(), PLAN, deals["bert"])
-    cut = replace(deals["bert"], ciphertext=deals["bert"].ciphertext[:-1])
-    refused("deal.signature", keys.receive, identity("bert"), TERMS, roster(), PLAN, cut)
+def test_a_key_for_another_member_circle_or_plan_is_refused() -> None:
+    refused("circle.key", take, "bert", made(), "cleo")
+    swapped = made().model_copy(update={"ciphertexts": {**made().ciphertexts, "bert": made().ciphertexts["cleo"]}})
+    refused("circle.key", take, "bert", swapped)
+    cut = {**made().ciphertexts, "bert": made().ciphertexts["bert"][:-1]}
+    refused("circle.key", take, "bert", made().model_copy(update={"ciphertexts": cut}))
+    for use in (digest([circle().digest, answer_plan(plan(5, 16, 10)).as_dict()]), digest([])):
+        refused("circle.key", take, "bert", made(), "", use)
+
+
+def test_a_key_that_is_signed_and_does_not_open_is_the_first_names_fault() -> None:
+    """What is wrapped and signed right may still be junk inside, or no key of these parameters."""
+    short, large = key()[:-1], b"\xff" * len(key())
+    for bad in (b"", short, large):
+        refused("circle.key", take, "bert", circle_key.wrapped(identity("anna"), USE, bad, roster()))
+    noise = np.random.default_rng(7).bytes(len(key()) - 1) + b"\0"  # in the form of a key, but not a short one
+    with pytest.raises(Refused) as refusal:
+        take("bert", circle_key.wrapped(identity("anna"), USE, noise, roster()))
+    assert refusal.value.code == "circle.key"
+    elsewhere = circle_key.wrapped(identity("anna"), "another use", key(), roster()).ciphertexts["bert"]
+    body = circle_key._wrapped(USE, "bert", elsewhere)
+    signed = seat(elsewhere, identity("anna").sign("circle.key", body))
+    refused("circle.key", circle_key.unwrapped, identity("bert"), USE, PLAN, "anna", roster(), signed)
 
 
 def test_wrapped_keys_open_only_for_their_purpose() -> None:
     wrapped = identity("anna").card.wrap(b"secret", b"one purpose")
     assert identity("anna").unwrap(wrapped, b"one purpose") == b"secret"
-    refused("deal.signature", identity("anna").unwrap, wrapped, b"another")
-    refused("deal.signature", identity("bert").unwrap, wrapped, b"one purpose")
+    refused("circle.key", identity("anna").unwrap, wrapped, b"another")
+    refused("circle.key", identity("bert").unwrap, wrapped, b"one purpose")
 
 
-def test_members_that_hold_different_keys_notice(held: dict[str, keys.EpochKey]) -> None:
-    """A dealer, or a coordinator with a dealer's help, that deals two keys is found before anybody seals."""
-    second = {deal.recipient: deal for deal in keys.deal(identity("anna"), TERMS, roster(), PLAN)}
-    odd = keys.receive(identity("dora"), TERMS, roster(), PLAN, second["dora"])
-    said = answers({**held, "dora": odd})
-    assert "'dora'" in refused("deal.disagree", keys.confirm, held["anna"], roster(), said)
-    refused("deal.disagree", keys.confirm, odd, roster(), said)
+def test_a_members_word_on_its_key_is_signed_and_gives_no_key_away() -> None:
+    """Members that were given two keys say so before anybody seals: their words differ."""
+    said = circle_key.taken(identity("bert"), USE, key())
+    assert said.key == hashlib.sha256(key()).hexdigest()
+    about = {"kind": "held", "use": USE, "member": "bert", "key": said.key}
+    node = identity("bert").card.node
+    assert node.verify("circle.key", canonical(about), unb64(said.signature))
+    for change in ({"use": "x"}, {"member": "anna"}, {"key": "0" * 64}, {"kind": "wrapped"}):
+        assert not node.verify("circle.key", canonical({**about, **change}), unb64(said.signature))
+    other = circle_key.taken(identity("dora"), USE, generate(answer_plan(PLAN)))
+    assert other.key != said.key
+    assert key().hex() not in said.model_dump_json()
 
 
-def test_an_answer_must_be_there_and_signed(held: dict[str, keys.EpochKey]) -> None:
-    said = answers(held)
-    without = {name: answer for name, answer in said.items() if name != "cleo"}
-    assert "'cleo'" in refused("deal.signature", keys.confirm, held["anna"], roster(), without)
-    forged = {**said, "cleo": said["bert"]}
-    refused("deal.signature", keys.confirm, held["anna"], roster(), forged)
-    junk = {**said, "cleo": {"answer": said["cleo"]["answer"], "signature": "!"}}
-    refused("deal.signature", keys.confirm, held["anna"], roster(), junk)
+def test_a_first_name_that_gives_out_two_keys_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has sealed anything yet."""
+    honest, plans = circle_key.wrapped, list[AnswerPlan]()
+    make = answers.generate
 
+    def generated(plan: AnswerPlan) -> bytes:
+        plans.append(plan)
+        return make(plan)
 
-def test_an_answer_gives_no_key_away_and_depends_on_the_terms(held: dict[str, keys.EpochKey]) -> None:
-    key = held["anna"]
-    assert replace(key, terms=replace(TERMS, epoch=2)).answer() != key.answer()
-    said = canonical(answers(held))
-    assert key.secret not in said
-    assert key.secret.hex().encode() not in said
+    def two(of: Identity, use: str, given: bytes, everybody: Roster) -> KeyMade:
+        again = generate(plans[-1])
+        one, other = honest(of, use, given, everybody), honest(of, use, again, everybody)
+        last = everybody.names[-1]
+        return KeyMade(
+            ciphertexts={**one.ciphertexts, last: other.ciphertexts[last]},
+            signatures={**one.signatures, last: other.signatures[last]},
+        )
+
+    with closing(Federation(tmp_path)) as one:
+        one.queue()
+        monkeypatch.setattr(circle_key, "wrapped", two)
+        monkeypatch.setattr(answers, "generate", generated)
+        assert one.carry_out() == "failed circle.key"
+        (named,) = one.events("refused_member")
+        assert (named["member"], named["code"]) == ("Cleveland", "circle.key")
+        assert one.events("seats_taken") == one.events("set_closed") == []
+        monkeypatch.undo()
+        one.queue("run-2")
+        assert one.carry_out("run-2") == "done", "who held another key than the first name gets it anew"

@@ -12,7 +12,7 @@ from typing import Any
 
 from moonflower import __version__
 from moonflower.canonical import digest
-from moonflower.client.guard import HeldCheckpoint
+from moonflower.client.checkpoints import HeldCheckpoint
 from moonflower.client.learning.torch import TorchLearner
 from moonflower.configs.settings import Offer, parse
 from moonflower.crypto import planner, quantise, sealed

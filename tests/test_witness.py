@@ -15,15 +15,14 @@ from conftest import CONFIGS
 from flwr.app import ConfigRecord, RecordDict
 from forking import Forking
 from moonflower.cli import member as commands
-from moonflower.client import guard
-from moonflower.client.guard import HeldCheckpoint
+from moonflower.client.checkpoints import HeldCheckpoint, check_log
 from moonflower.client.ledger.ledger import CHECKPOINTS, Ledger
 from moonflower.client.witness import LogWitness
 from moonflower.crypto import merkle
 from moonflower.crypto.note import Signer, Witness, check_cosignature, cosignatures, open_checkpoint, sign_checkpoint
 from moonflower.errors import Refused
 from moonflower.protocol.context import checkpoint_label
-from moonflower.protocol.messages import Done, Enrol, Shown
+from moonflower.protocol.messages import Enrol, Refusal, Shown
 from moonflower.protocol.records import attach, attached, from_records, to_records
 from moonflower.server import witnesses as noticing
 from moonflower.server.records import countersigned as table
@@ -57,7 +56,7 @@ def looked(
     what: Shown, newest: HeldCheckpoint | None, *before: HeldCheckpoint, log_key: str | None = None
 ) -> HeldCheckpoint | None:
     known = {one.size: one for one in before}
-    return guard.check_log(what, newest, known.get, log_key)
+    return check_log(what, newest, known.get, log_key)
 
 
 # The rule.
@@ -124,16 +123,16 @@ def test_a_first_key_that_is_none_is_refused() -> None:
 
 @pytest.mark.parametrize("log", [None, "", "{}", '{"checkpoint": 1}', 7])
 def test_a_message_that_shows_nothing_is_refused(log: Any) -> None:
-    records = RecordDict({"message": ConfigRecord({"kind": "done", **({} if log is None else {"log": log})})})
+    records = RecordDict({"message": ConfigRecord({"kind": "refusal", **({} if log is None else {"log": log})})})
     with pytest.raises(Refused) as refusal:
         attached(Shown, records)
     assert refusal.value.code == "audit.missing"
 
 
 def test_what_is_attached_leaves_the_message_as_it_was() -> None:
-    records = to_records(Done())
+    records = to_records(Refusal(code="a.b"))
     attach(shown(9, 7), records)
-    assert from_records(Done, records) == Done()
+    assert from_records(Refusal, records) == Refusal(code="a.b")
     assert attached(Shown, records) == shown(9, 7)
 
 
@@ -186,7 +185,7 @@ def test_what_proves_a_fork_is_kept_whatever_was_refused_before_and_after(
     witness = LogWitness(identities()[DORA], ledger, KEY, lambda: 0.0)
 
     def look(one: Shown) -> None:
-        records = to_records(Done())
+        records = to_records(Refusal(code="a.b"))
         attach(one, records)
         witness.look(records)
 
@@ -326,7 +325,7 @@ def test_a_member_that_is_shown_a_fork_refuses(federation: Federation, monkeypat
     one.carry_out()
     monkeypatch.setattr("moonflower.server.coordinator.Witnesses", Forking)
     one.queue("run-2")
-    assert one.carry_out("run-2") == "failed open.overlap", "and the others open nothing without it (rule 2)"
+    assert one.carry_out("run-2") == "failed audit.fork", "and the others open nothing without it (rule 2)"
     refused = [entry for entry in one.entries if entry["event"] == "refused_member"]
     assert [(entry["member"], entry["code"]) for entry in refused] == [(DORA, "audit.fork")]
     assert one.members[DORA].ledger.fork() is not None

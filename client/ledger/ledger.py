@@ -26,7 +26,8 @@ from ...canonical import canonical, digest
 from ...protocol.answer import list_digest
 from ...protocol.context import RoundContext
 from ...store import Store
-from ..guard import Before, HeldCheckpoint, OwnAnswer
+from ..checkpoints import HeldCheckpoint
+from ..guard import Before, OwnAnswer
 from . import journal, tables
 
 FILE_NAME = "ledger.db"

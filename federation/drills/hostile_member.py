@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...client import seals
 from ...client.app import Member
 from ...client.guard import OwnAnswer, SealList
 from ...client.purposes import Given, MemberRound
+from ...client.seals import HeldSeal
 from ...client.seat import Seated
 from ...client.steps import Update
 from ...crypto import planner
@@ -81,7 +81,7 @@ class DrilledMember(Member):
             self._last = made
         return made
 
-    def _answer(self, seat: Seated, context: RoundContext, kept: seals.Seal, listed: SealList, lanes: int) -> OwnAnswer:
+    def _answer(self, seat: Seated, context: RoundContext, kept: HeldSeal, listed: SealList, lanes: int) -> OwnAnswer:
         if self._drill(context) == "junk":
             kept = replace(kept, seed=os.urandom(len(kept.seed)))
         return super()._answer(seat, context, kept, listed, lanes)

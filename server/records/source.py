@@ -15,6 +15,7 @@ from ...canonical import canonical, parse_canonical
 from ...crypto import merkle
 from ...crypto.merkle import Frontier
 from ...errors import AuditError, InputError
+from ...store import other_version
 from .database import APPLICATION_ID, FILE_NAME, USER_VERSION
 
 _MAX_LINE_BYTES = 8 << 20  # of an export: an entry, escaped once more, and its checkpoint
@@ -117,8 +118,10 @@ def _database(path: Path, uri: str, stack: ExitStack) -> History:
     connection.execute("BEGIN")  # one state of the log, even while a server appends to it
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if application != APPLICATION_ID or version != USER_VERSION:
-        raise InputError("config.state", f"{path}: expected a moonflower database of version {USER_VERSION}")
+    if application != APPLICATION_ID:
+        raise InputError("config.state", f"{path}: expected a moonflower database, got application id {application:#x}")
+    if version != USER_VERSION:
+        raise InputError("config.state", f"{path}: {other_version(version)}")
     size, nodes = connection.execute("SELECT size, nodes FROM log_tree").fetchone() or (0, b"")
     frontier = unpack(size, nodes)
     connection.execute("SELECT idx, entry, leaf, checkpoint FROM log LIMIT 0")

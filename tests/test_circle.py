@@ -1,0 +1,82 @@
+"""The circle: the same digest for all that hold the same members, and none that could give one member away."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from moonflower.canonical import digest
+from moonflower.crypto.identity import Identity, parse_roster
+from moonflower.errors import Refused
+from moonflower.protocol.circle import Circle
+from moonflower.protocol.statement import Statement
+
+from protocol import context, statement
+
+PINS = {"cleo": "pin-c", "anna": "pin-a", "bert": "pin-b"}
+
+
+def refused(pins: dict[str, str], smallest: int = 2) -> str:
+    with pytest.raises(Refused) as refusal:
+        Circle.of("f", pins, False, smallest)
+    assert refusal.value.code == "circle.differs"
+    return str(refusal.value)
+
+
+def test_a_circle_lists_its_members_by_name_whatever_the_order_in_a_config() -> None:
+    circle = Circle.of("f", PINS, False)
+    assert circle.names == ("anna", "bert", "cleo")
+    assert circle.first == "anna"
+    assert circle.pins == PINS
+    assert Circle.of("f", dict(reversed(PINS.items())), False) == circle
+
+
+def test_a_circle_has_the_order_of_rosters_and_statements() -> None:
+    """Or nobody could take a seat in a circle whose names are not in composed form."""
+    names = ["Zürich", "Köln", unicodedata.normalize("NFD", "Győr"), "anna"]
+    identities = {name: Identity.generate(name) for name in names}
+    circle = Circle.of("f", {name: one.card.node.pin for name, one in identities.items()}, False)
+    cards = [identities[name].card.as_dict() for name in circle.names]
+    assert parse_roster(cards, circle.pins).names == circle.names
+    said = statement(context(), circle.names)
+    assert Statement.parse(said.encode()).members == circle.names
+
+
+def test_the_digest_is_over_everything_that_members_must_share() -> None:
+    circle = Circle.of("f", PINS, False)
+    members = [["anna", "pin-a"], ["bert", "pin-b"], ["cleo", "pin-c"]]
+    body = {"kind": "moonflower.circle", "federation": "f", "members": members, "practice": False}
+    assert circle.digest == digest(body)
+    others = [
+        Circle.of("g", PINS, False),
+        Circle.of("f", PINS, True),
+        Circle.of("f", {**PINS, "anna": "another"}, False),
+        Circle.of("f", {**PINS, "dora": "pin-d"}, False),
+        Circle.of("f", {name: pin for name, pin in PINS.items() if name != "cleo"}, False),
+    ]
+    assert len({circle.digest, *(one.digest for one in others)}) == 6
+
+
+def test_one_alone_is_no_circle() -> None:
+    """Of one alone the sum is its own update."""
+    said = refused({"anna": "pin-a"})
+    assert said == "a circle of one member; expected two or more: of one alone the sum is its own update"
+    assert "a circle of 0 members" in refused({})
+    assert "a circle of one member" in refused({"anna": "pin-a"}, smallest=1), "two are the fewest, whatever is asked"
+
+
+def test_two_are_a_circle_only_where_min_members_says_so() -> None:
+    two = {"anna": "pin-a", "bert": "pin-b"}
+    said = refused(two, smallest=3)
+    assert said == "a circle of 2 members; expected 3 or more (min_members); of two, each reads the other's update"
+    assert Circle.of("f", two, False, smallest=2).names == ("anna", "bert")
+    assert Circle.of("f", PINS, False, smallest=3).names == ("anna", "bert", "cleo")
+    assert "a circle of 3 members" in refused(PINS, smallest=4)
+
+
+def test_two_members_that_are_one_are_no_circle() -> None:
+    """Two names of one key, or one name twice, would count one member as two."""
+    assert "share a name or a pin" in refused({**PINS, "dora": "pin-a"})
+    composed, taken_apart = (unicodedata.normalize(form, "Köln") for form in ("NFC", "NFD"))
+    assert composed != taken_apart
+    assert "share a name or a pin" in refused({composed: "pin-a", taken_apart: "pin-b"})
