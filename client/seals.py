@@ -49,11 +49,14 @@ class Seals:
     """The seals of a member.
 
     Args:
-        folder: made (0700) when there is something to keep; None keeps them in memory (simulate).
+        folder: made (0700) when there is something to keep; None keeps them in memory (simulate). What a process that
+            was killed left half written is deleted.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder, self._held = folder, dict[str, Seal]()
+        if folder is not None:
+            files.sweep(folder)
 
     def keep(self, context: str, seal: Seal) -> None:
         """Keep a seal, synced, in place of an earlier one of the same context."""
