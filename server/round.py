@@ -47,7 +47,9 @@ class Rounds:
         with self._state.store.read() as db:
             entries = self._state.models.entries(db, self._run.id)
             number = history.next_number(db)
-        base = newest_whole(self._state.models, good_ones(entries), self._run.id)
+        good = good_ones(entries)
+        base = newest_whole(self._state.models, good, self._run.id)
+        reference = best(good[: good.index(base) + 1])  # of a repetition, what it was compared with the first time
         logs.now_about(round=number)
         outcome = Round(planned, number)
         with self._state.store.transaction() as db:
@@ -65,12 +67,12 @@ class Rounds:
         members = sums.seats.roster.names
         outcome = replace(outcome, members=members, clipped_share=collected.clipped_share)
         try:
-            agreed, candidate = sums.open(collected, best(entries).sha256)
+            agreed, candidate = sums.open(collected, reference.sha256)
         except Refused as error:
             failed_round = self._fail(outcome, error.code)
             self._check_junk()
             return failed_round
-        return self._judge(outcome, agreed, candidate, entries)
+        return self._judge(replace(outcome, baseline=reference.version), agreed, candidate, entries)
 
     def _check_junk(self) -> None:
         """Check that openings without a key did not come twice in this run.
@@ -103,7 +105,6 @@ class Rounds:
             status=status,
             code=verdict.code,
             warnings=outcome.warnings + tuple((member, "gate.regression") for member in verdict.minority),
-            baseline=best(entries).version,
             median=verdict.median,
         )
         if verdict.accepted and candidate is not None:

@@ -54,10 +54,14 @@ from moonflower import store
 from moonflower.client.app import client_app
 from moonflower.client.ledger import journal as deeds
 from moonflower.client.ledger.ledger import Ledger
+from moonflower.client.seals import FOLDER
 from moonflower.errors import MoonflowerError
 from moonflower.federation.grid import LocalGrid
+from moonflower.protocol.answer import AnswerDocument, list_digest
+from moonflower.protocol.circle import Circle
+from moonflower.protocol.context import context_digest
 from moonflower.protocol.envelope import split
-from moonflower.protocol.messages import Opened, Sealed
+from moonflower.protocol.messages import Answered, Opened, Sealed
 from moonflower.protocol.statement import Statement
 from moonflower.server.coordinator import Coordinator
 from moonflower.server.exchange import ConnectedNode, Exchange
@@ -81,37 +85,41 @@ FULL = {  # point → bytes that a file may still have
     "coordinator: judged+promoted: inside, last": 400_000,
     "coordinator: set_closed update: inside, first": 0,
     "member: sealed update: inside, last": 0,
-    "member: opening update: inside, first": 150_000,
+    "member: answered update: inside, first": 150_000,
 }
 DAMAGED = {
     "coordinator: judged+promoted: after, first": "flip",
     "coordinator: judged+promoted: after, last": "cut",
-    "member: sealed update: after, last": "lose",
+    "member: answered update: after, last": "lose",
 }
 SECOND = ("file: half written, first", "file: replace: before, first", "coordinator: judged+promoted: inside, first")
 ALONE = {
     NAMES[1]: (
         "member: agreed: after",
-        "member: dealt: after",
-        "member: confirmed: after",
+        "member: seated: after",
         "member: sealed statistics: after",
         "member: sealed update: inside",
         "member: sealed update: after",
+        "file: replace seal: after",
         "message: train.seal: answered",
         "message: train.seal: left",
-        "member: opening update: after",
+        "member: answered update: after",
+        "file: unlink seal: after",
+        "message: query.answer: answered",
         "member: opened update+judged update: after",
         "message: evaluate.open: answered",
     ),
     COORDINATOR: (
         "message: train.seal: pulled",
+        "message: query.answer: sent",
+        "message: query.answer: pulled",
         "message: evaluate.open: sent",
         "coordinator: set_closed update: after",
         "coordinator: judged+promoted: inside",
         "coordinator: judged+promoted: after",
     ),
 }
-AGAIN = ("sealed update: ", "judged+promoted: ", "half written")
+AGAIN = ("sealed update: ", "answered update: ", "judged+promoted: ", " seal: ", "half written")
 
 
 # Points
@@ -201,9 +209,11 @@ def _wrap_stores(points: Points) -> None:
 def _wrap_files(points: Points) -> None:
     def around(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **more: Any) -> Any:
-            points.reach(f"file: {name}: before")
+            place = str(arguments[-1]) if arguments else ""
+            seal = f" {FOLDER}/" in place and ".tmp-" not in place
+            points.reach(f"file: {name}{' seal' * seal}: before")
             done = real(*arguments, **more)
-            points.reach(f"file: {name}: after")
+            points.reach(f"file: {name}{' seal' * seal}: after")
             return done
 
         return call
@@ -214,7 +224,7 @@ def _wrap_files(points: Points) -> None:
         file = real_fdopen(handle, mode, *arguments, **more)
         return _InHalves(file, points) if mode == "wb" else file
 
-    for name in ("fsync", "replace", "link"):
+    for name in ("fsync", "replace", "link", "unlink"):
         setattr(os, name, around(name, getattr(os, name)))
     setattr(os, "fdopen", fdopen)  # noqa: B010
 
@@ -303,11 +313,13 @@ class Sent:
     """What members' processes sent, as they wrote it to a pipe before it left; it outlives them.
 
     Attributes:
-        envelopes: (member, purpose, run, epoch, number) → (context, digest of the whole envelope, its header's).
-        statements: the same → digests of signed statements.
+        envelopes: (member, purpose, run, number) → (context, digest of the whole envelope, its header's).
+        answers: (member, context) → (digests of list and total, digest of all that left).
+        statements: as ``envelopes`` → digests of signed statements.
     """
 
     envelopes: dict[tuple[Any, ...], set[tuple[str, str, str]]] = field(default_factory=dict)
+    answers: dict[tuple[Any, ...], set[tuple[str, str, str]]] = field(default_factory=dict)
     statements: dict[tuple[Any, ...], set[str]] = field(default_factory=dict)
 
     def add(self, lines: Iterable[str]) -> None:
@@ -316,20 +328,27 @@ class Sent:
             kind, place, *what = json.loads(line)
             if kind == "envelope":
                 self.envelopes.setdefault(tuple(place), set()).add(tuple(what))
+            elif kind == "answer":
+                self.answers.setdefault(tuple(place), set()).add(tuple(what))
             else:
                 self.statements.setdefault(tuple(place), set()).update(what)
 
 
 def note_sent(tell: Callable[[str], object], member: str, asked: Message, reply: Message) -> None:
-    """Tell what a member is about to send, where it is an envelope or a statement."""
+    """Tell what a member is about to send, where it is an envelope, an answer or a statement."""
     config = reply.content.config_records["message"]
     said = json.loads(str(asked.content.config_records["message"]["json"]))["fields"]
-    place = [member, *(said.get(name) for name in ("purpose", "run", "epoch", "number"))]
+    place = [member, *(said.get(name) for name in ("purpose", "run", "number"))]
     if config["kind"] == Sealed.kind:
         raw = from_records(Sealed, reply.content).envelope
         signed, _ = split(raw)
         context = json.loads(signed.data)["context"]
         what: list[Any] = ["envelope", place, context, hashlib.sha256(raw.data).hexdigest(), signed.digest]
+    elif config["kind"] == Answered.kind:
+        given = from_records(Answered, reply.content)
+        document = AnswerDocument.parse(given.document)
+        whole = hashlib.sha256(given.document + given.signature + given.answer).hexdigest()
+        what = ["answer", [member, document.context], document.headers, document.total, whole]
     elif config["kind"] == Opened.kind:
         what = ["statement", place, Statement.parse(from_records(Opened, reply.content).statement).sha256]
     else:
@@ -577,7 +596,7 @@ class Processes:
         grid = Wire(pipe, points, self._lives[who])
         exchange = Exchange(grid, NAMES, grid.nodes, grid)
         with suppress(MoonflowerError):
-            Coordinator(exchange, one.state, one.row(run).offer, one.pins, run).carry_out()
+            Coordinator(exchange, one.state, one.row(run).offer, Circle.of("heart", one.pins, True), run).carry_out()
         one.close()
 
     def _member(self, who: str, points: Points, pipe: Connection) -> None:
@@ -690,14 +709,9 @@ def _apart(db: sqlite3.Connection, entries: Sequence[Mapping[str, Any]]) -> str:
             rows("select run, status from runs where status not in ('queued', 'running')"),
             {(entry["run"], said["status"]) for entry, said in named("run_ended")},
         ),
-        epochs=(rows("select epoch from epochs"), {(said["epoch"],) for _, said in named("epoch_began")}),
         rounds=(
             {(n, json.loads(body)["status"]) for n, body in rows("select number, body from rounds")},
             {*rounds.items()},
-        ),
-        sets=(
-            rows("select purpose, base from sets"),
-            {(said["purpose"], said["context"]["base"]) for _, said in named("set_closed")},
         ),
         versions=(
             rows("select run, sha256 from versions where version is not null"),
@@ -711,32 +725,28 @@ def _ledger_apart(path: Path) -> str:
     with looking(path) as db:
         if db is None or not db.execute("select 1 from sqlite_master where name = 'journal'").fetchone():
             return ""
-        columns = "event, run, epoch, number, purpose, what"
-        journal = [(*row[:5], json.loads(row[5])) for row in db.execute(f"select {columns} from journal order by idx")]
+        columns = "event, run, number, purpose, what"
+        journal = [(*row[:4], json.loads(row[4])) for row in db.execute(f"select {columns} from journal order by idx")]
         agreed = {tuple(row) for row in db.execute("select run from agreements")}
-        epochs = {(epoch, bool(confirmed)) for epoch, confirmed in db.execute("select epoch, confirmed from epochs")}
-        sealed = {tuple(row) for row in db.execute("select purpose, run, epoch, number, context, header from sealed")}
-        opened = {
-            (purpose, "" if purpose == "statistics" else key)
-            for purpose, key in db.execute("select purpose, key from opened")
-        }
-    confirmed = {epoch for event, _, epoch, *_ in journal if event == "confirmed"}
-    bases = {what["context"]: what["base"] for event, *_, what in journal if event == "sealed"}
+        seated = {tuple(row) for row in db.execute("select run from agreements where roster is not null")}
+        sealed = {tuple(row) for row in db.execute("select context, purpose, run, number, header from sealed")}
+        answered = {tuple(row) for row in db.execute("select context, total from answered")}
+        candidates = {tuple(row) for row in db.execute("select run, number, sha256 from candidates")}
+    deeds = {  # of one context, the seal that was made last
+        what["context"]: (what["context"], purpose, run, number, what["header"])
+        for event, run, number, purpose, what in journal
+        if event == "sealed"
+    }
+
+    def did(event: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
+        return ((run, number, what) for name, run, number, _, what in journal if name == event)
+
     wrong = _different(
-        agreed=(agreed, {(run,) for event, run, *_ in journal if event == "agreed"}),
-        epochs=(epochs, {(epoch, epoch in confirmed) for event, _, epoch, *_ in journal if event == "dealt"}),
-        sealed=(
-            sealed,
-            {
-                (purpose, run, epoch, number, what["context"], what["header"])
-                for event, run, epoch, number, purpose, what in journal
-                if event == "sealed"
-            },
-        ),
-        opened=(
-            opened,
-            {(purpose, bases[what["context"]]) for event, *_, purpose, what in journal if event == "opening"},
-        ),
+        agreed=(agreed, {(run,) for run, *_ in did("agreed")}),
+        seated=(seated, {(run,) for run, *_ in did("seated")}),
+        sealed=(sealed, {*deeds.values()}),
+        answered=(answered, {(what["context"], what["total"]) for *_, what in did("answered")}),
+        candidates=(candidates, {(run, number, what["sha256"]) for run, number, what in did("judged")}),
     )
     return f"{path.name}: {wrong}" if wrong else ""
 
@@ -776,7 +786,6 @@ def problems(folder: Path, sent: Sent, reference: Mapping[str, Any], *, strict: 
     with state.store.read() as db:
         runs, last, versions = history.runs(db), state.models.last_good(db), state.models.entries(db)
         rounds = [one for run in runs for one in history.rounds(db, run.run)]
-        fixed = {base: history.fixed_set(db, "update", base) for base in {v.base for v in versions if v.base}}
 
     def named(*events: str) -> list[dict[str, Any]]:
         return [entry for entry in entries if entry["event"] in events]
@@ -805,58 +814,60 @@ def problems(folder: Path, sent: Sent, reference: Mapping[str, Any], *, strict: 
         last and (not strict or last.metrics == reference["metrics"]), "the report is not that of an undisturbed run"
     )
 
-    contexts: dict[tuple[str, str], set[str]] = {}
     known: set[tuple[str, str]] = set()
     for (member, *place), envelopes in sent.envelopes.items():
-        expect(len(envelopes) == 1, f"{member} sealed {place} twice: {envelopes}")
-        for context, whole_envelope, header in envelopes:
-            contexts.setdefault((member, context), set()).add(whole_envelope)
-            known.add((member, header))
-    for (member, context), different in contexts.items():
-        expect(len(different) == 1, f"{member} sealed twice under context {context}")
+        contexts = Counter(context for context, *_ in envelopes)
+        expect(max(contexts.values()) == 1, f"{member} sent two envelopes of one context for {place}: {envelopes}")
+        # what is no update is asked for again under its number after a kill, bound to a newer checkpoint
+        expect(len(contexts) == 1 or place[0] != "update", f"{member} sealed {place} twice: {envelopes}")
+        known |= {(member, header) for *_, header in envelopes}
+    lists: dict[str, set[tuple[str, str]]] = {}
     for entry in named("set_closed"):
-        unknown = {*entry["details"]["headers"].items()} - known
-        expect(not unknown, f"entry {entry['index']} has envelopes in its set that nobody sent: {unknown}")
+        said = entry["details"]
+        unknown = {*said["headers"].items()} - known
+        expect(not unknown, f"entry {entry['index']} lists envelopes that nobody sent: {unknown}")
+        expect({*said["headers"]} == {*NAMES}, f"entry {entry['index']} lists not everybody")
+        lists.setdefault(context_digest(said["context"]), set()).add(
+            (list_digest(said["headers"].values()), said["sum"])
+        )
+    for (member, context), answers in sent.answers.items():
+        expect(len(answers) == 1, f"{member} answered twice under context {context}: {answers}")
+        about = {answer[:2] for answer in answers}
+        expect(about <= lists.get(context, set()), f"{member} answered a list that the log does not have: {context}")
 
     for name in NAMES:
-        found += _ledger_problems(folder / "members" / f"{name}.db", name, sent, state, fixed)
+        found += _ledger_problems(folder / "members" / f"{name}.db", name, sent, state)
     left = [str(path.relative_to(folder)) for path in folder.rglob("*.tmp-*")]
     expect(not left, f"half-written files are left: {left}")
     state.close()
     return found
 
 
-def _ledger_problems(
-    path: Path, name: str, sent: Sent, state: State, fixed: Mapping[str, frozenset[str] | None]
-) -> list[str]:
+def _ledger_problems(path: Path, name: str, sent: Sent, state: State) -> list[str]:
     found: list[str] = []
     with closing(Ledger(path)) as ledger:
         journal, held = ledger.journal(), ledger.newest_checkpoint()
     with closing(sqlite3.connect(path)) as db:
-        rows = db.execute("select purpose, run, epoch, number, context, header from sealed").fetchall()
-        opened = db.execute("select purpose, key, members from opened").fetchall()
+        sealed = dict(db.execute("select context, header from sealed").fetchall())
+        answered = dict(db.execute("select context, total from answered").fetchall())
         (check,) = db.execute("pragma integrity_check").fetchone()
     if check != "ok":
         found.append(f"{name}: the ledger is damaged: {check}")
-    sealed = {tuple(row[:4]): (row[4], row[5]) for row in rows}
-    entries = [
-        ((e["purpose"], e["run"], e["epoch"], e["number"]), (e["what"]["context"], e["what"]["header"]))
-        for e in journal
-        if e["event"] == "sealed"
-    ]
-    if dict(entries) != sealed or len(entries) != len(sealed):
-        found.append(f"{name}: the journal's envelopes are not the ledger's")
+    if wrong := _ledger_apart(path):
+        found.append(wrong)
     for (member, *place), said in sent.envelopes.items():
-        if member == name and {(context, header) for context, _, header in said} != {sealed.get(tuple(place))}:
+        if member == name and any(sealed.get(context) != header for context, _, header in said):
             found.append(f"{name}: an envelope left that the ledger does not know: {place}")
-    did = {(e["event"], e["purpose"], e["run"], e["epoch"], e["number"]): e["what"] for e in journal}
+    for (member, context), answers in sent.answers.items():
+        if member == name and {total for _, total, _ in answers} != {answered.get(context)}:
+            found.append(f"{name}: an answer left that the ledger does not know: {context}")
+        if member == name and (path.with_name(f"{name} {FOLDER}") / context).exists():
+            found.append(f"{name}: an answer left, and what it sealed is still there: {context}")
+    did = {(e["event"], e["purpose"], e["run"], e["number"]): e["what"] for e in journal}
     for (member, *place), digests in sent.statements.items():
-        known = ("opening", *place) in did and {did.get(("opened", *place), {}).get("sha256")} == digests
+        known = ("answered", *place) in did and {did.get(("opened", *place), {}).get("sha256")} == digests
         if member == name and not known:
             found.append(f"{name}: the journal does not know what was opened: {place} {digests}")
-    for purpose, key, members in opened:
-        if purpose == "update" and fixed.get(key, frozenset(json.loads(members))) != frozenset(json.loads(members)):
-            found.append(f"{name}: base {key} was opened for another set than the coordinator's")
     if held is not None and state.log.at(held.size).root != held.root:
         found.append(f"{name}: holds a checkpoint that is not the log's")
     return found

@@ -32,7 +32,9 @@ class Killed(BaseException):
 
 @lru_cache
 def cast(*overrides: str) -> simulate.Cast:
-    return simulate.prepare(CONFIGS / "heart.toml", ("training.rounds=3", "training.local_epochs=1", *overrides))
+    return simulate.prepare(
+        CONFIGS / "heart.toml", ("training.rounds=3", "training.local_epochs=1", "federation.practice=true", *overrides)
+    )
 
 
 @lru_cache
@@ -53,6 +55,7 @@ class Federation:
         handled: called with a member's name and what handles a message; returns the reply.
         away: members whose nodes are not connected.
         revoked: members that the server's operator revoked.
+        circle: names of the circle as the coordinator knows it.
         members: name → the member's process.
     """
 
@@ -62,6 +65,7 @@ class Federation:
         self.handled: Callable[[str, Callable[[], Any]], Any] = lambda member, handle: handle()
         self.away: set[str] = set()
         self.revoked: set[str] = set()
+        self.circle: Sequence[str] = NAMES
         self.pins = {name: identities()[name].card.node.pin for name in NAMES}
         self.members: dict[str, Member] = {}
         (folder / "members").mkdir(parents=True, exist_ok=True)
@@ -115,7 +119,7 @@ class Federation:
             return {name: node for name, node in present.items() if name not in self.away | self.revoked}
 
         exchange = Exchange(grid, NAMES, connected, grid, revoked=lambda: frozenset(self.revoked))
-        circle = Circle.of("heart", self.pins, True)
+        circle = Circle.of("heart", {name: self.pins[name] for name in self.circle}, True)
         return Coordinator(exchange, self.state, row.offer, circle, run)
 
     def carry_out(self, run: str = "run-1") -> str:

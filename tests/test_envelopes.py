@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from moonflower.cli.audit import audit
 from moonflower.configs.roles import ServerSettings
 from moonflower.configs.settings import parse
-from moonflower.crypto.sealed import SealedVector
+from moonflower.crypto.pairs import public_mask
 from moonflower.errors import InputError, MoonflowerError, Refused
 from moonflower.protocol.context import RoundContext
 from moonflower.protocol.envelope import RawEnvelope, seal, split
@@ -126,7 +127,7 @@ def test_what_a_set_names_is_kept_before_the_set_is_closed(federation: Callable[
 
 
 def test_a_refused_envelope_is_not_kept(federation: Callable[..., Federation]) -> None:
-    one = federation()
+    one = federation(HOURS, "gate.max_failed=2")
 
     def damage(member: str, handle: Callable[[], Any]) -> Any:
         reply = handle()
@@ -136,12 +137,16 @@ def test_a_refused_envelope_is_not_kept(federation: Callable[..., Federation]) -
         return reply
 
     one.handled = damage
-    assert one.carry_out() == "done"
+    assert one.carry_out() == "policy run.max_failed"
     refusals = [(e["member"], e["code"]) for e in one.events("envelope_refused")]
     assert refusals == [("Hungary", "envelope.signature")] * 2
-    assert {number: len(files) for number, files in kept(one).items()} == {"1": 3, "2": 3}
-    assert len(closed_set(one, 1).headers) == 3
-    assert again(one, 1)
+    accepted = {number: [e["details"]["header"] for e in envelopes_of(one, number)] for number in (1, 2)}
+    assert kept(one) == {str(number): sorted(headers) for number, headers in accepted.items()}
+    assert {number: len(headers) for number, headers in accepted.items()} == {1: 3, 2: 3}
+
+
+def envelopes_of(one: Federation, number: int) -> list[dict[str, Any]]:
+    return [entry for entry in one.events("envelope_accepted") if entry["number"] == number]
 
 
 # Forgetting
@@ -240,7 +245,7 @@ def test_the_first_envelope_that_is_wrong_is_named(federation: Callable[..., Fed
     one = federation()
     assert one.carry_out() == "done"
     for member in ("VA Long Beach", "Switzerland", "Cleveland"):
-        place(one, 1, member).write_bytes(b"MFE1")
+        place(one, 1, member).write_bytes(b"MFE2")
         refused("audit.envelope", f"the envelope of {member!r}: 4 bytes are no envelope", one)
 
 
@@ -273,24 +278,22 @@ def test_an_envelope_of_another_context_is_not_added(federation: Callable[..., F
 
 
 def test_what_a_coordinator_must_refuse_is_not_added_either(federation: Callable[..., Federation]) -> None:
-    """A header that its member signed, with a body of another size, or with another digest of the seeds."""
+    """A header that its member signed, with a body of another size, a residue out of range, or a key of low order."""
     one = federation()
     assert one.carry_out() == "done"
     closed = closed_set(one, 1)
     body = bytes(split(one.state.envelopes.read(1, closed.headers["Cleveland"]))[1])
-    for changed, member, said in (
-        (SealedVector(body, "0" * 64, (1, 2, 3, 4)), "Cleveland", "the seeds in the body are not the ones"),
-        (SealedVector(body + body, "0" * 64, (1, 2, 3, 4)), "Hungary", f"{2 * len(body)} bytes, expected {len(body)}"),
-        (
-            SealedVector(body + b"x", "0" * 64, (1, 2, 3, 4)),
-            "Cleveland",
-            f"{len(body) + 1} bytes, expected {len(body)}",
-        ),
-        (SealedVector(b"", "0" * 64, (1, 2, 3, 4)), "Cleveland", f"body of 0 bytes, expected {len(body)}"),
+    mask, size = public_mask(b"m" * 32), len(body)
+    for changed, public, member, said in (
+        (body, bytes(32), "Cleveland", "the public mask key is not a key, or is of low order"),
+        (b"\xff" * size, mask, "Cleveland", "a residue is not below its prime"),
+        (body + body, mask, "Hungary", f"{2 * size} bytes, expected {size}"),
+        (body + b"x", mask, "Cleveland", f"{size + 1} bytes, expected"),
+        (b"", mask, "Cleveland", "body of 0 bytes, expected"),
     ):
-        raw = seal(identities()[member], RoundContext(**closed.context), changed)
+        raw = seal(identities()[member], RoundContext(**closed.context), changed, public)
         header = split(raw)[0].digest
-        wrong = ClosedSet(closed.offer, closed.context, closed.roster, {**closed.headers, member: header}, closed.sum)
+        wrong = replace(closed, headers={**closed.headers, member: header})
         kept_ = {header: raw} | {h: one.state.envelopes.read(1, h) for h in closed.headers.values()}
         with pytest.raises(Refused, match=f"the envelope of {member!r}: .*{said}"):
             recompute(wrong, kept_.__getitem__)

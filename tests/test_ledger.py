@@ -7,24 +7,33 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from moonflower.client.guard import Remembered
-from moonflower.client.ledger.ledger import Epoch, Ledger
-from moonflower.crypto.identity import Identity
-from moonflower.crypto.schemes.deal import EpochKey, EpochTerms
+from moonflower.client.guard import OwnAnswer
+from moonflower.client.ledger.ledger import Agreement, Base, Ledger
 from moonflower.errors import InputError
+from moonflower.protocol.answer import list_digest
+from moonflower.protocol.context import RoundContext
 from moonflower.server.records.database import FILE_NAME, CoordinatorStore
 from sqlalchemy.exc import IntegrityError
 
 from protocol import context, identity
 
-TERMS = EpochTerms("heart", 1, "a" * 64, "b" * 64)
 CARDS = [identity("anna").card.as_dict(), identity("bert").card.as_dict()]
-EPOCH = Epoch("run", CARDS, EpochKey(TERMS, b"he-key", b"secret"))
 UPDATE = context(run="run", number=1)
-SEALED = Remembered("context", "header", 0.05, b"envelope")
+TALLIES = replace(UPDATE, purpose="tallies")
+HEADERS = {"anna": "a" * 64, "bert": "b" * 64}
+ANSWER = OwnAnswer(UPDATE.digest, HEADERS, "d" * 64, b"document", b"signature", b"answer")
 SAID = {"sha256": "d" * 64, "members": ["anna", "bert"]}
+
+
+def base(data: bytes = b"model", number: int = 0, norm: float = 0.0, trained: bool = True) -> Base:
+    return Base(data, trained, number, norm)
+
+
+def sealed_from(ledger: Ledger, about: RoundContext, one: Base | None = None, header: str = "header") -> None:
+    ledger.remember_sealed(about, header, 0.05, base=one)
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -33,77 +42,119 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
         yield opened
 
 
-def test_an_epoch_counts_once_all_members_confirmed_it(ledger: Ledger) -> None:
-    assert ledger.epoch(1) is None
-    ledger.keep_epoch(EPOCH)
-    ledger.confirm_epoch(2)
-    assert ledger.epoch(1) == EPOCH
-    assert ledger.cards() == []
-    ledger.confirm_epoch(1)
-    assert ledger.epoch(1) == replace(EPOCH, confirmed=True)
-    assert ledger.cards() == CARDS
-
-
-def test_the_cards_of_all_confirmed_epochs_are_kept_once_each(ledger: Ledger) -> None:
-    later = replace(EPOCH.key, terms=replace(TERMS, epoch=2))
-    another = Identity.generate("anna").card.as_dict()
-    ledger.keep_epoch(EPOCH)
-    ledger.keep_epoch(Epoch("run", [another, CARDS[1]], later))
-    ledger.confirm_epoch(1)
-    assert ledger.cards() == CARDS
-    ledger.confirm_epoch(2)
-    assert ledger.cards() == [another, CARDS[1], CARDS[0]]
-
-
 def test_a_run_is_agreed_to_once(ledger: Ledger) -> None:
     assert ledger.agreement("run") is None
     ledger.keep_agreement("run", {"training": {"lr": 0.1}})
     ledger.keep_agreement("run", {"training": {"lr": 0.2}})
-    assert ledger.agreement("run") == {"training": {"lr": 0.1}}
+    assert ledger.agreement("run") == Agreement({"training": {"lr": 0.1}}, [])
 
 
-def test_another_deal_of_an_epoch_is_to_be_confirmed_again(ledger: Ledger) -> None:
-    ledger.keep_epoch(EPOCH)
-    ledger.confirm_epoch(1)
-    other = replace(EPOCH, key=replace(EPOCH.key, secret=b"another"))
-    ledger.keep_epoch(other)
-    assert ledger.epoch(1) == other
+def test_the_newest_seat_of_a_run_counts(ledger: Ledger) -> None:
+    ledger.keep_agreement("run", {"a": 1})
+    ledger.keep_agreement("other", {"a": 2})
+    for cards, key in ((CARDS[:1], "one"), (CARDS, "two")):
+        ledger.keep_seat("run", cards, key)
+        assert ledger.agreement("run") == Agreement({"a": 1}, cards, key)
+    assert ledger.agreement("other") == Agreement({"a": 2}, [])
 
 
-def test_an_envelope_is_remembered_once(ledger: Ledger) -> None:
-    assert ledger.sealed(UPDATE) is None
-    ledger.remember_sealed(UPDATE, SEALED)
-    assert ledger.sealed(UPDATE) == SEALED
-    with pytest.raises(IntegrityError):
-        ledger.remember_sealed(replace(UPDATE, base="c" * 64), replace(SEALED, envelope=b"another"))
-    assert ledger.sealed(UPDATE) == SEALED, "rule 7: a second envelope for one round leaves no trace"
+def test_a_seat_in_a_run_that_was_not_agreed_to_is_none(ledger: Ledger) -> None:
+    ledger.keep_seat("run", CARDS, "key")
+    assert ledger.agreement("run") is None
 
 
-def test_older_rounds_keep_their_digests_and_lose_their_bytes(ledger: Ledger) -> None:
-    tallies, other = replace(UPDATE, purpose="tallies"), replace(UPDATE, run="other")
-    following, rekeyed = replace(UPDATE, number=2), replace(tallies, epoch=2)
-    for about in (UPDATE, tallies, other, following, rekeyed):
-        ledger.remember_sealed(about, SEALED)
-    for about in (UPDATE, tallies):
-        assert ledger.sealed(about) == replace(SEALED, envelope=None)
-    for about in (following, rekeyed, other):
-        assert ledger.sealed(about) == SEALED
+def test_a_circles_key_is_for_its_use(ledger: Ledger) -> None:
+    assert ledger.circle_key("use") is None
+    ledger.keep_key("use", b"first")
+    ledger.keep_key("another", b"another")
+    ledger.keep_key("use", b"second")
+    assert (ledger.circle_key("use"), ledger.circle_key("another")) == (b"second", b"another")
 
 
-def test_a_base_is_opened_for_its_first_set_for_good(ledger: Ledger) -> None:
-    assert ledger.opened("update", "base") is None
-    ledger.remember_opening(UPDATE, "base", ["C", "A", "B"])
-    ledger.remember_opening(UPDATE, "base", ["A", "B"])
-    ledger.remember_opening(replace(UPDATE, purpose="statistics"), "base", ["A"])
-    assert ledger.opened("update", "base") == ["A", "B", "C"]
-    assert ledger.opened("statistics", "base") == ["A"]
+def test_what_was_sealed_anew_in_a_context_is_the_only_one_that_counts(ledger: Ledger) -> None:
+    """A member that lost the file of a seal makes another; the first can be answered no more."""
+    assert ledger.sealed(UPDATE.digest) is None
+    ledger.remember_sealed(UPDATE, "first", 0.05)
+    assert ledger.sealed(UPDATE.digest) == ("first", 0.05)
+    ledger.remember_sealed(UPDATE, "second", 0.1)
+    ledger.remember_sealed(TALLIES, "third", 0.0)
+    assert ledger.sealed(UPDATE.digest) == ("second", 0.1)
+    assert [e["what"]["header"] for e in ledger.journal()] == ["first", "second", "third"]
+
+
+def test_a_context_is_about_the_run_and_purpose_that_it_was_sealed_for(ledger: Ledger) -> None:
+    sealed_from(ledger, UPDATE)
+    assert ledger.is_about(UPDATE.digest, "run", "update")
+    assert not ledger.is_about(UPDATE.digest, "other", "update")
+    assert not ledger.is_about(UPDATE.digest, "run", "tallies")
+    assert not ledger.is_about(TALLIES.digest, "run", "tallies")
+
+
+def test_an_answer_is_given_once_in_a_context(ledger: Ledger) -> None:
+    """Rule 2: not even a caller that forgot to look can write another one."""
+    assert ledger.answered(UPDATE.digest) is None
+    ledger.remember_answered(UPDATE, ANSWER)
+    assert ledger.answered(UPDATE.digest) == ANSWER
+    for other in (ANSWER, replace(ANSWER, total="e" * 64)):
+        with pytest.raises(IntegrityError):
+            ledger.remember_answered(UPDATE, other)
+    assert ledger.answered(UPDATE.digest) == ANSWER
+    assert [e["event"] for e in ledger.journal()] == ["answered"]
+
+
+# What was trained from (rule 3)
+
+
+def test_nothing_was_done_before_the_first_round(ledger: Ledger) -> None:
+    before = ledger.before(UPDATE)
+    assert (before.number, before.trained, dict(before.norms), before.newest) == (-1, False, {}, None)
+
+
+def test_the_bases_of_a_run_are_known_by_their_number_and_norm(ledger: Ledger) -> None:
+    for number, norm in ((0, 0.0), (2, 0.5), (1, 0.25)):
+        about = replace(UPDATE, number=number + 10, round=number + 1, base=f"{number:0>64}")
+        sealed_from(ledger, about, base(number=number, norm=norm))
+    sealed_from(ledger, replace(UPDATE, run="other"), base(number=9, norm=9.0))
+    before = ledger.before(UPDATE)
+    assert (before.number, dict(before.norms)) == (2, {1: 0.25, 2: 0.5}), "version 0 has no norm"
+
+
+def test_a_base_that_is_only_judged_is_not_trained_from(ledger: Ledger) -> None:
+    sealed_from(ledger, TALLIES, base(number=5, trained=False))
+    assert ledger.before(UPDATE).number == -1
+    assert ledger.model(TALLIES.base) == b"model"
+
+
+@pytest.mark.parametrize(
+    ("changed", "again"),
+    [
+        ({"number": 7}, True),
+        ({"number": 7, "round": 4}, False),
+        ({"base": "c" * 64}, False),
+        ({"run": "other"}, False),
+        ({"purpose": "tallies"}, False),
+    ],
+)
+def test_the_same_base_in_the_same_round_is_a_repetition(ledger: Ledger, changed: dict[str, Any], again: bool) -> None:
+    sealed_from(ledger, UPDATE, base())
+    assert ledger.before(replace(UPDATE, **changed)).trained is again
+
+
+def test_the_newest_candidate_of_a_run_is_remembered(ledger: Ledger) -> None:
+    for number, sha256 in ((1, "one"), (3, "three"), (2, "two")):
+        ledger.remember_opened(replace(UPDATE, number=number), SAID, candidate=sha256)
+    ledger.remember_opened(replace(UPDATE, number=3), SAID, candidate="another")
+    ledger.remember_opened(replace(UPDATE, number=4), SAID)
+    ledger.remember_opened(replace(UPDATE, number=5, run="other"), SAID, candidate="other")
+    assert ledger.before(UPDATE).newest == (3, "three")
 
 
 def test_only_the_newest_model_keeps_its_bytes_and_all_their_metrics(ledger: Ledger) -> None:
     assert (ledger.model("m1"), ledger.metric("m1")) == (None, None)
-    ledger.remember_sealed(replace(UPDATE, base="m1"), SEALED, b"one", {"m1": 0.5})
-    ledger.remember_sealed(replace(UPDATE, base="m2", number=2), SEALED, b"two", {"m2": None})
-    ledger.remember_sealed(replace(UPDATE, purpose="statistics"), SEALED)
+    first, second = replace(UPDATE, base="m1"), replace(UPDATE, base="m2", number=2)
+    ledger.remember_sealed(first, "header", 0.0, base=base(b"one"), metrics={"m1": 0.5})
+    ledger.remember_sealed(second, "header", 0.0, base=base(b"two"), metrics={"m2": None})
+    ledger.remember_sealed(replace(UPDATE, purpose="statistics"), "header", 0.0)
     assert (ledger.model("m1"), ledger.metric("m1")) == (None, 0.5)
     assert (ledger.model("m2"), ledger.metric("m2")) == (b"two", None)
 
@@ -123,50 +174,56 @@ def test_the_total_of_rows_is_the_runs_own_and_the_last_one_holds(ledger: Ledger
 
 def test_every_transition_leaves_its_entry(ledger: Ledger) -> None:
     ledger.keep_agreement("run", {"a": 1})
-    ledger.keep_epoch(EPOCH)
-    ledger.confirm_epoch(1)
-    ledger.remember_sealed(UPDATE, SEALED, b"one", {UPDATE.base: 0.5})
-    ledger.remember_opening(UPDATE, UPDATE.base, ["bert", "anna"])
+    ledger.keep_seat("run", CARDS, "key")
+    ledger.remember_sealed(UPDATE, "header", 0.05, base=base(), metrics={UPDATE.base: 0.5})
+    ledger.remember_answered(UPDATE, ANSWER)
     ledger.remember_opened(UPDATE, SAID, vote={"vote": -0.01})
-    ledger.remember_refusal("seal", "seal.already", run="run", epoch=1, number=1, purpose="update")
+    ledger.remember_refusal("seal", "seal.already", run="run", number=1, purpose="update")
     journal = ledger.journal()
-    place = ("run", UPDATE.epoch, 1, "update")
-    assert [(e["event"], e["run"], e["epoch"], e["number"], e["purpose"]) for e in journal] == [
-        ("agreed", "run", None, None, ""),
-        ("dealt", "run", 1, None, ""),
-        ("confirmed", "run", 1, None, ""),
+    place = ("run", 1, "update")
+    assert [(e["event"], e["run"], e["number"], e["purpose"]) for e in journal] == [
+        ("agreed", "run", None, ""),
+        ("seated", "run", None, ""),
         ("sealed", *place),
-        ("opening", *place),
+        ("answered", *place),
         ("opened", *place),
         ("judged", *place),
-        ("refused", "run", 1, 1, "update"),
+        ("refused", *place),
     ]
-    assert [entry["idx"] for entry in journal] == [*range(1, 9)]
-    assert [entry["code"] for entry in journal] == [""] * 7 + ["seal.already"]
-    assert journal[3]["what"] == {"base": UPDATE.base, "context": "context", "header": "header"}
-    assert journal[4]["what"] == {"context": UPDATE.digest, "members": ["anna", "bert"]}
-    assert (journal[5]["what"], journal[6]["what"]) == (SAID, {"vote": -0.01})
+    assert [entry["idx"] for entry in journal] == [*range(1, 8)]
+    assert [entry["code"] for entry in journal] == [""] * 6 + ["seal.already"]
+    assert journal[1]["what"] == {"key": "key", "members": ["anna", "bert"]}
+    assert journal[2]["what"] == {"base": UPDATE.base, "context": UPDATE.digest, "header": "header"}
+    listed = list_digest(HEADERS.values())
+    assert journal[3]["what"] == {"context": UPDATE.digest, "headers": listed, "total": ANSWER.total}
+    assert (journal[4]["what"], journal[5]["what"]) == (SAID, {"vote": -0.01})
     assert journal[0]["time"].endswith("Z")
 
 
 def test_who_is_asked_again_does_nothing_new(ledger: Ledger) -> None:
     for _ in range(2):
         ledger.keep_agreement("run", {"a": 1})
-        ledger.remember_opening(UPDATE, UPDATE.base, ["anna", "bert"])
+        ledger.keep_seat("run", CARDS, "key")
         ledger.remember_opened(UPDATE, SAID, vote={"vote": None})
-        ledger.remember_refusal("open", "open.set")
-        ledger.confirm_epoch(1)
-    assert [entry["event"] for entry in ledger.journal()] == ["agreed", "opening", "opened", "judged", "refused"]
-    ledger.remember_opening(replace(UPDATE, number=2), UPDATE.base, ["anna", "bert"])
-    assert [entry["number"] for entry in ledger.journal()][-1] == 2, "the same base in another round is another deed"
+        ledger.remember_refusal("open", "open.list")
+    assert [entry["event"] for entry in ledger.journal()] == ["agreed", "seated", "opened", "judged", "refused"]
+    ledger.remember_opened(replace(UPDATE, number=2), SAID)
+    assert [entry["number"] for entry in ledger.journal()][-1] == 2, "the same in another round is another deed"
 
 
-def test_what_is_not_remembered_is_not_in_the_journal_either(ledger: Ledger) -> None:
-    ledger.remember_sealed(UPDATE, SEALED)
-    with pytest.raises(IntegrityError):
-        ledger.remember_sealed(UPDATE, replace(SEALED, header="another"), b"model", {"m": 1.0})
-    assert len(ledger.journal()) == 1
-    assert (ledger.model(UPDATE.base), ledger.metric("m")) == (None, None)
+def test_what_is_not_remembered_is_not_in_the_journal_either(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("moonflower.client.ledger.journal.note", broken)
+    with pytest.raises(OSError, match="No space"):
+        ledger.remember_sealed(UPDATE, "header", 0.0, base=base(), metrics={"m": 1.0}, facts={"f": 1})
+    with pytest.raises(OSError, match="No space"):
+        ledger.remember_answered(UPDATE, ANSWER)
+    assert ledger.journal() == []
+    assert (ledger.model(UPDATE.base), ledger.metric("m"), ledger.fact("f")) == (None, None, None)
+    assert (ledger.sealed(UPDATE.digest), ledger.answered(UPDATE.digest)) == (None, None)
+    assert ledger.before(UPDATE).number == -1
 
 
 def test_refusals_without_end_do_not_fill_the_disk(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,10 +244,10 @@ def test_two_ledgers_share_nothing(tmp_path: Path) -> None:
         closing(Ledger(None)) as d,
     ):
         for one in (a, c):
-            one.keep_epoch(EPOCH)
+            one.keep_key("use", b"key")
             one.remember_opened(UPDATE, SAID, facts={"rows:run": 1})
         for other in (b, d):
-            assert other.epoch(1) is None
+            assert other.circle_key("use") is None
             assert other.fact("rows:run") is None
             assert other.journal() == []
 
@@ -198,17 +255,20 @@ def test_two_ledgers_share_nothing(tmp_path: Path) -> None:
 def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
     with closing(Ledger(tmp_path / "ledger.db")) as before:
         before.keep_agreement("run", {"a": 1})
-        before.keep_epoch(EPOCH)
-        before.confirm_epoch(1)
-        before.remember_sealed(replace(UPDATE, base="m1"), SEALED, b"one", {"m1": 0.25})
-        before.remember_opening(UPDATE, "base", ["A"])
-        before.remember_opened(UPDATE, SAID, facts={"rows:run": 7})
-        journal = before.journal()
+        before.keep_seat("run", CARDS, "digest")
+        before.keep_key("use", b"key")
+        about = replace(UPDATE, base="m1")
+        before.remember_sealed(about, "header", 0.05, base=base(b"one", 3, 0.5), metrics={"m1": 0.25})
+        before.remember_answered(UPDATE, ANSWER)
+        before.remember_opened(UPDATE, SAID, facts={"rows:run": 7}, candidate="c")
+        journal, done = before.journal(), before.before(about)
     with closing(Ledger(tmp_path / "ledger.db")) as after:
-        assert after.agreement("run") == {"a": 1}
-        assert after.epoch(1) == replace(EPOCH, confirmed=True)
-        assert after.sealed(UPDATE) == SEALED
-        assert after.opened("update", "base") == ["A"]
+        assert after.agreement("run") == Agreement({"a": 1}, CARDS, "digest")
+        assert after.circle_key("use") == b"key"
+        assert after.sealed(about.digest) == ("header", 0.05)
+        assert after.answered(UPDATE.digest) == ANSWER
+        assert after.before(about) == done
+        assert (done.number, done.trained, done.newest) == (3, True, (1, "c"))
         assert (after.model("m1"), after.metric("m1"), after.fact("rows:run")) == (b"one", 0.25, 7)
         assert after.journal() == journal != []
 
@@ -216,8 +276,10 @@ def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
 def test_what_was_written_is_on_disk_before_the_call_returns(tmp_path: Path) -> None:
     """Another process sees it while the first is still open: as after a kill."""
     with closing(Ledger(tmp_path / "ledger.db")) as one, closing(Ledger(tmp_path / "ledger.db")) as two:
-        one.remember_sealed(UPDATE, SEALED)
-        assert two.sealed(UPDATE) == SEALED
+        sealed_from(one, UPDATE)
+        one.remember_answered(UPDATE, ANSWER)
+        assert two.sealed(UPDATE.digest) == ("header", 0.05)
+        assert two.answered(UPDATE.digest) == ANSWER
 
 
 # It holds keys
@@ -234,7 +296,7 @@ def open_umask() -> Iterator[None]:
 def test_nobody_else_may_read_it(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     with closing(Ledger(path)) as ledger:
-        ledger.keep_epoch(EPOCH)
+        ledger.keep_key("use", b"key")
         modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
     assert modes == dict.fromkeys(("ledger.db", "ledger.db-wal", "ledger.db-shm"), 0o600)
 

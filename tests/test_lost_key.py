@@ -19,18 +19,19 @@ import pytest
 from conftest import CONFIGS
 from flwr.app import Message
 from moonflower.__main__ import main
+from moonflower.client import guard
 from moonflower.client.app import Member, client_app
 from moonflower.client.keyring import load_keys
 from moonflower.client.live import member_of
 from moonflower.configs.roles import ClientConfig, load_config
 from moonflower.configs.settings import load_run
-from moonflower.crypto import planner, sealed
-from moonflower.crypto.mac import Mac
-from moonflower.crypto.schemes.deal import EpochKey
+from moonflower.crypto import sealed
+from moonflower.crypto.answers import AnswerKey
 from moonflower.errors import InputError, MoonflowerError, Refused
 from moonflower.federation.grid import LocalGrid
-from moonflower.protocol.envelope import SignedHeader
-from moonflower.protocol.messages import ROUTES, MakeDeals, Open
+from moonflower.protocol.circle import Circle
+from moonflower.protocol.messages import ROUTES, Enrol, Open, TakeSeat
+from moonflower.protocol.purposes import FIRST
 from moonflower.protocol.records import from_records
 from moonflower.server.coordinator import Coordinator
 from moonflower.server.exchange import ConnectedNode, Exchange
@@ -190,7 +191,7 @@ class Federation:
         }
         exchange = Exchange(grid, tuple(pins), lambda: nodes, grid)
         try:
-            Coordinator(exchange, state, row.offer, pins, run).carry_out()
+            Coordinator(exchange, state, row.offer, Circle.of("heart", pins, False), run).carry_out()
         except MoonflowerError as error:
             return error.code
         return "done"
@@ -223,13 +224,12 @@ def after_a_run(federation: Federation) -> Federation:
     return one
 
 
-def carry_out(one: Federation, left_out: str = "", at: Sequence[str] = ()) -> None:
+def carry_out(one: Federation, left_out: Sequence[str] = ()) -> None:
     """Do what the section says: with the member, with the server, and at every other node.
 
     Args:
         one: the federation.
-        left_out: what is forgotten: "pin", or a word of a command.
-        at: the nodes at which it is.
+        left_out: nodes at which the new pin is forgotten.
     """
     lost = one.folder / LOST
     one.write_config(lost, NEW)
@@ -240,14 +240,11 @@ def carry_out(one: Federation, left_out: str = "", at: Sequence[str] = ()) -> No
         if where == "at the server":
             sent = [str(lost / word) if word.endswith(".card.json") else word for word in words]
             assert one.type(one.server, sent) == 0
-        elif where == "at the member":
-            assert one.type(lost, words) == 0
         else:
-            assert where == "at every other node"
-            for name in REST:
-                assert (left_out in words and name in at) or one.type(one.folder / name, words) == 0
+            assert where == "at the member"
+            assert one.type(lost, words) == 0
     for name in REST:
-        if left_out != "pin" or name not in at:
+        if name not in left_out:
             one.unpin(one.folder / name, LOST)
             one.pin(one.folder / name, NEW, one.pin_of(lost))
         one.start(one.folder / name)
@@ -280,35 +277,28 @@ def test_the_member_comes_back_under_another_name_and_the_federation_trains_on(a
             cards = roster.cards(db)
     finally:
         state.close()
-    epochs = [entry for entry in entries if entry["event"] == "epoch_began"]
+    seats = [entry for entry in entries if entry["event"] == "seats_taken"]
     assert [entry["member"] for entry in entries if entry["event"] == "card_taken"] == [*SITES, NEW]
-    assert [entry["details"]["members"] for entry in epochs] == [sorted(SITES), sorted([*REST, NEW])]
+    assert (
+        len({entry["details"]["circle"] for entry in seats}) == len({entry["details"]["key"] for entry in seats}) == 2
+    )
+    assert [entry["details"]["members"] for entry in seats] == [sorted(SITES), sorted([*REST, NEW])]
     assert [row["members"] for row in rounds] == [sorted(SITES)] * 2 + [sorted([*REST, NEW])] * 2
     assert {row["status"] for row in rounds} == {"promoted"}
     assert {*cards} == {*REST, NEW}
     assert verify(one.server / "state", (one.server / "state" / "log.pub").read_text()).ok
 
 
-@pytest.mark.parametrize(
-    ("left_out", "nodes", "ended"),
-    [
-        ("statistics", REST, "open.overlap"),
-        ("statistics", REST[:1], "done"),  # the others are enough; that node says why it sits out
-        ("pin", REST[:1], "deal.signature"),
-    ],
-)
-def test_a_step_that_is_left_out_is_told(after_a_run: Federation, left_out: str, nodes: list[str], ended: str) -> None:
+@pytest.mark.parametrize("nodes", [REST, REST[:1]])
+def test_a_pin_that_is_forgotten_is_told(after_a_run: Federation, nodes: list[str]) -> None:
     one = after_a_run
-    carry_out(one, left_out, nodes)
-    assert one.run("run-2") == ended
+    carry_out(one, nodes)
+    assert one.run("run-2") == "circle.differs"
     state = one.open_state()
-    refusals = [entry for entry in state.log.entries() if entry.get("run") == "run-2" and "member" in entry]
+    refusals = [entry for entry in state.log.entries() if entry.get("run") == "run-2" and "code" in entry]
     state.close()
-    told = {(entry["member"], entry["code"]) for entry in refusals if "code" in entry}
-    code = "deal.signature" if left_out == "pin" else "open.overlap"
-    assert (
-        {(name, code) for name in nodes} <= told <= {(name, why) for name in nodes for why in (code, "update.failed")}
-    )
+    told = [(entry["member"], entry["code"]) for entry in refusals if entry["event"] == "refused_member"]
+    assert told == [(name, "circle.differs") for name in sorted(nodes)]
 
 
 def test_the_old_key_opens_and_seals_nothing_any_more(after_a_run: Federation) -> None:
@@ -317,26 +307,24 @@ def test_the_old_key_opens_and_seals_nothing_any_more(after_a_run: Federation) -
     carry_out(one)
     assert one.run("run-2") == "done"
     one.start(one.folder / "thief")
-    (old,), later = {asked.epoch for asked in one.requests(Open, "run-1")}, one.requests(Open, "run-2")
+    thief, later = one.members[LOST], one.requests(Open, "run-2")
+    assert thief.held.contexts() == [], "nothing of what it sealed is left to open its updates with"
     assert later
     for asked in later:
-        assert is_the_sum(one, NEW, asked.epoch, asked), "who has a seat opens it"
-        assert not is_the_sum(one, LOST, old, asked)
+        assert opens(one, NEW, "run-2", asked), "who has a seat opens it"
+        assert not opens(one, LOST, "run-1", asked)
         with pytest.raises(Refused) as refusal:
-            one.members[LOST].open(asked.model_copy(update={"epoch": old}))
+            thief.open(asked)
         assert refusal.value.code == "envelope.context"
-        forged: dict[str, Any] = {"members": sorted([*asked.members, LOST])}
-        for name in ("headers", "signatures", "seeds"):
-            forged[name] = {**getattr(asked, name), LOST: getattr(asked, name)[NEW]}
-        for name in REST:
-            with pytest.raises(Refused) as refusal:
-                one.members[name].open(asked.model_copy(update=forged))
-            assert refusal.value.code == "envelope.member"
+    (offer,) = {asked.run: asked.offer for asked in one.requests(Enrol, "run-2")}.values()
+    agreed = {name: member.enrol(Enrol(run="run-2", offer=offer)).agreed for name, member in one.members.items()}
+    assert len({agreed[name]["circle"] for name in [*REST, NEW]}) == 1
+    assert agreed[LOST]["circle"] != agreed[NEW]["circle"]
     with_it = sorted((one.members[name].identity.card for name in SITES), key=lambda card: card.name)
-    deal = MakeDeals(run="run-2", epoch=9, roster=[card.as_dict() for card in with_it])
+    seat = TakeSeat(run="run-2", roster=[card.as_dict() for card in with_it], ciphertext=b"", signature=b"")
     for name in [*REST, NEW]:
         with pytest.raises(Refused, match=f"'{LOST}' does not carry the pinned key"):
-            one.members[name].make_deals(deal)
+            one.members[name].take_seat(seat)
     state = one.open_state()
     with state.store.read() as db:
         known = roster.by_client(db, ISSUER, LOST)
@@ -345,27 +333,20 @@ def test_the_old_key_opens_and_seals_nothing_any_more(after_a_run: Federation) -
     assert known.revoked, "the gateway refuses its client (auth.client_revoked)"
 
 
-def is_the_sum(one: Federation, name: str, epoch: int, asked: Open) -> bool:
-    """Return whether a sum is one under the keys that a member holds of an epoch, which is what it opens."""
-    member, crypto = one.members[name], one.settings.crypto
-    held = member.ledger.epoch(epoch)
-    assert held is not None
-    assert held.confirmed
-    assert isinstance(held.key, EpochKey)
-    headers = {who: SignedHeader(data, asked.signatures[who]) for who, data in asked.headers.items()}
-    said = {who: header.verify(one.members[who].identity.card) for who, header in headers.items()}
-    sizes = member._agreement(held.run).sizes
-    plan = planner.plan(4, crypto.value_bits, sizes["update"])
-    lanes = {
-        "update": sizes["update"] + plan.limbs,
-        "statistics": sizes["statistics"] * plan.limbs,
-        "tallies": sizes["tallies"] * plan.limbs,
-    }[asked.purpose]
-    mac = Mac(held.key.secret, said[NEW].context, plan)
-    code = ""
+def opens(one: Federation, name: str, run: str, asked: Open) -> bool:
+    """Return whether a sum opens under the circle's key that a member holds for a run."""
+    member, seat = one.members[name], one.members[NEW]._seated["run-2"]
+    key = member.ledger.circle_key(member._agreement(run).key_use)
+    assert key is not None
+    context = guard.round_context(seat.template, asked, FIRST)
+    lanes = seat.lanes(FIRST[asked.purpose], one.members[NEW]._agreement("run-2"))
+    seeds = [asked.seeds[who] for who in seat.roster.names]
     try:
-        sealed.check_total(mac, {who: list(header.tags) for who, header in said.items()}, asked.total, lanes, plan)
+        opened = AnswerKey(seat.plan, key).open(asked.keys, seeds)
+        list(sealed.open_total(seat.plan, context.digest, opened, asked.total, lanes))
     except Refused as refusal:
         code = refusal.code
-    assert code in ("", "envelope.tag")
+    else:
+        code = ""
+    assert code in ("", "open.key")
     return not code
