@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from moonflower.client import guard
 from moonflower.client.app import Member
+from moonflower.client.checkpoints import HeldCheckpoint
 from moonflower.client.ledger.ledger import Ledger
 from moonflower.client.seals import Seals
 from moonflower.configs.settings import FloorSettings
@@ -230,11 +231,11 @@ class Hostile:
         return guard.round_context(seat.template, asked, member.kit.known).digest
 
 
-def held(size: int) -> guard.HeldCheckpoint:
+def held(size: int) -> HeldCheckpoint:
     """A checkpoint that members witnessed."""
     signer = Signer("moonflower/heart", bytes(range(32)))
     root = bytes([size]) * 32
-    return guard.HeldCheckpoint(size, root, signer.verifier.text(), sign_checkpoint(signer, size, root).note)
+    return HeldCheckpoint(size, root, signer.verifier.text(), sign_checkpoint(signer, size, root).note)
 
 
 def cosine(one: Any, other: Any) -> float:
