@@ -162,7 +162,7 @@ def known_masks(hostile: Hostile, about: Sum, victim: str, total: bytes, seeds: 
 
 def split_mask(envelope: bytes) -> bytes:
     signed, _ = split(RawEnvelope(envelope))
-    return bytes.fromhex(envelopes._parse_header(signed.data).mask)
+    return bytes.fromhex(envelopes.Header.parse(signed.data).mask)
 
 
 def test_a_copied_mask_key_cancels_nothing(hostile: Hostile, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +174,7 @@ def test_a_copied_mask_key_cancels_nothing(hostile: Hostile, expected: str, monk
         about = hostile.sum(base=base)
         hostile.seal(about)
         signed, body = split(RawEnvelope(about.envelopes[FOURTH]))
-        header = envelopes._parse_header(signed.data)
+        header = envelopes.Header.parse(signed.data)
         copied = replace(header, mask=split_mask(about.envelopes[VICTIM]).hex()).encode()
         signature = hostile.members[FOURTH].identity.sign("envelope", copied)
         whole = envelopes.MAGIC + len(copied).to_bytes(4, "little") + copied + signature + bytes(body)

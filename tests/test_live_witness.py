@@ -1,4 +1,4 @@
-"""A dishonest coordinator among real processes: it forks, rewrites, rolls back its log, and asks for sums of its own."""
+"""A dishonest coordinator among real processes: it forks, rewrites, rolls back its log, and wants sums of its own."""
 
 from __future__ import annotations
 
