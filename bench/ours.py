@@ -71,10 +71,10 @@ class _Measured:
         body = sealed.seal(self.plan, CONTEXT, secrets, lanes)
         header = hashlib.sha256(body).digest() + pairs.public_mask(secrets.mask_key)
         header += bytes(HEADER_BYTES - len(header))
-        return secrets, body, header, self.identity.sign("header", header)
+        return secrets, body, header, self.identity.sign("envelope", header)
 
     def _add(self, body: bytes, header: bytes, signature: bytes) -> None:
-        good = self.identity.card.node.verify("header", header, signature)
+        good = self.identity.card.node.verify("envelope", header, signature)
         if not good or hashlib.sha256(body).digest() != header[:32]:
             raise RuntimeError("a header does not fit its body")
         self.running.add(body)

@@ -266,11 +266,8 @@ def _rounds_table(result: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]
 
 
 def _present(members: Sequence[str], names: Sequence[str]) -> str:
-    """Return the members of a round in few words: ``all 4``, ``all but Hungary``, or their names."""
-    missing = [name for name in names if name not in members]
-    if not members or not set(members) <= set(names) or len(missing) >= len(members):
-        return ", ".join(members) or UNDEFINED
-    return f"all but {listed(missing)}" if missing else f"all {len(names)}"
+    """Return the members of a round's sum in few words: ``all 4``; their names, where a result has others."""
+    return f"all {len(names)}" if members and {*members} == {*names} else ", ".join(members) or UNDEFINED
 
 
 def _wire_html(result: Mapping[str, Any]) -> str:

@@ -60,21 +60,21 @@ def a_round(i: int, names: list[str], total: int = 20) -> dict[str, Any]:
     share = 1 - 0.82 ** (i * 20 / total)
     return {
         "round": i, "number": i + 40, "status": "promoted", "code": None, "members": list(names),
-        "excluded": [], "warnings": [], "clipped_share": 0.0,
+        "named": [], "warnings": [], "clipped_share": 0.0,
         "gate": {"baseline": i, "median": -0.011 + 0.0005 * i},
         "metrics": scores(0.60 - 0.20 * share, 0.70 + 0.12 * share, 0.80 + 0.09 * share),
     }  # fmt: skip
 
 
 def heart(rounds: int = 20) -> dict[str, Any]:
-    """A simulation of four hospitals: round 7 refused, round 9 without Hungary, Cleveland better alone."""
+    """A simulation of four hospitals: round 7 refused, round 9 failed and named Hungary, Cleveland better alone."""
     names = list(HOSPITALS)
     every = [a_round(i + 1, names, rounds) for i in range(rounds)]
     if rounds >= 9:
         every[6] |= {"status": "refused", "code": "gate.regression", "metrics": scores(0.61, 0.69, 0.79)}
         every[6]["gate"] = {"baseline": 5, "median": 0.364}
-        every[8]["members"] = [n for n in names if n != "Hungary"]
-        every[8]["excluded"] = [{"member": "Hungary", "code": "envelope.signature"}]
+        every[8] |= {"status": "failed", "code": "round.too_few", "members": [], "metrics": {}}
+        every[8]["named"] = [{"member": "Hungary", "code": "envelope.signature"}]
         every[11]["warnings"] = [{"member": "VA Long Beach", "code": "gate.regression"}]
     return {
         "version": 1, "federation": "heart", "run": "heart-20260301T101500Z",
@@ -340,10 +340,11 @@ def test_the_table_holds_what_it_must(width: int) -> None:
         "AUC 0.872 0.894 0.894 0.897*",
         "all members' test rows loss 0.498 0.402 – 0.391*",
         "Federation does not help Cleveland",
-        "Result 4 members trained one model together in 20 rounds (19 promoted, 1 refused); on all members' test rows",
+        "Result 4 members trained one model together in 20 rounds (18 promoted, 1 refused, 1 failed); "
+        "on all members' test rows",
         "each member judged on its own test rows",
-        "20: 19 promoted, 1 refused, 0 failed; refused gate.regression (round 7)",
-        "excluded: Hungary envelope.signature (round 9)",
+        "20: 18 promoted, 1 refused, 1 failed; refused gate.regression (round 7)",
+        "named: Hungary envelope.signature (round 9)",
         "upload 31,244 bytes (31.2 kB) per member and round (1,358.4 bytes a parameter, 23 parameters)",
         "download 412 bytes; seal 4.2 ms, add 1.1 ms, open 5.8 ms",
         "verified, 412 entries, root " + heart()["audit"]["root"],
@@ -397,7 +398,7 @@ def test_no_promoted_round_is_said_first() -> None:
 
 def test_the_summary_is_one_plain_sentence() -> None:
     assert summary(heart()) == (
-        "4 members trained one model together in 20 rounds (19 promoted, 1 refused); on all members' test"
+        "4 members trained one model together in 20 rounds (18 promoted, 1 refused, 1 failed); on all members' test"
         " rows it reaches a loss of 0.402 and an AUC of 0.891, against a loss of 0.498 and an AUC of 0.852"
         " for the members' own models on average."
     )
@@ -416,7 +417,11 @@ def test_the_rounds_are_all_in_the_table_and_told_apart_by_shape() -> None:
         assert shapes == {"promoted": "circle", "refused": "path", "failed": "path"}
         assert len({e.get("d", "").split("m", 1)[-1] for e in chart.iter("path") if e.get("class") in shapes}) == 2
     by_round = [r for r in (tree(heart())).iter("tr") if (r.findtext("th") or "") == "9"]
-    assert "all but Hungary" in "".join(by_round[0].itertext())
+    said = "".join(by_round[0].itertext())
+    assert "round.too_few" in said
+    assert "Hungary envelope.signature" in said
+    by_round = [r for r in (tree(heart())).iter("tr") if (r.findtext("th") or "") == "8"]
+    assert "all 4" in "".join(by_round[0].itertext())
 
 
 def test_a_wild_round_does_not_flatten_the_curve() -> None:
