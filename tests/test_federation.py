@@ -425,7 +425,7 @@ def test_the_coordinator_never_sees_a_key(folders: Any, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(answers, "generate", generating)
     monkeypatch.setattr(Secrets, "fresh", fresh)
-    done = simulate(HEART, out=folders("spied"), overrides=("training.rounds=2", "training.local_epochs=1"))
+    done = simulate(HEART, out=folders("spied"), overrides=(*FOUR, "training.rounds=2", "training.report_every=0"))
     everything = seen + [path.read_bytes() for path in done.out.rglob("*") if path.is_file()]
     assert len(keys) == 1
     assert len(made) == 4 * 4, "statistics, two updates, tallies"

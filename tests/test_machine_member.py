@@ -1,202 +1,272 @@
 """A member that faces any coordinator, as a state machine, which ``test_machines.py`` runs.
 
-The member is real: its app, guard, ledger on a file, keys, training. The coordinator asks for whatever it likes, in any
-order, again, with wrong fields, and adds up what it likes; the other members sign for it what a member can be asked to
-seal, under any terms. The machine knows what the rules allow (rules 1, 2, 3 and 7), and the member must do exactly
-that: no more, and no less. Between any two steps, and inside of any transaction, its process may be killed.
+The member is real: its app, guard, ledger and seals on files, keys, training. The coordinator asks for whatever it
+likes, in any order, again, with wrong fields, and holds the keys of all other members, who seal, answer and sign what
+it likes. Between any two steps, inside of any transaction, and between ledger and file the member's process may be
+killed; its disk may be put back to an earlier state, and files of it may be lost. The machine knows what the rules
+allow (rules 2, 3 and 7), and the member must do exactly that: no more, and no less.
 """
 
 from __future__ import annotations
 
-import json
+import copy
+import hashlib
+import shutil
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
+import numpy as np
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from moonflower.client import guard
 from moonflower.client.app import Member
-from moonflower.client.ledger.ledger import Epoch, Ledger
+from moonflower.client.guard import BaseRules
+from moonflower.client.ledger.ledger import Ledger
+from moonflower.client.seals import FOLDER, Seal, Seals
 from moonflower.configs.settings import FloorSettings
-from moonflower.crypto import planner, sealed
-from moonflower.crypto.schemes import deal
+from moonflower.crypto import pairs
+from moonflower.crypto.answer_plan import AnswerSum, answer_plan
 from moonflower.errors import Refused
 from moonflower.protocol import envelope
-from moonflower.protocol.messages import Enrol, Open, Opened, Sealed, TakeDeal
-from moonflower.protocol.statement import Proof, Statement
-from moonflower.server.aggregate import RunningSum
+from moonflower.protocol.answer import AnswerDocument, SignedAnswer
+from moonflower.protocol.envelope import SignedHeader
+from moonflower.protocol.messages import Answered, Ask, Enrol, Open, Opened, Sealed
+from moonflower.protocol.messages import Seal as SealRequest
+from moonflower.protocol.statement import Proof, Statement, Words
 from test_machine_means import in_memory, without
-from test_machine_world import (
-    BAD_PROOFS,
-    CLIPS,
-    DORA,
-    EVERYBODY,
-    LEAST,
-    ME,
-    REST,
-    ROSTERS,
-    RUN,
-    UNCONFIRMED,
-    Ask,
-    World,
-    world,
-)
+from test_machine_world import BENT, ME, OTHERS, RUN, At, Listed, World, bent, world
 
 from federation import NAMES, Killed, identities
 
-TWISTS = {  # what is not as it should be about a sum, and why it is not opened then
-    "context": "envelope.context",
-    "sum: one twice": "envelope.tag",
-    "sum: one less": "envelope.tag",
-    "seeds": "open.set",
+REST = NAMES[:-1]
+ROUNDS = 3  # of the run
+BAD, GOOD = 1.0, 0.0  # votes of the others, who are the majority
+WHOLE = "select cast(document || signature || answer as blob) from answered where context = ?"
+LOW = bytes(32)  # a public mask key of low order
+
+WRONG_LISTS = {  # what is not as it should be about a list, and why it is not answered then
+    "left out": "open.list",
+    "one more": "open.list",
     "signature": "envelope.signature",
     "another's header": "envelope.signature",
-    "without me": "open.set",
+    "names another": "envelope.member",
+    "another context": "envelope.context",
+    "low order": "envelope.malformed",
     "an older one of mine": "envelope.context",
-    "unsorted": "open.set",
+    "another one of mine": "open.list",
     "clip": "envelope.context",
     "round": "envelope.context",
     "checkpoint": "envelope.context",
 }
-LEFT_OUT: tuple[set[str], ...] = (set(), {NAMES[1]}, {NAMES[2]}, {DORA}, {NAMES[1], DORA})
+WRONG_ANSWERS = {  # the same of the answers to a list, and why it is not opened
+    "left out": "open.list",
+    "one more": "open.list",
+    "signature": "envelope.signature",
+    "to another list": "open.list",
+    "to another total": "open.list",
+    "another total": "open.list",
+    "functionals": "open.tau",
+    "junk": "open.key",
+    "junk, each by itself": "open.list",
+}
 
 
-@st.composite
-def asks(draw: Any) -> Ask:
-    """Requests for envelopes, most of which are as an honest coordinator's."""
-    purpose = draw(st.sampled_from(["update", "update", "tallies", "statistics"]))
-    base = draw(st.integers(0, 1)) if purpose != "statistics" else 0
-    clip = 0.0 if purpose == "statistics" else CLIPS[base]
-    odd = draw(st.sampled_from(["", "", "", "", "", "run", "epoch", "clip", "checkpoint"]))
-    return Ask(
-        run="another" if odd == "run" else RUN,
-        epoch=draw(st.sampled_from([4, 9] if odd == "epoch" else [1, 1, 2, 3])),
-        number=draw(st.integers(1, 2)),
-        round=draw(st.sampled_from([1, 1, 1, 2])),
-        purpose=purpose,
-        base=base,
-        clip=4.0 if odd == "clip" else clip,
-        checkpoint=draw(st.sampled_from([2, 3] if odd == "checkpoint" else [0, 0, 1])),
-    )
+@dataclass(frozen=True)
+class Version:
+    """A version whose statement all names signed.
+
+    Attributes:
+        sha256, data, number, clip: as in its statement.
+        said, proof: the statement, and everybody's words.
+        refused: by the votes.
+    """
+
+    sha256: str
+    data: bytes
+    number: int
+    clip: float
+    said: Statement
+    proof: Proof
+    refused: bool
+
+
+@dataclass
+class Known:
+    """What the member's ledger must hold."""
+
+    witnessed: set[int] = field(default_factory=set)
+    sealed: dict[str, str] = field(default_factory=dict)  # context → purpose
+    answered: dict[str, tuple[dict[str, str], str, bytes]] = field(default_factory=dict)  # → headers, total, what left
+    trained: set[tuple[str, int]] = field(default_factory=set)  # (base, round)
+    number: int = -1  # of the newest base that was trained from
+    candidates: dict[int, str] = field(default_factory=dict)  # number → version
+    model: str = ""
+    counted: bool = False  # the statistics of its own rows
+    rows: bool = False  # the total of all rows was opened
+
+    @property
+    def newest(self) -> tuple[int, str] | None:
+        return max(self.candidates.items()) if self.candidates else None
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A copy of a member's disk, and what the machine knew of its ledger then."""
+
+    folder: Path
+    known: Known
+
+
+class Fragile(Seals):
+    """Seals of a member that dies before or after one of these files is written or deleted."""
+
+    fuse = ""
+
+    def keep(self, context: str, seal: Seal) -> None:
+        self.burn("before keep")
+        super().keep(context, seal)
+        self.burn("after keep")
+
+    def drop(self, context: str) -> None:
+        self.burn("before drop")
+        super().drop(context)
+        self.burn("after drop")
+
+    def burn(self, where: str) -> None:
+        if self.fuse == where:
+            raise Killed
+
+
+FUSES = st.sampled_from(["", "", "", "inside", "before keep", "after keep", "before drop", "after drop"])
 
 
 class TheMember(RuleBasedStateMachine):
-    """Whatever it is asked, a member seals once, opens one set for a base, and only what was sealed on its terms."""
+    """Whatever it is asked: one list a context, everybody's, and from a base that it knows; else nothing leaves."""
 
     member: Member
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = in_memory()
-        self.path = Path(self.folder.name) / "ledger.db"
-        self.pinned = EVERYBODY
-        self.fuse: int | None = None  # transactions until the process is killed inside of one
-        self.dies_opening = False
-        self.witnessed = {0, 1}
-        self.sealed: dict[tuple[str, str, int, int], Ask] = {}  # the terms first sealed under in a place
-        self.envelopes: dict[tuple[str, str, int, int], bytes] = {}
-        self.kept: dict[tuple[str, str], tuple[str, str, int, int]] = {}  # whose bytes the ledger still has
-        self.model = -1  # the base that the ledger has
-        self.first: dict[tuple[str, str], frozenset[str]] = {}  # rule 2
-        self.openings: list[tuple[tuple[str, str], frozenset[str], frozenset[str]]] = []
-        self.opening: tuple[Ask, frozenset[str]] | None = None
-        self.real_open = sealed.open_total
-        self.patch = mock.patch.object(sealed, "open_total", self.open_total)
-
-    @initialize()
-    def begin(self) -> None:
-        self.patch.start()
-        self.start()
-        self.member.enrol(Enrol(run=RUN, offer=self.world.raw_offer))
-        self.member.enrol(Enrol(run="another", offer=self.world.raw_offer))
-        for epoch, roster in self.world.rosters.items():
-            kept = Epoch(RUN, roster.as_list(), self.world.keys[epoch], confirmed=epoch != UNCONFIRMED)
-            self.member.ledger.keep_epoch(kept)
-        for number in self.witnessed:
-            self.member.ledger.keep_checkpoint(self.world.held[number])
+        self.home = Path(self.folder.name) / "home"
+        self.home.mkdir()
+        self.pinned: tuple[str, ...] = NAMES
+        self.inside = False  # the process is killed inside of its next transaction
+        self.known = Known()
+        self.versions: list[Version] = []
+        self.ats: dict[str, At] = {}  # context → the round that it is of
+        self.mine: dict[str, dict[str, tuple[bytes, bytes]]] = defaultdict(dict)  # → header → envelope and its seed
+        self.lists: dict[str, list[tuple[Listed, Answered]]] = defaultdict(list)  # → what was answered, ever
+        self.said: dict[str, dict[str, Statement]] = defaultdict(dict)  # context → list → what was opened
+        self.updates: dict[tuple[Any, ...], Any] = {}  # what is sealed → its lanes, for ever the same
+        self.disks: list[Disk] = []
 
     @property
     def world(self) -> World:
         return world()
 
+    @initialize()
+    def begin(self) -> None:
+        self.start()
+        for run in (RUN, "another"):
+            self.member.enrol(Enrol(run=run, offer=self.world.raw_offer))
+        self.member.take_seat(self.world.take_seat())
+        for number in (0, 1):
+            self.show(number)
+        self.copy()
+        self.whole(self.at("statistics", 0, 0), "")
+        assert self.versions
+
     def teardown(self) -> None:
-        self.patch.stop()
         self.member.ledger.close()
         self.folder.cleanup()
+
+    # The member's process and its disk.
+
+    @property
+    def path(self) -> Path:
+        return self.home / "ledger.db"
+
+    @property
+    def seals(self) -> Path:
+        return self.home / FOLDER
 
     def start(self) -> None:
         if hasattr(self, "member"):
             self.member.ledger.close()
-        self.fuse, self.dies_opening = None, False
-        floor = FloorSettings(tasks=(self.world.offer.task.ref,), min_members=LEAST)
+        self.inside = False
+        floor = FloorSettings(tasks=(self.world.offer.task.ref,))
         pins = {name: self.world.pins[name] for name in self.pinned}
-        ledger = Ledger(self.path, self.clock)
-        schema = self.world.cast.schema.digest()
-        self.member = Member(identities()[ME], floor, pins, ledger, lambda _: self.world.learners[ME], schema)
+        self.member = Member(
+            identities()[ME],
+            floor,
+            self.world.cast.secret(ME),
+            pins,
+            Ledger(self.path, self.clock),
+            Fragile(self.seals),
+            lambda _: self.world.learners[ME],
+            self.world.cast.schema.digest(),
+        )
 
     def clock(self) -> float:
         """Return the time, which every entry of the ledger's journal asks for, inside of its transaction."""
-        if self.fuse is not None:
-            self.fuse -= 1
-            if self.fuse < 0:
-                raise Killed
+        if self.inside:
+            raise Killed
         return 0.0
 
-    # The rules, as this machine understands them.
+    def show(self, number: int) -> None:
+        self.member.ledger.keep_checkpoint(self.world.held[number])
+        self.known.witnessed.add(number)
 
-    def stands(self, ask: Ask) -> bool:
-        """Return whether a run's epoch may be used: keys that were confirmed, all of whose holders are pinned."""
-        return (
-            ask.run == RUN and ask.epoch in ROSTERS and ask.epoch != UNCONFIRMED and self.pinned >= ROSTERS[ask.epoch]
-        )
+    def copy(self) -> None:
+        """Copy the disk as a snapshot of a virtual machine does."""
+        folder = Path(self.folder.name) / f"copy {len(self.disks)}"
+        folder.mkdir()
+        with closing(sqlite3.connect(self.path)) as here, closing(sqlite3.connect(folder / "ledger.db")) as there:
+            here.backup(there)
+        (folder / "ledger.db").chmod(0o600)
+        if self.seals.exists():
+            shutil.copytree(self.seals, folder / FOLDER)
+        self.disks.append(Disk(folder, copy.deepcopy(self.known)))
 
-    def why_not_sealed(self, ask: Ask) -> str:
-        """Return the code of why nothing is sealed for a request; "" where it is."""
-        if not self.stands(ask):
-            return "envelope.epoch"
-        if ask.checkpoint not in self.witnessed:
-            return "audit.fork"
-        before = self.sealed.get(ask.place)
-        if before is not None:
-            same = before == ask.same and self.kept[ask.purpose, ask.run] == ask.place
-            return "" if same else "seal.already"
-        proved = ask.proof == "" and (ask.purpose != "update" or ask.clip == CLIPS[ask.base])
-        return "" if proved or ask.purpose == "statistics" else "base.unproved"
+    def put_back(self, disk: Disk, what: str) -> None:
+        """Put a copy of the disk, or of a part of it, in the place of what is there."""
+        self.member.ledger.close()
+        if what in ("all", "ledger"):
+            for name in ("ledger.db", "ledger.db-wal", "ledger.db-shm"):
+                (self.home / name).unlink(missing_ok=True)
+            shutil.copy2(disk.folder / "ledger.db", self.path)
+            self.known = copy.deepcopy(disk.known)
+        if what in ("all", "seals"):
+            shutil.rmtree(self.seals, ignore_errors=True)
+            if (disk.folder / FOLDER).exists():
+                shutil.copytree(disk.folder / FOLDER, self.seals)
+        self.start()
 
-    def why_not_opened(self, ask: Ask, members: frozenset[str], twist: str) -> str:
-        """Return the code of why a sum of what these members sealed for ``ask`` is not decrypted; "" where it is."""
-        first = self.first.get((ask.purpose, self.world.key_of(ask)))
-        late = twist.startswith("sum: ")  # looked at last
-        if not self.stands(ask):
-            return "envelope.epoch"
-        if twist and not late:
-            return TWISTS[twist]
-        if len(members) < LEAST:
-            return "open.cohort"
-        if first is not None and members not in (first, first & self.pinned):
-            return "open.overlap"
-        return TWISTS[twist] if late else ""
+    def files(self) -> dict[str, str]:
+        """Return context → header digest of what lies in the folder."""
+        found = {}
+        for path in self.seals.glob("*"):
+            signed, _ = envelope.split(envelope.RawEnvelope(path.read_bytes()[36:]))
+            found[path.name] = signed.digest
+        return found
 
-    # What happens.
+    def rows(self, query: str, *values: Any) -> list[Any]:
+        """Return the first column of what another process would find in the ledger."""
+        with closing(sqlite3.connect(self.path)) as db:
+            return [row[0] for row in db.execute(query, values)]
 
-    @rule(ask=asks(), fuse=st.sampled_from([None, None, None, None, 0]))
-    def seal(self, ask: Ask, fuse: int | None) -> None:
-        why_not, new = self.why_not_sealed(ask), ask.place not in self.sealed
-        self.fuse = fuse
-        came = self.answer(lambda: self.member.seal(self.world.request(ask)))
-        if came is not None:
-            assert (came if isinstance(came, str) else "") == why_not, f"asked for {ask}"
-        if isinstance(came, Sealed):
-            self.take(ask, came, new)
-
-    def answer(self, handle: Callable[[], Any]) -> Any:
+    def answer(self, handle: Callable[[], Any], fuse: str = "") -> Any:
         """Return what the member answers, a refusal's code, or None where it was killed; then it is started again."""
+        held = self.member.held
+        assert isinstance(held, Fragile)
+        self.inside, held.fuse = fuse == "inside", fuse
         try:
             return handle()
         except Refused as refusal:
@@ -205,170 +275,464 @@ class TheMember(RuleBasedStateMachine):
             self.start()
             return None
         finally:
-            self.fuse, self.dies_opening = None, False
+            self.inside, held.fuse = False, ""
 
-    def take(self, ask: Ask, came: Sealed, new: bool) -> None:
-        """An envelope left the member: it is on the disk, and it is the one that left before, if one did."""
-        data = came.envelope.data
-        assert self.envelopes.setdefault(ask.place, data) == data, "another envelope for the same place"
-        signed, _ = envelope.split(came.envelope)
-        said = signed.verify(identities()[ME].card)
-        assert said.context == self.world.context(ask).digest
-        assert data in self.rows("select envelope from sealed"), "it left before it was kept"
-        if new:
-            self.sealed[ask.place], self.kept[ask.purpose, ask.run] = ask.same, ask.place
-            self.model = self.model if ask.purpose == "statistics" else ask.base
+    # Rounds.
 
-    @precondition(lambda self: self.sealed)
-    @rule(data=st.data())
-    def ask_again(self, data: Any) -> None:
-        self.seal(data.draw(st.sampled_from(list(self.sealed.values()))), None)
+    def at(self, purpose: str, number: int, planned: int, base: Version | None = None, checkpoint: int = 0) -> At:
+        """Return a round as an honest coordinator asks for it."""
+        clip = base.clip if base is not None and purpose == "update" else 0.0
+        return At(RUN, number, planned, purpose, base.sha256 if base else "", clip, checkpoint)
 
-    @precondition(lambda self: self.sealed)
-    @rule(data=st.data(), change=st.sampled_from(["round", "base", "clip", "checkpoint"]))
-    def ask_again_on_other_terms(self, data: Any, change: str) -> None:
-        ask = data.draw(st.sampled_from(list(self.sealed.values())))
-        changed = {"round": 3 - ask.round, "base": 1 - ask.base, "clip": 4.0, "checkpoint": 1 - min(ask.checkpoint, 1)}
-        ask = replace(ask, **{change: changed[change]})
-        if change == "base" and ask.purpose != "statistics":
-            ask = replace(ask, clip=CLIPS[ask.base])
-        self.seal(replace(ask, base=0) if ask.purpose == "statistics" else ask, None)
+    def version(self, at: At) -> Version | None:
+        """Return the base of a round."""
+        return next((one for one in self.versions if one.sha256 == at.base), None)
 
-    @rule(ask=asks(), left_out=st.sampled_from([(), (), NAMES[1:2], NAMES[2:3]]), fuse=st.sampled_from([None, None, 1]))
-    def whole_round(self, ask: Ask, left_out: tuple[str, ...], fuse: int | None) -> None:
-        self.seal(ask, None)
-        if self.sealed.get(ask.place) == ask.same:
-            self.open(ask, ROSTERS[ask.epoch] - {*left_out}, "", fuse)
+    def honest_refused(self) -> Version | None:
+        """Return the newest candidate that is known, if it was refused."""
+        newest = max(self.versions, key=lambda one: one.number)
+        return newest if newest.refused else None
 
-    @precondition(lambda self: self.sealed)
-    @rule(data=st.data(), order=st.permutations(LEFT_OUT), fuse=st.sampled_from([None, None, None, 0, 1, 2]))
-    def open_for_one_set_after_the_other(self, data: Any, order: list[set[str]], fuse: int | None) -> None:
-        ask = data.draw(st.sampled_from(list(self.sealed.values())))
-        for left_out in order[:3]:
-            self.open(ask, ROSTERS[ask.epoch] - left_out, "", fuse)
+    def why_not_sealed(self, at: At, proved: bool, shown: Version | None) -> str:
+        """Return the code of why nothing is sealed for a request; "" where it is.
 
-    @precondition(lambda self: self.sealed)
-    @rule(data=st.data(), left_out=st.sampled_from([set(), set(), {DORA}]))
-    def open_what_is_wrong(self, data: Any, left_out: set[str]) -> None:
-        ask = data.draw(st.sampled_from(list(self.sealed.values())))
-        members = ROSTERS[ask.epoch] - left_out
-        others = data.draw(st.permutations(sorted(members - {ME})))
-        for twist in TWISTS:
-            if twist != "an older one of mine" or len(self.envelopes) > 1:
-                self.open(ask, members, twist, None, others)
+        Args:
+            at: the round.
+            proved: its base came with the words of all names.
+            shown: the version that came as refused.
+        """
+        known, base = self.known, self.version(at)
+        if at.run == "unknown":
+            return "envelope.context"
+        if at.run == "another" or self.pinned != NAMES:
+            return "circle.key"
+        trained, based = at.purpose == "update", at.purpose != "statistics"
+        if (trained and not 1 <= at.round <= ROUNDS) or (not trained and at.clip != 0) or bool(at.base) != based:
+            return "envelope.context"
+        context = self.world.context(at).digest
+        if at.checkpoint not in known.witnessed:
+            return "audit.fork"
+        if context in known.answered:
+            return "seal.already"
+        if context in known.sealed and context in self.files():
+            return ""
+        if based:
+            if not proved or base is None or base.refused or (trained and at.clip != base.clip):
+                return "base.unknown"
+            again, newest = (at.base, at.round) in known.trained, known.newest
+            if trained and not again and base.number < known.number:
+                return "base.unknown"
+            newer = newest is not None and newest[1] != at.base and newest[0] > base.number
+            right = shown is not None and shown.refused and (shown.number, shown.sha256) == newest
+            if trained and not again and newer and not right:
+                return "base.unknown"
+        return "update.failed" if trained and not (known.rows and known.counted) else ""
 
-    @rule(ask=asks().filter(lambda ask: ask.purpose != "statistics"))
-    def ask_without_a_proof(self, ask: Ask) -> None:
-        for proof in BAD_PROOFS:
-            self.seal(replace(ask, proof=proof), None)
-
-    @rule(ask=asks())
-    def evict(self, ask: Ask) -> None:
-        """The node's own operator no longer pins a member; the others open again what was opened with it."""
-        self.whole_round(replace(ask, epoch=1), (), None)
-        self.pinned = REST
-        self.start()
-        self.whole_round(replace(ask, epoch=3), (), None)
-
-    def open(
-        self, ask: Ask, members: frozenset[str], twist: str, fuse: int | None, others: list[str] | None = None
-    ) -> None:
-        who, another = others[:2] if others else ("", "")
-        members = members - {ME} if twist == "without me" else members
-        asked = self.request(ask, members, twist, who, another)
-        why_not = self.why_not_opened(ask, members, twist)
-        self.fuse, self.dies_opening = fuse, fuse == 2
-        self.opening = None if why_not else (ask, members)
-        if not why_not and ask.purpose == "update" and self.model != ask.base:
-            why_not = "base.unproved"  # it may be opened, but the member no longer has what it would be added to
-        came = self.answer(lambda: self.member.open(asked))
-        if came is not None:
-            assert (came if isinstance(came, str) else "") == why_not, f"{ask} for {sorted(members)}, {twist}"
-        if isinstance(came, Opened):
-            self.check_statement(ask, asked, came)
-
-    def request(self, ask: Ask, members: frozenset[str], twist: str, who: str, another: str) -> Open:
-        """Return a request to open what was sealed for ``ask``, with one thing that is not as it should be."""
-        world, plan = self.world, self.world.plans[ask.epoch]
-        raws = {name: world.envelope(name, ask) for name in members - {ME}}
-        if ME in members:
-            older = [data for place, data in self.envelopes.items() if place != ask.place]
-            raws[ME] = older[0] if older and twist == "an older one of mine" else self.envelopes[ask.place]
-        if twist == "context":
-            raws[who] = world.envelope(who, ask, True)
-        total = RunningSum(plan, world.lanes(ask))
-        left_out = {"sum: one twice": another, "sum: one less": who}.get(twist)
-        heads, seeds = {}, {}
-        for name, data in sorted(raws.items()):
-            heads[name], body = envelope.split(envelope.RawEnvelope(data))
-            seeds[name] = bytes(body[: plan.chunks(world.lanes(ask)) * planner.SEED_BYTES])
-            if name != left_out and len(body) == total.body_bytes:  # an older one may be of another length
-                total.add(body)
-            if (twist, name) == ("sum: one twice", who):
-                total.add(body)
-        headers = {name: signed.data for name, signed in heads.items()}
-        signatures = {name: signed.signature for name, signed in heads.items()}
-        if twist in ("signature", "another's header"):
-            signatures[who] = signatures[another]
-            headers[who] = headers[another] if twist == "another's header" else headers[who]
-        if twist == "seeds":
-            seeds[who] = seeds[another]
-        listed = sorted(members, reverse=twist == "unsorted")
-        at = 1 - min(ask.checkpoint, 1) if twist == "checkpoint" else ask.checkpoint
-        return Open(
-            run=ask.run,
-            epoch=ask.epoch,
-            number=ask.number,
-            round=3 - ask.round if twist == "round" else ask.round,
-            purpose=ask.purpose,
-            base=world.base(ask),
-            clip=3.0 if twist == "clip" else ask.clip,
-            checkpoint=world.held[at].label,
-            members=listed,
-            headers=headers,
-            signatures=signatures,
-            seeds=seeds,
-            total=total.dump(),
-            best=world.bases[0].sha256,
-            upload=False,
+    def seal(
+        self,
+        at: At,
+        fuse: str = "",
+        proof: dict[str, Any] | None = None,
+        shown: Version | None = None,
+        data: bytes = b"",
+    ) -> str | None:
+        """Ask for an envelope; return the code of the refusal, "" for an envelope, None where the member was killed."""
+        base = self.version(at)
+        if proof is None and base is not None:
+            proof = base.proof.as_dict()
+        request = SealRequest(
+            **at.fields(self.world),
+            model=data or (base.data if base else b""),
+            proof=proof or {},
+            refused=shown.proof.as_dict() if shown else {},
         )
+        bad = bool(base and (proof != base.proof.as_dict() or data)) or (base is None and bool(at.base))
+        why_not, context = self.why_not_sealed(at, not bad, shown), self.world.context(at).digest
+        kept = self.files().get(context) if context in self.known.sealed else None
+        came = self.answer(lambda: self.member.seal(request), fuse)
+        if came is not None:
+            assert (came if isinstance(came, str) else "") == why_not, f"asked for {at}, {fuse}"
+        if why_not:
+            return why_not
+        if kept is None and not (came is None and fuse == "inside"):
+            self.note_sealed(at, context)
+        if came is None:
+            return None
+        assert isinstance(came, Sealed)
+        self.take(at, context, came, kept)
+        return ""
 
-    def open_total(self, *arguments: Any) -> Any:
-        """Stands where the sum is decrypted: the ledger on the disk must say by now what is opened (rule 2)."""
-        assert self.opening is not None, "a sum is opened that may not be"
-        ask, members = self.opening
-        key = (ask.purpose, self.world.key_of(ask))
-        kept = self.rows("select members from opened where purpose = ? and key = ?", key)
-        expected = self.first.setdefault(key, members)
-        assert [frozenset(json.loads(text)) for text in kept] == [expected], "opened before the ledger said so"
-        self.openings.append((key, members, self.pinned))
-        if self.dies_opening:
-            raise Killed
-        return self.real_open(*arguments)
+    def note_sealed(self, at: At, context: str) -> None:
+        """The ledger has the seal, whatever became of its file."""
+        known, base = self.known, self.version(at)
+        known.sealed[context] = at.purpose
+        self.ats[context] = at
+        known.counted = known.counted or at.purpose == "statistics"
+        if base is not None:
+            known.model = base.sha256
+            if at.purpose == "update":
+                known.trained.add((at.base, at.round))
+                known.number = max(known.number, base.number)
 
-    def check_statement(self, ask: Ask, asked: Open, came: Opened) -> None:
-        said = Statement.parse(came.statement)
-        assert identities()[ME].card.node.verify("opened", came.statement, came.signature)
-        assert (said.context, list(said.members)) == (self.world.context(ask).digest, asked.members)
-        assert said.in_range
+    def take(self, at: At, context: str, came: Sealed, kept: str | None) -> None:
+        """An envelope left the member: it is on the disk, and it is of what was ever sealed of this kind."""
+        data = came.envelope.data
+        signed, _ = envelope.split(came.envelope)
+        header = signed.verify(identities()[ME].card)
+        assert (header.context, header.run, header.number, header.purpose) == (context, RUN, at.number, at.purpose)
+        assert kept in (None, signed.digest), "another envelope, though the first one was there"
+        on_disk = (self.seals / context).read_bytes()
+        assert on_disk[36:] == data, "it left before it was kept"
+        if kept is None:
+            assert self.rows("select header from sealed where context = ?", context) == [signed.digest]
+            others = {other for other in self.files() if other != context}
+            assert at.purpose not in {self.known.sealed.get(other) for other in others}, (
+                "an earlier number is still kept"
+            )
+        seed = on_disk[4:36]
+        if signed.digest not in self.mine[context]:
+            assert all(seed != used for _, used in self.mine[context].values()), "another seal of the same randomness"
+            lanes = self.world.opened(at, data, seed)
+            same = (at.purpose, at.base, at.round, at.clip) if at.purpose != "statistics" else at.purpose
+            before = self.updates.setdefault((same,), lanes)
+            assert np.array_equal(lanes, before), "it sealed another update than before"
+        self.mine[context][signed.digest] = data, seed
 
-    def rows(self, query: str, values: Iterable[Any] = ()) -> list[Any]:
-        """Return the first column of what another process would find in the ledger."""
-        with closing(sqlite3.connect(self.path)) as db:
-            return [row[0] for row in db.execute(query, tuple(values))]
+    # Lists.
 
-    @rule(what=st.sampled_from(["kill", "show", "pin", "pin", "unpin", "offer", "deal"]), number=st.integers(0, 2))
+    def ask(self, at: At, listed: Listed, fuse: str = "", why_not: str | None = None, **changes: Any) -> str | None:
+        """Ask for the answer to a list; ``why_not``: it is not as it should be. Return as :meth:`seal`."""
+        context, known = self.world.context(at).digest, self.known
+        fields: dict[str, Any] = {
+            "headers": {name: head.data for name, head in listed.heads.items()},
+            "signatures": {name: head.signature for name, head in listed.heads.items()},
+            "total": listed.sha256,
+        }
+        fields |= {name: value for name, value in changes.items() if name in fields}
+        where = {**at.fields(self.world), **{name: one for name, one in changes.items() if name not in fields}}
+        about, given = (listed.digests, fields["total"]), known.answered.get(context)
+        if why_not is None and given is not None and given[:2] != about:
+            why_not = "open.list"
+        if why_not is None and given is None and self.files().get(context) != listed.heads[ME].digest:
+            why_not = "open.list"
+        came = self.answer(lambda: self.member.answer_list(Ask(**where, **fields)), fuse)
+        if came is not None:
+            assert (came if isinstance(came, str) else "") == (why_not or ""), f"{at}, {changes.keys()}, {fuse}"
+        if why_not:
+            return why_not
+        killed_first = came is None and fuse == "inside"
+        if given is None and not killed_first:
+            (whole,) = self.rows(WHOLE, context)
+            known.answered[context] = *about, whole
+        if came is None:
+            return None
+        assert isinstance(came, Answered)
+        self.take_answer(at, context, listed, came)
+        return ""
+
+    def take_answer(self, at: At, context: str, listed: Listed, came: Answered) -> None:
+        """An answer left the member: it is in the ledger, what it sealed is gone, and it is the same as ever."""
+        said = SignedAnswer(came.document, came.signature)
+        about = listed.as_seal_list(self.world)
+        document = said.verify(identities()[ME].card, context, about.digest, listed.sha256)
+        assert document.answer == hashlib.sha256(came.answer).hexdigest()
+        assert set(about.headers) == {*NAMES}
+        whole = came.document + came.signature + came.answer
+        assert self.known.answered[context] == (dict(about.headers), listed.sha256, whole), (
+            "it answered otherwise before"
+        )
+        kept = self.rows(WHOLE, context)
+        assert kept == [whole], "it left before the ledger had it"
+        assert context not in self.files(), "it left, and what it sealed is still there"
+        for other, earlier in self.lists[context]:
+            if (other.digests, other.sha256) != (listed.digests, listed.sha256):
+                self.check_apart(at, (other, earlier), (listed, came))
+        self.lists[context].append((listed, came))
+
+    def check_apart(self, at: At, *both: tuple[Listed, Answered]) -> None:
+        """Answers of one context to two lists, as a disk that was put back may give: neither opens with the other's."""
+        for (listed, _), (_, given) in (both, both[::-1]):
+            answers = {name: self.world.answer(name, at, listed).answer for name in OTHERS} | {ME: given.answer}
+            assert not self.world.opens(at, listed, answers), "an answer to one list opens another"
+
+    # Openings.
+
+    def request(self, at: At, listed: Listed, came: Answered, best: str, **changes: Any) -> Open:
+        """Return a request to open a list that was answered; ``changes``: name → what is another field."""
+        world = self.world
+        given = {name: world.answer(name, at, listed) for name in OTHERS}
+        documents = {name: one.document for name, one in given.items()} | {ME: came.document}
+        signatures = {name: one.signature for name, one in given.items()} | {ME: came.signature}
+        sealed_ = {name: one.answer for name, one in given.items()} | {ME: came.answer}
+        running = AnswerSum(answer_plan(world.plan))
+        seeds = {name: running.add(one) for name, one in sealed_.items()}
+        fields: dict[str, Any] = {
+            "documents": documents,
+            "signatures": signatures,
+            "seeds": seeds,
+            "keys": running.dump(),
+            "answers": sealed_ if changes.pop("whole", False) else {},
+            "total": listed.total,
+            "best": best,
+            "upload": True,
+        }
+        return Open(**at.fields(world), **{**fields, **changes})
+
+    def open(self, at: At, listed: Listed, came: Answered, request: Open, vote: float, why_not: str, fuse: str) -> None:
+        """Ask for an opening, and add the others' words to what it says."""
+        context, known = self.world.context(at).digest, self.known
+        given = known.answered.get(context)
+        if given is None or given[:2] != (listed.digests, listed.sha256):
+            why_not = "open.list"
+        elif not why_not and not listed.right:
+            why_not = "open.tau"
+        elif not why_not and at.purpose == "update" and known.model != at.base:
+            why_not = "base.unknown"  # it may be opened, but the member no longer has what it would be added to
+        opened = self.answer(lambda: self.member.open(request), fuse)
+        if opened is not None:
+            assert (opened if isinstance(opened, str) else "") == why_not, f"{at}, {fuse}"
+        if not isinstance(opened, Opened):
+            return
+        said = Statement.parse(opened.statement)
+        assert (said.context, said.members, said.in_range) == (context, NAMES, True)
+        assert said.headers == listed.as_seal_list(self.world).digest
+        assert self.said[context].setdefault(said.headers, said) == said, "it says something else than before"
+        mine = Words(opened.signature, opened.vote, opened.vote_signature)
+        mine.check(identities()[ME].card, opened.statement, request.best)
+        if at.purpose == "statistics":
+            known.rows = True
+        if at.purpose == "update":
+            known.candidates.setdefault(at.number, said.sha256)
+        if at.purpose != "tallies":
+            self.learn(said, opened.result, self.world.proof(said, mine, vote, request.best), vote == BAD)
+
+    def learn(self, said: Statement, data: bytes, proof: Proof, refused: bool) -> None:
+        """The coordinator has a version, with everybody's words; the first words on it are the ones that it uses."""
+        assert hashlib.sha256(data).hexdigest() == said.sha256
+        refused = refused and said.purpose == "update"
+        if all(said.sha256 != one.sha256 for one in self.versions):
+            self.versions.append(Version(said.sha256, data, said.number, said.clip, said, proof, refused))
+
+    def whole(self, at: At, fuse: str, vote: float = GOOD, shown: Version | None = None) -> None:
+        """Carry a round out, as far as it comes."""
+        if self.seal(at, fuse if fuse.endswith("keep") or fuse == "inside" else "", shown=shown) != "":
+            return
+        listed = self.listed(at)
+        if self.ask(at, listed, fuse if fuse.endswith("drop") else "") == "":
+            self.open_again(at, vote, fuse="")
+
+    def listed(self, at: At, **more: Any) -> Listed:
+        """Return a list with what lies in this member's folder now."""
+        context = self.world.context(at).digest
+        data, _ = self.mine[context][self.files()[context]]
+        return self.world.listed(at, data, **more)
+
+    def open_again(self, at: At, vote: float, fuse: str) -> None:
+        context = self.world.context(at).digest
+        listed, came = self.lists[context][-1]
+        self.open(at, listed, came, self.request(at, listed, came, at.base), vote, "", fuse)
+
+    # What happens.
+
+    @rule(
+        fuse=FUSES,
+        vote=st.sampled_from([GOOD, GOOD, BAD]),
+        planned=st.integers(1, ROUNDS),
+        number=st.integers(1, 4),
+        purpose=st.sampled_from(["update", "update", "update", "tallies", "statistics"]),
+        honest=st.booleans(),
+        data=st.data(),
+    )
+    def carry_out(
+        self, fuse: str, vote: float, planned: int, number: int, purpose: str, honest: bool, data: Any
+    ) -> None:
+        base = None if purpose == "statistics" else data.draw(st.sampled_from(self.versions[::-1]))
+        at = self.at(purpose, number, planned, base, data.draw(st.sampled_from([0, 0, 1])))
+        self.whole(at, fuse, vote, self.honest_refused() if honest else None)
+
+    @rule(
+        odd=st.sampled_from(["run", "run", "clip", "checkpoint", "round", "base", "no base", "clip of none"]),
+        data=st.data(),
+    )
+    def ask_for_what_is_odd(self, odd: str, data: Any) -> None:
+        base = data.draw(st.sampled_from(self.versions))
+        at = self.at("update", data.draw(st.integers(1, 4)), 1, base)
+        changed: dict[str, Any] = {
+            "run": {"run": data.draw(st.sampled_from(["another", "unknown"]))},
+            "clip": {"clip": base.clip * 2},
+            "checkpoint": {"checkpoint": data.draw(st.sampled_from([2, 3]))},
+            "round": {"round": data.draw(st.sampled_from([0, ROUNDS + 1]))},
+            "base": {"purpose": "statistics", "clip": 0.0},
+            "no base": {"base": ""},
+            "clip of none": {"purpose": "tallies", "clip": base.clip},
+        }[odd]
+        self.seal(replace(at, **changed))
+
+    @precondition(lambda self: self.ats)
+    @rule(data=st.data(), fuse=FUSES)
+    def ask_again(self, data: Any, fuse: str) -> None:
+        """For what was sealed at any time before; then to open it, if it was answered."""
+        context = data.draw(st.sampled_from(list(self.ats)))
+        at = self.ats[context]
+        self.seal(at, fuse, shown=self.honest_refused())
+        if self.lists[context] and self.pinned == NAMES:
+            listed, came = self.lists[context][-1]
+            self.ask(at, listed, fuse)
+            self.open(at, listed, came, self.request(at, listed, came, at.base), GOOD, "", "")
+
+    @rule(data=st.data(), planned=st.integers(1, ROUNDS))
+    def show_bases_that_nobody_knows(self, data: Any, planned: int) -> None:
+        base = data.draw(st.sampled_from(self.versions))
+        at = self.at(data.draw(st.sampled_from(["update", "update", "tallies"])), 5, planned, base)
+        for how in BENT:
+            self.seal(at, proof=bent(base.proof, base.said, how, self.world))
+        others = [one for one in self.versions if one.sha256 != base.sha256]
+        for other in others[:2]:
+            self.seal(at, proof=other.proof.as_dict())
+            self.seal(at, data=other.data)
+            self.seal(at, shown=other)
+
+    @precondition(lambda self: self.pinned == NAMES)
+    @rule(data=st.data(), planned=st.integers(1, ROUNDS), right=st.booleans())
+    def list_what_is_wrong(self, data: Any, planned: int, right: bool) -> None:
+        base = data.draw(st.sampled_from(self.versions[::-1]))
+        at = self.at("update", data.draw(st.integers(1, 4)), planned, base)
+        if self.seal(at, shown=self.honest_refused()) != "":
+            return
+        for twist in data.draw(st.permutations(sorted(WRONG_LISTS))):
+            self.ask_wrong(at, twist)
+        listed = self.listed(at, total=None if right else b"\0" * self.world.plan.body_bytes(self.world.lanes(at)))
+        if self.ask(at, listed) == "":
+            for twist in data.draw(st.permutations(sorted(WRONG_ANSWERS))):
+                self.open_wrong(at, twist)
+            self.ask_other(at, data)
+            self.open_again(at, data.draw(st.sampled_from([GOOD, BAD])), data.draw(st.sampled_from(["", "inside"])))
+
+    def ask_wrong(self, at: At, twist: str) -> None:
+        """Ask for the answer to a list with one thing that is not as it should be."""
+        listed, context, who = self.listed(at), self.world.context(at).digest, OTHERS[0]
+        heads, changes = dict(listed.heads), dict[str, Any]()
+        another = heads[OTHERS[1]]
+        if twist == "left out":
+            del heads[who]
+        elif twist == "one more":
+            heads["Mallory"] = another
+        elif twist == "signature":
+            heads[who] = SignedHeader(heads[who].data, another.signature)
+        elif twist == "another's header":
+            heads[who] = another
+        elif twist == "names another":
+            heads[who] = SignedHeader(another.data, identities()[who].sign("envelope", another.data))
+        elif twist == "another context":
+            heads[who] = self.world.sealed(who, replace(at, number=77)).signed
+        elif twist == "low order":
+            heads[who] = self.world.sealed(who, at, 3, LOW).signed
+        elif twist in ("an older one of mine", "another one of mine"):
+            same = twist == "another one of mine"
+            found = [one for other, ones in self.mine.items() for one in ones.items() if (other == context) == same]
+            found = [one for one in found if one[0] != heads[ME].digest]
+            if not found:
+                return
+            heads[ME] = envelope.split(envelope.RawEnvelope(found[0][1][0]))[0]
+        else:
+            changes = {"clip": at.clip * 2} if twist == "clip" else {}
+            changes |= {"round": at.round % ROUNDS + 1} if twist == "round" else {}
+            changes |= {"checkpoint": self.world.held[1 - at.checkpoint].label} if twist == "checkpoint" else {}
+        changes |= {"headers": {name: head.data for name, head in heads.items()}}
+        changes |= {"signatures": {name: head.signature for name, head in heads.items()}}
+        self.ask(at, listed, "", WRONG_LISTS[twist], **changes)
+
+    def ask_other(self, at: At, data: Any) -> None:
+        """Ask for the answer to another list or total, where one was answered."""
+        listed, _ = self.lists[self.world.context(at).digest][-1]
+        data_mine, _ = self.mine[self.world.context(at).digest][listed.heads[ME].digest]
+        which = {data.draw(st.sampled_from(OTHERS)): 1}
+        self.ask(at, self.world.listed(at, data_mine, which))
+        self.ask(at, self.world.listed(at, data_mine, which, total=listed.total))
+        self.ask(at, replace(listed, total=listed.total[::-1], right=False))
+
+    def open_wrong(self, at: At, twist: str) -> None:
+        """Ask to open an answered list with one thing that is not as it should be."""
+        world, who = self.world, OTHERS[0]
+        listed, came = self.lists[world.context(at).digest][-1]
+        honest = self.request(at, listed, came, at.base)
+        documents, signatures = dict(honest.documents), dict(honest.signatures)
+        changes: dict[str, Any] = {}
+        code = WRONG_ANSWERS[twist]
+        said = AnswerDocument.parse(documents[who])
+        if twist == "left out":
+            del documents[who], signatures[who]
+        elif twist == "one more":
+            documents["Mallory"] = signatures["Mallory"] = b""
+        elif twist == "signature":
+            signatures[who] = signatures[OTHERS[1]]
+        elif twist == "another total":
+            changes = {"total": bytes([listed.total[0] ^ 1]) + listed.total[1:]}
+        elif twist.startswith("junk"):
+            junk = world.answer(who, at, replace(listed, held={**listed.held, who: world.sealed(who, at, 9)}))
+            running = AnswerSum(answer_plan(world.plan))
+            whole = self.request(at, listed, came, at.base, whole=True).answers | {who: junk.answer}
+            seeds = {name: running.add(one) for name, one in whole.items()}
+            changes = {"keys": running.dump(), "seeds": seeds, "answers": whole if "itself" in twist else {}}
+            code = code if listed.right else "open.tau"
+        else:
+            other = {
+                "to another list": {"headers": "0" * 64},
+                "to another total": {"total": "0" * 64},
+                "functionals": {"tau": (said.tau[0] ^ 1, *said.tau[1:])},
+            }[twist]
+            signed = SignedAnswer.sign(identities()[who], replace(said, **other))
+            documents[who], signatures[who] = signed.data, signed.signature
+        request = honest.model_copy(update={"documents": documents, "signatures": signatures, **changes})
+        self.open(at, listed, came, request, GOOD, code, "")
+
+    @precondition(lambda self: self.pinned == NAMES)
+    @rule(data=st.data(), same_total=st.booleans(), what=st.sampled_from(["all", "ledger", "seals"]))
+    def put_back_a_disk_between_two_lists(self, data: Any, same_total: bool, what: str) -> None:
+        """The coordinator gets a second answer in a context, to another list or total, and it is worth nothing."""
+        at = self.at("update", data.draw(st.integers(1, 4)), data.draw(st.integers(1, ROUNDS)), self.versions[-1])
+        if self.seal(at, shown=self.honest_refused()) != "":
+            return
+        listed = self.listed(at)
+        self.copy()
+        if self.ask(at, listed) == "":
+            self.put_back(self.disks[-1], what)
+            mine, _ = self.mine[self.world.context(at).digest][listed.heads[ME].digest]
+            if same_total:
+                self.ask(at, self.world.listed(at, mine, {OTHERS[0]: 1}, total=listed.total))
+            else:
+                self.ask(at, replace(listed, total=listed.total[::-1], right=False))
+
+    @rule(data=st.data(), what=st.sampled_from(["all", "ledger", "seals"]))
+    def put_back_a_disk(self, data: Any, what: str) -> None:
+        self.put_back(data.draw(st.sampled_from(self.disks)), what)
+
+    @rule(planned=st.integers(1, ROUNDS), number=st.integers(1, 4))
+    def lose_a_seal(self, planned: int, number: int) -> None:
+        """What was sealed last is lost, and sealed anew: the same update under another key."""
+        at = self.at("update", number, planned, self.versions[-1])
+        if self.seal(at, shown=self.honest_refused()) == "":
+            shutil.rmtree(self.seals)
+            self.whole(at, "")
+
+    @rule(
+        what=st.sampled_from(["kill", "show", "pin", "unpin", "offer", "seat", "copy", "lose"]),
+        number=st.integers(0, 2),
+    )
     def meanwhile(self, what: str, number: int) -> None:
         if what == "show":
-            self.member.ledger.keep_checkpoint(self.world.held[number])
-            self.witnessed.add(number)
+            self.show(number)
         elif what == "offer":
             self.offer_again()
-        elif what == "deal":
-            self.deal_again(number + 1)
+        elif what == "copy":
+            self.copy()
+        elif what == "lose":
+            shutil.rmtree(self.seals, ignore_errors=True)
+        elif what == "seat":
+            assert self.pinned != NAMES or self.member.take_seat(self.world.take_seat())
         else:
             if what != "kill":  # the node's own operator does that, and starts it again
-                self.pinned = REST if what == "unpin" else EVERYBODY
+                self.pinned = REST if what == "unpin" else NAMES
             self.start()
 
     def offer_again(self) -> None:
@@ -379,72 +743,88 @@ class TheMember(RuleBasedStateMachine):
         with pytest.raises(Refused, match="another offer"):
             self.member.enrol(Enrol(run=RUN, offer=offer))
 
-    def deal_again(self, epoch: int) -> None:
-        """Keys that were confirmed are never dealt anew: two sums could be sealed under them in one place."""
-        world, dealer = self.world, NAMES[1]
-        deals = deal.deal(identities()[dealer], world.keys[epoch].terms, world.rosters[epoch], world.plans[epoch])
-        mine = next(one for one in deals if one.recipient == ME)
-        taken = TakeDeal(
-            run=RUN,
-            epoch=epoch,
-            roster=world.rosters[epoch].as_list(),
-            ciphertexts={dealer: mine.ciphertext},
-            signatures={dealer: mine.signature},
-        )
-        with pytest.raises(Refused) as refusal:
-            self.member.take_deal(taken)
-        assert refusal.value.code == ("deal.epoch" if self.pinned >= ROSTERS[epoch] else "deal.signature")
-
-    @invariant()
-    def one_base_one_set(self) -> None:
-        """While everybody is pinned. Who is pinned no more may be missing from the set, and nobody else."""
-        for key, first in self.first.items():
-            found = {members for where, members, pinned in self.openings if where == key and pinned == EVERYBODY}
-            assert len(found | {first}) == 1
-            assert {members for where, members, _ in self.openings if where == key} <= {first, first & REST}
+    @rule()
+    def everybody_is_back(self) -> None:
+        """Then a round comes to its end, whatever was before: with numbers that were never used."""
+        if self.pinned != NAMES:
+            self.pinned = NAMES
+            self.start()
+        self.show(1)
+        number = 10 + max([0, *(at.number for at in self.ats.values())])
+        if not (self.known.rows and self.known.counted):  # of a disk from before the statistics
+            self.whole(self.at("statistics", number, 0, None, 1), "")
+            assert self.known.rows
+        good = max((one for one in self.versions if not one.refused), key=lambda one: one.number)
+        at = self.at("update", number, 1 + number % ROUNDS, good, 1)
+        self.whole(at, "", GOOD, self.honest_refused())
+        assert self.said[self.world.context(at).digest], "the round did not come to its end"
 
     @invariant()
     def the_ledger_says_so(self) -> None:
         if not hasattr(self, "member"):
             return
-        for (purpose, key), members in self.first.items():
-            assert self.member.ledger.opened(purpose, key) == sorted(members)
-        for place, data in self.envelopes.items():
-            kept = self.kept[place[0], place[1]] == place
-            assert (data in self.rows("select envelope from sealed where envelope is not null")) == kept
+        assert {*self.rows("select context from answered")} == {*self.known.answered}
+        assert {*self.rows("select context from sealed")} == {*self.known.sealed}
+        assert self.rows("select sha256 from candidates order by number") == [
+            sha256 for _, sha256 in sorted(self.known.candidates.items())
+        ]
+        for context, header in self.files().items():
+            left = self.mine[context]
+            assert header in left or context in self.known.sealed
 
 
 # What the machine must find.
 
 
 WEAKENED = (
-    without(guard, "check_opening", "header.context != own.context", "False"),
-    without(guard, "check_opening", "own.context != context.digest", "False"),
-    without(guard, "check_opening", "own.header not in digests.values()", "False"),
-    without(guard, "check_opening", "len(members) < max(context.min_members, floor.min_members)", "False"),
-    without(guard, "check_opening", "opened_before is not None and", "False and"),
-    without(guard, "check_opening", "{*opened_before} & {*pinned}", "{*members}"),
-    without(guard, "check_opening", "({*opened_before}, ", "({*opened_before, *members}, "),
-    without(guard, "check_opening", "header.seeds != ", "False and "),
-    without(guard, "check_opening", "members != sorted(set(members))", "False"),
-    without(guard, "check_seal", "remembered.context != context.digest", "False"),
-    without(guard, "check_base", "if wrong:", "if False:"),
-    without(guard, "check_base", "not statement.in_range", "False"),
-    without(guard, "check_base", "statement.sha256 != context.base", "False"),
-    without(guard, "check_base", "statement.clip != context.clip", "False"),
-    without(guard, "check_base", "len(statement.members) < max(context.min_members, floor.min_members)", "False"),
-    without(Proof, "verify", "len(signed) < needed", "False"),
-    without(guard, "check_witnessed", "not witnessed", "False"),
-    without(sealed, "check_total", "if not mac.verify", "if False and mac.verify"),
-    without(Ledger, "remember_opening", "db.execute(insert(tables.opened)", "void = (insert(tables.opened)"),
+    without(guard, "check_list", "{*request.headers} != names or {*request.signatures} != names", "False"),
+    without(guard, "check_list", "header.context != context.digest", "False"),
+    without(guard, "check_list", "check_public(masks[card.name])", "pass"),
+    without(guard, "check_list", "(dict(given.headers), given.total) != (digests, found.total)", "False"),
+    without(guard, "check_list", "(dict(given.headers), given.total)", "(digests, given.total)"),
+    without(guard, "check_list", "given.total) != (digests, found.total)", "0) != (digests, 0)"),
+    without(guard, "check_list", "if not own or not hmac", "if False and not hmac"),
+    without(SignedHeader, "verify", "if not card.node.verify(", "if False and not card.node.verify("),
+    without(SignedHeader, "verify", "header.member != card.name", "False"),
+    without(guard, "check_answers", "any({*named} != names for", "any(False for"),
+    without(guard, "check_answers", "hashlib.sha256(request.total).hexdigest() != given.total", "False"),
+    without(guard, "check_total", "if found != tau.added", "if False and found != tau.added"),
     without(
-        Ledger, "remember_opening", ".on_conflict_do_nothing()", '.on_conflict_do_update(["purpose", "key"], set_=row)'
+        SignedAnswer, "verify", "(found.context, found.headers, found.total) != (context, headers, total)", "False"
     ),
-    without(Ledger, "remember_sealed", "db.execute(insert(tables.sealed)", "void = (insert(tables.sealed)"),
-    without(Ledger, "remember_sealed", "values(envelope=None)", "values(run=tables.sealed.c.run)"),
-    without(Ledger, "sealed", "_place(context).items()", '_place(context).items() if name != "epoch"'),
-    without(Member, "open", "self.ledger.remember_opening(context, key, request.members)", "pass"),
-    without(Member, "enrol", "digest(before) != digest(request.offer)", "False"),
-    without(Member, "take_deal", "held.confirmed or", ""),
-    without(Member, "_seat", "not held.confirmed", "False"),
+    without(SignedAnswer, "verify", "if not card.node.verify(", "if False and not card.node.verify("),
+    without(BaseRules, "check", "(said.sha256 != context.base, ", "(False, "),
+    without(BaseRules, "check", "(not said.in_range, ", "(False, "),
+    without(BaseRules, "check", "(bool(code), ", "(False, "),
+    without(BaseRules, "check", "(trained and said.clip != context.clip, ", "(False, "),
+    without(BaseRules, "check", "said.number < before.number and not before.trained", "False"),
+    without(BaseRules, "check", "newer[0] > said.number and not before.trained", "False"),
+    without(BaseRules, "_check_refused", "(said.number, said.sha256) != newest", "False"),
+    without(BaseRules, "_check_refused", "or not code", ""),
+    without(BaseRules, "_said", "if (said.federation, said.run) != (", "if (1, 1) == ("),
+    without(BaseRules, "_said", "made is None or not made.makes_version", "False"),
+    without(Proof, "verify", "statement.members != roster.names or", ""),
+    without(Words, "check", 'if not card.node.verify("opened", statement, self.signature) or not', "if not"),
+    without(Words, "check", 'or not card.node.verify(\n            "vote", voted, self.vote_signature\n        )', ""),
+    without(guard, "check_witnessed", "not witnessed", "False"),
+    without(guard, "round_context", "not 1 <= request.round <=", "not 0 <= request.round <= 9 +"),
+    without(guard, "round_context", "not purpose.trained and request.clip != 0", "False"),
+    without(guard, "round_context", "bool(request.base) != purpose.based", "False"),
+    without(pairs, "_words", '"list": headers, ', ""),
+    without(pairs, "_words", '"total": total, ', ""),
+    without(Member, "seal", "if self.ledger.answered(context.digest) is not None:", "if False:"),
+    without(Member, "seal", "if kept is not None and before is not None:", "if False:"),
+    without(Member, "seal", "self.held.keep(context.digest, seals.Seal(seed, envelope.data))", "pass"),
+    without(Member, "seal", "self._let_go(context)", "pass"),
+    without(Member, "answer_list", "self.ledger.remember_answered(context, given)", "pass"),
+    without(Member, "answer_list", "self.held.drop(context.digest)", "pass"),
+    without(Member, "open", "candidate=said.sha256 if judging else", 'candidate="" if judging else'),
+    without(Member, "_base", "base.sha256 != context.base or", ""),
+    without(Member, "enrol", "digest(before.offer) != digest(request.offer)", "False"),
+    without(Ledger, "before", "(row.base == context.base)", "(row.base != '')"),
+    without(Ledger, "before", "& (row.round == context.round)", ""),
+    without(Ledger, "remember_answered", "db.execute(insert(tables.answered)", "void = (insert(tables.answered)"),
+    without(Ledger, "answered", "None if row is None else", "None if True else"),
+    without(Seals, "keep", "files.replace(", "void = ("),
+    without(Seals, "drop", "files.remove(", "void = ("),
 )

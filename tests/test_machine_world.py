@@ -1,190 +1,256 @@
-"""What is around a member, for ``test_machine_member.py``: three other members, and all that they may have sealed.
+"""What is around a member, for ``test_machine_member.py``: three other members, and all that they may have signed.
 
-The other members are honest, and sign whatever a member can be asked to seal, on any terms; the coordinator has it all.
+The coordinator holds the other members' keys: they seal, answer and sign whatever it likes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from moonflower import __version__
+import numpy as np
 from moonflower.canonical import digest
-from moonflower.client.checkpoints import HeldCheckpoint
+from moonflower.client import answering, circle_key
+from moonflower.client.guard import HeldCheckpoint, OwnAnswer, SealList
 from moonflower.client.learning.torch import TorchLearner
+from moonflower.client.purposes import Kit
+from moonflower.client.seals import Seal as Held
+from moonflower.client.seat import Agreed, Seated
 from moonflower.configs.settings import Offer, parse
-from moonflower.crypto import planner, quantise, sealed
-from moonflower.crypto.identity import Roster, parse_roster
-from moonflower.crypto.mac import Mac
+from moonflower.crypto import answers, quantise, sealed
+from moonflower.crypto.answer_plan import AnswerSum, answer_plan
+from moonflower.crypto.answers import AnswerKey
+from moonflower.crypto.identity import parse_roster
 from moonflower.crypto.note import Signer, sign_checkpoint
-from moonflower.crypto.quantise import Contribution
-from moonflower.crypto.schemes import deal, secret
-from moonflower.protocol import envelope, model_version
-from moonflower.protocol.context import RoundContext
-from moonflower.protocol.messages import Seal
-from moonflower.protocol.statement import Proof, Statement, sign_statement
+from moonflower.crypto.pairs import public_mask
+from moonflower.crypto.quantise import Contribution, Ints
+from moonflower.crypto.sealed import Secrets, Sum
+from moonflower.errors import Refused
+from moonflower.protocol import envelope
+from moonflower.protocol.circle import Circle
+from moonflower.protocol.context import RoundContext, Terms, template
+from moonflower.protocol.envelope import RawEnvelope, SignedHeader
+from moonflower.protocol.messages import KeyMade, TakeSeat
+from moonflower.protocol.purposes import FIRST
+from moonflower.protocol.statement import Proof, Statement, Words, sign_statement, vote_bytes
 
 from federation import NAMES, cast, identities
 
-ME, DORA = NAMES[0], NAMES[-1]
-EVERYBODY, REST = frozenset(NAMES), frozenset(NAMES[:-1])
-RUN, LEAST = "r", 3
-ROSTERS = {1: EVERYBODY, 2: EVERYBODY, 3: REST, 4: EVERYBODY}  # members of an epoch
-UNCONFIRMED = 4
-CLIPS = (8.0, 2.0)  # that the proofs of the two bases state
-BAD_PROOFS = ("none", "one signature", "another base", "too few members", "out of range", "federation", "of tallies")
+ME, OTHERS = NAMES[1], (NAMES[0], *NAMES[2:])
+RUN = "r"
 
 
 @dataclass(frozen=True)
-class Ask:
-    """What the coordinator's request for an envelope says; ``proof`` is "" where it is as it should be."""
+class At:
+    """What the coordinator's requests say of a round; ``checkpoint`` is one of :attr:`World.held`."""
 
     run: str
-    epoch: int
     number: int
     round: int
     purpose: str
-    base: int
+    base: str
     clip: float
     checkpoint: int
-    proof: str = ""
+
+    def fields(self, world: World) -> dict[str, Any]:
+        """Return the fields of a request."""
+        return {**asdict(self), "checkpoint": world.held[self.checkpoint].label}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What a list was put together from.
+
+    Attributes:
+        heads: everybody's signed header, this member's too.
+        held: what the others sealed.
+        total: the sealed total as the coordinator has it.
+        right: it is the sum of the bodies.
+    """
+
+    heads: Mapping[str, SignedHeader]
+    held: Mapping[str, Held]
+    total: bytes
+    right: bool
 
     @property
-    def place(self) -> tuple[str, str, int, int]:
-        """What is sealed once (rule 7)."""
-        return self.purpose, self.run, self.epoch, self.number
+    def digests(self) -> dict[str, str]:
+        """Name → header digest."""
+        return {name: head.digest for name, head in self.heads.items()}
 
     @property
-    def same(self) -> Ask:
-        """The request but for its proof, which is no part of the terms."""
-        return replace(self, proof="")
+    def sha256(self) -> str:
+        """Of the total."""
+        return hashlib.sha256(self.total).hexdigest()
+
+    def as_seal_list(self, world: World) -> SealList:
+        """Return it as members read it."""
+        masks = {
+            name: bytes.fromhex(head.verify(world.roster.card(name)).mask) for name, head in sorted(self.heads.items())
+        }
+        return SealList(self.digests, masks, self.sha256)
 
 
 class World:
     """What does not change: the other members, and all that the coordinator can have got hold of."""
 
     def __init__(self) -> None:
-        self.cast = cast("training.weights=equal")
+        self.cast = cast()
         self.raw_offer = self.cast.settings.offer(self.cast.schema.digest())
         self.offer = parse(Offer, self.raw_offer, where="test")
         self.pins = {name: identities()[name].card.node.pin for name in NAMES}
         self.learners = {name: self.learner(name) for name in NAMES}
-        own = self.learners[ME]
-        self.size = len(own.start())
-        self.sizes = {"update": self.size, "statistics": 1 + len(own.summary()), "tallies": len(own.tally(own.start()))}
-        self.rosters = {epoch: self.roster(names) for epoch, names in ROSTERS.items()}
-        self.plans = {e: planner.plan(len(r.names), 16, self.size) for e, r in self.rosters.items()}
-        self.keys = {epoch: self.key(epoch) for epoch in ROSTERS}
+        self.circle = Circle.of(self.offer.federation.name, self.pins, True)
+        self.agreed = Agreed.to(self.offer, self.raw_offer, self.learners[ME], Kit().purposes, self.circle)
+        self.plan = self.agreed.plan
+        self.roster = parse_roster([identities()[name].card.as_dict() for name in NAMES], self.pins)
+        self.key = answers.generate(answer_plan(self.plan))
+        terms = Terms(self.circle, self.roster, self.plan, self._key_digest, digest(dict(self.agreed.frozen)))
+        template_ = template(RUN, self.offer, self.raw_offer, terms)
+        self.seat = Seated(self.roster, template_, self.plan, AnswerKey(self.plan, self.key))
         self.held = [held(size) for size in (3, 5, 8, 9)]  # the last two are shown late, and never
-        self.bases = self._bases()
-        self.envelope = lru_cache(maxsize=None)(self._envelope)
-        self.proof = lru_cache(maxsize=None)(self._proof)
+        self.sealed = lru_cache(maxsize=4096)(self._sealed)
+        self.rows = sum(learner.rows for learner in self.learners.values())
+
+    @property
+    def _key_digest(self) -> str:
+        return hashlib.sha256(self.key).hexdigest()
 
     def learner(self, name: str) -> TorchLearner:
         made = self.cast.learner(name, self.cast.splits[name])
         made.prepare(made.scaling(made.summary().tolist()))
         return made
 
-    def roster(self, names: Iterable[str]) -> Roster:
-        return parse_roster([identities()[name].card.as_dict() for name in sorted(names)], self.pins)
+    def take_seat(self) -> TakeSeat:
+        """Return the request by which this member gets its seat and the circle's key."""
+        first = identities()[self.circle.first]
+        made: KeyMade = circle_key.wrapped(first, self.agreed.key_use, self.key, self.roster)
+        given = made.ciphertexts[ME], made.signatures[ME]
+        return TakeSeat(run=RUN, roster=self.roster.as_list(), ciphertext=given[0], signature=given[1])
 
-    def key(self, epoch: int) -> deal.EpochKey:
-        terms = deal.EpochTerms.of(self.offer.federation.name, epoch, self.rosters[epoch], self.plans[epoch])
-        return deal.EpochKey(terms, secret.generate(self.plans[epoch]), bytes([epoch]) * deal.SECRET_BYTES)
+    def context(self, at: At) -> RoundContext:
+        label = self.held[at.checkpoint].label
+        return self.seat.template.at(at.number, at.round, at.purpose, at.base, at.clip, label)
 
-    def _bases(self) -> list[model_version.Version]:
-        own = self.learners[ME]
-        scaling = own.scaling(own.summary().tolist())
-        manifest = {"format": 1, "schema": self.cast.schema.to_dict(), "scaling": scaling}
-        first = model_version.build(own.layout, own.start(), manifest)
-        return [first, model_version.candidate(first, first.vector + 1)]
+    def lanes(self, at: At) -> int:
+        return self.seat.lanes(FIRST[at.purpose], self.agreed)
 
-    def template(self, epoch: int) -> RoundContext:
-        return RoundContext(
-            federation=self.offer.federation.name,
-            run=RUN,
-            number=0,
-            round=0,
-            purpose="statistics",
-            base="",
-            clip=0.0,
-            training=self.offer.training.model_dump(mode="json"),
-            schema=self.cast.schema.digest(),
-            task=self.offer.task.model_dump(mode="json"),
-            package=__version__,
-            crypto=self.plans[epoch].as_dict(),
-            epoch=epoch,
-            roster=self.rosters[epoch].digest,
-            min_members=self.offer.federation.min_members,
-            offer=digest(self.raw_offer),
-            checkpoint="",
-        )
+    def _given(self, name: str, at: At) -> Contribution:
+        learner = self.learners[name]
+        if at.purpose == "statistics":
+            return Contribution((learner.rows, *learner.summary().tolist()))
+        if at.purpose == "tallies":
+            return Contribution(tuple(learner.tally(learner.start()).tolist()))
+        weight = quantise.weight_of(learner.rows, self.rows)
+        vector = np.full(self.agreed.sizes["update"], 0.01, dtype=np.float32)
+        return Contribution((weight,), vector, weight, at.clip)
 
-    def context(self, ask: Ask) -> RoundContext:
-        at = self.held[ask.checkpoint].label
-        return self.template(ask.epoch).at(ask.number, ask.round, ask.purpose, self.base(ask), ask.clip, at)
+    def _sealed(self, name: str, at: At, which: int = 0, mask: bytes = b"") -> Held:
+        """Return what another member sealed for a round; ``which``: of several; ``mask``: another public one."""
+        context, lanes = self.context(at), quantise.lanes_of(self._given(name, at), self.plan)
+        secrets = Secrets(hashlib.sha256(f"{name} {context.digest} {which}".encode()).digest())
+        body = sealed.seal(self.plan, context.digest, secrets, lanes)
+        made = envelope.seal(identities()[name], context, body, mask or public_mask(secrets.mask_key))
+        return Held(secrets.seed, made.data)
 
-    def base(self, ask: Ask) -> str:
-        return "" if ask.purpose == "statistics" else self.bases[ask.base].sha256
+    def listed(
+        self, at: At, mine: bytes, which: Mapping[str, int] | None = None, total: bytes | None = None, **more: Any
+    ) -> Listed:
+        """Return a list of what everybody sealed for a round, and its total.
 
-    def key_of(self, ask: Ask) -> str:
-        """What an opening is remembered under (rule 2)."""
-        return self.learners[ME].data_digest() if ask.purpose == "statistics" else self.base(ask)
+        Args:
+            at: the round.
+            mine: this member's envelope.
+            which: name → which of its envelopes, for others.
+            total: in place of the true one.
+            more: of :meth:`sealed`, for the first of the others.
+        """
+        which = which or {}
+        held_ = {
+            name: self.sealed(name, at, which.get(name, 0), **(more if name == OTHERS[0] else {})) for name in OTHERS
+        }
+        signed, body = envelope.split(RawEnvelope(mine))
+        running = Sum(self.plan, self.lanes(at))
+        for one in [body, *(one.body for one in held_.values())]:
+            running.add(one)
+        true = running.dump()
+        heads = {ME: signed} | {name: one.signed for name, one in held_.items()}
+        return Listed(heads, held_, true if total is None else total, total in (None, true))
 
-    def lanes(self, ask: Ask) -> int:
-        limbs = self.plans[ask.epoch].limbs
-        return self.size + limbs if ask.purpose == "update" else self.sizes[ask.purpose] * limbs
+    def answer(self, name: str, at: At, listed: Listed) -> OwnAnswer:
+        """Return another member's answer to a list."""
+        about, lanes = listed.as_seal_list(self), self.lanes(at)
+        return answering.own_answer(identities()[name], self.seat, self.context(at), listed.held[name], about, lanes)
 
-    def _envelope(self, name: str, ask: Ask, odd: bool = False) -> bytes:
-        """Return what another member sealed for a round; ``odd``: under a learning rate of its own."""
-        learner, plan, context = self.learners[name], self.plans[ask.epoch], self.context(ask)
-        if odd:
-            context = replace(context, training={**context.training, "lr": 1e-9})
-        if ask.purpose == "statistics":
-            given = Contribution((learner.rows, *learner.summary().tolist()))
-        elif ask.purpose == "tallies":
-            given = Contribution(tuple(learner.tally(self.bases[ask.base].vector).tolist()))
-        else:
-            weight = quantise.weight_of(1, len(ROSTERS[ask.epoch]))
-            given = Contribution((weight,), self.bases[0].vector * 0 + 0.01, weight, ask.clip)
-        mac = Mac(self.keys[ask.epoch].secret, context.digest, plan)
-        key = secret.SecretKey(plan, self.keys[ask.epoch].he_key)
-        vector = sealed.seal(key, mac, name, quantise.slot_blocks(given, plan), self.lanes(ask), plan)
-        return envelope.seal(identities()[name], context, vector).data
+    def opened(self, at: At, mine: bytes, seed: bytes) -> Ints:
+        """Return what this member sealed in an envelope."""
+        _, body = envelope.split(RawEnvelope(mine))
+        key = Secrets(seed).key(self.plan)
+        blocks = sealed.open_total(self.plan, self.context(at).digest, key, bytes(body), self.lanes(at))
+        return np.concatenate([*blocks])
 
-    def _proof(self, base: int, how: str) -> dict[str, Any]:
-        """Return what comes as a base's proof; "" is as it should be."""
-        if how == "none":
-            return {}
-        about = self.template(1).at(9, 1, "tallies" if how == "of tallies" else "update", "a" * 64, 1.0, "")
-        if how == "federation":
-            about = replace(about, federation="another")
-        members = NAMES[1:3] if how == "too few members" else NAMES
-        said = Statement.of(
-            about,
-            dict.fromkeys(members, "a" * 64),
-            sha256=self.bases[1 - base if how == "another base" else base].sha256,
-            clip=CLIPS[base],
-            in_range=how != "out of range",
-        )
-        signers = members[:1] if how == "one signature" else members
-        return Proof(said.encode(), {name: sign_statement(identities()[name], said) for name in signers}).as_dict()
+    def opens(self, at: At, listed: Listed, given: Mapping[str, bytes]) -> bool:
+        """Return whether sealed answers open a total together."""
+        running = AnswerSum(answer_plan(self.plan))
+        seeds = [running.add(given[name]) for name in NAMES]
+        key = self.seat.key.open(running.dump(), seeds)
+        try:
+            list(sealed.open_total(self.plan, self.context(at).digest, key, listed.total, self.lanes(at)))
+        except Refused:
+            return False
+        return True
 
-    def request(self, ask: Ask) -> Seal:
-        return Seal(
-            run=ask.run,
-            epoch=ask.epoch,
-            number=ask.number,
-            round=ask.round,
-            purpose=ask.purpose,
-            base=self.base(ask),
-            clip=ask.clip,
-            checkpoint=self.held[ask.checkpoint].label,
-            model=b"" if ask.purpose == "statistics" else self.bases[ask.base].data,
-            proof={} if ask.purpose == "statistics" else self.proof(ask.base, ask.proof),
-        )
+    def proof(self, said: Statement, mine: Words | None, vote: float | None, best: str) -> Proof:
+        """Return the words of all names about a statement; ``mine`` where this member said its own."""
+        words = {name: self.words(name, said, vote, best) for name in (*OTHERS, *(() if mine else (ME,)))}
+        return Proof(said.encode(), best, words | ({ME: mine} if mine else {}))
+
+    def words(self, name: str, said: Statement, vote: float | None, best: str) -> Words:
+        voted = identities()[name].sign("vote", vote_bytes(said.encode(), best, vote))
+        return Words(sign_statement(identities()[name], said), vote, voted)
+
+
+def bent(proof: Proof, said: Statement, how: str, world: World) -> dict[str, Any]:
+    """Return a proof with one thing that is not as it should be; but for ``best`` this member may have signed each."""
+    words = dict(proof.words)
+    vote = words[OTHERS[0]].vote
+    if how == "none":
+        return {}
+    if how in ("without me", "without another"):
+        del words[ME if how == "without me" else OTHERS[0]]
+        return replace(proof, words=words).as_dict()
+    if how == "one's words for another":
+        return replace(proof, words={**words, ME: words[OTHERS[0]]}).as_dict()
+    if how == "votes changed":
+        turned = {name: replace(one, vote=0.5 if vote != 0.5 else 0.0) for name, one in words.items()}
+        return replace(proof, words=turned).as_dict()
+    changes: dict[str, dict[str, Any]] = {
+        "another run": {"run": "another"},
+        "another federation": {"federation": "another"},
+        "tallies": {"purpose": "tallies"},
+        "out of range": {"in_range": False},
+        "another version": {"sha256": "0" * 64},
+        "fewer members": {"members": tuple(name for name in NAMES if name != OTHERS[0])},
+    }
+    return world.proof(replace(said, **changes[how]), None, vote, proof.best).as_dict()
+
+
+BENT = (
+    "none",
+    "without me",
+    "without another",
+    "one's words for another",
+    "votes changed",
+    "another run",
+    "another federation",
+    "tallies",
+    "out of range",
+    "another version",
+    "fewer members",
+)
 
 
 def held(size: int) -> HeldCheckpoint:
