@@ -124,7 +124,9 @@ def test_personal_data_enters_neither_the_exported_log_nor_the_database(
     door = Door(one.folder)
     try:
         token = visit(door)
-        accepted = run(door.desked("POST", "/api/runs", one.cast.settings.offer(one.cast.schema.digest())))
+        accepted = run(
+            door.desked("POST", "/api/runs", one.cast.settings.in_practice().offer(one.cast.schema.digest()))
+        )
         assert one.carry_out(accepted.json["run"]) == "done"
         run(door.desked("GET", f"/api/runs/{accepted.json['run']}"))
         revoke(one.folder, tmp_path, door.anna.name)
