@@ -30,9 +30,9 @@ from moonflower.protocol.approval import (
     reason_problem,
 )
 from moonflower.protocol.released import check
-from moonflower.protocol.statement import Proof, Statement, sign_statement
+from moonflower.protocol.statement import Statement
 
-from protocol import NAMES, context, identity
+from protocol import NAMES, context, identity, proof
 from protocol import pins as protocol_pins
 
 SHA = "a" * 64
@@ -338,9 +338,8 @@ def model_card(said: Statement | None = None, signers: tuple[str, ...] = NAMES, 
     )
     made = {
         "sha256": VERSION.sha256,
-        "crypto": {"open_quorum": 0},
         "cards": [one.as_dict() for one in held],
-        "proof": Proof(said.encode(), {name: sign_statement(identity(name), said) for name in signers}).as_dict(),
+        "proof": proof(said, signers).as_dict(),
         "release": {"by": {"approvals": decisions}},
     }
     return {**made, **changes}
@@ -380,15 +379,13 @@ def rolled(name: str, after: int, **other: Any) -> dict[str, str]:
         ({"approvals": [rolled("anna", -1), signed(by="bert", sha256=VERSION.sha256).as_dict()]}, "release.unreleased"),
         ({"approvals": [{"decision": "junk", "signature": ""}] * 2}, "release.unreleased"),
         ({"sha256": "b" * 64}, "release.digest"),
-        ({"cards": []}, "base.unproved"),
-        ({"said": statement(sha256="b" * 64)}, "base.unproved"),
-        ({"said": statement(purpose="tallies")}, "base.unproved"),
-        ({"said": statement(in_range=False)}, "base.unproved"),
-        ({"signers": ("anna", "bert")}, "base.unproved"),
-        ({"crypto": {"open_quorum": 1}}, "base.unproved"),
-        ({"crypto": {"open_quorum": -3}}, "base.unproved"),
-        ({"crypto": {"open_quorum": True}}, "release.malformed"),
-        ({"crypto": {}}, "release.malformed"),
+        ({"cards": []}, "base.unknown"),
+        ({"said": statement(sha256="b" * 64)}, "base.unknown"),
+        ({"said": statement(purpose="tallies")}, "base.unknown"),
+        ({"said": statement(in_range=False)}, "base.unknown"),
+        ({"signers": ("anna", "bert")}, "base.unknown"),
+        ({"signers": ("anna", "bert", "cleo")}, "base.unknown"),
+        ({"said": statement(members=NAMES[:3])}, "base.unknown"),
         ({"proof": None}, "release.malformed"),
         ({"cards": 7}, "release.malformed"),
         ({"release": {"by": {"approvals": [{}]}}}, "release.malformed"),
@@ -404,8 +401,10 @@ def test_cards_of_members_that_the_reader_does_not_pin_count_for_nothing() -> No
     """A coordinator can make members of its own, with approvers of its own."""
     pins = protocol_pins()
     refused("release.unreleased", checked, model_card(), {name: pins[name] for name in ("anna", "cleo", "dora")})
-    refused("base.unproved", checked, model_card(), {**pins, "anna": pins["bert"], "cleo": pins["bert"]})
-    refused("base.unproved", checked, model_card(), {})
+    strangers = dict.fromkeys(("anna", "bert", "cleo"), "x" * 43)
+    said = refused("base.unknown", checked, model_card(), {**pins, **strangers})
+    assert "1 pinned members signed the version; expected 2" in said
+    refused("base.unknown", checked, model_card(), {})
     junk = model_card()
     junk["cards"] = [*junk["cards"], 7, {}, None, {**junk["cards"][0], "name": "bert"}]
     assert len(checked(junk).approvals) == 2

@@ -16,7 +16,7 @@ from moonflower.crypto import merkle
 from moonflower.crypto.identity import Identity, b64
 from moonflower.crypto.note import Signer, Verifier, sign_checkpoint
 from moonflower.errors import AuditError, InputError, Refused
-from moonflower.protocol.statement import Statement, vote_bytes
+from moonflower.protocol.statement import Proof, Statement, Words, vote_bytes
 from moonflower.server.evidence.certificate import build_certificate, proved_set, verify_certificate
 from moonflower.server.evidence.gather import gather
 from moonflower.server.records.log import MAX_ENTRY_BYTES
@@ -156,13 +156,14 @@ def test_nothing_stands_twice_in_the_entries_of_a_round(log: Log) -> None:
 def test_the_entries_of_a_round_of_a_thousand_members_fit() -> None:
     names = [f"{at:x>64}" for at in range(1024)]
     about: Values = {"federation": names[0], "run": "r" * 24, "number": 10**6, "purpose": "update", "base": "b" * 64}
-    said = Statement("c" * 64, *about.values(), tuple(names), "h" * 64, "s" * 64, 1.0 / 3, True, {})
-    signatures = dict.fromkeys(names, "s" * 128)
+    said = Statement("c" * 64, *about.values(), tuple(names), "h" * 64, "s" * 64, 1.0 / 3, 1.0 / 3, True, {})
+    words = Words(b"s" * 96, -0.1234, b"v" * 96)
+    proof = Proof(said.encode(), "b" * 64, dict.fromkeys(names, words))
     for details in (
         {"purpose": "update", "headers": dict.fromkeys(names, "h" * 64), "sum": "s" * 64, "context": about},
-        {"statement": said.encode().decode(), "signatures": signatures, "disagreeing": []},
-        {"votes": dict.fromkeys(names, -0.1234), "vote_signatures": signatures, "warnings": [[names[0], "a.b"]] * 512},
-        {"roster": "d" * 64, "members": names},
+        proof.as_dict(),
+        {"votes": proof.votes, "best": "b" * 64, "warnings": [[names[0], "a.b"]] * 512},
+        {"roster": "d" * 64, "members": names, "signatures": dict.fromkeys(names, "s" * 128)},
     ):
         assert len(canonical(details)) < MAX_ENTRY_BYTES * 0.9
 
@@ -196,7 +197,8 @@ def test_a_sum_that_was_closed_twice_is_certified_as_it_was_opened(federation: C
     assert proved_set(gather(Log(folder).records, 0, "statistics", last="set_closed"), Log(folder).verifier)
     assert one.carry_out() == "done"
     assert len([e for e in one.events("set_closed") if e["number"] == 0]) == 2
-    assert Log(folder).build(0, "statistics")["epoch"] == 2
+    sum_of = {e["details"]["sum"]: e["index"] for e in one.events("set_closed") if e["number"] == 0}
+    assert sum_of[Log(folder).build(0, "statistics")["sum"]] == max(sum_of.values()), "the last one"
 
 
 def test_a_number_that_several_runs_have_needs_the_run(federation: Callable[..., Federation]) -> None:
@@ -246,27 +248,26 @@ def test_a_log_of_an_earlier_version_says_so(log: Log) -> None:
 # Whoever hands it on
 
 
-@pytest.mark.parametrize("field", ["federation", "run", "number", "purpose", "epoch", "context", "roster", "members"])
+@pytest.mark.parametrize("field", ["federation", "run", "number", "purpose", "circle", "context", "roster", "members"])
 def test_no_plain_field_can_differ_from_the_entries(log: Log, field: str) -> None:
     made = log.build()
     other = log.build(1)
-    changed = {"epoch": 7, "federation": "other", "run": "r", "purpose": "tallies", "members": [], "roster": {}}
+    changed = {"circle": "0" * 64, "federation": "other", "run": "r", "purpose": "tallies", "members": [], "roster": {}}
     refused("audit.certificate", "plain fields", log, {**made, field: changed.get(field, other[field])})
 
 
-@pytest.mark.parametrize("field", ["headers", "sum", "statement", "signatures", "verdict", "disagreeing"])
+@pytest.mark.parametrize("field", ["headers", "sum", "statement", "signatures", "verdict"])
 def test_no_result_can_differ_from_the_entries(log: Log, field: str) -> None:
     made = log.build()
-    changed = log.build(1)[field] if field != "disagreeing" else ["Hungary"]
-    refused("audit.certificate", "plain fields", log, {**made, field: changed})
+    refused("audit.certificate", "plain fields", log, {**made, field: log.build(1)[field]})
 
 
 def test_nothing_can_be_added_or_left_out(log: Log) -> None:
     made = log.build()
     refused("audit.certificate", "plain fields", log, {**made, "comment": "trust me"})
-    refused("audit.certificate", "plain fields", log, {**made, "version": True})
-    refused("audit.certificate", "of version 1", log, {**made, "version": 2})
-    refused("audit.certificate", "of version 1", log, [made])
+    refused("audit.certificate", "plain fields", log, {**made, "version": 2.0})
+    refused("audit.certificate", "of version 2", log, {**made, "version": 1})
+    refused("audit.certificate", "of version 2", log, [made])
     refused("audit.certificate", "and a checkpoint", log, {**made, "checkpoint": 5})
     for field in made:
         with pytest.raises(Refused):
@@ -314,7 +315,7 @@ def test_an_entry_must_be_in_the_log_where_it_says(log: Log) -> None:
 
 def test_an_entry_of_another_kind_has_no_place(log: Log) -> None:
     made, tree = log.build(), merkle.Tree(merkle.leaf_hash(record.entry) for record in log.records)
-    at = next(at for at, record in enumerate(log.records) if json.loads(record.entry)["event"] == "deal_answered")
+    at = next(at for at, record in enumerate(log.records) if json.loads(record.entry)["event"] == "answered")
     proof = [node.hex() for node in tree.inclusion(at)]
     extra = {"index": at, "entry": log.records[at].entry.decode(), "proof": proof}
     entries = sorted([*made["entries"], extra], key=lambda one: one["index"])
@@ -336,7 +337,7 @@ def test_every_member_of_the_set_must_carry_the_pin_that_is_given_for_it(log: Lo
     made, known = log.build(), pins()
     assert verify_certificate(made, log.verifier, {**known, "Basel": "x" * 43})
     known["Hungary"] = "x" * 43
-    refused("audit.pin", "'Hungary' is in set A with the pin", log, made, pins=known)
+    refused("audit.pin", "'Hungary' is in the sum with the pin", log, made, pins=known)
     del known["Hungary"]
     refused("audit.pin", "no pin was given for it", log, made, pins=known)
     refused("audit.pin", "'Cleveland'", log, made, pins={})
@@ -403,29 +404,33 @@ def resigned(*signers: str, **changes: Any) -> Callable[[Chosen], None]:
 
     def change(chosen: Chosen) -> None:
         details, judged = chosen["opened"]["details"], chosen["judged"]["details"]
-        fields = {**json.loads(details["statement"]), **changes}
-        said = canonical(fields)
+        said = canonical({**json.loads(details["statement"]), **changes})
         details["statement"] = said.decode()
-        keys = {name: identities()[name] for name in signers or NAMES}
-        details["signatures"] = {name: b64(key.sign("opened", said)) for name, key in keys.items()}
-        judged["votes"] = {name: judged["votes"][name] for name in keys}
-        judged["vote_signatures"] = {
-            name: b64(key.sign("vote", vote_bytes(said, judged["best"], judged["votes"][name])))
-            for name, key in keys.items()
-        }
+        for what in ("signatures", "votes", "vote_signatures"):
+            details[what] = {name: details[what][name] for name in signers or NAMES}
+        for name in signers or NAMES:
+            details["signatures"][name] = b64(identities()[name].sign("opened", said))
+            sign_vote(details, name)
+        judged["votes"] = dict(details["votes"])
 
     return change
+
+
+def sign_vote(opened: Values, name: str) -> None:
+    """Sign a member's vote in the entry of the opening."""
+    covered = vote_bytes(opened["statement"].encode(), opened["best"], opened["votes"][name])
+    opened["vote_signatures"][name] = b64(identities()[name].sign("vote", covered))
 
 
 def voted(**votes: float) -> Callable[[Chosen], None]:
     """Return a change of votes, signed by their voters; the median stays what it was."""
 
     def change(chosen: Chosen) -> None:
-        judged, said = chosen["judged"]["details"], chosen["opened"]["details"]["statement"].encode()
+        opened = chosen["opened"]["details"]
         for name, vote in votes.items():
-            judged["votes"][name] = vote
-            covered = vote_bytes(said, judged["best"], vote)
-            judged["vote_signatures"][name] = b64(identities()[name].sign("vote", covered))
+            opened["votes"][name] = vote
+            sign_vote(opened, name)
+        chosen["judged"]["details"]["votes"] = dict(opened["votes"])
 
     return change
 
@@ -459,13 +464,36 @@ FORGED = {
         "not signed by its own node key",
     ),
     "pin": (lambda c: c["enrolled"]["Hungary"]["details"].update(pin="x" * 43), BAD, "does not carry the pinned key"),
-    "roster": (of("epoch_began", "details", "roster", to="0" * 64), BAD, "the cards are not the roster"),
+    "roster": (of("seats_taken", "details", "roster", to="0" * 64), BAD, "the cards are not the roster"),
     "context's roster": (of("set_closed", "details", "context", "roster", to="0" * 64), BAD, "are not the roster"),
-    "epoch": (of("epoch_began", "details", "epoch", to=2), BAD, "epoch and plan of the context"),
-    "plan": (of("epoch_began", "details", "crypto", "lanes", to=7), BAD, "epoch and plan of the context"),
-    "quorum": (of("run_began", "details", "offer", "crypto", "open_quorum", to=1), BAD, "not that of the run's offer"),
+    "seats' circle": (of("seats_taken", "details", "circle", to="0" * 64), BAD, "circle, plan or key of the context"),
+    "seats' key": (of("seats_taken", "details", "key", to="0" * 64), BAD, "circle, plan or key of the context"),
+    "plan": (of("seats_taken", "details", "crypto", "lanes", to=7), BAD, "circle, plan or key of the context"),
+    "circle": (
+        both(
+            of("seats_taken", "details", "circle", to="0" * 64),
+            of("set_closed", "details", "context", "circle", to="0" * 64),
+        ),
+        BAD,
+        "not that of the run's offer and circle",
+    ),
+    "practice": (
+        of("run_began", "details", "offer", "federation", "practice", to=False),
+        BAD,
+        "not that of the run's offer and circle",
+    ),
+    "least": (
+        of("run_began", "details", "offer", "federation", "min_members", to=5),
+        BAD,
+        "a circle of 4 members; expected 5",
+    ),
+    "clip": (of("run_began", "details", "offer", "crypto", "clip", to=9.0), BAD, "not that of the run's offer"),
+    "old setting": (
+        of("run_began", "details", "offer", "crypto", to=lambda found: {**found, "open_quorum": 1}),
+        BAD,
+        "unknown key 'crypto.open_quorum'",
+    ),
     "federation": (of("set_closed", "details", "context", "federation", to="x"), BAD, "not that of the run's offer"),
-    "least": (of("set_closed", "details", "context", "min_members", to=2), BAD, "not that of the run's offer"),
     "offer": (of("run_began", "details", "offer", "gate", "patience", to="x"), BAD, "the run's offer"),
     "run": (of("run_began", "run", to="run-0"), BAD, "of several runs"),
     "context's run": (of("set_closed", "details", "context", "run", to="run-0"), BAD, "of several runs"),
@@ -477,23 +505,18 @@ FORGED = {
     "stranger": (
         of("set_closed", "details", "headers", to=lambda h: {**h, "Basel": "0" * 64}),
         BAD,
-        "not 3 members of the roster",
+        "one envelope of everybody in the circle",
     ),
-    "small set": (
-        of("set_closed", "details", "headers", to=lambda h: {name: h[name] for name in NAMES[:2]}),
+    "fewer": (
+        of("set_closed", "details", "headers", to=lambda h: {name: h[name] for name in NAMES[:3]}),
         BAD,
-        "not 3 members of the roster",
+        "one envelope of everybody in the circle",
     ),
     "context": (of("set_closed", "details", "context", "clip", to=1.5), BAD, "about another context"),
     "header": (of("set_closed", "details", "headers", "Hungary", to="0" * 64), BAD, "other envelopes"),
     "header's form": (of("set_closed", "details", "headers", "Hungary", to="x"), BAD, "another form"),
     "header's length": (of("set_closed", "details", "headers", "Hungary", to="00" * 31), BAD, "another form"),
     "sum's form": (of("set_closed", "details", "sum", to="x"), BAD, "another form"),
-    "set": (
-        of("set_closed", "details", "headers", to=lambda h: {name: h[name] for name in NAMES[:3]}),
-        BAD,
-        "other envelopes",
-    ),
     "statement": (of("opened", "details", "statement", to="{}"), BAD, "statement is malformed"),
     "candidate": (
         of("opened", "details", "statement", to=lambda s: s.replace('"sha256":"', '"sha256":"f')[:-1]),
@@ -503,32 +526,37 @@ FORGED = {
     "unsigned": (
         of("opened", "details", "statement", to=lambda s: canonical({**json.loads(s), "clip": 9.0}).decode()),
         "audit.openers",
-        "is not under this statement",
+        "is not signed by",
     ),
     "signature": (
         of("opened", "details", "signatures", "Hungary", to=b64(b"x" * 96)),
         "audit.openers",
-        "the signature of 'Hungary'",
+        "is not signed by 'Hungary'",
     ),
     "outsider": (
-        of("opened", "details", "signatures", to=lambda s: {**s, "Basel": s["Hungary"]}),
+        lambda c: [
+            c["opened"]["details"][what].update(Basel=c["opened"]["details"][what]["Hungary"])
+            for what in ("signatures", "votes", "vote_signatures")
+        ],
         "audit.openers",
-        "'Basel' signed the statement and is not in set A",
+        "does not hold the words of all names",
     ),
-    "no quorum": (resigned(*NAMES[:2]), "audit.openers", "2 of 3 openers"),
+    "outsider's signature": (
+        of("opened", "details", "signatures", to=lambda s: {**s, "Basel": s["Hungary"]}),
+        BAD,
+        "proof is malformed",
+    ),
+    "not everybody": (resigned(*NAMES[:3]), "audit.openers", "does not hold the words of all names"),
     "clear number": (resigned(number=9), BAD, "plain fields are not those of its context"),
     "clear base": (resigned(base="0" * 64), BAD, "plain fields are not those of its context"),
     "clear run": (resigned(run="x"), BAD, "plain fields are not those of its context"),
     "another set": (resigned(members=["Cleveland", "Hungary", "Switzerland"]), BAD, "other envelopes"),
-    "disagreeing": (of("opened", "details", "disagreeing", to=["Hungary"]), BAD, "is said to disagree"),
-    "disagreeing stranger": (of("opened", "details", "disagreeing", to=["Basel"]), BAD, "is said to disagree"),
-    "vote": (of("judged", "details", "votes", "Hungary", to=0.5), "audit.openers", "the vote of 'Hungary'"),
-    "best": (of("judged", "details", "best", to="0" * 64), "audit.openers", "the vote of"),
-    "dropped vote": (
-        lambda c: [c["judged"]["details"][what].pop("Hungary") for what in ("votes", "vote_signatures")],
-        BAD,
-        "the voters are not those who signed",
-    ),
+    "judged vote": (of("judged", "details", "votes", "Hungary", to=0.5), BAD, "not those that everybody signed"),
+    "judged best": (of("judged", "details", "best", to="0" * 64), BAD, "not those that everybody signed"),
+    "vote": (of("opened", "details", "votes", "Hungary", to=0.5), "audit.openers", "the vote is not signed by"),
+    "best": (of("opened", "details", "best", to="0" * 64), "audit.openers", "the vote is not signed by"),
+    "vote's form": (of("opened", "details", "votes", "Hungary", to=2.0), BAD, "proof is malformed"),
+    "dropped vote": (lambda c: c["judged"]["details"]["votes"].pop("Hungary"), BAD, "not those that everybody signed"),
     "median": (of("judged", "details", "median", to=-0.5), BAD, "does not follow from the votes"),
     "bad votes": (
         both(voted(**dict.fromkeys(NAMES[:3], 0.5)), of("judged", "details", "median", to=0.5)),
@@ -568,7 +596,7 @@ def test_the_holder_of_the_logs_key_cannot_make_up_a_round(log: Log, name: str) 
     refused(code, said, log, log.forge(tolerant))
 
 
-def test_the_witnessed_checkpoint_is_of_this_log_and_of_the_time_between_epoch_and_sum(log: Log) -> None:
+def test_the_witnessed_checkpoint_is_of_this_log_and_of_the_time_between_seats_and_sum(log: Log) -> None:
     made = log.build()
     size, root, key = made["context"]["checkpoint"].split(" ", 2)
     tree = merkle.Tree(merkle.leaf_hash(record.entry) for record in log.records)
@@ -588,7 +616,7 @@ def test_the_witnessed_checkpoint_is_of_this_log_and_of_the_time_between_epoch_a
     refused(BAD, "another form", log, labelled(f"0{size} {root} {key}", int(size)))
     refused(BAD, "another form", log, labelled("", int(size)))
     early = f"2 {tree.root(2).hex()} {key}"
-    refused(BAD, "not of the time between epoch and sum", log, labelled(early, 2))
+    refused(BAD, "not of the time between seats and sum", log, labelled(early, 2))
     closed_at = next(e["index"] for e in made["entries"] if json.loads(e["entry"])["event"] == "set_closed")
     assert int(size) <= closed_at
     assert {"set_closed", "opened", "judged", "promoted"} <= {json.loads(e["entry"])["event"] for e in made["entries"]}
@@ -618,7 +646,7 @@ def test_a_verdict_comes_after_its_votes(log: Log) -> None:
 
 def test_a_round_that_failed_has_no_votes_and_says_why(log: Log) -> None:
     def fail(chosen: Chosen) -> None:
-        chosen["promoted"] |= {"event": "failed", "code": "open.quorum"}
+        chosen["promoted"] |= {"event": "failed", "code": "open.key"}
 
     said = "a round that failed has no votes and says why"
     refused(BAD, said, log, log.forge(fail))

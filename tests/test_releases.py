@@ -407,15 +407,15 @@ def test_a_node_takes_no_part_in_a_run_that_asks_for_too_few_approvals() -> None
 
     whole = load_offer("gate.approvals_required=2")
     floor = FloorSettings(tasks=(whole["task"]["ref"],), min_approvals=2)
-    assert admit(whole, floor, "0" * 64).gate.approvals == 2
+    assert admit(whole, floor, "0" * 64, False).gate.approvals == 2
     for gate in ("gate.approvals_required=1", "gate.release=automatic"):
         with pytest.raises(Refused) as refusal:
-            admit(load_offer(gate), floor, "0" * 64)
+            admit(load_offer(gate), floor, "0" * 64, False)
         assert refusal.value.code == "config.min_approvals"
     default = FloorSettings(tasks=(whole["task"]["ref"],))
-    assert admit(load_offer("gate.approvals_required=1"), default, "0" * 64)
+    assert admit(load_offer("gate.approvals_required=1"), default, "0" * 64, False)
     with pytest.raises(Refused) as refusal:
-        admit(load_offer("gate.release=automatic"), default, "0" * 64)
+        admit(load_offer("gate.release=automatic"), default, "0" * 64, False)
     assert refusal.value.code == "config.min_approvals"
 
 

@@ -120,7 +120,7 @@ class Metrics(Collector):
         known: dict[str, dict[Labels, float | None]] = {
             "run_info": {(run.run, run.status, run.code): 1},
             "run_rounds": {("planned",): offer.training.rounds, ("done",): outcome.round if outcome else 0},
-            "run_step_seconds": {(step,): run.summary.get(f"{step}_s") for step in ("seal", "add", "open")},
+            "run_step_seconds": {(step,): run.summary.get(f"{step}_s") for step in ("seal", "add", "answer", "open")},
             "run_message_bytes": {(way,): run.summary.get(f"{way}_bytes") for way in ("upload", "download")},
             "gate_max_regression": {(): offer.gate.max_regression},
         }
