@@ -101,7 +101,7 @@ def setbacks(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def exclusions(rounds: Sequence[Mapping[str, Any]], key: str = "named") -> list[str]:
-    """Return who was left out (``key="warnings"``: warned of), ``Hungary envelope.late (round 9)``."""
+    """Return who a round failed over (``key="warnings"``: warned of), ``Hungary circle.away (round 9)``."""
     found: dict[str, list[int]] = {}
     for r in rounds:
         for one in items(r, key):
@@ -120,7 +120,7 @@ def items(value: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
 
 
 def who(one: Mapping[str, Any]) -> str:
-    """Return a member and a code: ``Hungary envelope.late``."""
+    """Return a member and a code: ``Hungary circle.away``."""
     return f"{plain(one.get('member'))} {plain(one.get('code') or '')}".strip()
 
 

@@ -278,6 +278,7 @@ def _wire_html(result: Mapping[str, Any]) -> str:
         ("Parameters", whole(params)),
         ("Sealing, at a member", in_seconds(wire.get("seal_s"))),
         ("Adding, at the coordinator", in_seconds(wire.get("add_s"))),
+        ("Answering, at a member", in_seconds(wire.get("answer_s"))),
         ("Opening, at a member", in_seconds(wire.get("open_s"))),
     )
     note = ""

@@ -139,7 +139,7 @@ def _facts(result: Mapping[str, Any]) -> list[tuple[str, Text]]:
                 f" ({per_param(wire)} a parameter, {whole(wire.get('params'))}"
                 f" parameters), download {in_bytes(wire.get('download_bytes'))};"
                 f" seal {in_seconds(wire.get('seal_s'))}, add {in_seconds(wire.get('add_s'))},"
-                f" open {in_seconds(wire.get('open_s'))}"
+                f" answer {in_seconds(wire.get('answer_s'))}, open {in_seconds(wire.get('open_s'))}"
             ),
         )
     )

@@ -33,7 +33,6 @@ from moonflower.__main__ import main
 from moonflower.client.ledger.ledger import Ledger
 from moonflower.configs.roles import ClientConfig, LoginSettings, VerifierSettings, load_config
 from moonflower.configs.settings import load_run
-from moonflower.crypto.identity import parse_card
 from moonflower.crypto.planner import Plan, plan
 from moonflower.doctor import canary, checks, folders, machine, network
 from moonflower.doctor.machine import Check
@@ -43,7 +42,8 @@ from moonflower.federation import stage as staging
 from moonflower.federation.certificates import for_loopback
 from moonflower.oauth.jws import new_key, private_key
 from moonflower.server.evidence.onlooker import FORBIDDEN
-from test_ledger import CARDS, EPOCH
+
+from protocol import identity
 
 HEART = CONFIGS / "heart.toml"
 NAMES = ("Cleveland", "Hungary", "Switzerland", "VA Long Beach")
@@ -346,15 +346,19 @@ def test_a_ledger_with_a_fork_fails(tmp_path: Path) -> None:
     assert made(lambda: folders.ledger(tmp_path)).status == "failed"
 
 
-def test_the_pins_of_the_last_run_are_those_of_its_confirmed_keys(tmp_path: Path) -> None:
+def test_the_pins_of_the_last_run_are_those_of_the_seats_that_were_taken(tmp_path: Path) -> None:
+    cards = [identity(name).card for name in ("anna", "bert", "cleo")]
     assert folders.last_roster(tmp_path) == {}
     with closing(Ledger(tmp_path / "ledger.db")) as ledger:
         assert folders.last_roster(tmp_path) == {}
-        ledger.keep_epoch(EPOCH)
+        ledger.keep_agreement("run-1", {})
         assert folders.last_roster(tmp_path) == {}
-        ledger.confirm_epoch(EPOCH.key.terms.epoch)
-        pins = {card["name"]: parse_card(card).node.pin for card in CARDS}
-        assert folders.last_roster(tmp_path) == pins
+        for run, taken in (("run-1", cards), ("run-2", cards[:2])):
+            ledger.keep_agreement(run, {})
+            ledger.keep_seat(run, [card.as_dict() for card in taken], "k" * 64)
+            assert folders.last_roster(tmp_path) == {card.name: card.node.pin for card in taken}
+        ledger.keep_agreement("run-3", {})
+        assert folders.last_roster(tmp_path) == {card.name: card.node.pin for card in cards[:2]}, "no seat yet"
 
 
 def test_the_ledger_of_a_killed_node_is_read_and_left_alone(tmp_path: Path) -> None:

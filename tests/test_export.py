@@ -44,7 +44,7 @@ def federation(tmp_path: Path) -> Iterator[Federation]:
     rows["patient"] = [f"{PERSON} {at}, {MAIL}, {PHONE}, {ADDRESS}" for at in range(len(rows))]
     rows.to_csv(tmp_path / "heart.csv", index=False)
     data = (f"data.path={tmp_path / 'heart.csv'}", 'data.drop=["fold", "patient"]')
-    one = Federation(tmp_path / "state", "training.report_every=1", *data)
+    one = Federation(tmp_path / "state", "training.report_every=1", "training.rounds=2", *data)
     yield one
     one.close()
 
@@ -115,8 +115,8 @@ def test_personal_data_enters_neither_the_exported_log_nor_the_database(
     one, train, failed = federation, TorchLearner.train, set[str]()
 
     def leaking(self: TorchLearner, *arguments: Any) -> Any:
-        if self.member == "Hungary" and not failed:
-            failed.add(self.member)
+        if not failed:
+            failed.add("somebody")
             raise ValueError(f"cannot train on {PERSON}, {MAIL}")
         return train(self, *arguments)
 
@@ -124,7 +124,8 @@ def test_personal_data_enters_neither_the_exported_log_nor_the_database(
     door = Door(one.folder)
     try:
         token = visit(door)
-        accepted = run(door.desked("POST", "/api/runs", one.cast.settings.offer(one.cast.schema.digest())))
+        offer = one.cast.settings.in_practice().offer(one.cast.schema.digest())
+        accepted = run(door.desked("POST", "/api/runs", offer))
         assert one.carry_out(accepted.json["run"]) == "done"
         run(door.desked("GET", f"/api/runs/{accepted.json['run']}"))
         revoke(one.folder, tmp_path, door.anna.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -64,14 +65,10 @@ def _crypto(crypto: Mapping[str, Any]) -> list[str]:
     return [
         "## Crypto",
         "",
-        f"Security: {crypto['security']}. No sum over fewer than {crypto['min_members']} "
-        "members was opened. There is no differential privacy.",
+        f"Security: {crypto['security']}. Every sum was over all members of the circle, {crypto['min_members']} at "
+        "least. There is no differential privacy.",
         "",
-        *(
-            f"- N = {plan['degree']}, log2 q = {plan['modulus'].bit_length()}, {plan['lanes']} lanes of "
-            f"{plan['lane_bits']} bits, values of {plan['value_bits']} bits, at most {plan['max_members']} members"
-            for plan in crypto["parameters"]
-        ),
+        f"- {_parameters(crypto['parameters'])}",
         "",
         "Protects against",
         "",
@@ -81,6 +78,16 @@ def _crypto(crypto: Mapping[str, Any]) -> list[str]:
         "",
         *(f"- {sentence}" for sentence in crypto["does_not_protect"]),
     ]
+
+
+def _parameters(plan: Mapping[str, Any] | None) -> str:
+    if plan is None:
+        return "parameters are not known"
+    bits = math.prod(plan["primes"]).bit_length()
+    return (
+        f"N = {plan['degree']}, log2 q = {bits}, {plan['lanes']} lanes of {plan['lane_bits']} bits, "
+        f"values of {plan['value_bits']} bits, {plan['members']} members"
+    )
 
 
 def _status(release: Mapping[str, Any]) -> str:

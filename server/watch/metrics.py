@@ -87,7 +87,7 @@ class Metrics(Collector):
         said = self._figures
         return {
             "round_seconds": {status: said.round_s[status] for status in ENDS},
-            "round_phase_seconds": {phase: said.phase_s[phase] for phase in ("deal", *PHASES.values())},
+            "round_phase_seconds": {phase: said.phase_s[phase] for phase in PHASES.values()},
         }
 
     def _values(self) -> Values:
@@ -120,7 +120,7 @@ class Metrics(Collector):
         known: dict[str, dict[Labels, float | None]] = {
             "run_info": {(run.run, run.status, run.code): 1},
             "run_rounds": {("planned",): offer.training.rounds, ("done",): outcome.round if outcome else 0},
-            "run_step_seconds": {(step,): run.summary.get(f"{step}_s") for step in ("seal", "add", "open")},
+            "run_step_seconds": {(step,): run.summary.get(f"{step}_s") for step in ("seal", "add", "answer", "open")},
             "run_message_bytes": {(way,): run.summary.get(f"{way}_bytes") for way in ("upload", "download")},
             "gate_max_regression": {(): offer.gate.max_regression},
         }
