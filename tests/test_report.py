@@ -344,7 +344,7 @@ def test_the_table_holds_what_it_must(width: int) -> None:
         "AUC 0.872 0.894 0.894 0.897*",
         "all members' test rows loss 0.498 0.402 – 0.391*",
         "Federation does not help Cleveland",
-        "Result 4 members trained one model together in 21 rounds (19 promoted, 1 refused, 1 failed); on all members' test",
+        "Result 4 members trained one model together in 21 rounds (19 promoted, 1 refused, 1 failed); on all members'",
         "each member judged on its own test rows",
         "21: 19 promoted, 1 refused, 1 failed; refused gate.regression (round 7); failed round.too_few (round 9)",
         "named: Hungary envelope.signature (round 9)",
