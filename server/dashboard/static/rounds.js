@@ -129,7 +129,7 @@ function present(members, all) {
 
 function table(data, all) {
   if (!data.rounds.length) return h('p', { class: 'none' }, 'None yet.');
-  const heads = ['round', 'no.', 'status', 'change', data.metric, 'clipped', 'members', 'left out'];
+  const heads = ['round', 'no.', 'status', 'change', data.metric, 'clipped', 'members', 'named'];
   const number = (text) => h('td', { class: 'num' }, text);
   return h(
     'div',
