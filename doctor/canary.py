@@ -1,11 +1,11 @@
 """Is encryption on? A canary update is sealed as members do; a process that has what the server has tries to read it.
 
-Two members that exist only here seal, answer and open, under the plan of a run. The other process is
+Members that exist only here seal, answer and open, as many as the plan is for. The other process is
 ``server/evidence/onlooker.py``: started anew, not forked, so nothing of this one is in it. While it holds the sum, its
-memory is searched for the seeds of both seals and the circle's key; that it holds the round's context, which it was
+memory is searched for the seeds of all seals and the circle's key; that it holds the round's context, which it was
 given, is the control that the search finds what is there.
 
-What this shows: the code that is installed here seals; the server's half adds without a key; both answers together
+What this shows: the code that is installed here seals; the server's half adds without a key; all answers together
 open exactly the sum. What it does not show: what another member's machine runs, and that the lattice problem is hard.
 """
 
@@ -50,8 +50,8 @@ class Found:
 
     Attributes:
         blind: the other process could read nothing.
-        added: it took both envelopes and added them.
-        opened: both answers together open exactly the sum.
+        added: it took all envelopes and added them.
+        opened: all answers together open exactly the sum.
         held: the other process's memory holds a key; None where it could not be looked at.
         chi_square: of the residues, the largest.
         detail: how it was read, or the code of a refusal; "" for neither.
@@ -79,26 +79,26 @@ class Found:
         if self.held:
             return "the server's process holds a key; expected that it cannot get at one"
         if not self.opened:
-            return "the answers of both do not open exactly what was sealed; expected the same, value for value"
+            return "the answers of all do not open exactly what was sealed; expected the same, value for value"
         memory = "whose memory holds no key" if self.held is False else "whose memory could not be looked at"
         return (
             f"a canary update was sealed and added by a process without key or SEAL, {memory}, and which could not "
             f"read it; its residues look uniform (chi-square {self.chi_square:.0f}, at most {CHI_SQUARE_MOST:.0f}); "
-            "both answers together open exactly the sum"
+            "all answers together open exactly the sum"
         )
 
 
 def release(plan: Plan, values: int, sealing: Sealing = sealed.seal) -> Found:
-    """Seal a canary of ``values`` parameters under ``plan``, as two members, and return what became of it.
+    """Seal a canary of ``values`` parameters under ``plan``, as all its members, and return what became of it.
 
     Args:
-        plan: of two members.
+        plan: of the sum; every pair of its members agrees on masks, so not of hundreds.
         values: of the update; at most two ring elements are sealed.
         sealing: seals. Tests give one that does not.
     """
     values = max(1, min(values, 2 * plan.lanes * plan.degree - len(COUNTERS) * plan.limbs))
     given = Contribution(COUNTERS, _canary(values), ONE // 2, CLIP)
-    lanes, members = given.lanes(plan), [Identity.generate(name) for name in ("canary one", "canary two")]
+    lanes, members = given.lanes(plan), [Identity.generate(f"canary {at}") for at in range(plan.members)]
     key = answers.generate(answer_plan(plan))
     context = _context(members[0], plan)
     contents = lanes_of(given, plan)
@@ -244,7 +244,7 @@ def _opened(
     total: bytes,
     given: Contribution,
 ) -> bool:
-    """Return whether the answers of both open the total to exactly twice the canary."""
+    """Return whether all answers open the total to exactly so many canaries."""
     public = {name: pairs.public_mask(one.mask_key) for name, one in seals.items()}
     added, seeds = AnswerSum(answer_plan(plan)), []
     for name, one in seals.items():

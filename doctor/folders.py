@@ -17,6 +17,7 @@ from pathlib import Path
 from sqlalchemy import StaticPool, create_engine
 
 from ..errors import InputError
+from ..store import USER_VERSION, other_version
 from .machine import Check, Status, worst
 
 LEAST_BYTES, FEW_BYTES = 100 << 20, 1 << 30
@@ -171,7 +172,7 @@ def reading(path: Path, application_id: int) -> Iterator[sqlite3.Connection]:
     SQLite from making them.
 
     Raises:
-        InputError: ``config.state``: it is no database of this kind.
+        InputError: ``config.state``: it is no database of this kind, or of another version.
     """
     beside = all(path.with_name(path.name + end).exists() for end in ("-wal", "-shm"))
     uri = f"{path.resolve().as_uri()}?mode=ro{'' if beside else '&immutable=1'}"
@@ -182,6 +183,9 @@ def reading(path: Path, application_id: int) -> Iterator[sqlite3.Connection]:
                 raise InputError(
                     "config.state", f"{path}: expected a moonflower database, got application id {found:#x}"
                 )
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version != USER_VERSION:
+                raise InputError("config.state", f"{path}: {other_version(version)}")
             yield connection
     except sqlite3.Error as error:
         raise InputError("config.state", f"{path} cannot be read as a database: {error}") from None

@@ -101,7 +101,7 @@ def setbacks(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def exclusions(rounds: Sequence[Mapping[str, Any]], key: str = "named") -> list[str]:
-    """Return who was named (``key="warnings"``: warned of), ``Hungary circle.away (round 9)``."""
+    """Return who a round failed over (``key="warnings"``: warned of), ``Hungary circle.away (round 9)``."""
     found: dict[str, list[int]] = {}
     for r in rounds:
         for one in items(r, key):

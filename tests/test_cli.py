@@ -317,6 +317,7 @@ def test_a_race_for_an_empty_folder_has_one_winner(tmp_path: Path, monkeypatch: 
         ("nan@4:Hungary", "round '4'; expected 1 to 3"),
         ("nan@x:Hungary", "round 'x'; expected 1 to 3"),
         ("shift@1:Hungary", "round '1'; expected 2 to 3"),
+        ("reopen@2:Hungary", "unknown kind 'reopen'"),
         ("nan@1:Hungry", f"unknown member 'Hungry'; did you mean 'Hungary'? (one of: {MEMBERS})"),
         ("nan@1:0", f"unknown member '0'; expected one of: {MEMBERS}"),
         ("nan@1:5", "unknown member '5'"),
@@ -459,14 +460,14 @@ def test_tables_into_a_pipe_are_not_cut_and_have_no_trailing_blanks(cli: Cli, do
 
 
 def test_a_run_that_ended_by_policy_prints_its_result_too(cli: Cli, tmp_path: Path) -> None:
-    once = ("--set", "gate.max_failed=1", "--drill", "shift@2:1")
-    ended = cli("simulate", HEART, *SHORT, "--json", "--out", "o", *once)
+    drills = ("--drill", "junk@1:1", "--drill", "junk@2:1")
+    ended = cli("simulate", HEART, *SHORT, "--json", "--out", "o", *drills)
     assert (ended.status, ended.out.count("\n")) == (3, 1)
     *warnings, error = ended.err.splitlines()
-    assert error == "error: too many rounds in a row brought nothing; the last good model stays"
-    assert {line.rpartition("code=")[2] for line in warnings} == {"open.tau"}, "the members say why"
+    assert error == "error: in 2 rounds the answers of all names opened nothing"
+    assert {line.rpartition("code=")[2] for line in warnings} == {"open.key"}, "the members say why"
     result = json.loads(ended.out)
-    assert [r["status"] for r in result["rounds"]] == ["promoted", "failed"]
+    assert [r["status"] for r in result["rounds"]] == ["failed", "promoted", "failed"]
     assert json.loads((tmp_path / "o" / "result.json").read_text()) == result
 
 

@@ -33,7 +33,10 @@ from moonflower.__main__ import main
 from moonflower.client.ledger.ledger import Ledger
 from moonflower.configs.roles import ClientConfig, LoginSettings, VerifierSettings, load_config
 from moonflower.configs.settings import load_run
+from moonflower.crypto import sealed
 from moonflower.crypto.planner import Plan, plan
+from moonflower.crypto.ring import Ints
+from moonflower.crypto.sealed import Secrets
 from moonflower.doctor import canary, checks, folders, machine, network
 from moonflower.doctor.machine import Check
 from moonflower.errors import IssuerUnreachable, TooSlow
@@ -540,38 +543,43 @@ def test_who_does_not_answer_is_given_up() -> None:
 # Encryption
 
 
-class Plain:
-    """A key that encrypts nothing."""
-
-    def __init__(self, found: Plan, key: bytes) -> None:
-        self.plan, self.key = found, key
-
-    def seal(self, rows: Any) -> Any:
-        return rows.astype(np.uint64), np.frombuffer(secrets.token_bytes(64 * len(rows)), np.uint8).reshape(-1, 64)
-
-    def open(self, totals: Any, seeds: Any) -> Any:
-        return totals.astype(np.int64) % self.plan.plain_modulus
+def body(found: Plan, coefficients: list[int]) -> bytes:
+    """Return coefficients as they travel, with zeros behind them."""
+    whole = [*coefficients, *[0] * (found.travelling(len(coefficients) * found.lanes) - len(coefficients))]
+    return sealed._packed(found, [np.array([one % p for one in whole], dtype=np.uint64) for p in found.primes])
 
 
-class Unmasked(Plain):
-    """Scales by q/t and adds noise, as BFV does, without the mask."""
-
-    def seal(self, rows: Any) -> Any:
-        noise = np.random.default_rng(1).integers(-3, 4, rows.shape)
-        scaled = np.rint(rows * (self.plan.modulus / self.plan.plain_modulus)).astype(np.int64)
-        return (scaled + noise).clip(0).astype(np.uint64), super().seal(rows)[1]
+def plain(found: Plan, context: str, secrets_: Secrets, lanes: Ints) -> bytes:
+    """Seal nothing."""
+    return body(found, canary._plaintext(found, lanes))
 
 
-class OneMask(Unmasked):
-    """As BFV, with the same mask every time."""
+def unkeyed(found: Plan, context: str, secrets_: Secrets, lanes: Ints) -> bytes:
+    """Seal with errors and without a key: t e + m."""
+    contents = canary._plaintext(found, lanes)
+    chunks = range(-(-len(contents) // found.degree))
+    errors = secrets_.errors(found, chunks).reshape(-1)[: len(contents)].tolist()
+    return body(found, [(error << found.plain_bits) + one for error, one in zip(errors, contents, strict=True)])
 
-    def seal(self, rows: Any) -> Any:
-        scaled, seeds = super().seal(rows)
-        mask = np.random.default_rng(2).integers(0, self.plan.modulus, rows.shape).astype(np.uint64)
-        return (scaled + mask) % np.uint64(self.plan.modulus), seeds
+
+class OneKey(Secrets):
+    """Secrets whose key is the same every time; the errors are not."""
+
+    def key(self, found: Plan) -> Ints:
+        return Secrets(bytes(32)).key(found)
 
 
-@pytest.mark.parametrize("set_", [(2, 4, 10), (4, 16, 24), (16, 9, 30_000), (64, 14, 1000)])
+def one_key(found: Plan, context: str, secrets_: Secrets, lanes: Ints) -> bytes:
+    """Seal every vector with one key."""
+    return sealed.seal(found, context, OneKey(secrets_.seed), lanes)
+
+
+def off(found: Plan, context: str, secrets_: Secrets, lanes: Ints) -> bytes:
+    """Seal something else than was asked."""
+    return sealed.seal(found, context, secrets_, np.concatenate([lanes[:-1], lanes[-1:] ^ 1]))
+
+
+@pytest.mark.parametrize("set_", [(2, 4, 10), (4, 16, 24), (16, 9, 30_000), (40, 14, 1000)])
 def test_a_sealed_canary_cannot_be_read(set_: tuple[int, int, int]) -> None:
     found = canary.release(plan(*set_), set_[2])
     assert found.ok, found
@@ -581,27 +589,38 @@ def test_a_sealed_canary_cannot_be_read(set_: tuple[int, int, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "words"),
-    [(Plain, "unsealed: 100%"), (Plain, "lie bare"), (Unmasked, "unmasked: 100%"), (OneMask, "mask used twice: 100%")],
+    ("sealing", "words"),
+    [
+        (plain, "unsealed: 100%"),
+        (plain, "lie bare"),
+        (unkeyed, "without a key: 100%"),
+        (one_key, "key used twice: 100%"),
+    ],
 )
-def test_a_canary_that_is_not_sealed_is_read(key: Any, words: str) -> None:
-    found = canary.release(plan(4, 16, 24), 24, key)
+def test_a_canary_that_is_not_sealed_is_read(sealing: Any, words: str) -> None:
+    found = canary.release(plan(4, 16, 24), 24, sealing)
     assert not found.ok
     assert not found.blind
     assert "reads a canary update" in found.sentence
     assert words in found.sentence
 
 
-def test_a_key_that_opens_something_else_fails() -> None:
-    from moonflower.crypto.schemes.secret import SecretKey
-
-    class Off(SecretKey):
-        def open(self, totals: Any, seeds: Any) -> Any:
-            return super().open(totals, seeds) + 1
-
-    found = canary.release(plan(4, 16, 24), 24, Off)
+def test_a_sum_of_something_else_fails() -> None:
+    found = canary.release(plan(4, 16, 24), 24, off)
     assert (found.blind, found.opened, found.ok) == (True, False, False)
-    assert "does not open exactly" in found.sentence
+    assert "do not open exactly" in found.sentence
+
+
+def test_many_members_are_tried_as_sixteen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a thousand, half a million pairs would agree on masks."""
+    asked: list[int] = []
+    honest = canary.release
+    monkeypatch.setattr(
+        canary, "release", lambda found, values: asked.append(found.members) or honest(plan(2, 16, 9), 9)
+    )
+    for members in (0, 2, 5, 1024):
+        assert checks._canary(members).status == "ok"
+    assert asked == [2, 2, 5, 16]
 
 
 def test_a_key_in_the_other_process_is_found() -> None:

@@ -28,6 +28,17 @@ def test_a_new_file_replaces_nothing(tmp_path: Path) -> None:
     assert (left(tmp_path), (tmp_path / "a").read_bytes()) == (["a"], b"one")
 
 
+def test_a_file_that_is_removed_is_gone_and_one_that_is_not_there_is_no_error(tmp_path: Path) -> None:
+    files.create(tmp_path / "a", b"one")
+    for _ in range(2):
+        files.remove(tmp_path / "a")
+        assert left(tmp_path) == []
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder"):
+        files.remove(tmp_path / "folder")
+    assert left(tmp_path) == ["folder"]
+
+
 def test_several_new_files_are_all_there_or_none(tmp_path: Path) -> None:
     files.create_all({tmp_path / "a": b"1", tmp_path / "b": b"2"})
     with pytest.raises(FileExistsError):

@@ -214,12 +214,14 @@ def test_a_card_says_where_a_model_comes_from(cli: Cli, state: Path, release: Ca
     assert card["round"]["promoted_before"] == 1
     assert card["gate"]["verdict"] == "promoted"
     assert -1 <= card["gate"]["median"] <= 1
-    assert card["crypto"]["parameters"]["degree"] >= 1024
+    assert (card["crypto"]["parameters"]["degree"] >= 1024, card["crypto"]["parameters"]["members"]) == (True, 4)
     assert "128 bits" in card["crypto"]["security"]
     assert card["crypto"]["differential_privacy"] is None
     exposed = "\n".join(card["crypto"]["does_not_protect"])
     assert "All members but one, together, know the update of that one." in exposed
-    assert "Recorded traffic opens to whoever breaks X25519." in exposed
+    (helped,) = [one["how"] for one in card["crypto"]["protects"] if "that does not follow it" in one["against"]]
+    assert "over everybody in the circle" in helped
+    assert "experimental until somebody outside has reviewed it" in helped
     assert card["package"]
     assert len(card["schema"]) == 64
     assert [one["member"] for one in card["release"]["by"]["approvals"]] == [CLEVELAND, HUNGARY]
@@ -231,6 +233,9 @@ def test_a_card_says_where_a_model_comes_from(cli: Cli, state: Path, release: Ca
         card["sha256"],
         "## Known limits",
         "board",
+        f"N = {card['crypto']['parameters']['degree']}, log2 q = ",
+        "values of 16 bits, 4 members",
+        "Every sum was over all members of the circle",
     ):
         assert words in text
     assert cli("model", "card", 3, "--json").json["metrics"]["auc"] > 0.5

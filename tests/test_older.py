@@ -15,6 +15,7 @@ from moonflower.client.ledger.ledger import FILE_NAME as LEDGER
 from moonflower.client.ledger.ledger import Ledger
 from moonflower.configs.roles import ClientConfig, load_config
 from moonflower.configs.settings import Offer, load_run, parse
+from moonflower.doctor import folders
 from moonflower.errors import InputError
 from moonflower.server.records.database import FILE_NAME as DATABASE
 from moonflower.server.records.source import opened
@@ -87,6 +88,16 @@ def test_the_log_of_an_older_database_is_not_half_read(tmp_path: Path) -> None:
             pytest.fail("it was read")
 
     assert refused(look) == f"{path}: expected a database of version {NEWEST}, got {VERSION_1}; {WAY_OUT}"
+
+
+@pytest.mark.parametrize("kind", [LEDGER, DATABASE])
+def test_the_doctor_does_not_half_read_an_older_database(tmp_path: Path, kind: str) -> None:
+    path = made(tmp_path, kind)
+    aged(path, VERSION_1)
+    looks = (folders.ledger, folders.last_roster) if kind == LEDGER else (folders.good_model,)
+    for look in looks:
+        said = refused(lambda look=look: look(tmp_path))  # type: ignore[misc]
+        assert said == f"{path}: expected a database of version {NEWEST}, got {VERSION_1}; {WAY_OUT}"
 
 
 @pytest.mark.parametrize(

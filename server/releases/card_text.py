@@ -62,14 +62,14 @@ def _facts(card: Mapping[str, Any]) -> list[str]:
 
 
 def _crypto(crypto: Mapping[str, Any]) -> list[str]:
-    plan = crypto["parameters"]
     return [
         "## Crypto",
         "",
-        f"Security: {crypto['security']}. Every sum was over everybody in the circle, {crypto['min_members']} members "
-        "or more. There is no differential privacy.",
+        f"Security: {crypto['security']}. Every sum was over all members of the circle, {crypto['min_members']} at "
+        "least. There is no differential privacy.",
         "",
-        *([] if plan is None else [_parameters(plan), ""]),
+        f"- {_parameters(crypto['parameters'])}",
+        "",
         "Protects against",
         "",
         *(f"- {one['against']}: {one['how']}." for one in crypto["protects"]),
@@ -80,10 +80,13 @@ def _crypto(crypto: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _parameters(plan: Mapping[str, Any]) -> str:
+def _parameters(plan: Mapping[str, Any] | None) -> str:
+    if plan is None:
+        return "parameters are not known"
+    bits = math.prod(plan["primes"]).bit_length()
     return (
-        f"N = {plan['degree']}, log2 q = {math.prod(plan['primes']).bit_length()}, {plan['lanes']} lanes of "
-        f"{plan['lane_bits']} bits, values of {plan['value_bits']} bits, {plan['members']} members."
+        f"N = {plan['degree']}, log2 q = {bits}, {plan['lanes']} lanes of {plan['lane_bits']} bits, "
+        f"values of {plan['value_bits']} bits, {plan['members']} members"
     )
 
 

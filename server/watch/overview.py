@@ -42,7 +42,7 @@ class Progress:
         round: which of the planned rounds; 0 before the first.
         number: of that round in the whole federation.
         members: everybody in the circle.
-        sent: whose update is there; ``left_out``: whose is not, and will not be: the round will be repeated.
+        sent: whose update is in the round's sum; ``left_out``: whose is not, and will not be.
         step: ``enrol``, ``statistics``, ``collect``, ``open``, ``judge``, ``report``, ``between``, ``over``.
         since_s: when the step began; seconds since 1970.
     """
@@ -174,11 +174,9 @@ def deadline(scene: Scene) -> float | None:
     run, progress = scene.run, scene.progress
     if run is None or run.status != "running" or run.run != progress.run:
         return None
-    limits = {"collect": ("training", "train_timeout_s")}
-    if progress.step not in limits:
+    if progress.step != "collect":
         return None
-    table, name = limits[progress.step]
-    limit = run.offer.get(table, {}).get(name)
+    limit = run.offer.get("training", {}).get("train_timeout_s")
     return None if limit is None else progress.since_s + float(limit)
 
 
@@ -219,7 +217,8 @@ def _collected(progress: Progress) -> str:
     if 0 < len(missing) <= 2 and sent:
         said += f"; {_listed(missing)} {'is' if len(missing) == 1 else 'are'} still training"
     if progress.left_out:
-        said += f"; that of {_listed(progress.left_out)} was refused, so the round will be repeated with everybody"
+        said += f"; {_listed(progress.left_out)} {'is' if len(progress.left_out) == 1 else 'are'} missing, and"
+        said += " without everybody the round is repeated"
     return said + "."
 
 

@@ -70,7 +70,7 @@ function members(now) {
     'ul',
     { class: 'chips', 'aria-label': 'Members in this round' },
     all.map((name) => {
-      if (out.includes(name)) return chip(name, 'bad', '✕', 'refused');
+      if (out.includes(name)) return chip(name, 'bad', '✕', 'not taken');
       if (sent.includes(name) && now.progress.round) return chip(name, 'good', '✓', 'update received');
       return chip(name, 'plain', collecting ? '…' : '·', collecting ? 'training' : 'waiting');
     }),

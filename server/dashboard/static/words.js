@@ -17,8 +17,8 @@ const SAID = {
   statistics_opened: 'Statistics opened',
   round_began: 'Round began',
   envelope_accepted: 'Update received',
-  envelope_refused: 'Update refused',
-  set_closed: 'List fixed',
+  envelope_refused: 'Update not taken',
+  set_closed: 'Sum closed',
   opened: 'Sum opened',
   opening_refused: 'Opening refused',
   judged: 'Votes counted',
@@ -32,13 +32,13 @@ const SAID = {
   released: 'Version released',
   rolled_back: 'Rolled back',
 };
-const BAD = new Set(['failed', 'refused_member', 'member_revoked', 'opening_refused', 'rejected']);
+const BAD = new Set(['failed', 'refused_member', 'member_revoked', 'answer_refused', 'opening_refused', 'rejected']);
 const ODD = new Set(['refused', 'warned', 'envelope_refused', 'run_resumed', 'rolled_back']);
 const GOOD = new Set(['promoted', 'released', 'approved']);
 
 const OTHER = {
-  statistics: { envelope_accepted: 'Statistics', envelope_refused: 'Statistics refused' },
-  tallies: { envelope_accepted: 'Quality numbers', envelope_refused: 'Quality numbers refused' },
+  statistics: { envelope_accepted: 'Statistics', envelope_refused: 'Statistics not taken' },
+  tallies: { envelope_accepted: 'Quality numbers', envelope_refused: 'Quality numbers not taken' },
 };
 
 export function title(entry) {
