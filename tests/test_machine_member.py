@@ -166,6 +166,7 @@ class TheMember(RuleBasedStateMachine):
         self.said: dict[str, dict[str, Statement]] = defaultdict(dict)  # context → list → what was opened
         self.updates: dict[tuple[Any, ...], Any] = {}  # what is sealed → its lanes, for ever the same
         self.disks: list[Disk] = []
+        self.why = ""  # the member refused last
 
     @property
     def world(self) -> World:
@@ -270,6 +271,7 @@ class TheMember(RuleBasedStateMachine):
         try:
             return handle()
         except Refused as refusal:
+            self.why = str(refusal)
             return refusal.code
         except Killed:
             self.start()
@@ -364,7 +366,8 @@ class TheMember(RuleBasedStateMachine):
         kept = self.files().get(context) if context in self.known.sealed else None
         came = self.answer(lambda: self.member.seal(request), fuse)
         if came is not None:
-            assert (came if isinstance(came, str) else "") == why_not, f"asked for {at}, {fuse}"
+            found = came if isinstance(came, str) else ""
+            assert found == why_not, f"{found!r} instead of {why_not!r}: asked for {at}; {self.why}"
         if why_not:
             return why_not
         if kept is None and not (came is None and fuse == "inside"):
@@ -430,7 +433,8 @@ class TheMember(RuleBasedStateMachine):
             why_not = "open.list"
         came = self.answer(lambda: self.member.answer_list(Ask(**where, **fields)), fuse)
         if came is not None:
-            assert (came if isinstance(came, str) else "") == (why_not or ""), f"{at}, {changes.keys()}, {fuse}"
+            found = came if isinstance(came, str) else ""
+            assert found == (why_not or ""), f"{found!r} instead of {why_not!r}: a list of {at}, {[*changes]}"
         if why_not:
             return why_not
         killed_first = came is None and fuse == "inside"
@@ -503,7 +507,8 @@ class TheMember(RuleBasedStateMachine):
             why_not = "base.unknown"  # it may be opened, but the member no longer has what it would be added to
         opened = self.answer(lambda: self.member.open(request), fuse)
         if opened is not None:
-            assert (opened if isinstance(opened, str) else "") == why_not, f"{at}, {fuse}"
+            found = opened if isinstance(opened, str) else ""
+            assert found == why_not, f"{found!r} instead of {why_not!r}: to open {at}"
         if not isinstance(opened, Opened):
             return
         said = Statement.parse(opened.statement)
