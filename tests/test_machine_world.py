@@ -98,7 +98,7 @@ class World:
     """What does not change: the other members, and all that the coordinator can have got hold of."""
 
     def __init__(self) -> None:
-        self.cast = cast()
+        self.cast = cast("training.rounds=8")
         self.raw_offer = self.cast.settings.offer(self.cast.schema.digest())
         self.offer = parse(Offer, self.raw_offer, where="test")
         self.pins = {name: identities()[name].card.node.pin for name in NAMES}
