@@ -84,7 +84,7 @@ def test_a_disk_without_links_is_written_too(tmp_path: Path, monkeypatch: pytest
 
 def about(bound: float) -> RoundContext:
     return RoundContext(
-        "f", "r", 1, 1, "update", NONE, bound, {}, NONE, {}, "0", {}, 1, NONE, 3, NONE, ""
+        "f", "r", 1, 1, "update", NONE, bound, {}, NONE, {}, "0", {}, NONE, NONE, NONE, NONE, NONE, ""
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from moonflower.client import guard
 from moonflower.client.app import Member
 from moonflower.client.guard import BaseRules
 from moonflower.client.ledger.ledger import Ledger
-from moonflower.client.seals import FOLDER, Seal, Seals
+from moonflower.client.seals import FOLDER, HeldSeal, Seals
 from moonflower.configs.settings import FloorSettings
 from moonflower.crypto import pairs
 from moonflower.crypto.answer_plan import AnswerSum, answer_plan
@@ -128,7 +128,7 @@ class Fragile(Seals):
 
     fuse = ""
 
-    def keep(self, context: str, seal: Seal) -> None:
+    def keep(self, context: str, seal: HeldSeal) -> None:
         self.burn("before keep")
         super().keep(context, seal)
         self.burn("after keep")
@@ -850,7 +850,7 @@ WEAKENED = (
     without(pairs, "_words", '"total": total, ', ""),
     without(Member, "seal", "if self.ledger.answered(context.digest) is not None:", "if False:"),
     without(Member, "seal", "if kept is not None and before is not None:", "if False:"),
-    without(Member, "seal", "self.held.keep(context.digest, seals.Seal(seed, envelope.data))", "pass"),
+    without(Member, "seal", "self.held.keep(context.digest, seals.HeldSeal(seed, envelope.data))", "pass"),
     without(Member, "seal", "self._let_go(context)", "pass"),
     without(Member, "answer_list", "self.ledger.remember_answered(context, given)", "pass"),
     without(Member, "answer_list", "self.held.drop(context.digest)", "pass"),

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from moonflower.client.app import Member
 from moonflower.client.ledger.ledger import Ledger
-from moonflower.client.seals import FOLDER, Seal, Seals
+from moonflower.client.seals import FOLDER, HeldSeal, Seals
 from moonflower.protocol.answer import AnswerDocument, list_digest
 from moonflower.protocol.context import context_digest
 from moonflower.protocol.envelope import split
@@ -96,7 +96,7 @@ class Fragile(Seals):
         super().__init__(folder)
         self._half = half
 
-    def keep(self, context: str, seal: Seal) -> None:
+    def keep(self, context: str, seal: HeldSeal) -> None:
         if self._half():
             raise Killed
         super().keep(context, seal)

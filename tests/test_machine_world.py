@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from moonflower.canonical import digest
 from moonflower.client import answering, circle_key
-from moonflower.client.guard import HeldCheckpoint, OwnAnswer, SealList
+from moonflower.client.checkpoints import HeldCheckpoint
+from moonflower.client.guard import OwnAnswer, SealList
 from moonflower.client.learning.torch import TorchLearner
 from moonflower.client.purposes import Kit
-from moonflower.client.seals import Seal as Held
+from moonflower.client.seals import HeldSeal as Held
 from moonflower.client.seat import Agreed, Seated
 from moonflower.configs.settings import Offer, parse
 from moonflower.crypto import answers, quantise, sealed

@@ -221,7 +221,7 @@ def test_a_card_says_where_a_model_comes_from(cli: Cli, state: Path, release: Ca
     assert "All members but one, together, know the update of that one." in exposed
     (helped,) = [one["how"] for one in card["crypto"]["protects"] if "that does not follow it" in one["against"]]
     assert "over everybody in the circle" in helped
-    assert "experimental until somebody outside has reviewed it" in helped
+    assert "experimental until somebody outside the project has reviewed it" in helped
     assert card["package"]
     assert len(card["schema"]) == 64
     assert [one["member"] for one in card["release"]["by"]["approvals"]] == [CLEVELAND, HUNGARY]

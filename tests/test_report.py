@@ -450,8 +450,9 @@ def test_charts_of_odd_numbers(values: list[float]) -> None:
 
 def test_the_limits_are_said() -> None:
     said = words(heart())
-    assert "any one of them together with the coordinator can read" in said
-    assert "Alone it can read a single update" in said
+    assert "only the answers of all of them together open it (experimental until somebody outside" in said
+    assert "A run still chooses its rates, epochs, clip and rows" in said
+    assert "holds everybody up, and nobody can say who answered junk" in said
     assert "no differential privacy" in said
     assert "does not prove that anybody was honest" in said
     assert "comes from a simulation" in said
