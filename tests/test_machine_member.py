@@ -32,6 +32,8 @@ from moonflower.client.seals import FOLDER, HeldSeal, Seals
 from moonflower.configs.settings import FloorSettings
 from moonflower.crypto import pairs
 from moonflower.crypto.answer_plan import AnswerSum, answer_plan
+from moonflower.crypto.pairs import public_mask
+from moonflower.crypto.sealed import Secrets
 from moonflower.errors import Refused
 from moonflower.protocol import envelope
 from moonflower.protocol.answer import AnswerDocument, SignedAnswer
@@ -571,6 +573,7 @@ class TheMember(RuleBasedStateMachine):
         self, fuse: str, vote: float, planned: int, number: int, purpose: str, honest: bool, data: Any
     ) -> None:
         base = None if purpose == "statistics" else self.pick(data, self.versions)
+        number, planned = (0, 0) if purpose == "statistics" else (number, planned)
         at = self.at(purpose, number, planned, base, data.draw(st.sampled_from([0, 0, 1])))
         self.whole(at, fuse, vote, self.honest_refused() if honest else None)
 
@@ -720,7 +723,7 @@ class TheMember(RuleBasedStateMachine):
         request = honest.model_copy(update={"documents": documents, "signatures": signatures, **changes})
         self.open(at, listed, came, request, GOOD, code, "")
 
-    @rule(data=st.data(), same_total=st.booleans(), what=st.sampled_from(["all", "ledger", "seals"]))
+    @rule(data=st.data(), same_total=st.booleans(), what=st.sampled_from(["all", "all", "ledger", "seals"]))
     def put_back_a_disk_between_two_lists(self, data: Any, same_total: bool, what: str) -> None:
         """The coordinator gets a second answer in a context, to another list or total, and it is worth nothing."""
         at = self.at("update", data.draw(st.integers(1, 4)), data.draw(st.integers(1, FEW)), self.versions[-1])
@@ -732,7 +735,9 @@ class TheMember(RuleBasedStateMachine):
             self.put_back(self.disks[-1], what)
             mine, _ = self.mine[self.world.context(at).digest][listed.heads[ME].digest]
             if same_total:
-                self.ask(at, self.world.listed(at, mine, {OTHERS[0]: 1}, total=listed.total))
+                first = self.world.sealed(OTHERS[0], at)  # whose other envelope has the same public mask key
+                mask = public_mask(Secrets(first.seed).mask_key)
+                self.ask(at, self.world.listed(at, mine, {OTHERS[0]: 1}, total=listed.total, mask=mask))
             else:
                 self.ask(at, replace(listed, total=listed.total[::-1], right=False))
 
@@ -789,9 +794,11 @@ class TheMember(RuleBasedStateMachine):
         """Then a round comes to its end, whatever was before: with numbers that were never used."""
         self.show(1)
         number = self.fresh()
-        if not (self.known.rows and self.known.counted):  # of a disk from before the statistics
-            self.whole(self.at("statistics", number, 0, None, 1), "")
-            assert self.known.rows
+        for checkpoint in (0, 1, 2):
+            if not (self.known.rows and self.known.counted):  # of a disk from before the statistics
+                self.show(checkpoint)
+                self.whole(self.at("statistics", 0, 0, None, checkpoint), "")
+        assert self.known.rows
         at = self.at("update", number, 1 + number % ROUNDS, self.good(), 1)
         self.whole(at, "", GOOD, self.honest_refused())
         assert self.said[self.world.context(at).digest], "the round did not come to its end"

@@ -236,7 +236,7 @@ def undisturbed() -> str:
 class TheRun(RuleBasedStateMachine):
     """Whatever happens to it: rounds are counted once, the last good model stays, and what is left alone ends."""
 
-    most_failed = 20  # in a row, before a run ends: with little mishaps it comes to its end
+    most_failed = 5  # in a row, before a run ends: with little mishaps it comes to its end
 
     def __init__(self) -> None:
         super().__init__()
@@ -289,6 +289,12 @@ class TheRun(RuleBasedStateMachine):
     @rule(script=HARMLESS, kill=KILL)
     def go_on(self, script: list[Mishap], kill: Kill) -> None:
         self.live(script, kill)
+
+    @rule()
+    def kill_again_and_again(self) -> None:
+        """A round that was interrupted is no failure of anybody's."""
+        for _ in range(self.most_failed):
+            self.live([], ("round_began", 1))
 
     @precondition(lambda self: self.open_runs)
     @rule()
