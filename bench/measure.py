@@ -22,7 +22,7 @@ from typing import Any
 
 from .others import NVFLARE, ckks, phe, plain, secagg
 from .ours import addition, bare_addition, ours
-from .row import Row
+from .row import MEMBERS, Row
 
 SHAPES = ((1_000_000, 1), (10_000_000, 1), (1_000_000, 200))
 OURS = "moonflower, 16 bits"  # of 16 members
@@ -80,7 +80,7 @@ def _measure(
     found = json.loads(done.stdout.splitlines()[-1])
     peak = found.pop("peak_kib")
     found.pop("version", None)
-    found = {"answer_s": None, "sig_bytes": None, **found}  # of another interpreter
+    found = {"members": MEMBERS, "answer_s": None, "sig_bytes": None, **found}  # of another interpreter
     rows.append({"scheme": scheme, "params": params, "tensors": tensors, **found, "peak_mb": round(peak / 1024)})
 
 

@@ -138,6 +138,7 @@ def ours(params: int, tensors: int, value_bits: int = 16, members: int = MEMBERS
         float(np.abs(floats - done.floats).max()),
         answer_s=answer_s,
         sig_bytes=members * SIGNED_BYTES,
+        members=members,
     )
     return {**found, "peak_kib": peak_kib}
 

@@ -13,15 +13,17 @@ CLIP, MEMBERS, FEW = 0.32, 16, 2
 FIELDS = ("seal_s", "add_s", "open_s", "up_bytes_per_param", "down_bytes_per_param", "exact", "max_error")
 
 
-def row(*values: Any, answer_s: float | None = None, sig_bytes: int | None = None) -> Row:
+def row(*values: Any, answer_s: float | None = None, sig_bytes: int | None = None, members: int = MEMBERS) -> Row:
     """Return a row with the values of ``FIELDS``; None for what a scheme does not have.
 
     Args:
         values: of ``FIELDS``.
         answer_s: seconds of a member's second message, where there is one.
         sig_bytes: what an opener receives of others besides, signatures and what they are over.
+        members: in the sum.
     """
-    return {**dict(zip(FIELDS, values, strict=True)), "answer_s": answer_s, "sig_bytes": sig_bytes}
+    named = dict(zip(FIELDS, values, strict=True))
+    return {"members": members, **named, "answer_s": answer_s, "sig_bytes": sig_bytes}
 
 
 def vector(params: int, member: int) -> np.ndarray[Any, np.dtype[np.float32]]:

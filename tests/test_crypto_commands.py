@@ -67,7 +67,7 @@ def test_a_bench_gives_every_row_or_says_why_not() -> None:
     named = {row["scheme"] for row in result["rows"]} | {item["scheme"] for item in result["skipped"]}
     assert named == {*measure.SCHEMES, "NVFLARE HE"}
     fields = {"scheme", "params", "tensors", "seal_s", "add_s", "open_s", "exact", "max_error", "peak_mb"}
-    fields |= {"up_bytes_per_param", "down_bytes_per_param", "answer_s", "sig_bytes"}
+    fields |= {"members", "up_bytes_per_param", "down_bytes_per_param", "answer_s", "sig_bytes"}
     assert all(fields == row.keys() for row in result["rows"])
     text = measure.markdown(result)
     assert "20,000 parameters in 4 tensors" in text
