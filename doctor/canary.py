@@ -19,7 +19,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,7 @@ def release(plan: Plan, values: int, sealing: Sealing = sealed.seal) -> Found:
     asked = {
         "plan": plan.as_dict(),
         "lanes": lanes,
-        "context": vars(context),
+        "context": asdict(context),
         "cards": [member.card.as_dict() for member in members],
         "needles": [needle.hex() for needle in needles(given, plan)],
         "plaintext": _plaintext(plan, contents),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from ..canonical import digest
@@ -59,12 +60,12 @@ class RoundContext:
     offer: str
     checkpoint: str
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the canonical form, 64 hex digits."""
         return context_digest(asdict(self))
 
-    @property
+    @cached_property
     def params(self) -> str:
         """Digest of the crypto parameters alone, so that a mismatch there has its own code."""
         return digest(self.crypto)
