@@ -225,6 +225,9 @@ def bent(proof: Proof, said: Statement, how: str, world: World) -> dict[str, Any
         return replace(proof, words=words).as_dict()
     if how == "one's words for another":
         return replace(proof, words={**words, ME: words[OTHERS[0]]}).as_dict()
+    if how == "one's signature for another":
+        mixed = replace(words[ME], signature=words[OTHERS[0]].signature)
+        return replace(proof, words={**words, ME: mixed}).as_dict()
     if how == "votes changed":
         turned = {name: replace(one, vote=0.5 if vote != 0.5 else 0.0) for name, one in words.items()}
         return replace(proof, words=turned).as_dict()
@@ -244,6 +247,7 @@ BENT = (
     "without me",
     "without another",
     "one's words for another",
+    "one's signature for another",
     "votes changed",
     "another run",
     "another federation",
