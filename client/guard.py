@@ -130,6 +130,8 @@ def round_context(template: RoundContext, request: RoundRequest, purposes: Purpo
         raise Refused("envelope.context", "the request is not about the run that was agreed to")
     if purpose.trained and not 1 <= request.round <= int(template.training["rounds"]):
         raise Refused("envelope.context", "the request is for a round that the run does not have")
+    if purpose.when == "start" and (request.number, request.round) != (0, 0):
+        raise Refused("envelope.context", "the request asks for what begins a run under the number of a round")
     if not purpose.trained and request.clip != 0:
         raise Refused("envelope.context", "the request states a clip where nothing is clipped")
     if bool(request.base) != purpose.based:
