@@ -124,7 +124,6 @@ def ours(params: int, tensors: int, value_bits: int = 16, members: int = MEMBERS
         return _read(used, OpenedSum(blocks, params, 1, members, used), params)
 
     open_s, (values, floats, in_range) = timed(opening, 2)
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     expected = done.integers[used.limbs :] - members * used.offset
     up = len(done.body) + len(sent) + SIGNED_BYTES + SIGNATURE_BYTES  # the last one is under what was opened
     down = len(total) + len(sums) + sum(map(len, seeds))
@@ -140,7 +139,7 @@ def ours(params: int, tensors: int, value_bits: int = 16, members: int = MEMBERS
         sig_bytes=members * SIGNED_BYTES,
         members=members,
     )
-    return {**found, "peak_kib": peak_kib}
+    return {**found, "peak_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
 
 
 def _read(used: Plan, sums: OpenedSum, params: int) -> tuple[Ints, Any, bool]:

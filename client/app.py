@@ -101,6 +101,7 @@ class Member:
         self._learner_for, self._schema_digest = learner_for, schema_digest
         self._agreed: dict[str, Agreed] = {}  # of the newest run; the ledger has what makes them anew
         self._seated: dict[str, Seated] = {}
+        self._tried: dict[str, str] = {}  # context → the one sum of answers that is tried in it
 
     def enrol(self, request: Enrol) -> Enrolled:
         """Agree to a run, within the node's floor, and say what all members must share."""
@@ -198,9 +199,9 @@ class Member:
         work = self.kit.of(context.purpose)
         size, lanes = agreed.sizes[context.purpose], seat.lanes(work.purpose, agreed)
         guard.check_total(seat.plan, checked, given, request.total, lanes)
-        blocks = sealed.open_total(
-            seat.plan, context.digest, answering.key_sum(seat, request, checked), request.total, lanes
-        )
+        self._tried[context.digest] = guard.check_tried(request, self._tried.get(context.digest))
+        key_sum = answering.key_sum(seat, request, checked)
+        blocks = sealed.open_total(seat.plan, context.digest, key_sum, request.total, lanes)
         values, counters = (size, 1) if work.purpose.trained else (0, size)
         at = self._round(agreed, seat, context, self._kept_base(work.purpose, context))
         sums = OpenedSum(blocks, values, counters, len(seat.roster.names), seat.plan)

@@ -313,6 +313,27 @@ def check_answers(context: RoundContext, request: Open, given: OwnAnswer | None,
     )
 
 
+def check_tried(request: Open, before: str | None) -> str:
+    """Return the digest of the one sum of answers that is tried in a context.
+
+    Whoever sends sums of his own choice would learn the circle's key from which of them open.
+
+    Args:
+        request: with a sum of answers; or with the answers themselves, each of which its member signed.
+        before: digest of the sum that was tried in this context, or None.
+
+    Raises:
+        Refused: ``open.key``: another sum came.
+    """
+    if request.answers:
+        return before or ""
+    seeds = b"".join(seed for _, seed in sorted(request.seeds.items()))
+    found = hashlib.sha256(request.keys + seeds).hexdigest()
+    if before is not None and found != before:
+        raise Refused("open.key", "another sum of answers was tried in this context; expected the answers themselves")
+    return found
+
+
 def check_total(plan: Plan, answers: Answers, given: OwnAnswer, total: bytes, lanes: int) -> None:
     """Check that a total is the sum of exactly the bodies that were answered.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from moonflower.client.app import Member
 from moonflower.client.ledger.ledger import Ledger
 from moonflower.crypto import identity as identities_room
 from moonflower.crypto import pairs, sealed
+from moonflower.crypto.answers import AnswerKey
 from moonflower.crypto.identity import Identity
 from moonflower.crypto.sealed import Secrets
 from moonflower.errors import Refused
@@ -229,6 +231,7 @@ def test_what_was_answered_is_not_answered_again(
     ever = 'db.execute(insert(tables.answered).values(row).on_conflict_do_update(["context"], set_=row))'
     swap(Ledger, "remember_answered", (once, ever))(monkeypatch)
     monkeypatch.setattr(seals.Seals, "drop", lambda self, context: None)
+    monkeypatch.setattr(guard, "check_tried", lambda *arguments: "")
     assert attack().min() > 0.01, "the second result is the one that they chose"
 
 
@@ -403,6 +406,43 @@ def test_a_total_is_the_sum_of_the_list(hostile: Hostile, expected: str, monkeyp
     hostile.total = shifted  # type: ignore[method-assign]
     monkeypatch.setattr(guard, "check_total", lambda *arguments: None)
     assert hostile.honest(hostile.sum(base=base)).sha256 != expected
+
+
+def test_one_sum_of_answers_is_tried_in_a_context(
+    hostile: Hostile, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The coordinator sends sums with noise of its own: which of them open tells the circle's key, bit by bit."""
+    base = hostile.start().sha256
+    tried = []
+    real = AnswerKey.open
+
+    def opened(self: AnswerKey, *arguments: Any) -> Any:
+        tried.append(arguments)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(AnswerKey, "open", opened)
+
+    def attack() -> int:
+        about = hostile.sum(base=base)
+        hostile.seal(about)
+        total = hostile.total(about, NAMES)
+        for name in NAMES:
+            hostile.ask(about, name, NAMES, total)
+        honest = hostile.opening(about, total)
+        tried.clear()
+        for at in range(3):
+            chosen = honest.keys[:at] + bytes([honest.keys[at] ^ 1]) + honest.keys[at + 1 :]
+            with suppress(Refused):
+                hostile.open(about, VICTIM, total, keys=chosen)
+        asked = len(tried)
+        themselves = {name: one.answer for name, one in about.answers.items()}
+        assert model_version.parse(hostile.open(about, VICTIM, total, answers=themselves).result).sha256 == expected
+        return asked
+
+    assert attack() == 1
+    check_untouched(hostile, base, expected)
+    monkeypatch.setattr(guard, "check_tried", lambda *arguments: "")
+    assert attack() == 3
 
 
 def test_rows_are_summed_once(hostile: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:
