@@ -117,6 +117,8 @@ def test_the_context_takes_only_the_rounds_own_fields_from_a_request() -> None:
         {"purpose": "statistics"},
         {"purpose": "tallies"},  # with a clip, where nothing is clipped
         {"purpose": "tallies", "clip": 0.0, "base": ""},
+        {"purpose": "statistics", "base": "", "clip": 0.0},  # they begin a run, under no number of a round
+        {"purpose": "statistics", "base": "", "clip": 0.0, "number": 0},
     ):
         refused("envelope.context", guard.round_context, template, request(**change), FIRST)
     tallies = guard.round_context(template, request(purpose="tallies", clip=0.0), FIRST)
