@@ -172,6 +172,14 @@ label = "y"
 site = "site"
 drop = ["fold"]
 schema = "{schema}"
+
+[[member]]
+name = "another"
+pin = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+
+[[member]]
+name = "yet another"
+pin = "BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB"
 """
 
 

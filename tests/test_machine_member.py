@@ -863,7 +863,7 @@ WEAKENED = (
     without(pairs, "_words", '"total": total, ', ""),
     without(Member, "seal", "if self.ledger.answered(context.digest) is not None:", "if False:"),
     without(Member, "seal", "if kept is not None and before is not None:", "if False:"),
-    without(Member, "seal", "self.held.keep(context.digest, seals.HeldSeal(seed, envelope.data))", "pass"),
+    without(Member, "seal", "self.held.keep(context.digest, HeldSeal(seed, envelope.data))", "pass"),
     without(Member, "seal", "self._let_go(context)", "pass"),
     without(Member, "answer_list", "self.ledger.remember_answered(context, given)", "pass"),
     without(Member, "answer_list", "self.held.drop(context.digest)", "pass"),
