@@ -125,7 +125,12 @@ def test_a_member_is_whole(tmp_path: Path) -> None:
     other = "b" * 43
     settings = config(tmp_path, (r"^\[data\]", f'[[member]]\nname = "Hungary"\npin = "{other}"\n\n[data]'))
     member = member_of(settings)
-    assert member.pins == {"Cleveland": member.identity.card.node.pin, "Hungary": other}
+    assert member.pins == {
+        "Cleveland": member.identity.card.node.pin,
+        "another": "A" * 43,
+        "yet another": "B" * 43,
+        "Hungary": other,
+    }
     assert (member.identity.card.issuer, member.identity.card.client_id) == ("http://127.0.0.1:1", "node")
     assert member.floor.tasks == ("moonflower.client.tasks.tabular:task",)
     assert (tmp_path / "state" / FILE_NAME).stat().st_mode & 0o077 == 0
