@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 USER = 10001
+PATIENCE_S = 600.0  # as in conftest, which this file cannot import where it runs as a script
 ROOT = Path(__file__).parents[1]
 DEVICES = ("null", "zero", "full", "random", "urandom")
 NO_NEW_PRIVS, SECCOMP, FILTER, DROP, MDWE = 38, 22, 2, 24, 65
@@ -78,7 +79,7 @@ class Cell:
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end in a new cell of this kind, as ``docker run --rm`` does."""
-        return subprocess.run(self._line(command), capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(self._line(command), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
     def inside(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the cell that was started, as ``docker exec`` and health checks do."""
@@ -86,14 +87,14 @@ class Cell:
             *("nsenter", "--target", str(self.pid), "--mount", "--pid", "--"),
             *(sys.executable, "-I", str(Path(__file__)), "--inside", *self._written(command)),
         ]
-        return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
     @property
     def pid(self) -> int:
         """The process as this machine numbers it; in the cell it is 1."""
         assert self._process is not None
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_S
         while not (found := children.read_text().split()) and time.monotonic() < deadline:
             time.sleep(0.05)
         return int(found[0])
@@ -101,14 +102,14 @@ class Cell:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def stop(self, within_s: float = 30) -> int:
+    def stop(self, within_s: float = PATIENCE_S) -> int:
         """Ask the process to end, as engines do; return its exit status."""
         assert self._process is not None
         if self.running():
             os.kill(self.pid, signal.SIGTERM)
         return self._process.wait(within_s)
 
-    def wait(self, within_s: float = 60) -> int:
+    def wait(self, within_s: float = PATIENCE_S) -> int:
         assert self._process is not None
         return self._process.wait(within_s)
 

@@ -16,6 +16,7 @@ from hypothesis import settings
 settings.register_profile("moonflower", deadline=None)  # a busy machine is no fault of the code
 settings.load_profile("moonflower")
 CONFIGS = Path(moonflower.__file__).parent / "configs"
+PATIENCE_S = 600.0  # what takes longer hangs; how fast something should be is a question for the benchmarks
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,9 +13,10 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from conftest import CONFIGS
+from conftest import CONFIGS, PATIENCE_S
 from moonflower.configs.roles import OperatorConfig, load_config
 from moonflower.configs.settings import RunSettings, load_run
+from moonflower.errors import MoonflowerError
 from moonflower.federation import processes
 from moonflower.federation import stage as staging
 from moonflower.federation.remote import Remote, await_ready
@@ -64,7 +65,7 @@ class Live:
             self.start("server")
             for name in self.names:
                 self.start(name)
-            await_ready(lambda: processes.is_up(self.stage, self.processes), "the server", 60)
+            await_ready(lambda: processes.is_up(self.stage, self.processes), "the server", PATIENCE_S)
         except BaseException:
             self.processes.end()
             raise
@@ -99,19 +100,32 @@ class Live:
         self,
         *overrides: str,
         at: Mapping[tuple[str, int], Callable[[Entry], None]] | None = None,
-        within_s: float = 120,
+        within_s: float = PATIENCE_S,
     ) -> dict[str, Any]:
-        """Submit a run and follow it to its end; ``at`` (event, n-th) something is done."""
+        """Submit a run and follow it to its end; ``at`` (event, n-th) something is done.
+
+        A run that does not end is stopped, so that it fails this test and not every later one.
+        """
         hooks, seen = dict(at or {}), {}
-        with within(within_s):
-            run = self.submit(*overrides)
-            for entry in self.remote.follow(run):
-                seen[entry["event"]] = seen.get(entry["event"], 0) + 1
-                action = hooks.pop((entry["event"], seen[entry["event"]]), None)
-                if action is not None:
-                    action(entry)
+        run = self.submit(*overrides)
+        try:
+            with within(within_s):
+                for entry in self.remote.follow(run):
+                    seen[entry["event"]] = seen.get(entry["event"], 0) + 1
+                    action = hooks.pop((entry["event"], seen[entry["event"]]), None)
+                    if action is not None:
+                        action(entry)
+        except BaseException:
+            self._give_up(run)
+            raise
         assert not hooks, f"never came: {list(hooks)}"
         return self.remote.show(run)
+
+    def _give_up(self, run: str) -> None:
+        with suppress(MoonflowerError, TimeoutError), within(PATIENCE_S):
+            self.remote.stop(run)
+            for _ in self.remote.follow(run):
+                pass
 
     def log(self) -> list[Entry]:
         """Return the audit log."""
@@ -202,6 +216,6 @@ def send(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def ended(process: subprocess.Popen[bytes], within_s: float = 30) -> int:
+def ended(process: subprocess.Popen[bytes], within_s: float = PATIENCE_S) -> int:
     """Return the exit status of a process that ends by itself."""
     return process.wait(within_s)

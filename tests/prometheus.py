@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from conftest import PATIENCE_S
 from moonflower.federation import stage as staging
 
 DEPLOY = Path(__file__).parents[1] / "configs/deploy"
@@ -32,7 +33,7 @@ def found(program: str) -> str:
 def promtool(*arguments: str | Path, stdin: str = "", folder: Path = RULES.parent) -> str:
     """Return what promtool says; it must be content, and silent on what it does not like."""
     line = [found("promtool"), *map(str, arguments)]
-    done = subprocess.run(line, input=stdin, capture_output=True, text=True, timeout=60, cwd=folder)
+    done = subprocess.run(line, input=stdin, capture_output=True, text=True, timeout=PATIENCE_S, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CONFIGS
+from conftest import CONFIGS, PATIENCE_S
 from moonflower.__main__ import main
 from moonflower.errors import InputError
 from moonflower.federation.folder import fresh
@@ -511,11 +511,11 @@ def test_ctrl_c_in_the_middle_of_a_run(tmp_path: Path) -> None:
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,  # a shell's & ignores it
     ) as run:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_S
         while not list((tmp_path / "o").glob("models/*.safetensors")) and time.monotonic() < deadline:
             time.sleep(0.1)
         run.send_signal(signal.SIGINT)
-        out, err = run.communicate(timeout=60)
+        out, err = run.communicate(timeout=PATIENCE_S)
     assert (run.returncode, out) == (130, "")
     assert err.strip() == f"stopped; {tmp_path / 'o'} holds the log and the models up to here, and no report"
     assert not (tmp_path / "o" / "result.json").exists()

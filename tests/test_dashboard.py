@@ -18,6 +18,7 @@ import pytest
 import tomli_w
 from approvers import FEDERATION, RUN, Shelf, person, signed
 from click.testing import CliRunner
+from conftest import PATIENCE_S
 from forge import AUDIENCE, SERVER, Bridge, Clock, ec_key
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -865,7 +866,7 @@ def in_node(program: str, value: Any) -> Any:
         "const root=async(c)=>witness.hex(await witness.rootOf(await witness.leafHash(c.entry),c.index,c.size,c.path));"
     )
     line = [node, "--no-warnings", "--experimental-default-type=module", "--input-type=module", "-e", head + program]
-    made = subprocess.run(line, input=json.dumps(value), capture_output=True, text=True, timeout=60)
+    made = subprocess.run(line, input=json.dumps(value), capture_output=True, text=True, timeout=PATIENCE_S)
     assert made.returncode == 0, made.stderr
     return json.loads(made.stdout)
 

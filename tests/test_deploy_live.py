@@ -27,7 +27,7 @@ import pandas as pd
 import pytest
 import tomli_w
 from cell import USER, Cell
-from conftest import CONFIGS
+from conftest import CONFIGS, PATIENCE_S
 from live import family
 from moonflower.federation import processes
 from moonflower.federation import stage as staging
@@ -167,7 +167,7 @@ class Deployed:
         kind = "server" if name == "server" else "client"
         return self.cells[name].inside(MOONFLOWER, "health", f"/etc/moonflower/{kind}.toml")
 
-    def await_health(self, name: str, within_s: float = 180) -> str:
+    def await_health(self, name: str, within_s: float = PATIENCE_S) -> str:
         deadline = time.monotonic() + within_s
         while (said := self.health(name)).returncode != 0:
             assert self.cells[name].running(), self.cells[name].said()
@@ -264,7 +264,7 @@ def test_a_federation_under_the_flags_of_the_deployment_files(deployed: Deployed
     shorter = ["training.rounds=2", "training.local_epochs=1", "training.report_every=0"]
     for one in shorter:
         line += ["--set", one]
-    said = subprocess.run(line, capture_output=True, text=True, timeout=240, check=False)
+    said = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert said.returncode == 0, said.stderr + deployed.cells["server"].said()
     result = json.loads(said.stdout)
     assert [one["status"] for one in result["rounds"]] == ["promoted", "promoted"]

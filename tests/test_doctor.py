@@ -26,7 +26,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from conftest import CONFIGS
+from conftest import CONFIGS, PATIENCE_S
 from live import Live
 from moonflower import simulate
 from moonflower.__main__ import main
@@ -740,7 +740,7 @@ def test_all_is_well_with_a_federation_that_runs(tmp_path: Path) -> None:
         stage = live.stage
         for config in (stage.issuer, stage.server, stage.operator, *list(stage.clients.values())[:2]):
             done = subprocess.run(
-                processes.command("doctor", config, "--json"), capture_output=True, text=True, timeout=120
+                processes.command("doctor", config, "--json"), capture_output=True, text=True, timeout=PATIENCE_S
             )
             said = json.loads(done.stdout)
             assert {one["status"] for one in said["checks"]} == {"ok"}, said

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CONFIGS
+from conftest import CONFIGS, PATIENCE_S
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from flwr.common.constant import TIMESTAMP_HEADER
@@ -439,7 +439,7 @@ def compressed(node: Node) -> bytes:
 
     line = ["openssl", "ec", "-pubin", "-conv_form", "compressed"]
     try:
-        made = subprocess.run(line, input=node.pem, capture_output=True, check=True, timeout=20).stdout
+        made = subprocess.run(line, input=node.pem, capture_output=True, check=True, timeout=PATIENCE_S).stdout
     except FileNotFoundError:
         pytest.skip("openssl, which writes a compressed key, is not installed")
     assert made not in (b"", node.pem)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import PATIENCE_S
 from moonflower.__main__ import main
 from moonflower.client.node import alive
 from moonflower.client.node.pulse import Pulse
@@ -120,7 +121,7 @@ def test_the_pulse_says_when_the_server_has_heard_it() -> None:
     heard = []
     beats = Pulse(fleet, 0.01, lambda: heard.append(fleet.asked))
     beats.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while fleet.asked < 5 and time.monotonic() < deadline:
         time.sleep(0.01)
     beats.stop()

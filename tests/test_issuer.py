@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 
 import httpx
 import pytest
+from conftest import PATIENCE_S
 from cryptography.hazmat.primitives.asymmetric import ec
 from forge import AUDIENCE, NOW, SERVER, Bridge, Clock, Headers, compact, ec_key, node_key, okp_key, rsa_key
 from forge import PATH as ROUTE
@@ -454,7 +455,7 @@ def test_it_serves_under_its_real_port_and_ends_when_told(tmp_path: Path, listen
                 assert discover(url, lambda address: get(http, address))["issuer"] == url
                 assert http.post(f"{url}/token").json()["error"] == "invalid_request"
             process.send_signal(end)
-            out, err = process.communicate(timeout=10)
+            out, err = process.communicate(timeout=PATIENCE_S)
         finally:
             process.kill()
     assert (process.returncode, out) == (0, "ended\n")

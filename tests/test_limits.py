@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from conftest import PATIENCE_S
 from listening import listening
 from moonflower.errors import TooMuch
 from moonflower.oauth.allowance import MAX_ADDRESSES, Allowance
@@ -158,7 +159,7 @@ print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def test_the_server_opens_as_many_files_as_it_may() -> None:
-    done = subprocess.run([sys.executable, "-c", FILES], capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", FILES], capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     assert int(done.stdout) == 4096
 
 

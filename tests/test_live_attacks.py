@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 import pytest
 import tomli_w
+from conftest import PATIENCE_S
 from idp import configure, start_idp, stop_idp
 from live import Live, ended, family, undisturbed
 from moonflower.client.keyring import make_keys
@@ -123,7 +124,7 @@ def beset(tmp_path_factory: pytest.TempPathFactory) -> Beset:
         before = len(live.log())
         for name, line in lines.items():
             live.processes.start(name, line)
-        statuses = {name: ended(live.processes.running.pop(name), 60) for name in lines}
+        statuses = {name: ended(live.processes.running.pop(name)) for name in lines}
         shown = live.run()
         live.check_log()
         last = {name: live.output(name).splitlines()[-1] for name in lines}
@@ -239,7 +240,7 @@ def test_a_disk_that_fills_up_costs_no_more_than_time(tmp_path: Path, expected: 
         assert (reply.status_code, reply.json()["code"]) == (503, "http.unavailable")
         live.kill("server")
         live.start("server")
-        await_ready(lambda: processes.is_up(live.stage, live.processes), "the server", 60)
+        await_ready(lambda: processes.is_up(live.stage, live.processes), "the server", PATIENCE_S)
         assert [one["status"] for one in live.remote.runs()] == ["done"]
         (place / "filler").unlink()
         live.remote.stop(live.submit())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import PATIENCE_S
 from forking import VICTIM
 from live import Live, undisturbed
 from moonflower.federation import processes
@@ -37,7 +38,7 @@ def live(tmp_path_factory: pytest.TempPathFactory, told: Path) -> Iterator[Live]
 
 def member_log(live: Live, name: str, *options: str) -> subprocess.CompletedProcess[str]:
     line = [*processes.command("member", live.stage.clients[name])[:-1], "log", str(live.stage.clients[name]), *options]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60)
+    return subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 def stop(live: Live) -> None:
@@ -46,7 +47,7 @@ def stop(live: Live) -> None:
 
 def start(live: Live) -> None:
     live.start("server")
-    await_ready(lambda: processes.is_up(live.stage, live.processes), "the server", 60)
+    await_ready(lambda: processes.is_up(live.stage, live.processes), "the server", PATIENCE_S)
 
 
 def refusals(live: Live, since: int) -> set[tuple[str, str]]:

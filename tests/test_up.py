@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import CONFIGS
+from conftest import CONFIGS, PATIENCE_S
 from live import everywhere, family
 from moonflower import simulate
 from moonflower.federation import processes
@@ -49,16 +49,16 @@ def test_up_ends_with_the_model_that_simulate_makes(tmp_path: Path) -> None:
 def test_ctrl_c_ends_every_process(tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "up"
     process = subprocess.Popen([*LINE, "--out", str(out)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while len(family(process.pid)) < 8 and time.monotonic() < deadline:
         time.sleep(0.2)
     started = family(process.pid)
     assert len(started) >= 8
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     assert said.splitlines()[-1].startswith("stopped")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while (left := [pid for pid in started if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert left == []
