@@ -99,7 +99,9 @@ class ServerSettings(Table):
     tls_cert: File = Field(description="certificate chain (PEM)")
     tls_key: File = Field(description="its private key (PEM)")
     federation: Name = Field(description="name of the federation; a run for another is refused")
-    answer_timeout_s: float = Field(120, gt=0, le=3600, description="taking seats, answers and openings wait this long")
+    away_after_s: float = Field(
+        60, gt=0, le=86400, description="whoever a run waits for longer is named in log, pages and metrics"
+    )
     restarts: int = Field(5, ge=0, le=100, description="how often in a row a run that brought nothing is started again")
     keep_envelopes_h: int = Field(0, ge=0, le=24 * 30, description="hours to keep updates' envelopes; 0 keeps none")
     max_body_mb: int = Field(16, ge=1, le=1024, description="largest request; Flower cuts messages into 5 MB")

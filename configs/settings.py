@@ -104,7 +104,7 @@ class TrainingSettings(Table):
         7, ge=0, lt=2**63, description="seed of the start vector and, with each node's own secret, of batches"
     )
     train_timeout_s: float = Field(
-        600, gt=0, le=7 * 86400, description="a round in which an update comes later has failed"
+        600, gt=0, le=7 * 86400, description="a member that is connected and trains longer is named as away"
     )
     report_every: int = Field(
         0,

@@ -2,9 +2,11 @@
 
 A run, in order: everybody in the circle takes a seat (``enrolment``); they open the statistics, which gives version 0;
 then round after round train → seal → add → answer → open + judge → promote or fall back (``sums``, ``gate``), with
-reports on the way. A round that fails is repeated with everybody, under the next number. Every transition is one
-transaction together with its log entry, so that the process may be killed at any moment: the next one has the members
-take seats anew and goes on from the last good model. The coordinator holds no key and sees no member's update."""
+reports on the way. Who is away is waited for; a round that fails is repeated with everybody, under the next number.
+Every transition is one transaction together with its log entry, so that the process may be killed at any moment: the
+next one has the members take seats anew and goes on in the same round. The coordinator holds no key and sees no
+member's update.
+"""
 
 from __future__ import annotations
 
@@ -98,10 +100,7 @@ class Coordinator:
         self._final_report()
 
     def _take_up(self) -> int | None:
-        """Begin the run, or go on with it; return how many of its planned rounds are over, None where it is itself.
-
-        A round that an earlier process left unfinished has failed; it does not count as a planned one.
-        """
+        """Begin the run, or go on with it; return how many of its planned rounds are over, None where it is itself."""
         run = self._run
         self.state.sweep()
         with self.state.store.transaction() as db:
@@ -115,7 +114,6 @@ class Coordinator:
                 history.write_summary(db, run.id, self.wire.summary(0))
                 run.log(db, "run_began", offer=dict(run.raw_offer))
             else:
-                self._break_off(db, history.INTERRUPTED)
                 run.log(db, "run_resumed", rounds=len(history.rounds(db, run.id)))
             if self.state.envelopes.hours:
                 run.log(db, "warned", what="retention", hours=self.state.envelopes.hours)
@@ -166,7 +164,7 @@ class Coordinator:
             if self.state.models.entries(db, self._run.id):
                 return
         sums = self._sums
-        context = sums.seats.template.at(0, 0, STATISTICS.name, "", 0.0, self._run.witnesses.newest())
+        context = sums.context(0, 0, STATISTICS, "", 0.0)
         collected = sums.collect(context, dict.fromkeys(sums.seats.roster.names))
         agreed, start = sums.open(collected, "")
         if start is None:
@@ -175,6 +173,7 @@ class Coordinator:
         with self.state.store.transaction() as db:
             version_number = self.state.models.next_version(db)
             self.state.models.record(db, version_entry(self._run.id, start, version_number, "start", "", agreed))
+            sums.over(db, context)
             self._run.log(
                 db,
                 "statistics_opened",
@@ -244,8 +243,7 @@ class Coordinator:
             about = model.sha256 if purpose.based else ""
         sums = self._sums
         number, planned = (outcome.number, outcome.round) if outcome else (0, 0)
-        checkpoint = self._run.witnesses.newest()
-        context = sums.seats.template.at(number, planned, purpose.name, about, 0.0, checkpoint)
+        context = sums.context(number, planned, purpose, about, 0.0)
         bases = dict.fromkeys(sums.seats.roster.names, model if purpose.based else None)
         try:
             agreed, _ = sums.open(sums.collect(context, bases), "")
@@ -253,6 +251,7 @@ class Coordinator:
         except Refused as error:
             metrics, code = {}, error.code
         with self.state.store.transaction() as db:
+            sums.over(db, context)
             if code:
                 self._run.log(db, "warned", number=number, code=code, what="report")
                 return
@@ -264,18 +263,14 @@ class Coordinator:
                 history.write_round(db, self._run.id, replace(outcome, metrics=metrics))
             self._run.log(db, "tallies_opened", number=number, sha256=model.sha256, metrics=dict(metrics))
 
-    def _break_off(self, db: Connection, code: str) -> None:
-        """Record that the round in progress, if there is one, has failed."""
-        for broken in history.break_off(db, self._run.id, code):
-            self._run.log(db, "failed", number=broken.number, code=code)
-
     def _end(self, status: str, code: str) -> None:
         with self.state.store.transaction() as db:
-            self._break_off(db, code)
+            self._run.break_off(db, code)
             history.end_run(db, self._run.id, status, code)
             if status == "done":
                 self._release(db)
             self._run.log(db, "run_ended", code=code, status=status)
+        self.state.expire()
 
     def _release(self, db: Connection) -> None:
         """Release the last good version, if the run said that this happens by itself; else approvers do it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ..canonical import digest
 from ..crypto import planner
@@ -24,7 +24,6 @@ from ..protocol.messages import (
     TakeSeat,
 )
 from ..protocol.purposes import UPDATE
-from .exchange import Answer
 from .records import history
 from .records import members as roster
 from .rules import Odd, agree
@@ -37,8 +36,10 @@ A = TypeVar("A", bound=Body)
 def take_seats(run: Run) -> Seats:
     """Return the seats of everybody in the circle: at a run's start, and after the coordinator was started again.
 
+    Who is away is waited for.
+
     Raises:
-        Refused: a member refused, stayed away, or differs from the others; the code is the first one's.
+        Refused: a member refused, or differs from the others; the code is the first one's.
     """
     answers = _enrol(run)
     cards = [answers[member].card for member in run.circle.names]
@@ -67,25 +68,26 @@ def _enrol(run: Run) -> Mapping[str, Enrolled]:
     """Return what everybody in the circle said; a disagreement names member and field.
 
     Raises:
-        Refused: somebody did not enrol.
+        Refused: somebody does not enrol.
     """
     request = Enrol(run=run.id, offer=dict(run.raw_offer))
     answers: dict[str, Enrolled] = {}
     odd: dict[str, Odd] = {}
-    for came in run.ask(ENROL, dict.fromkeys(run.circle.names, request), run.exchange.answer_timeout_s):
+    wait = run.wait("enrol")
+    for came in run.ask(ENROL, dict.fromkeys(run.circle.names, request), wait):
         try:
             answer = came.body()
             parse_roster([answer.card], {came.member: run.circle.pins.get(came.member, "")})
             answers[came.member] = answer
         except Refused as error:
             odd[came.member] = Odd(error.code)
+            wait.give_up()
     odd |= agree(answers, run.circle.digest, run.purposes)
-    odd |= {member: Odd("circle.away") for member in {*run.circle.names} - answers.keys() - odd.keys()}
     with run.state.store.transaction() as db:
         for member, one in sorted(odd.items()):
             run.log(db, "refused_member", member=member, code=one.code, **({"what": one.what} if one.what else {}))
         for member in run.circle.names:
-            if member not in odd:
+            if member in answers.keys() - odd.keys():
                 card, agreed = answers[member].card, dict(answers[member].agreed)
                 roster.keep_card(db, card)
                 run.log(db, "enrolled", member=member, pin=run.circle.pins[member], card=card, agreed=agreed)
@@ -93,7 +95,7 @@ def _enrol(run: Run) -> Mapping[str, Enrolled]:
         said = ", ".join(f"{member}: {one}" for member, one in sorted(odd.items()))
         raise Refused(
             next(one.code for _, one in sorted(odd.items())),
-            f"{len(run.circle.names) - len(odd)} of {len(run.circle.names)} members enrolled, all are needed ({said})",
+            f"{len(answers.keys() - odd.keys())} of {len(run.circle.names)} members enrolled, all are needed ({said})",
         )
     return answers
 
@@ -109,7 +111,7 @@ def _key(run: Run, seated: Roster, answers: Mapping[str, Enrolled]) -> tuple[str
     lacking = [member for member in seated.names if held[member] != held[first] or not held[member]]
     made = KeyMade(ciphertexts={}, signatures={})
     if lacking:
-        made = _ask_all(run, MAKE_KEY, {first: MakeKey(run=run.id, roster=cards)})[first]
+        made = _ask_all(run, MAKE_KEY, {first: MakeKey(run=run.id, roster=cards)}, "key")[first]
         if not {*made.ciphertexts} == {*made.signatures} == {*seated.names}:
             raise Refused("circle.key", f"{first!r} did not make the circle's key for everybody in it")
     requests = {
@@ -121,7 +123,7 @@ def _key(run: Run, seated: Roster, answers: Mapping[str, Enrolled]) -> tuple[str
         )
         for member in seated.names
     }
-    taken: dict[str, SeatTaken] = _ask_all(run, TAKE_SEAT, requests)
+    taken: dict[str, SeatTaken] = _ask_all(run, TAKE_SEAT, requests, "seat")
     key = taken[first].key
     if any(one.key != key for one in taken.values()):
         run.note("refused_member", member=first, code="circle.key")
@@ -129,15 +131,13 @@ def _key(run: Run, seated: Roster, answers: Mapping[str, Enrolled]) -> tuple[str
     return key, {member: taken[member].signature for member in seated.names}
 
 
-def _ask_all(run: Run, route: Route[Q, A], requests: Mapping[str, Q]) -> dict[str, A]:
-    """Return every member's answer; one that refuses or stays away is named."""
-    came = {answer.member: answer for answer in run.ask(route, requests, run.exchange.answer_timeout_s)}
-    away = Refused("circle.away", "no answer came in time")
+def _ask_all(run: Run, route: Route[Q, A], requests: Mapping[str, Q], step: str) -> dict[str, A]:
+    """Return every member's answer; one that refuses is named."""
     found: dict[str, A] = {}
-    for member in sorted(requests):
+    for came in run.ask(route, requests, run.wait(step)):
         try:
-            found[member] = came.get(member, Answer[Any](member, away)).body()
+            found[came.member] = came.body()
         except Refused as error:
-            run.note("refused_member", member=member, code=error.code)
-            raise Refused(error.code, f"{member!r} did not take part in {route.name}") from None
+            run.note("refused_member", member=came.member, code=error.code)
+            raise Refused(error.code, f"{came.member!r} did not take part in {route.name}") from None
     return found

@@ -1,8 +1,8 @@
 """One exchange with members over a Flower Grid: ask, and take the answers one by one as they come.
 
-Members' nodes come and go. A request is sent once its member has a node, and again when the process that got it is
-gone (its session changed) or Flower reports that it broke. That is safe because every request is idempotent at the
-member: asked twice, it gives the same answer (``client/ledger/ledger.py``).
+Members' nodes come and go, and whoever is away is waited for. A request is sent once its member has a node, and again
+when the process that got it is gone (its session changed) or Flower reports that it broke. That is safe because every
+request is idempotent at the member: asked twice, it gives the same answer (``client/ledger/ledger.py``).
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from ..protocol.records import from_records, kind_of, to_records
 
 logger = logging.getLogger(__name__)
 POLL_S = 0.1
-RESENDS = 2  # after an error that Flower reports, or where a member needs another proof of the log's growth
+LOOK_S = 1.0  # at the latest, between two looks at who is connected
+RESENDS = 2  # where a member needs another proof of the log's growth
+LONGEST_PAUSE_S = 60.0  # before a member whose process broke again and again is asked again
 BEHIND = "audit.behind"
 INVALID_FAB = 7  # flwr.common.constant.ErrorCode: a bundle that the node does not run (contract test)
 
@@ -91,7 +93,7 @@ class WallClock:
         return time.monotonic()
 
     def wait(self, until: float) -> None:
-        """Sleep one poll interval."""
+        """Sleep one poll interval, or until then."""
         time.sleep(max(0.0, min(POLL_S, until - time.monotonic())))
 
 
@@ -109,20 +111,63 @@ class ConnectedNode:
 
 
 @dataclass
-class _Asked:
-    """How far the asking of one member has come.
+class Awaited:
+    """A member that has not answered, and how far the asking has come.
 
     Attributes:
+        since: when it was to be asked first, seconds on the exchange's clock.
+        connected: whether its node is, as of now.
+        returns: how often its node logged in anew since.
         node: that the newest message went to; None when one is to be sent.
         message: id of the newest message.
-        since: when it was sent.
-        errors: reported by Flower so far.
+        sent: when it was sent.
+        behind: how often it needed another proof of the log's growth.
+        broke: errors that Flower reported since its node logged in last.
+        not_before: when it is asked again after an error.
     """
 
+    since: float
+    connected: bool = False
+    returns: int = 0
     node: ConnectedNode | None = None
     message: str = ""
-    since: float = 0.0
-    errors: int = 0
+    sent: float = 0.0
+    behind: int = 0
+    broke: int = 0
+    not_before: float = 0.0
+    _session: str | None = None
+
+    def see(self, node: ConnectedNode | None) -> None:
+        """Take notice of where its node is now."""
+        self.connected = node is not None
+        if node is None or node.session == self._session:
+            return
+        if self._session is not None:
+            self.returns += 1
+        self._session, self.broke, self.not_before = node.session, 0, 0.0
+
+    def is_due(self, node: ConnectedNode | None, now: float) -> bool:
+        """Return whether it is to be asked now, for the first time or again."""
+        return node is not None and node != self.node and now >= self.not_before
+
+    def ask_again(self, now: float) -> None:
+        """Ask it again; after an error the longer after, the more there were."""
+        self.node = None
+        self.not_before = now + min(POLL_S * 2**self.broke, LONGEST_PAUSE_S) if self.broke else 0.0
+
+
+class Watch(Protocol):
+    """What looks on while members are waited for."""
+
+    @property
+    def until(self) -> float:
+        """Return when nobody is waited for any longer."""
+
+    def look(self, awaited: Mapping[str, Awaited], now: float) -> None:
+        """Look at who has not answered; whatever it raises ends the waiting."""
+
+    def came(self, member: str) -> None:
+        """A member answered."""
 
 
 class Exchange:
@@ -132,9 +177,9 @@ class Exchange:
         grid: Flower's Grid.
         members: every member of the federation, connected or not.
         nodes: returns the members that are connected now.
-        clock: deadlines are judged by it.
+        clock: waiting is measured by it.
         revoked: returns who may no longer take part; nobody waits for them.
-        answer_timeout_s: how long members have for requests that need no training or opening.
+        away_after_s: a member that is not connected for longer while it is waited for is named.
     """
 
     def __init__(
@@ -145,42 +190,48 @@ class Exchange:
         clock: Clock,
         *,
         revoked: Callable[[], frozenset[str]] = frozenset,
-        answer_timeout_s: float = 120.0,
+        away_after_s: float = 60.0,
     ) -> None:
-        self.members, self.revoked, self.answer_timeout_s = tuple(sorted(members)), revoked, answer_timeout_s
+        self.members, self.revoked, self.away_after_s = tuple(sorted(members)), revoked, away_after_s
         self._grid, self._nodes, self._clock = grid, nodes, clock
+
+    def now(self) -> float:
+        """Return seconds on the exchange's clock."""
+        return self._clock.now()
 
     def ask(
         self,
         route: Route[Q, A],
         requests: Mapping[str, Q],
-        timeout_s: float,
+        watch: Watch,
         letters: Attaching | None = None,
     ) -> Iterator[Answer[A]]:
         """Send each member its request; yield answers as they come, refusals among them.
 
-        Ends when all have answered or the time is up; whoever did not answer is not yielded.
+        Ends when all have answered, however long that takes, or when the watch gives up; whoever did not answer is not
+        yielded.
 
         Args:
             route: the kind of exchange.
             requests: member → request.
-            timeout_s: seconds to wait in all.
+            watch: looks on.
             letters: what goes along with every message.
         """
-        deadline = self._clock.now() + timeout_s
-        waiting = {member: _Asked() for member in sorted(requests)}
+        waiting = {member: Awaited(self._clock.now()) for member in sorted(requests)}
         senders: dict[str, str] = {}  # id of a message → member, of every message sent: a late reply is as good
-        while waiting and self._clock.now() < deadline:
+        while waiting and self._clock.now() < watch.until:
             for member in sorted(self.revoked() & waiting.keys()):
                 del waiting[member]
                 yield Answer(member, Refused("auth.client_revoked", "the member was revoked"))
             connected = self._nodes()
             for member, asked in waiting.items():
                 node = connected.get(member)
-                if node is not None and node != asked.node:
+                asked.see(node)
+                if node is not None and asked.is_due(node, self._clock.now()):
                     asked.message = self._send(route.name, member, requests[member], node, letters)
                     if asked.message:
-                        asked.node, senders[asked.message], asked.since = node, member, self._clock.now()
+                        asked.node, senders[asked.message], asked.sent = node, member, self._clock.now()
+            watch.look(waiting, self._clock.now())
             came = False
             for reply in self._grid.pull_messages([one for one, member in senders.items() if member in waiting]):
                 came = True
@@ -190,15 +241,16 @@ class Exchange:
                     continue
                 if letters is not None and reply.has_content():
                     letters.hear(member, reply.content)
-                answer = _answer(route, reply, waiting[member], message)
-                _tell(route, member, message, self._clock.now() - waiting[member].since, answer)
+                answer = _answer(route, reply, waiting[member], message, self._clock.now())
+                _tell(route, member, message, self._clock.now() - waiting[member].sent, answer)
                 if answer is not None:
                     del waiting[member]
+                    watch.came(member)
                     yield Answer(member, answer)
             if waiting and not came:
-                self._clock.wait(deadline)
+                self._clock.wait(min(watch.until, self._clock.now() + LOOK_S))
         for member, asked in waiting.items():
-            words = "%s: no answer in time" if asked.message else "%s: not asked, its node is not connected"
+            words = "%s: no answer" if asked.message else "%s: not asked, its node is not connected"
             logger.info(words, route.name, extra=_named(route.name, member, asked.message))
 
     def _send(self, route: str, member: str, request: Body, node: ConnectedNode, letters: Attaching | None) -> str:
@@ -226,7 +278,7 @@ def _named(route: str, member: str, message: str) -> dict[str, str]:
     return {"route": route, "member": member, "request": logs.message_request(message)}
 
 
-def _answer(route: Route[Q, A], reply: Message, asked: _Asked, message: str) -> A | Refused | None:
+def _answer(route: Route[Q, A], reply: Message, asked: Awaited, message: str, now: float) -> A | Refused | None:
     """Return what a reply says; None where the member is to be asked again, or was already."""
     if not reply.has_error():
         said = _read(route, reply)
@@ -236,10 +288,14 @@ def _answer(route: Route[Q, A], reply: Message, asked: _Asked, message: str) -> 
         return Refused("task.refused", "the member's node does not run this bundle")
     if message != asked.message:
         return None  # about a process that is gone; a newer one was asked since
-    asked.node, asked.errors = None, asked.errors + 1
-    if asked.errors <= RESENDS:
-        return None
-    return Refused("update.failed" if reply.has_error() else BEHIND, "the member was asked again and again")
+    if reply.has_error():
+        asked.broke += 1
+    elif asked.behind == RESENDS:
+        return Refused(BEHIND, "the member was asked again and again")
+    else:
+        asked.behind += 1
+    asked.ask_again(now)
+    return None
 
 
 def _read(route: Route[Q, A], reply: Message) -> A | Refused:

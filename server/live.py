@@ -73,9 +73,7 @@ def _coordinator(grid: Grid, state: State, run: str, own: ServerSettings) -> Coo
             return roster.revoked(db)
 
     nodes = connected(grid, pins)
-    exchange = Exchange(
-        Replies(grid), tuple(pins), nodes, WallClock(), revoked=revoked, answer_timeout_s=own.answer_timeout_s
-    )
+    exchange = Exchange(Replies(grid), tuple(pins), nodes, WallClock(), revoked=revoked, away_after_s=own.away_after_s)
     federation = parse(Offer, row.offer, where="the run's offer").federation
     if federation.practice and not is_loopback(own.listen.rpartition(":")[0]):
         raise Refused("circle.differs", "a practice run, at a server that can be reached from other machines")

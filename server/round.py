@@ -15,7 +15,7 @@ from ..protocol import gate, model_version
 from ..protocol.context import RoundContext
 from ..protocol.envelope import Envelope, RawEnvelope
 from ..protocol.purposes import UPDATE
-from .records import history
+from .records import contexts, history
 from .records.history import Round
 from .records.models import Entry, Models, best
 from .rules import JUNK, AgreedOpening, Collection, Patience
@@ -38,41 +38,55 @@ class Rounds:
         self._patience, self._wire = patience, wire
 
     def carry_out(self, planned: int) -> Round:
-        """Carry out one planned round under the next number, to its record.
+        """Carry out one planned round to its record: under the number that it was begun, or under the next.
 
         Raises:
             Ended: ``circle.junk``: answers that open nothing, for the second time.
         """
-        self._state.envelopes.expire()
+        self._state.expire()
         with self._state.store.read() as db:
             entries = self._state.models.entries(db, self._run.id)
-            number = history.next_number(db)
         good = good_ones(entries)
         base = newest_whole(self._state.models, good, self._run.id)
         reference = best(good[: good.index(base) + 1])  # of a repetition, what it was compared with the first time
-        logs.now_about(round=number)
-        outcome = Round(planned, number)
-        with self._state.store.transaction() as db:
-            history.write_round(db, self._run.id, outcome)
-            began = {"round": planned, "base": base.sha256, "clip": base.clip}
-            self._run.log(db, "round_began", number=number, **began)
-        template, sums = self._sums.seats.template, self._sums
-        checkpoint = self._run.witnesses.newest()
-        context = template.at(number, planned, UPDATE.name, base.sha256, base.clip, checkpoint)
+        context, sums = self._begin(planned, base), self._sums
+        outcome = Round(planned, context.number)
+        logs.now_about(round=context.number)
         bases = {member: self.base_for(member, base, entries, context) for member in sums.seats.roster.names}
         try:
             collected = sums.collect(context, bases, _refused(entries), self.check)
         except TooFew as failed:
-            return self._fail(replace(outcome, named=failed.named), failed.code)
+            return self._fail(replace(outcome, named=failed.named), failed.code, context)
         members = sums.seats.roster.names
         outcome = replace(outcome, members=members, clipped_share=collected.clipped_share)
         try:
             agreed, candidate = sums.open(collected, reference.sha256)
         except Refused as error:
-            failed_round = self._fail(outcome, error.code)
+            failed_round = self._fail(outcome, error.code, context)
             self._check_junk()
             return failed_round
-        return self._judge(replace(outcome, baseline=reference.version), agreed, candidate, entries)
+        return self._judge(replace(outcome, baseline=reference.version), context, agreed, candidate, entries)
+
+    def _begin(self, planned: int, base: Entry) -> RoundContext:
+        """Return the context of a planned round: the one in which it was begun before a restart, if it still fits.
+
+        It does not fit where members have other cards or another base since; then that number has failed.
+        """
+        run, template = self._run, self._sums.seats.template
+        with self._state.store.read() as db:
+            going = history.running(db, run.id)
+            begun = contexts.going_on(db, run.id, going.number, UPDATE.name) if going else None
+        if going is not None and going.round == planned:
+            checkpoint = begun.checkpoint if begun else run.witnesses.newest()
+            found = template.at(going.number, planned, UPDATE.name, base.sha256, base.clip, checkpoint)
+            if begun is None or begun.digest == found.digest:
+                return found
+        with self._state.store.transaction() as db:
+            run.break_off(db, history.INTERRUPTED)
+            number = history.next_number(db)
+            history.write_round(db, run.id, Round(planned, number))
+            run.log(db, "round_began", number=number, round=planned, base=base.sha256, clip=base.clip)
+        return template.at(number, planned, UPDATE.name, base.sha256, base.clip, run.witnesses.newest())
 
     def _check_junk(self) -> None:
         """Check that openings without a key did not come twice in this run.
@@ -86,7 +100,12 @@ class Rounds:
             raise Ended("circle.junk", f"in {len(junk)} rounds the answers of all names opened nothing")
 
     def _judge(
-        self, outcome: Round, agreed: AgreedOpening, candidate: model_version.Version | None, entries: list[Entry]
+        self,
+        outcome: Round,
+        context: RoundContext,
+        agreed: AgreedOpening,
+        candidate: model_version.Version | None,
+        entries: list[Entry],
     ) -> Round:
         """Let the gate decide; promote the candidate, or stay with the last good model."""
         run, said = self._run, agreed.statement
@@ -126,23 +145,24 @@ class Rounds:
                 )
                 entry = replace(entry, norm=said.norm, median=verdict.median)
                 self._state.models.record(db, entry)
-            self._write(db, outcome)
+            self._write(db, outcome, context)
             named = dict(outcome.named)
             run.log(db, status, number=outcome.number, code=verdict.code, sha256=said.sha256, named=named)
         self._patience.count(status)
         return outcome
 
-    def _fail(self, outcome: Round, code: str) -> Round:
+    def _fail(self, outcome: Round, code: str, context: RoundContext) -> Round:
         """Record a round that gave no candidate."""
         with self._state.store.transaction() as db:
             failed = replace(outcome, status="failed", code=code)
-            self._write(db, failed)
+            self._write(db, failed, context)
             self._run.log(db, "failed", number=outcome.number, code=code, named=dict(outcome.named))
         self._patience.has_failed()
         return failed
 
-    def _write(self, db: Connection, outcome: Round) -> None:
-        """Keep a round that ended, and what the wire has cost so far."""
+    def _write(self, db: Connection, outcome: Round, context: RoundContext) -> None:
+        """Keep a round that ended, and what the wire has cost so far; what came in its context is needed no more."""
+        self._sums.over(db, context)
         history.write_round(db, self._run.id, outcome)
         history.write_summary(db, self._run.id, self._wire.summary(self._sums.params))
 

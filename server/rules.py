@@ -2,8 +2,8 @@
 
 The twin of ``client/guard.py``. A round, in order:
 
-1. a :class:`Collection` takes envelopes until everybody in the circle has answered or time is up; each is checked
-   whole before it is added, a refused one leaves no trace;
+1. a :class:`Collection` takes envelopes until everybody in the circle has sent one, or somebody refused; each is
+   checked whole before it is added, a refused one leaves no trace;
 2. closing it fixes the list: one envelope of every name (``round.too_few``);
 3. everybody answers that list and total, once; :func:`check_answer` looks at each answer;
 4. a :class:`Hearing` takes the openers' signed statements: all names must say the same;
@@ -121,21 +121,15 @@ class Collection:
         if member not in self.accepted:
             self.named.setdefault(member, code)
 
-    @property
-    def waiting(self) -> frozenset[str]:
-        """Members from whom nothing has come yet."""
-        return frozenset(self.roster.names) - self.accepted.keys() - self.named.keys()
-
     def close(self) -> tuple[str, ...]:
-        """Return everybody, sorted; whoever is still missing is away.
+        """Return everybody, sorted.
 
         Raises:
             Refused: ``round.too_few``.
         """
-        for member in self.waiting:
-            self.name(member, "circle.away")
-        if self.named:
-            said = ", ".join(f"{member}: {code}" for member, code in sorted(self.named.items()))
+        missing = [member for member in self.roster.names if member not in self.accepted]
+        if missing:
+            said = ", ".join(f"{member}: {self.named.get(member, 'not waited for')}" for member in missing)
             raise Refused("round.too_few", f"a sum is over everybody in the circle; not in it: {said}")
         return self.roster.names
 
@@ -205,20 +199,16 @@ class Hearing:
         if member not in self.statements:
             self.refused[member] = code
 
-    @property
-    def waiting(self) -> frozenset[str]:
-        """Openers from whom nothing has come yet."""
-        return frozenset(self.roster.names) - self.statements.keys() - self.refused.keys()
-
     def conclude(self) -> AgreedOpening:
         """Return what all names say.
 
         Raises:
             Refused: the refusals' most frequent code; ``open.disagree``: they signed different results.
         """
-        if self.refused:
-            code = Counter(self.refused.values()).most_common(1)[0][0]
-            raise Refused(code, f"{len(self.refused)} of {len(self.roster.names)} members did not open")
+        missing = len(self.roster.names) - len(self.statements)
+        if missing:
+            code = Counter(self.refused.values() or ["circle.away"]).most_common(1)[0][0]
+            raise Refused(code, f"{missing} of {len(self.roster.names)} members did not open")
         different = {*self.statements.values()}
         if len(different) != 1:
             raise Refused("open.disagree", f"the openers signed {len(different)} different results")

@@ -17,8 +17,9 @@ from ..protocol.context import RoundContext
 from ..protocol.messages import Body, Route
 from ..protocol.purposes import Purpose, Purposes
 from .exchange import Answer, Exchange
-from .records import history
+from .records import contexts, history
 from .records.state import State
+from .wait import Wait
 from .witnesses import Letters, Witnesses
 
 Q = TypeVar("Q", bound=Body)
@@ -58,11 +59,32 @@ class Run:
         with self.state.store.transaction() as db:
             self.log(db, event, **details)
 
+    def break_off(self, db: Connection, code: str) -> None:
+        """Record that the round in progress, if there is one, has failed, and forget every sum that is not over."""
+        for broken in history.break_off(db, self.id, code):
+            self.log(db, "failed", number=broken.number, code=code)
+        contexts.all_over(db, self.id)
+
+    def wait(self, step: str, number: int = 0, patience_s: float = 0.0) -> Wait:
+        """Return a waiting for what members are asked; ``patience_s`` is how long it may take one that is there."""
+        return Wait(self, step, number, patience_s)
+
+    def check_stop(self) -> None:
+        """Check that nobody asked for the run's end.
+
+        Raises:
+            Ended: ``run.stopped``.
+        """
+        with self.state.store.read() as db:
+            row = history.run_row(db, self.id)
+        if row is not None and row.stop:
+            raise Ended("run.stopped", "somebody asked for the run's end; the last good model stays")
+
     def ask(
         self,
         route: Route[Q, A],
         requests: Mapping[str, Q],
-        timeout_s: float,
+        wait: Wait,
         at: str = "",
     ) -> Iterator[Answer[A]]:
         """Ask members as :meth:`Exchange.ask` does, unless somebody asked for the run's end.
@@ -72,14 +94,12 @@ class Run:
         Raises:
             Ended: ``run.stopped``.
         """
-        with self.state.store.read() as db:
-            row = history.run_row(db, self.id)
-        if row is not None and row.stop:
-            raise Ended("run.stopped", "somebody asked for the run's end; the last good model stays")
+        self.check_stop()
         letters = Letters(self.witnesses, at or self.witnesses.newest())
         try:
-            yield from self.exchange.ask(route, requests, timeout_s, letters)
+            yield from self.exchange.ask(route, requests, wait, letters)
         finally:
+            wait.end()
             self.witnesses.keep(self.id)
 
 

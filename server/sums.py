@@ -1,4 +1,8 @@
-"""Sealed sums, for all purposes: collect everybody's envelopes into a list, have it answered, and have it opened."""
+"""Sealed sums, for all purposes: collect everybody's envelopes into a list, have it answered, and have it opened.
+
+What came is on record at once (``records/contexts.py``): a coordinator that is started again goes on in the same
+context, and asks only those who have not answered.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,24 @@ import hashlib
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
+
+from sqlalchemy import Connection
 
 from ..crypto.answer_plan import AnswerSum, answer_plan
 from ..crypto.sealed import Sum
 from ..errors import InputError, Refused, TooFew
 from ..protocol import model_version
-from ..protocol.answer import list_digest
+from ..protocol.answer import SignedAnswer, list_digest
 from ..protocol.context import RoundContext
 from ..protocol.envelope import Envelope, RawEnvelope, SignedHeader
-from ..protocol.messages import ANSWER, OPEN, SEAL, Ask, Open, Opened, RoundRequest, Seal, Sealed
+from ..protocol.messages import ANSWER, OPEN, SEAL, Answered, Ask, Open, Opened, RoundRequest, Seal, Sealed
 from ..protocol.purposes import UPDATE, Purpose
 from .exchange import Answer
+from .records import contexts
+from .records.contexts import KeptAnswer
 from .records.models import Entry
 from .rules import AgreedOpening, Collection, Hearing, check_answer
 from .run import Run, Seats
@@ -124,6 +133,39 @@ class Sums:
         self.seats, self.params = seats, seats.sizes[UPDATE.name]
         self._run, self._wire = run, wire
 
+    def context(self, number: int, planned: int, purpose: Purpose, base: str, clip: float) -> RoundContext:
+        """Return the context of a sum: the one in which it was begun and is not over, or else a new one.
+
+        Args:
+            number, planned: of the round; 0 for what begins a run.
+            purpose: of the sum.
+            base: SHA-256 of the version that it is about, or "".
+            clip: bound on an update.
+        """
+        with self._run.state.store.read() as db:
+            begun = contexts.going_on(db, self._run.id, number, purpose.name)
+        checkpoint = begun.checkpoint if begun else self._run.witnesses.newest()
+        found = self.seats.template.at(number, planned, purpose.name, base, clip, checkpoint)
+        if begun is None or found.digest == begun.digest:
+            return found
+        with self._run.state.store.transaction() as db:
+            self.over(db, begun)
+        return replace(found, checkpoint=self._run.witnesses.newest())
+
+    def over(self, db: Connection, context: RoundContext) -> None:
+        """Record that a sum is over, and delete what was kept for it once that is committed."""
+        state, purpose = self._run.state, self._run.purposes[context.purpose]
+        kept = contexts.envelopes(db, context.digest)
+        contexts.over(db, context.digest)
+        if state.envelopes.hours and purpose.when == "round":
+            return
+
+        def drop() -> None:
+            for one in kept.values():
+                state.envelopes.drop(context.number, one.header)
+
+        state.store.after_commit(db, drop)
+
     def collect(
         self,
         context: RoundContext,
@@ -131,7 +173,7 @@ class Sums:
         refused: Mapping[str, Any] | None = None,
         check: Check = Collection.check,
     ) -> Collected:
-        """Ask everybody for sealed vectors, add each as it comes, and fix the list.
+        """Ask everybody for sealed vectors, add each as it comes, and fix the list; who is away is waited for.
 
         Args:
             context: the round's.
@@ -140,23 +182,25 @@ class Sums:
             check: how an envelope is checked before it is added.
 
         Raises:
-            TooFew: ``round.too_few``.
+            TooFew: ``round.too_few``: somebody refused, or sent what cannot be added.
         """
         run, purpose = self._run, self._run.purposes[context.purpose]
         running = Sum(self.seats.plan, self.seats.lanes(purpose))
         collection = Collection(context, self.seats.roster, running.body_bytes)
         collecting = _Collecting(collection, running)
+        self._take_up(collecting, check)
         requests = {
             member: self.sent(member, self._seal_request(context, bases[member], refused or {}))
             for member in self.seats.roster.names
+            if member not in collection.accepted
         }
-        for answer in run.ask(SEAL, requests, run.offer.training.train_timeout_s, at=context.checkpoint):
+        wait = run.wait("seal", context.number, run.offer.training.train_timeout_s)
+        for answer in run.ask(SEAL, requests, wait, at=context.checkpoint):
             try:
                 self._take(purpose, collecting, answer, check)
             except Refused as error:
                 self._leave_out(collection, answer.member, error.code)
-        for member in sorted(collection.waiting):
-            self._leave_out(collection, member, "circle.away")
+                wait.give_up()
         try:
             members = collection.close()
         except Refused as error:
@@ -164,14 +208,41 @@ class Sums:
         share = round(max(collecting.shares.values(), default=0.0), 2)
         headers = {member: collection.accepted[member] for member in members}
         collected = Collected(purpose, context, headers, self.summed(context, running.dump()), share)
-        self._note(
-            "set_closed",
-            context,
-            context=asdict(context),
-            headers={member: one.digest for member, one in headers.items()},
-            sum=collected.sha256,
-        )
+        self._fix(collected)
         return collected
+
+    def _take_up(self, collecting: _Collecting, check: Check) -> None:
+        """Begin a context, or add what came in it before; an envelope that is damaged on disk is asked for again."""
+        state, collection = self._run.state, collecting.collection
+        context = collection.context
+        with state.store.transaction() as db:
+            contexts.begin(db, context)
+            kept = contexts.envelopes(db, context.digest)
+        for member, one in kept.items():
+            try:
+                envelope = check(collection, member, state.envelopes.read(context.number, one.header))
+            except Refused:
+                continue
+            collecting.running.add(envelope.body)
+            collection.accept(envelope)
+            collecting.shares[member] = one.clipped_share
+
+    def _fix(self, collected: Collected) -> None:
+        """Record the list and its total, before anybody is asked to answer them."""
+        context = collected.context
+        with self._run.state.store.transaction() as db:
+            if contexts.total(db, context.digest) == collected.sha256:
+                return
+            contexts.fix(db, context.digest, collected.sha256)
+            self._run.log(
+                db,
+                "set_closed",
+                number=context.number,
+                purpose=context.purpose,
+                context=asdict(context),
+                headers={member: one.digest for member, one in collected.headers.items()},
+                sum=collected.sha256,
+            )
 
     def _take(self, purpose: Purpose, collecting: _Collecting, answer: Answer[Sealed], check: Check) -> None:
         """Check an envelope and add it to the sum.
@@ -187,11 +258,15 @@ class Sums:
         seconds = time.perf_counter() - began
         context, size = collection.context, len(sealed.envelope.data)
         if purpose.when == "round":
-            self._run.state.envelopes.keep(context.number, envelope.signed, sealed.envelope)
             self._wire.sealed(size, sealed.seal_s, seconds)
+        header, share = envelope.signed.digest, sealed.clipped_share
+        self._run.state.envelopes.keep(context.number, envelope.signed, sealed.envelope)
+        with self._run.state.store.transaction() as db:
+            contexts.keep_envelope(db, context.digest, member, header, share)
+            about = {"number": context.number, "purpose": context.purpose, "member": member}
+            self._run.log(db, "envelope_accepted", **about, header=header, bytes=size)
         collection.accept(envelope)
-        collecting.shares[member] = sealed.clipped_share
-        self._note("envelope_accepted", context, member=member, header=envelope.signed.digest, bytes=size)
+        collecting.shares[member] = share
 
     def open(self, collected: Collected, best: str) -> tuple[AgreedOpening, model_version.Version | None]:
         """Have everybody answer a list and open its total; return what all say, and the version that follows.
@@ -218,35 +293,60 @@ class Sums:
         """Return everybody's answer to a list.
 
         Raises:
-            Refused: somebody is away or does not answer; the first one's code.
+            Refused: somebody does not answer; the first one's code.
         """
-        run, context, names = self._run, collected.context, self.seats.roster.names
-        found, refused = _Answers(AnswerSum(answer_plan(self.seats.plan))), dict[str, str]()
-        requests = {member: self.sent(member, self._answer_request(collected)) for member in names}
-        for came in run.ask(ANSWER, requests, run.exchange.answer_timeout_s):
+        run, context, refused = self._run, collected.context, dict[str, str]()
+        requests = {member: self.sent(member, self._answer_request(collected)) for member in self.seats.roster.names}
+        found = self._answers_before(context, requests)
+        wait = run.wait("answer", context.number)
+        missing = {member: asked for member, asked in requests.items() if member not in found.documents}
+        for came in run.ask(ANSWER, missing, wait):
             member = came.member
             try:
-                answered, asked = came.body(), requests[member]
-                signed = check_answer(context, self.seats.roster, member, answered, _list_of(asked), asked.total)
-                found.seeds[member] = found.running.add(answered.answer)
+                answered = came.body()
+                signed = self._add_answer(found, context, member, requests[member], answered)
             except Refused as error:
                 refused[member] = error.code
                 self._note("answer_refused", context, member=member, code=error.code)
+                wait.give_up()
                 continue
-            found.documents[member], found.signatures[member] = signed.data, signed.signature
-            found.sealed[member] = answered.answer
-            self._note("answered", context, member=member, document=signed.digest)
+            with run.state.store.transaction() as db:
+                kept = KeptAnswer(answered.document, answered.signature, answered.answer)
+                contexts.keep_answer(db, context.digest, member, kept)
+                about = {"number": context.number, "purpose": context.purpose, "member": member}
+                run.log(db, "answered", **about, document=signed.digest)
             if collected.purpose.when == "round":
                 size = len(answered.answer) + len(signed.data) + len(signed.signature)
                 self._wire.answer_bytes.append(size)
                 self._wire.answer_s.append(answered.answer_s)
-        for member in sorted({*names} - found.documents.keys() - refused.keys()):
-            refused[member] = "circle.away"
-            self._note("answer_refused", context, member=member, code="circle.away")
         if refused:
             said = ", ".join(f"{member}: {code}" for member, code in sorted(refused.items()))
-            raise Refused(refused[min(refused)], f"only all answers together open a sum; missing: {said}")
+            raise Refused(refused[min(refused)], f"only all answers together open a sum; not there: {said}")
         return found
+
+    def _answers_before(self, context: RoundContext, requests: Mapping[str, Ask]) -> _Answers:
+        """Return the answers that came before the coordinator was started again."""
+        found = _Answers(AnswerSum(answer_plan(self.seats.plan)))
+        with self._run.state.store.read() as db:
+            kept = contexts.answers(db, context.digest)
+        for member, one in kept.items():
+            with suppress(Refused):  # about an envelope that was lost here and sealed anew
+                self._add_answer(found, context, member, requests[member], Answered(**vars(one), answer_s=0.0))
+        return found
+
+    def _add_answer(
+        self, found: _Answers, context: RoundContext, member: str, asked: Ask, answered: Answered
+    ) -> SignedAnswer:
+        """Check an answer and add it.
+
+        Raises:
+            Refused: it is not added.
+        """
+        signed = check_answer(context, self.seats.roster, member, answered, _list_of(asked), asked.total)
+        found.seeds[member] = found.running.add(answered.answer)
+        found.documents[member], found.signatures[member] = signed.data, signed.signature
+        found.sealed[member] = answered.answer
+        return signed
 
     def _heard(self, collected: Collected, best: str, request: _Opening, results: dict[str, bytes]) -> AgreedOpening:
         """Have everybody open and judge, and return what all say.
@@ -264,10 +364,11 @@ class Sums:
         hearing = Hearing(collected.purpose, collected.context, self.seats.roster, best)
         asked = {member: self.sent(member, request.body(upload=member == names[0])) for member in names}
         for _ in range(2):
-            for answer in run.ask(OPEN, asked, run.exchange.answer_timeout_s):
+            wait = run.wait("open", collected.context.number)
+            for answer in run.ask(OPEN, asked, wait):
                 self._hear(hearing, answer, results)
-            for member in sorted(hearing.waiting):
-                self._refuse(hearing, member, "circle.away")
+                if hearing.refused.get(answer.member, "open.key") != "open.key":
+                    wait.give_up()
             without = [member for member, code in hearing.refused.items() if code == "open.key"]
             if not without:
                 break
@@ -279,17 +380,17 @@ class Sums:
     def _result(
         self, context: RoundContext, request: _Opening, agreed: AgreedOpening, results: dict[str, bytes]
     ) -> model_version.Version:
-        """Return the version that everybody signed; ask others in turn where the first did not send it."""
+        """Return the version that everybody signed; ask all others where the first did not send it."""
         wanted = agreed.statement.sha256
-        for member in self.seats.roster.names:
-            if wanted in results:
-                break
-            again = {member: request.body(upload=True)}
-            for answer in self._run.ask(OPEN, again, self._run.exchange.answer_timeout_s):
+        if wanted not in results:
+            again = dict.fromkeys(self.seats.roster.names, request.body(upload=True))
+            for answer in self._run.ask(OPEN, again, self._run.wait("open", context.number)):
                 try:
                     _keep(answer.body().result, results)
                 except Refused as error:
-                    self._note("opening_refused", context, member=member, code=error.code)
+                    self._note("opening_refused", context, member=answer.member, code=error.code)
+                if wanted in results:
+                    break
         if wanted not in results:
             raise Refused("open.disagree", "no opener sent the result that it signed")
         try:

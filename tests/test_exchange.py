@@ -1,9 +1,11 @@
-"""Asking members whose nodes come and go: whom it asks again, whom it gives up, and for whom it waits."""
+"""Asking members whose nodes come and go: whom it asks again, and for whom it waits, for as long as it takes."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,7 +15,16 @@ from moonflower.errors import Refused
 from moonflower.federation.grid import LocalGrid
 from moonflower.protocol.messages import TAKE_SEAT, Refusal, SeatTaken, TakeSeat
 from moonflower.protocol.records import to_records
-from moonflower.server.exchange import INVALID_FAB, POLL_S, RESENDS, ConnectedNode, Exchange
+from moonflower.server.exchange import (
+    BEHIND,
+    INVALID_FAB,
+    LONGEST_PAUSE_S,
+    POLL_S,
+    RESENDS,
+    Awaited,
+    ConnectedNode,
+    Exchange,
+)
 
 Reply = Callable[[Message], Message | None]
 IDS = {"anna": 1, "bert": 2}
@@ -30,6 +41,25 @@ def is_lost(message: Message) -> None:
 
 def fails(code: int) -> Reply:
     return lambda message: Message(Error(code=code, reason="canary"), reply_to=message)
+
+
+@dataclass
+class Watching:
+    """What looks on, until a moment; it keeps what it saw."""
+
+    until: float
+    seen: dict[str, list[tuple[bool, int, int]]] = field(default_factory=dict)
+    arrived: list[str] = field(default_factory=list)
+
+    def look(self, awaited: Mapping[str, Awaited], now: float) -> None:
+        for member, one in awaited.items():
+            assert one.since <= now
+            found = (one.connected, one.returns, one.broke)
+            if self.seen.setdefault(member, [found])[-1] != found:
+                self.seen[member].append(found)
+
+    def came(self, member: str) -> None:
+        self.arrived.append(member)
 
 
 class Grid:
@@ -80,11 +110,12 @@ class Grid:
         return [self.replies.pop(one) for one in messages if one in self.replies]
 
     def ask(self, *members: str, timeout_s: float = 10.0) -> dict[str, str]:
-        """Ask members; return what came of it, "" for an answer."""
+        """Ask members and wait so long; return what came of it, "" for an answer."""
+        self.watch = Watching(self.time + timeout_s)
         exchange = Exchange(self, IDS, lambda: self.nodes, self, revoked=lambda: self.revoked)  # type: ignore[arg-type]
         found: dict[str, str] = {}
         request = TakeSeat(run="r", roster=[], ciphertext=b"", signature=b"")
-        for answer in exchange.ask(TAKE_SEAT, dict.fromkeys(members or IDS, request), timeout_s):
+        for answer in exchange.ask(TAKE_SEAT, dict.fromkeys(members or IDS, request), self.watch):
             assert answer.member not in found
             found[answer.member] = answer.reply.code if isinstance(answer.reply, Refused) else ""
         return found
@@ -104,9 +135,10 @@ def test_everybody_is_asked_once() -> None:
 
 @pytest.mark.parametrize("timeout_s", [3.0, 600.0])
 def test_who_does_not_answer_is_waited_for_to_the_end_and_not_named(timeout_s: float) -> None:
-    """Everybody is needed, so nothing is ever enough."""
+    """Everybody is needed, so nothing is ever enough; only who looks on can end it."""
     grid = Grid(bert=[is_lost])
     assert grid.ask(timeout_s=timeout_s) == {"anna": ""}
+    assert grid.watch.arrived == ["anna"]
     assert grid.time == pytest.approx(timeout_s, abs=0.3)
 
 
@@ -121,6 +153,7 @@ def test_a_member_that_comes_late_is_asked_when_it_is_there() -> None:
     grid.at(2.0, lambda: grid.nodes.update(bert=node))
     assert grid.ask() == {"anna": "", "bert": ""}
     assert grid.sent == [(0.0, "anna"), (pytest.approx(2.0, abs=0.15), "bert")]
+    assert grid.watch.seen["bert"] == [(False, 0, 0), (True, 0, 0)]
 
 
 def test_a_process_that_was_started_again_is_asked_again() -> None:
@@ -170,12 +203,31 @@ def test_what_comes_after_an_answer_is_ignored() -> None:
 @pytest.mark.parametrize(
     "code", [ErrorCode.NODE_UNAVAILABLE, ErrorCode.CLIENT_APP_CRASHED, ErrorCode.MESSAGE_UNAVAILABLE]
 )
-def test_a_node_that_broke_is_asked_twice_more_and_then_given_up(code: int) -> None:
-    mended = Grid(bert=[fails(code)] * RESENDS + [answers])
+def test_a_node_that_breaks_is_asked_again_after_ever_longer_pauses(code: int) -> None:
+    """A process that dies is no answer: its member is waited for like one that is away."""
+    mended = Grid(bert=[fails(code)] * 5 + [answers])
     assert mended.ask() == {"anna": "", "bert": ""}
+    assert mended.watch.seen["bert"][-1] == (True, 0, 5)
     broken = Grid(bert=[fails(code)])
-    assert broken.ask() == {"anna": "", "bert": "update.failed"}
-    assert [member for _, member in broken.sent].count("bert") == 1 + RESENDS == 3
+    assert broken.ask(timeout_s=600) == {"anna": ""}
+    times = [time for time, member in broken.sent if member == "bert"]
+    pauses = [round(after - before) for before, after in pairwise(times)]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == LONGEST_PAUSE_S
+
+
+def test_a_process_that_comes_back_is_asked_at_once_however_often_it_broke() -> None:
+    grid = Grid(bert=[fails(ErrorCode.CLIENT_APP_CRASHED)] * 8 + [answers])
+    grid.at(50.0, lambda: grid.log_in_anew("bert"))
+    assert grid.ask(timeout_s=600) == {"anna": "", "bert": ""}
+    assert grid.time == pytest.approx(50.0, abs=0.3)
+    assert grid.watch.seen["bert"][-1] == (True, 1, 0)
+
+
+def test_a_member_that_cannot_follow_the_logs_growth_is_asked_twice_more() -> None:
+    grid = Grid(bert=[lambda message: Message(to_records(Refusal(code=BEHIND)), reply_to=message)])
+    assert grid.ask() == {"anna": "", "bert": BEHIND}
+    assert [member for _, member in grid.sent].count("bert") == 1 + RESENDS == 3
 
 
 def test_an_error_about_a_process_that_is_gone_counts_for_nothing() -> None:

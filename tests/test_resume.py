@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 from moonflower.errors import Refused
-from moonflower.protocol.messages import Answered, Enrol, MakeKey, Opened, Seal, Sealed, TakeSeat
-from moonflower.protocol.records import from_records
+from moonflower.protocol.envelope import Header, split
+from moonflower.protocol.messages import Answered, Enrol, MakeKey, Opened, Refusal, Seal, Sealed, TakeSeat
+from moonflower.protocol.purposes import UPDATE
+from moonflower.protocol.records import from_records, kind_of, to_records
 from moonflower.server.records import history
 from moonflower.server.records.models import Models
+from moonflower.server.records.waiting import waited_for
 
 from federation import NAMES, Federation, Killed, identities
 
@@ -72,8 +75,10 @@ def check_nothing_was_done_twice(one: Federation) -> None:
             for *where, context in db.execute("select purpose, run, number, context from sealed"):
                 contexts.setdefault(tuple(where), set()).add(context)
     for (purpose, _, number), found in contexts.items():
-        again = purpose != "update"  # they are asked for again after a kill, bound to a newer checkpoint
-        assert len(found) == 1 or again, f"{purpose} {number} was sealed under two contexts"
+        assert len(found) == 1, f"{purpose} {number} was sealed under two contexts"
+    for event in ("envelope_accepted", "answered"):
+        given = [(e["number"], e["member"], e["details"]["purpose"]) for e in one.events(event)]
+        assert len(given) == len(set(given)), f"somebody was asked again: {event}"
 
 
 # The coordinator is killed: what must be so at any point is in test_crash.py, here is what goes on how
@@ -117,20 +122,70 @@ def test_a_coordinator_that_is_killed_goes_on(
     assert len(one.events("run_resumed")) == 1
 
 
-def test_a_round_that_was_interrupted_is_repeated_under_a_new_number(federation: Callable[..., Federation]) -> None:
+def test_a_round_that_was_interrupted_goes_on_under_its_number(federation: Callable[..., Federation]) -> None:
     one = federation()
     kill_and_go_on(one, at("set_closed", 2), fresh=True)
-    assert [(r["number"], r["round"], r["status"], r["code"]) for r in one.rounds()] == [
-        (1, 1, "promoted", ""),
-        (2, 2, "failed", "run.interrupted"),
-        (3, 2, "promoted", ""),
-        (4, 3, "promoted", ""),
-    ]
-    assert [(e["number"], e["code"]) for e in one.events("failed")] == [(2, "run.interrupted")]
+    assert [(r["number"], r["round"], r["status"]) for r in one.rounds()] == [(n, n, "promoted") for n in (1, 2, 3)]
+    assert not one.events("failed")
     assert [e["details"] for e in one.events("run_resumed")] == [{"rounds": 2}]
     assert len(one.events("seats_taken")) == 2
     whole_run = [e["event"] for e in one.entries if e["event"].startswith("run_")]
     assert whole_run == ["run_began", "run_resumed", "run_ended"]
+
+
+@pytest.mark.parametrize(("event", "what"), [("envelope_accepted", "gone"), ("envelope_accepted", "torn")])
+def test_an_envelope_that_a_crash_took_is_asked_for_again_and_is_the_same(
+    federation: Callable[..., Federation], undisturbed: tuple[str, Any], event: str, what: str
+) -> None:
+    one = federation()
+    one.kill_at = at(event, 2, 3)
+    assert one.carry_out() == "killed"
+    first = one.events(event)[-1]
+    file = one.state.envelopes.path(2, first["details"]["header"])
+    file.unlink() if what == "gone" else file.write_bytes(file.read_bytes()[:-1])
+    assert one.carry_out() == "done"
+    again = [e["details"]["header"] for e in one.events(event) if e["number"] == 2 and e["member"] == first["member"]]
+    assert again == [first["details"]["header"]] * 2
+    assert one.model().sha256 == undisturbed[0]
+    assert not list((one.folder / "envelopes").glob("*/*")), "nothing is kept once a sum is over"
+
+
+def test_a_list_whose_envelope_is_gone_fails_its_number_once_its_member_answered(
+    federation: Callable[..., Federation], undisturbed: tuple[str, Any]
+) -> None:
+    """It gave that away, and seals no second time in that context; the next number has the same update."""
+    one = federation()
+    one.kill_at = at("answered", 2, 4)
+    assert one.carry_out() == "killed"
+    one.state.envelopes.path(2, one.events("envelope_accepted")[-1]["details"]["header"]).unlink()
+    assert one.carry_out() == "done"
+    assert [(r["number"], r["round"], r["status"]) for r in one.rounds()] == [
+        (1, 1, "promoted"),
+        (2, 2, "failed"),
+        (3, 2, "promoted"),
+        (4, 3, "promoted"),
+    ]
+    assert [named["code"] for named in one.rounds()[1]["named"]] == ["seal.already"]
+    assert one.model().sha256 == undisturbed[0]
+
+
+def test_a_round_that_no_longer_fits_goes_to_the_next_number(
+    federation: Callable[..., Federation], undisturbed: tuple[str, Any]
+) -> None:
+    """Its base is damaged: that is made again first, from an older one."""
+    one = federation()
+    one.kill_at = at("envelope_accepted", 2, 2)
+    assert one.carry_out() == "killed"
+    one.state.models.path(one.model().sha256).write_bytes(b"")
+    assert one.carry_out() == "done"
+    assert [(r["number"], r["round"], r["code"]) for r in one.rounds()] == [
+        (1, 1, ""),
+        (2, 2, "run.interrupted"),
+        (3, 1, ""),
+        (4, 2, ""),
+        (5, 3, ""),
+    ]
+    assert one.model().sha256 == undisturbed[0]
 
 
 def test_a_coordinator_may_be_killed_again_and_again(
@@ -175,90 +230,115 @@ def test_a_run_that_is_over_stays_as_it_is(federation: Callable[..., Federation]
 
 
 def test_what_went_wrong_in_a_row_is_remembered(federation: Callable[..., Federation]) -> None:
-    """Patience is counted over restarts: two rounds without everybody end the run."""
+    """Patience is counted over restarts: two rounds in which a member cannot train end the run."""
     one = federation("gate.max_failed=2", "training.rounds=9")
-    died = at("failed", 2)
-
-    def kill_at(entry: dict[str, Any]) -> bool:
-        if at("promoted", 1)(entry):
-            one.away.add(DORA)
-        return died(entry)
-
-    one.kill_at = kill_at
+    one.handled = failing(DORA, from_round=2)
+    one.kill_at = at("failed", 2)
     assert one.carry_out() == "killed"
     assert one.carry_out() == "policy run.max_failed"
-    assert [(r["status"], r["code"]) for r in one.rounds()] == [("promoted", ""), ("failed", "round.too_few")]
-    assert one.rounds()[-1]["named"] == [{"member": DORA, "code": "circle.away"}]
-    warned = [(e["details"]["what"], e["code"]) for e in one.events("warned")]
-    assert warned == [("seats", "circle.away")], "no seats: as a failed round"
+    failed = ("failed", "round.too_few")
+    assert [(r["status"], r["code"]) for r in one.rounds()] == [("promoted", ""), failed, failed]
+    assert one.rounds()[-1]["named"] == [{"member": DORA, "code": "update.failed"}]
     one.check_log()
+
+
+def failing(name: str, from_round: int) -> Callable[[str, Callable[[], Any]], Any]:
+    """Return what has a member say that it has no update."""
+
+    def handled(member: str, handle: Callable[[], Any]) -> Any:
+        reply = handle()
+        if member == name and reply.has_content() and kind_of(reply.content) == Sealed.kind:
+            header = Header.parse(split(from_records(Sealed, reply.content).envelope)[0].data)
+            if header.purpose == UPDATE.name and header.number >= from_round:
+                reply.content = to_records(Refusal(code="update.failed"))
+        return reply
+
+    return handled
+
+
+def back_when_named(one: Federation) -> Callable[[dict[str, Any]], bool]:
+    """Have a member come back as the log says that it is waited for; for ``kill_at``."""
+
+    def look(entry: dict[str, Any]) -> bool:
+        if entry["event"] == "waited_for":
+            one.away.discard(entry["member"])
+        return False
+
+    return look
 
 
 def test_a_member_that_is_away_gets_its_seat_when_it_is_back(
     federation: Callable[..., Federation], undisturbed: tuple[str, Any]
 ) -> None:
-    """Rule 2: killed after the list was fixed, the round is repeated with everybody, however long that takes."""
-    one = federation("gate.max_failed=4")
-    killed, tries = at("opened", 2), at("warned", times=2)
-
-    def kill_at(entry: dict[str, Any]) -> bool:
-        if tries(entry):
-            one.away.clear()
-        return killed(entry)
-
-    one.kill_at = kill_at
+    """Rule 2: killed after the list was fixed, the round goes on with everybody, however long that takes."""
+    one = federation()
+    one.kill_at = at("set_closed", 2)
     assert one.carry_out() == "killed"
     one.away.add(DORA)
+    one.kill_at = back_when_named(one)
     assert one.carry_out() == "done"
-    assert [(r["round"], r["status"], r["code"]) for r in one.rounds()] == [
-        (1, "promoted", ""),
-        (2, "failed", "run.interrupted"),
-        (2, "promoted", ""),
-        (3, "promoted", ""),
+    assert [(r["number"], r["round"], r["status"]) for r in one.rounds()] == [(n, n, "promoted") for n in (1, 2, 3)]
+    assert [(e["member"], e["code"], e["details"]["step"]) for e in one.events("waited_for")] == [
+        (DORA, "circle.away", "enrol")
     ]
-    assert len(one.events("seats_taken")) == 2
-    assert [e["code"] for e in one.events("warned")] == ["circle.away"] * 2
-    assert one.rounds()[-1]["members"] == list(NAMES)
+    assert [e["member"] for e in one.events("came_back")] == [DORA]
     assert one.model().sha256 == undisturbed[0]
 
 
-def test_a_round_without_somebody_is_repeated_until_it_is_back(
-    federation: Callable[..., Federation], undisturbed: tuple[str, Any]
+@pytest.mark.parametrize(
+    ("event", "number", "step", "asked"),
+    [("round_began", 2, "seal", 2), ("set_closed", 2, "answer", 2), ("set_closed", 3, "answer", 3)],
+)
+def test_who_is_away_is_waited_for_and_nobody_repeats_anything(
+    federation: Callable[..., Federation],
+    undisturbed: tuple[str, Any],
+    event: str,
+    number: int,
+    step: str,
+    asked: int,
 ) -> None:
     one = federation()
-    away, back = at("set_closed", 1), at("failed", 3)
+    away, back = at(event, number), back_when_named(one)
 
     def look(entry: dict[str, Any]) -> bool:
         if away(entry):
             one.away.add(DORA)
-        if back(entry):
-            one.away.clear()
-        return False
+        if entry["event"] == "came_back":
+            with one.state.store.read() as db:
+                assert waited_for(db) == []
+        return back(entry)
 
     one.kill_at = look
     assert one.carry_out() == "done"
-    assert [(r["round"], r["number"], r["status"], r["code"], len(r["named"])) for r in one.rounds()] == [
-        (1, 1, "failed", "circle.away", 0),  # it sealed, and did not answer
-        (1, 2, "failed", "round.too_few", 1),
-        (1, 3, "failed", "round.too_few", 1),
-        (1, 4, "promoted", "", 0),
-        (2, 5, "promoted", "", 0),
-        (3, 6, "promoted", "", 0),
-    ]
-    unanswered = [(e["number"], e["member"], e["code"]) for e in one.events("answer_refused")]
-    assert unanswered == [(1, DORA, "circle.away")]
+    assert [(r["number"], r["round"], r["status"]) for r in one.rounds()] == [(n, n, "promoted") for n in (1, 2, 3)]
+    (named,) = one.events("waited_for")
+    assert (named["member"], named["number"], named["code"]) == (DORA, asked, "circle.away")
+    assert (named["details"]["step"], named["details"]["why"]) == (step, "absent")
     assert one.model().sha256 == undisturbed[0]
+    check_nothing_was_done_twice(one)
     one.check_log()
 
 
-def test_a_run_does_not_begin_without_everybody(federation: Callable[..., Federation]) -> None:
+def test_a_run_does_not_begin_without_everybody_and_can_be_stopped_meanwhile(
+    federation: Callable[..., Federation],
+) -> None:
     one = federation()
     one.away.add(DORA)
-    assert one.carry_out() == "failed circle.away"
-    refused_ = [(e["member"], e["code"]) for e in one.events("refused_member")]
-    assert refused_ == [(DORA, "circle.away")]
+
+    def stop(entry: dict[str, Any]) -> bool:
+        if entry["event"] == "waited_for":
+            with one.state.store.transaction() as db:
+                (waited,) = waited_for(db)
+                history.request_stop(db, "run-1")
+            assert (waited.member, waited.step, waited.why, waited.returns) == (DORA, "enrol", "absent", 0)
+        return False
+
+    one.kill_at = stop
+    assert one.carry_out() == "stopped run.stopped"
     assert not one.events("seats_taken")
     assert one.model() is None
+    with one.state.store.read() as db:
+        assert waited_for(db) == []
 
 
 def test_what_the_wire_cost_is_on_record_after_every_round(federation: Callable[..., Federation]) -> None:

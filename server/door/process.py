@@ -52,6 +52,7 @@ logger = logging.getLogger(__name__)
 HOLD_S = 5.0
 HANDSHAKE_S = 10.0
 EXPIRE_S = 600.0  # how often the server looks for envelopes that were kept long enough
+YOUNG_S = 3600.0  # an envelope may be written before the row that says who needs it
 
 
 class _Loop(uvloop.Loop):
@@ -253,7 +254,7 @@ async def _expire(state: State) -> None:
     """Delete kept envelopes when their time is over, at the start and then now and again, until cancelled."""
     while True:
         try:
-            gone = await asyncio.to_thread(state.envelopes.expire)
+            gone = await asyncio.to_thread(state.expire, YOUNG_S)
             if gone:
                 logger.info("%d kept envelopes deleted: their time is over", gone)
         except OSError as error:

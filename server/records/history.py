@@ -60,7 +60,7 @@ class Round:
     """One round's outcome, as it stands in result.json.
 
     Attributes:
-        round: which of the run's planned rounds, from 1. A round that was interrupted and its repetition share it.
+        round: which of the run's planned rounds, from 1. A round that failed and its repetition share it.
         number: federation-wide, never reused.
         status: ``running``, ``promoted``, ``refused`` or ``failed``.
         code: why it was refused or failed, or "".
@@ -208,6 +208,11 @@ def rounds(db: Connection, run: str) -> list[dict[str, Any]]:
     return [json.loads(body) for body in found]
 
 
+def running(db: Connection, run: str) -> Round | None:
+    """Return a run's round in progress, if there is one."""
+    return next((Round.from_dict(one) for one in rounds(db, run) if one["status"] == "running"), None)
+
+
 def break_off(db: Connection, run: str, code: str) -> list[Round]:
     """Record a run's round in progress, if there is one, as failed with ``code``; return what was recorded."""
     broken = [Round.from_dict(value) for value in rounds(db, run) if value["status"] == "running"]
@@ -218,7 +223,7 @@ def break_off(db: Connection, run: str, code: str) -> list[Round]:
 
 
 def finished(db: Connection, run: str) -> list[Round]:
-    """Return a run's rounds that count as planned ones, in order: all but the interrupted and the one in progress."""
+    """Return a run's rounds that count as planned ones, in order: all but those broken off and the one in progress."""
     found = [Round.from_dict(value) for value in rounds(db, run)]
     return [outcome for outcome in found if outcome.status != "running" and outcome.code != INTERRUPTED]
 

@@ -60,6 +60,8 @@ EVENTS = {
     "set_closed": "the list is fixed: one envelope of everybody in the circle, and the sealed total",
     "answered": "a member answered the list and the total",
     "answer_refused": "a member did not answer; code: why",
+    "waited_for": "a run waits for a member that is away; details: at which step, since when, and what keeps it",
+    "came_back": "a member that a run waited for has answered; details: since when, and how often its node came back",
     "opened": "everybody signed the same result",
     "opening_refused": "a member did not open; code: why",
     "judged": "the gate's votes were counted",

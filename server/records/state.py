@@ -1,4 +1,4 @@
-"""The coordinator's state folder: ``moonflower.db``, ``log.key``, ``log.pub``, ``models/`` and maybe ``envelopes/``."""
+"""The coordinator's state folder: ``moonflower.db``, ``log.key``, ``log.pub``, ``models/`` and ``envelopes/``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from ... import files
 from ...errors import InputError
+from . import contexts
 from .database import FILE_NAME, CoordinatorStore
 from .envelopes import Envelopes
 from .log import Log
@@ -54,6 +55,12 @@ class State:
         """Remove what killed processes left beside files that they were writing."""
         for folder in (self.folder, self.models.folder):
             files.sweep(folder)
+
+    def expire(self, young_s: float = 0.0) -> int:
+        """Delete envelopes that no sum needs any more and that were kept long enough; see :meth:`Envelopes.expire`."""
+        with self.store.read() as db:
+            needed = contexts.headers(db)
+        return self.envelopes.expire(needed, young_s)
 
     def close(self) -> None:
         """Close the database."""

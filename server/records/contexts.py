@@ -1,0 +1,134 @@
+"""Sums that are not over: their contexts, and what came of each so far. A context lives until its sum is opened.
+
+So a coordinator whose process dies goes on in the same context, and nobody is asked again for what it gave. Envelopes
+lie in files (``envelopes.py``); everything else is rows. What is damaged or missing is asked for again: a member gives
+the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from sqlalchemy import Column, Connection, Float, Integer, LargeBinary, String, Table, select
+from sqlalchemy.dialects.sqlite import insert
+
+from ...canonical import canonical
+from ...protocol.context import RoundContext
+from .database import metadata
+
+_contexts = Table(
+    "contexts",
+    metadata,
+    Column("context", String, primary_key=True),
+    Column("run", String, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("purpose", String, nullable=False),
+    Column("fields", String, nullable=False),
+    Column("total", String, nullable=False),  # "" until the list is fixed
+)
+_sealed = Table(
+    "contexts_sealed",
+    metadata,
+    Column("context", String, primary_key=True),
+    Column("member", String, primary_key=True),
+    Column("header", String, nullable=False),
+    Column("clipped_share", Float, nullable=False),
+)
+_answers = Table(
+    "contexts_answered",
+    metadata,
+    Column("context", String, primary_key=True),
+    Column("member", String, primary_key=True),
+    Column("document", LargeBinary, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+    Column("answer", LargeBinary, nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class KeptEnvelope:
+    """An envelope that is in a sum.
+
+    Attributes:
+        header: digest of its header, which names its file.
+        clipped_share: what its member reported beside it.
+    """
+
+    header: str
+    clipped_share: float
+
+
+@dataclass(frozen=True)
+class KeptAnswer:
+    """A member's answer to a list, as it came."""
+
+    document: bytes
+    signature: bytes
+    answer: bytes
+
+
+def begin(db: Connection, context: RoundContext) -> None:
+    """Record a context before anybody is asked in it; one that is there stays."""
+    row = {"context": context.digest, "run": context.run, "number": context.number, "purpose": context.purpose}
+    row |= {"fields": canonical(asdict(context)).decode(), "total": ""}
+    db.execute(insert(_contexts).values(row).on_conflict_do_nothing())
+
+
+def going_on(db: Connection, run: str, number: int, purpose: str) -> RoundContext | None:
+    """Return the context of a sum that is not over; None where none was begun."""
+    row = _contexts.c
+    where = (row.run == run) & (row.number == number) & (row.purpose == purpose)
+    fields = db.execute(select(row.fields).where(where)).scalar_one_or_none()
+    return None if fields is None else RoundContext(**json.loads(fields))
+
+
+def fix(db: Connection, context: str, total: str) -> None:
+    """Record that a context's list is fixed, and the SHA-256 of its sealed total."""
+    db.execute(_contexts.update().where(_contexts.c.context == context).values(total=total))
+
+
+def total(db: Connection, context: str) -> str:
+    """Return the SHA-256 of a context's sealed total; "" where its list is not fixed."""
+    return db.execute(select(_contexts.c.total).where(_contexts.c.context == context)).scalar_one_or_none() or ""
+
+
+def keep_envelope(db: Connection, context: str, member: str, header: str, clipped_share: float) -> None:
+    """Record that a member's envelope is in a sum, in place of an earlier one whose file was lost."""
+    row = {"context": context, "member": member, "header": header, "clipped_share": clipped_share}
+    db.execute(insert(_sealed).values(row).on_conflict_do_update(["context", "member"], set_=row))
+
+
+def envelopes(db: Connection, context: str) -> dict[str, KeptEnvelope]:
+    """Return the envelopes that are in a sum, by member."""
+    found = db.execute(select(_sealed).where(_sealed.c.context == context).order_by(_sealed.c.member))
+    return {row.member: KeptEnvelope(row.header, row.clipped_share) for row in found}
+
+
+def keep_answer(db: Connection, context: str, member: str, given: KeptAnswer) -> None:
+    """Record a member's answer; it never gives another."""
+    row = {"context": context, "member": member, **vars(given)}
+    db.execute(insert(_answers).values(row).on_conflict_do_nothing())
+
+
+def answers(db: Connection, context: str) -> dict[str, KeptAnswer]:
+    """Return the answers to a context's list, by member."""
+    found = db.execute(select(_answers).where(_answers.c.context == context).order_by(_answers.c.member))
+    return {row.member: KeptAnswer(row.document, row.signature, row.answer) for row in found}
+
+
+def over(db: Connection, context: str) -> None:
+    """Forget a context: its sum was opened, or its number failed."""
+    for table in (_contexts, _sealed, _answers):
+        db.execute(table.delete().where(table.c.context == context))
+
+
+def all_over(db: Connection, run: str) -> None:
+    """Forget every context of a run."""
+    for context in db.execute(select(_contexts.c.context).where(_contexts.c.run == run)).scalars().all():
+        over(db, context)
+
+
+def headers(db: Connection) -> frozenset[str]:
+    """Return the digests of the headers whose envelopes are still needed."""
+    return frozenset(db.execute(select(_sealed.c.header)).scalars())

@@ -1,0 +1,60 @@
+"""For whom a run waits now: rows that its coordinator writes, and that pages, metrics and commands read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import Column, Connection, Integer, String, Table, select
+from sqlalchemy.dialects.sqlite import insert
+
+from .database import metadata
+
+_waiting = Table(
+    "waiting",
+    metadata,
+    Column("member", String, primary_key=True),
+    Column("run", String, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("step", String, nullable=False),
+    Column("since", String, nullable=False),
+    Column("why", String, nullable=False),
+    Column("returns", Integer, nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class WaitedFor:
+    """A member for whom a run waits.
+
+    Attributes:
+        member: its name.
+        run: identifier.
+        number: federation-wide number of the round; 0 before the first.
+        step: what is asked of it: ``enrol``, ``key``, ``seat``, ``seal``, ``answer`` or ``open``.
+        since: when it was asked first; ISO 8601, UTC.
+        why: ``absent``: its node is not connected; ``silent``: it is, and has not answered; ``broke``: it is asked
+            again, for its process or its connection broke.
+        returns: how often its node came back meanwhile.
+    """
+
+    member: str
+    run: str
+    number: int
+    step: str
+    since: str
+    why: str
+    returns: int
+
+
+def write(db: Connection, run: str, found: Iterable[WaitedFor]) -> None:
+    """Record for whom a run waits, in place of what was recorded before; runs are carried out one at a time."""
+    db.execute(_waiting.delete())
+    rows = [vars(one) for one in found if one.run == run]
+    if rows:
+        db.execute(insert(_waiting).values(rows))
+
+
+def waited_for(db: Connection) -> list[WaitedFor]:
+    """Return for whom a run waits now, by name."""
+    return [WaitedFor(**row._asdict()) for row in db.execute(select(_waiting).order_by(_waiting.c.member))]

@@ -1,0 +1,100 @@
+"""Waiting for members, as long as it takes: who is away is waited for, and everybody can see for whom (rule 2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from .records import waiting
+from .records.waiting import WaitedFor
+
+if TYPE_CHECKING:
+    from .exchange import Awaited
+    from .run import Run
+
+LOOK_S = 0.5  # between two looks at who is missing, and whether somebody asked for the run's end
+GRACE_S = 5.0  # for those who have not answered yet, once one refused: then the number has failed
+
+
+@dataclass
+class Wait:
+    """One waiting of a run.
+
+    Attributes:
+        run: that waits.
+        step: what is asked of members: see :class:`WaitedFor`.
+        number: of the round; 0 before the first.
+        patience_s: a member that is connected is named after so long, one that is not after ``away_after_s``.
+        until: nobody is waited for any longer, seconds on the exchange's clock.
+    """
+
+    run: Run
+    step: str
+    number: int
+    patience_s: float
+    until: float = math.inf
+    _named: dict[str, WaitedFor] = field(default_factory=dict)
+    _looked: float = -math.inf
+
+    def look(self, awaited: Mapping[str, Awaited], now: float) -> None:
+        """Look at who is missing; name in log and records who is for long.
+
+        Raises:
+            Ended: ``run.stopped``.
+        """
+        if now - self._looked < LOOK_S:
+            return
+        self._looked = now
+        self.run.check_stop()
+        found = {
+            member: self._waited_for(member, one, now)
+            for member, one in awaited.items()
+            if now - one.since >= self._after(one)
+        }
+        if found == self._named:
+            return
+        with self.run.state.store.transaction() as db:
+            for member, one in found.items():
+                if member not in self._named:
+                    what = {"step": self.step, "why": one.why, "since": one.since}
+                    self.run.log(db, "waited_for", number=self.number, member=member, code="circle.away", **what)
+            waiting.write(db, self.run.id, found.values())
+        self._named = found
+
+    def came(self, member: str) -> None:
+        """A member answered; if it was named, the log says that it came."""
+        one = self._named.pop(member, None)
+        if one is None:
+            return
+        with self.run.state.store.transaction() as db:
+            what = {"step": self.step, "since": one.since, "returns": one.returns}
+            self.run.log(db, "came_back", number=self.number, member=member, **what)
+            waiting.write(db, self.run.id, self._named.values())
+
+    def give_up(self) -> None:
+        """Wait only a little longer: somebody refused, and the number fails whatever others say."""
+        self.until = min(self.until, self.run.exchange.now() + GRACE_S)
+
+    def end(self) -> None:
+        """Nobody is waited for any more."""
+        if self._named:
+            with self.run.state.store.transaction() as db:
+                waiting.write(db, self.run.id, ())
+            self._named = {}
+
+    def _after(self, one: Awaited) -> float:
+        away = self.run.exchange.away_after_s
+        return max(away, self.patience_s) if one.connected else away
+
+    def _waited_for(self, member: str, one: Awaited, now: float) -> WaitedFor:
+        why = "broke" if one.broke else "silent" if one.connected else "absent"
+        known = self._named.get(member)
+        since = known.since if known else _ago(now - one.since)
+        return WaitedFor(member, self.run.id, self.number, self.step, since, why, one.returns)
+
+
+def _ago(seconds: float) -> str:
+    return (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat(timespec="seconds").replace("+00:00", "Z")
