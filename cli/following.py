@@ -18,6 +18,8 @@ ODD = frozenset(
         "envelope_refused",
         "answer_refused",
         "opening_refused",
+        "waited_for",
+        "came_back",
         "refused_member",
         "member_revoked",
         "warned",
@@ -40,9 +42,17 @@ def shown(rounds: int, *, quiet: bool) -> Iterator[Callable[[Event], None]]:
                 progress.advance(bar)
             if event in ODD:
                 where = f"round {entry['number']}: " if entry.get("number") else ""
-                words = (event.replace("_", " "), entry.get("member", ""), entry.get("code", ""))
+                words = (event.replace("_", " "), entry.get("member", ""), _why(entry))
                 progress.console.print(where + " ".join(word for word in words if word), highlight=False)
             if event in STEPS:
                 progress.update(bar, description=STEPS[event])
 
         yield follow
+
+
+def _why(entry: Event) -> str:
+    """Return what stands behind an entry: its code, or of a waiting its step, why and since when."""
+    details = entry.get("details", {})
+    if entry["event"] == "waited_for":
+        return f"to {details['step']} since {details['since']}: {details['why']}"
+    return str(entry.get("code", ""))

@@ -94,7 +94,9 @@ def runs(operator: Operator = OPERATOR, as_json: AsJson = False) -> None:
         return
     table = Table("run", "status", "rounds", "")
     for one in found:
-        table.add_row(one["run"], one["status"], f"{one['rounds']} of {one['of']}", one["code"])
+        waits = ", ".join(f"{away['member']} ({away['why']}) since {away['since']}" for away in one["away"])
+        said = f"waits for {waits}" if waits else one["code"]
+        table.add_row(one["run"], one["status"], f"{one['rounds']} of {one['of']}", said)
     with page() as console:
         console.print(table)
 

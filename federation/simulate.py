@@ -27,14 +27,15 @@ from ..protocol.circle import Circle
 from ..report import table
 from ..server.app import server_app
 from ..server.coordinator import Coordinator
-from ..server.exchange import ConnectedNode, Exchange
+from ..server.exchange import Exchange
 from ..server.records import history
 from ..server.records.state import State
 from ..server.watch.result import result
 from .baselines import baselines, clean
+from .drills.absence import Absences
 from .drills.hostile_coordinator import DrilledCoordinator
 from .drills.hostile_member import DrilledMember
-from .drills.kinds import OF_COORDINATOR, Drill, parse_drills
+from .drills.kinds import OF_COORDINATOR, OF_MEMBERS, OF_NODES, Drill, parse_drills
 from .folder import fresh
 from .grid import LocalGrid, play
 
@@ -98,9 +99,11 @@ def _carry_out(cast: Cast, drills: Sequence[Drill], state: State, kit: Kit) -> S
     learners: dict[str, Learner] = {}
     members = _members(cast, drills, learners, kit)
     nodes = dict(enumerate(cast.names, start=1))
-    grid = LocalGrid(client_app(lambda context: members[str(context.node_config["member"])]), nodes)
-    present = {name: ConnectedNode(number, "") for number, name in nodes.items()}
-    exchange = Exchange(grid, cast.names, lambda: present, grid)
+    numbers = {name: number for number, name in nodes.items()}
+    absences = Absences([d for d in drills if d.kind in OF_NODES], numbers, lambda: grid.now())
+    app = client_app(lambda context: members[str(context.node_config["member"])])
+    grid = LocalGrid(app, nodes, absences.delay)
+    exchange = Exchange(grid, cast.names, absences.nodes, grid)
     run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
     kind = DrilledCoordinator if any(d.kind in OF_COORDINATOR for d in drills) else Coordinator
     pins = {name: member.identity.card.node.pin for name, member in members.items()}
@@ -140,7 +143,7 @@ def _members(cast: Cast, drills: Sequence[Drill], learners: dict[str, Learner], 
 
     members: dict[str, Member] = {}
     for name in cast.names:
-        own = {d.round: d.kind for d in drills if d.member == name and d.kind not in OF_COORDINATOR}
+        own = {d.round: d.kind for d in drills if d.member == name and d.kind in OF_MEMBERS}
         kind = DrilledMember if own else Member
         member = kind(
             identities[name],

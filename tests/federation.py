@@ -17,6 +17,10 @@ from moonflower.errors import MoonflowerError
 from moonflower.federation import simulate
 from moonflower.federation.grid import LocalGrid
 from moonflower.protocol.circle import Circle
+from moonflower.protocol.envelope import Header, split
+from moonflower.protocol.messages import Refusal, Sealed
+from moonflower.protocol.purposes import UPDATE
+from moonflower.protocol.records import from_records, kind_of, to_records
 from moonflower.server.coordinator import Coordinator
 from moonflower.server.exchange import ConnectedNode, Exchange
 from moonflower.server.records import history
@@ -40,6 +44,20 @@ def cast(*overrides: str) -> simulate.Cast:
 @lru_cache
 def identities() -> dict[str, Identity]:
     return {name: Identity.generate(name) for name in NAMES}
+
+
+def without_update(name: str, numbers: Callable[[int], bool]) -> Callable[[str, Callable[[], Any]], Any]:
+    """Return what has a member say that it has no update under some numbers; for :attr:`Federation.handled`."""
+
+    def handled(member: str, handle: Callable[[], Any]) -> Any:
+        reply = handle()
+        if member == name and reply.has_content() and kind_of(reply.content) == Sealed.kind:
+            header = Header.parse(split(from_records(Sealed, reply.content).envelope)[0].data)
+            if header.purpose == UPDATE.name and numbers(header.number):
+                reply.content = to_records(Refusal(code="update.failed"))
+        return reply
+
+    return handled
 
 
 class Federation:

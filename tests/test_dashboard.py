@@ -39,8 +39,9 @@ from moonflower.server.door import api
 from moonflower.server.door.api import Api
 from moonflower.server.records import history
 from moonflower.server.records.history import RunRow
+from moonflower.server.records.waiting import WaitedFor
 from moonflower.server.watch.follow import Follower
-from moonflower.server.watch.overview import Course, Progress, Scene, Waiting, deadline, sentence
+from moonflower.server.watch.overview import Course, Progress, Scene, Waiting, sentence
 from test_docs import command
 from test_gateway import Door, run
 
@@ -779,12 +780,24 @@ def test_one_sentence_says_what_is_happening(scene: Scene, said: str) -> None:
     assert sentence(scene) == said
 
 
-def test_a_step_that_waits_for_members_has_an_end() -> None:
-    assert deadline(running()) == 700.0
-    for step in ("enrol", "statistics", "open", "judge", "report", "between", "over"):
-        assert deadline(running(step=step)) is None
-    assert deadline(running(status="done")) is None
-    assert deadline(Scene()) is None
+def test_the_sentence_says_for_whom_a_run_waits() -> None:
+    away = WaitedFor("anna", "r", 3, "seal", "2026-11-29T10:05:00Z", "absent", 0)
+    slow = WaitedFor("bert", "r", 3, "seal", "2026-11-29T10:04:00Z", "silent", 2)
+    said = sentence(replace(running(), away=(away, slow)))
+    end = "It waits for anna (not connected) and bert (connected, and has not answered), since 10:04 UTC."
+    assert said.endswith(end)
+
+
+def test_a_round_goes_on_after_the_coordinator_was_started_again(house: House) -> None:
+    """What came is there; the step is the one in which the process died, once everybody has its seat again."""
+    begun = [("run_began", {}), ("seats_taken", {"members": ["anna", "bert"]}), ("round_began", {"round": 4})]
+    progress, number = Progress(), 7
+    for event, details in [*begun, ("envelope_accepted", {"purpose": "update"}), ("run_resumed", {})]:
+        entry = {"event": event, "run": RUN, "time": "2026-11-29T10:00:00Z", "number": number, "member": "anna"}
+        progress = progress.after({**entry, "details": details})
+    assert (progress.step, progress.round, progress.sent) == ("enrol", 4, ("anna",))
+    seats = {"event": "seats_taken", "run": RUN, "time": "2026-11-29T10:00:09Z", "details": begun[1][1]}
+    assert (progress.after(seats).step, progress.after(seats).sent) == ("collect", ("anna",))
 
 
 def test_progress_is_what_the_log_tells(house: House) -> None:
@@ -807,7 +820,7 @@ def test_progress_is_what_the_log_tells(house: House) -> None:
     told("round_began", number=1, round=1)
     told("envelope_accepted", number=1, member="anna", purpose="update", bytes=1)
     assert course.now()[1].sent == ("anna",)
-    told("envelope_refused", number=1, member="bert", purpose="update", code="circle.away")
+    told("envelope_refused", number=1, member="bert", purpose="update", code="update.failed")
     assert course.now()[1].left_out == ("bert",)
     told("set_closed", number=1, purpose="update")
     told("opened", number=1)

@@ -169,17 +169,29 @@ def test_envelopes_are_deleted_when_their_time_is_over(tmp_path: Path) -> None:
     for folder in (files[0].parent, files[2].parent):
         os.utime(folder, (now[0],) * 2)
     now[0] += 2 * 3600 - 1
-    assert (store.expire(), all(file.exists() for file in files)) == (0, True)
+    assert (store.expire(()), all(file.exists() for file in files)) == (0, True)
     now[0] += 1
-    assert (store.expire(), [file.exists() for file in files]) == (2, [False, True, True])
+    assert (store.expire(()), [file.exists() for file in files]) == (2, [False, True, True])
     assert not left_over.exists()
     now[0] += 60
-    assert (store.expire(), [file.exists() for file in files]) == (1, [False, False, True])
+    assert (store.expire(()), [file.exists() for file in files]) == (1, [False, False, True])
     os.utime(files[0].parent, (now[0] - 7200,) * 2)
-    assert (store.expire(), files[0].parent.exists()) == (0, False)
-    assert Envelopes(store.folder, 0, lambda: 0.0).expire() == 1, "who keeps none any more keeps none of before"
-    assert not list(store.folder.iterdir())
-    assert Envelopes(tmp_path / "absent", 0, lambda: 0.0).expire() == 0
+    assert (store.expire(()), files[0].parent.exists()) == (0, False)
+    assert Envelopes(store.folder, 0, lambda: 0.0).expire(()) == 1, "who keeps none any more keeps none of before"
+    assert not store.folder.exists()
+    assert Envelopes(tmp_path / "absent", 0, lambda: 0.0).expire(()) == 0
+
+
+def test_what_a_sum_still_needs_stays_and_so_does_what_another_process_may_need(tmp_path: Path) -> None:
+    store = Envelopes(tmp_path / "envelopes", 0, lambda: 1_000_000.0)
+    raw = sealed("anna", context(number=1))
+    header = split(raw)[0].digest
+    store.keep(1, split(raw)[0], raw)
+    os.utime(store.path(1, header), (999_000.0,) * 2)
+    assert store.expire({header}) == 0
+    assert store.expire((), young_s=3600) == 0, "its row may come in a moment"
+    assert store.read(1, header).data == raw.data
+    assert store.expire((), young_s=900) == 1
 
 
 def test_every_round_deletes_what_is_over(federation: Callable[..., Federation]) -> None:

@@ -225,6 +225,24 @@ def test_a_member_without_an_envelope_is_named_and_the_round_is_repeated_with_ev
     assert not any(e["event"] in ("set_closed", "answered", "opened") and e["number"] == 2 for e in entries(done))
 
 
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [("away", [(2, "seal"), (3, "seal")]), ("flap", [])],
+)
+def test_a_node_that_goes_is_waited_for_and_nothing_is_repeated(
+    run: Any, kind: str, named: list[tuple[int, str]]
+) -> None:
+    done = run(f"{kind}@2:Hungary")
+    assert said(done.result["rounds"]) == [(n, n, "promoted", "") for n in (1, 2, 3, 4)]
+    assert sha(done) == sha(run()), "differs from a run to which nothing happened"
+    waits = [(e["number"], e["details"]["step"]) for e in entries(done) if e["event"] == "waited_for"]
+    assert waits == named
+    back = [(e["member"], e["details"]["returns"]) for e in entries(done) if e["event"] == "came_back"]
+    assert back == [("Hungary", 1)] * len(named)
+    given = [(e["number"], e["member"], e["details"]["purpose"]) for e in entries(done) if e["event"] == "answered"]
+    assert len(given) == len(set(given))
+
+
 @pytest.mark.parametrize("kind", ["replay", "tamper"])
 def test_the_first_round_can_be_drilled_too(run: Any, kind: str) -> None:
     assert round_(run(f"{kind}@1:1"), 1)["named"] == [{"member": "Cleveland", "code": NAMED[kind]}]

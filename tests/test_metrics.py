@@ -28,7 +28,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from test_gateway import HERE, PULL, Door, door, run
 
-from federation import Federation
+from federation import Federation, without_update
 from federation import cast as heart_cast
 
 __all__ = ["door"]  # a fixture
@@ -83,7 +83,7 @@ class Script:
         update = {"purpose": "update"}
         self.add("round_began", number=number, run="r", details={"round": number, "clip": 8.0})
         self.add("envelope_accepted", number=number, run="r", member="anna", details={**update, "bytes": 100})
-        self.add("envelope_refused", number=number, run="r", member="bert", code="circle.away", details=update)
+        self.add("envelope_refused", number=number, run="r", member="bert", code="update.failed", details=update)
         if end != "failed":
             self.add("set_closed", after_s=collect_s, number=number, run="r", details=update)
             self.add("opened", after_s=0.2, number=number, run="r", details=update)
@@ -122,7 +122,7 @@ def test_a_script_adds_up() -> None:
     script.add("refused_member", code="auth.no_token", details={"path": "/api/runs", "more": 0})
     script.add("refused_member", code="auth.no_token", details={"path": "/api/runs", "more": 41})
     script.add("refused_member", member="anna", code="auth.scope", details={"path": "/api/runs", "more": 2})
-    script.add("warned", run="r", code="circle.away", details={"what": "seats"})
+    script.add("warned", run="r", code="circle.differs", details={"what": "seats"})
     script.add("warned", run="r", details={"what": "retention", "hours": 3})
     script.add("released", run="r", details={"version": 4})
     said = script.figures
@@ -144,11 +144,11 @@ def test_a_script_adds_up() -> None:
     assert said.turned_away == {"auth.no_token": 43, "auth.scope": 3}
     assert said.unseated == {("carl", "config.task"): 1}
     assert said.unopened == {("dora", "open.tau"): 1, ("dora", "open.list"): 2}
-    assert said.left_out == {("bert", "update", "circle.away"): 5}
+    assert said.left_out == {("bert", "update", "update.failed"): 5}
     assert (said.accepted, said.envelope_bytes) == ({("anna", "update"): 5}, {"update": 500})
     assert grown(said.warnings) == {
         ("round", "gate.regression"): 1,
-        ("seats", "circle.away"): 1,
+        ("seats", "circle.differs"): 1,
         ("retention", ""): 1,
     }
 
@@ -196,13 +196,13 @@ def test_a_member_cannot_make_up_labels_without_end() -> None:
     script = Script()
     for number in range(MAX_CODES + 100):
         for member in ("anna", "bert"):
-            code = f"made.up_{'a' * number}" if member == "anna" else "circle.away"
+            code = f"made.up_{'a' * number}" if member == "anna" else "update.failed"
             script.add("envelope_refused", number=1, run="r", member=member, code=code, details={"purpose": "update"})
         script.add("failed", number=number, run="r", code=f"made.up_{'b' * number}")
     said = script.figures
     assert len([key for key in said.left_out if key[0] == "anna"]) == MAX_CODES + 1
     assert said.left_out["anna", "update", OTHER] == 100
-    assert said.left_out["bert", "update", "circle.away"] == MAX_CODES + 100, "the others keep theirs"
+    assert said.left_out["bert", "update", "update.failed"] == MAX_CODES + 100, "the others keep theirs"
     assert sum(said.rounds.values()) == MAX_CODES + 100
     assert len(said.rounds) <= MAX_CODES + 1 + len(KNOWN_ROUNDS)
 
@@ -222,7 +222,7 @@ def test_an_entry_is_taken_once_and_in_its_turn() -> None:
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
-    """A run with a member that is late once, a coordinator that is killed once, a failed run, refusals at the door."""
+    """A member without an update once, a coordinator that is killed once, a failed run, refusals at the door."""
     made = Federation(tmp_path_factory.mktemp("federation"))
     with made.state.store.transaction() as db:
         for name, pin in made.pins.items():
@@ -233,16 +233,15 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
     closed: list[int] = []
 
     def kill(entry: dict[str, Any]) -> bool:
-        """Cut Hungary off under the first number, and kill the coordinator under the third."""
-        if entry["event"] == "round_began":
-            made.away = {"Hungary"} if entry["number"] == 1 else set()
+        """Kill the coordinator under the third number."""
         closed.extend([1] if entry["event"] == "set_closed" else [])
         return entry["event"] == "set_closed" and len(closed) == 3
 
+    made.handled = without_update("Hungary", lambda number: number == 1)
     made.kill_at = kill
     assert made.carry_out() == "killed"
     assert made.carry_out() == "done"
-    made.away = {"Hungary", "Cleveland"}
+    made.revoked = {"Hungary", "Cleveland"}
     made.queue("run-2")
     assert made.carry_out("run-2").startswith("failed")
     version = made.model("run-1").version

@@ -10,15 +10,13 @@ from typing import Any
 
 import pytest
 from moonflower.errors import Refused
-from moonflower.protocol.envelope import Header, split
-from moonflower.protocol.messages import Answered, Enrol, MakeKey, Opened, Refusal, Seal, Sealed, TakeSeat
-from moonflower.protocol.purposes import UPDATE
-from moonflower.protocol.records import from_records, kind_of, to_records
+from moonflower.protocol.messages import Answered, Enrol, MakeKey, Opened, Seal, Sealed, TakeSeat
+from moonflower.protocol.records import from_records
 from moonflower.server.records import history
 from moonflower.server.records.models import Models
 from moonflower.server.records.waiting import waited_for
 
-from federation import NAMES, Federation, Killed, identities
+from federation import NAMES, Federation, Killed, identities, without_update
 
 pytestmark = pytest.mark.slow
 
@@ -232,7 +230,7 @@ def test_a_run_that_is_over_stays_as_it_is(federation: Callable[..., Federation]
 def test_what_went_wrong_in_a_row_is_remembered(federation: Callable[..., Federation]) -> None:
     """Patience is counted over restarts: two rounds in which a member cannot train end the run."""
     one = federation("gate.max_failed=2", "training.rounds=9")
-    one.handled = failing(DORA, from_round=2)
+    one.handled = without_update(DORA, lambda number: number >= 2)
     one.kill_at = at("failed", 2)
     assert one.carry_out() == "killed"
     assert one.carry_out() == "policy run.max_failed"
@@ -240,20 +238,6 @@ def test_what_went_wrong_in_a_row_is_remembered(federation: Callable[..., Federa
     assert [(r["status"], r["code"]) for r in one.rounds()] == [("promoted", ""), failed, failed]
     assert one.rounds()[-1]["named"] == [{"member": DORA, "code": "update.failed"}]
     one.check_log()
-
-
-def failing(name: str, from_round: int) -> Callable[[str, Callable[[], Any]], Any]:
-    """Return what has a member say that it has no update."""
-
-    def handled(member: str, handle: Callable[[], Any]) -> Any:
-        reply = handle()
-        if member == name and reply.has_content() and kind_of(reply.content) == Sealed.kind:
-            header = Header.parse(split(from_records(Sealed, reply.content).envelope)[0].data)
-            if header.purpose == UPDATE.name and header.number >= from_round:
-                reply.content = to_records(Refusal(code="update.failed"))
-        return reply
-
-    return handled
 
 
 def back_when_named(one: Federation) -> Callable[[dict[str, Any]], bool]:

@@ -20,7 +20,8 @@ OF_MEMBERS = (
     "crash",
 )
 OF_COORDINATOR = ("split-base", "nudge", "fork-list", "leave-out", "shift", "rushing")
-KINDS = (*OF_MEMBERS, *OF_COORDINATOR)
+OF_NODES = ("away", "flap")
+KINDS = (*OF_MEMBERS, *OF_NODES, *OF_COORDINATOR)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from ...configs.settings import Offer, parse
 from ...errors import InputError, MoonflowerError, Refused
 from ..records import history
 from ..records.state import State
+from ..records.waiting import waited_for
 from ..releases.registry import Registry
 from ..watch.result import result
 from ..watch.views import Views
@@ -151,8 +152,10 @@ class Api:
 
     def _runs(self) -> list[dict[str, Any]]:
         with self._state.store.read() as db:
+            away = [vars(one) for one in waited_for(db)]
             return [
                 {
+                    "away": [one for one in away if one["run"] == row.run],
                     "run": row.run,
                     "status": row.status,
                     "code": row.code,

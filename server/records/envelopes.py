@@ -43,6 +43,7 @@ class Envelopes:
         place = self.path(number, signed.digest)
         if not self.hours:  # what a crash loses or tears is asked for again
             place.parent.mkdir(0o700, parents=True, exist_ok=True)
+            place.touch(0o600)
             place.write_bytes(raw.data)
             return
         for folder in (self.folder, place.parent):
@@ -63,7 +64,10 @@ class Envelopes:
 
     def drop(self, number: int, header: str) -> None:
         """Delete an envelope whose sum is over and that nobody adds up again; nothing happens where there is none."""
-        self.path(number, header).unlink(missing_ok=True)
+        place = self.path(number, header)
+        place.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty, or gone
+            place.parent.rmdir()
 
     def expire(self, needed: Collection[str], young_s: float = 0.0) -> int:
         """Delete what was kept longer than it may be, and return how many files that were.
@@ -85,4 +89,7 @@ class Envelopes:
             with suppress(OSError):  # not empty, or gone
                 if anything or folder.stat().st_mtime <= oldest:
                     folder.rmdir()
+        if anything:
+            with suppress(OSError):
+                self.folder.rmdir()
         return gone

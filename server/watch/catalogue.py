@@ -66,12 +66,19 @@ CATALOGUE = (
     # members
     Metric("members", "gauge", "registry", "Members on the roster.", ("status",)),
     Metric("member_online", "gauge", "process", "1 if the member's node is connected, else 0.", ("member",)),
+    Metric(
+        "waiting_seconds",
+        "gauge",
+        "registry",
+        "How long the run has waited for a member, once that is long; no sample where it waits for nobody.",
+        ("member", "step"),
+    ),
     Metric("envelopes_accepted_total", "counter", "log", "Envelopes that joined a sum.", ("member", "purpose")),
     Metric(
         "envelopes_refused_total",
         "counter",
         "log",
-        "Envelopes that were refused; circle.away: none came in time.",
+        "Envelopes that were refused, or that a member said it has none.",
         ("member", "purpose", "code"),
     ),
     Metric("envelope_bytes_total", "counter", "log", "Bytes of the accepted envelopes.", ("purpose",)),

@@ -33,7 +33,6 @@ KNOWN_ROUNDS = (
     ("refused", "gate.regression"),
     ("refused", "gate.votes"),
     ("failed", "round.too_few"),
-    ("failed", "circle.away"),
     ("failed", "open.key"),
     ("failed", "open.disagree"),
     ("failed", "open.list"),
@@ -47,8 +46,6 @@ KNOWN_WARNINGS = (
     ("witness", "audit.fork"),
     ("model", "data.model"),
     ("round", "gate.regression"),
-    ("seats", "circle.away"),
-    ("report", "circle.away"),
     ("retention", ""),
 )
 """What is shown as 0 before it happened: a counter that appears with 1 has not grown, as far as Prometheus can see."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,11 +31,12 @@ from ..records import countersigned, history
 from ..records import members as roster
 from ..records.database import FILE_NAME
 from ..records.state import State
+from ..records.waiting import waited_for
 from .catalogue import CATALOGUE, Metric
 from .figures import BUCKETS_S, ENDS, PHASES, Durations, Figures, Labels
 from .follow import Follower
 
-AWAY = "circle.away"
+FAILED = "update.failed"
 Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 Samples = Mapping[Labels, float]
 Values = dict[str, Samples]
@@ -96,6 +98,12 @@ class Metrics(Collector):
             pins = {one.name: one.pin for one in everybody if not one.revoked}
             signed = {name: one for name, one in countersigned.witnesses(db).items() if name in pins}
             values = self._of_runs(db)
+            now_s = time.time()
+            values["waiting_seconds"] = {
+                (one.member, one.step): max(0.0, now_s - datetime.fromisoformat(one.since).timestamp())
+                for one in waited_for(db)
+                if one.member in pins
+            }
             values["model_versions"] = {(): self._state.models.next_version(db)}
         values["members"] = {("active",): len(pins), ("revoked",): len(everybody) - len(pins)}
         values |= self._of_log()
@@ -160,12 +168,11 @@ class Metrics(Collector):
     def _of_members(self, names: Sequence[str]) -> Values:
         """Return what the log says of each member; the usual counters of those that may take part are there at once."""
         said = self._figures
-        away: dict[Labels, float] = {(name, AWAY): 0 for name in names}
         return {
             "envelopes_accepted_total": {**{(name, "update"): 0 for name in names}, **said.accepted},
-            "envelopes_refused_total": {**{(name, "update", AWAY): 0 for name in names}, **said.left_out},
-            "openings_refused_total": {**away, **said.unopened},
-            "members_refused_total": {**away, **said.unseated},
+            "envelopes_refused_total": {**{(name, "update", FAILED): 0 for name in names}, **said.left_out},
+            "openings_refused_total": said.unopened,
+            "members_refused_total": said.unseated,
         }
 
     def _of_witnesses(self, signed: Mapping[str, countersigned.Countersigned]) -> Values:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from .overview import WHY
+
 logger = logging.getLogger(__name__)
 SAID = {
     "member_added": "added to the roster",
@@ -16,6 +18,8 @@ SAID = {
     "run_ended": "ended",
     "seats_taken": "everybody in the circle takes part",
     "answer_refused": "answer refused",
+    "waited_for": "is waited for",
+    "came_back": "is back, and has answered",
     "envelope_refused": "envelope refused",
     "opening_refused": "opening refused",
     "promoted": "promoted",
@@ -27,20 +31,37 @@ SAID = {
     "rolled_back": "an earlier model version is released again",
     "warned": "warning",
 }
+STEPS = {
+    "enrol": "take part",
+    "key": "make the circle's key",
+    "seat": "take its seat",
+    "seal": "send its sealed update",
+    "answer": "answer the list",
+    "open": "open the sum",
+}
 WARNED = {
     "seats": "seats could not be taken",
     "report": "the report could not be made",
     "witness": "holds another history of this log; was the state restored from an older copy?",
 }
 BAD = frozenset(
-    {"refused_member", "envelope_refused", "answer_refused", "opening_refused", "refused", "failed", "warned"}
+    {
+        "refused_member",
+        "envelope_refused",
+        "answer_refused",
+        "opening_refused",
+        "refused",
+        "failed",
+        "warned",
+        "waited_for",
+    }
 )
 
 
 def sentence(entry: dict[str, Any]) -> str:
     """Return an entry of the log in words, or "" for one that nobody waits for; what it is about goes beside them.
 
-    >>> sentence({"event": "envelope_refused", "run": "r", "number": 3, "member": "a", "code": "circle.away"})
+    >>> sentence({"event": "envelope_refused", "run": "r", "number": 3, "member": "a", "code": "update.failed"})
     'envelope refused'
     """
     said = SAID.get(entry["event"])
@@ -49,6 +70,8 @@ def sentence(entry: dict[str, Any]) -> str:
     details = entry.get("details", {})
     what = details.get("what", "") if entry["event"] == "warned" else ""
     said = WARNED.get(what, said)
+    if entry["event"] == "waited_for":
+        said += f" to {STEPS.get(details['step'], details['step'])}: {WHY.get(details['why'], details['why'])}"
     why = ", ".join(word for word in (details.get("status"), "" if what in WARNED else what) if word)
     return said + (f" ({why})" if why else "")
 

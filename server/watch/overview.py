@@ -1,8 +1,7 @@
 """What is happening now, in one sentence, and what else a person wants to see first.
 
 Rules:
-1. :func:`sentence` is a pure function of a :class:`Scene`; what a clock says goes beside it (``deadline``), so that the
-   sentence changes when something happened and not with every second.
+1. :func:`sentence` is a pure function of a :class:`Scene`: it changes when something happened, not with every second.
 2. The progress of a round is read from the log, each entry once and in order (:class:`Course`), so that looking costs
    as much as there is new.
 """
@@ -21,6 +20,7 @@ from ..records import history
 from ..records import members as roster
 from ..records.history import RunRow
 from ..records.models import Models
+from ..records.waiting import WaitedFor, waited_for
 from ..releases.board import Board, Standing
 from .follow import Follower
 
@@ -30,6 +30,13 @@ ENDED = {
     "policy": "was ended by its own rules",
     "stopped": "was stopped",
     "failed": "failed",
+}
+
+
+WHY = {
+    "absent": "not connected",
+    "silent": "connected, and has not answered",
+    "broke": "its process broke and is asked again",
 }
 
 
@@ -45,6 +52,7 @@ class Progress:
         sent: whose update is in the round's sum; ``left_out``: whose is not, and will not be.
         step: ``enrol``, ``statistics``, ``collect``, ``open``, ``judge``, ``report``, ``between``, ``over``.
         since_s: when the step began; seconds since 1970.
+        goes_on: the step in which the coordinator's process died, until its members have their seats again; else "".
     """
 
     run: str = ""
@@ -55,20 +63,24 @@ class Progress:
     left_out: tuple[str, ...] = ()
     step: str = "over"
     since_s: float = 0.0
+    goes_on: str = ""
 
     def after(self, entry: Mapping[str, Any]) -> Progress:
         """Return the progress after one more entry of the log."""
         event, details = entry["event"], entry.get("details", {})
-        if event in ("run_began", "run_resumed"):
+        if event == "run_began" or (event == "run_resumed" and entry["run"] != self.run):
             return Progress(run=entry["run"], step="enrol", since_s=_seconds(entry))
         if not self.run or entry.get("run") != self.run:
             return self  # a decision about a model of another run, a member added
         member, purpose = entry.get("member", ""), details.get("purpose", UPDATE.name)
         now = replace(self, since_s=_seconds(entry))
         match event:
+            case "run_resumed":
+                goes_on = self.step if self.step in ("collect", "open") else ""
+                return replace(now, step="enrol", goes_on="open" if self.step == "judge" else goes_on)
             case "seats_taken":
-                step = "statistics" if not self.round else "between"
-                return replace(now, members=tuple(details["members"]), step=step)
+                step = self.goes_on or ("between" if self.round else "statistics")
+                return replace(now, members=tuple(details["members"]), step=step, goes_on="")
             case "round_began":
                 fresh: dict[str, Any] = {"sent": (), "left_out": (), "step": "collect"}
                 return replace(now, round=details["round"], number=entry["number"], **fresh)
@@ -135,6 +147,7 @@ class Scene:
         waiting: what people should decide about, or None.
         released: number of the released version, or None.
         members: that may take part; ``online``: those that are connected, or None where that is not known.
+        away: for whom the run waits, once that is long.
     """
 
     run: RunRow | None = None
@@ -145,6 +158,7 @@ class Scene:
     released: int | None = None
     members: tuple[str, ...] = ()
     online: tuple[str, ...] | None = None
+    away: tuple[WaitedFor, ...] = ()
 
 
 def sentence(scene: Scene) -> str:
@@ -167,17 +181,6 @@ def sentence(scene: Scene) -> str:
     if not scene.promoted:
         rounds = "no round went into the model"
     return f"No run now. The last one {how}: {rounds}. {_decision(scene)}"
-
-
-def deadline(scene: Scene) -> float | None:
-    """Return until when the step of a running round may last, in seconds since 1970, or None where no one waits."""
-    run, progress = scene.run, scene.progress
-    if run is None or run.status != "running" or run.run != progress.run:
-        return None
-    if progress.step != "collect":
-        return None
-    limit = run.offer.get("training", {}).get("train_timeout_s")
-    return None if limit is None else progress.since_s + float(limit)
 
 
 def _running(scene: Scene) -> str:
@@ -205,7 +208,20 @@ def _running(scene: Scene) -> str:
             said = "The first round is about to begin."
         case _:
             said = f"Round {progress.round} of {scene.rounds} is over; the next step is being prepared."
-    return said + stopping
+    return said + _waits(scene.away) + stopping
+
+
+def _waits(away: Sequence[WaitedFor]) -> str:
+    """Return for whom a run waits, since when and why.
+
+    >>> _waits([WaitedFor("anna", "r", 3, "seal", "2026-11-29T10:05:00Z", "absent", 0)])
+    ' It waits for anna (not connected), since 10:05 UTC.'
+    """
+    if not away:
+        return ""
+    who = [f"{one.member} ({WHY[one.why]})" for one in away]
+    since = min(one.since for one in away)
+    return f" It waits for {_listed(who)}, since {since[11:16]} UTC."
 
 
 def _collected(progress: Progress) -> str:
@@ -296,6 +312,7 @@ def scene(db: Connection, models: Models, progress: Progress, online: frozenset[
         released=current.version if current else None,
         members=tuple(one.name for one in here),
         online=None if online is None else tuple(one.name for one in here if one.pin in online),
+        away=tuple(waited_for(db)),
     )
 
 

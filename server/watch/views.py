@@ -13,8 +13,9 @@ from ..records import history
 from ..records import members as roster
 from ..records.log import EVENTS
 from ..records.state import State
+from ..records.waiting import waited_for
 from .follow import Follower
-from .overview import Course, deadline, scene, sentence
+from .overview import Course, scene, sentence
 
 MAX_PAGE = 200
 Online = Callable[[], frozenset[str]]
@@ -37,19 +38,18 @@ class Views:
         """Return what differs as soon as an overview does; cheap."""
         entries = self._follower.read_on()
         with self._state.store.read() as db:
-            run = history.newest_run(db)
+            run, away = history.newest_run(db), waited_for(db)
         about = (run.run, run.status, run.stop) if run else ()
-        return (entries, *about, self._connected())
+        return (entries, *about, self._connected(), *away)
 
     def overview(self) -> dict[str, Any]:
-        """Return what is happening now: the sentence, until when the step may last, and what stands behind it."""
+        """Return what is happening now: the sentence, and what stands behind it."""
         index, progress = self._course.now()
         with self._state.store.read() as db:
             now = scene(db, self._state.models, progress, self._connected())
         run = now.run
         return {
             "sentence": sentence(now),
-            "deadline": deadline(now),
             "index": index,
             "run": None
             if run is None
@@ -60,6 +60,7 @@ class Views:
             "waiting": None if now.waiting is None else vars(now.waiting),
             "members": list(now.members),
             "online": None if now.online is None else list(now.online),
+            "away": [vars(one) for one in now.away],
         }
 
     def rounds(self, run: str = "") -> dict[str, Any] | None:

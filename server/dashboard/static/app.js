@@ -80,7 +80,6 @@ const app = {
     now.append(...this.page.module.view(this, this.data).filter(Boolean));
     patch(MAIN, now);
     frame();
-    tick();
   },
 
   async reload(quiet = false) {
@@ -224,20 +223,6 @@ async function route(focus = true) {
   }
 }
 
-/** Count down where a step has an end; not read out, for it changes every second. */
-function tick() {
-  for (const one of document.querySelectorAll('[data-deadline]')) {
-    const left = Math.round(Number(one.dataset.deadline) - Date.now() / 1000 - (app.skew ?? 0));
-    const text =
-      left > 90
-        ? `At most ${Math.round(left / 60)} minutes left for this step.`
-        : left > 0
-          ? `At most ${left} s left for this step.`
-          : 'This step’s time is up.';
-    if (one.textContent !== text) one.textContent = text;
-  }
-}
-
 const actions = {
   cancel: () => app.dialog.close(),
   again: () => app.reload(),
@@ -300,7 +285,6 @@ async function start() {
     welcome(reason);
     return;
   }
-  app.skew = app.session.now - Date.now() / 1000;
   const at = sessionStorage.getItem('moonflower.at');
   sessionStorage.removeItem('moonflower.at');
   if (at && !location.hash) history.replaceState(null, '', `/ui/${at}`);
@@ -314,7 +298,6 @@ async function start() {
     app.live = is;
     frame();
   });
-  setInterval(tick, 1000);
   await route(false);
   if (app.session && app.may(...READ)) {
     await log.look(app);

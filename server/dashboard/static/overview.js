@@ -22,7 +22,7 @@ export function view(app, { rounds, page }) {
     h('p', { class: 'over' }, app.session.federation),
     h('h1', { tabindex: -1 }, 'Now'),
     h('p', { class: 'lede', id: 'sentence', 'aria-live': 'polite' }, now.sentence),
-    now.deadline ? h('p', { class: 'left', 'data-deadline': now.deadline }, '') : null,
+    open && now.away.length ? away(now.away) : null,
     now.waiting && (now.waiting.approvals || !open) ? decide(app, now.waiting) : null,
     open && now.progress.members.length ? members(now) : null,
     h(
@@ -60,6 +60,38 @@ function decide(app, waiting) {
       `Version ${waiting.version}: ${waiting.approvals} of ${many(waiting.required, 'approval')} for ${what}, ${missing} missing. `,
     ),
     h('a', { href: `#/models/${waiting.version}` }, app.may('fl:approve') ? 'Look and decide' : 'Look at it'),
+  );
+}
+
+const STEPS = {
+  enrol: 'take part',
+  key: 'make the key of the circle',
+  seat: 'take its seat',
+  seal: 'send its sealed update',
+  answer: 'answer the list',
+  open: 'open the sum',
+};
+const WHY = { absent: 'not connected', silent: 'connected', broke: 'its process broke' };
+
+/** For whom the run waits; nothing is lost meanwhile, and nobody else has to do anything again. */
+function away(all) {
+  return h(
+    'ul',
+    { class: 'lines', 'aria-label': 'The run waits' },
+    all.map((one) =>
+      h(
+        'li',
+        { 'data-key': `away-${one.member}` },
+        when(one.since, true),
+        badge('warn', 'Waited for'),
+        h(
+          'span',
+          { class: 'about' },
+          `${one.member}, to ${STEPS[one.step] ?? one.step} · ${WHY[one.why] ?? one.why}` +
+            (one.returns ? ` · came back ${many(one.returns, 'time')}` : ''),
+        ),
+      ),
+    ),
   );
 }
 

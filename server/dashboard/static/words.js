@@ -14,6 +14,8 @@ const SAID = {
   seats_taken: 'Everybody takes part',
   answered: 'Answered',
   answer_refused: 'Answer refused',
+  waited_for: 'Waited for',
+  came_back: 'Came back',
   statistics_opened: 'Statistics opened',
   round_began: 'Round began',
   envelope_accepted: 'Update received',
@@ -33,7 +35,7 @@ const SAID = {
   rolled_back: 'Rolled back',
 };
 const BAD = new Set(['failed', 'refused_member', 'member_revoked', 'answer_refused', 'opening_refused', 'rejected']);
-const ODD = new Set(['refused', 'warned', 'envelope_refused', 'run_resumed', 'rolled_back']);
+const ODD = new Set(['refused', 'warned', 'waited_for', 'envelope_refused', 'run_resumed', 'rolled_back']);
 const GOOD = new Set(['promoted', 'released', 'approved']);
 
 const OTHER = {
