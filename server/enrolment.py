@@ -24,7 +24,7 @@ from ..protocol.messages import (
     TakeSeat,
 )
 from ..protocol.purposes import UPDATE
-from .records import history
+from .records import contexts, history
 from .records import members as roster
 from .rules import Odd, agree
 from .run import Run, Seats
@@ -36,17 +36,20 @@ A = TypeVar("A", bound=Body)
 def take_seats(run: Run) -> Seats:
     """Return the seats of everybody in the circle: at a run's start, and after the coordinator was started again.
 
-    Who is away is waited for.
+    Who is away is waited for. Where a sum is not over, members are shown the log as it was when that began: who has not
+    sealed yet would else be asked to in a context whose checkpoint it never saw.
 
     Raises:
         Refused: a member refused, or differs from the others; the code is the first one's.
     """
-    answers = _enrol(run)
+    with run.state.store.read() as db:
+        at = contexts.bound_to(db, run.id)
+    answers = _enrol(run, at)
     cards = [answers[member].card for member in run.circle.names]
     seated = parse_roster(cards, run.circle.pins)
     some = answers[run.circle.first]
     plan = planner.plan(len(cards), run.offer.crypto.value_bits, some.sizes[UPDATE.name])
-    key, signatures = _key(run, seated, answers)
+    key, signatures = _key(run, seated, answers, at)
     terms = Terms(run.circle, seated, plan, key, digest(some.frozen))
     about = template(run.id, run.offer, run.raw_offer, terms)
     with run.state.store.transaction() as db:
@@ -64,7 +67,7 @@ def take_seats(run: Run) -> Seats:
     return Seats(seated, plan, some.sizes, about)
 
 
-def _enrol(run: Run) -> Mapping[str, Enrolled]:
+def _enrol(run: Run, at: str) -> Mapping[str, Enrolled]:
     """Return what everybody in the circle said; a disagreement names member and field.
 
     Raises:
@@ -74,7 +77,7 @@ def _enrol(run: Run) -> Mapping[str, Enrolled]:
     answers: dict[str, Enrolled] = {}
     odd: dict[str, Odd] = {}
     wait = run.wait("enrol")
-    for came in run.ask(ENROL, dict.fromkeys(run.circle.names, request), wait):
+    for came in run.ask(ENROL, dict.fromkeys(run.circle.names, request), wait, at):
         try:
             answer = came.body()
             parse_roster([answer.card], {came.member: run.circle.pins.get(came.member, "")})
@@ -100,7 +103,7 @@ def _enrol(run: Run) -> Mapping[str, Enrolled]:
     return answers
 
 
-def _key(run: Run, seated: Roster, answers: Mapping[str, Enrolled]) -> tuple[str, dict[str, str]]:
+def _key(run: Run, seated: Roster, answers: Mapping[str, Enrolled], at: str) -> tuple[str, dict[str, str]]:
     """Let everybody take a seat under the circle's key; return its digest, and who signed that it holds it.
 
     Raises:
@@ -111,7 +114,7 @@ def _key(run: Run, seated: Roster, answers: Mapping[str, Enrolled]) -> tuple[str
     lacking = [member for member in seated.names if held[member] != held[first] or not held[member]]
     made = KeyMade(ciphertexts={}, signatures={})
     if lacking:
-        made = _ask_all(run, MAKE_KEY, {first: MakeKey(run=run.id, roster=cards)}, "key")[first]
+        made = _ask_all(run, MAKE_KEY, {first: MakeKey(run=run.id, roster=cards)}, "key", at)[first]
         if not {*made.ciphertexts} == {*made.signatures} == {*seated.names}:
             raise Refused("circle.key", f"{first!r} did not make the circle's key for everybody in it")
     requests = {
@@ -123,7 +126,7 @@ def _key(run: Run, seated: Roster, answers: Mapping[str, Enrolled]) -> tuple[str
         )
         for member in seated.names
     }
-    taken: dict[str, SeatTaken] = _ask_all(run, TAKE_SEAT, requests, "seat")
+    taken: dict[str, SeatTaken] = _ask_all(run, TAKE_SEAT, requests, "seat", at)
     key = taken[first].key
     if any(one.key != key for one in taken.values()):
         run.note("refused_member", member=first, code="circle.key")
@@ -131,10 +134,10 @@ def _key(run: Run, seated: Roster, answers: Mapping[str, Enrolled]) -> tuple[str
     return key, {member: taken[member].signature for member in seated.names}
 
 
-def _ask_all(run: Run, route: Route[Q, A], requests: Mapping[str, Q], step: str) -> dict[str, A]:
+def _ask_all(run: Run, route: Route[Q, A], requests: Mapping[str, Q], step: str, at: str) -> dict[str, A]:
     """Return every member's answer; one that refuses is named."""
     found: dict[str, A] = {}
-    for came in run.ask(route, requests, run.wait(step)):
+    for came in run.ask(route, requests, run.wait(step), at):
         try:
             found[came.member] = came.body()
         except Refused as error:

@@ -818,8 +818,7 @@ def problems(folder: Path, sent: Sent, reference: Mapping[str, Any], *, strict: 
     for (member, *place), envelopes in sent.envelopes.items():
         contexts = Counter(context for context, *_ in envelopes)
         expect(max(contexts.values()) == 1, f"{member} sent two envelopes of one context for {place}: {envelopes}")
-        # what is no update is asked for again under its number after a kill, bound to a newer checkpoint
-        expect(len(contexts) == 1 or place[0] != "update", f"{member} sealed {place} twice: {envelopes}")
+        expect(len(contexts) == 1, f"{member} sealed {place} twice: {envelopes}")
         known |= {(member, header) for *_, header in envelopes}
     lists: dict[str, set[tuple[str, str]]] = {}
     for entry in named("set_closed"):

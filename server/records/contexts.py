@@ -83,6 +83,12 @@ def going_on(db: Connection, run: str, number: int, purpose: str) -> RoundContex
     return None if fields is None else RoundContext(**json.loads(fields))
 
 
+def bound_to(db: Connection, run: str) -> str:
+    """Return the checkpoint that a run's sum which is not over is bound to; "" where there is none."""
+    found = db.execute(select(_contexts.c.fields).where(_contexts.c.run == run).limit(1)).scalar_one_or_none()
+    return "" if found is None else str(json.loads(found)["checkpoint"])
+
+
 def fix(db: Connection, context: str, total: str) -> None:
     """Record that a context's list is fixed, and the SHA-256 of its sealed total."""
     db.execute(_contexts.update().where(_contexts.c.context == context).values(total=total))
