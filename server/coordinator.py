@@ -31,7 +31,8 @@ from .releases.board import Board
 from .round import Rounds, good_ones, newest_whole, version_entry
 from .rules import Patience
 from .run import Run, Seats
-from .sums import Sums, Wire
+from .sums import Sums
+from .wire import Wire
 from .witnesses import Witnesses
 
 

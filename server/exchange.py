@@ -156,7 +156,7 @@ class Awaited:
         self.not_before = now + min(POLL_S * 2**self.broke, LONGEST_PAUSE_S) if self.broke else 0.0
 
 
-class Watch(Protocol):
+class Awaiting(Protocol):
     """What looks on while members are waited for."""
 
     @property
@@ -203,7 +203,7 @@ class Exchange:
         self,
         route: Route[Q, A],
         requests: Mapping[str, Q],
-        watch: Watch,
+        watch: Awaiting,
         letters: Attaching | None = None,
     ) -> Iterator[Answer[A]]:
         """Send each member its request; yield answers as they come, refusals among them.

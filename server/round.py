@@ -20,7 +20,8 @@ from .records.history import Round
 from .records.models import Entry, Models, best
 from .rules import JUNK, AgreedOpening, Collection, Patience
 from .run import Run
-from .sums import Sums, Wire
+from .sums import Sums
+from .wire import Wire
 
 
 class Rounds:

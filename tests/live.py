@@ -25,7 +25,7 @@ from moonflower.server.records.verify import verify
 
 Entry = dict[str, Any]
 FAST = ("training.rounds=3", "training.local_epochs=2", "training.report_every=0", "training.train_timeout_s=60")
-QUICK = {"away_after_s": 30.0}
+QUICK = {"away_after_s": 10.0}
 
 
 class Live:
