@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ..protocol.words import STEPS, WHY
+
 Event = dict[str, Any]
 OVER = frozenset({"promoted", "refused", "failed"})
 ODD = frozenset(
@@ -25,7 +27,7 @@ ODD = frozenset(
         "warned",
     }
 )
-STEPS = {"enrolled": "keys", "seats_taken": "keys", "round_began": "train", "set_closed": "open", "run_ended": "report"}
+SHOWN = {"enrolled": "keys", "seats_taken": "keys", "round_began": "train", "set_closed": "open", "run_ended": "report"}
 
 
 @contextmanager
@@ -44,8 +46,8 @@ def shown(rounds: int, *, quiet: bool) -> Iterator[Callable[[Event], None]]:
                 where = f"round {entry['number']}: " if entry.get("number") else ""
                 words = (event.replace("_", " "), entry.get("member", ""), _why(entry))
                 progress.console.print(where + " ".join(word for word in words if word), highlight=False)
-            if event in STEPS:
-                progress.update(bar, description=STEPS[event])
+            if event in SHOWN:
+                progress.update(bar, description=SHOWN[event])
 
         yield follow
 
@@ -54,5 +56,5 @@ def _why(entry: Event) -> str:
     """Return what stands behind an entry: its code, or of a waiting its step, why and since when."""
     details = entry.get("details", {})
     if entry["event"] == "waited_for":
-        return f"to {details['step']} since {details['since']}: {details['why']}"
+        return f"to {STEPS[details['step']]}, since {details['since']}: {WHY[details['why']]}"
     return str(entry.get("code", ""))

@@ -13,6 +13,7 @@ from rich.table import Table
 from ..configs.roles import OperatorConfig, load_config
 from ..configs.settings import load_run
 from ..federation.folder import fresh
+from ..protocol.words import WHY
 from ..report import table as report
 from . import following
 from .options import OPERATOR, AsJson, Operator, Out, Overrides, RunConfig
@@ -94,7 +95,9 @@ def runs(operator: Operator = OPERATOR, as_json: AsJson = False) -> None:
         return
     table = Table("run", "status", "rounds", "")
     for one in found:
-        waits = ", ".join(f"{away['member']} ({away['why']}) since {away['since']}" for away in one["away"])
+        waits = ", ".join(
+            f"{away['member']} ({WHY.get(away['why'], away['why'])}) since {away['since']}" for away in one["away"]
+        )
         said = f"waits for {waits}" if waits else one["code"]
         table.add_row(one["run"], one["status"], f"{one['rounds']} of {one['of']}", said)
     with page() as console:

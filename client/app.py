@@ -41,6 +41,7 @@ from ..protocol.messages import (
     Enrolled,
     KeyMade,
     MakeKey,
+    Noted,
     Open,
     Opened,
     Refusal,
@@ -48,9 +49,11 @@ from ..protocol.messages import (
     Sealed,
     SeatTaken,
     TakeSeat,
+    Waits,
 )
 from ..protocol.purposes import Purpose
 from ..protocol.records import from_records, to_records
+from ..protocol.words import STEPS, WHY
 from . import answering, circle_key, guard
 from .guard import OwnAnswer, SealList
 from .learning.learner import Learner
@@ -321,6 +324,22 @@ class Member:
             self.ledger.metric,
         )
 
+    def note(self, request: Waits) -> Noted:
+        """Write into the own log for whom the run waits, once for each change; it asks for nothing."""
+        known = {*self._agreement(request.run).circle.names}
+        step = STEPS.get(request.step, "answer")
+        for member, since in request.since.items():
+            if member not in known:
+                raise Refused("envelope.member", "the run waits for somebody who is not in this member's circle")
+            why = WHY.get(request.why.get(member, ""), "away")
+            back = request.returns.get(member, 0)
+            often = f", came back {back} times" if back else ""
+            logger.warning(
+                "the run waits for %s to %s, since %s (%s%s); nothing is lost and nothing is to be done here",
+                *(member, step, logs.printable(since[:40]), why, often),
+            )
+        return Noted()
+
     def answer(self, request: type[Body], records: RecordDict) -> RecordDict:
         """Return the reply to a message: what was asked for, or a refusal that holds a code and nothing else."""
         handlers: dict[type[Body], Callable[[Any], Body]] = {
@@ -330,6 +349,7 @@ class Member:
             Seal: self.seal,
             Ask: self.answer_list,
             Open: self.open,
+            Waits: self.note,
         }
         asked: Body | None = None
         with logs.about(member=self.identity.name, run="", round=0):

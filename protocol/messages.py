@@ -270,6 +270,33 @@ class Opened(Body):
     open_s: float = Field(ge=0)
 
 
+class Waits(Body):
+    """Tells a member that has done its part for whom the run waits; nothing is asked of it.
+
+    Attributes:
+        run: that waits.
+        number: of the round; 0 before the first.
+        step: what is awaited, one of ``words.STEPS``.
+        since: member → when it was asked first; ISO 8601, UTC.
+        why: member → one of ``words.WHY``.
+        returns: member → how often its node came back meanwhile.
+    """
+
+    kind = "waits"
+    run: str
+    number: int
+    step: str
+    since: dict[str, str]
+    why: dict[str, str]
+    returns: dict[str, int]
+
+
+class Noted(Body):
+    """The member has written it into its own log."""
+
+    kind = "noted"
+
+
 @dataclass(frozen=True)
 class Route(Generic[Q, A]):
     """A kind of exchange.
@@ -291,4 +318,7 @@ TAKE_SEAT = Route("query.take_seat", TakeSeat, SeatTaken)
 SEAL = Route("train.seal", Seal, Sealed)
 ANSWER = Route("query.answer", Ask, Answered)
 OPEN = Route("evaluate.open", Open, Opened)
-ROUTES: dict[str, Route[Any, Any]] = {route.name: route for route in (ENROL, MAKE_KEY, TAKE_SEAT, SEAL, ANSWER, OPEN)}
+TELL = Route("query.tell", Waits, Noted)
+ROUTES: dict[str, Route[Any, Any]] = {
+    route.name: route for route in (ENROL, MAKE_KEY, TAKE_SEAT, SEAL, ANSWER, OPEN, TELL)
+}

@@ -17,7 +17,7 @@ from flwr.app import Message, RecordDict
 
 from .. import logs
 from ..errors import Refused
-from ..protocol.messages import Body, Refusal, Route
+from ..protocol.messages import TELL, Body, Refusal, Route, Waits
 from ..protocol.records import from_records, kind_of, to_records
 
 logger = logging.getLogger(__name__)
@@ -163,8 +163,8 @@ class Awaiting(Protocol):
     def until(self) -> float:
         """Return when nobody is waited for any longer."""
 
-    def look(self, awaited: Mapping[str, Awaited], now: float) -> None:
-        """Look at who has not answered; whatever it raises ends the waiting."""
+    def look(self, awaited: Mapping[str, Awaited], now: float) -> Waits | None:
+        """Look at who has not answered; return what all others are to be told. Whatever it raises ends the waiting."""
 
     def came(self, member: str) -> None:
         """A member answered."""
@@ -231,7 +231,9 @@ class Exchange:
                     asked.message = self._send(route.name, member, requests[member], node, letters)
                     if asked.message:
                         asked.node, senders[asked.message], asked.sent = node, member, self._clock.now()
-            watch.look(waiting, self._clock.now())
+            if (told := watch.look(waiting, self._clock.now())) is not None:
+                for member in requests.keys() & connected.keys() - waiting.keys():
+                    self._send(TELL.name, member, told, connected[member], letters)
             came = False
             for reply in self._grid.pull_messages([one for one, member in senders.items() if member in waiting]):
                 came = True

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -19,16 +18,17 @@ from ..crypto.answer_plan import AnswerSum, answer_plan
 from ..crypto.sealed import Sum
 from ..errors import InputError, Refused, TooFew
 from ..protocol import model_version
-from ..protocol.answer import SignedAnswer, list_digest
+from ..protocol.answer import list_digest
 from ..protocol.context import RoundContext
 from ..protocol.envelope import Envelope, RawEnvelope, SignedHeader
-from ..protocol.messages import ANSWER, OPEN, SEAL, Answered, Ask, Open, Opened, RoundRequest, Seal, Sealed
+from ..protocol.messages import ANSWER, OPEN, SEAL, Ask, Opened, RoundRequest, Seal, Sealed
 from ..protocol.purposes import UPDATE, Purpose
 from .exchange import Answer
+from .opening import GivenAnswers, Opening
 from .records import contexts
 from .records.contexts import KeptAnswer
 from .records.models import Entry
-from .rules import AgreedOpening, Collection, Hearing, check_answer
+from .rules import AgreedOpening, Collection, Hearing
 from .run import Run, Seats
 from .wire import Wire
 
@@ -72,22 +72,6 @@ class Collected:
     def sha256(self) -> str:
         """SHA-256 of the total."""
         return hashlib.sha256(self.total).hexdigest()
-
-
-@dataclass
-class _Answers:
-    """Everybody's answers to a list.
-
-    Attributes:
-        running: their sum.
-        documents, signatures, seeds, sealed: by member.
-    """
-
-    running: AnswerSum
-    documents: dict[str, bytes] = field(default_factory=dict)
-    signatures: dict[str, bytes] = field(default_factory=dict)
-    seeds: dict[str, bytes] = field(default_factory=dict)
-    sealed: dict[str, bytes] = field(default_factory=dict)
 
 
 class Sums:
@@ -257,7 +241,7 @@ class Sums:
             return agreed, None
         return agreed, self._result(context, request, agreed, results)
 
-    def _answers(self, collected: Collected) -> _Answers:
+    def _answers(self, collected: Collected) -> GivenAnswers:
         """Return everybody's answer to a list.
 
         Raises:
@@ -265,14 +249,16 @@ class Sums:
         """
         run, context, refused = self._run, collected.context, dict[str, str]()
         requests = {member: self.sent(member, self._answer_request(collected)) for member in self.seats.roster.names}
-        found = self._answers_before(context, requests)
+        found = GivenAnswers(context, self.seats.roster, AnswerSum(answer_plan(self.seats.plan)))
+        with run.state.store.read() as db:
+            found.take_up(contexts.answers(db, context.digest), requests)
         wait = run.wait("answer", context.number)
         missing = {member: asked for member, asked in requests.items() if member not in found.documents}
         for came in run.ask(ANSWER, missing, wait):
             member = came.member
             try:
                 answered = came.body()
-                signed = self._add_answer(found, context, member, requests[member], answered)
+                signed = found.add(member, requests[member], answered)
             except Refused as error:
                 refused[member] = error.code
                 self._note("answer_refused", context, member=member, code=error.code)
@@ -292,31 +278,7 @@ class Sums:
             raise Refused(refused[min(refused)], f"only all answers together open a sum; not there: {said}")
         return found
 
-    def _answers_before(self, context: RoundContext, requests: Mapping[str, Ask]) -> _Answers:
-        """Return the answers that came before the coordinator was started again."""
-        found = _Answers(AnswerSum(answer_plan(self.seats.plan)))
-        with self._run.state.store.read() as db:
-            kept = contexts.answers(db, context.digest)
-        for member, one in kept.items():
-            with suppress(Refused):  # about an envelope that was lost here and sealed anew
-                self._add_answer(found, context, member, requests[member], Answered(**vars(one), answer_s=0.0))
-        return found
-
-    def _add_answer(
-        self, found: _Answers, context: RoundContext, member: str, asked: Ask, answered: Answered
-    ) -> SignedAnswer:
-        """Check an answer and add it.
-
-        Raises:
-            Refused: it is not added.
-        """
-        signed = check_answer(context, self.seats.roster, member, answered, _list_of(asked), asked.total)
-        found.seeds[member] = found.running.add(answered.answer)
-        found.documents[member], found.signatures[member] = signed.data, signed.signature
-        found.sealed[member] = answered.answer
-        return signed
-
-    def _heard(self, collected: Collected, best: str, request: _Opening, results: dict[str, bytes]) -> AgreedOpening:
+    def _heard(self, collected: Collected, best: str, request: Opening, results: dict[str, bytes]) -> AgreedOpening:
         """Have everybody open and judge, and return what all say.
 
         Where the sum of the answers did not open, openers get the answers themselves: then it was the coordinator who
@@ -346,7 +308,7 @@ class Sums:
         return hearing.conclude()
 
     def _result(
-        self, context: RoundContext, request: _Opening, agreed: AgreedOpening, results: dict[str, bytes]
+        self, context: RoundContext, request: Opening, agreed: AgreedOpening, results: dict[str, bytes]
     ) -> model_version.Version:
         """Return the version that everybody signed; ask all others where the first did not send it."""
         wanted = agreed.statement.sha256
@@ -406,14 +368,14 @@ class Sums:
             total=collected.sha256,
         )
 
-    def _open_request(self, collected: Collected, answers: _Answers, best: str) -> _Opening:
+    def _open_request(self, collected: Collected, answers: GivenAnswers, best: str) -> Opening:
         keys = answers.running.dump()
         if collected.purpose.when == "round":
             base = self._run.state.models.path(collected.context.base).stat().st_size
             pieces = (*answers.documents.values(), *answers.signatures.values(), *answers.seeds.values())
             listed = (*(one.data + one.signature for one in collected.headers.values()), *pieces)
             self._wire.download_bytes.append(base + sum(map(len, listed)) + len(keys) + len(collected.total))
-        return _Opening(self._round(collected.context), answers, keys, collected.total, best)
+        return Opening(self._round(collected.context), answers, keys, collected.total, best)
 
     # What the drills of a dishonest coordinator replace.
 
@@ -427,36 +389,6 @@ class Sums:
 
     def _note(self, event: str, about: RoundContext, /, **details: Any) -> None:
         self._run.note(event, number=about.number, purpose=about.purpose, **details)
-
-
-@dataclass(frozen=True)
-class _Opening:
-    """What openers are sent; the same for all but for who sends the result, and who gets the answers themselves."""
-
-    round: Mapping[str, Any]
-    answers: _Answers
-    keys: bytes
-    total: bytes
-    best: str
-
-    def body(self, *, upload: bool, whole: bool = False) -> Open:
-        """Return the request."""
-        answers = self.answers
-        return Open(
-            **self.round,
-            documents=answers.documents,
-            signatures=answers.signatures,
-            seeds=answers.seeds,
-            keys=self.keys,
-            answers=answers.sealed if whole else {},
-            total=self.total,
-            best=self.best,
-            upload=upload,
-        )
-
-
-def _list_of(asked: Ask) -> str:
-    return list_digest(hashlib.sha256(header).hexdigest() for header in asked.headers.values())
 
 
 def _keep(result: bytes, results: dict[str, bytes]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from ..protocol.messages import Waits
 from .records import waiting
 from .records.waiting import WaitedFor
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from .run import Run
 
 LOOK_S = 0.5  # between two looks at who is missing, and whether somebody asked for the run's end
+RETURNS = 10  # of a node, after which the others are told again
 GRACE_S = 5.0  # for those who have not answered yet, once one refused: then the number has failed
 
 
@@ -39,14 +41,14 @@ class Wait:
     _named: dict[str, WaitedFor] = field(default_factory=dict)
     _looked: float = -math.inf
 
-    def look(self, awaited: Mapping[str, Awaited], now: float) -> None:
-        """Look at who is missing; name in log and records who is for long.
+    def look(self, awaited: Mapping[str, Awaited], now: float) -> Waits | None:
+        """Look at who is missing; name in log and records who is for long, and return that to tell all others.
 
         Raises:
             Ended: ``run.stopped``.
         """
         if now - self._looked < LOOK_S:
-            return
+            return None
         self._looked = now
         self.run.check_stop()
         found = {
@@ -55,14 +57,16 @@ class Wait:
             if now - one.since >= self._after(one)
         }
         if found == self._named:
-            return
+            return None
         with self.run.state.store.transaction() as db:
             for member, one in found.items():
                 if member not in self._named:
                     what = {"step": self.step, "why": one.why, "since": one.since}
                     self.run.log(db, "waited_for", number=self.number, member=member, code="circle.away", **what)
             waiting.write(db, self.run.id, found.values())
+        news = {*found} - {*self._named} or any(one.returns % RETURNS == 1 for one in found.values())
         self._named = found
+        return self._told(found) if news else None
 
     def came(self, member: str) -> None:
         """A member answered; if it was named, the log says that it came."""
@@ -84,6 +88,16 @@ class Wait:
             with self.run.state.store.transaction() as db:
                 waiting.write(db, self.run.id, ())
             self._named = {}
+
+    def _told(self, found: Mapping[str, WaitedFor]) -> Waits:
+        return Waits(
+            run=self.run.id,
+            number=self.number,
+            step=self.step,
+            since={member: one.since for member, one in found.items()},
+            why={member: one.why for member, one in found.items()},
+            returns={member: one.returns for member, one in found.items()},
+        )
 
     def _after(self, one: Awaited) -> float:
         away = self.run.exchange.away_after_s

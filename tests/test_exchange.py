@@ -13,8 +13,8 @@ from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 from moonflower.errors import Refused
 from moonflower.federation.grid import LocalGrid
-from moonflower.protocol.messages import TAKE_SEAT, Refusal, SeatTaken, TakeSeat
-from moonflower.protocol.records import to_records
+from moonflower.protocol.messages import TAKE_SEAT, TELL, Refusal, SeatTaken, TakeSeat, Waits
+from moonflower.protocol.records import from_records, to_records
 from moonflower.server.exchange import (
     BEHIND,
     INVALID_FAB,
@@ -48,15 +48,20 @@ class Watching:
     """What looks on, until a moment; it keeps what it saw."""
 
     until: float
+    telling: float = 1e9
     seen: dict[str, list[tuple[bool, int, int]]] = field(default_factory=dict)
     arrived: list[str] = field(default_factory=list)
 
-    def look(self, awaited: Mapping[str, Awaited], now: float) -> None:
+    def look(self, awaited: Mapping[str, Awaited], now: float) -> Waits | None:
         for member, one in awaited.items():
             assert one.since <= now
             found = (one.connected, one.returns, one.broke)
             if self.seen.setdefault(member, [found])[-1] != found:
                 self.seen[member].append(found)
+        if now < self.telling:
+            return None
+        self.telling = 1e9
+        return Waits(run="r", number=0, step="seat", since=dict.fromkeys(awaited, ""), why={}, returns={})
 
     def came(self, member: str) -> None:
         self.arrived.append(member)
@@ -109,9 +114,9 @@ class Grid:
         self.asked_for = max(self.asked_for, len(messages))
         return [self.replies.pop(one) for one in messages if one in self.replies]
 
-    def ask(self, *members: str, timeout_s: float = 10.0) -> dict[str, str]:
+    def ask(self, *members: str, timeout_s: float = 10.0, telling: float = 1e9) -> dict[str, str]:
         """Ask members and wait so long; return what came of it, "" for an answer."""
-        self.watch = Watching(self.time + timeout_s)
+        self.watch = Watching(self.time + timeout_s, telling)
         exchange = Exchange(self, IDS, lambda: self.nodes, self, revoked=lambda: self.revoked)  # type: ignore[arg-type]
         found: dict[str, str] = {}
         request = TakeSeat(run="r", roster=[], ciphertext=b"", signature=b"")
@@ -140,6 +145,20 @@ def test_who_does_not_answer_is_waited_for_to_the_end_and_not_named(timeout_s: f
     assert grid.ask(timeout_s=timeout_s) == {"anna": ""}
     assert grid.watch.arrived == ["anna"]
     assert grid.time == pytest.approx(timeout_s, abs=0.3)
+
+
+def test_who_has_answered_is_told_for_whom_the_others_wait_and_nobody_waits_for_that() -> None:
+    told: list[Message] = []
+
+    def take(message: Message) -> None:
+        told.append(message)
+
+    grid = Grid(anna=[answers, take], bert=[is_lost])
+    assert grid.ask(telling=5.0) == {"anna": ""}
+    (message,) = told
+    assert message.metadata.message_type == TELL.name
+    assert from_records(Waits, message.content).since == {"bert": ""}
+    assert [member for time, member in grid.sent if time >= 5.0] == ["anna"]
 
 
 def test_a_refusal_is_its_code() -> None:

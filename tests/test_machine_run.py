@@ -32,6 +32,7 @@ from moonflower.protocol.records import from_records, kind_of, to_records
 from moonflower.protocol.statement import Statement
 from moonflower.server.coordinator import Coordinator
 from moonflower.server.door.api import Api
+from moonflower.server.opening import GivenAnswers
 from moonflower.server.records import history
 from moonflower.server.records.models import Models
 from moonflower.server.records.state import State
@@ -506,7 +507,7 @@ WEAKENED = (
     without(Api, "_queue", "if history.open_runs(db):", "if False:"),
     without(Rounds, "_begin", "if going is not None and going.round == planned:", "if False:"),
     without(Sums, "_take_up", "kept = contexts.envelopes(db, context.digest)", "kept = {}"),
-    without(Sums, "_answers_before", "kept = contexts.answers(db, context.digest)", "kept = {}"),
+    without(GivenAnswers, "take_up", "kept.items()", "()"),
     without(Sums, "context", "checkpoint = begun.checkpoint if begun else", "checkpoint ="),
     without(Rounds, "_judge", "self._state.models.write(candidate)", "pass"),
     without(Rounds, "_judge", "self._state.models.record(db, entry)", "pass"),

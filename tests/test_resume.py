@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from moonflower.errors import Refused
-from moonflower.protocol.messages import Answered, Enrol, MakeKey, Opened, Seal, Sealed, TakeSeat
+from moonflower.protocol.messages import Answered, Enrol, MakeKey, Noted, Opened, Seal, Sealed, TakeSeat, Waits
 from moonflower.protocol.records import from_records
 from moonflower.server.records import history
 from moonflower.server.records.models import Models
@@ -301,6 +301,24 @@ def test_who_is_away_is_waited_for_and_nobody_repeats_anything(
     assert one.model().sha256 == undisturbed[0]
     check_nothing_was_done_twice(one)
     one.check_log()
+
+
+def test_a_member_writes_into_its_own_log_for_whom_the_run_waits(
+    federation: Callable[..., Federation], caplog: pytest.LogCaptureFixture
+) -> None:
+    one = federation()
+    one.kill_at = at("round_began", 1)
+    assert one.carry_out() == "killed"
+    member = one.members["Cleveland"]
+    waits = {"run": "run-1", "number": 1, "step": "seal"}
+    asked = Waits(**waits, since={DORA: "2026-11-29T10:05:00Z\nevil"}, why={DORA: "absent"}, returns={DORA: 3})
+    assert member.note(asked) == Noted()
+    said = caplog.messages[-1]
+    assert said.startswith(f"the run waits for {DORA} to send its sealed vector, since 2026-11-29T10:05:00Z evil")
+    assert "(not connected, came back 3 times)" in said
+    with pytest.raises(Refused) as refusal:
+        member.note(Waits(**waits, since={"eve": ""}, why={}, returns={}))
+    assert refusal.value.code == "envelope.member"
 
 
 def test_a_run_does_not_begin_without_everybody_and_can_be_stopped_meanwhile(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from .overview import WHY
+from ...protocol.words import STEPS, WHY
 
 logger = logging.getLogger(__name__)
 SAID = {
@@ -30,14 +30,6 @@ SAID = {
     "released": "a model version was released",
     "rolled_back": "an earlier model version is released again",
     "warned": "warning",
-}
-STEPS = {
-    "enrol": "take part",
-    "key": "make the circle's key",
-    "seat": "take its seat",
-    "seal": "send its sealed update",
-    "answer": "answer the list",
-    "open": "open the sum",
 }
 WARNED = {
     "seats": "seats could not be taken",

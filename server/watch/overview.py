@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from ...protocol.purposes import TALLIES, UPDATE
+from ...protocol.words import WHY
 from ..records import history
 from ..records import members as roster
 from ..records.history import RunRow
@@ -30,13 +31,6 @@ ENDED = {
     "policy": "was ended by its own rules",
     "stopped": "was stopped",
     "failed": "failed",
-}
-
-
-WHY = {
-    "absent": "not connected",
-    "silent": "connected, and has not answered",
-    "broke": "its process broke and is asked again",
 }
 
 
