@@ -19,6 +19,7 @@ from moonflower.errors import AuditError, InputError, Refused
 from moonflower.protocol.statement import Proof, Statement, Words, vote_bytes
 from moonflower.server.evidence.certificate import build_certificate, proved_set, verify_certificate
 from moonflower.server.evidence.gather import gather
+from moonflower.server.records import history
 from moonflower.server.records.log import MAX_ENTRY_BYTES
 from moonflower.server.records.log_key import open_signer
 from moonflower.server.records.source import Record, opened
@@ -179,14 +180,27 @@ def test_rounds_that_were_refused_or_broken_off_have_certificates_too(federation
     two.kill_at = lambda entry: entry["event"] == "opened" and entry["number"] == 1
     assert two.carry_out() == "killed"
     assert Log(two.folder).build(1)["verdict"] is None
-    assert two.carry_out() == "done"
-    log = Log(two.folder)
-    failed = {"status": "failed", "code": "run.interrupted", "median": None, "votes": {}}
-    assert log.build(1)["verdict"] == failed
-    assert log.build(2)["verdict"]["status"] == "promoted"
+    with two.state.store.transaction() as db:
+        history.request_stop(db, "run-1")
+    assert two.carry_out() == "stopped run.stopped"
+    failed = {"status": "failed", "code": "run.stopped", "median": None, "votes": {}}
+    assert Log(two.folder).build(1)["verdict"] == failed
+
+
+def test_a_round_that_went_on_after_its_coordinator_died_has_one_certificate(
+    federation: Callable[..., Federation],
+) -> None:
+    one = federation()
+    one.kill_at = lambda entry: entry["event"] == "opened" and entry["number"] == 1
+    assert one.carry_out() == "killed"
+    one.kill_at = lambda entry: False
+    assert one.carry_out() == "done"
+    assert len([e for e in one.events("opened") if e["number"] == 1 and e["details"]["purpose"] == "update"]) == 2
+    assert Log(one.folder).build(1)["verdict"]["status"] == "promoted"
 
 
 def test_a_sum_that_was_closed_twice_is_certified_as_it_was_opened(federation: Callable[..., Federation]) -> None:
+    """An envelope was lost at both ends before anybody answered, and was sealed anew."""
     one = federation()
     one.kill_at = lambda entry: entry["event"] == "set_closed" and entry["number"] == 0
     assert one.carry_out() == "killed"
@@ -195,6 +209,10 @@ def test_a_sum_that_was_closed_twice_is_certified_as_it_was_opened(federation: C
     with pytest.raises(InputError, match="no sum was opened as statistics 0"):
         Log(folder).build(0, "statistics")
     assert proved_set(gather(Log(folder).records, 0, "statistics", last="set_closed"), Log(folder).verifier)
+    (closed,) = one.events("set_closed")
+    one.state.envelopes.path(0, closed["details"]["headers"]["Hungary"]).unlink()
+    held = one.members["Hungary"].held
+    held.drop(held.contexts()[0])
     assert one.carry_out() == "done"
     assert len([e for e in one.events("set_closed") if e["number"] == 0]) == 2
     sum_of = {e["details"]["sum"]: e["index"] for e in one.events("set_closed") if e["number"] == 0}

@@ -22,6 +22,7 @@ from moonflower.protocol.messages import (
     Enrolled,
     KeyMade,
     MakeKey,
+    Noted,
     Open,
     Opened,
     Refusal,
@@ -29,6 +30,7 @@ from moonflower.protocol.messages import (
     Sealed,
     SeatTaken,
     TakeSeat,
+    Waits,
 )
 from moonflower.protocol.records import BLOB, ENVELOPE, INLINE_BYTES, from_records, to_records
 from pydantic import ValidationError
@@ -68,6 +70,8 @@ MESSAGES: list[Body] = [
     Answered(document=b"d", signature=b"s", answer=b"a", answer_s=0.1),
     Open(**OPEN),
     Open(**{**OPEN, "answers": {"a b": b"7", "ü": b"8"}}),
+    Waits(run="r", number=2, step="seal", since={"a": "2026"}, why={"a": "absent"}, returns={"a": 1}),
+    Noted(),
     Opened(statement=b"s", signature=b"t", vote=None, vote_signature=b"v", result=b"", open_s=0.0),
 ]
 

@@ -69,8 +69,7 @@ def gather(
             found.append(LogEntry(at, record.entry, value))
     try:
         chosen = _choose(found, number, purpose, run, last)
-        label = named(chosen, "set_closed").details["context"]["checkpoint"]
-        growth = tree.consistency(int(label.split(" ", 1)[0]))
+        growth = tree.consistency(_witnessed(named(chosen, "set_closed")))
     except ODD:
         raise bad(f"the log's entries of round {number} have another form; another version wrote them") from None
     return {
@@ -108,7 +107,7 @@ def _choose(found: Sequence[LogEntry], number: int, purpose: str, run: str, last
         wanted = parse_canonical(opened[0].details["statement"].encode())["context"]
         of_run = [entry for entry in of_run if entry.event != "set_closed" or _context_of(entry) == wanted]
     closed = [entry for entry in of_run if entry.event == "set_closed" and purpose_of(entry) == purpose][-1]
-    began = [entry for entry in of_run if entry.event == "seats_taken" and entry.index < closed.index][-1]
+    began = [entry for entry in of_run if entry.event == "seats_taken" and entry.index < _witnessed(closed)][-1]
     cards = {
         entry.value["member"]: entry for entry in of_run if entry.event == "enrolled" and entry.index < began.index
     }
@@ -119,6 +118,11 @@ def _choose(found: Sequence[LogEntry], number: int, purpose: str, run: str, last
     ]
     roster = [cards[member] for member in began.details["members"]]
     return sorted([named(of_run, "run_began"), *roster, began, closed, *opened, *ended], key=lambda entry: entry.index)
+
+
+def _witnessed(closed: LogEntry) -> int:
+    """Return how much of the log a sum is bound to; seats may have been taken anew since, after a restart."""
+    return int(closed.details["context"]["checkpoint"].split(" ", 1)[0])
 
 
 def named(entries: Iterable[LogEntry], event: str) -> LogEntry:
