@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..canonical import canonical
-from ..client.keyring import identity_of, make_keys
+from ..client.keyring import identity_of, load_keys, make_keys
 from ..configs.roles import ClientConfig, ServerConfig, load_config
 from ..crypto.identity import parse_card
 from ..errors import InputError, Refused
@@ -207,6 +207,50 @@ def journal(
         table.add_row(*(Text(printable(word)) for word in words))
     with page(uncut=True) as console:
         console.print(table)
+
+
+@member.command("statistics")
+def statistics(
+    config: ClientFile,
+    delete_gone: Annotated[
+        bool,
+        typer.Option(
+            "--delete-gone",
+            help="Let go at once of rows that are gone from the table, and of min_count - 1 others of their part each.",
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")] = False,
+) -> None:
+    """Show which rows this node uses, and how they differ from its table: counts that are for its operator alone.
+
+    A run uses the rows of the run before until a part has changed by min_count rows or more. --delete-gone needs the
+    client to be stopped; what it sealed and nobody opened goes as well.
+    """
+    from ..client.live import OwnRows, snapshots_of
+    from ..client.node.keeper import locked
+    from ..client.seals import FOLDER, Seals
+
+    settings = load_config(ClientConfig, config)
+    secret = load_keys(settings.client.state).secret
+    with _ledger(settings) as ledger:
+        rows = OwnRows(settings, secret)
+        found = snapshots_of(settings, secret, ledger, Seals(settings.client.state / FOLDER))
+        table, changed = rows.now(), list[str]()
+        if delete_gone:
+            with locked(settings.client.state):
+                changed = found.delete_gone(table)
+        states = found.states(table)
+    if as_json:
+        typer.echo(json.dumps({"parts": [vars(one) for one in states], "deleted": changed}))
+        return
+    shown = Table("part", "rows in use", "rows in the table", "changed", "replaced at", "gone")
+    for one in states:
+        shown.add_row(one.name, *(str(n) for n in (one.in_use, one.table, one.changed, one.least, one.gone)))
+    with page() as console:
+        console.print(shown if states else "No run has used rows of this node yet: the next one uses the table's.")
+    if delete_gone:
+        said = f"deleted from {' and '.join(changed)}" if changed else "no row in use is gone from the table"
+        typer.echo(said, err=True)
 
 
 def _short(value: object) -> str:

@@ -78,7 +78,7 @@ class Member:
         pins: every member's pin by name, this one's own included: the circle.
         ledger: the member's store.
         held: what it sealed and did not answer yet.
-        learner_for: makes the learner for a run's offer from the node's own data.
+        learner_for: makes the learner for an offer and its run from the node's own data.
         schema_digest: of the node's own schema.
         clock: seconds since 1970.
         kit: what it works with; None for that of every member.
@@ -92,7 +92,7 @@ class Member:
         pins: Mapping[str, str],
         ledger: Ledger,
         held: Seals,
-        learner_for: Callable[[Offer], Learner],
+        learner_for: Callable[[Offer, str], Learner],
         schema_digest: str,
         clock: Callable[[], float] = time.time,
         kit: Kit | None = None,
@@ -267,7 +267,7 @@ class Member:
             offer = self._admit(kept.offer)
             smallest = max(self.floor.min_members, offer.federation.min_members)
             circle = Circle.of(offer.federation.name, self.pins, offer.federation.practice, smallest)
-            self._agreed = {run: Agreed.to(offer, kept.offer, self._learner_for(offer), self.kit.purposes, circle)}
+            self._agreed = {run: Agreed.to(offer, kept.offer, self._learner_for(offer, run), self.kit.purposes, circle)}
             self._seated = {}
         return self._agreed[run]
 

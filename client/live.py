@@ -20,13 +20,15 @@ from ..errors import InputError, nearest
 from .app import Member, client_app
 from .keyring import identity_of, load_keys
 from .learning.learner import Learner
-from .learning.rows import Rows
+from .learning.rows import Rows, Split
 from .learning.sources import source_of
 from .learning.splits import partition, split
 from .learning.torch import TorchLearner
 from .ledger.ledger import FILE_NAME, Ledger
 from .seals import FOLDER, Seals
 from .secret import NodeSecret
+from .snapshots import FOLDER as SNAPSHOT
+from .snapshots import Snapshots
 from .tasks import Task, load_task, schema_for
 
 logger = logging.getLogger(__name__)
@@ -40,29 +42,32 @@ class OwnRows:
     Args:
         config: ``[client] member`` picks the rows where ``[data] site`` or ``[simulate]`` deal the table out.
         secret: the node's: it deals the rows to training, validation and test.
+        snapshots: which of the rows a run uses; None for those of the table as it is.
 
     Raises:
         InputError: config or data are wrong.
     """
 
-    def __init__(self, config: ClientConfig, secret: NodeSecret) -> None:
+    def __init__(self, config: ClientConfig, secret: NodeSecret, snapshots: Snapshots | None = None) -> None:
         if not config.client.tasks:
             raise InputError("config.value", "[client] tasks is empty; expected the tasks that this node runs")
-        self._config, self._secret = config, secret
+        self._config, self._secret, self.snapshots = config, secret, snapshots
         self._kept: tuple[bytes, Rows] | None = None
         self.schema = self._check()
 
-    def learner(self, offer: Offer) -> Learner:
+    def learner(self, offer: Offer, run: str) -> Learner:
         """Return the learner of a run whose task the node's floor admits.
 
         Raises:
             InputError: task or data are wrong.
+            Refused: ``snapshot.lost``, ``snapshot.small``.
         """
         task = load_task(offer.task.ref, offer.task.options)
         schema = schema_for(task, self._config.data)
-        seed, name = offer.training.seed, self._config.client.member
-        rows = self._own(self._table(task, offer.task, schema), seed)
-        parts = split(rows, self._config.data, secret=self._secret, member=name)
+        seed = offer.training.seed
+        parts = self._split(task, offer.task, schema, seed)
+        if self.snapshots is not None:
+            parts = self.snapshots.of_run(run, parts)
         return TorchLearner(task, parts, schema, seed=seed, secret=self._secret)
 
     def _check(self) -> Schema:
@@ -77,10 +82,22 @@ class OwnRows:
             logger.warning("the data is not checked before the first run: %s needs options that only a run has", first)
             return own
         schema = own or schema_for(task, data)
-        rows = self._own(self._table(task, TaskSettings(ref=first), schema), ANY_SEED)
-        split(rows, data, secret=self._secret, member=self._config.client.member)
+        self._split(task, TaskSettings(ref=first), schema, ANY_SEED)
         logger.info("data and schema are in order")  # how many rows there are stays out of every log
         return schema
+
+    def now(self) -> Split:
+        """Return the table's rows as it is now, as the first task of the list reads them.
+
+        Raises:
+            InputError: task or data are wrong.
+        """
+        first = self._config.client.tasks[0]
+        return self._split(load_task(first, {}), TaskSettings(ref=first), self.schema, ANY_SEED)
+
+    def _split(self, task: Task, about: TaskSettings, schema: Schema, seed: int) -> Split:
+        rows = self._own(self._table(task, about, schema), seed)
+        return split(rows, self._config.data, secret=self._secret, member=self._config.client.member)
 
     def _table(self, task: Task, about: TaskSettings, schema: Schema) -> Rows:
         """Return the whole table as a task reads it."""
@@ -113,9 +130,26 @@ def member_of(config: ClientConfig) -> Member:
     identity = identity_of(config)
     pins = {one.name: one.pin for one in config.member} | {own.member: identity.card.node.pin}
     secret = load_keys(own.state).secret
-    rows = OwnRows(config, secret)
     ledger, held = Ledger(own.state / FILE_NAME), Seals(own.state / FOLDER)
+    rows = OwnRows(config, secret, snapshots_of(config, secret, ledger, held))
     return Member(identity, own, secret, pins, ledger, held, rows.learner, rows.schema.digest())
+
+
+def snapshots_of(config: ClientConfig, secret: NodeSecret, ledger: Ledger, held: Seals) -> Snapshots:
+    """Return the snapshots of a node."""
+
+    def let_go() -> None:
+        for context in held.contexts():
+            held.drop(context)
+
+    return Snapshots(
+        ledger.row_sets,
+        config.client.state / SNAPSHOT,
+        secret,
+        least=config.data.min_count,
+        append_only=config.data.append_only,
+        let_go=let_go,
+    )
 
 
 def open_app(config: ClientConfig) -> ClientApp:

@@ -68,6 +68,12 @@ class DataSettings(Table):
     validation_fraction: float = Field(
         0.2, ge=0, lt=1, description="share of the training rows kept for the gate's votes"
     )
+    min_count: int = Field(
+        10, ge=2, le=1_000_000, description="rows by which a part of a member's rows changes, or not at all"
+    )
+    append_only: bool = Field(
+        False, description="the table only grows: a node keeps no rows of it, and one that is gone was deleted"
+    )
 
     @model_validator(mode="after")
     def _pair(self) -> DataSettings:

@@ -147,6 +147,15 @@ def _client(config: ClientConfig) -> tuple[Planned, ...]:
         OwnRows(config, NodeSecret.fresh())  # any deals: the keys have a check of their own
         return Check("data", "ok", f"{config.data.path or 'the task'} and schema are in order for {own.tasks[0]}")
 
+    def snapshot() -> Check:
+        from ..client.keyring import load_keys
+        from ..client.live import OwnRows
+        from ..client.snapshots import compare, hashes_of
+
+        secret = load_keys(own.state).secret
+        used = {part: hashes_of(data) for part, data in state.rows_in_use(own.state).items()}
+        return state.snapshot(compare(used, OwnRows(config, secret).now(), secret, config.data.min_count))
+
     def pins() -> Check:
         pinned = {one.name: one.pin for one in config.member}
         last = {name: pin for name, pin in state.last_roster(own.state).items() if name != own.member}
@@ -170,6 +179,7 @@ def _client(config: ClientConfig) -> tuple[Planned, ...]:
         Planned("ledger", lambda: state.ledger(own.state)),
         Planned("members", pins, ("ledger",)),
         Planned("data", rows, ("versions",)),
+        Planned("snapshot", snapshot, ("keys", "ledger", "data")),
         Planned("issuer", lambda: there.issuer(login), ("CAs",), asks=True),
         Planned("server", lambda: there.server(own.server, there.trusting(own.ca, system=True)), ("CAs",), asks=True),
         Planned("clock", clocks, ("CAs",), asks=True),

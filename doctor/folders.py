@@ -10,15 +10,19 @@ import os
 import re
 import sqlite3
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import StaticPool, create_engine
 
 from ..errors import InputError
 from ..store import USER_VERSION, other_version
 from .machine import Check, Status, worst
+
+if TYPE_CHECKING:
+    from ..client.snapshots import PartState
 
 LEAST_BYTES, FEW_BYTES = 100 << 20, 1 << 30
 SHARED_SYSTEMS = ("nfs", "cifs", "smb", "afs", "ceph", "gluster", "lustre", "beegfs", "ocfs2", "gfs2", "fuse.sshfs")
@@ -164,6 +168,21 @@ def last_roster(folder: Path) -> dict[str, str]:
     return {card.name: card.node.pin for card in cards}
 
 
+def rows_in_use(folder: Path) -> dict[str, bytes]:
+    """Return the keyed hashes of the rows that this member's newest run uses, by part; nothing where there is none."""
+    from ..client.ledger.ledger import APPLICATION_ID, FILE_NAME
+    from ..client.ledger.row_sets import PARTS
+
+    path = folder / FILE_NAME
+    if not path.exists():
+        return {}
+    with reading(path, APPLICATION_ID) as db:
+        newest = db.execute("SELECT train, validation, test FROM snapshots ORDER BY id DESC LIMIT 1").fetchone()
+        asked = "SELECT hashes FROM snapshot_sets WHERE part = ? AND digest = ?"
+        used = zip(PARTS, newest or (), strict=newest is not None)
+        return {part: bytes(db.execute(asked, (part, digest)).fetchone()[0]) for part, digest in used}
+
+
 @contextmanager
 def reading(path: Path, application_id: int) -> Iterator[sqlite3.Connection]:
     """Open a database of ours for reading alone, beside whoever has it open.
@@ -189,3 +208,26 @@ def reading(path: Path, application_id: int) -> Iterator[sqlite3.Connection]:
             yield connection
     except sqlite3.Error as error:
         raise InputError("config.state", f"{path} cannot be read as a database: {error}") from None
+
+
+def snapshot(states: Sequence[PartState]) -> Check:
+    """Look whether the rows that runs use are those of the table; how many differ stays out of what people send around.
+
+    Args:
+        states: of the parts of the node's rows.
+    """
+    gone = [one.name for one in states if one.gone]
+    changed = [one.name for one in states if one.changed]
+    if not states:
+        return Check("snapshot", "ok", "no run has used rows of this node yet: the next one uses the table's")
+    least = states[0].least
+    if gone:
+        return Check(
+            "snapshot",
+            "warning",
+            f"rows in use are gone from the table ({', '.join(gone)}); runs use them until {least} rows have changed",
+            "were they deleted? moonflower member statistics CONFIG --delete-gone, with the client stopped",
+        )
+    if changed:
+        return Check("snapshot", "ok", f"the table has changed ({', '.join(changed)}); used once {least} rows have")
+    return Check("snapshot", "ok", "runs use the rows of the table")

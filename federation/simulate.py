@@ -134,8 +134,8 @@ def _members(cast: Cast, drills: Sequence[Drill], learners: dict[str, Learner], 
     pins = {name: identity.card.node.pin for name, identity in identities.items()}
     floor = cast.settings.floor()
 
-    def learner_for(name: str) -> Callable[[Offer], Learner]:
-        def make(_: Offer) -> Learner:
+    def learner_for(name: str) -> Callable[[Offer, str], Learner]:
+        def make(_: Offer, __: str) -> Learner:
             learners[name] = cast.learner(name, cast.splits[name])
             return learners[name]
 

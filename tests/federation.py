@@ -106,7 +106,7 @@ class Federation:
             pins or self.pins,
             Ledger(home / f"{name}.db"),
             Seals(home / f"{name} {FOLDER}"),
-            lambda _: self.cast.learner(name, self.cast.splits[name]),
+            lambda *_: self.cast.learner(name, self.cast.splits[name]),
             self.cast.schema.digest(),
         )
 

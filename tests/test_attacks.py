@@ -464,13 +464,13 @@ def test_rows_are_summed_once(hostile: Hostile, monkeypatch: pytest.MonkeyPatch)
             sums.append(np.concatenate(list(blocks)))
             whole = cast.splits[VICTIM].train
             fewer = replace(cast.splits[VICTIM], train=whole.take(np.arange(len(whole) - 1)))
-            hostile.members[VICTIM]._learner_for = lambda _, fewer=fewer: cast.learner(VICTIM, fewer)
+            hostile.members[VICTIM]._learner_for = lambda *_, fewer=fewer: cast.learner(VICTIM, fewer)
             hostile.members[VICTIM]._agreed.clear()
         return sums[1] - sums[0]
 
     assert not apart("run-3", "run-4").any()
     monkeypatch.setattr(purposes.Statistics, "contribute", lambda self, at: counted_anew(at))
-    hostile.members[VICTIM]._learner_for = lambda _: hostile.cast.learner(VICTIM, hostile.cast.splits[VICTIM])
+    hostile.members[VICTIM]._learner_for = lambda *_: hostile.cast.learner(VICTIM, hostile.cast.splits[VICTIM])
     hostile.members[VICTIM]._agreed.clear()
     assert apart("run-5", "run-6")[0] != 0, "one row fewer"
 

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 from conftest import CONFIGS
+from moonflower.cli.member import member as member_app
 from moonflower.client import live, tasks
 from moonflower.client.ledger.ledger import FILE_NAME
 from moonflower.client.live import OwnRows, member_of
+from moonflower.client.node.keeper import locked
 from moonflower.client.secret import NodeSecret
 from moonflower.configs.roles import ClientConfig, load_config
+from moonflower.configs.schema import load_schema
 from moonflower.configs.settings import Offer, load_run
+from moonflower.doctor.checks import steps
 from moonflower.errors import InputError
 from moonflower.federation import simulate
 from superlink import client_config
+from typer.testing import CliRunner
 
 DATA = CONFIGS / "data"
 SECRET = NodeSecret.for_practice(7, "Cleveland")  # that of the member in heart.toml's simulation
@@ -41,7 +49,7 @@ def offer(schema: str, **training: object) -> Offer:
 def test_a_node_has_the_rows_that_simulate_gives_its_member(tmp_path: Path) -> None:
     rows = OwnRows(config(tmp_path), SECRET)
     cast = simulate.prepare(CONFIGS / "heart.toml")
-    learner = rows.learner(offer(rows.schema.digest()))
+    learner = rows.learner(offer(rows.schema.digest()), "r")
     twin = cast.learner("Cleveland", cast.splits["Cleveland"])
     assert rows.schema.digest() == cast.schema.digest()
     assert learner.data_digest() == twin.data_digest()
@@ -53,7 +61,7 @@ def test_a_node_whose_table_is_its_own_takes_all_rows(tmp_path: Path) -> None:
     rows = OwnRows(
         config(tmp_path, ("^site = .*\n", ""), ("^drop = .*", 'drop = ["fold", "site"]'), member="St. Mary"), SECRET
     )
-    learner = rows.learner(offer(rows.schema.digest()))
+    learner = rows.learner(offer(rows.schema.digest()), "r")
     split = learner._raw
     assert sum(map(len, (split.train, split.validation, split.test))) == 920
 
@@ -67,7 +75,7 @@ def test_rows_are_dealt_by_the_seed_of_the_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="member-1"):
         OwnRows(text, SECRET)
     rows = OwnRows(text.model_copy(update={"client": text.client.model_copy(update={"member": "member-2"})}), SECRET)
-    one, two = (rows.learner(offer(rows.schema.digest(), seed=seed)) for seed in (1, 2))
+    one, two = (rows.learner(offer(rows.schema.digest(), seed=seed), "r") for seed in (1, 2))
     assert one.data_digest() != two.data_digest()
 
 
@@ -102,7 +110,7 @@ def test_a_task_that_needs_options_is_checked_when_a_run_brings_them(
     assert "not checked" in caplog.text
     run = offer(rows.schema.digest())
     named = run.task.model_copy(update={"ref": "moonflower.client.tasks:choosy"})
-    assert rows.learner(run.model_copy(update={"task": named})).rows
+    assert rows.learner(run.model_copy(update={"task": named}), "r").rows
 
 
 def test_the_table_is_read_again_when_its_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,11 +121,11 @@ def test_the_table_is_read_again_when_its_file_changes(tmp_path: Path, monkeypat
     rows = OwnRows(config(tmp_path, ("^path = .*", 'path = "heart.csv.gz"')), SECRET)
     reads.clear()
     run = offer(rows.schema.digest())
-    rows.learner(run)
-    rows.learner(run)
+    rows.learner(run, "r")
+    rows.learner(run, "r")
     assert len(reads) == 1
     (tmp_path / "heart.csv.gz").touch()
-    rows.learner(run)
+    rows.learner(run, "r")
     assert len(reads) == 2
 
 
@@ -164,3 +172,53 @@ def test_the_worker_starts_isolated_as_another_user(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split(" ", 3) == ["True", "True", "unreachable", "['lo']\n"]
+
+
+# Which rows
+
+
+def without_a_row(path: Path, site: str) -> None:
+    """Delete the first row of a site from a table."""
+    frame = pd.read_csv(path)
+    frame.drop(index=frame.index[frame["site"] == site][0]).to_csv(path, index=False)
+
+
+def test_an_operator_sees_which_rows_are_used_and_deletes_one_at_once(tmp_path: Path) -> None:
+    table = tmp_path / "heart.csv"
+    pd.read_csv(DATA / "heart.csv.gz").to_csv(table, index=False)
+    config(tmp_path, ("^path = .*", f'path = "{table}"'))
+    settings, path = load_config(ClientConfig, tmp_path / "client.toml"), str(tmp_path / "client.toml")
+
+    def said(*more: str) -> dict[str, Any]:
+        done = CliRunner().invoke(member_app, ["statistics", path, "--json", *more])
+        assert done.exit_code == 0, done.output
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    def checked() -> tuple[str, str]:
+        (step,) = [one for one in steps(tmp_path / "client.toml") if one.name == "snapshot"]
+        found = step.look()
+        return found.status, found.found
+
+    member = member_of(settings)
+    assert said() == {"parts": [], "deleted": []}
+    assert checked()[0] == "ok"
+    member._learner_for(offer(load_schema(settings.data.schema_path).digest()), "r")  # type: ignore[arg-type]
+    member.ledger.close()
+    parts = said()["parts"]
+    assert [(one["changed"], one["gone"], one["in_use"] == one["table"]) for one in parts] == [(0, 0, True)] * 3
+    assert checked() == ("ok", "runs use the rows of the table")
+    without_a_row(table, "Cleveland")
+    assert sum(one["gone"] for one in said()["parts"]) == 1
+    status, found = checked()
+    assert (status, "gone from the table" in found) == ("warning", True)
+    assert not re.search(r"\b(?!10\b)\d+\b", found), "no count of rows"
+    (name,) = said("--delete-gone")["deleted"]
+    after = {one["name"]: one for one in said()["parts"]}
+    assert (after[name]["gone"], after[name]["in_use"]) == (0, {one["name"]: one for one in parts}[name]["in_use"] - 10)
+    shown = CliRunner().invoke(member_app, ["statistics", path])
+    assert "rows in use" in shown.stdout
+    with locked(settings.client.state):
+        refused = CliRunner().invoke(member_app, ["statistics", path, "--delete-gone"])
+    assert isinstance(refused.exception, InputError), "a client that runs has them in memory"
+    assert refused.exception.code == "config.state"

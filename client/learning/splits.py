@@ -46,7 +46,7 @@ def split(rows: Rows, settings: DataSettings, *, secret: NodeSecret, member: str
     """
     if not len(rows):
         raise InputError("data.empty", f"member {member!r} has no row; expected at least one")
-    hashes = _hashes(rows, secret)
+    hashes = row_hashes(rows, secret, "split")
     first, second = (hashes[:, at] * 2.0**-64 for at in (0, 1))
     if settings.test_column is not None:
         marks = _group(rows, settings.test_column, "data.column")
@@ -65,15 +65,15 @@ def split(rows: Rows, settings: DataSettings, *, secret: NodeSecret, member: str
     return Split(rows.take(order[train]), rows.take(order[validation]), rows.take(order[test]))
 
 
-def _hashes(rows: Rows, secret: NodeSecret) -> NDArray[np.uint64]:
-    """Return two numbers for every row, ``uint64[n, 2]``: HMAC-SHA256 of its cells, 128 bits of it.
+def row_hashes(rows: Rows, secret: NodeSecret, purpose: str) -> NDArray[np.uint64]:
+    """Return two numbers for every row, ``uint64[n, 2]``: HMAC-SHA256 of its cells for a purpose, 128 bits of it.
 
     Cells count as float64, so that their type does not matter; all NaN are equal, and so are 0 and -0.
     """
     out = np.empty((len(rows), 2), dtype=np.uint64)
     cells = [rows.inputs.reshape(len(rows), -1), rows.targets.reshape(len(rows), -1)]
     width = sum(part.shape[1] for part in cells)
-    step, key = max(1, _CELLS // width), secret.keyed("split")
+    step, key = max(1, _CELLS // width), secret.keyed(purpose)
     for start in range(0, len(rows), step):
         chunk = torch.cat([part[start : start + step].double() for part in cells], dim=1).numpy()
         data = np.where(np.isnan(chunk), np.nan, chunk + 0.0).astype("<f8", copy=False).tobytes()

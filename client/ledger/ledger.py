@@ -29,6 +29,7 @@ from ...store import Store
 from ..checkpoints import HeldCheckpoint
 from ..guard import Before, OwnAnswer
 from . import journal, tables
+from .row_sets import RowSets
 
 FILE_NAME = "ledger.db"
 APPLICATION_ID = 0x6D666C64  # "mfld"
@@ -74,10 +75,14 @@ class Ledger:
     Args:
         path: its file; None keeps it in memory (simulate).
         clock: seconds since 1970.
+
+    Attributes:
+        row_sets: that it used.
     """
 
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.time) -> None:
         self._store, self._clock = Store(path, tables.metadata, APPLICATION_ID, private=True), clock
+        self.row_sets = RowSets(self._store, self._note)
 
     def close(self) -> None:
         """Close the file."""

@@ -51,6 +51,22 @@ bases = Table(
     Column("sha256", String, nullable=False),
     Column("norm", Float, nullable=False),
 )
+snapshot_sets = Table(
+    "snapshot_sets",
+    metadata,
+    Column("part", String, primary_key=True),
+    Column("digest", String, primary_key=True),
+    Column("hashes", LargeBinary, nullable=False),  # keyed, 16 bytes a row
+)
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("run", String, nullable=False, unique=True),
+    Column("train", String, nullable=False),
+    Column("validation", String, nullable=False),
+    Column("test", String, nullable=False),
+)
 candidates = Table(
     "candidates",
     metadata,

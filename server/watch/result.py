@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from ..records import history
 from ..records.database import FILE_NAME
 from ..records.state import State
 from ..records.verify import verify
+
+PAGE = 500
 
 
 def result(state: State, run: str, *, check_log: bool = True) -> dict[str, Any]:
@@ -35,6 +38,7 @@ def result(state: State, run: str, *, check_log: bool = True) -> dict[str, Any]:
         "rounds": rounds,
         "members": [{"name": name, **nothing} for name in sorted(names)],
         "overall": {"alone": None, "federated": dict(good.metrics) if good and good.metrics else None, "pooled": None},
+        "waited_s": _waited_s(state, run),
         "wire": dict(row.summary),
         "model": {
             "version": good.version if good else None,
@@ -47,3 +51,22 @@ def result(state: State, run: str, *, check_log: bool = True) -> dict[str, Any]:
             "verified": checked.ok if checked else None,
         },
     }
+
+
+def _waited_s(state: State, run: str) -> float:
+    """Return for how many seconds a run waited for members that the log names; who is still missing does not count."""
+    spans, after = list[tuple[float, float]](), -1
+    while entries := state.log.after(after, PAGE, run=run):
+        after = entries[-1]["index"]
+        for entry in entries:
+            if entry["event"] == "came_back":
+                spans.append((_seconds(entry["details"]["since"]), _seconds(entry["time"])))
+    total, end = 0.0, 0.0
+    for since, until in sorted(spans):
+        total += max(0.0, until - max(since, end))
+        end = max(end, until)
+    return round(total, 1)
+
+
+def _seconds(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()

@@ -1,0 +1,267 @@
+"""Which rows a node uses: a snapshot of its table, fixed for a run, that changes by enough rows or not at all.
+
+What only one member changed between two sums is that member's, and where it changed by one row, that row's. So
+training, validation and test rows are each replaced only by rows that differ by ``min_count`` or more, added and
+removed ones together, from *every* set of their kind that was in use before; or that are one of these again. Else those
+in use stay, and the state folder keeps them, whatever becomes of the table.
+
+Of a table that its operator calls ``append_only`` only keyed hashes are kept: rows that are not in use are not trained
+with, and a row that is gone was deleted. Who deletes a row at once leaves out ``min_count`` - 1 more of the same part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from .. import files
+from ..errors import Refused
+from .learning.rows import Rows, Split
+from .learning.splits import row_hashes
+from .ledger.row_sets import PARTS, RowSets
+from .secret import NodeSecret
+
+FOLDER = "snapshot"
+Hashes = NDArray[np.uint64]
+
+
+def apart(one: Hashes, other: Hashes) -> int:
+    """Return by how many rows two sets differ, added and removed ones together, each as often as it occurs.
+
+    Args:
+        one, other: ``uint64[n, 2]``, a keyed hash a row.
+    """
+    both = np.concatenate([one, other])
+    if not len(both):
+        return 0
+    sign = np.concatenate([np.ones(len(one), np.int64), -np.ones(len(other), np.int64)])
+    order = np.lexsort((both[:, 1], both[:, 0]))
+    both, sign = both[order], sign[order]
+    starts = np.flatnonzero(np.concatenate([[True], (both[1:] != both[:-1]).any(axis=1)]))
+    return int(np.abs(np.add.reduceat(sign, starts)).sum())
+
+
+def may_replace(new: Hashes, before: Iterable[Hashes], least: int) -> bool:
+    """Return whether a set may be used after these: it is one of them, or differs from every one by ``least`` rows."""
+    distances = [apart(new, one) for one in before]
+    return 0 in distances or all(distance >= least for distance in distances)
+
+
+def index_of(wanted: Hashes, rows: Hashes) -> NDArray[np.int64]:
+    """Return which of ``rows`` are in ``wanted``, each as often as it occurs there; ascending."""
+    left: dict[bytes, int] = {}
+    for one in wanted:
+        left[one.tobytes()] = left.get(one.tobytes(), 0) + 1
+    found = []
+    for at, one in enumerate(rows):
+        if left.get(one.tobytes(), 0):
+            left[one.tobytes()] -= 1
+            found.append(at)
+    return np.array(found, dtype=np.int64)
+
+
+def without(used: Hashes, table: Hashes, before: Iterable[Hashes], least: int) -> Hashes:
+    """Return the rows in use that are still in the table, less so many that it may replace every set before.
+
+    Those that are left out beside are the ones with the smallest hashes.
+
+    Args:
+        used: in use.
+        table: that is there now, of the same part.
+        before: every set that was in use.
+        least: rows by which sets have to differ.
+
+    Raises:
+        Refused: ``snapshot.small``: too few rows would be left.
+    """
+    kept, sets = used[index_of(table, used)], list(before)
+    if len(kept) == len(used):
+        return used
+    kept = kept[np.lexsort((kept[:, 1], kept[:, 0]))]
+    for more in range(least - 1, len(kept)):
+        if may_replace(kept[more:], sets, least):
+            return kept[more:]
+    raise Refused("snapshot.small", "too few rows are left to leave out others beside the deleted ones")
+
+
+def digest_of(hashes: Hashes) -> str:
+    """Return the digest of a set of rows, whatever their order: SHA-256, 64 hex digits."""
+    return hashlib.sha256(_bytes(hashes)).hexdigest()
+
+
+@dataclass(frozen=True)
+class PartState:
+    """One part of a snapshot, as its operator sees it.
+
+    Attributes:
+        name: ``train``, ``validation`` or ``test``.
+        in_use: rows of the snapshot.
+        table: rows of the same part in the table now.
+        changed: rows by which they differ.
+        least: rows by which a new set has to differ.
+        gone: rows in use that are no longer in the table.
+    """
+
+    name: str
+    in_use: int
+    table: int
+    changed: int
+    least: int
+    gone: int
+
+
+def compare(used: Mapping[str, Hashes], table: Split, secret: NodeSecret, least: int) -> list[PartState]:
+    """Return how the rows in use, by part, stand to a table."""
+    states = []
+    for name, before in used.items():
+        now = row_hashes(getattr(table, name), secret, "snapshot")
+        gone = len(before) - len(index_of(now, before))
+        states.append(PartState(name, len(before), len(now), apart(now, before), least, gone))
+    return states
+
+
+def hashes_of(data: bytes) -> Hashes:
+    """Return keyed hashes as a ledger keeps them, ``uint64[n, 2]``."""
+    return np.frombuffer(data, "<u8").astype(np.uint64).reshape(-1, 2)
+
+
+class Snapshots:
+    """The snapshots of a node.
+
+    Args:
+        used: which sets were in use, as keyed hashes, and which runs have which.
+        folder: of the rows in use; made (0700) when there is something to keep.
+        secret: the node's own, under which rows are hashed.
+        least: ``min_count``: rows by which a new set has to differ.
+        append_only: no rows are kept, for the table still has them.
+        let_go: deletes what was sealed and not answered, for it holds rows that are deleted.
+    """
+
+    def __init__(
+        self,
+        used: RowSets,
+        folder: Path,
+        secret: NodeSecret,
+        *,
+        least: int,
+        append_only: bool,
+        let_go: Callable[[], None],
+    ) -> None:
+        self._used, self._folder, self._secret = used, folder, secret
+        self._least, self._append_only, self._let_go = least, append_only, let_go
+
+    def of_run(self, run: str, table: Split) -> Split:
+        """Return the rows that a run uses: those that it used before, or the table's where they may be used, or others.
+
+        Raises:
+            Refused: ``snapshot.lost``: the rows in use are neither in the state folder nor in the table;
+                ``snapshot.small``.
+        """
+        if self._append_only:
+            self.delete_gone(table)
+        known, wanted, rows = self._used.of_run(run), dict[str, Hashes](), dict[str, Rows]()
+        for name, part, hashes in self._parts(table):
+            sets = self._sets(name)
+            wanted[name] = sets[known[name]] if known else self._choose(name, hashes, sets)
+            rows[name] = self._rows(name, wanted[name], part, hashes)
+        if not self._append_only:
+            for name in PARTS:
+                self._keep(name, digest_of(wanted[name]), rows[name])
+        if known is None:
+            self._used.keep(run, {name: (digest_of(one), _bytes(one)) for name, one in wanted.items()})
+        self._sweep()
+        return Split(**rows)
+
+    def states(self, table: Split) -> list[PartState]:
+        """Return how the rows in use stand to the table; empty where none was used yet."""
+        used = self._used.newest() or {}
+        return compare(
+            {name: self._sets(name)[digest] for name, digest in used.items()}, table, self._secret, self._least
+        )
+
+    def delete_gone(self, table: Split) -> list[str]:
+        """Let go of the rows in use that are gone from the table, and of ``min_count`` - 1 others of their part each.
+
+        Returns:
+            The parts that changed.
+
+        Raises:
+            Refused: ``snapshot.small``.
+        """
+        used, changed = self._used.newest(), dict[str, tuple[str, bytes]]()
+        for name, part, now in self._parts(table) if used else ():
+            assert used is not None
+            sets = self._sets(name)
+            left = without(sets[used[name]], now, sets.values(), self._least)
+            if left is sets[used[name]]:
+                continue
+            changed[name] = digest_of(left), _bytes(left)
+            if not self._append_only:
+                self._keep(name, digest_of(left), part.take(index_of(left, now)))
+        if changed:
+            self._let_go()
+            self._used.replace(changed)
+            self._sweep()
+        return list(changed)
+
+    def _parts(self, table: Split) -> Iterator[tuple[str, Rows, Hashes]]:
+        for name in PARTS:
+            part: Rows = getattr(table, name)
+            yield name, part, row_hashes(part, self._secret, "snapshot")
+
+    def _sets(self, name: str) -> dict[str, Hashes]:
+        """Return every set that was in use, by its digest."""
+        return {digest: hashes_of(data) for digest, data in self._used.of_part(name).items()}
+
+    def _choose(self, name: str, table: Hashes, sets: Mapping[str, Hashes]) -> Hashes:
+        """Return the set that a new run uses."""
+        used = self._used.newest()
+        if used is None or may_replace(table, sets.values(), self._least):
+            return table
+        return sets[used[name]]
+
+    def _rows(self, name: str, wanted: Hashes, table: Rows, hashes: Hashes) -> Rows:
+        """Return the rows of a set, from the table or from the state folder."""
+        digest = digest_of(wanted)
+        if digest == digest_of(hashes):
+            return table
+        kept = self._read(name, digest)
+        if kept is not None and digest_of(row_hashes(kept, self._secret, "snapshot")) == digest:
+            return kept
+        found = table.take(index_of(wanted, hashes))
+        if len(found) != len(wanted):
+            raise Refused("snapshot.lost", f"the {name} rows in use are neither in the state folder nor in the table")
+        return found
+
+    def _keep(self, name: str, digest: str, rows: Rows) -> None:
+        place = self._folder / f"{name}-{digest}"
+        if not place.exists():
+            files.make_folder(self._folder, 0o700)
+            tensors = {"inputs": rows.inputs.contiguous(), "targets": rows.targets.contiguous()}
+            files.replace(place, save(tensors), 0o600)
+
+    def _read(self, name: str, digest: str) -> Rows | None:
+        try:
+            found = load((self._folder / f"{name}-{digest}").read_bytes())
+            return Rows(found["inputs"], found["targets"])
+        except (OSError, SafetensorError, KeyError):
+            return None
+
+    def _sweep(self) -> None:
+        """Delete rows that are no longer in use."""
+        used = self._used.newest() or {}
+        needed = {f"{name}-{digest}" for name, digest in used.items()}
+        for path in self._folder.glob("*") if self._folder.is_dir() else ():
+            if path.name not in needed:
+                files.remove(path)
+
+
+def _bytes(hashes: Hashes) -> bytes:
+    return hashes[np.lexsort((hashes[:, 1], hashes[:, 0]))].astype("<u8").tobytes()
