@@ -78,7 +78,7 @@ class Hostile:
     def started(self, name: str, learner: Any = None) -> Member:
         """Return a shipped member; ``learner``: of other rows."""
         floor = FloorSettings(tasks=(self.settings.task.ref,))
-        made = learner or (lambda _: self.cast.learner(name, self.cast.splits[name]))
+        made = learner or (lambda *_: self.cast.learner(name, self.cast.splits[name]))
         arguments = (self.cast.secret(name), self.pins, Ledger(None), Seals(None), made, self.cast.schema.digest())
         member = Member(identities()[name], floor, *arguments)
         member.ledger.keep_checkpoint(held(3))

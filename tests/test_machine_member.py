@@ -214,7 +214,7 @@ class TheMember(RuleBasedStateMachine):
             pins,
             Ledger(self.path, self.clock),
             Fragile(self.seals),
-            lambda _: self.world.learners[ME],
+            lambda *_: self.world.learners[ME],
             self.world.cast.schema.digest(),
         )
 
