@@ -24,7 +24,7 @@ from ..protocol.circle import Circle
 from ..protocol.purposes import FIRST, STATISTICS, Purpose, Purposes
 from . import enrolment
 from .exchange import Exchange
-from .records import history
+from .records import history, waiting
 from .records.history import Round
 from .records.state import State
 from .releases.board import Board
@@ -116,6 +116,7 @@ class Coordinator:
                 run.log(db, "run_began", offer=dict(run.raw_offer))
             else:
                 run.log(db, "run_resumed", rounds=len(history.rounds(db, run.id)))
+            waiting.write(db, run.id, ())  # a process that was killed may have left some
             if self.state.envelopes.hours:
                 run.log(db, "warned", what="retention", hours=self.state.envelopes.hours)
             finished = history.finished(db, run.id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from typing import TypeVar
 
 from ..canonical import digest
@@ -137,10 +138,11 @@ def _key(run: Run, seated: Roster, answers: Mapping[str, Enrolled], at: str) -> 
 def _ask_all(run: Run, route: Route[Q, A], requests: Mapping[str, Q], step: str, at: str) -> dict[str, A]:
     """Return every member's answer; one that refuses is named."""
     found: dict[str, A] = {}
-    for came in run.ask(route, requests, run.wait(step), at):
-        try:
-            found[came.member] = came.body()
-        except Refused as error:
-            run.note("refused_member", member=came.member, code=error.code)
-            raise Refused(error.code, f"{came.member!r} did not take part in {route.name}") from None
+    with closing(run.ask(route, requests, run.wait(step), at)) as answers:
+        for came in answers:
+            try:
+                found[came.member] = came.body()
+            except Refused as error:
+                run.note("refused_member", member=came.member, code=error.code)
+                raise Refused(error.code, f"{came.member!r} did not take part in {route.name}") from None
     return found

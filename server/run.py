@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -86,7 +86,7 @@ class Run:
         requests: Mapping[str, Q],
         wait: Wait,
         at: str = "",
-    ) -> Iterator[Answer[A]]:
+    ) -> Generator[Answer[A]]:
         """Ask members as :meth:`Exchange.ask` does, unless somebody asked for the run's end.
 
         Every message shows its member the log as it is at checkpoint ``at``, by default the newest.

@@ -303,6 +303,24 @@ def test_who_is_away_is_waited_for_and_nobody_repeats_anything(
     one.check_log()
 
 
+def test_a_process_that_died_while_it_waited_leaves_nobody_as_waited_for(federation: Callable[..., Federation]) -> None:
+    one = federation()
+    away = at("round_began", 2)
+
+    def look(entry: dict[str, Any]) -> bool:
+        if away(entry):
+            one.away.add(DORA)
+        return entry["event"] == "waited_for"
+
+    one.kill_at = look
+    assert one.carry_out() == "killed"
+    one.away.clear()
+    one.kill_at = lambda entry: False
+    assert one.carry_out() == "done"
+    with one.state.store.read() as db:
+        assert waited_for(db) == []
+
+
 def test_a_member_writes_into_its_own_log_for_whom_the_run_waits(
     federation: Callable[..., Federation], caplog: pytest.LogCaptureFixture
 ) -> None:
