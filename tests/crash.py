@@ -75,7 +75,7 @@ from federation import NAMES, Federation
 
 RUNS = ("run-1", "run-2")
 SMALL = ("training.rounds=2",)
-PATIENCE_S = 60
+PATIENCE_S = 600
 COORDINATOR = "coordinator"
 ENDED, BROKE = 0, 3  # exit status of a life: the run is over; an exception ended it
 FULL = {  # point → bytes that a file may still have

@@ -107,7 +107,7 @@ def stop_idp(process: subprocess.Popen[str]) -> None:
     """End the server."""
     process.terminate()
     try:
-        process.wait(10)
+        process.wait(600)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

@@ -19,6 +19,7 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 import uvicorn
+from conftest import PATIENCE_S
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import Message, RecordDict
 from flwr.common.constant import NOOP_FLWR_AID
@@ -104,7 +105,7 @@ class Run:
         assert sent
         return str(sent)
 
-    def reply(self, sent: str, timeout: float = 20.0) -> Message:
+    def reply(self, sent: str, timeout: float = PATIENCE_S) -> Message:
         until = time.monotonic() + timeout
         while time.monotonic() < until:
             for message in self.grid.pull_messages([sent]):
@@ -139,11 +140,11 @@ def superlink() -> Iterator[SuperLink]:
     finally:
         http_grid.pull_objects = before
         server.should_exit = True
-        thread.join(10)
+        thread.join(PATIENCE_S)
         listening.close()
 
 
-def wait_for(condition: Callable[[], Any], timeout: float = 20.0) -> Any:
+def wait_for(condition: Callable[[], Any], timeout: float = PATIENCE_S) -> Any:
     until = time.monotonic() + timeout
     while not (found := condition()):
         assert time.monotonic() < until, "it did not come to that"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from conftest import PATIENCE_S
 from flwr.proto.message_pb2 import PullObjectResponse
 from moonflower.server.door.flower.hold import HoldObjects
 
@@ -52,7 +53,7 @@ def test_a_pull_is_answered_when_the_push_comes() -> None:
         await asyncio.sleep(0.05)
         assert not pulled.done()
         await ask(app, PUSH)
-        reply = await asyncio.wait_for(pulled, 2.0)
+        reply = await asyncio.wait_for(pulled, PATIENCE_S)
         assert reply.object_content == b"the object"
         assert objects.asked == 2
 

@@ -95,7 +95,7 @@ def test_an_endless_head_is_cut_off_while_the_request_before_it_is_answered() ->
 
     with served(slow, protocol(5.0, 200)) as port, socket.create_connection(("127.0.0.1", port)) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert asked.wait(2.0)
+        assert asked.wait(PATIENCE_S)
         sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
         with suppress(OSError):
             for _ in range(MAX_HEAD_BYTES // 1000 + 5):
@@ -267,7 +267,7 @@ def test_another_user_who_does_not_wait_for_an_answer_is_not_heard_either(
         await hello(scope, receive, send)
 
     with served(listening, peers.OwnUserOnly) as port:
-        subprocess.run([sys.executable, "-c", SHOUT, str(port), "65534"], check=True, timeout=20)
+        subprocess.run([sys.executable, "-c", SHOUT, str(port), "65534"], check=True, timeout=PATIENCE_S)
         assert httpx.get(f"http://127.0.0.1:{port}/own").status_code == 200
     assert heard == ["/own"]
     assert caplog.text.count("refused a connection") == 1
@@ -277,7 +277,7 @@ def test_another_user_who_does_not_wait_for_an_answer_is_not_heard_either(
 def test_another_user_does_not_reach_the_loopback_listener() -> None:
     def asked_by(user: int) -> str:
         line = [sys.executable, "-c", ASK, str(port), str(user)]
-        return subprocess.run(line, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+        return subprocess.run(line, capture_output=True, text=True, check=True, timeout=PATIENCE_S).stdout.strip()
 
     with served(hello, peers.OwnUserOnly) as port:
         assert asked_by(0) == "b'HTTP/1.1 200'"

@@ -25,6 +25,7 @@ from conftest import PATIENCE_S
 from idp import configure, start_idp, stop_idp
 from live import Live, ended, family, undisturbed
 from moonflower.client.keyring import make_keys
+from moonflower.configs.roles import ServerSettings
 from moonflower.configs.toml import read_toml
 from moonflower.federation import processes
 from moonflower.federation import stage as staging
@@ -289,7 +290,7 @@ def test_a_run_comes_to_its_end_under_half_open_connections_and_junk(live: Live,
             began = time.monotonic()
             shown = live.run()
             took = time.monotonic() - began
-            said = [json.loads(flood.communicate(timeout=30)[0]) for flood in floods]
+            said = [json.loads(flood.communicate(timeout=PATIENCE_S)[0]) for flood in floods]
             heads = [sock for sock in opened[::2] if closed(sock)]
     finally:
         over.set()
@@ -300,12 +301,13 @@ def test_a_run_comes_to_its_end_under_half_open_connections_and_junk(live: Live,
     assert len(heads) == 60
     cut = [line for line in live.output("server").splitlines() if "conn.head_timeout" in line]
     assert 1 <= len(cut) <= 2
-    assert rate > 100, "the flood was no flood"
     assert largest[0] < 1024
     answers = {answer for one in said for answer in one["answers"]}
     assert answers <= {"401 auth.malformed", "401 auth.issuer_unknown", "429 auth.throttled"}, answers
-    throttled = sum(one["answers"].get("429 auth.throttled", 0) for one in said)
-    assert throttled > 0.8 * sum(sum(one["answers"].values()) for one in said)
+    for one in said:  # however fast the machine is, only so many a minute are looked at
+        looked_at = sum(count for answer, count in one["answers"].items() if answer.startswith("401"))
+        assert 0 < looked_at <= 2 * ServerSettings.model_fields["refusals_per_minute"].default, one
+        assert one["answers"]["429 auth.throttled"] > 0, one
     noted = live.events("refused_member", before)
     assert {entry["code"] for entry in noted} <= {"auth.malformed", "auth.issuer_unknown"}
     assert 0 < len(noted) <= 4

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import tomli_w
+from conftest import PATIENCE_S
 from live import Live
 from moonflower.canonical import canonical
 from moonflower.client.keyring import load_keys
@@ -37,7 +38,7 @@ class Office:
 
     def moonflower(self, *arguments: object) -> subprocess.CompletedProcess[str]:
         line = processes.command(*(one if isinstance(one, Path) else str(one) for one in arguments))
-        return subprocess.run(line, capture_output=True, text=True, timeout=120, cwd=self.folder)
+        return subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S, cwd=self.folder)
 
     def model(self, member: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         return self.moonflower("model", *arguments, "--as", self.folder / member / "operator.toml")

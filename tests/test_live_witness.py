@@ -68,7 +68,7 @@ def test_every_members_checkpoint_is_in_the_servers_log(live: Live, tmp_path: Pa
         [*line, *(word for name in live.names for word in ("--witness", str(tmp_path / name)))],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert checked.returncode == 0
     assert checked.stdout.count("very log") == 4

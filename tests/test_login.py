@@ -15,6 +15,7 @@ from urllib.parse import parse_qs
 
 import httpx
 import pytest
+from conftest import PATIENCE_S
 from cryptography.hazmat.primitives.asymmetric import ec
 from forge import AUDIENCE, SERVER, Bridge, Clock, ec_key, node_key, okp_key, rsa_key
 from forge import PATH as ROUTE
@@ -179,14 +180,14 @@ def test_who_has_a_token_does_not_wait_for_its_renewal(world: World) -> None:
 
     def slow(request: httpx.Request) -> httpx.Response:
         inside.set()
-        go_on.wait(10)
+        go_on.wait(PATIENCE_S)
         return plain(request)
 
     world.bridge.handle_request = slow  # type: ignore[method-assign]
     renewed: list[str] = []
     thread = threading.Thread(target=lambda: renewed.append(source.token()))
     thread.start()
-    assert inside.wait(10)
+    assert inside.wait(PATIENCE_S)
     began = time.monotonic()
     assert source.token() == token
     assert time.monotonic() - began < 1

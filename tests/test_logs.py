@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import PATIENCE_S
 from moonflower import logs
 from moonflower.client.node.logfile import FILE_NAME, LogFile
 from moonflower.configs import bundle
@@ -122,7 +123,7 @@ def test_a_members_file_has_its_processes_entries_and_the_last_words_of_a_crash(
     journal = LogFile(form, "a", tmp_path)
     child = subprocess.Popen([sys.executable, "-c", script, form], stderr=subprocess.PIPE)
     assert child.stderr is not None
-    journal.follow(child.stderr).join(30)
+    journal.follow(child.stderr).join(PATIENCE_S)
     child.wait()
     journal.say(logging.INFO, "stopped")
     journal.close()
@@ -151,7 +152,7 @@ def test_a_serverapp_is_heard_in_the_servers_log(tmp_path: Path, capfd: pytest.C
     assert subprocess.run([sys.executable, "-c", script], env=environment, **quiet).returncode == 0  # type: ignore[call-overload]
     with way_in.open("w") as strange:
         strange.write("a library's words\n")
-    said, until = "", time.monotonic() + 10
+    said, until = "", time.monotonic() + PATIENCE_S
     while not said and time.monotonic() < until:
         time.sleep(0.05)
         said += capfd.readouterr().err

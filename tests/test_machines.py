@@ -23,7 +23,7 @@ Machine = type[RuleBasedStateMachine]
 Bounds = dict[Machine, tuple[int, int]]  # examples, steps
 FAST: Bounds = {log.TheLog: (25, 20), member.TheMember: (8, 16), run.TheRun: (3, 6), run.TheTroubledRun: (4, 6)}
 LONG: Bounds = {log.TheLog: (200, 40), member.TheMember: (200, 40), run.TheRun: (40, 12), run.TheTroubledRun: (60, 12)}
-ENOUGH: Bounds = {log.TheLog: (25, 20), member.TheMember: (30, 20), run.TheRun: (7, 6), run.TheTroubledRun: (18, 6)}
+ENOUGH: Bounds = {log.TheLog: (25, 20), member.TheMember: (50, 20), run.TheRun: (7, 6), run.TheTroubledRun: (18, 6)}
 WEAKENED: dict[Machine, tuple[Weaken, ...]] = {
     log.TheLog: log.WEAKENED,
     member.TheMember: member.WEAKENED,

@@ -24,7 +24,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import CONFIGS
+from conftest import CONFIGS, PATIENCE_S
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -128,7 +128,7 @@ def live(
         yield running
     finally:
         running.stop.set()
-        thread.join(20)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()
 
 
@@ -658,7 +658,7 @@ def test_sigterm_logs_out_and_sigkill_leaves_nobody(link: SuperLink, tmp_path: P
         with pytest.raises(InputError, match="another client"), keeper.locked(tmp_path / "state"):
             pass
         kept.send_signal(signal.SIGTERM)
-        assert kept.wait(10) == 0
+        assert kept.wait(PATIENCE_S) == 0
         assert link.status(node_id) == "offline"
         assert not any(alive(one) for one in everyone)
     lines = (tmp_path / "state" / "client.log").read_text().splitlines()
@@ -670,13 +670,13 @@ def test_sigterm_logs_out_and_sigkill_leaves_nobody(link: SuperLink, tmp_path: P
         wait_for(lambda: link.status(node_id) == "online")
         everyone = family(kept.pid)
         kept.kill()
-        wait_for(lambda: not any(alive(one) for one in everyone[1:]), 3)
+        wait_for(lambda: not any(alive(one) for one in everyone[1:]))
     link.state.deactivate_node(node_id)  # as our gateway does at a new login
     with process("keep", str(config)) as kept:
         wait_for(lambda: link.status(node_id) == "online")
         own, worker = family(kept.pid)[1:]
         os.kill(own, signal.SIGKILL)  # the node: its worker goes too, and the keeper starts another
-        wait_for(lambda: not alive(worker), 3)
+        wait_for(lambda: not alive(worker))
         link.state.deactivate_node(node_id)
         wait_for(lambda: link.status(node_id) == "online")
         assert family(kept.pid)[1] != own

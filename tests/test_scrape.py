@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from conftest import PATIENCE_S
 from listening import listening
 from moonflower.configs.roles import ServerConfig, ServerSettings, load_config
 from moonflower.configs.settings import parse
@@ -198,6 +199,6 @@ def test_a_server_without_the_right_to_its_token_does_not_start(tmp_path: Path) 
     token.chmod(0o644)
     more = {"metrics": "127.0.0.1:0", "metrics_token_file": "metrics.token"}
     stage = staging.stage(made.settings, made.names, tmp_path / "up", server=more)
-    done = subprocess.run(processes.command("server", stage.server), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(processes.command("server", stage.server), capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 2, done.stderr
     assert "expected mode 0600" in done.stderr

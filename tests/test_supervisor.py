@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import PATIENCE_S
 from moonflower.configs import bundle
 from moonflower.errors import Refused
 from moonflower.server import live
@@ -213,10 +214,10 @@ def test_a_serverapp_that_hears_no_signal_ends_with_its_server(tmp_path: Path) -
             assert serverapp.stdout.readline() == "held\n"
             assert is_carried(tmp_path)
             server.kill()
-            assert serverapp.wait(10) == 1
+            assert serverapp.wait(PATIENCE_S) == 1
     assert not is_carried(tmp_path)
     with subprocess.Popen(line, env=environment, stdout=subprocess.PIPE) as late:
-        assert late.wait(10) == 1, "its server was gone before it began"
+        assert late.wait(PATIENCE_S) == 1, "its server was gone before it began"
 
 
 def test_the_serverapp_asks_for_that_before_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:

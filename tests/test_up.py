@@ -27,7 +27,7 @@ def test_up_ends_with_the_model_that_simulate_makes(tmp_path: Path) -> None:
     proxies = {"HTTPS_PROXY": "http://192.0.2.1:1", "HTTP_PROXY": "http://192.0.2.1:1"}  # nothing is there
     environment = {**os.environ, **proxies, "NO_PROXY": "", "no_proxy": ""}
     done = subprocess.run(
-        [*LINE, "--out", str(out), "--json"], capture_output=True, text=True, timeout=240, env=environment
+        [*LINE, "--out", str(out), "--json"], capture_output=True, text=True, timeout=PATIENCE_S, env=environment
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
