@@ -23,13 +23,17 @@ Machine = type[RuleBasedStateMachine]
 Bounds = dict[Machine, tuple[int, int]]  # examples, steps
 FAST: Bounds = {log.TheLog: (25, 20), member.TheMember: (8, 16), run.TheRun: (3, 6), run.TheTroubledRun: (4, 6)}
 LONG: Bounds = {log.TheLog: (200, 40), member.TheMember: (200, 40), run.TheRun: (40, 12), run.TheTroubledRun: (60, 12)}
-ENOUGH: Bounds = {log.TheLog: (25, 20), member.TheMember: (50, 20), run.TheRun: (7, 6), run.TheTroubledRun: (18, 6)}
+ENOUGH: Bounds = {log.TheLog: (25, 20), member.TheMember: (30, 20), run.TheRun: (7, 6), run.TheTroubledRun: (18, 6)}
 WEAKENED: dict[Machine, tuple[Weaken, ...]] = {
     log.TheLog: log.WEAKENED,
     member.TheMember: member.WEAKENED,
     run.TheRun: run.WEAKENED,
     run.TheTroubledRun: run.IN_TROUBLE,
 }
+
+
+MORE = {'_words: "total"': (50, 20)}  # what takes other programs than these to be found
+"""Begin of a weakening's name → examples, steps."""
 
 
 def carry_out(machine: Machine, bounds: tuple[int, int], **more: Any) -> None:
@@ -69,8 +73,9 @@ def test_what_is_promised_holds_in_as_many_programs_as_find_what_is_weakened(mac
 def test_a_check_that_is_weakened_is_missed(machine: Machine, weaken: Weaken, monkeypatch: pytest.MonkeyPatch) -> None:
     run.undisturbed()  # what it is compared with comes from code that is whole
     weaken(monkeypatch)
+    bounds = next((more for name, more in MORE.items() if named(weaken).startswith(name)), ENOUGH[machine])
     with pytest.raises((Exception, pytest.fail.Exception)) as found:
-        carry_out(machine, ENOUGH[machine], phases=(Phase.generate,))
+        carry_out(machine, bounds, phases=(Phase.generate,))
     print(f"{weaken.__name__}: {type(found.value).__name__}: {found.value}")
 
 
