@@ -32,6 +32,7 @@ COMMANDS = {
     "health": "health:health",
     "doctor": "doctor:doctor",
     "version": "",
+    "circle": "circle:circle",
     "member": "member:member",
     "keys": "keys:keys",
     "crypto": "crypto:crypto",

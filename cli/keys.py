@@ -8,29 +8,44 @@ from typing import Annotated
 
 import typer
 
-from ..client.keyring import load_keys, make_keys
+from ..canonical import canonical
+from ..client.keyring import identity_of, load_keys, make_keys
 from ..configs.roles import ClientConfig, OperatorConfig, ServerConfig, load_config
 from ..configs.toml import read_toml
 from ..errors import InputError
-from .output import tell_created, tell_keys
+from .output import tell_created, tell_keys, write_new
 
 keys = typer.Typer(no_args_is_help=True, help="Keys of a node and of its OAuth client.")
 AnyConfig = Annotated[Path, typer.Argument(help="Client, operator or server config (TOML).")]
 
 
 @keys.command("new")
-def keys_new(config: AnyConfig) -> None:
+def keys_new(
+    config: AnyConfig,
+    card: Annotated[Path | None, typer.Option("--card", help="Also write a node's signed card (public).")] = None,
+    public: Annotated[
+        Path | None, typer.Option("--public", help="Also write the public half of the OAuth key (JWK).")
+    ] = None,
+) -> None:
     """Create the keys that are missing: that of the OAuth client, and a node's own in its state folder.
 
     The public half of the OAuth key, printed last, is for whoever runs the authorization server.
     """
-    from ..oauth.keys import make_client_key
+    from ..oauth.keys import load_key, make_client_key
 
     settings = _either(config)
+    if card is not None and not isinstance(settings, ClientConfig):
+        raise InputError("config.value", f"{config} is no client config; expected one where --card is asked for")
     made = make_client_key(_login(settings, config)[1])
     if isinstance(settings, ClientConfig):
         made += make_keys(settings.client.state)
-    if not made:
+    written: dict[Path, bytes] = {}
+    if card is not None and isinstance(settings, ClientConfig):
+        written[card] = canonical(identity_of(settings).card.as_dict()) + b"\n"
+    if public is not None:
+        written[public] = canonical(load_key(_login(settings, config)[1]).public.jwk) + b"\n"
+    write_new(written)
+    if not (made or written):
         raise InputError("config.key", f"all keys of {config} are there already", hint=f"moonflower keys show {config}")
     tell_keys(made)
     _show(settings, config)
@@ -38,7 +53,7 @@ def keys_new(config: AnyConfig) -> None:
 
 @keys.command("show")
 def keys_show(config: AnyConfig) -> None:
-    """Print the public half of the OAuth client's key, and a node's pin, which the others' configs hold."""
+    """Print the public half of the OAuth client's key, and a node's pin."""
     _show(_either(config), config)
 
 

@@ -17,7 +17,7 @@ from rich.text import Text
 from ..canonical import canonical
 from ..client.keyring import identity_of, load_keys, make_keys
 from ..configs.roles import ClientConfig, ServerConfig, load_config
-from ..crypto.identity import parse_card
+from ..crypto.identity import Card, parse_card
 from ..errors import InputError, Refused
 from ..logs import printable
 from ..server.records import members as roster
@@ -40,29 +40,42 @@ def _opened(settings: ServerConfig) -> State:
 
 @member.command("add")
 def add(
-    card: Annotated[Path, typer.Argument(help="Card that the member sent (moonflower member card).")],
+    cards: Annotated[list[Path], typer.Argument(help="Cards that members sent (moonflower member card).")],
     config: ServerFile = Path("server.toml"),
 ) -> None:
-    """Put a member on the roster. Compare the pin with the member by another channel, such as the telephone."""
+    """Let a member in at this server's door, also one that was revoked. A circle says who trains together.
+
+    Compare the pin with the member by another channel, such as the telephone.
+    """
     settings = load_config(ServerConfig, config)
-    try:
-        parsed = parse_card(json.loads(card.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise InputError("config.path", f"card {card} cannot be read: {error.strerror}") from None
-    except (ValueError, Refused):
-        raise InputError("config.member", f"{card} is not a member card that its own key signed") from None
-    if parsed.issuer != settings.oauth.issuer:
-        named = f"card {card} names issuer {parsed.issuer!r}"
-        raise InputError("config.member", f"{named}; expected this server's, {settings.oauth.issuer!r}")
-    new = RosterMember(parsed.name, parsed.issuer, parsed.client_id, parsed.node.pin)
+    sent, told = [_card(path, settings.oauth.issuer) for path in cards], []
     state = _opened(settings)
     try:
-        with state.store.transaction() as db:
-            added = roster.add(db, state.log, new)
-            roster.take_card(db, state.log, parsed.as_dict())
+        with state.store.transaction() as db:  # all of them, or none
+            for one in sent:
+                new = RosterMember(one.name, one.issuer, one.client_id, one.node.pin)
+                added = roster.add(db, state.log, new)
+                roster.take_card(db, state.log, one.as_dict())
+                told.append(f"{new.name}: {'added' if added else 'on the roster already'}, pin {new.pin}")
     finally:
         state.close()
-    typer.echo(f"{new.name}: {'added' if added else 'on the roster already'}, pin {new.pin}", err=True)
+    for line in told:
+        typer.echo(line, err=True)
+
+
+def _card(path: Path, issuer: str) -> Card:
+    """Return a card that somebody sent."""
+    try:
+        parsed = parse_card(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise InputError("config.path", f"card {path} cannot be read: {error.strerror}") from None
+    except (ValueError, Refused):
+        raise InputError("config.member", f"{path} is not a member card that its own key signed") from None
+    if parsed.issuer != issuer:
+        raise InputError(
+            "config.member", f"card {path} names issuer {parsed.issuer!r}; expected this server's, {issuer!r}"
+        )
+    return parsed
 
 
 @member.command("list")
@@ -94,9 +107,10 @@ def revoke(
     reason: Annotated[str, typer.Option("--reason", help="For the log, which keeps it for good: no personal data.")],
     config: ServerFile = Path("server.toml"),
 ) -> None:
-    """Take a member off the roster: it is shut out at once. A run with it in its circle cannot go on.
+    """Shut a member out at the server's door, at once. A run waits for it until it is let in again or let go.
 
-    Before the next run every other member's operator takes its [[member]] table out of client.toml.
+    It stays in the circle: moonflower circle propose RUN.toml --without NAME lets it go, and moonflower member add CARD
+    lets it in again.
     """
     settings = load_config(ServerConfig, config)
     state = _opened(settings)
@@ -233,9 +247,11 @@ def statistics(
     settings = load_config(ClientConfig, config)
     secret = load_keys(settings.client.state).secret
     with _ledger(settings) as ledger:
-        rows = OwnRows(settings, secret)
-        found = snapshots_of(settings, secret, ledger, Seals(settings.client.state / FOLDER))
-        table, changed = rows.now(), list[str]()
+        circle = ledger.circles.standing().living
+        if circle is None:
+            raise InputError("config.value", "this node lives in no circle: no run uses rows of it")
+        found = snapshots_of(settings, secret, ledger, Seals(settings.client.state / FOLDER), circle.recipe)
+        table, changed = OwnRows(settings, secret).now(circle.recipe), list[str]()
         if delete_gone:
             with locked(settings.client.state):
                 changed = found.delete_gone(table)

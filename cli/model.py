@@ -321,11 +321,15 @@ def _pins(config: Path | None, given: list[str]) -> tuple[dict[str, str], int]:
     """Return member → pin, and how many approvals are wanted."""
     pins, needed = {}, ENOUGH
     if config is not None:
-        from ..client.keyring import load_keys
+        from ..client.ledger.ledger import FILE_NAME, Ledger
 
         settings = load_config(ClientConfig, config)
-        pins = {one.name: one.pin for one in settings.member}
-        pins[settings.client.member] = load_keys(settings.client.state).pin
+        ledger = Ledger(settings.client.state / FILE_NAME)
+        try:
+            living = ledger.circles.standing().living
+        finally:
+            ledger.close()
+        pins = {} if living is None else dict(living.pins)
         needed = settings.client.min_approvals
     for one in given:
         member, _, text = one.rpartition("=")
@@ -333,7 +337,9 @@ def _pins(config: Path | None, given: list[str]) -> tuple[dict[str, str], int]:
             raise InputError("config.value", f"--pin {one}: expected MEMBER=PIN, a pin of 43 characters")
         pins[member] = text
     if not pins:
-        raise InputError("config.value", "no pin is known; expected --config or --pin")
+        raise InputError(
+            "config.value", "no pin is known; expected --config of a node that lives in a circle, or --pin"
+        )
     return pins, needed
 
 

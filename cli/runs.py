@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from ..configs.recipe import recipe_of
 from ..configs.roles import OperatorConfig, load_config
 from ..configs.settings import load_run
 from ..federation.folder import fresh
 from ..protocol.words import WHY
 from ..report import table as report
+from ..version import NUMERICS
 from . import following
 from .options import OPERATOR, AsJson, Operator, Out, Overrides, RunConfig
 from .output import page
@@ -44,7 +46,7 @@ def up(
     cast = prepare(config, overrides or ())
     name = settings.federation.name
     with fresh(out, name) as folder, following.shown(settings.training.rounds, quiet=as_json) as follow:
-        done = run_up(cast.settings, cast.names, cast.schema.digest(), folder, follow)
+        done = run_up(cast.settings, cast.names, cast.recipe, folder, follow)
     _show(done.result, as_json)
     if not as_json:
         typer.echo(f"report: {done.out / 'report.html'}")
@@ -59,15 +61,22 @@ def run(
     detach: Annotated[bool, typer.Option("--detach", help="Print the run's identifier and do not follow it.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Submit a run to a server and follow it to its end; the exit status is the run's."""
+    """Submit a run to a server and follow it to its end; the exit status is the run's.
+
+    The config is to be the recipe of the circle that there is, but for its seed, and fewer rounds. Where it is that of
+    a circle which waits for signatures, this waits for them.
+    """
     settings = load_run(config, overrides or ())
     remote = _remote(operator)
+    from ..client.code import code_of
     from ..client.tasks import load_task, schema_for
     from ..federation.up import ending
 
     try:
         schema = schema_for(load_task(settings.task.ref, settings.task.options), settings.data)
-        submitted = remote.submit(settings.offer(schema.digest()))
+        recipe = recipe_of(settings, schema, code_of(settings.task.ref), NUMERICS)
+        remote.await_circle(recipe, lambda line: typer.echo(line, err=True))
+        submitted = remote.submit(recipe)
         if detach:
             typer.echo(json.dumps({"run": submitted}) if as_json else submitted)
             return

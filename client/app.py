@@ -12,7 +12,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from flwr.app import Context, Message, RecordDict
@@ -20,16 +20,15 @@ from flwr.clientapp import ClientApp
 
 from .. import logs
 from ..canonical import digest
-from ..configs.settings import FloorSettings, Offer
+from ..configs.settings import Offer
 from ..crypto import answers, pairs, quantise, sealed
 from ..crypto.answer_plan import answer_plan
-from ..crypto.identity import Identity
 from ..crypto.quantise import Contribution, Ints, OpenedSum
 from ..crypto.sealed import Secrets
 from ..errors import MoonflowerError, Refused
 from ..protocol import envelope as envelopes
 from ..protocol import model_version, statement
-from ..protocol.circle import Circle
+from ..protocol.circle import Circle, SignedCircle
 from ..protocol.context import RoundContext
 from ..protocol.envelope import OwnEnvelope, RawEnvelope
 from ..protocol.messages import (
@@ -53,8 +52,8 @@ from ..protocol.messages import (
 )
 from ..protocol.purposes import Purpose
 from ..protocol.records import from_records, to_records
-from ..protocol.words import STEPS, WHY
-from . import answering, circle_key, guard
+from . import answering, away, circle_key, guard
+from .circles import Circles, check_recipe
 from .guard import OwnAnswer, SealList
 from .learning.learner import Learner
 from .ledger.ledger import Base, Ledger
@@ -72,47 +71,42 @@ class Member:
     """One organisation's node: everything it does for the federation.
 
     Args:
-        identity: the member's keys.
-        floor: the node's own limits.
+        circles: with the member's keys, its own limits, and the circle that it lives in.
         secret: the node's own; which rows are whose comes from it.
-        pins: every member's pin by name, this one's own included: the circle.
         ledger: the member's store.
         held: what it sealed and did not answer yet.
-        learner_for: makes the learner for an offer and its run from the node's own data.
-        schema_digest: of the node's own schema.
+        learner_for: makes the learner for a circle, an offer and its run from the node's own data.
         clock: seconds since 1970.
         kit: what it works with; None for that of every member.
     """
 
     def __init__(
         self,
-        identity: Identity,
-        floor: FloorSettings,
+        circles: Circles,
         secret: NodeSecret,
-        pins: Mapping[str, str],
         ledger: Ledger,
         held: Seals,
-        learner_for: Callable[[Offer, str], Learner],
-        schema_digest: str,
+        learner_for: Callable[[Circle, Offer, str], Learner],
         clock: Callable[[], float] = time.time,
         kit: Kit | None = None,
     ) -> None:
-        self.identity, self.floor, self.secret, self.pins = identity, floor, secret, pins
+        self.circles, self.identity, self.secret = circles, circles.own.identity, secret
         self.ledger, self.held = ledger, held
         self.kit = kit or Kit()
-        self.witness = LogWitness(identity, ledger, floor.log_key, clock)
-        self._learner_for, self._schema_digest = learner_for, schema_digest
+        self.witness = LogWitness(self.identity, ledger, circles.own.floor.log_key, clock)
+        self._learner_for = learner_for
         self._agreed: dict[str, Agreed] = {}  # of the newest run; the ledger has what makes them anew
         self._seated: dict[str, Seated] = {}
         self._tried: dict[str, str] = {}  # context → the one sum of answers that is tried in it
 
     def enrol(self, request: Enrol) -> Enrolled:
-        """Agree to a run, within the node's floor, and say what all members must share."""
-        self._admit(request.offer)
+        """Agree to a run in the circle that this member lives in, and say what all members must share."""
+        circle = self._enter(SignedCircle.parse(request.circle))
+        offer = circle.offer(request.seed, request.rounds)
         before = self.ledger.agreement(request.run)
-        if before is not None and digest(before.offer) != digest(request.offer):
+        if before is not None and digest(before.offer) != digest(offer):
             raise Refused("envelope.context", "this run was agreed to under another offer")
-        self.ledger.keep_agreement(request.run, request.offer)
+        self.ledger.keep_agreement(request.run, offer)
         agreed = self._agreement(request.run)
         key = self.ledger.circle_key(agreed.key_use)
         return Enrolled(
@@ -254,22 +248,34 @@ class Member:
 
     # What a handler needs on its way.
 
-    def _admit(self, offer: Mapping[str, Any]) -> Offer:
-        """Return an offer that this node takes part in."""
-        return guard.admit(offer, self.floor, self._schema_digest, self.secret.practice)
+    def _enter(self, shown: SignedCircle) -> Circle:
+        """Return the circle of a run that begins; what was sealed in another one is let go, for it is never opened."""
+        newest = self.circles.standing.newest
+        circle = self.circles.enter(shown)
+        if newest is not None and newest.circle.digest != circle.digest:
+            self.held.drop_all()
+        return circle
 
     def _agreement(self, run: str) -> Agreed:
-        """Return what was agreed to for a run; after a restart it is made anew from the ledger's offer."""
-        if run not in self._agreed:
+        """Return what was agreed to for a run; after a restart it is made anew from the ledger's offer.
+
+        Raises:
+            Refused: ``circle.changed``: this member lives in another circle since; what :func:`check_recipe` raises.
+        """
+        circle, agreed = self.circles.living(), self._agreed.get(run)
+        if agreed is None:
             kept = self.ledger.agreement(run)
             if kept is None:
                 raise Refused("envelope.context", "this member did not agree to that run")
-            offer = self._admit(kept.offer)
-            smallest = max(self.floor.min_members, offer.federation.min_members)
-            circle = Circle.of(offer.federation.name, self.pins, offer.federation.practice, smallest)
-            self._agreed = {run: Agreed.to(offer, kept.offer, self._learner_for(offer, run), self.kit.purposes, circle)}
-            self._seated = {}
-        return self._agreed[run]
+            if kept.offer["circle"] == circle.digest:
+                check_recipe(circle.recipe, len(circle.names), self.circles.own)
+                offer = Offer.model_validate(kept.offer)
+                learner = self._learner_for(circle, offer, run)
+                agreed = Agreed.to(offer, kept.offer, learner, self.kit.purposes, circle)
+                self._agreed, self._seated = {run: agreed}, {}
+        if agreed is None or agreed.circle.digest != circle.digest:
+            raise Refused("circle.changed", f"this member lives in circle {circle.number}, which is not the run's")
+        return agreed
 
     def _seat(self, request: Seal | Ask | Open) -> tuple[Agreed, Seated]:
         agreed = self._agreement(request.run)
@@ -326,18 +332,7 @@ class Member:
 
     def note(self, request: Waits) -> Noted:
         """Write into the own log for whom the run waits, once for each change; it asks for nothing."""
-        known = {*self._agreement(request.run).circle.names}
-        step = STEPS.get(request.step, "answer")
-        for member, since in request.since.items():
-            if member not in known:
-                raise Refused("envelope.member", "the run waits for somebody who is not in this member's circle")
-            why = WHY.get(request.why.get(member, ""), "away")
-            back = request.returns.get(member, 0)
-            often = f", came back {back} times" if back else ""
-            logger.warning(
-                "the run waits for %s to %s, since %s (%s%s); nothing is lost and nothing is to be done here",
-                *(member, step, logs.printable(since[:40]), why, often),
-            )
+        away.tell(request, self._agreement(request.run).circle.names)
         return Noted()
 
     def answer(self, request: type[Body], records: RecordDict) -> RecordDict:

@@ -6,8 +6,9 @@ of docs/protocol.md:
 
 2. everybody or nobody: a member answers one list in a context, ever, with one header of every name in its circle;
 3. a base is what this node knows: a version that it signed itself, in this run, beside the words of all names;
-7. a round is bound to a checkpoint of the log that this member has witnessed;
-9. the node's floor: a run can only be stricter than the node's own settings.
+7. a round is bound to a checkpoint of the log that this member has witnessed.
+
+Rule 1 is in ``client/standing.py``, rule 9 in ``client/circles.py``.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..configs.settings import FloorSettings, Offer, parse
+from ..configs.settings import Offer
 from ..crypto import tau
 from ..crypto.identity import Roster
 from ..crypto.pairs import check_public
 from ..crypto.planner import Plan
 from ..crypto.sealed import residues_of
-from ..errors import InputError, Refused
+from ..errors import Refused
 from ..protocol import gate
 from ..protocol.answer import SignedAnswer, list_digest
 from ..protocol.context import RoundContext
@@ -82,41 +83,6 @@ def check_witnessed(request: Seal, witnessed: bool) -> None:
     """
     if not witnessed:
         raise Refused("audit.fork", f"the round is bound to a checkpoint that was not shown here: {request.checkpoint}")
-
-
-def admit(offer: Mapping[str, Any], floor: FloorSettings, schema_digest: str, practice: bool) -> Offer:
-    """Return the run's offer if this node takes part in it (rule 9).
-
-    Args:
-        offer: as it came.
-        floor: the node's own limits.
-        schema_digest: of the node's own schema.
-        practice: this node's secret comes from a seed. Such nodes, and no others, take part in practice (rule 8).
-
-    Raises:
-        Refused: ``circle.differs``, ``task.refused``, ``config.schema``, ``config.min_members``,
-            ``config.train_timeout_s``, ``config.min_approvals`` or ``config.value``.
-    """
-    try:
-        checked = parse(Offer, offer, where="the run's offer")
-    except InputError as error:
-        raise Refused(error.code, str(error)) from None
-    if checked.federation.practice != practice:
-        found = "comes from a seed, and the run is no practice" if practice else "is its own, and the run is a practice"
-        raise Refused("circle.differs", f"the secret of this node {found}")
-    if checked.task.ref not in floor.tasks:
-        raise Refused("task.refused", f"task {checked.task.ref!r} is not on this node's list")
-    if checked.schema_digest != schema_digest:
-        raise Refused("config.schema", "the run is for another schema than this node's")
-    limits = (
-        ("min_members", checked.federation.min_members >= floor.min_members),
-        ("train_timeout_s", checked.training.train_timeout_s <= floor.max_train_s),
-        ("min_approvals", checked.gate.approvals >= floor.min_approvals),
-    )
-    for name, kept in limits:
-        if not kept:
-            raise Refused(f"config.{name}", f"the run's {name} passes this node's limit")
-    return checked
 
 
 def round_context(template: RoundContext, request: RoundRequest, purposes: Purposes) -> RoundContext:

@@ -155,6 +155,8 @@ class Statistics:
         found = at.fact(_counted(at))
         if found is None:
             found = [at.learner.rows, *at.learner.summary().tolist()]
+        if len(found) != self.size(at.learner):
+            raise Refused("circle.differs", "the counts that are carried over are not those of this task")
         return Given(Contribution(tuple(found)), facts={_counted(at): found})
 
     def conclude(self, at: MemberRound, headers: Mapping[str, str], sums: OpenedSum) -> Conclusion:

@@ -89,6 +89,11 @@ class Seals:
         found = HeldSeal(data[len(_MAGIC) : start], data[start:])
         return found if data.startswith(_MAGIC) and found.is_whole(context) else None
 
+    def drop_all(self) -> None:
+        """Delete everything: it is never answered."""
+        for context in self.contexts():
+            self.drop(context)
+
     def drop(self, context: str) -> None:
         """Delete the seal of a context, synced; nothing happens where there is none."""
         if self._folder is None:

@@ -32,7 +32,7 @@ class Agreed:
         offer: the run's.
         raw: the offer as it came.
         learner: with the node's own rows.
-        circle: everybody in the run, as this node's config has them.
+        circle: everybody in the run; this node lives in it.
         plan: of its sums.
         shared: what all members must say alike.
         frozen: digest of each tensor that does not travel, by name.
@@ -74,11 +74,11 @@ class Agreed:
 
     @property
     def counted(self) -> str:
-        """What sums of rows alone are opened for, once (rule 8)."""
-        return digest([self.circle.digest, self.shared["schema"], self.shared["task"]])
+        """What sums of rows alone are opened for, once (rule 8); circles that carry the counts over share it."""
+        return digest([self.circle.federation, self.circle.counted, self.shared["schema"]])
 
     def roster(self, cards: Iterable[Any]) -> Roster:
-        """Return the cards of everybody in the circle, each with the pin that this node holds for it.
+        """Return the cards of everybody in the circle, each with the pin that the circle has for it.
 
         Raises:
             Refused: ``circle.differs``; ``circle.card``: one is malformed.
@@ -116,8 +116,7 @@ class Seated:
             key: the circle's, from the ledger.
 
         Raises:
-            Refused: ``circle.differs``: others are pinned here since; ``circle.key``: no seat was taken, or the key
-                is another one since.
+            Refused: ``circle.key``: no seat was taken, or the key is another one since.
         """
         if key is None or hashlib.sha256(key).hexdigest() != kept.key:
             raise Refused("circle.key", "this member took no seat in the run, or holds another key since")

@@ -7,13 +7,14 @@ Each is one TOML file beside its own keys; relative paths in it are relative to 
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from .settings import DataSettings, File, FloorSettings, Name, SimulateSettings, Strings, Table, parse
+from .settings import File, FloorSettings, Name, OwnDataSettings, SimulateSettings, Strings, Table, parse
 from .toml import read_toml
 
 C = TypeVar("C", bound="Config")
@@ -83,10 +84,10 @@ class Config(Table):
 
 
 class MemberSettings(Table):
-    """``[[member]]``: who is pinned."""
+    """``[[member]]`` of the server: who is let in at its door."""
 
     name: Name = Field(description="member's name")
-    client_id: ClientId | None = Field(None, description="OAuth client of its node (server only)")
+    client_id: ClientId = Field(description="OAuth client of its node")
     pin: Pin = Field(description="RFC 7638 thumbprint of its node key")
 
 
@@ -167,12 +168,9 @@ class ServerConfig(Config):
 
     @model_validator(mode="after")
     def _members(self) -> ServerConfig:
-        for one in self.member:
-            if one.client_id is None:
-                raise ValueError(f"[[member]] {one.name}: client_id is missing; expected the OAuth client of its node")
         _distinct([one.name for one in self.member], "[[member]] name")
         _distinct([one.pin for one in self.member], "[[member]] pin")
-        _distinct([str(one.client_id) for one in self.member], "[[member]] client_id")
+        _distinct([one.client_id for one in self.member], "[[member]] client_id")
         return self
 
 
@@ -205,22 +203,37 @@ class NodeSettings(FloorSettings):
     idle_poll_s: float = Field(2.0, gt=0, le=600, description="between two looks after a minute without work")
 
 
+def _signs(text: str) -> str:
+    if text not in ("ask", "same-names") and not re.fullmatch(r"sha256:[0-9a-f]{64}", text):
+        raise ValueError('expected "ask", "same-names", or the digest of one circle as "sha256:" and 64 hex digits')
+    return text
+
+
+class CircleSettings(Table):
+    """``[circle]`` of a node: which circles it signs by itself, and the smallest that it is in."""
+
+    sign: Annotated[str, AfterValidator(_signs)] = Field(
+        "ask", description='"sha256:…" signs that circle, "same-names" recipes over the same members, "ask" none'
+    )
+    min_members: int = Field(
+        3, ge=2, description="smallest circle that it takes part in; of two, each reads the other's update"
+    )
+
+
 class ClientConfig(Config):
     """client.toml."""
 
     client: NodeSettings
+    circle: CircleSettings = CircleSettings()
     oauth: LoginSettings
-    data: DataSettings
+    data: OwnDataSettings
     simulate: SimulateSettings | None = Field(None, description="how [data] is dealt out; without it all rows are ours")
-    member: tuple[MemberSettings, ...] = Field((), strict=False, description="the other members")
     approver: tuple[ApproverSettings, ...] = Field((), strict=False, max_length=16, description="who may release")
 
     @model_validator(mode="after")
-    def _members(self) -> ClientConfig:
+    def _approvers(self) -> ClientConfig:
         _distinct([one.name for one in self.approver], "[[approver]] name")
         _distinct([one.key for one in self.approver], "[[approver]] key")
-        _distinct([self.client.member, *(one.name for one in self.member)], "[[member]] name")
-        _distinct([one.pin for one in self.member], "[[member]] pin")
         return self
 
 

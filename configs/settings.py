@@ -26,6 +26,7 @@ Ref = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", title='"pa
 
 Strings = Annotated[tuple[str, ...], Field(strict=False)]  # TOML has lists, not tuples
 File = Annotated[Path, Field(strict=False)]
+DIGEST = r"^[0-9a-f]{64}$"
 
 
 class Table(BaseModel):
@@ -39,6 +40,9 @@ class FederationSettings(Table):
 
     name: Name = Field(description="name of the federation; part of every signed context")
     min_members: int = Field(3, ge=2, le=1024, description="smallest circle; of two, each reads the other's update")
+    let_go_days: int = Field(
+        14, ge=1, le=28, description="days after which a circle may begin without a member that gave no farewell"
+    )
     practice: bool = Field(False, description="members' secrets come from the seed; simulate and up set it")
 
 
@@ -54,14 +58,11 @@ class TaskSettings(BaseModel):
         return dict(self.model_extra or {})
 
 
-class DataSettings(Table):
-    """``[data]``: where the rows are and how they are split. Never part of a run's offer."""
+class DataRules(Table):
+    """``[data]`` of a recipe: which column is what, and how rows are dealt to parts; the same at every member."""
 
-    path: File | None = Field(None, description="CSV (also .gz) or Parquet; relative to the config file")
     label: str = Field("y", description="column to predict")
-    site: str | None = Field(None, description="column that names the member (simulate and up)")
     drop: Strings = Field((), description="columns that are no features")
-    schema_path: File | None = Field(None, alias="schema", description="schema file; relative to the config file")
     test_fraction: float = Field(0.2, ge=0, lt=1, description="share of the rows kept for testing")
     test_column: str | None = Field(None, description="column that marks the test rows, instead of test_fraction")
     test_value: int | str | None = Field(None, description="value of test_column that marks a test row")
@@ -71,15 +72,39 @@ class DataSettings(Table):
     min_count: int = Field(
         10, ge=2, le=1_000_000, description="rows by which a part of a member's rows changes, or not at all"
     )
+
+    @model_validator(mode="after")
+    def _pair(self) -> DataRules:
+        if (self.test_column is None) != (self.test_value is None):
+            raise ValueError("test_column and test_value go together")
+        return self
+
+
+class DataSettings(DataRules):
+    """``[data]`` of a run config: the rules, and where the rows are on this machine."""
+
+    path: File | None = Field(None, description="CSV (also .gz) or Parquet; relative to the config file")
+    site: str | None = Field(None, description="column that names the member (simulate and up)")
+    schema_path: File | None = Field(None, alias="schema", description="schema file; relative to the config file")
+
+    @property
+    def rules(self) -> DataRules:
+        """What of it is part of the recipe."""
+        return DataRules(**{name: getattr(self, name) for name in DataRules.model_fields})
+
+
+class OwnDataSettings(Table):
+    """``[data]`` of a node: where its rows are. Which column is what stands in the recipe that it signed."""
+
+    path: File | None = Field(None, description="CSV (also .gz) or Parquet; relative to the config file")
+    site: str | None = Field(None, description="column that names the member, in a table of several (up)")
     append_only: bool = Field(
         False, description="the table only grows: a node keeps no rows of it, and one that is gone was deleted"
     )
 
-    @model_validator(mode="after")
-    def _pair(self) -> DataSettings:
-        if (self.test_column is None) != (self.test_value is None):
-            raise ValueError("test_column and test_value go together")
-        return self
+    def under(self, rules: DataRules) -> DataSettings:
+        """Return where the rows are together with the rules of a recipe."""
+        return DataSettings(path=self.path, site=self.site, **dict(rules))
 
 
 class SimulateSettings(Table):
@@ -106,9 +131,8 @@ class TrainingSettings(Table):
     lr: float = Field(0.1, gt=0, le=100, description="learning rate of plain SGD")
     batch_size: int = Field(64, ge=1, le=1_000_000, description="rows a step")
     mu: float = Field(0.0, ge=0, le=1000, description="FedProx: weight of the pull towards the base; 0 = FedAvg")
-    seed: int = Field(
-        7, ge=0, lt=2**63, description="seed of the start vector and, with each node's own secret, of batches"
-    )
+    seed: int = Field(7, ge=0, lt=2**63, description="with each node's own secret: order of batches, and dropout")
+    init_seed: int = Field(7, ge=0, lt=2**63, description="seed of version 0, beside members, task and schema")
     train_timeout_s: float = Field(
         600, gt=0, le=7 * 86400, description="a member that is connected and trains longer is named as away"
     )
@@ -156,11 +180,6 @@ class RunSettings(Table):
     crypto: CryptoSettings = CryptoSettings()
     gate: GateSettings = GateSettings()
 
-    def offer(self, schema_digest: str) -> dict[str, Any]:
-        """Return what a run carries to the members (rule 9): no paths, no code, no data settings."""
-        tables = self.model_dump(include={"federation", "task", "training", "crypto", "gate"}, mode="json")
-        return {**tables, "schema": schema_digest}
-
     def in_practice(self) -> RunSettings:
         """Return the same run as a practice: all its members' secrets come from its seed."""
         return self.model_copy(update={"federation": self.federation.model_copy(update={"practice": True})})
@@ -169,30 +188,30 @@ class RunSettings(Table):
         """Return the floor of a node that takes part in this run and in nothing beyond it."""
         return FloorSettings(
             tasks=(self.task.ref,),
-            min_members=self.federation.min_members,
             max_train_s=self.training.train_timeout_s,
             min_approvals=self.gate.approvals,
         )
 
 
 class Offer(Table):
-    """What a run carries to a member (rule 9), parsed strictly at the member."""
+    """What a run carries to its members: the recipe of the circle that it is in, with what the run chose.
+
+    Both sides derive it (``protocol/circle.py``); no paths, no code.
+    """
 
     federation: FederationSettings
     task: TaskSettings
     training: TrainingSettings
     crypto: CryptoSettings
     gate: GateSettings
-    schema_digest: str = Field(alias="schema", pattern=r"^[0-9a-f]{64}$")
+    schema_digest: str = Field(alias="schema", pattern=DIGEST)
+    circle: str = Field(pattern=DIGEST, description="digest of the circle, 64 hex digits")
 
 
 class FloorSettings(Table):
     """The member's own floor (rule 9): a run can only be stricter."""
 
     tasks: Strings = Field(description="task references that this node runs")
-    min_members: int = Field(
-        3, ge=2, description="smallest circle that it takes part in; of two, each reads the other's update"
-    )
     max_train_s: float = Field(3600, gt=0, description="longest train_timeout_s of a run")
     log_key: str | None = Field(None, description="the one key that may sign the coordinator's log (log.pub)")
     min_approvals: int = Field(1, ge=0, le=64, description="fewest members that must approve a release; automatic is 0")

@@ -25,7 +25,8 @@ from ..configs.roles import (
     load_config,
     own_address,
 )
-from ..configs.settings import RunSettings, load_run
+from ..configs.schema import Schema
+from ..configs.settings import RunSettings, TaskSettings, load_run
 from ..configs.toml import read_toml
 from ..errors import InputError, MoonflowerError
 from . import folders as state
@@ -33,8 +34,6 @@ from . import machine as here
 from .machine import Check, Status, described, not_checked
 
 if TYPE_CHECKING:
-    from ..client.tasks import Task
-    from ..configs.schema import Schema
     from .network import ClockReading
 
 DEFAULT_VALUES = 1000  # of an update, where no task says how many
@@ -140,29 +139,14 @@ def _client(config: ClientConfig) -> tuple[Planned, ...]:
 
         return there.token(login, DpopKey(load_keys(own.state).node), ("fl:train",))
 
-    def rows() -> Check:
-        from ..client.live import OwnRows
-        from ..client.secret import NodeSecret
-
-        OwnRows(config, NodeSecret.fresh())  # any deals: the keys have a check of their own
-        return Check("data", "ok", f"{config.data.path or 'the task'} and schema are in order for {own.tasks[0]}")
-
-    def snapshot() -> Check:
-        from ..client.keyring import load_keys
-        from ..client.live import OwnRows
-        from ..client.snapshots import compare, hashes_of
-
-        secret = load_keys(own.state).secret
-        used = {part: hashes_of(data) for part, data in state.rows_in_use(own.state).items()}
-        return state.snapshot(compare(used, OwnRows(config, secret).now(), secret, config.data.min_count))
-
-    def pins() -> Check:
-        pinned = {one.name: one.pin for one in config.member}
-        last = {name: pin for name, pin in state.last_roster(own.state).items() if name != own.member}
-        return here.members(pinned, own.min_members, last)
-
     def encryption() -> Check:
-        return _canary(len(config.member) + 1, DEFAULT_BITS, _values(config))
+        circle = state.living(own.state)
+        if circle is None:
+            return _canary(DEFAULT_MEMBERS)
+        recipe = circle.recipe
+        return _canary(
+            len(circle.names), recipe.crypto.value_bits, _length(recipe.task, Schema.from_dict(recipe.columns))
+        )
 
     def clocks() -> Check:
         trust = there.trusting(own.ca, system=True)
@@ -177,15 +161,44 @@ def _client(config: ClientConfig) -> tuple[Planned, ...]:
         Planned("CAs", lambda: here.ca({"[client] ca": own.ca, "[oauth] ca": login.ca}, here.utc_now())),
         Planned("disk", lambda: state.disk([own.state])),
         Planned("ledger", lambda: state.ledger(own.state)),
-        Planned("members", pins, ("ledger",)),
-        Planned("data", rows, ("versions",)),
-        Planned("snapshot", snapshot, ("keys", "ledger", "data")),
+        Planned("circle", lambda: state.circle(own.state), ("ledger",)),
+        Planned("data", lambda: _rows_of(config), ("versions",)),
+        Planned("snapshot", lambda: _snapshot_of(config), ("keys", "ledger", "data")),
         Planned("issuer", lambda: there.issuer(login), ("CAs",), asks=True),
         Planned("server", lambda: there.server(own.server, there.trusting(own.ca, system=True)), ("CAs",), asks=True),
         Planned("clock", clocks, ("CAs",), asks=True),
         Planned("token", token, ("keys", "issuer"), asks=True),
         Planned("encryption", encryption, ("versions",)),
     )
+
+
+def _rows_of(config: ClientConfig) -> Check:
+    """Look whether a node has the rows that its circle's recipe wants."""
+    from ..client.live import OwnRows
+    from ..client.secret import NodeSecret
+
+    where, circle = config.data.path or "the task", state.living(config.client.state)
+    deals = OwnRows(config, NodeSecret.fresh())  # any: the keys have a check of their own
+    if circle is None:
+        if config.data.path is not None and not config.data.path.is_file():
+            return Check("data", "failed", f"{where} is not here; expected a table", "[data] path")
+        return not_checked("data", "which column is what stands in the recipe that this node signs")
+    deals.now(circle.recipe)
+    return Check("data", "ok", f"{where} is as the recipe of circle {circle.number} has it")
+
+
+def _snapshot_of(config: ClientConfig) -> Check:
+    """Look how the rows in use stand to the table."""
+    from ..client.keyring import load_keys
+    from ..client.live import OwnRows
+    from ..client.snapshots import compare, hashes_of
+
+    secret, circle = load_keys(config.client.state).secret, state.living(config.client.state)
+    used = {part: hashes_of(data) for part, data in state.rows_in_use(config.client.state).items()}
+    if circle is None or not used:
+        return state.snapshot([])
+    now = OwnRows(config, secret).now(circle.recipe)
+    return state.snapshot(compare(used, now, secret, circle.recipe.data.min_count))
 
 
 def _server(config: ServerConfig) -> tuple[Planned, ...]:
@@ -327,21 +340,12 @@ def _size(settings: RunSettings) -> int:
     from ..client.tasks import load_task, schema_for
 
     task = load_task(settings.task.ref, settings.task.options)
-    return _length(task, schema_for(task, settings.data), settings.training.seed)
+    return _length(settings.task, schema_for(task, settings.data))
 
 
-def _values(config: ClientConfig) -> int:
-    """Return the length of the update of a client's first task, or a default where the task needs a run's options."""
-    from ..client.tasks import load_task, schema_for
-
-    try:
-        task = load_task(config.client.tasks[0], {})
-        return _length(task, schema_for(task, config.data), 0)
-    except (InputError, IndexError):
-        return DEFAULT_VALUES
-
-
-def _length(task: Task, schema: Schema, seed: int) -> int:
+def _length(about: TaskSettings, schema: Schema) -> int:
     from ..client.learning.torch import fresh_model, layout_of
+    from ..client.tasks import load_task
 
-    return sum(spec.size for spec in layout_of(fresh_model(task, schema, seed)))
+    task = load_task(about.ref, about.options)
+    return sum(spec.size for spec in layout_of(fresh_model(task, schema, "")))

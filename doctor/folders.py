@@ -23,6 +23,7 @@ from .machine import Check, Status, worst
 
 if TYPE_CHECKING:
     from ..client.snapshots import PartState
+    from ..protocol.circle import Circle
 
 LEAST_BYTES, FEW_BYTES = 100 << 20, 1 << 30
 SHARED_SYSTEMS = ("nfs", "cifs", "smb", "afs", "ceph", "gluster", "lustre", "beegfs", "ocfs2", "gfs2", "fuse.sshfs")
@@ -152,20 +153,39 @@ def ledger(folder: Path) -> Check:
     return Check("ledger", "ok", f"opens; {seen}")
 
 
-def last_roster(folder: Path) -> dict[str, str]:
-    """Return member → pin of the newest run that this member took a seat in; nothing where there is none."""
+def living(folder: Path) -> Circle | None:
+    """Return the circle in which this member has lived last; None for none, or where it left that."""
     from ..client.ledger.ledger import APPLICATION_ID, FILE_NAME
-    from ..crypto.identity import parse_card
+    from ..protocol.circle import Circle
 
     path = folder / FILE_NAME
     if not path.exists():
-        return {}
+        return None
     with reading(path, APPLICATION_ID) as db:
-        row = db.execute(
-            "SELECT roster FROM agreements WHERE roster IS NOT NULL ORDER BY rowid DESC LIMIT 1"
-        ).fetchone()
-    cards = [] if row is None else [parse_card(card) for card in json.loads(row[0])]
-    return {card.name: card.node.pin for card in cards}
+        rows = db.execute("SELECT document, left FROM circles WHERE begun").fetchall()
+    begun = sorted(((Circle.parse(json.loads(document)), left) for document, left in rows), key=_number)
+    return None if not begun or begun[-1][1] else begun[-1][0]
+
+
+def _number(begun: tuple[Circle, bool]) -> int:
+    return begun[0].number
+
+
+def circle(folder: Path) -> Check:
+    """Look whether this member lives in a circle, and whether it still has the ledger with which it signed it."""
+    from ..client.ledger.ledger import APPLICATION_ID, FILE_NAME
+
+    ask = "moonflower circle sign CONFIG, once somebody proposed one"
+    found, path = living(folder), folder / FILE_NAME
+    if path.exists():
+        with reading(path, APPLICATION_ID) as db:
+            lost = db.execute("SELECT 1 FROM facts WHERE key = 'ledger.lost'").fetchone()
+        if lost is not None:
+            said = "the ledger is not the one that this node had; expected a circle with a higher number that says so"
+            return Check("circle", "failed", said, "moonflower circle propose RUN.toml --new-ledger NAME, at the desk")
+    if found is None:
+        return Check("circle", "warning", "this node lives in no circle yet, and takes part in no run", ask)
+    return Check("circle", "ok", f"circle {found.number} of {len(found.names)} members: {', '.join(found.names)}")
 
 
 def rows_in_use(folder: Path) -> dict[str, bytes]:

@@ -290,27 +290,6 @@ def _covers(name: str, host: str) -> bool:
         return name == plain or (name.startswith("*.") and plain.partition(".")[2] == name[2:])
 
 
-def members(pinned: Mapping[str, str], least: int, last: Mapping[str, str]) -> Check:
-    """Look whether enough members are pinned for any sum to be opened here, and whether they are those of the last run.
-
-    Args:
-        pinned: member → pin, of the config.
-        least: members of the smallest sum.
-        last: the same of the others with whom this member had keys last; nothing where it had none.
-    """
-    problems: list[tuple[Status, str]] = []
-    if len(pinned) + 1 < least:
-        said = f"pins of other members: {len(pinned)}; expected {least - 1} or more, as min_members = {least}"
-        problems.append(("warning", said))
-    for name, pin in sorted(last.items()):
-        if name not in pinned:
-            problems.append(("warning", f"{name} took part in the last run and is not pinned; was it revoked?"))
-        elif pinned[name] != pin:
-            problems.append(("warning", f"the pin of {name} is not that of the last run; has it new keys?"))
-    well = f"pins of other members: {len(pinned)}, min_members = {least}"
-    return worst("members", problems, well, "a [[member]] table with name and pin for every other member")
-
-
 def _version(name: str) -> str:
     try:
         return metadata.version(name)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import re
-import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
-import httpx
-
-from ..configs.roles import OperatorConfig, is_loopback
-from ..errors import InputError, IssuerUnreachable, Refused
+from ..configs.recipe import Recipe, not_free
+from ..configs.roles import OperatorConfig
+from ..errors import InputError, Refused
+from ..oauth.api_client import ApiClient
 from ..oauth.login import DpopKey, ServerAuth, TokenSource
+from ..protocol.circle import Circle
+from ..protocol.circle_board import CircleBoard
 from ..protocol.model_version import Version, parse
 
 Event = dict[str, Any]
 POLL_S = 0.3
-TIMEOUT_S = 30.0
+CIRCLE_POLL_S = 2.0
 PATIENCE_S = 120.0  # how long a server may be away while a run is followed; it may be starting again
 LATER = ("run.unreachable", "auth.throttled")
 
@@ -35,53 +35,84 @@ class Remote:
     """
 
     def __init__(self, config: OperatorConfig, scope: str = "fl:run") -> None:
-        settings, login = config.operator, config.oauth
-        key = DpopKey.generate() if login.binding == "dpop" else None
-        verify: ssl.SSLContext | bool = True
-        if settings.ca is not None:
-            try:
-                verify = ssl.create_default_context(cafile=settings.ca)
-            except (OSError, ssl.SSLError) as error:
-                raise InputError("config.file", f"operator.ca = {settings.ca}: not a readable CA: {error}") from None
-        outside = not is_loopback(urlsplit(settings.server).hostname or "")  # a proxy is for the way out
-        self._tokens = TokenSource(login, key, scope)
-        auth = ServerAuth(self._tokens, key)
-        self._http = httpx.Client(
-            base_url=settings.server, auth=auth, verify=verify, timeout=TIMEOUT_S, trust_env=outside
-        )
+        key = DpopKey.generate() if config.oauth.binding == "dpop" else None
+        self._tokens = TokenSource(config.oauth, key, scope)
+        self._api = ApiClient(config.operator.server, config.operator.ca, ServerAuth(self._tokens, key))
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._api.close()
         self._tokens.close()
 
-    def submit(self, offer: Mapping[str, Any]) -> str:
-        """Submit a run; returns its identifier.
+    def circles(self) -> CircleBoard:
+        """Return what there is of circles.
 
         Raises:
             Refused, InputError: as the server said.
         """
-        return str(self._ask("POST", "/api/runs", json=dict(offer))["run"])
+        return CircleBoard.parse(self._api.ask("GET", "/api/circle"))
+
+    def propose(self, circle: Circle) -> None:
+        """Propose a circle.
+
+        Raises:
+            Refused, InputError: as the server said.
+        """
+        self._api.ask("POST", "/api/circle", json=circle.as_dict())
+
+    def await_circle(self, recipe: Recipe, say: Callable[[str], None]) -> None:
+        """Return at once unless a recipe is that of a circle that waits for signatures: then when that has begun.
+
+        Args:
+            recipe: that a run's config makes.
+            say: called with a line for whoever waits, when it is another one.
+
+        Raises:
+            Refused, InputError: as the server said.
+        """
+        said = ""
+        while True:
+            shown = self.circles()
+            fits = [one for one in shown.proposed if not not_free(one.circle.recipe, recipe)]
+            begun = shown.living is not None and not not_free(shown.living.circle.recipe, recipe)
+            if begun or not fits:
+                return
+            line = f"circle {fits[-1].circle.number} waits for the signatures of {', '.join(fits[-1].missing)}"
+            if line != said:
+                say(line)
+            said = line
+            time.sleep(CIRCLE_POLL_S)
+
+    def submit(self, recipe: Recipe) -> str:
+        """Submit a run in the circle that there is; returns its identifier.
+
+        Args:
+            recipe: that the run's config makes; it may differ from the circle's in what is free for a run.
+
+        Raises:
+            Refused, InputError: as the server said; ``circle.differs`` names every key.
+        """
+        return str(self._api.ask("POST", "/api/runs", json=recipe.as_dict())["run"])
 
     def runs(self) -> list[dict[str, Any]]:
         """Return all runs, oldest first."""
-        return list(self._ask("GET", "/api/runs")["runs"])
+        return list(self._api.ask("GET", "/api/runs")["runs"])
 
     def show(self, run: str) -> dict[str, Any]:
         """Return a run's status and result so far."""
-        return self._ask("GET", f"/api/runs/{run}")
+        return self._api.ask("GET", f"/api/runs/{run}")
 
     def stop(self, run: str) -> None:
         """Ask that a run ends after what it is at."""
-        self._ask("POST", f"/api/runs/{run}/stop")
+        self._api.ask("POST", f"/api/runs/{run}/stop")
 
     def listing(self) -> dict[str, Any]:
         """Return every model version, and which one is released."""
-        return self._ask("GET", "/api/models")
+        return self._api.ask("GET", "/api/models")
 
     def shown(self, name: str) -> dict[str, Any]:
         """Return a version's lineage, card, and who may approve it."""
-        return self._ask("GET", f"/api/models/{_digits(name)}")
+        return self._api.ask("GET", f"/api/models/{_digits(name)}")
 
     def decide(self, name: str, value: Any) -> dict[str, Any]:
         """Hand a signed decision over; returns what came of it.
@@ -89,7 +120,7 @@ class Remote:
         Raises:
             Refused, InputError: as the server said.
         """
-        return self._ask("POST", f"/api/models/{_digits(name)}/decisions", json=value)
+        return self._api.ask("POST", f"/api/models/{_digits(name)}/decisions", json=value)
 
     def file(self, name: str, *, unreleased: bool) -> Version:
         """Return a version's file; one that is not released is marked.
@@ -98,7 +129,7 @@ class Remote:
             Refused, InputError: as the server said, or what came is no version.
         """
         asked = {"unreleased": "yes"} if unreleased else {}
-        return parse(self._send("GET", f"/api/models/{_digits(name)}/file", params=asked).content)
+        return parse(self._api.send("GET", f"/api/models/{_digits(name)}/file", params=asked).content)
 
     def follow(self, run: str) -> Iterator[Event]:
         """Yield the log's entries about a run until it is over; the server may be away for two minutes meanwhile.
@@ -109,7 +140,7 @@ class Remote:
         after, away_since = -1, None
         while True:
             try:
-                entries = self._ask("GET", f"/api/runs/{run}/log", params={"after": after})["entries"]
+                entries = self._api.ask("GET", f"/api/runs/{run}/log", params={"after": after})["entries"]
                 away_since = None
             except Refused as error:
                 if error.code not in LATER:
@@ -125,41 +156,6 @@ class Remote:
                     return
             if not entries:
                 time.sleep(POLL_S)
-
-    def _ask(self, method: str, path: str, **more: Any) -> dict[str, Any]:
-        reply = self._send(method, path, **more)
-        try:
-            said = reply.json()
-        except ValueError:
-            said = None
-        if not isinstance(said, dict):
-            raise Refused("run.unreachable", f"the server said {reply.status_code}: no answer of ours")
-        return said
-
-    def _send(self, method: str, path: str, **more: Any) -> httpx.Response:
-        """Return a reply, if the server did as it was asked.
-
-        Raises:
-            Refused, InputError: as the server said, or it cannot be reached.
-        """
-        try:
-            reply = self._http.request(method, path, **more)
-        except IssuerUnreachable as error:
-            raise Refused("run.unreachable", str(error)) from None
-        except httpx.TransportError as error:
-            raise Refused("run.unreachable", f"{self._http.base_url} cannot be reached: {error}") from None
-        if reply.is_success:
-            return reply
-        try:
-            said = reply.json()
-            said = said if isinstance(said, dict) else {}
-        except ValueError:
-            said = {}
-        code, detail = str(said.get("code", "run.unreachable")), str(said.get("detail", "no reason given"))
-        if reply.status_code in (502, 503, 504):
-            code = "run.unreachable"
-        sentence = f"the server said {reply.status_code}: {detail}"
-        raise (InputError if reply.status_code == 400 or code == "data.model" else Refused)(code, sentence)
 
 
 def _digits(name: str) -> str:

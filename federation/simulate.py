@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from ..client.app import Member, client_app
+from ..client.circles import Circles, Own
 from ..client.learning.cast import Cast, prepare
 from ..client.learning.learner import Learner
 from ..client.ledger.ledger import Ledger
 from ..client.purposes import Kit
 from ..client.seals import Seals
+from ..configs.roles import CircleSettings
 from ..configs.settings import Offer
 from ..crypto.identity import Identity
 from ..errors import InputError, MoonflowerError
@@ -31,6 +33,7 @@ from ..server.exchange import Exchange
 from ..server.records import history
 from ..server.records.state import State
 from ..server.watch.result import result
+from . import practice
 from .baselines import baselines, clean
 from .drills.absence import Absences
 from .drills.hostile_coordinator import DrilledCoordinator
@@ -94,8 +97,7 @@ def simulate(
 
 
 def _carry_out(cast: Cast, drills: Sequence[Drill], state: State, kit: Kit) -> Simulation:
-    settings = cast.settings.in_practice()
-    offer = settings.offer(cast.schema.digest())
+    training = cast.settings.training
     learners: dict[str, Learner] = {}
     members = _members(cast, drills, learners, kit)
     nodes = dict(enumerate(cast.names, start=1))
@@ -106,11 +108,11 @@ def _carry_out(cast: Cast, drills: Sequence[Drill], state: State, kit: Kit) -> S
     exchange = Exchange(grid, cast.names, absences.nodes, grid)
     run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
     kind = DrilledCoordinator if any(d.kind in OF_COORDINATOR for d in drills) else Coordinator
-    pins = {name: member.identity.card.node.pin for name, member in members.items()}
-    circle = Circle.of(settings.federation.name, pins, True, settings.federation.min_members)
+    signed = practice.begin(cast.recipe, {name: member.circles for name, member in members.items()}, state)
+    offer = signed.circle.offer(training.seed, training.rounds)
     with state.store.transaction() as db:
         history.queue_run(db, run, offer)
-    coordinator = kind(exchange, state, offer, circle, run, kit.known)
+    coordinator = kind(exchange, state, offer, signed, run, kit.known)
     if isinstance(coordinator, DrilledCoordinator):
         coordinator.drills = {d.round: (d.kind, d.member) for d in drills if d.kind in OF_COORDINATOR}
     error: MoonflowerError | None = None
@@ -129,13 +131,11 @@ def _carry_out(cast: Cast, drills: Sequence[Drill], state: State, kit: Kit) -> S
 
 
 def _members(cast: Cast, drills: Sequence[Drill], learners: dict[str, Learner], kit: Kit) -> dict[str, Member]:
-    """Return the members, each with its own keys and ledger; all pins are known to all."""
-    identities = {name: Identity.generate(name) for name in cast.names}
-    pins = {name: identity.card.node.pin for name, identity in identities.items()}
-    floor = cast.settings.floor()
+    """Return the members, each with its own keys and ledger."""
+    floor, circle = cast.settings.floor(), CircleSettings(min_members=cast.settings.federation.min_members)
 
-    def learner_for(name: str) -> Callable[[Offer, str], Learner]:
-        def make(_: Offer, __: str) -> Learner:
+    def learner_for(name: str) -> Callable[[Circle, Offer, str], Learner]:
+        def make(*_: object) -> Learner:
             learners[name] = cast.learner(name, cast.splits[name])
             return learners[name]
 
@@ -143,21 +143,13 @@ def _members(cast: Cast, drills: Sequence[Drill], learners: dict[str, Learner], 
 
     members: dict[str, Member] = {}
     for name in cast.names:
-        own = {d.round: d.kind for d in drills if d.member == name and d.kind in OF_MEMBERS}
-        kind = DrilledMember if own else Member
-        member = kind(
-            identities[name],
-            floor,
-            cast.secret(name),
-            pins,
-            Ledger(None),
-            Seals(None),
-            learner_for(name),
-            cast.schema.digest(),
-            kit=kit,
-        )
+        drilled = {d.round: d.kind for d in drills if d.member == name and d.kind in OF_MEMBERS}
+        kind = DrilledMember if drilled else Member
+        ledger, own = Ledger(None), Own(Identity.generate(name), True, floor, circle)
+        circles = Circles(own, ledger.circles)
+        member = kind(circles, cast.secret(name), ledger, Seals(None), learner_for(name), kit=kit)
         if isinstance(member, DrilledMember):
-            member.drills = own
+            member.drills = drilled
         members[name] = member
     return members
 

@@ -1,4 +1,4 @@
-"""Where everything of a federation on one machine lies: keys, cards, pins, certificates, configs, each in its folder.
+"""Where everything of a federation on one machine lies: keys, circle, certificates, configs, each in its folder.
 
 Reading these files is the shortest way to see what a real deployment consists of.
 """
@@ -6,9 +6,11 @@ Reading these files is the shortest way to see what a real deployment consists o
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,10 +19,16 @@ from typing import Any
 import tomli_w
 
 from .. import files
+from ..client.circles import circles_of
 from ..client.keyring import load_keys, make_keys
+from ..client.ledger.mark import open_ledger
 from ..client.secret import NodeSecret
+from ..configs.recipe import Recipe
+from ..configs.roles import ClientConfig, ServerConfig, load_config
 from ..configs.settings import RunSettings
 from ..oauth.keys import new_client_key
+from ..server.records.state import State
+from . import practice
 from .certificates import for_loopback
 
 AUDIENCE = "https://moonflower.invalid/"
@@ -57,6 +65,7 @@ def stage(
     oauth: Mapping[str, Any] | None = None,
     issuer: Mapping[str, Any] | None = None,
     issuer_url: str = "",
+    recipe: Recipe | None = None,
 ) -> Stage:
     """Write keys and configs for a federation on this machine.
 
@@ -66,6 +75,7 @@ def stage(
         folder: empty.
         server, oauth, issuer: settings that differ from the defaults: [server], the server's [oauth], [issuer].
         issuer_url: of an authorization server of somebody else's; "" for the embedded one.
+        recipe: of a circle that all members sign here; None: their operators sign one later.
     """
     ports = free_ports(2)
     issuer_url = issuer_url or f"http://127.0.0.1:{ports[0]}"
@@ -101,8 +111,27 @@ def stage(
     desk = {"server": made.server_url, "ca": "../ca.pem"}
     _config(made.operator, {"operator": desk, "oauth": {**login, "client_id": DESK}})
     for name, config in made.clients.items():
-        _config(config, _client(settings, name, made.server_url, {**login, "client_id": name}, pins))
+        _config(config, _client(settings, name, made.server_url, {**login, "client_id": name}))
+    if recipe is not None:
+        _begin_circle(made, recipe)
     return made
+
+
+def _begin_circle(made: Stage, recipe: Recipe) -> None:
+    """Let all members sign the circle of a recipe, as each one's operator would."""
+    before = os.umask(0o077)  # what is written here belongs to nodes and server
+    try:
+        with ExitStack() as stack:
+            server = load_config(ServerConfig, made.server).server
+            state = stack.enter_context(closing(State(server.state, server.federation)))
+            members = {}
+            for name, path in made.clients.items():
+                config, keys = load_config(ClientConfig, path), load_keys(path.parent / "state")
+                ledger = stack.enter_context(closing(open_ledger(config.client.state, keys.secret)))
+                members[name] = circles_of(config, keys, ledger.circles)
+            practice.begin(recipe, members, state)
+    finally:
+        os.umask(before)
 
 
 def _certificates(folder: Path) -> None:
@@ -130,21 +159,14 @@ def _server(
     }
 
 
-def _client(
-    settings: RunSettings, name: str, server_url: str, login: Mapping[str, Any], pins: Mapping[str, str]
-) -> dict[str, Any]:
-    """Return the tables of a member's client.toml."""
+def _client(settings: RunSettings, name: str, server_url: str, login: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tables of a member's client.toml; each node takes only its own part of the one table of rows."""
     floor = settings.floor().model_dump(mode="json", exclude_none=True)
     node = {**floor, "member": name, "server": server_url, "ca": "../../ca.pem", "idle_poll_s": 0.5}
-    others = [{"name": other, "pin": pin} for other, pin in pins.items() if other != name]
-    return {"client": node, "oauth": login, **_data(settings), "member": others}
-
-
-def _data(settings: RunSettings) -> dict[str, Any]:
-    """Return [data] and [simulate] as every node gets them; each takes only its own part of the table."""
-    data = settings.data.model_dump(mode="json", by_alias=True, exclude_none=True)
+    data = {name: str(value) for name, value in (("path", settings.data.path), ("site", settings.data.site)) if value}
     simulate = settings.simulate.model_dump(mode="json", exclude_none=True)
-    return {"data": data, "simulate": simulate}
+    circle = {"min_members": settings.federation.min_members}
+    return {"client": node, "circle": circle, "oauth": login, "data": data, "simulate": simulate}
 
 
 def free_ports(count: int) -> list[int]:

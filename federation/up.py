@@ -1,8 +1,8 @@
 """A federation of real processes on this machine: issuer, server and one client a member, from a run config.
 
-Everything that separate machines would have is made here, each in its own folder: keys, cards, pins, certificates,
-configs. Reading these files is the shortest way to see what a real deployment consists of. It protects nobody from
-whoever runs it: all keys lie on one disk.
+Everything that separate machines would have is made here, each in its own folder: keys, cards, certificates, configs,
+and the circle that all sign. Reading these files is the shortest way to see what a real deployment consists of. It
+protects nobody from whoever runs it: all keys lie on one disk.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..configs.recipe import Recipe
 from ..configs.roles import OperatorConfig, load_config
 from ..configs.settings import RunSettings
 from ..errors import Ended, MoonflowerError, Refused
@@ -39,17 +40,24 @@ class Finished:
 def up(
     settings: RunSettings,
     members: tuple[str, ...],
-    schema_digest: str,
+    recipe: Recipe,
     folder: Path,
     on_event: Callable[[Event], None],
 ) -> Finished:
-    """Run a federation of real processes and return its result; everything is written to ``folder``."""
-    settings = settings.in_practice()
-    staged = stage(settings, members, folder)
+    """Run a federation of real processes and return its result; everything is written to ``folder``.
+
+    Args:
+        settings: of the run.
+        members: names.
+        recipe: of their practice circle.
+        folder: empty.
+        on_event: called with each entry of the log about the run.
+    """
+    staged = stage(settings.in_practice(), members, folder, recipe=recipe)
     with raised(staged):
         remote = Remote(load_config(OperatorConfig, staged.operator))
         try:
-            run = remote.submit(settings.offer(schema_digest))
+            run = remote.submit(recipe)
             for event in remote.follow(run):
                 on_event(event)
             shown = remote.show(run)

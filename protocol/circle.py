@@ -1,61 +1,133 @@
-"""The circle: who trains together. A sum is over everybody in it, or it is not opened (rule 2).
+"""The circle: who trains together, under which recipe. A sum is over everybody in it, or it is not opened (rule 2).
 
-It is the set of names and pins in a node's own config. Every member makes its digest from what it itself holds, and
-the digest stands in every context: members that hold other circles seal under other contexts, and nothing opens.
+It begins when every name in it has signed its digest (rule 1). The digest stands in every context: members that live in
+other circles seal under other contexts, and nothing opens. What a node does about circles is in ``client/circles.py``,
+what the coordinator keeps of them in ``server/records/circles.py``; neither of them has to trust the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
-from ..canonical import digest
+from ..canonical import canonical, digest
+from ..configs.recipe import Recipe, draw_of, parse_recipe
+from ..crypto.identity import Identity, PublicKey, b64, unb64
 from ..crypto.pairs import order
-from ..errors import Refused
+from ..errors import InputError, Refused
+
+KIND = "moonflower.circle"
+LAST_NUMBER = 2**31
+SIGNATURE_DAYS = 30
+"""A signature under a circle that has not begun holds for so long."""
+_SIGNED = "circle"  # domains of signatures
+_LEAVES = "farewell"
 
 
 @dataclass(frozen=True)
 class Circle:
-    """All members of a federation, by name and pin.
+    """All members of a federation, by name and pin, and the recipe under which they train.
 
     Attributes:
-        federation: its name.
+        number: from 1; a circle replaces those with lower numbers.
         members: (name, pin) pairs, sorted by name.
-        practice: the members' secrets come from a seed, so that whoever knows it knows which rows are whose. A node
-            with a secret of its own is in no such circle.
+        recipe: every setting that acts on a member's own value.
+        counted: number of the circle in whose first run the members' rows were counted: that of an earlier circle
+            where the counts and the scaling that follows from them are carried over.
+        new_ledgers: names whose ledger was lost: they begin a new one with this circle.
     """
 
-    federation: str
+    number: int
     members: tuple[tuple[str, str], ...]
-    practice: bool
+    recipe: Recipe
+    counted: int = 1
+    new_ledgers: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, federation: str, pins: Mapping[str, str], practice: bool, smallest: int = 2) -> Circle:
-        """Return the circle of these pins.
+    def of(
+        cls,
+        recipe: Recipe,
+        pins: Mapping[str, str],
+        *,
+        number: int = 1,
+        counted: int | None = None,
+        new_ledgers: Iterable[str] = (),
+    ) -> Circle:
+        """Return the circle of these members under this recipe.
 
         Args:
-            federation: its name.
+            recipe: of all of them.
             pins: name → pin, of every member.
-            practice: see :class:`Circle`.
-            smallest: fewest members.
+            number: its own.
+            counted: see :class:`Circle`; None for its own number.
+            new_ledgers: names.
 
         Raises:
-            Refused: ``circle.differs``: too few members, or two that are one.
+            Refused: ``circle.differs``: too few members, two that are one, or a number that no circle can have.
         """
-        members = tuple(sorted(pins.items()))
-        if len(members) < max(smallest, 2):
-            raise Refused("circle.differs", f"a circle of {_count(len(members))}; {_least(smallest)}")
+        members, fresh = tuple(sorted(pins.items())), tuple(sorted({*new_ledgers}))
+        least = max(recipe.federation.min_members, 2)
+        if len(members) < least:
+            raise Refused("circle.differs", f"a circle of {_count(len(members))}; {_least(least)}")
         if len({order(name) for name in pins}) < len(pins) or len({*pins.values()}) < len(pins):
             raise Refused("circle.differs", "two members of the circle share a name or a pin")
-        return cls(federation, members, practice)
+        counted = number if counted is None else counted
+        if not 1 <= counted <= number <= LAST_NUMBER:
+            raise Refused("circle.differs", f"circle {number} with rows of {counted}; expected 1 to {LAST_NUMBER}")
+        if not {*fresh} <= {*pins}:
+            raise Refused("circle.differs", "a new ledger of somebody who is not in the circle")
+        return cls(number, members, recipe, counted, fresh)
+
+    @classmethod
+    def parse(cls, raw: Any) -> Circle:
+        """Return a circle that came from outside.
+
+        Raises:
+            Refused: ``circle.differs``: it is none.
+        """
+        try:
+            recipe = parse_recipe(raw["recipe"], where="the circle")
+            pins = {str(name): str(pin) for name, pin in raw["members"]}
+            made = cls.of(
+                recipe, pins, number=raw["number"], counted=raw["counted"], new_ledgers=map(str, raw["new_ledgers"])
+            )
+            if canonical(made.as_dict()) != canonical(raw):
+                raise ValueError("another spelling")
+        except InputError as error:
+            raise Refused("circle.differs", str(error)) from None
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
+            raise Refused("circle.differs", "what came is no circle") from None
+        return made
+
+    def as_dict(self) -> dict[str, Any]:
+        """The document, JSON-able; its digest is what members sign."""
+        return {
+            "kind": KIND,
+            "number": self.number,
+            "members": [list(pair) for pair in self.members],
+            "recipe": self.recipe.as_dict(),
+            "counted": self.counted,
+            "new_ledgers": list(self.new_ledgers),
+        }
+
+    @property
+    def federation(self) -> str:
+        """Its name."""
+        return self.recipe.federation.name
+
+    @property
+    def practice(self) -> bool:
+        """Whether its members' secrets come from a seed: whoever knows it knows which rows are whose."""
+        return self.recipe.federation.practice
 
     @property
     def names(self) -> tuple[str, ...]:
         """All names, sorted."""
         return tuple(name for name, _ in self.members)
 
-    @property
+    @cached_property
     def pins(self) -> dict[str, str]:
         """Name → pin."""
         return dict(self.members)
@@ -68,14 +140,166 @@ class Circle:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the canonical form, 64 hex digits."""
-        return digest(
-            {
-                "kind": "moonflower.circle",
-                "federation": self.federation,
-                "members": [list(pair) for pair in self.members],
-                "practice": self.practice,
-            }
-        )
+        return digest(self.as_dict())
+
+    @cached_property
+    def draw(self) -> str:
+        """What version 0 is drawn from."""
+        return draw_of(self.recipe, self.names)
+
+    def offer(self, seed: int, rounds: int) -> dict[str, Any]:
+        """Return what a run in this circle carries, with what it chose.
+
+        Raises:
+            Refused: ``circle.differs``: more rounds than the recipe has.
+        """
+        allowed = self.recipe.training.rounds
+        if not (0 <= seed < 2**63 and 1 <= rounds <= allowed):
+            raise Refused("circle.differs", f"training.rounds = {rounds}; expected 1 to {allowed}, the recipe's")
+        whole = self.recipe.as_dict()
+        tables = {name: whole[name] for name in ("federation", "task", "crypto", "gate")}
+        training = {**whole["training"], "seed": seed, "rounds": rounds}
+        return {**tables, "training": training, "schema": self.recipe.schema_digest, "circle": self.digest}
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One member's signature under a digest; which member's, its pin says.
+
+    Attributes:
+        key: public node key.
+        signature: 96 bytes.
+    """
+
+    key: PublicKey
+    signature: bytes
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"key": self.key.jwk, "signature": b64(self.signature)}
+
+    @classmethod
+    def parse(cls, raw: Any) -> Signature:
+        """Return a signature that came from outside, not checked yet.
+
+        Raises:
+            Refused: ``circle.differs``: it is none.
+        """
+        try:
+            made = cls(PublicKey.from_jwk(raw["key"]), unb64(raw["signature"]))
+            if made.as_dict() != raw:
+                raise ValueError("another spelling")
+        except (LookupError, TypeError, ValueError, AttributeError):
+            raise Refused("circle.differs", "what came is no signature") from None
+        return made
+
+
+@dataclass(frozen=True)
+class SignedCircle:
+    """A circle with the signatures that there are; :meth:`parse` is the only way in from outside.
+
+    Attributes:
+        circle: what they are under.
+        signatures: name → signature, each checked.
+    """
+
+    circle: Circle
+    signatures: Mapping[str, Signature]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Names that have not signed; none: the circle has begun."""
+        return tuple(name for name in self.circle.names if name not in self.signatures)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        signatures = {name: one.as_dict() for name, one in self.signatures.items()}
+        return {"circle": self.circle.as_dict(), "signatures": signatures}
+
+    @classmethod
+    def parse(cls, raw: Any) -> SignedCircle:
+        """Return a circle and its signatures, once every one of them is found to be right.
+
+        Raises:
+            Refused: ``circle.differs``.
+        """
+        if not isinstance(raw, Mapping) or {*raw} != {"circle", "signatures"}:
+            raise Refused("circle.differs", "what came is no circle with its signatures")
+        circle, listed = Circle.parse(raw["circle"]), raw["signatures"]
+        if not isinstance(listed, Mapping):
+            raise Refused("circle.differs", "what came is no circle with its signatures")
+        signatures = {str(name): Signature.parse(one) for name, one in listed.items()}
+        for name, one in signatures.items():
+            check_signature(circle, name, one)
+        return cls(circle, signatures)
+
+
+def sign(identity: Identity, circle: Circle) -> Signature:
+    """Return a member's signature under a circle; ``client/circles.py`` says when there may be one."""
+    return Signature(identity.card.node, identity.sign(_SIGNED, circle.digest.encode()))
+
+
+def check_signature(circle: Circle, name: str, one: Signature) -> None:
+    """Check that a signature is that of a member of the circle.
+
+    Raises:
+        Refused: ``circle.differs``.
+    """
+    if circle.pins.get(name) != one.key.pin:
+        raise Refused("circle.differs", f"the signature of {name!r} is by a key that the circle does not name")
+    if not one.key.verify(_SIGNED, circle.digest.encode(), one.signature):
+        raise Refused("circle.differs", f"the signature of {name!r} is not under circle {circle.number}")
+
+
+@dataclass(frozen=True)
+class Farewell:
+    """A member's signed word that it leaves one circle; others may begin the next one without it at once.
+
+    Attributes:
+        circle: digest of the circle that it leaves.
+        name: the member's.
+        signed: by its node key.
+    """
+
+    circle: str
+    name: str
+    signed: Signature
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"circle": self.circle, "name": self.name, **self.signed.as_dict()}
+
+    @classmethod
+    def parse(cls, raw: Any) -> Farewell:
+        """Return a farewell that came from outside, not checked yet.
+
+        Raises:
+            Refused: ``circle.differs``: it is none.
+        """
+        try:
+            signed = Signature.parse({"key": raw["key"], "signature": raw["signature"]})
+            made = cls(str(raw["circle"]), str(raw["name"]), signed)
+            if made.as_dict() != raw:
+                raise ValueError("another spelling")
+        except (LookupError, TypeError, ValueError):
+            raise Refused("circle.differs", "what came is no farewell") from None
+        return made
+
+    def is_from(self, name: str, pin: str, circle: str) -> bool:
+        """Return whether this is what a member with this pin signed when it left a circle."""
+        if (self.name, self.circle, self.signed.key.pin) != (name, circle, pin):
+            return False
+        return self.signed.key.verify(_LEAVES, _leaving(circle, name), self.signed.signature)
+
+
+def say_farewell(identity: Identity, circle: str) -> Farewell:
+    """Return a member's farewell to a circle, which it names by its digest."""
+    signed = Signature(identity.card.node, identity.sign(_LEAVES, _leaving(circle, identity.name)))
+    return Farewell(circle, identity.name, signed)
+
+
+def _leaving(circle: str, name: str) -> bytes:
+    return canonical({"circle": circle, "name": name})
 
 
 def _count(members: int) -> str:

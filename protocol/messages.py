@@ -65,11 +65,19 @@ class Refusal(Body):
 
 
 class Enrol(Body):
-    """May this run take place at your node?"""
+    """May this run take place at your node?
+
+    Attributes:
+        run: identifier.
+        circle: that it is in, with the signatures of all its members (``SignedCircle``).
+        seed, rounds: what the run chose.
+    """
 
     kind = "enrol"
     run: str
-    offer: dict[str, Any]
+    circle: dict[str, Any]
+    seed: int = Field(ge=0, lt=2**63)
+    rounds: int = Field(ge=1, le=100_000)
 
 
 class Enrolled(Body):

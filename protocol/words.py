@@ -14,4 +14,5 @@ WHY = {
     "absent": "not connected",
     "silent": "connected, and has not answered",
     "broke": "its process broke and is asked again",
+    "revoked": "shut out at the server's door: moonflower member add, or a circle without it",
 }

@@ -20,7 +20,7 @@ from sqlalchemy import Connection
 from .. import logs
 from ..configs.settings import Offer, parse
 from ..errors import Ended, MoonflowerError, Refused
-from ..protocol.circle import Circle
+from ..protocol.circle import SignedCircle
 from ..protocol.purposes import FIRST, STATISTICS, Purpose, Purposes
 from . import enrolment
 from .exchange import Exchange
@@ -43,7 +43,7 @@ class Coordinator:
         exchange: to the members.
         state: the coordinator's records; the run is among them (``history.queue_run``).
         offer: what the run carries (rule 9).
-        circle: everybody who takes part.
+        signed: the circle that the run is in, with all signatures; it is on record.
         run: identifier of the run.
         purposes: what its sums are for.
 
@@ -56,14 +56,14 @@ class Coordinator:
         exchange: Exchange,
         state: State,
         offer: Mapping[str, Any],
-        circle: Circle,
+        signed: SignedCircle,
         run: str,
         purposes: Purposes = FIRST,
     ) -> None:
         checked = parse(Offer, offer, where="the run's offer")
         witnesses = Witnesses(state)
         self.state, self.wire = state, Wire()
-        self._run = Run(run, checked, dict(offer), circle, exchange, state, witnesses, purposes)
+        self._run = Run(run, checked, dict(offer), signed, exchange, state, witnesses, purposes)
         self._patience = Patience(checked.gate)
 
     def carry_out(self) -> None:

@@ -74,7 +74,8 @@ def _enrol(run: Run, at: str) -> Mapping[str, Enrolled]:
     Raises:
         Refused: somebody does not enrol.
     """
-    request = Enrol(run=run.id, offer=dict(run.raw_offer))
+    chosen = run.offer.training
+    request = Enrol(run=run.id, circle=run.signed.as_dict(), seed=chosen.seed, rounds=chosen.rounds)
     answers: dict[str, Enrolled] = {}
     odd: dict[str, Odd] = {}
     wait = run.wait("enrol")

@@ -117,6 +117,7 @@ class Awaited:
     Attributes:
         since: when it was to be asked first, seconds on the exchange's clock.
         connected: whether its node is, as of now.
+        shut_out: it was revoked, and is waited for until it is let in again.
         returns: how often its node logged in anew since.
         node: that the newest message went to; None when one is to be sent.
         message: id of the newest message.
@@ -128,6 +129,7 @@ class Awaited:
 
     since: float
     connected: bool = False
+    shut_out: bool = False
     returns: int = 0
     node: ConnectedNode | None = None
     message: str = ""
@@ -178,7 +180,7 @@ class Exchange:
         members: every member of the federation, connected or not.
         nodes: returns the members that are connected now.
         clock: waiting is measured by it.
-        revoked: returns who may no longer take part; nobody waits for them.
+        revoked: returns who is shut out; they are waited for like others, and not asked.
         away_after_s: a member that is not connected for longer while it is waited for is named.
     """
 
@@ -220,12 +222,10 @@ class Exchange:
         waiting = {member: Awaited(self._clock.now()) for member in sorted(requests)}
         senders: dict[str, str] = {}  # id of a message → member, of every message sent: a late reply is as good
         while waiting and self._clock.now() < watch.until:
-            for member in sorted(self.revoked() & waiting.keys()):
-                del waiting[member]
-                yield Answer(member, Refused("auth.client_revoked", "the member was revoked"))
-            connected = self._nodes()
+            out = self.revoked()
+            connected = {member: node for member, node in self._nodes().items() if member not in out}
             for member, asked in waiting.items():
-                node = connected.get(member)
+                node, asked.shut_out = connected.get(member), member in out
                 asked.see(node)
                 if node is not None and asked.is_due(node, self._clock.now()):
                     asked.message = self._send(route.name, member, requests[member], node, letters)

@@ -20,16 +20,14 @@ from sqlalchemy.exc import OperationalError
 from .. import logs
 from ..configs import bundle
 from ..configs.roles import ServerConfig, ServerSettings, is_loopback, load_config
-from ..configs.settings import Offer, parse
 from ..crypto.identity import PublicKey
 from ..errors import MoonflowerError, Refused
-from ..protocol.circle import Circle
 from .coordinator import Coordinator
 from .door.flower import overheard
 from .door.flower.replies import Replies
 from .door.supervisor import carrying, end_with
 from .exchange import ConnectedNode, Exchange, WallClock
-from .records import history
+from .records import circles, history
 from .records import members as roster
 from .records.state import State
 
@@ -64,9 +62,10 @@ def main(grid: Grid, context: Context) -> None:
 def _coordinator(grid: Grid, state: State, run: str, own: ServerSettings) -> Coordinator:
     with state.store.read() as db:
         row = history.run_row(db, run)
-        pins = roster.pins(db)
-    if row is None:
-        raise Refused("run.over", f"there is no run {run!r} on record")
+        if row is None:
+            raise Refused("run.over", f"there is no run {run!r} on record")
+        signed = circles.signed(db, str(row.offer["circle"]))
+    pins = signed.circle.pins
 
     def revoked() -> frozenset[str]:
         with state.store.read() as db:
@@ -74,11 +73,9 @@ def _coordinator(grid: Grid, state: State, run: str, own: ServerSettings) -> Coo
 
     nodes = connected(grid, pins)
     exchange = Exchange(Replies(grid), tuple(pins), nodes, WallClock(), revoked=revoked, away_after_s=own.away_after_s)
-    federation = parse(Offer, row.offer, where="the run's offer").federation
-    if federation.practice and not is_loopback(own.listen.rpartition(":")[0]):
+    if signed.circle.practice and not is_loopback(own.listen.rpartition(":")[0]):
         raise Refused("circle.differs", "a practice run, at a server that can be reached from other machines")
-    circle = Circle.of(federation.name, pins, federation.practice, federation.min_members)
-    return Coordinator(exchange, state, row.offer, circle, run)
+    return Coordinator(exchange, state, row.offer, signed, run)
 
 
 def connected(grid: Grid, pins: Mapping[str, str]) -> Callable[[], dict[str, ConnectedNode]]:

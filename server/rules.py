@@ -51,7 +51,7 @@ def agree(answers: Mapping[str, Enrolled], circle: str, purposes: Iterable[str])
 
     Args:
         answers: member → what it said.
-        circle: digest of the circle that the coordinator knows; another one differs, however many hold it.
+        circle: digest of the run's circle; a member in another one differs, however many are in that.
         purposes: of the run; a member that does not know one differs in it.
     """
     names = list(purposes)

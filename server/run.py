@@ -12,12 +12,12 @@ from ..configs.settings import Offer
 from ..crypto.identity import Roster
 from ..crypto.planner import Plan
 from ..errors import Ended
-from ..protocol.circle import Circle
+from ..protocol.circle import Circle, SignedCircle
 from ..protocol.context import RoundContext
 from ..protocol.messages import Body, Route
 from ..protocol.purposes import Purpose, Purposes
 from .exchange import Answer, Exchange
-from .records import contexts, history
+from .records import circles, contexts, history
 from .records.state import State
 from .wait import Wait
 from .witnesses import Letters, Witnesses
@@ -34,7 +34,7 @@ class Run:
         id: identifier.
         offer: what the run carries (rule 9), checked.
         raw_offer: the same as it is sent.
-        circle: everybody who takes part.
+        signed: the circle that it is in, with all signatures.
         exchange: to the members.
         state: the coordinator's records.
         witnesses: what members have seen of the log.
@@ -44,11 +44,16 @@ class Run:
     id: str
     offer: Offer
     raw_offer: Mapping[str, Any]
-    circle: Circle
+    signed: SignedCircle
     exchange: Exchange
     state: State
     witnesses: Witnesses
     purposes: Purposes
+
+    @property
+    def circle(self) -> Circle:
+        """Everybody who takes part."""
+        return self.signed.circle
 
     def log(self, db: Connection, event: str, **details: Any) -> None:
         """Append an entry about this run inside a transaction that records more."""
@@ -70,15 +75,17 @@ class Run:
         return Wait(self, step, number, patience_s)
 
     def check_stop(self) -> None:
-        """Check that nobody asked for the run's end.
+        """Check that nobody asked for the run's end, and that no other circle began.
 
         Raises:
-            Ended: ``run.stopped``.
+            Ended: ``run.stopped``, ``circle.changed``.
         """
         with self.state.store.read() as db:
-            row = history.run_row(db, self.id)
+            row, living = history.run_row(db, self.id), circles.living_digest(db)
         if row is not None and row.stop:
             raise Ended("run.stopped", "somebody asked for the run's end; the last good model stays")
+        if living != self.circle.digest:
+            raise Ended("circle.changed", "another circle began, and this run was not in it; the last good model stays")
 
     def ask(
         self,

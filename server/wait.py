@@ -104,7 +104,7 @@ class Wait:
         return max(away, self.patience_s) if one.connected else away
 
     def _waited_for(self, member: str, one: Awaited, now: float) -> WaitedFor:
-        why = "broke" if one.broke else "silent" if one.connected else "absent"
+        why = "revoked" if one.shut_out else "broke" if one.broke else "silent" if one.connected else "absent"
         known = self._named.get(member)
         since = known.since if known else _ago(now - one.since)
         return WaitedFor(member, self.run.id, self.number, self.step, since, why, one.returns)

@@ -7,10 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from conftest import CONFIGS
+from circles import heart_offer
 from cryptography.hazmat.primitives.asymmetric import ec
 from moonflower.canonical import canonical
-from moonflower.configs.settings import load_run
 from moonflower.crypto.identity import Approver, Card, Identity, PublicKey
 from moonflower.protocol.approval import Action, Decision, SignedDecision
 from moonflower.server.records import history
@@ -90,7 +89,7 @@ class Shelf:
         return f"{number:064x}"
 
     def run(self, run: str, *gate: str) -> None:
-        offer = load_run(CONFIGS / "heart.toml", gate).offer("0" * 64)
+        offer = heart_offer(*gate)
         with self.state.store.transaction() as db:
             history.queue_run(db, run, offer)
 

@@ -58,7 +58,6 @@ from moonflower.client.seals import FOLDER
 from moonflower.errors import MoonflowerError
 from moonflower.federation.grid import LocalGrid
 from moonflower.protocol.answer import AnswerDocument, list_digest
-from moonflower.protocol.circle import Circle
 from moonflower.protocol.context import context_digest
 from moonflower.protocol.envelope import split
 from moonflower.protocol.messages import Answered, Opened, Sealed
@@ -596,7 +595,7 @@ class Processes:
         grid = Wire(pipe, points, self._lives[who])
         exchange = Exchange(grid, NAMES, grid.nodes, grid)
         with suppress(MoonflowerError):
-            Coordinator(exchange, one.state, one.row(run).offer, Circle.of("heart", one.pins, True), run).carry_out()
+            Coordinator(exchange, one.state, one.row(run).offer, one.signed, run).carry_out()
         one.close()
 
     def _member(self, who: str, points: Points, pipe: Connection) -> None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import circles
 from conftest import CONFIGS
 from moonflower.client.app import Member, client_app
 from moonflower.client.ledger.ledger import Ledger
 from moonflower.client.seals import FOLDER, Seals
-from moonflower.configs.settings import FloorSettings
+from moonflower.configs.recipe import Recipe, parse_recipe
 from moonflower.crypto.identity import Identity
 from moonflower.errors import MoonflowerError
 from moonflower.federation import simulate
 from moonflower.federation.grid import LocalGrid
-from moonflower.protocol.circle import Circle
+from moonflower.protocol.circle import Circle, SignedCircle
 from moonflower.protocol.envelope import Header, split
 from moonflower.protocol.messages import Refusal, Sealed
 from moonflower.protocol.purposes import UPDATE
@@ -60,6 +62,18 @@ def without_update(name: str, numbers: Callable[[int], bool]) -> Callable[[str, 
     return handled
 
 
+@lru_cache(maxsize=8)
+def _signed(recipe: str) -> SignedCircle:
+    everybody = [identities()[name] for name in NAMES]
+    made = parse_recipe(json.loads(recipe), where="test")
+    return circles.signed_by(Circle.of(made, circles.pins_of(everybody)), everybody)
+
+
+def signed_circle(recipe: Recipe) -> SignedCircle:
+    """Return the circle of the four under a recipe, signed by all."""
+    return _signed(json.dumps(recipe.as_dict()))
+
+
 class Federation:
     """Four hospitals and their coordinator; everything that a killed process leaves behind is under ``folder``.
 
@@ -73,7 +87,6 @@ class Federation:
         handled: called with a member's name and what handles a message; returns the reply.
         away: members whose nodes are not connected.
         revoked: members that the server's operator revoked.
-        circle: names of the circle as the coordinator knows it.
         members: name → the member's process.
     """
 
@@ -83,37 +96,39 @@ class Federation:
         self.handled: Callable[[str, Callable[[], Any]], Any] = lambda member, handle: handle()
         self.away: set[str] = set()
         self.revoked: set[str] = set()
-        self.circle: Sequence[str] = NAMES
         self.pins = {name: identities()[name].card.node.pin for name in NAMES}
+        self.signed = signed_circle(self.cast.recipe)
         self.members: dict[str, Member] = {}
         (folder / "members").mkdir(parents=True, exist_ok=True)
         for name in names:
             self.start(name)
         if not alone:
             self.state = State(folder, "heart", [self._logged])
+            circles.on_record(self.state, self.signed)
 
-    def start(self, name: str, pins: dict[str, str] | None = None) -> None:
+    def start(self, name: str) -> None:
         """Start a member's process, in place of the one before."""
         if name in self.members:
             self.members[name].ledger.close()
-        settings = self.cast.settings
-        floor = FloorSettings(tasks=(settings.task.ref,))
         home = self.folder / "members"
-        self.members[name] = Member(
+        self.members[name] = circles.member(
             identities()[name],
-            floor,
+            self.signed,
             self.cast.secret(name),
-            pins or self.pins,
             Ledger(home / f"{name}.db"),
             Seals(home / f"{name} {FOLDER}"),
             lambda *_: self.cast.learner(name, self.cast.splits[name]),
-            self.cast.schema.digest(),
         )
 
     def queue(self, run: str = "run-1") -> str:
         with self.state.store.transaction() as db:
-            history.queue_run(db, run, self.cast.settings.in_practice().offer(self.cast.schema.digest()))
+            history.queue_run(db, run, self.offer())
         return run
+
+    def offer(self, **chosen: int) -> dict[str, Any]:
+        """Return what a run carries."""
+        training = self.cast.settings.training
+        return self.signed.circle.offer(**{"seed": training.seed, "rounds": training.rounds, **chosen})
 
     def coordinator(self, run: str = "run-1") -> Coordinator:
         """Start the coordinator's process for a run."""
@@ -137,8 +152,7 @@ class Federation:
             return {name: node for name, node in present.items() if name not in self.away | self.revoked}
 
         exchange = Exchange(grid, NAMES, connected, grid, revoked=lambda: frozenset(self.revoked))
-        circle = Circle.of("heart", {name: self.pins[name] for name in self.circle}, True)
-        return Coordinator(exchange, self.state, row.offer, circle, run)
+        return Coordinator(exchange, self.state, row.offer, self.signed, run)
 
     def carry_out(self, run: str = "run-1") -> str:
         """Carry a run out; return "killed", or how it ended: status, and code if there is one."""

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import circles
 import numpy as np
 import pytest
 from moonflower.client import guard
@@ -21,7 +22,6 @@ from moonflower.client.app import Member
 from moonflower.client.checkpoints import HeldCheckpoint
 from moonflower.client.ledger.ledger import Ledger
 from moonflower.client.seals import Seals
-from moonflower.configs.settings import FloorSettings
 from moonflower.crypto import answers, bits, pairs, sealed
 from moonflower.crypto.answer_plan import AnswerSum, answer_plan
 from moonflower.crypto.answers import AnswerKey
@@ -30,6 +30,7 @@ from moonflower.crypto.note import Signer, sign_checkpoint
 from moonflower.crypto.quantise import Ints, OpenedSum
 from moonflower.errors import Refused
 from moonflower.protocol import model_version
+from moonflower.protocol.circle import Circle
 from moonflower.protocol.envelope import RawEnvelope, SignedHeader, split
 from moonflower.protocol.messages import Answered, Ask, Enrol, MakeKey, Open, Opened, Seal, TakeSeat
 from moonflower.protocol.statement import Proof, Statement, Words
@@ -68,8 +69,11 @@ class Hostile:
         self.names = tuple(names)
         self.cast = cast("training.report_every=0", *overrides)
         self.settings = self.cast.settings.in_practice()
-        self.offer = self.settings.offer(self.cast.schema.digest())
-        self.pins = {name: identities()[name].card.node.pin for name in self.names}
+        everybody = [identities()[name] for name in self.names]
+        self.pins = circles.pins_of(everybody)
+        self.signed = circles.signed_by(Circle.of(self.cast.recipe, self.pins), everybody)
+        self.circle = self.signed.circle
+        self.offer = circles.enrolment(RUN, self.signed)
         self.members = {name: self.started(name) for name in self.names}
         self.proofs: dict[str, dict[str, Any]] = {}
         self.files: dict[str, bytes] = {}
@@ -77,17 +81,16 @@ class Hostile:
 
     def started(self, name: str, learner: Any = None) -> Member:
         """Return a shipped member; ``learner``: of other rows."""
-        floor = FloorSettings(tasks=(self.settings.task.ref,))
         made = learner or (lambda *_: self.cast.learner(name, self.cast.splits[name]))
-        arguments = (self.cast.secret(name), self.pins, Ledger(None), Seals(None), made, self.cast.schema.digest())
-        member = Member(identities()[name], floor, *arguments)
+        secret = self.cast.secret(name)
+        member = circles.member(identities()[name], self.signed, secret, Ledger(None), Seals(None), made)
         member.ledger.keep_checkpoint(held(3))
         return member
 
     def seats(self, run: str = RUN, offer: Mapping[str, Any] | None = None) -> None:
         """Let everybody take a seat, as an honest coordinator does."""
-        offer = dict(offer or self.offer)
-        enrolled = {name: self.members[name].enrol(Enrol(run=run, offer=offer)) for name in self.names}
+        asked = Enrol(**{**self.offer, **(offer or {}), "run": run})
+        enrolled = {name: self.members[name].enrol(asked) for name in self.names}
         cards = [enrolled[name].card for name in self.names]
         first = self.members[self.names[0]]
         made = first.make_key(MakeKey(run=run, roster=cards))

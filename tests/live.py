@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from conftest import CONFIGS, PATIENCE_S
+from moonflower.client.code import code_of
+from moonflower.configs.recipe import Recipe, recipe_of
 from moonflower.configs.roles import OperatorConfig, load_config
 from moonflower.configs.settings import RunSettings, load_run
 from moonflower.errors import MoonflowerError
@@ -22,9 +24,11 @@ from moonflower.federation import stage as staging
 from moonflower.federation.remote import Remote, await_ready
 from moonflower.federation.simulate import prepare
 from moonflower.server.records.verify import verify
+from moonflower.version import NUMERICS
 
 Entry = dict[str, Any]
 FAST = ("training.rounds=3", "training.local_epochs=2", "training.report_every=0", "training.train_timeout_s=60")
+MOST_ROUNDS = 100  # of the recipe that all members signed; a run takes fewer
 QUICK = {"away_after_s": 10.0}
 
 
@@ -51,7 +55,8 @@ class Live:
         self.cast = prepare(config, self.overrides)
         differs["server"] = {**QUICK, **differs.get("server", {})}
         self.state = folder / differs["server"].get("state", "")
-        self.stage = staging.stage(self.cast.settings.in_practice(), self.cast.names, folder, **differs)
+        recipe = self.recipe(f"training.rounds={MOST_ROUNDS}")
+        self.stage = staging.stage(self.cast.settings.in_practice(), self.cast.names, folder, recipe=recipe, **differs)
         self.processes = processes.Processes(folder / "logs")
 
     @property
@@ -74,7 +79,6 @@ class Live:
 
     def __exit__(self, *_: object) -> None:
         self.remote.close()
-        self.remote._http.auth._source.close()  # type: ignore[union-attr]
         self.processes.end()
 
     def start(self, name: str) -> None:
@@ -94,7 +98,11 @@ class Live:
         return load_run(self.config, (*self.overrides, *overrides)).in_practice()
 
     def submit(self, *overrides: str) -> str:
-        return self.remote.submit(self.settings(*overrides).offer(self.cast.schema.digest()))
+        return self.remote.submit(self.recipe(*overrides))
+
+    def recipe(self, *overrides: str) -> Recipe:
+        settings = self.settings(*overrides)
+        return recipe_of(settings, self.cast.schema, code_of(settings.task.ref), NUMERICS)
 
     def run(
         self,

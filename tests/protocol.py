@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+from circles import heart_recipe
 from moonflower.crypto.identity import Identity, Roster, parse_roster
 from moonflower.crypto.pairs import public_mask
 from moonflower.crypto.planner import plan
@@ -34,7 +35,7 @@ def roster() -> Roster:
 
 
 def circle() -> Circle:
-    return Circle.of("f", pins(), False)
+    return Circle.of(heart_recipe("federation.name=f"), pins())
 
 
 def context(**changes: Any) -> RoundContext:

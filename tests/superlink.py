@@ -157,7 +157,6 @@ CONFIG = """
 member = "{member}"
 server = "{server}"
 tasks = ["moonflower.client.tasks.tabular:task"]
-min_members = 2
 poll_s = 0.05
 idle_poll_s = 0.05
 isolate = {isolate}
@@ -169,18 +168,7 @@ key = "oauth.jwk"
 
 [data]
 path = "{heart}"
-label = "y"
 site = "site"
-drop = ["fold"]
-schema = "{schema}"
-
-[[member]]
-name = "another"
-pin = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
-
-[[member]]
-name = "yet another"
-pin = "BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB"
 """
 
 
@@ -195,7 +183,6 @@ def client_config(
             server=server,
             isolate=str(isolate).lower(),
             heart=data / "heart.csv.gz",
-            schema=data / "heart.schema.toml",
         )
     )
     make_keys(folder / "state")

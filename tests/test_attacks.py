@@ -287,7 +287,7 @@ def test_a_base_needs_the_words_of_all(hostile: Hostile, expected: str, monkeypa
 def test_a_base_is_of_this_run(hostile: Hostile, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """N1, N3: a base under another name, of another run, nudged by a smaller rate."""
     base = hostile.start().sha256
-    other = {**hostile.offer, "training": {**hostile.offer["training"], "lr": 0.01}}
+    other = {**hostile.offer, "seed": hostile.offer["seed"] + 1}
     proof = hostile.proofs[base]
     hostile.seats("run-2", other)
     start = hostile.honest(hostile.sum("statistics", run="run-2"))
@@ -505,7 +505,7 @@ def test_nobody_else_plays_the_other_members(hostile: Hostile, monkeypatch: pyte
         return mean - sum(own[name] * rows[name] for name in own), first.sha256
 
     victim = hostile.members[VICTIM]
-    card = victim.enrol(Enrol(run=RUN, offer=hostile.offer)).card
+    card = victim.enrol(Enrol(**hostile.offer)).card
     cards = [card, *(Identity.generate(name).card.as_dict() for name in NAMES[1:])]
     refused("circle.card", victim.take_seat, TakeSeat(run=RUN, roster=cards, ciphertext=b"", signature=b""))
     pinned = "not hmac.compare_digest(pins.get(card.name, "

@@ -475,13 +475,18 @@ def refuse(chosen: Chosen) -> None:
 BAD = "audit.certificate"
 ALL = list(NAMES)
 FORGED = {
-    "cards": (another_card, BAD, "the cards are not the roster"),
+    "unsigned circle": (of("circle_signed", "details", "signature", to=b64(b"s" * 96)), BAD, "is not under circle 1"),
+    "another's signature": (of("circle_signed", "member", to="Basel"), BAD, "a key that the circle does not name"),
+    "recipe": (
+        of("circle_proposed", "details", "document", "recipe", "training", "lr", to=9.0), BAD, "is not under circle 1"
+    ),
+    "cards": (another_card, BAD, "does not carry the pinned key"),
     "card": (
         lambda c: c["enrolled"]["Hungary"]["details"]["card"].update(client_id="x"),
         BAD,
         "not signed by its own node key",
     ),
-    "pin": (lambda c: c["enrolled"]["Hungary"]["details"].update(pin="x" * 43), BAD, "does not carry the pinned key"),
+    "pin": (lambda c: c["enrolled"]["Hungary"]["details"].update(pin="x" * 43), BAD, "not those of the circle"),
     "roster": (of("seats_taken", "details", "roster", to="0" * 64), BAD, "the cards are not the roster"),
     "context's roster": (of("set_closed", "details", "context", "roster", to="0" * 64), BAD, "are not the roster"),
     "seats' circle": (of("seats_taken", "details", "circle", to="0" * 64), BAD, "circle, plan or key of the context"),
@@ -503,7 +508,7 @@ FORGED = {
     "least": (
         of("run_began", "details", "offer", "federation", "min_members", to=5),
         BAD,
-        "a circle of 4 members; expected 5",
+        "not that of the run's offer and circle",
     ),
     "clip": (of("run_began", "details", "offer", "crypto", "clip", to=9.0), BAD, "not that of the run's offer"),
     "old setting": (

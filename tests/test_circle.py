@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
+from typing import Any
 
 import pytest
+from circles import heart_recipe
 from moonflower.canonical import digest
 from moonflower.crypto.identity import Identity, parse_roster
 from moonflower.errors import Refused
@@ -16,26 +18,31 @@ from protocol import context, statement
 PINS = {"cleo": "pin-c", "anna": "pin-a", "bert": "pin-b"}
 
 
+def circle_of(pins: dict[str, str], smallest: int = 2, *overrides: str, **more: Any) -> Circle:
+    practice = bool(more.pop("practice", False))
+    return Circle.of(heart_recipe(f"federation.min_members={smallest}", *overrides, practice=practice), pins, **more)
+
+
 def refused(pins: dict[str, str], smallest: int = 2) -> str:
     with pytest.raises(Refused) as refusal:
-        Circle.of("f", pins, False, smallest)
+        circle_of(pins, smallest)
     assert refusal.value.code == "circle.differs"
     return str(refusal.value)
 
 
 def test_a_circle_lists_its_members_by_name_whatever_the_order_in_a_config() -> None:
-    circle = Circle.of("f", PINS, False)
+    circle = circle_of(PINS)
     assert circle.names == ("anna", "bert", "cleo")
     assert circle.first == "anna"
     assert circle.pins == PINS
-    assert Circle.of("f", dict(reversed(PINS.items())), False) == circle
+    assert circle_of(dict(reversed(PINS.items()))) == circle
 
 
 def test_a_circle_has_the_order_of_rosters_and_statements() -> None:
     """Or nobody could take a seat in a circle whose names are not in composed form."""
     names = ["Zürich", "Köln", unicodedata.normalize("NFD", "Győr"), "anna"]
     identities = {name: Identity.generate(name) for name in names}
-    circle = Circle.of("f", {name: one.card.node.pin for name, one in identities.items()}, False)
+    circle = circle_of({name: one.card.node.pin for name, one in identities.items()})
     cards = [identities[name].card.as_dict() for name in circle.names]
     assert parse_roster(cards, circle.pins).names == circle.names
     said = statement(context(), circle.names)
@@ -43,18 +50,29 @@ def test_a_circle_has_the_order_of_rosters_and_statements() -> None:
 
 
 def test_the_digest_is_over_everything_that_members_must_share() -> None:
-    circle = Circle.of("f", PINS, False)
-    members = [["anna", "pin-a"], ["bert", "pin-b"], ["cleo", "pin-c"]]
-    body = {"kind": "moonflower.circle", "federation": "f", "members": members, "practice": False}
+    circle = circle_of(PINS)
+    body = {
+        "kind": "moonflower.circle",
+        "number": 1,
+        "members": [["anna", "pin-a"], ["bert", "pin-b"], ["cleo", "pin-c"]],
+        "recipe": circle.recipe.as_dict(),
+        "counted": 1,
+        "new_ledgers": [],
+    }
     assert circle.digest == digest(body)
     others = [
-        Circle.of("g", PINS, False),
-        Circle.of("f", PINS, True),
-        Circle.of("f", {**PINS, "anna": "another"}, False),
-        Circle.of("f", {**PINS, "dora": "pin-d"}, False),
-        Circle.of("f", {name: pin for name, pin in PINS.items() if name != "cleo"}, False),
+        circle_of(PINS, 2, "federation.name=g"),
+        circle_of(PINS, practice=True),
+        circle_of(PINS, 2, "training.lr=0.2"),
+        circle_of(PINS, 3),
+        circle_of(PINS, number=2),
+        circle_of(PINS, number=2, counted=1),
+        circle_of(PINS, new_ledgers=["anna"]),
+        circle_of({**PINS, "anna": "another"}),
+        circle_of({**PINS, "dora": "pin-d"}),
+        circle_of({name: pin for name, pin in PINS.items() if name != "cleo"}),
     ]
-    assert len({circle.digest, *(one.digest for one in others)}) == 6
+    assert len({circle.digest, *(one.digest for one in others)}) == len(others) + 1
 
 
 def test_one_alone_is_no_circle() -> None:
@@ -62,15 +80,15 @@ def test_one_alone_is_no_circle() -> None:
     said = refused({"anna": "pin-a"})
     assert said == "a circle of one member; expected two or more: of one alone the sum is its own update"
     assert "a circle of 0 members" in refused({})
-    assert "a circle of one member" in refused({"anna": "pin-a"}, smallest=1), "two are the fewest, whatever is asked"
+    assert "a circle of one member" in refused({"anna": "pin-a"}), "two are the fewest"
 
 
 def test_two_are_a_circle_only_where_min_members_says_so() -> None:
     two = {"anna": "pin-a", "bert": "pin-b"}
     said = refused(two, smallest=3)
     assert said == "a circle of 2 members; expected 3 or more (min_members); of two, each reads the other's update"
-    assert Circle.of("f", two, False, smallest=2).names == ("anna", "bert")
-    assert Circle.of("f", PINS, False, smallest=3).names == ("anna", "bert", "cleo")
+    assert circle_of(two).names == ("anna", "bert")
+    assert circle_of(PINS, 3).names == ("anna", "bert", "cleo")
     assert "a circle of 3 members" in refused(PINS, smallest=4)
 
 

@@ -150,7 +150,7 @@ def test_a_config_that_is_none(refused: Any, tmp_path: Path) -> None:
     for name, says in {
         "brken.toml": "brken.toml does not exist; did you mean 'broken.toml'?",
         "folder": "folder is not a file",
-        "empty.toml": "empty.toml: federation is missing; expected a table with min_members, name",
+        "empty.toml": "empty.toml: federation is missing; expected a table with let_go_days, min_members, name",
         "bytes.toml": "bytes.toml is not text in UTF-8",
         "broken.toml": "broken.toml is not TOML: ",
         "number.toml": "number.toml: training = 5; expected a table with batch_size",

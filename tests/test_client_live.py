@@ -11,19 +11,22 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from circles import heart_recipe, lives_in
 from conftest import CONFIGS
 from moonflower.cli.member import member as member_app
 from moonflower.client import live, tasks
+from moonflower.client.keyring import SECRET_FILE, make_keys
 from moonflower.client.ledger.ledger import FILE_NAME
 from moonflower.client.live import OwnRows, member_of
 from moonflower.client.node.keeper import locked
 from moonflower.client.secret import NodeSecret
+from moonflower.configs.recipe import Recipe
 from moonflower.configs.roles import ClientConfig, load_config
-from moonflower.configs.schema import load_schema
-from moonflower.configs.settings import Offer, load_run
+from moonflower.configs.settings import Offer
 from moonflower.doctor.checks import steps
-from moonflower.errors import InputError
+from moonflower.errors import InputError, Refused
 from moonflower.federation import simulate
+from moonflower.protocol.circle import Circle
 from superlink import client_config
 from typer.testing import CliRunner
 
@@ -41,76 +44,67 @@ def config(tmp_path: Path, *changes: tuple[str, str], member: str = "Cleveland")
     return load_config(ClientConfig, path)
 
 
-def offer(schema: str, **training: object) -> Offer:
-    settings = load_run(CONFIGS / "heart.toml", [f"training.{name}={value}" for name, value in training.items()])
-    return Offer.model_validate(settings.offer(schema))
+CIRCLE = Circle.of(heart_recipe(), {name: name * 43 for name in "abc"})
+
+
+def run_in(circle: Circle, seed: int = 7) -> tuple[Circle, Offer, str]:
+    """Return a circle, what a run in it carries, and the run."""
+    return circle, Offer.model_validate(circle.offer(seed, 1)), "r"
+
+
+def of_recipe(**changes: Any) -> Circle:
+    """Return a circle with other tables of its recipe, each as a dict of keys."""
+    raw = CIRCLE.recipe.as_dict()
+    for table, keys in changes.items():
+        raw[table] = {**raw[table], **keys}
+    return Circle.of(Recipe.model_validate(raw), CIRCLE.pins)
 
 
 def test_a_node_has_the_rows_that_simulate_gives_its_member(tmp_path: Path) -> None:
     rows = OwnRows(config(tmp_path), SECRET)
     cast = simulate.prepare(CONFIGS / "heart.toml")
-    learner = rows.learner(offer(rows.schema.digest()), "r")
+    circle = Circle.of(cast.recipe, {name: f"{at:043}" for at, name in enumerate(cast.names)})
+    learner = rows.learner(*run_in(circle))
     twin = cast.learner("Cleveland", cast.splits["Cleveland"])
-    assert rows.schema.digest() == cast.schema.digest()
+    assert circle.recipe.schema_digest == cast.schema.digest()
     assert learner.data_digest() == twin.data_digest()
     assert learner.summary().tolist() == twin.summary().tolist()
     assert (learner.start() == twin.start()).all()
 
 
 def test_a_node_whose_table_is_its_own_takes_all_rows(tmp_path: Path) -> None:
-    rows = OwnRows(
-        config(tmp_path, ("^site = .*\n", ""), ("^drop = .*", 'drop = ["fold", "site"]'), member="St. Mary"), SECRET
-    )
-    learner = rows.learner(offer(rows.schema.digest()), "r")
+    rows = OwnRows(config(tmp_path, ("^site = .*\n", ""), member="St. Mary"), SECRET)
+    learner = rows.learner(*run_in(of_recipe(data={"drop": ["fold", "site"]})))
     split = learner._raw
     assert sum(map(len, (split.train, split.validation, split.test))) == 920
 
 
 def test_rows_are_dealt_by_the_seed_of_the_run(tmp_path: Path) -> None:
-    deal = (
-        ("^site = .*\n", ""),
-        ("^drop = .*", 'drop = ["fold", "site"]\n[simulate]\npartition = "random"\nmembers = 4'),
-    )
-    text = config(tmp_path, deal[0], (r"^drop = .*\n(schema = .*)", r'drop = ["fold", "site"]\n\1\n' + deal[1][1][24:]))
+    dealt = ("^site = .*", '[simulate]\npartition = "random"\nmembers = 4')
+    circle = of_recipe(data={"drop": ["fold", "site"]})
+    own = config(tmp_path, dealt)
     with pytest.raises(InputError, match="member-1"):
-        OwnRows(text, SECRET)
-    rows = OwnRows(text.model_copy(update={"client": text.client.model_copy(update={"member": "member-2"})}), SECRET)
-    one, two = (rows.learner(offer(rows.schema.digest(), seed=seed), "r") for seed in (1, 2))
+        OwnRows(own, SECRET).check(circle.recipe)
+    rows = OwnRows(own.model_copy(update={"client": own.client.model_copy(update={"member": "member-2"})}), SECRET)
+    one, two = (rows.learner(*run_in(circle, seed)) for seed in (1, 2))
     assert one.data_digest() != two.data_digest()
 
 
-def test_mistakes_show_at_the_start(tmp_path: Path) -> None:
-    cases = [
-        ((("^path = .*", 'path = "nowhere.csv"'),), "data.file", "nowhere.csv"),
-        ((("^label = .*", 'label = "z"'),), "config.value", "label"),
-        ((("^site = .*", 'site = "place"'),), "data.column", "place"),
-        ((("^tasks = .*", "tasks = []"),), "config.value", "tasks is empty"),
-        ((("^tasks = .*", 'tasks = ["no.such:task"]'), ("^schema = .*\n", "")), "config.task", "no.such"),
-        ((("^schema = .*\n", ""),), "config.value", "schema"),
+def test_mistakes_show_before_anything_is_signed(tmp_path: Path) -> None:
+    cases: list[tuple[tuple[tuple[str, str], ...], Circle, str, str]] = [
+        ((("^path = .*", 'path = "nowhere.csv"'),), CIRCLE, "data.file", "nowhere.csv"),
+        ((), of_recipe(data={"label": "z"}), "config.value", "label"),
+        ((("^site = .*", 'site = "place"'),), CIRCLE, "data.column", "place"),
+        ((), of_recipe(task={"ref": "no.such:task"}), "config.task", "no.such"),
+        ((("^tasks = .*", "tasks = []"),), CIRCLE, "config.value", "tasks is empty"),
     ]
-    for changes, code, word in cases:
+    for changes, circle, code, word in cases:
         with pytest.raises(InputError, match=word) as raised:
-            OwnRows(config(tmp_path, *changes), SECRET)
+            OwnRows(config(tmp_path, *changes), SECRET).check(circle.recipe)
         assert raised.value.code == code
     with pytest.raises(InputError, match="VA Long Beach") as raised:
-        OwnRows(config(tmp_path, member="Boston"), SECRET)
+        OwnRows(config(tmp_path, member="Boston"), SECRET).check(CIRCLE.recipe)
     assert raised.value.code == "data.member"
-
-
-def test_a_task_that_needs_options_is_checked_when_a_run_brings_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def choosy(hidden: list[int], personalise: str = "none") -> tasks.Task:
-        from moonflower.client.tasks.tabular import task
-
-        return task(hidden=hidden, personalise=personalise)
-
-    monkeypatch.setattr(tasks, "choosy", choosy, raising=False)
-    rows = OwnRows(config(tmp_path, ("^tasks = .*", 'tasks = ["moonflower.client.tasks:choosy"]')), SECRET)
-    assert "not checked" in caplog.text
-    run = offer(rows.schema.digest())
-    named = run.task.model_copy(update={"ref": "moonflower.client.tasks:choosy"})
-    assert rows.learner(run.model_copy(update={"task": named}), "r").rows
 
 
 def test_the_table_is_read_again_when_its_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,30 +113,53 @@ def test_the_table_is_read_again_when_its_file_changes(tmp_path: Path, monkeypat
     whole = tasks.Task.data
     monkeypatch.setattr(tasks.Task, "data", lambda *args: reads.append(1) or whole(*args))
     rows = OwnRows(config(tmp_path, ("^path = .*", 'path = "heart.csv.gz"')), SECRET)
-    reads.clear()
-    run = offer(rows.schema.digest())
-    rows.learner(run, "r")
-    rows.learner(run, "r")
+    rows.learner(*run_in(CIRCLE))
+    rows.learner(*run_in(CIRCLE))
     assert len(reads) == 1
     (tmp_path / "heart.csv.gz").touch()
-    rows.learner(run, "r")
+    rows.learner(*run_in(CIRCLE))
     assert len(reads) == 2
 
 
 def test_a_member_is_whole(tmp_path: Path) -> None:
-    other = "b" * 43
-    settings = config(tmp_path, (r"^\[data\]", f'[[member]]\nname = "Hungary"\npin = "{other}"\n\n[data]'))
+    settings = config(tmp_path)
+    signed = lives_in(tmp_path / "client.toml")
     member = member_of(settings)
-    assert member.pins == {
-        "Cleveland": member.identity.card.node.pin,
-        "another": "A" * 43,
-        "yet another": "B" * 43,
-        "Hungary": other,
-    }
+    assert member.circles.living() == signed.circle
     assert (member.identity.card.issuer, member.identity.card.client_id) == ("http://127.0.0.1:1", "node")
-    assert member.floor.tasks == ("moonflower.client.tasks.tabular:task",)
+    assert member.circles.own.floor.tasks == ("moonflower.client.tasks.tabular:task",)
     assert (tmp_path / "state" / FILE_NAME).stat().st_mode & 0o077 == 0
     member.ledger.close()
+
+
+def test_a_member_that_lives_in_no_circle_starts_and_looks_at_no_row(tmp_path: Path) -> None:
+    member = member_of(config(tmp_path, ("^path = .*", 'path = "not there yet.csv"')))
+    assert member.circles.standing.living is None
+    member.ledger.close()
+
+
+def test_a_ledger_that_is_not_the_one_that_was_is_lost(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    lives_in(tmp_path / "client.toml")
+    for file in (tmp_path / "state").glob(f"{FILE_NAME}*"):
+        file.unlink()
+    for _ in range(2):
+        member = member_of(settings)
+        assert member.circles.standing.lost == 0
+        with pytest.raises(Refused) as refusal:
+            member.circles.living()
+        assert refusal.value.code == "ledger.lost"
+        member.ledger.close()
+
+
+def test_a_ledger_goes_with_one_secret(tmp_path: Path) -> None:
+    """Another secret would deal the rows out anew, over sums that were opened."""
+    settings = config(tmp_path)
+    member_of(settings).ledger.close()
+    (tmp_path / "state" / SECRET_FILE).unlink()
+    make_keys(tmp_path / "state")
+    with pytest.raises(InputError, match="expected the one from your backup"):
+        member_of(settings)
 
 
 def test_warming_up_changes_no_draw() -> None:
@@ -188,6 +205,7 @@ def test_an_operator_sees_which_rows_are_used_and_deletes_one_at_once(tmp_path: 
     pd.read_csv(DATA / "heart.csv.gz").to_csv(table, index=False)
     config(tmp_path, ("^path = .*", f'path = "{table}"'))
     settings, path = load_config(ClientConfig, tmp_path / "client.toml"), str(tmp_path / "client.toml")
+    circle = lives_in(tmp_path / "client.toml").circle
 
     def said(*more: str) -> dict[str, Any]:
         done = CliRunner().invoke(member_app, ["statistics", path, "--json", *more])
@@ -203,7 +221,7 @@ def test_an_operator_sees_which_rows_are_used_and_deletes_one_at_once(tmp_path: 
     member = member_of(settings)
     assert said() == {"parts": [], "deleted": []}
     assert checked()[0] == "ok"
-    member._learner_for(offer(load_schema(settings.data.schema_path).digest()), "r")  # type: ignore[arg-type]
+    member._learner_for(*run_in(circle))
     member.ledger.close()
     parts = said()["parts"]
     assert [(one["changed"], one["gone"], one["in_use"] == one["table"]) for one in parts] == [(0, 0, True)] * 3

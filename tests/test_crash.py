@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -366,6 +367,7 @@ def test_a_journal_tells_what_its_member_did(federation: Callable[..., Federatio
         journal = one.members[name].ledger.journal()
         rounds = ["sealed", "answered", "opened", "judged"]
         assert [e["event"] for e in journal] == [
+            *("circle_seen", "circle_signed", "circle_began"),
             *("agreed", "seated", "sealed", "answered", "opened"),
             *rounds * 3,
             *rounds[:-1],
@@ -387,9 +389,10 @@ def test_a_journal_tells_what_its_member_did(federation: Callable[..., Federatio
 
 def test_a_journal_tells_what_its_member_refused(federation: Callable[..., Federation]) -> None:
     one = federation()
-    one.members[NAMES[0]].floor = one.members[NAMES[0]].floor.model_copy(update={"max_train_s": 1})
+    circles = one.members[NAMES[0]].circles
+    circles.own = replace(circles.own, floor=circles.own.floor.model_copy(update={"max_train_s": 1}))
     assert one.carry_out() == "failed config.train_timeout_s"
-    (refused,) = one.members[NAMES[0]].ledger.journal()
+    *_, refused = one.members[NAMES[0]].ledger.journal()
     assert (refused["event"], refused["code"], refused["run"]) == ("refused", "config.train_timeout_s", "run-1")
     assert refused["what"] == {"kind": "enrol"}
 

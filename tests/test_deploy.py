@@ -363,8 +363,7 @@ def test_every_path_of_a_config_is_mounted_and_the_other_way_round(side: str) ->
     else:
         assert isinstance(config, ClientConfig)
         assert config.data.path
-        assert config.data.schema_path
-        written, read = [config.client.state, config.oauth.key], [config.data.path, config.data.schema_path]
+        written, read = [config.client.state, config.oauth.key], [config.data.path]
     read.append(Path(f"/etc/moonflower/{side}.toml"))
     for found in mounts(side):
         for paths, writable in ((written, True), (read, False)):

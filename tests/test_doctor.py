@@ -26,6 +26,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import superlink
+from circles import lives_in
 from conftest import CONFIGS, PATIENCE_S
 from live import Live
 from moonflower import simulate
@@ -45,8 +47,6 @@ from moonflower.federation import stage as staging
 from moonflower.federation.certificates import for_loopback
 from moonflower.oauth.jws import new_key, private_key
 from moonflower.server.evidence.onlooker import FORBIDDEN
-
-from protocol import identity
 
 HEART = CONFIGS / "heart.toml"
 NAMES = ("Cleveland", "Hungary", "Switzerland", "VA Long Beach")
@@ -254,15 +254,6 @@ def pem(folder: Path) -> tuple[Path, Path]:
     return chain, key
 
 
-def test_too_few_pinned_members_are_warned_of() -> None:
-    pins = {"b": "B", "c": "C"}
-    says(machine.members(pins, 3, {}), "ok", "other members: 2")
-    says(machine.members({"b": "B"}, 3, {}), "warning", "expected 2 or more")
-    says(machine.members(pins, 3, pins), "ok", "other members: 2")
-    says(machine.members(pins, 3, {**pins, "d": "D"}), "warning", "d took part in the last run and is not pinned")
-    says(machine.members(pins, 3, {"b": "old"}), "warning", "the pin of b is not that of the last run")
-
-
 # Folders
 
 
@@ -349,19 +340,18 @@ def test_a_ledger_with_a_fork_fails(tmp_path: Path) -> None:
     assert made(lambda: folders.ledger(tmp_path)).status == "failed"
 
 
-def test_the_pins_of_the_last_run_are_those_of_the_seats_that_were_taken(tmp_path: Path) -> None:
-    cards = [identity(name).card for name in ("anna", "bert", "cleo")]
-    assert folders.last_roster(tmp_path) == {}
-    with closing(Ledger(tmp_path / "ledger.db")) as ledger:
-        assert folders.last_roster(tmp_path) == {}
-        ledger.keep_agreement("run-1", {})
-        assert folders.last_roster(tmp_path) == {}
-        for run, taken in (("run-1", cards), ("run-2", cards[:2])):
-            ledger.keep_agreement(run, {})
-            ledger.keep_seat(run, [card.as_dict() for card in taken], "k" * 64)
-            assert folders.last_roster(tmp_path) == {card.name: card.node.pin for card in taken}
-        ledger.keep_agreement("run-3", {})
-        assert folders.last_roster(tmp_path) == {card.name: card.node.pin for card in cards[:2]}, "no seat yet"
+def test_the_circle_in_which_a_node_lives_is_told(tmp_path: Path) -> None:
+    config = superlink.client_config(tmp_path, CONFIGS / "data")
+    says(folders.circle(tmp_path / "state"), "warning", "lives in no circle yet")
+    signed = lives_in(config)
+    assert folders.living(tmp_path / "state") == signed.circle
+    says(folders.circle(tmp_path / "state"), "ok", "circle 1 of 3 members: Cleveland, another, yet another")
+    with closing(Ledger(tmp_path / "state" / "ledger.db")) as ledger:
+        ledger.circles.leave(signed.circle)
+    says(folders.circle(tmp_path / "state"), "warning", "lives in no circle yet")
+    with closing(Ledger(tmp_path / "state" / "ledger.db")) as ledger:
+        ledger.circles.lose(1)
+    says(folders.circle(tmp_path / "state"), "failed", "not the one that this node had")
 
 
 def test_the_ledger_of_a_killed_node_is_read_and_left_alone(tmp_path: Path) -> None:
@@ -687,7 +677,7 @@ def test_a_node_whose_issuer_is_away(cli: Cli, staged: Path) -> None:
     assert re.match(r"failed   issuer      the issuer at 127.0.0.1:\d+ cannot be reached", lines["issuer"])
     assert lines["token"] == "warning  token       not checked: issuer comes first"
     assert lines["clock"] == "warning  clock       not checked: no time from issuer and server"
-    assert lines["data"].startswith("ok ")
+    assert lines["data"].startswith("warning  data        not checked: which column is what stands in the recipe")
     assert "303" not in lines["data"]
     assert tree(staged) == before
 

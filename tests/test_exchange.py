@@ -265,18 +265,22 @@ def test_a_node_that_refuses_the_bundle_is_not_asked_again() -> None:
     assert len(grid.sent) == 2
 
 
-def test_nobody_waits_for_a_member_that_is_revoked() -> None:
-    grid = Grid(bert=[is_lost])
+def test_a_member_that_is_revoked_is_waited_for_and_not_asked_until_it_is_let_in_again() -> None:
+    """A sum is over everybody in the circle: only the circle lets somebody go."""
+    grid = Grid(bert=[is_lost, answers])
 
     def revoke() -> None:
         grid.revoked = frozenset({"bert", "somebody else"})
-        del grid.nodes["bert"]
+        grid.log_in_anew("bert")
+
+    def let_in() -> None:
+        grid.revoked = frozenset()
 
     grid.at(1.0, revoke)
-    assert grid.ask() == {"anna": "", "bert": "auth.client_revoked"}
-    assert grid.time == pytest.approx(1.0, abs=0.15)
-    assert grid.ask() == {"anna": "", "bert": "auth.client_revoked"}
-    assert [member for _, member in grid.sent].count("bert") == 1
+    grid.at(5.0, let_in)
+    assert grid.ask() == {"anna": "", "bert": ""}
+    assert grid.time == pytest.approx(5.0, abs=0.2)
+    assert [time for time, member in grid.sent if member == "bert"] == [0.0, pytest.approx(5.0, abs=0.2)]
 
 
 def test_a_message_that_flower_did_not_take_is_sent_again() -> None:

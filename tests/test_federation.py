@@ -13,6 +13,7 @@ from typing import Any
 import flwr.app
 import numpy as np
 import pytest
+from circles import enrolment, live_in, pins_of, signed_by
 from conftest import CONFIGS
 from moonflower import simulate
 from moonflower.client import seat
@@ -24,6 +25,7 @@ from moonflower.client.tasks import load_task, schema_for
 from moonflower.configs.settings import load_run
 from moonflower.crypto import answers, bits, pairs
 from moonflower.crypto.answer_plan import answer_plan
+from moonflower.crypto.identity import Identity
 from moonflower.crypto.planner import Plan
 from moonflower.crypto.sealed import Secrets, Sum
 from moonflower.errors import Ended, Refused
@@ -31,6 +33,7 @@ from moonflower.federation import simulate as simulation
 from moonflower.federation.baselines import Baselines
 from moonflower.federation.grid import LocalGrid
 from moonflower.federation.simulate import Simulation
+from moonflower.protocol.circle import Circle
 from moonflower.protocol.messages import Enrol
 from moonflower.protocol.model_version import parse
 from moonflower.server import sums
@@ -358,17 +361,22 @@ def test_members_open_nothing_but_the_exact_sum(folders: Any, monkeypatch: pytes
 
 
 def test_an_offer_cannot_change_after_it_was_agreed_to() -> None:
-    """Rule 1: the same run with lr next to 0 for all but one member would make the sum that member's update."""
-    cast = simulation.prepare(HEART, FOUR)
+    """Rule 1: the same run with another seed for all but one member would give that member's batches away."""
+    cast = simulation.prepare(HEART, (*FOUR, "federation.practice=true"))
     member = next(iter(simulation._members(cast, (), {}, Kit()).values()))
-    offer = cast.settings.in_practice().offer(cast.schema.digest())
-    first = member.enrol(Enrol(run="r", offer=offer))
-    assert member.enrol(Enrol(run="r", offer=offer)) == first
-    changed = {**offer, "training": {**offer["training"], "lr": 1e-12}}
+    identity = member.identity
+    others = [Identity.generate(name) for name in cast.names if name != identity.name]
+    signed = signed_by(Circle.of(cast.recipe, pins_of([identity, *others])), [identity, *others])
+    live_in(member.circles, signed)
+    asked = enrolment("r", signed)
+    first = member.enrol(Enrol(**asked))
+    assert member.enrol(Enrol(**asked)) == first
     with pytest.raises(Refused, match="another offer") as refusal:
-        member.enrol(Enrol(run="r", offer=changed))
+        member.enrol(Enrol(**{**asked, "seed": asked["seed"] + 1}))
     assert refusal.value.code == "envelope.context"
-    assert member._agreed["r"].offer.training.lr == offer["training"]["lr"]
+    with pytest.raises(Refused, match="1 to") as refusal:
+        member.enrol(Enrol(**{**asked, "run": "s", "rounds": asked["rounds"] + 1}))
+    assert refusal.value.code == "circle.differs"
     member.ledger.close()
 
 

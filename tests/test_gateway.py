@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CONFIGS, PATIENCE_S
+from circles import begin, heart_recipe
+from conftest import PATIENCE_S
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from flwr.common.constant import TIMESTAMP_HEADER
@@ -27,8 +28,8 @@ from flwr.supercore.primitives.asymmetric import sign_message
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from forge import SERVER, Clock, Headers, Issuer, verifier
 from moonflower import logs
+from moonflower.configs.recipe import parse_recipe
 from moonflower.configs.roles import ServerSettings
-from moonflower.configs.settings import load_run
 from moonflower.crypto.identity import PublicKey
 from moonflower.oauth.login import DpopKey
 from moonflower.server.door import gateway as module
@@ -554,7 +555,7 @@ def test_an_auditor_reads_and_does_nothing_else(door: Door) -> None:
     assert run(door.desked("GET", "/api/runs", scope="fl:audit")).json == {"runs": []}
     assert run(door.desked("GET", "/api/runs/x", scope="fl:audit")).verdict == (404, "http.not_found")
     assert run(door.desked("GET", "/api/runs/x/log", scope="fl:audit")).json == {"entries": []}
-    assert run(door.desked("POST", "/api/runs", offer(), scope="fl:audit")).verdict == (403, "auth.scope")
+    assert run(door.desked("POST", "/api/runs", asked(), scope="fl:audit")).verdict == (403, "auth.scope")
     assert run(door.desked("POST", "/api/runs/x/stop", scope="fl:audit")).verdict == (403, "auth.scope")
     assert run(door.desked("GET", "/api/runs", scope="fl:approve")).verdict == (403, "auth.scope")
 
@@ -878,13 +879,18 @@ def test_a_connection_that_was_cut_off_is_told_once_a_minute(
 # Runs
 
 
-def offer(*overrides: str, **changes: Any) -> dict[str, Any]:
-    return {**load_run(CONFIGS / "heart.toml", overrides).offer("0" * 64), **changes}
+def asked(*overrides: str, **changes: Any) -> dict[str, Any]:
+    return {**heart_recipe(*overrides).as_dict(), **changes}
 
 
 def with_task(**changes: Any) -> dict[str, Any]:
-    made = offer()
+    made = asked()
     return {**made, "task": {**made["task"], **changes}}
+
+
+def without(table: str, key: str) -> dict[str, Any]:
+    made = asked()
+    return {**made, table: {name: value for name, value in made[table].items() if name != key}}
 
 
 @pytest.mark.parametrize(
@@ -899,17 +905,18 @@ def with_task(**changes: Any) -> dict[str, Any]:
         (b'"x"', "config.value"),
         (b"{}", "config.value"),
         (b"NaN", "config.value"),
-        (offer(fab="UEsDBA=="), "config.value"),
-        (offer(data={"path": "/etc/passwd"}), "config.value"),
-        (offer(code="import os"), "config.value"),
+        (asked(fab="UEsDBA=="), "config.value"),
+        (asked(data={"path": "/etc/passwd"}), "config.value"),
+        (asked(code="import os"), "config.value"),
         (with_task(lr=float("nan")), "config.value"),
         (with_task(lr=float("-inf")), "config.value"),
         (with_task(ref="__import__('os').system('x')"), "config.value"),
         (with_task(ref="../../evil.py"), "config.value"),
         (with_task(ref=["os:system"]), "config.value"),
-        (offer("federation.name=other"), "config.value"),
-        (offer(schema_digest="x"), "config.value"),
-        (offer(training={"rounds": 10**12}), "config.value"),
+        (asked("federation.name=other"), "config.value"),
+        (asked(schema={"label": "y"}), "config.schema"),
+        (without("training", "lr"), "config.value"),
+        (asked(training={"rounds": 10**12}), "config.value"),
     ],
 )
 def test_a_run_that_is_no_run_is_400_and_queued_nowhere(door: Door, body: Any, code: str) -> None:
@@ -919,18 +926,38 @@ def test_a_run_that_is_no_run_is_400_and_queued_nowhere(door: Door, body: Any, c
 
 
 def test_a_run_is_queued_once_and_the_next_waits_until_it_is_over(door: Door) -> None:
-    made = run(door.desked("POST", "/api/runs", offer("training.rounds=900")))  # too many is for the nodes to say
+    assert run(door.desked("POST", "/api/runs", asked())).verdict == (409, "circle.differs"), "there is no circle yet"
+    begin(door.state, heart_recipe("training.rounds=900"))
+    fits = asked("training.rounds=899", "training.seed=1", "training.init_seed=9")
+    made = run(door.desked("POST", "/api/runs", fits))
     assert made.status == 201, made
     name = made.json["run"]
     assert door.woken == [True]
-    assert run(door.desked("POST", "/api/runs", offer())).verdict == (409, "run.busy")
+    assert run(door.desked("POST", "/api/runs", asked())).verdict == (409, "run.busy")
     shown = run(door.desked("GET", f"/api/runs/{name}"))
     assert (shown.status, shown.json["run"], shown.json["status"]) == (200, name, "queued")
     assert run(door.desked("POST", f"/api/runs/{name}/stop")).status == 202
     with door.state.store.transaction() as db:
         history.end_run(db, name, "stopped", "run.stopped")
     assert run(door.desked("POST", f"/api/runs/{name}/stop")).verdict == (409, "run.over")
-    assert run(door.desked("POST", "/api/runs", offer())).status == 201
+    assert run(door.desked("POST", "/api/runs", asked())).status == 201
+
+
+def test_a_run_that_differs_from_the_recipe_is_refused_by_its_key(door: Door) -> None:
+    begin(door.state, heart_recipe())
+    for change, said in (
+        ("training.lr=0.2", "training.lr: 0.1 there, 0.2 asked"),
+        ("training.rounds=21", "training.rounds: 20 there, 21 asked"),
+        ("data.min_count=11", "data.min_count: 10 there, 11 asked"),
+        ("federation.let_go_days=13", "federation.let_go_days: 14 there, 13 asked"),
+        ("gate.max_failed=6", "gate.max_failed: 5 there, 6 asked"),
+    ):
+        reply = run(door.desked("POST", "/api/runs", asked(change)))
+        assert reply.verdict == (409, "circle.differs")
+        assert reply.json["detail"].endswith(f"which anna, bert, cleo signed, in {said}"), reply
+    several = run(door.desked("POST", "/api/runs", asked("training.lr=0.2", "crypto.value_bits=8"))).json["detail"]
+    assert several.endswith("in training.lr: 0.1 there, 0.2 asked; crypto.value_bits: 16 there, 8 asked")
+    assert run(door.desked("GET", "/api/runs")).json == {"runs": []}
 
 
 def test_a_name_of_a_task_is_only_a_name_to_the_server(door: Door) -> None:
@@ -939,6 +966,7 @@ def test_a_name_of_a_task_is_only_a_name_to_the_server(door: Door) -> None:
 
     before = set(sys.modules)
     odd = with_task(ref="antigravity:fly", source="import os", deep={"text": "\ud800 \0"})
+    begin(door.state, parse_recipe(odd, where="test"))
     name = run(door.desked("POST", "/api/runs", odd)).json["run"]
     assert "antigravity" not in set(sys.modules) - before
     assert run(door.desked("GET", f"/api/runs/{name}")).status == 200
@@ -949,9 +977,11 @@ def test_a_name_of_a_task_is_only_a_name_to_the_server(door: Door) -> None:
 
 
 def test_runs_submitted_at_the_same_time_are_queued_one_at_a_time(door: Door) -> None:
+    begin(door.state, heart_recipe())
+
     async def together() -> list[int]:
         return [
-            one.status for one in await asyncio.gather(*(door.desked("POST", "/api/runs", offer()) for _ in range(6)))
+            one.status for one in await asyncio.gather(*(door.desked("POST", "/api/runs", asked()) for _ in range(6)))
         ]
 
     assert sorted(run(together())) == [201] + [409] * 5

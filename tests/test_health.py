@@ -32,7 +32,6 @@ client_id = "cleveland"
 key = "oauth.jwk"
 [data]
 path = "rows.csv"
-schema = "schema.toml"
 """
 SERVER = """
 [server]

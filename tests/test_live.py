@@ -25,9 +25,10 @@ HUNGARY, DORA = "Hungary", "VA Long Beach"
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """A federation that stands for the whole module; every test but the last leaves it whole."""
+    """A federation that stands for the whole module; every test leaves it whole."""
     short = {"issuer": {"token_ttl_s": 5}, "oauth": {"leeway_s": 1}, "server": {"keep_envelopes_h": 1}}
-    with Live(tmp_path_factory.mktemp("live") / "up", "training.rounds=8", **short) as whole:
+    slow = "training.train_timeout_s=8"  # a member that is connected and takes longer is named
+    with Live(tmp_path_factory.mktemp("live") / "up", slow, **short) as whole:
         yield whole
 
 
@@ -159,9 +160,7 @@ def test_a_client_that_is_cut_off_is_waited_for_and_comes_back(live: Live, expec
 
     waited, before = list[dict[str, Any]](), len(live.log())
     try:
-        shown = live.run(
-            "training.rounds=3", "training.train_timeout_s=8", at={("promoted", 1): cut, ("waited_for", 1): look}
-        )
+        shown = live.run("training.rounds=3", at={("promoted", 1): cut, ("waited_for", 1): look})
     finally:
         mend(None)
     check_done(live, shown, expected)
@@ -202,8 +201,8 @@ def test_an_operator_submits_follows_and_lists_from_the_command_line(live: Live,
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "expected 'heart'" in wrong.stderr
     beyond = moonflower("run", str(live.config), *settings, "--set", "training.train_timeout_s=61", "--json")
-    assert beyond.returncode == 1, "the nodes' floor"
-    assert "config.train_timeout_s" in beyond.stderr
+    assert beyond.returncode == 1, "not as the recipe says that all signed"
+    assert "training.train_timeout_s: 8.0 there, 61.0 asked" in beyond.stderr
     gone = moonflower("stop", result["run"])
     assert gone.returncode == 1
     assert "over" in gone.stderr
@@ -226,21 +225,26 @@ def test_a_server_that_keeps_envelopes_says_so_and_forgets_them(live: Live) -> N
     await_ready(lambda: not old.exists(), "the server, whose start deletes what is over,", PATIENCE_S)
 
 
-def test_a_revoked_member_is_out_at_once_and_its_run_ends(live: Live) -> None:
-    """A sum is over everybody: without it there is another circle, which every node's own operator has to make."""
+def test_a_revoked_member_is_out_at_once_and_its_run_waits_until_it_is_let_in_again(live: Live, expected: str) -> None:
+    """A sum is over everybody: only a circle that all others sign lets it go."""
+
+    card = live.state / "dora.card.json"
+
+    def moonflower(*line: object) -> None:
+        subprocess.run(processes.command(*map(str, line)), check=True, capture_output=True)
 
     def revoke(_: object) -> None:
-        line = processes.command("member", "revoke", DORA, "--reason", "test", "--config", live.stage.server)
-        subprocess.run(line, check=True, capture_output=True)
+        moonflower("member", "card", live.stage.clients[DORA], "--out", card)
+        moonflower("member", "revoke", DORA, "--reason", "test", "--config", live.stage.server)
+
+    def let_in(entry: dict[str, Any]) -> None:
+        assert (entry["member"], entry["details"]["why"]) == (DORA, "revoked")
+        assert ended(live.processes.running.pop(DORA)) == 77, "its keeper tries a few times"
+        moonflower("member", "add", card, "--config", live.stage.server)
+        live.start(DORA)
 
     before = len(live.log())
-    shown = live.run("training.rounds=8", "gate.max_failed=2", at={("promoted", 1): revoke})
-    assert (shown["status"], shown["code"]) == ("policy", "run.max_failed")
-    assert shown["result"]["rounds"][-1]["named"] == [{"member": DORA, "code": "auth.client_revoked"}]
-    assert shown["result"]["model"]["version"], "the last good model stays"
-    assert ended(live.processes.running.pop(DORA)) == 77, "its keeper tries a few times"
+    shown = live.run("training.rounds=3", at={("promoted", 1): revoke, ("waited_for", 1): let_in})
+    check_done(live, shown, expected)
+    assert [one["status"] for one in shown["result"]["rounds"]] == ["promoted"] * 3, "nothing is repeated"
     assert "auth.client_revoked" in {entry["code"] for entry in live.events("refused_member", before)}
-    assert "auth.client_revoked" in live.output(DORA).splitlines()[-1]
-    live.check_log()
-    again = live.run("training.rounds=1")
-    assert (again["status"], again["code"]) == ("failed", "circle.differs"), "the others still pin it"

@@ -236,8 +236,8 @@ def test_a_disk_that_fills_up_costs_no_more_than_time(tmp_path: Path, expected: 
         assert {entry["code"] for entry in live.events("failed")} <= {"run.interrupted"}
 
         fill(place)  # again: no run is taken, a server that is killed comes up, and it takes one when there is room
-        offer = live.settings().offer(live.cast.schema.digest())
-        reply = live.remote._http.post("/api/runs", json=offer)
+        offer = live.recipe().as_dict()
+        reply = live.remote._api._http.post("/api/runs", json=offer)
         assert (reply.status_code, reply.json()["code"]) == (503, "http.unavailable")
         live.kill("server")
         live.start("server")
@@ -329,7 +329,7 @@ def closed(sock: socket.socket) -> bool:
 def test_nobody_outside_can_start_a_run_with_code_of_their_own(live: Live, expected: str) -> None:
     """With an operator's own token: there is no route to Flower's Control API, on any port that the server opens."""
     trust = ssl.create_default_context(cafile=live.stage.folder / "ca.pem")
-    auth = live.remote._http.auth
+    auth = live.remote._api._http.auth
     assert isinstance(auth, ServerAuth)
     inner = listening(live.processes.running["server"].pid) - {port_of(live)}
     assert len(inner) == 1
@@ -339,8 +339,8 @@ def test_nobody_outside_can_start_a_run_with_code_of_their_own(live: Live, expec
             assert (reply.status_code, reply.json()["code"]) == (404, "http.not_found")
             if not path.startswith("runtime"):
                 assert httpx.post(f"http://127.0.0.1:{inner.copy().pop()}/v1/{path}").status_code == 404
-    run = live.settings().offer(live.cast.schema.digest())
-    reply = live.remote._http.post("/api/runs", json={**run, "fab": "UEsDBA=="})
+    run = live.recipe().as_dict()
+    reply = live.remote._api._http.post("/api/runs", json={**run, "fab": "UEsDBA=="})
     assert (reply.status_code, reply.json()["code"]) == (400, "config.value")
 
 

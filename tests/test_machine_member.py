@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import circles
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -29,7 +30,6 @@ from moonflower.client.app import Member
 from moonflower.client.guard import BaseRules
 from moonflower.client.ledger.ledger import Ledger
 from moonflower.client.seals import FOLDER, HeldSeal, Seals
-from moonflower.configs.settings import FloorSettings
 from moonflower.crypto import pairs
 from moonflower.crypto.answer_plan import AnswerSum, answer_plan
 from moonflower.crypto.pairs import public_mask
@@ -46,7 +46,6 @@ from test_machine_world import BENT, ME, OTHERS, RUN, At, Listed, World, bent, w
 
 from federation import NAMES, Killed, identities
 
-REST = NAMES[:-1]
 ROUNDS, FEW = 8, 3  # of the run; and of them those that are asked for again and again
 BAD, GOOD = 1.0, 0.0  # votes of the others, who are the majority
 WHOLE = "select cast(document || signature || answer as blob) from answered where context = ?"
@@ -158,7 +157,7 @@ class TheMember(RuleBasedStateMachine):
         self.folder = in_memory()
         self.home = Path(self.folder.name) / "home"
         self.home.mkdir()
-        self.pinned: tuple[str, ...] = NAMES
+        self.elsewhere = False
         self.inside = False  # the process is killed inside of its next transaction
         self.known = Known()
         self.versions: list[Version] = []
@@ -178,7 +177,7 @@ class TheMember(RuleBasedStateMachine):
     def begin(self) -> None:
         self.start()
         for run in (RUN, "another"):
-            self.member.enrol(Enrol(run=run, offer=self.world.raw_offer))
+            self.member.enrol(Enrol(**circles.enrolment(run, self.world.signed)))
         self.member.take_seat(self.world.take_seat())
         for number in (0, 1):
             self.show(number)
@@ -205,17 +204,13 @@ class TheMember(RuleBasedStateMachine):
             self.member.ledger.close()
         self.inside = False
         self.tried: dict[str, bytes] = {}  # context → the sum of answers that this process tried
-        floor = FloorSettings(tasks=(self.world.offer.task.ref,))
-        pins = {name: self.world.pins[name] for name in self.pinned}
-        self.member = Member(
+        self.member = circles.member(
             identities()[ME],
-            floor,
+            self.world.signed,
             self.world.cast.secret(ME),
-            pins,
             Ledger(self.path, self.clock),
             Fragile(self.seals),
             lambda *_: self.world.learners[ME],
-            self.world.cast.schema.digest(),
         )
 
     def clock(self) -> float:
@@ -322,7 +317,9 @@ class TheMember(RuleBasedStateMachine):
         known, base = self.known, self.version(at)
         if at.run == "unknown":
             return "envelope.context"
-        if at.run == "another" or self.pinned != NAMES:
+        if self.elsewhere:
+            return "circle.changed"
+        if at.run == "another":
             return "circle.key"
         trained, based = at.purpose == "update", at.purpose != "statistics"
         if (trained and not 1 <= at.round <= ROUNDS) or (not trained and at.clip != 0) or bool(at.base) != based:
@@ -759,7 +756,7 @@ class TheMember(RuleBasedStateMachine):
             self.whole(at, "")
 
     @rule(
-        what=st.sampled_from(["kill", "show", "unpin", "offer", "seat", "copy", "lose"]),
+        what=st.sampled_from(["kill", "show", "move", "offer", "seat", "copy", "lose"]),
         number=st.integers(0, 2),
     )
     def meanwhile(self, what: str, number: int) -> None:
@@ -774,25 +771,25 @@ class TheMember(RuleBasedStateMachine):
         elif what == "seat":
             assert self.member.take_seat(self.world.take_seat())
         else:
-            if what == "unpin":
-                self.unpin()
+            if what == "move":
+                self.move_on()
             self.start()
 
-    def unpin(self) -> None:
-        """The node's own operator pins somebody no more: what is asked of the old circle is refused until it does."""
-        self.pinned = REST
-        self.start()
+    def move_on(self) -> None:
+        """The node lives in another circle: what is asked of the old one is refused for as long as it does."""
+        mine, self.elsewhere = self.member.circles, True
+        self.member.circles = circles.circles(identities()[ME], Ledger(None), self.world.circle.recipe)
+        circles.live_in(self.member.circles, self.world.other)
         for at in [self.at("update", 1, 1, self.good()), *[*self.ats.values()][-2:]]:
-            assert self.seal(at) == "circle.key"
-        self.pinned = NAMES
+            assert self.seal(at) == "circle.changed"
+        self.member.circles, self.elsewhere = mine, False
 
     def offer_again(self) -> None:
-        """What was agreed to stays; another learning rate is another offer."""
-        offer = dict(self.world.raw_offer)
-        self.member.enrol(Enrol(run=RUN, offer=offer))
-        offer["training"] = {**offer["training"], "lr": 1e-9}
+        """What was agreed to stays; another seed is another offer."""
+        asked = circles.enrolment(RUN, self.world.signed)
+        self.member.enrol(Enrol(**asked))
         with pytest.raises(Refused, match="another offer"):
-            self.member.enrol(Enrol(run=RUN, offer=offer))
+            self.member.enrol(Enrol(**{**asked, "seed": asked["seed"] + 1}))
 
     @rule()
     def everybody_is_back(self) -> None:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+import circles
 import numpy as np
 from moonflower.canonical import digest
 from moonflower.client import answering, circle_key
@@ -38,7 +39,7 @@ from moonflower.protocol.messages import KeyMade, TakeSeat
 from moonflower.protocol.purposes import FIRST
 from moonflower.protocol.statement import Proof, Statement, Words, sign_statement, vote_bytes
 
-from federation import NAMES, cast, identities
+from federation import NAMES, cast, identities, signed_circle
 
 ME, OTHERS = NAMES[1], (NAMES[0], *NAMES[2:])
 RUN = "r"
@@ -100,11 +101,14 @@ class World:
 
     def __init__(self) -> None:
         self.cast = cast("training.rounds=8")
-        self.raw_offer = self.cast.settings.offer(self.cast.schema.digest())
+        self.signed = signed_circle(self.cast.recipe)
+        self.circle = self.signed.circle
+        everybody = [identities()[name] for name in NAMES]
+        self.other = circles.signed_by(Circle.of(self.cast.recipe, circles.pins_of(everybody), number=2), everybody)
+        self.raw_offer = self.circle.offer(self.cast.settings.training.seed, self.cast.settings.training.rounds)
         self.offer = parse(Offer, self.raw_offer, where="test")
         self.pins = {name: identities()[name].card.node.pin for name in NAMES}
         self.learners = {name: self.learner(name) for name in NAMES}
-        self.circle = Circle.of(self.offer.federation.name, self.pins, True)
         self.agreed = Agreed.to(self.offer, self.raw_offer, self.learners[ME], Kit().purposes, self.circle)
         self.plan = self.agreed.plan
         self.roster = parse_roster([identities()[name].card.as_dict() for name in NAMES], self.pins)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,7 @@ def test_nothing_of_a_member_can_be_anothers(state: State, new: RosterMember, fi
     assert len(events(state)) == 2
 
 
-def test_a_revoked_member_is_out_and_its_name_stays_taken(state: State) -> None:
+def test_a_revoked_member_is_out_until_it_is_let_in_again(state: State) -> None:
     with state.store.transaction() as db:
         roster.revoke(db, state.log, "a", "left the federation")
         assert roster.pins(db) == {"b": B.pin}
@@ -84,9 +85,14 @@ def test_a_revoked_member_is_out_and_its_name_stays_taken(state: State) -> None:
         found = roster.by_client(db, ISSUER, "client-a")
         assert found is not None
         assert found.revoked
-    with pytest.raises(InputError, match="was revoked"), state.store.transaction() as db:
-        roster.add(db, state.log, A)
     assert events(state)[-1] == ("member_revoked", "a")
+    with pytest.raises(InputError, match="no other name had"), state.store.transaction() as db:
+        roster.add(db, state.log, replace(A, name="c"))
+    for again in (A, replace(A, pin="P" * 43)):  # the second has new keys
+        with state.store.transaction() as db:
+            assert roster.add(db, state.log, again)
+            assert roster.pins(db) == {"a": again.pin, "b": B.pin}
+            roster.revoke(db, state.log, "a", "again")
 
 
 @pytest.mark.parametrize(("name", "said"), [("c", "is not on the roster"), ("a", "was revoked before")])
@@ -116,7 +122,7 @@ def test_the_first_command_makes_the_state_for_its_own_user_only(tmp_path: Path)
     own = identity_of(load_config(ClientConfig, client_config(home, CONFIGS / "data")))
     (tmp_path / "card.json").write_text(json.dumps(own.card.as_dict()))
     (tmp_path / "server.toml").write_text(SERVER)
-    member_command.add(tmp_path / "card.json", tmp_path / "server.toml")
+    member_command.add([tmp_path / "card.json"], tmp_path / "server.toml")
     made = tmp_path / "coordinator"
     shown = {one.name: one.stat().st_mode & 0o077 for one in (made, made / "moonflower.db", made / "log.key")}
     assert shown == dict.fromkeys(shown, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from moonflower import simulate
 from moonflower.oauth.refusal import CODES
+from moonflower.protocol.messages import Enrolled, Refusal
+from moonflower.protocol.records import kind_of, to_records
 from moonflower.server.records import history
 from moonflower.server.records import members as roster
 from moonflower.server.records.log import EVENTS
@@ -241,7 +243,14 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
     made.kill_at = kill
     assert made.carry_out() == "killed"
     assert made.carry_out() == "done"
-    made.revoked = {"Hungary", "Cleveland"}
+
+    def refuse(member: str, handle: Callable[[], Any]) -> Any:
+        reply = handle()
+        if member in ("Hungary", "Cleveland") and kind_of(reply.content) == Enrolled.kind:
+            reply.content = to_records(Refusal(code="task.refused"))
+        return reply
+
+    made.handled = refuse
     made.queue("run-2")
     assert made.carry_out("run-2").startswith("failed")
     version = made.model("run-1").version

@@ -196,7 +196,7 @@ def test_the_public_listener_shows_no_metrics_and_the_other_one_nothing_else(
     watched: tuple[Live, Prometheus, str],
 ) -> None:
     live, _, target = watched
-    public = live.remote._http
+    public = live.remote._api._http
     answer = public.get(f"{live.stage.server_url}/metrics")  # with an operator's token
     assert (answer.status_code, answer.json()["code"]) == (404, "http.not_found")
     for path in ("/health", "/api/runs", "/v1/runtime/acquire-task", "/"):

@@ -24,6 +24,7 @@ from typing import Any
 
 import httpx
 import pytest
+from circles import enrolment, lives_in
 from conftest import CONFIGS, PATIENCE_S
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -44,7 +45,6 @@ from moonflower.client.node.logfile import FILE_NAME
 from moonflower.client.node.loop import Node
 from moonflower.client.node.pipe import Pipe
 from moonflower.configs.schema import load_schema
-from moonflower.configs.settings import load_run
 from moonflower.crypto.merkle import leaf_hash
 from moonflower.crypto.note import Signer, cosignatures, sign_checkpoint
 from moonflower.errors import (
@@ -144,10 +144,9 @@ def run_of(link: SuperLink, *given: str) -> Iterator[Run]:
 def test_a_member_enrols_over_the_wire(link: SuperLink, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     schema = load_schema(CONFIGS / "data" / "heart.schema.toml").digest()
-    offer = load_run(CONFIGS / "heart.toml").offer(schema)
     with live(link, tmp_path, app="moonflower.client.live:open_app") as there, run_of(link) as run:
         there.online()
-        asked = to_records(Enrol(run="r", offer=offer))
+        asked = to_records(Enrol(**enrolment("r", lives_in(tmp_path / "client.toml"))))
         assert from_records(Refusal, run.ask(there.node_id, "query.enrol", asked).content).code == "audit.missing"
         signer = Signer.generate("moonflower/heart")
         checkpoint = sign_checkpoint(signer, 1, leaf_hash(b"entry"))

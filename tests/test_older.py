@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from circles import heart_offer
 from conftest import CONFIGS
 from moonflower import store
 from moonflower.client.ledger.ledger import FILE_NAME as LEDGER
@@ -94,7 +95,7 @@ def test_the_log_of_an_older_database_is_not_half_read(tmp_path: Path) -> None:
 def test_the_doctor_does_not_half_read_an_older_database(tmp_path: Path, kind: str) -> None:
     path = made(tmp_path, kind)
     aged(path, VERSION_1)
-    looks = (folders.ledger, folders.last_roster) if kind == LEDGER else (folders.good_model,)
+    looks = (folders.ledger, folders.living) if kind == LEDGER else (folders.good_model,)
     for look in looks:
         said = refused(lambda look=look: look(tmp_path))  # type: ignore[misc]
         assert said == f"{path}: expected a database of version {NEWEST}, got {VERSION_1}; {WAY_OUT}"
@@ -123,7 +124,7 @@ def test_a_removed_floor_is_an_unknown_key(tmp_path: Path, key: str) -> None:
 
 @pytest.mark.parametrize("key", ["open_quorum", "open_timeout_s"])
 def test_an_offer_as_version_1_made_it_is_refused_by_its_key(key: str) -> None:
-    offer = load_run(CONFIGS / "heart.toml").offer("0" * 64)
+    offer = heart_offer()
     parse(Offer, offer, where="the run's offer")
     with pytest.raises(InputError, match=f"unknown key 'crypto.{key}'"):
         parse(Offer, {**offer, "crypto": {**offer["crypto"], key: 0}}, where="the run's offer")

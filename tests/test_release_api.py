@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from approvers import MEMBERS, Shelf, cards, signed
-from conftest import CONFIGS
+from circles import begin, heart_recipe
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from moonflower.configs.settings import load_run
 from moonflower.crypto.identity import PublicKey
 from moonflower.protocol.model_version import TensorSpec, build, marked, parse
 from moonflower.server.door.api import Api
@@ -214,8 +213,9 @@ def test_whoever_submits_runs_cannot_ask_for_fewer_approvals_than_the_server(
     shop.ours.app = api.app
     with shop.state.store.transaction() as db:
         history.end_run(db, "run-1", "done", "")
-    offer = load_run(CONFIGS / "heart.toml", [gate]).offer("0" * 64)
-    reply = run(shop.desked("POST", "/api/runs", offer))
+    recipe = heart_recipe(gate)
+    begin(shop.state, recipe)
+    reply = run(shop.desked("POST", "/api/runs", recipe.as_dict()))
     assert reply.status == status
     if status == 400:
         assert reply.code == "config.value"
@@ -225,9 +225,8 @@ def test_whoever_submits_runs_cannot_ask_for_fewer_approvals_than_the_server(
 def test_a_run_whose_settings_would_not_fit_into_the_log_is_not_taken(shop: Shop) -> None:
     with shop.state.store.transaction() as db:
         history.end_run(db, "run-1", "done", "")
-    offer = load_run(CONFIGS / "heart.toml", []).offer("0" * 64)
-    for size, status in ((1 << 18, 400), (1 << 17, 201)):
-        offer["task"]["options"] = {"note": "x" * size}
-        reply = run(shop.desked("POST", "/api/runs", offer))
-        assert reply.status == status
-        assert status == 201 or "expected at most 262144, for they go into the log" in reply.json["detail"]
+    recipe = heart_recipe().as_dict()
+    recipe["task"]["options"] = {"note": "x" * (1 << 18)}
+    reply = run(shop.desked("POST", "/api/runs", recipe))
+    assert reply.status == 400
+    assert "expected at most 262144, for it goes into the log" in reply.json["detail"]

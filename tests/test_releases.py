@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from moonflower.canonical import canonical
-from moonflower.configs.settings import FloorSettings, GateSettings
+from moonflower.configs.settings import GateSettings
 from moonflower.crypto.identity import parse_card
 from moonflower.errors import Refused
 from moonflower.protocol.approval import Decision, SignedDecision, counted
@@ -400,30 +400,6 @@ def test_a_rejected_or_older_file_is_not_released_by_itself(shelves: Callable[..
     assert len(shelf.events("released")) == 1
     shelf.decide("approve", 4, "anna")
     assert shelf.released == 4, "people may, beside it"
-
-
-def test_a_node_takes_no_part_in_a_run_that_asks_for_too_few_approvals() -> None:
-    from moonflower.client.guard import admit
-
-    whole = load_offer("gate.approvals_required=2")
-    floor = FloorSettings(tasks=(whole["task"]["ref"],), min_approvals=2)
-    assert admit(whole, floor, "0" * 64, False).gate.approvals == 2
-    for gate in ("gate.approvals_required=1", "gate.release=automatic"):
-        with pytest.raises(Refused) as refusal:
-            admit(load_offer(gate), floor, "0" * 64, False)
-        assert refusal.value.code == "config.min_approvals"
-    default = FloorSettings(tasks=(whole["task"]["ref"],))
-    assert admit(load_offer("gate.approvals_required=1"), default, "0" * 64, False)
-    with pytest.raises(Refused) as refusal:
-        admit(load_offer("gate.release=automatic"), default, "0" * 64, False)
-    assert refusal.value.code == "config.min_approvals"
-
-
-def load_offer(*gate: str) -> dict[str, Any]:
-    from conftest import CONFIGS
-    from moonflower.configs.settings import load_run
-
-    return load_run(CONFIGS / "heart.toml", gate).offer("0" * 64)
 
 
 # The log

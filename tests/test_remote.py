@@ -9,6 +9,7 @@ import pytest
 from moonflower.errors import Refused
 from moonflower.federation import remote as module
 from moonflower.federation.remote import Remote
+from moonflower.oauth.api_client import ApiClient
 
 Answer = Callable[[httpx.Request], httpx.Response]
 ENTRIES = [{"index": 0, "event": "run_began"}, {"index": 1, "event": "run_ended"}]
@@ -31,7 +32,9 @@ def desk(*answers: Answer) -> Remote:
     left = list(answers)
     made = Remote.__new__(Remote)
     transport = httpx.MockTransport(lambda request: (left.pop(0) if len(left) > 1 else left[0])(request))
-    made._http = httpx.Client(base_url="https://fl.example.org", transport=transport)
+    made._api = ApiClient("https://fl.example.org", None, None)
+    made._api._http.close()
+    made._api._http = httpx.Client(base_url="https://fl.example.org", transport=transport)
     return made
 
 

@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from circles import heart_offer, heart_recipe
 from moonflower.canonical import canonical, parse_canonical
 from moonflower.client import guard
+from moonflower.client.circles import Own, check_recipe
 from moonflower.client.guard import BaseRules, Before, OwnAnswer
-from moonflower.configs.settings import FloorSettings, GateSettings, RunSettings, parse
+from moonflower.configs.recipe import Recipe
+from moonflower.configs.roles import CircleSettings
+from moonflower.configs.settings import FloorSettings, GateSettings, parse
 from moonflower.configs.settings import Offer as OfferSettings
 from moonflower.crypto import sealed as sealing
 from moonflower.crypto import tau
@@ -27,8 +31,7 @@ from moonflower.server.rules import Collection, Hearing, Patience, agree, check_
 
 from protocol import BASE, CHECKPOINT, NAMES, context, identity, proof, roster, sealed, statement, words
 
-FLOOR = FloorSettings(tasks=("a.b:task",), min_members=3, max_train_s=60, min_approvals=2)
-SCHEMA, BEST = "a" * 64, "f" * 64
+BEST = "f" * 64
 
 
 def refused(code: str, call: Any, *arguments: Any) -> str:
@@ -41,57 +44,53 @@ def refused(code: str, call: Any, *arguments: Any) -> str:
 # Rule 9: the node's floor
 
 
-def offer(**changes: Any) -> dict[str, Any]:
-    settings = RunSettings.model_validate(
-        {
-            "federation": {"name": "f"},
-            "task": {"ref": "a.b:task", "hidden": [2]},
-            "training": {"rounds": 10, "train_timeout_s": 60},
-        }
-    )
-    made = settings.offer(SCHEMA)
-    for dotted, value in changes.items():
-        table, _, key = dotted.partition("__")
-        if key:
-            made[table][key] = value
-        else:
-            made[table] = value
-    return made
+FLOOR = {"max_train_s": 60.0, "min_approvals": 2}
 
 
-def test_an_offer_within_the_floor_is_admitted() -> None:
-    assert guard.admit(offer(), FLOOR, SCHEMA, False).task.options == {"hidden": [2]}
+def own(*, practice: bool = False, **floor: Any) -> Own:
+    limits = FloorSettings(tasks=("moonflower.client.tasks.tabular:task",), **{**FLOOR, **floor})
+    return Own(identity("anna"), practice, limits, CircleSettings(min_members=3))
+
+
+def recipe(*overrides: str, practice: bool = False) -> Recipe:
+    return heart_recipe("training.train_timeout_s=60", *overrides, practice=practice)
+
+
+def test_a_recipe_within_the_floor_is_signed() -> None:
+    check_recipe(recipe(), 3, own())
 
 
 @pytest.mark.parametrize(
-    ("change", "code"),
+    ("override", "code"),
     [
-        ({"task__ref": "os:system"}, "task.refused"),
-        ({"schema": "b" * 64}, "config.schema"),
-        ({"federation__min_members": 2}, "config.min_members"),
-        ({"training__train_timeout_s": 61.0}, "config.train_timeout_s"),
-        ({"gate__approvals_required": 1}, "config.min_approvals"),
-        ({"gate__release": "automatic"}, "config.min_approvals"),
-        ({"federation__practice": True}, "circle.differs"),
-        ({"training__lr": -1.0}, "config.value"),
-        ({"data": {"path": "/etc/passwd"}}, "config.value"),
-        ({"code": "import os"}, "config.value"),
+        ("federation.min_members=2", "config.min_members"),
+        ("training.train_timeout_s=61", "config.train_timeout_s"),
+        ("gate.approvals_required=1", "config.min_approvals"),
+        ("gate.release=automatic", "config.min_approvals"),
     ],
 )
-def test_an_offer_beyond_the_floor_is_refused(change: dict[str, Any], code: str) -> None:
-    refused(code, guard.admit, offer(**change), FLOOR, SCHEMA, False)
+def test_a_recipe_beyond_the_floor_is_refused(override: str, code: str) -> None:
+    refused(code, check_recipe, recipe(override), 3, own())
+
+
+def test_a_recipe_of_what_is_not_installed_here_is_refused() -> None:
+    good = recipe()
+    refused("config.min_members", check_recipe, good, 2, own())
+    task = good.task.model_copy(update={"ref": "os:system"})
+    refused("task.refused", check_recipe, good.model_copy(update={"task": task}), 3, own())
+    assert "code" in refused("circle.differs", check_recipe, good.model_copy(update={"code": "0" * 64}), 3, own())
+    assert "numerics = 9" in refused("circle.differs", check_recipe, good.model_copy(update={"numerics": 9}), 3, own())
 
 
 def test_a_node_with_a_secret_from_a_seed_takes_part_in_practice_alone() -> None:
     """Who knows the seed knows its rows."""
-    practice = offer(federation__practice=True)
-    assert guard.admit(practice, FLOOR, SCHEMA, True).federation.practice
-    assert "comes from a seed" in refused("circle.differs", guard.admit, offer(), FLOOR, SCHEMA, True)
-    assert "is its own" in refused("circle.differs", guard.admit, practice, FLOOR, SCHEMA, False)
+    check_recipe(recipe(practice=True), 3, own(practice=True))
+    assert "comes from a seed" in refused("circle.differs", check_recipe, recipe(), 3, own(practice=True))
+    assert "is its own" in refused("circle.differs", check_recipe, recipe(practice=True), 3, own())
 
 
-def test_a_run_carries_no_data_settings() -> None:
-    assert sorted(offer()) == ["crypto", "federation", "gate", "schema", "task", "training"]
+def test_a_run_carries_no_paths_and_no_data_settings() -> None:
+    assert sorted(heart_offer()) == ["circle", "crypto", "federation", "gate", "schema", "task", "training"]
 
 
 # Rules 1 and 7: the context
@@ -135,8 +134,8 @@ def test_a_round_is_bound_to_a_checkpoint_that_was_shown() -> None:
 # Rule 3: a base is what this node knows
 
 
-def offered(**changes: Any) -> OfferSettings:
-    return parse(OfferSettings, offer(**changes), where="the offer")
+def offered() -> OfferSettings:
+    return parse(OfferSettings, heart_offer("training.rounds=10"), where="the offer")
 
 
 def base_rules(about: RoundContext, before: Before = Before()) -> BaseRules:  # noqa: B008

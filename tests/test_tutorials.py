@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+from live import family, send
+from moonflower.federation.stage import free_ports
+from moonflower.server.records.verify import verify
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", flags=re.M | re.S)
@@ -67,6 +74,57 @@ def test_the_worked_task(clone: Path) -> None:
     (commands, _), *more = steps("docs/tasks.md")
     assert not more
     assert "verified" in run(commands.replace("digits.toml", "digits.toml --set training.rounds=1"), clone)
+
+
+@pytest.fixture
+def apart(clone: Path) -> Iterator[Path]:
+    """A clone whose background processes are ended, however the tutorial ends."""
+    yield clone
+    for file in clone.glob("*.pid"):
+        with suppress(ProcessLookupError, ValueError):
+            for pid in reversed(family(int(file.read_text()))):
+                send(pid, signal.SIGKILL)
+
+
+def test_the_first_live_federation(apart: Path) -> None:
+    """Three hospitals from nothing to a released model, a fourth joins, one loses its disk, one goes without a word."""
+    page = (ROOT / "docs/live-federation.md").read_text(encoding="utf-8")
+    ports = dict(zip(("9400", "8443"), map(str, free_ports(2)), strict=True))
+
+    def here(text: str) -> str:
+        return re.sub(r"127\.0\.0\.1:(9400|8443)", lambda found: f"127.0.0.1:{ports[found[1]]}", text)
+
+    for kind, text in BLOCK.findall(page):
+        if kind == "toml":
+            file = apart / text.partition("\n")[0].removeprefix("# ")
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(here(text), encoding="utf-8")
+    for commands, shown in steps("docs/live-federation.md"):
+        if "circle show" in commands:
+            for name in ("cleveland", "switzerland", "long-beach"):
+                two_weeks_pass(apart / name / "state" / "ledger.db")
+        printed = re.sub(r"\s+", " ", run(here(commands), apart))
+        for line in shown:
+            assert re.sub(r"\s+", " ", line.strip()) in printed, f"{commands}\ndid not print\n{line}\nbut\n{printed}"
+    report = verify(apart / "server/state", (apart / "server/state/log.pub").read_text())
+    assert report.ok
+
+
+def test_fifteen_commands_lead_to_the_first_live_round() -> None:
+    """Of three hospitals and a desk; issuer and server are there, and the fourth hospital comes later."""
+    page = (ROOT / "docs/live-federation.md").read_text(encoding="utf-8")
+    until = page.index("moonflower run ")
+    blocks = "".join(text for kind, text in BLOCK.findall(page[: page.index("```", until) + 4]) if kind == "sh")
+    lines = [line for line in blocks.splitlines() if "moonflower " in line]
+    typed = [line for line in lines if not re.search("long-beach.card|moonflower (issuer|server) ", line)]
+    assert sum(3 if line.startswith("for name in cleveland hungary") else 1 for line in typed) <= 15, typed
+
+
+def two_weeks_pass(ledger: Path) -> None:
+    """Let a node have seen every circle two weeks ago."""
+    with closing(sqlite3.connect(ledger)) as db:
+        db.execute("update circles set seen_s = seen_s - 14.1 * 86400")
+        db.commit()
 
 
 def test_running_step_by_step(clone: Path) -> None:

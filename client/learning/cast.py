@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from ...configs.recipe import Recipe, draw_of, recipe_of
 from ...configs.schema import Schema
 from ...configs.settings import RunSettings, load_run
 from ...crypto import planner
 from ...errors import InputError, nearest
+from ...version import NUMERICS
+from ..code import code_of
 from ..secret import NodeSecret
 from ..tasks import load_task, schema_for
 from .rows import Rows, Split
@@ -46,7 +50,18 @@ class Cast:
     def learner(self, name: str, rows: Split) -> TorchLearner:
         """Return a fresh learner of these rows."""
         task = load_task(self.settings.task.ref, self.settings.task.options)
-        return TorchLearner(task, rows, self.schema, seed=self.settings.training.seed, secret=self.secret(name))
+        seed = self.settings.training.seed
+        return TorchLearner(task, rows, self.schema, seed=seed, secret=self.secret(name), draw=self.draw)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe of the practice circle of these members."""
+        return recipe_of(self.settings.in_practice(), self.schema, code_of(self.settings.task.ref), NUMERICS)
+
+    @cached_property
+    def draw(self) -> str:
+        """What version 0 is drawn from."""
+        return draw_of(self.recipe, self.names)
 
 
 def prepare(config: Path, overrides: Iterable[str] = ()) -> Cast:

@@ -46,7 +46,7 @@ class Learner(Protocol):
         """Name of each of them → SHA-256 over type, shape and bytes, 64 hex digits."""
 
     def start(self) -> Vector:
-        """Return the start vector, ``float32[n]``; it depends on task, schema and seed only."""
+        """Return the start vector, ``float32[n]``; it depends on task, schema and draw only."""
 
     def summary(self) -> NDArray[np.int64]:
         """Return the statistics of the training rows, ``int64[k]`` in ``[0, 2^38)``, to be summed over members."""

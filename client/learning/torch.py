@@ -5,8 +5,9 @@ order. The rest of the state dict, frozen parameters and integer buffers, stays 
 back to the start, so that no call depends on an earlier one and a restarted node gives the same update. A version
 carries it, whole, and members compare its digests: a model predicts elsewhere what it predicted in the run.
 
-The start follows from the run's seed, the same at every member. The order of batches and dropout follow from the node's
-secret (rule 8), seed and round: members with equal rows differ, and a round that is repeated trains the same update.
+The start is drawn from what the circle's recipe says, the same at every member. Batches and dropout follow from the
+node's secret (rule 8), seed and round: members with equal rows differ, and a round that is repeated trains the same
+update.
 """
 
 from __future__ import annotations
@@ -47,23 +48,27 @@ class TorchLearner:
         task: what is trained.
         split: the member's raw rows.
         schema: of the rows.
-        seed: of the run: the start follows from it.
+        seed: of the run.
         secret: the node's own; with seed and round it seeds every draw of training.
+        draw: what the start is drawn from; by default the seed.
 
     Raises:
         InputError: ``config.task``: the model has no trainable parameter, a frozen tensor that no version can hold, or
             a drawn tensor outside its state dict.
     """
 
-    def __init__(self, task: Task, split: Split, schema: Schema, *, seed: int, secret: NodeSecret) -> None:
+    def __init__(
+        self, task: Task, split: Split, schema: Schema, *, seed: int, secret: NodeSecret, draw: str = ""
+    ) -> None:
         self.task, self.schema, self.seed, self.secret = task, schema, seed, secret
+        self.draw = draw or str(seed)
         self._raw = split
         self._ready: Split | None = None
         self._scaling: dict[str, Any] = {}
-        self.model = fresh_model(task, schema, seed)
+        self.model = fresh_model(task, schema, self.draw)
         self.layout = layout_of(self.model)
         self._origin = {name: value.detach().clone() for name, value in frozen_of(self.model).items()}
-        _check_hidden(self.model, lambda: fresh_model(task, schema, seed + 1))
+        _check_hidden(self.model, lambda: fresh_model(task, schema, f"{self.draw}, another"))
         self._parameters = [p for p in self.model.parameters() if p.requires_grad and p.is_floating_point()]
         if not self._parameters:
             raise InputError("config.task", "the task's model has no trainable parameter; expected one or more")
@@ -85,8 +90,8 @@ class TorchLearner:
         return {name: tensor_digest(value) for name, value in self.frozen.items()}
 
     def start(self) -> Vector:
-        """Return the start vector, ``float32[n]``; it depends on task, schema and seed only."""
-        return flatten(fresh_model(self.task, self.schema, self.seed).state_dict(), self.layout)
+        """Return the start vector, ``float32[n]``; it depends on task, schema and draw only."""
+        return flatten(fresh_model(self.task, self.schema, self.draw).state_dict(), self.layout)
 
     def summary(self) -> NDArray[np.int64]:
         """Return the statistics of the training rows, ``int64[k]`` in ``[0, 2^38)``, to be summed.
@@ -226,9 +231,9 @@ class TorchLearner:
                     parameter.sub_(gradient, alpha=training.lr)
 
 
-def fresh_model(task: Task, schema: Schema, seed: int) -> nn.Module:
-    """Return the task's model as ``seed`` makes it; the global torch generator is as it was afterwards."""
-    number = _torch_seed(f"start|{seed}".encode())
+def fresh_model(task: Task, schema: Schema, draw: str) -> nn.Module:
+    """Return the task's model as ``draw`` makes it; the global torch generator is as it was afterwards."""
+    number = _torch_seed(f"start|{draw}".encode())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(number)
         return task.model(schema, torch.Generator().manual_seed(number))

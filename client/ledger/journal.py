@@ -18,6 +18,12 @@ from ...canonical import canonical
 from .tables import journal
 
 DEEDS = {
+    "circle_seen": "was shown a circle for the first time; the clock of those whom it lets go begins",
+    "circle_consented": "its operator agrees to whom a circle lets go, before their time is over",
+    "circle_signed": "signed a circle: from here on others may hold its signature",
+    "circle_began": "lives in a circle, which all names in it signed, and in no earlier one any more",
+    "circle_left": "said farewell to a circle: it seals and answers nothing in it any more",
+    "ledger_lost": "its ledger is not the one that it had; it waits for a circle that says so",
     "agreed": "took part in a run, for this offer",
     "seated": "took part in a run with these members, under this key of the circle",
     "sealed": "sealed an envelope under this context",

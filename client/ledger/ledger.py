@@ -29,6 +29,7 @@ from ...store import Store
 from ..checkpoints import HeldCheckpoint
 from ..guard import Before, OwnAnswer
 from . import journal, tables
+from .circle_book import CircleBook
 from .row_sets import RowSets
 
 FILE_NAME = "ledger.db"
@@ -77,11 +78,13 @@ class Ledger:
         clock: seconds since 1970.
 
     Attributes:
+        circles: that it knows.
         row_sets: that it used.
     """
 
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.time) -> None:
         self._store, self._clock = Store(path, tables.metadata, APPLICATION_ID, private=True), clock
+        self.circles = CircleBook(self._store, self._note)
         self.row_sets = RowSets(self._store, self._note)
 
     def close(self) -> None:
@@ -333,6 +336,13 @@ class Ledger:
         with self._store.read() as db:
             value = db.execute(select(tables.facts.c.value).where(tables.facts.c.key == key)).scalar_one_or_none()
         return None if value is None else json.loads(value)
+
+    def fact_once(self, key: str, value: Any) -> Any:
+        """Keep a value under a key where there is none yet; return the one that is kept."""
+        row = {"key": key, "value": canonical(value).decode()}
+        with self._store.transaction() as db:
+            db.execute(insert(tables.facts).values(row).on_conflict_do_nothing())
+            return json.loads(db.execute(select(tables.facts.c.value).where(tables.facts.c.key == key)).scalar_one())
 
     def journal(self) -> list[dict[str, Any]]:
         """Return what this member did and refused, oldest first: a dict an entry, ``what`` as JSON-able values."""

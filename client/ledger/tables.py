@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Float, Index, Integer, LargeBinary, MetaData, String, Table
+from sqlalchemy import Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table
 
 metadata = MetaData()
 agreements = Table(
@@ -12,6 +12,19 @@ agreements = Table(
     Column("offer", String, nullable=False),
     Column("roster", String),  # null until the member took its seat
     Column("key", String),
+)
+circles = Table(
+    "circles",
+    metadata,
+    Column("digest", String, primary_key=True),
+    Column("document", String, nullable=False),  # canonical JSON
+    Column("seen_s", Float, nullable=False),
+    Column("signed_s", Float),  # null until this node signed it
+    Column("turn", Integer),  # 1 for the first that it signed
+    Column("by_hand", Boolean, nullable=False),
+    Column("consented", Boolean, nullable=False),
+    Column("begun", Boolean, nullable=False),
+    Column("left", Boolean, nullable=False),
 )
 keys = Table(
     "keys",

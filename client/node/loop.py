@@ -7,10 +7,10 @@
 3. wait for the worker; every 5 s ask whether the run is still on;
 4. announce the reply, then send the objects that the server lacks.
 
-No step writes to disk, and code is never fetched. (A sign of life, ``alive.py``, is no part of a step.) What goes wrong
-with a message is an error reply or, when the run is over, silence; the node goes on. It ends with 0 when it is asked
-to, with 2 when config or data are wrong, with 77 (EX_NOPERM) when server or issuer refuse it, and with 75 (EX_TEMPFAIL)
-for anything unexpected.
+No step writes to disk, and code is never fetched. (A sign of life, ``alive.py``, and circles, ``signing.py``, are no
+part of a step.) What goes wrong with a message is an error reply or, when the run is over, silence; the node goes on.
+It ends with 0 when it is asked to, with 2 when config or data are wrong, with 77 (EX_NOPERM) when server or issuer
+refuse it, and with 75 (EX_TEMPFAIL) for anything unexpected.
 """
 
 from __future__ import annotations
@@ -35,13 +35,17 @@ from ...configs.bundle import DIGEST
 from ...configs.roles import ClientConfig, load_config
 from ...errors import FleetError, Forgotten, InputError, MoonflowerError, Refused, RunOver, Stopped, WorkerDied
 from ...oauth.login import DpopKey, ServerAuth, TokenSource
+from ..circles import circles_of
+from ..desk import CircleDesk
 from ..keyring import Keyring, load_keys
+from ..ledger.mark import open_ledger
 from . import alive, confine
 from . import fleet as door
 from .fleet import Fleet, Work
 from .pipe import Pipe, WorkerReply
 from .pulse import HEARTBEAT_S, Pulse, Watch
 from .replies import LONGEST_PAUSE_S
+from .signing import Signing
 
 logger = logging.getLogger(__name__)
 
@@ -302,10 +306,15 @@ def run(config: Path, auth: httpx.Auth | None, keys: Keyring, settings: ClientCo
         idle_poll_s=own.idle_poll_s,
         state=own.state,
     )
+    ledger, desk = open_ledger(own.state, keys.secret), CircleDesk(own, auth)
     try:
+        Signing(desk, circles_of(settings, keys, ledger.circles), stop).start()
         node.serve(own.server)
     finally:
+        stop.set()
         fleet.close()
+        desk.close()
+        ledger.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

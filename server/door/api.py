@@ -19,31 +19,23 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ...canonical import canonical
-from ...configs.settings import Offer, parse
-from ...errors import InputError, MoonflowerError, Refused
-from ..records import history
+from ...configs.recipe import Recipe, not_free, parse_recipe
+from ...errors import InputError, Refused
+from ..records import circles, history
 from ..records.state import State
 from ..records.waiting import waited_for
 from ..releases.registry import Registry
 from ..watch.result import result
 from ..watch.views import Views
+from .circle_routes import CIRCLE_SCOPES, CircleRoutes
+from .replied import error_reply, refusal
 
 READ = ("fl:run", "fl:audit")
 MODELS = (*READ, "fl:approve")  # not fl:train: a node gets its bases with its messages, and needs no more
 MAX_ENTRIES = 500
-MAX_OFFER_BYTES = 1 << 18
 _MODEL = re.compile(r"/api/models(?:/(?P<name>[0-9a-f]{1,64})(?P<part>/decisions|/file)?)?")
 _LOG = re.compile(r"/api/log(?:/checkpoint|/(?:0|[1-9][0-9]{0,15})/proof)?")
 _LOOKS = {"/api/overview": MODELS, "/api/rounds": READ, "/api/members": READ}
-_STATUS = {
-    "data.model": 404,
-    "release.digest": 404,
-    "release.malformed": 400,
-    "release.reason": 400,
-    "release.unknown_approver": 403,
-    "release.signature": 403,
-}
 
 
 class Api:
@@ -87,6 +79,7 @@ class Api:
                 Route("/api/log", self._page, methods=["GET"]),
                 Route("/api/log/checkpoint", self._checkpoint, methods=["GET"]),
                 Route("/api/log/{index:int}/proof", self._proof, methods=["GET"]),
+                *CircleRoutes(state).routes,
             ]
         )
 
@@ -96,6 +89,8 @@ class Api:
             return ()
         if (method, path) == ("POST", "/api/runs"):
             return ("fl:run",)
+        if path in CIRCLE_SCOPES:
+            return CIRCLE_SCOPES[path].get(method)
         if path in _LOOKS:
             return _LOOKS[path] if method == "GET" else None
         if _LOG.fullmatch(path):
@@ -118,33 +113,48 @@ class Api:
     async def _submit(self, request: Request) -> Response:
         try:
             raw = json.loads(await request.body())
-            offer = parse(Offer, raw, where="the run")
-            size = len(canonical(raw))  # a task's options are anything, but what members sign has no NaN
-            if size > MAX_OFFER_BYTES:
-                what = f"the run's settings take {size} bytes; expected at most {MAX_OFFER_BYTES}"
-                raise InputError("config.value", f"{what}, for they go into the log")
-            if offer.federation.name != self._federation:
-                name = offer.federation.name
+            asked = parse_recipe(raw, where="the run")
+            if asked.federation.name != self._federation:
+                name = asked.federation.name
                 raise InputError("config.value", f"the run is for {name!r}; expected {self._federation!r}")
-            if offer.gate.approvals < self._min_approvals:
-                asks = f"{offer.gate.approvals} approvals release a model of this run"
+            if asked.gate.approvals < self._min_approvals:
+                asks = f"{asked.gate.approvals} approvals release a model of this run"
                 raise InputError("config.value", f"{asks}; expected at least {self._min_approvals} at this server")
         except (ValueError, RecursionError):
-            return _error(400, "config.value", "the run is not JSON")
+            return error_reply(400, "config.value", "the run is not JSON")
         except InputError as error:
-            return _error(400, error.code, str(error))
-        run = await run_in_threadpool(self._queue, raw)
+            return error_reply(400, error.code, str(error))
+        try:
+            run = await run_in_threadpool(self._queue, asked)
+        except Refused as error:
+            return refusal(error)
         if run is None:
-            return _error(409, "run.busy", "another run is not over yet")
+            return error_reply(409, "run.busy", "another run is not over yet")
         self._accepted()
         return JSONResponse({"run": run}, 201)
 
-    def _queue(self, raw: dict[str, Any]) -> str | None:
+    def _queue(self, asked: Recipe) -> str | None:
+        """Return the identifier of a run in the circle that there is; None while another one is not over.
+
+        Raises:
+            Refused: ``circle.differs``: there is no circle, or the run is not as its recipe says.
+        """
         run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
         with self._state.store.transaction() as db:
             if history.open_runs(db):
                 return None
-            history.queue_run(db, run, raw)
+            living = circles.living_circle(db)
+            if living is None:
+                raise Refused("circle.differs", "no circle has begun yet; expected one that all members signed")
+            circle = living.circle
+            differing = not_free(circle.recipe, asked)
+            if differing:
+                said = "; ".join(
+                    f"{one.key}: {json.dumps(one.before)} there, {json.dumps(one.after)} asked" for one in differing
+                )
+                what = f"the run differs from circle {circle.number}, which {', '.join(circle.names)} signed, in {said}"
+                raise Refused("circle.differs", what)
+            history.queue_run(db, run, circle.offer(asked.training.seed, asked.training.rounds))
         return run
 
     async def _list(self, _: Request) -> Response:
@@ -167,7 +177,7 @@ class Api:
 
     async def _show(self, request: Request) -> Response:
         shown = await run_in_threadpool(self._one, request.path_params["run"])
-        return JSONResponse(shown) if shown else _error(404, "http.not_found", "there is no such run")
+        return JSONResponse(shown) if shown else error_reply(404, "http.not_found", "there is no such run")
 
     def _one(self, run: str) -> dict[str, Any] | None:
         with self._state.store.read() as db:
@@ -182,7 +192,7 @@ class Api:
             if not -1 <= after < 2**63:
                 raise ValueError
         except ValueError:
-            return _error(400, "config.value", "after is the index of an entry")
+            return error_reply(400, "config.value", "after is the index of an entry")
         run = request.path_params["run"]
         entries = await run_in_threadpool(lambda: self._state.log.after(after, MAX_ENTRIES, run=run))
         return JSONResponse({"entries": entries})
@@ -190,7 +200,7 @@ class Api:
     async def _stop(self, request: Request) -> Response:
         run = request.path_params["run"]
         if not await run_in_threadpool(self._request_stop, run):
-            return _error(409, "run.over", "there is no such run, or it is over")
+            return error_reply(409, "run.over", "there is no such run, or it is over")
         return JSONResponse({"run": run}, 202)
 
     def _request_stop(self, run: str) -> bool:
@@ -207,25 +217,25 @@ class Api:
         try:
             return JSONResponse(await run_in_threadpool(self._registry.shown, request.path_params["name"]))
         except (Refused, InputError) as error:
-            return _refusal(error)
+            return refusal(error)
 
     async def _file(self, request: Request) -> Response:
         name, anyway = request.path_params["name"], request.query_params.get("unreleased") == "yes"
         try:
             data = await run_in_threadpool(lambda: self._registry.file(name, unreleased=anyway).data)
         except (Refused, InputError) as error:
-            return _refusal(error)
+            return refusal(error)
         return Response(data, media_type="application/octet-stream")
 
     async def _decide(self, request: Request) -> Response:
         try:
             value = json.loads(await request.body())
         except (ValueError, RecursionError):
-            return _error(400, "release.malformed", "the decision is not JSON")
+            return error_reply(400, "release.malformed", "the decision is not JSON")
         try:
             return JSONResponse(await run_in_threadpool(self._registry.decide, request.path_params["name"], value), 201)
         except (Refused, InputError) as error:
-            return _refusal(error)
+            return refusal(error)
 
     async def _overview(self, _: Request) -> Response:
         return JSONResponse(await run_in_threadpool(self.views.overview))
@@ -233,7 +243,7 @@ class Api:
     async def _rounds(self, request: Request) -> Response:
         run = request.query_params.get("run", "")
         shown = await run_in_threadpool(self.views.rounds, run)
-        return JSONResponse(shown) if shown or not run else _error(404, "http.not_found", "there is no such run")
+        return JSONResponse(shown) if shown or not run else error_reply(404, "http.not_found", "there is no such run")
 
     async def _members(self, _: Request) -> Response:
         return JSONResponse(await run_in_threadpool(self.views.members))
@@ -244,7 +254,7 @@ class Api:
             before = _index(asked["before"]) if "before" in asked else None
             limit = max(1, _index(asked.get("limit", "50")))
         except ValueError:
-            return _error(400, "config.value", "before and limit are numbers")
+            return error_reply(400, "config.value", "before and limit are numbers")
         about = [asked.get(name, "")[:256] for name in ("event", "run", "member")]
         return JSONResponse(await run_in_threadpool(self.views.page, before, limit, *about))
 
@@ -254,14 +264,14 @@ class Api:
             size = _index(asked["size"]) if "size" in asked else None
             return JSONResponse(await run_in_threadpool(self.views.proof, request.path_params["index"], size))
         except ValueError as error:
-            return _error(404, "config.index", str(error))
+            return error_reply(404, "config.index", str(error))
 
     async def _checkpoint(self, request: Request) -> Response:
         try:
             since = _index(request.query_params.get("since", "0"))
             return JSONResponse(await run_in_threadpool(self.views.grown, since))
         except ValueError as error:
-            return _error(404, "config.index", str(error))
+            return error_reply(404, "config.index", str(error))
 
 
 def _index(text: str) -> int:
@@ -273,11 +283,3 @@ def _index(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 16):
         raise ValueError("expected a number")
     return int(text)
-
-
-def _refusal(error: MoonflowerError) -> Response:
-    return _error(_STATUS.get(error.code, 409), error.code, str(error))
-
-
-def _error(status: int, code: str, detail: str) -> Response:
-    return JSONResponse({"code": code, "detail": detail}, status)

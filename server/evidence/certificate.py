@@ -4,8 +4,8 @@ It holds the log's entries that it relies on, each with its Merkle path to one s
 again in plain fields. Pure: the log's records come in, no file is touched. What is checked, in order:
 
 1. the checkpoint is signed by the log's key, and every entry is under it;
-2. the roster: each card is signed by its own node key, all of them together are the circle's, and, where whoever asks
-   brings pins, every member carries the one that is given for it;
+2. the circle: every name in it signed its digest, and the run's offer is its recipe; each card of the roster carries
+   the pin that the circle has for it, and, where whoever asks brings pins, the one that is given for it;
 3. the list: the context is of this run, circle, roster, plan and offer, and the list holds one envelope of every name;
    the checkpoint that the context names, which its members had witnessed, is an earlier one of this very log;
 4. the statement is about this context and exactly these envelopes, and all names signed it;
@@ -30,12 +30,12 @@ from ...crypto.note import Checkpoint, Verifier, open_checkpoint
 from ...errors import InputError, Refused
 from ...protocol import gate
 from ...protocol.answer import list_digest
-from ...protocol.circle import Circle
+from ...protocol.circle import Circle, SignedCircle
 from ...protocol.context import checkpoint_label, context_digest
 from ...protocol.purposes import UPDATE
 from ...protocol.statement import Proof, Statement
 from ..records.source import Record
-from .gather import ENDS, ODD, OF_RUN, STEPS, LogEntry, bad, gather, named, only, purpose_of
+from .gather import ENDS, ODD, OF_CIRCLE, OF_RUN, STEPS, LogEntry, bad, gather, named, only, purpose_of
 
 VERSION = 2
 
@@ -226,29 +226,30 @@ def _closed(
         run_began, began, closing = (named(entries, name) for name in ("run_began", "seats_taken", "set_closed"))
         context, headers = closing.details["context"], closing.details["headers"]
         raw_offer = run_began.details["offer"]
-        if len({str(entry.value["run"]) for entry in entries} | {context["run"]}) != 1:
+        of_circle = [entry for entry in entries if entry.event in OF_CIRCLE]
+        if len({str(entry.value["run"]) for entry in entries if entry not in of_circle} | {context["run"]}) != 1:
             raise bad("its entries are of several runs")
         enrolled = [entry for entry in entries if entry.event == "enrolled"]
-        roster = parse_roster(
-            [entry.details["card"] for entry in enrolled],
-            {entry.value["member"]: entry.details["pin"] for entry in enrolled},
-        )
+        circle = _circle(of_circle)
+        roster = parse_roster([entry.details["card"] for entry in enrolled], circle.pins)
+        if {entry.value["member"]: entry.details["pin"] for entry in enrolled} != circle.pins:
+            raise bad("the pins of its members are not those of the circle")
         if not roster.digest == began.details["roster"] == context["roster"]:
             raise bad("the cards are not the roster of the context")
         seats = tuple(began.details[name] for name in ("circle", "crypto", "key"))
         if tuple(context[name] for name in ("circle", "crypto", "key")) != seats:
             raise bad("circle, plan or key of the context are not those under which seats were taken")
         offer = parse(Offer, raw_offer, where="the run's offer")
-        federation = offer.federation
-        pins = {card.name: card.node.pin for card in roster.cards}
-        circle = Circle.of(federation.name, pins, federation.practice, federation.min_members)
-        agreed = federation.name, circle.digest, digest(raw_offer)
-        if agreed != (context["federation"], context["circle"], context["offer"]):
+        chosen = circle.offer(offer.training.seed, offer.training.rounds)
+        agreed = circle.federation, circle.digest, digest(raw_offer)
+        if agreed != (context["federation"], context["circle"], context["offer"]) or digest(chosen) != digest(
+            raw_offer
+        ):
             raise bad("the context is not that of the run's offer and circle")
-        numbers = {entry.value["number"] for entry in entries if entry.event not in OF_RUN}
+        numbers = {entry.value["number"] for entry in entries if entry.event not in (*OF_CIRCLE, *OF_RUN)}
         if numbers != {context["number"]} or purpose_of(closing) != context["purpose"]:
             raise bad("its entries are about several sums")
-        if {*headers} != {*roster.names}:
+        if not {*headers} == {*roster.names} == {*circle.names}:
             raise bad("the list does not hold one envelope of everybody in the circle")
         witnessed = _witnessed(context["checkpoint"], checkpoint, growth, verifier)
         if not began.index < witnessed <= closing.index:
@@ -259,6 +260,24 @@ def _closed(
     except (InputError, Refused) as error:
         raise error if error.code.startswith("audit.") else bad(str(error)) from None
     return ClosedSet(offer, context, roster, headers, closing.details["sum"]), witnessed
+
+
+def _circle(entries: Sequence[LogEntry]) -> Circle:
+    """Return the circle, once every name in it is found to have signed it."""
+    proposed = named(entries, "circle_proposed")
+    signed = SignedCircle.parse(
+        {
+            "circle": proposed.details["document"],
+            "signatures": {
+                entry.value["member"]: {name: entry.details[name] for name in ("key", "signature")}
+                for entry in entries
+                if entry.event == "circle_signed"
+            },
+        }
+    )
+    if signed.missing or {entry.details["circle"] for entry in entries} != {signed.circle.digest}:
+        raise bad("not every name in the circle signed it")
+    return signed.circle
 
 
 def _witnessed(label: str, checkpoint: Checkpoint, growth: Sequence[bytes], verifier: Verifier) -> int:

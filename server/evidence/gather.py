@@ -16,9 +16,21 @@ from ...protocol.context import context_digest
 from ...protocol.purposes import UPDATE
 from ..records.source import Record
 
-STEPS = ("run_began", "enrolled", "seats_taken", "set_closed", "opened", "judged", "promoted", "refused", "failed")
+STEPS = (
+    "circle_proposed",
+    "circle_signed",
+    "run_began",
+    "enrolled",
+    "seats_taken",
+    "set_closed",
+    "opened",
+    "judged",
+    "promoted",
+    "refused",
+    "failed",
+)
 """Events that a certificate relies on, in the order in which a round logs them; the last three exclude each other."""
-OF_RUN, ENDS = STEPS[:3], STEPS[6:]
+OF_CIRCLE, OF_RUN, ENDS = STEPS[:2], STEPS[2:5], STEPS[8:]
 ODD = (LookupError, TypeError, ValueError, AttributeError, RecursionError)  # of reading JSON of another form
 
 
@@ -65,7 +77,7 @@ def gather(
         tree.append(merkle.leaf_hash(record.entry))
         note = record.note
         event = value.get("event")
-        if event in OF_RUN or (event in STEPS and value.get("number") == number):
+        if event in OF_CIRCLE or event in OF_RUN or (event in STEPS and value.get("number") == number):
             found.append(LogEntry(at, record.entry, value))
     try:
         chosen = _choose(found, number, purpose, run, last)
@@ -117,7 +129,11 @@ def _choose(found: Sequence[LogEntry], number: int, purpose: str, run: str, last
         if opened and purpose == UPDATE.name and entry.event in ("judged", *ENDS) and entry.index > opened[0].index
     ]
     roster = [cards[member] for member in began.details["members"]]
-    return sorted([named(of_run, "run_began"), *roster, began, closed, *opened, *ended], key=lambda entry: entry.index)
+    wanted = closed.details["context"]["circle"]
+    circle = [entry for entry in found if entry.event in OF_CIRCLE and entry.details["circle"] == wanted]
+    return sorted(
+        [*circle, named(of_run, "run_began"), *roster, began, closed, *opened, *ended], key=lambda entry: entry.index
+    )
 
 
 def _witnessed(closed: LogEntry) -> int:

@@ -94,11 +94,12 @@ def by_client(db: Connection, issuer: str, client_id: str) -> RosterMember | Non
 
 
 def add(db: Connection, log: Log, new: RosterMember) -> bool:
-    """Add a member; returns False where it is there already, just so.
+    """Add a member, or let a revoked one in again, with a new key if it has one; False where it is there, just so.
 
     Raises:
-        InputError: ``config.member``: name, client or pin belong to another entry, or the member was revoked.
+        InputError: ``config.member``: name, client or pin belong to another entry.
     """
+    readmitted = False
     for known in members(db):
         if known == new:
             return False
@@ -111,20 +112,25 @@ def add(db: Connection, log: Log, new: RosterMember) -> bool:
             )
             if same
         ]
+        if known.revoked and known.name == new.name:
+            readmitted = True
+            continue
         if shared and known.revoked:
             raise InputError(
                 "config.member",
-                f"member {known.name!r} was revoked; expected a name, client and key that were never revoked",
+                f"member {known.name!r} was revoked; expected a client and key that no other name had",
             )
         if shared:
             raise InputError("config.member", f"{shared[0]} of {new.name!r} is already that of member {known.name!r}")
+    if readmitted:
+        db.execute(_members.delete().where(_members.c.name == new.name))
     db.execute(insert(_members).values(**vars(new)))
     log.append(db, "member_added", member=new.name, pin=new.pin, issuer=new.issuer, client_id=new.client_id)
     return True
 
 
 def revoke(db: Connection, log: Log, name: str, reason: str) -> None:
-    """Revoke a member: its requests are refused from now on, and no run with it in its circle goes on.
+    """Revoke a member: its requests are refused from now on; a run waits until it is let in again or let go.
 
     Raises:
         InputError: ``config.member``: no such member, or revoked already; ``config.reason``: looks like personal data.

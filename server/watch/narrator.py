@@ -11,6 +11,10 @@ logger = logging.getLogger(__name__)
 SAID = {
     "member_added": "added to the roster",
     "member_revoked": "revoked",
+    "circle_proposed": "a circle waits for signatures: moonflower circle show",
+    "circle_signed": "signed a circle",
+    "circle_began": "all members signed: a circle begins",
+    "farewell": "says farewell to its circle",
     "card_taken": "a new card came by hand; whose approvals count may have changed",
     "refused_member": "refused",
     "run_began": "began",

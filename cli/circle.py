@@ -1,0 +1,339 @@
+"""``moonflower circle``: who trains together, and under which recipe: proposed at a desk, signed at every node."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from ..configs.recipe import recipe_of
+from ..configs.roles import ClientConfig, OperatorConfig, load_config
+from ..configs.sentences import sentences
+from ..configs.settings import load_run
+from ..crypto.identity import parse_card
+from ..errors import InputError, Refused, nearest
+from ..protocol.act import Act, pin_words
+from ..protocol.circle import Circle, SignedCircle
+from ..protocol.circle_board import CircleBoard
+from ..version import NUMERICS
+from .circle_page import circle_page
+from .options import OPERATOR, AsJson, ClientFile, Operator, Overrides, RunConfig
+from .output import page, write_new
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..client.circles import Circles
+    from ..client.desk import CircleDesk
+    from ..client.standing import LetGo
+
+circle = typer.Typer(no_args_is_help=True, help="Who trains together: propose, show, sign, leave.")
+JUMP = 100
+Page = Annotated[
+    Path | None, typer.Option("--page", help="Also write it as a page (HTML) that can be printed and filed.")
+]
+
+
+@circle.command("propose")
+def propose(
+    config: RunConfig,
+    with_cards: Annotated[
+        list[Path] | None, typer.Option("--with", metavar="CARD", help="Card of a member that joins (repeatable).")
+    ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option("--without", metavar="NAME", help="Member to let go (repeatable).")
+    ] = None,
+    new_ledger: Annotated[
+        list[str] | None,
+        typer.Option("--new-ledger", metavar="NAME", help="Member whose ledger was lost (repeatable)."),
+    ] = None,
+    operator: Operator = OPERATOR,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Propose a circle: its members, and the run config as their recipe. It begins when all of them have signed it.
+
+    The first circle names every member by --with CARD; later ones keep their members but for what is said here.
+    """
+    from ..client.code import code_of
+    from ..client.tasks import load_task, schema_for
+    from ..federation.remote import Remote
+
+    settings = load_run(config, overrides or ())
+    schema = schema_for(load_task(settings.task.ref, settings.task.options), settings.data)
+    cards = dict(_card(path) for path in with_cards or ())
+    remote = Remote(load_config(OperatorConfig, operator))
+    try:
+        shown = remote.circles()
+        before, number = shown.living.circle if shown.living else None, shown.newest + 1
+        pins = _members(before, cards, without or [])
+        training = settings.training.model_copy(update={"init_seed": settings.training.init_seed + number - 1})
+        recipe = recipe_of(
+            settings.model_copy(update={"training": training}), schema, code_of(settings.task.ref), NUMERICS
+        )
+        made = Circle.of(recipe, pins, number=number, new_ledgers=new_ledger or ())
+        act = Act.between(before, made)
+        if before is not None and not act.must_recount:
+            made = Circle.of(recipe, pins, number=number, counted=before.counted, new_ledgers=new_ledger or ())
+            act = Act.between(before, made)
+        if before is not None and not (act.settings or act.joins or act.leaves or act.new_ledgers):
+            raise InputError("config.value", f"{config}: circle {before.number} has these members and this recipe")
+        remote.propose(made)
+    finally:
+        remote.close()
+    if as_json:
+        words = act.words()
+        typer.echo(json.dumps({"circle": made.digest, "number": number, "members": list(made.names), "act": words}))
+        return
+    with page() as console:
+        console.print(f"Circle {number} of {escape(made.federation)!r} is proposed: sha256:{made.digest}")
+        _list(console, "What it changes", act.words())
+        console.print(f"\nIt begins when all have signed: {', '.join(made.names)}", markup=False)
+        console.print("Each of them: moonflower circle sign CLIENT.toml")
+
+
+@circle.command("show")
+def show(operator: Operator = OPERATOR, page_file: Page = None, as_json: AsJson = False) -> None:
+    """Show the circle that there is, those that wait for signatures, and whose signatures are missing."""
+    from ..federation.remote import Remote
+
+    remote = Remote(load_config(OperatorConfig, operator))
+    try:
+        shown = remote.circles()
+    finally:
+        remote.close()
+    before = shown.living.circle if shown.living else None
+    if page_file is not None:
+        pages = [circle_page(one, None if one.circle == before else before) for one in shown.all]
+        write_new({page_file: "\n".join(pages).encode()})
+    if as_json:
+        typer.echo(json.dumps({"circles": [_as_json(one, before) for one in shown.all]}))
+        return
+    with page() as console:
+        if not shown.all:
+            console.print("There is no circle yet: moonflower circle propose RUN.toml --with CARD ...", markup=False)
+        for one in shown.all:
+            lives = one.circle == before
+            state = "has begun" if lives else f"waits for {', '.join(one.missing)}"
+            heading = f"Circle {one.circle.number} {state}: sha256:{one.circle.digest}"
+            _list(console, heading, _members_lines(one.circle) if lives else Act.between(before, one.circle).words())
+        for left in shown.farewells:
+            console.print(f"{left.name} said farewell to the circle that there is.", markup=False)
+
+
+@circle.command("sign")
+def sign(
+    config: ClientFile,
+    number: Annotated[int | None, typer.Option("--number", help="Which, where several wait for signatures.")] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Ask nothing; never covers letting somebody go who gave no farewell.")
+    ] = False,
+    new_ledger: Annotated[bool, typer.Option("--new-ledger", help="This node's ledger was lost; begin anew.")] = False,
+    page_file: Page = None,
+) -> None:
+    """Sign the circle that is proposed, for this node: who is in it, what it changes, and its recipe in sentences.
+
+    It works while the client runs. Compare the words of others' keys with them by another channel, such as the
+    telephone: the coordinator alone decides whose messages arrive.
+    """
+    with _node(config) as (settings, circles, desk):
+        shown = desk.shown()
+        circles.look(shown.all)
+        one = _choose(shown, circles, number)
+        made, living = one.circle, circles.standing.living
+        if (circles.name in made.new_ledgers) != new_ledger:
+            said = "says that this node's ledger was lost" if not new_ledger else "does not say that it was lost"
+            raise InputError(
+                "config.value", f"circle {made.number} {said}", hint="--new-ledger goes with such a circle"
+            )
+        circles.check(made)
+        _check_rows(settings, made)
+        act = Act.between(living, made)
+        _print(made, act, circles.name, living)
+        if page_file is not None:
+            write_new({page_file: circle_page(one, living).encode()})
+        waiting = circles.pending(made, shown.farewells)
+        _ask(made, act, circles, waiting, yes=yes)
+        signature = circles.sign(made, shown.farewells, by_hand=True)
+        if signature is None:
+            typer.echo(f"agreed; this node signs by itself when the time is over, {_day(waiting)}", err=True)
+            return
+        begins = desk.hand_in(made, circles.name, signature)
+        left = [name for name in one.missing if name != circles.name]
+        said = "it begins" if begins else f"it waits for {', '.join(left)}"
+        typer.echo(f"signed circle {made.number}: {said}", err=True)
+
+
+@circle.command("farewell")
+def farewell(
+    config: ClientFile,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
+) -> None:
+    """Leave the circle: this node seals nothing in it any more, and the others may begin the next one at once.
+
+    It needs the node key and nothing else of the state folder, so that who lost its disk can still leave.
+    """
+    with _node(config) as (_, circles, desk):
+        pin, shown = circles.own.identity.card.node.pin, desk.shown()
+        mine = [one.circle for one in shown.all if one.circle.pins.get(circles.name) == pin]
+        if not mine:
+            raise InputError("config.value", f"no circle at {config} names {circles.name!r} with this node's key")
+        numbers = " and ".join(str(one.number) for one in mine)
+        if not yes and not typer.confirm(f"Leave circle {numbers}? Runs in it end, for all members"):
+            raise typer.Exit(1)
+        for one in mine:
+            desk.leave(circles.farewell(one))
+    typer.echo(f"{circles.name} left circle {numbers}", err=True)
+
+
+@contextmanager
+def _node(path: Path) -> Iterator[tuple[ClientConfig, Circles, CircleDesk]]:
+    """Give a node's config, its circles, and the server's desk."""
+    from ..client.circles import circles_of
+    from ..client.desk import CircleDesk
+    from ..client.keyring import load_keys
+    from ..client.ledger.mark import open_ledger
+    from ..oauth.login import DpopKey, ServerAuth, TokenSource
+
+    settings = load_config(ClientConfig, path)
+    keys = load_keys(settings.client.state)
+    bound = DpopKey(keys.node) if settings.oauth.binding == "dpop" else None
+    ledger, tokens = open_ledger(settings.client.state, keys.secret), TokenSource(settings.oauth, bound, "fl:train")
+    desk = CircleDesk(settings.client, ServerAuth(tokens, bound))
+    try:
+        yield settings, circles_of(settings, keys, ledger.circles), desk
+    finally:
+        desk.close()
+        tokens.close()
+        ledger.close()
+
+
+def _card(path: Path) -> tuple[str, str]:
+    """Return name and pin of a member's card."""
+    try:
+        card = parse_card(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise InputError("config.path", f"card {path} cannot be read: {error.strerror}") from None
+    except (ValueError, Refused):
+        raise InputError("config.member", f"{path} is not a member card that its own key signed") from None
+    return card.name, card.node.pin
+
+
+def _members(before: Circle | None, cards: dict[str, str], without: list[str]) -> dict[str, str]:
+    """Return name → pin of a proposed circle."""
+    pins = dict(before.pins) if before is not None else {}
+    if not pins and not cards:
+        raise InputError("config.member", "there is no circle yet; expected --with CARD for every member of the first")
+    for name in without:
+        if name not in pins:
+            raise InputError("config.member", f"--without {name}: not in the circle; {nearest(name, pins)}")
+        del pins[name]
+    return pins | cards
+
+
+def _choose(shown: CircleBoard, circles: Circles, number: int | None) -> SignedCircle:
+    """Return the circle that is to be signed."""
+    open_ones = [one for one in shown.proposed if circles.name in one.missing]
+    if number is not None:
+        open_ones = [one for one in open_ones if one.circle.number == number]
+    if not open_ones:
+        what = f"circle {number}" if number is not None else "a circle"
+        raise InputError(
+            "config.value",
+            f"{what} that waits for the signature of {circles.name!r} is not there; expected one that was proposed",
+            hint="moonflower circle propose RUN.toml, at the desk of whoever runs the federation",
+        )
+    if len(open_ones) > 1:
+        numbers = ", ".join(str(one.circle.number) for one in open_ones)
+        raise InputError("config.value", f"circles {numbers} wait for a signature; expected --number with one of them")
+    return open_ones[0]
+
+
+def _check_rows(settings: ClientConfig, made: Circle) -> None:
+    """Check that this node's rows are as the recipe has them, before anything is signed."""
+    from ..client.live import OwnRows
+    from ..client.secret import NodeSecret
+
+    OwnRows(settings, NodeSecret.fresh()).check(made.recipe)  # any secret: how rows are dealt is not looked at
+
+
+def _print(made: Circle, act: Act, me: str, before: Circle | None) -> None:
+    """Print a circle as whoever signs it reads it; what the last one did not say is marked."""
+    last = sentences(before.recipe, len(before.names)) if before is not None else {}
+    with page() as console:
+        console.print(f"Circle {made.number} of {escape(made.federation)!r}", style="bold")
+        _list(console, "What it changes", act.words())
+        _list(console, "Its members, and the words of their keys", _members_lines(made, me))
+        for heading, said in sentences(made.recipe, len(made.names)).items():
+            known = {*last.get(heading, said)}
+            _list(console, heading, [line if line in known else f"CHANGED: {line}" for line in said])
+        console.print(f"\nThe digest that is signed:\nsha256:{made.digest}")
+
+
+def _list(console: Console, heading: str, lines: list[str]) -> None:
+    """Print lines under a heading, as wide as the terminal."""
+    console.print(f"\n{heading}", style="bold", markup=False)
+    for line in lines:
+        wrapped = textwrap.wrap(line, min(console.width, 100) - 2, break_on_hyphens=False)
+        console.print("\n".join(f"{'- ' if at == 0 else '  '}{one}" for at, one in enumerate(wrapped)), markup=False)
+
+
+def _members_lines(made: Circle, me: str = "") -> list[str]:
+    own = {me: " (this node)"}
+    return [f"{name}{own.get(name, '')}: {pin_words(pin)} ({pin})" for name, pin in made.members]
+
+
+def _ask(made: Circle, act: Act, circles: Circles, waiting: tuple[LetGo, ...], *, yes: bool) -> None:
+    """Ask whoever signs; what is asked can be answered only by who read it."""
+    last = circles.standing.newest.circle.number if circles.standing.newest else 0
+    if made.number > last + JUMP + 1 and not typer.confirm(f"Circle {made.number} comes after {last}. Is that meant"):
+        raise typer.Exit(1)
+    for one in waiting:
+        typer.echo(
+            f"{one.name} gave no farewell. The coordinator alone decides whose messages arrive here: ask {one.name} by "
+            "the channel by which you read its key.",
+            err=True,
+        )
+        said = typer.prompt(f"Its name, if it may be let go on {_day([one])}", default="", show_default=False, err=True)
+        if said != one.name:
+            raise InputError("config.value", f"{one.name} is not let go; nothing was signed")
+    if yes:
+        return
+    for name, pin in act.joins:
+        if name == circles.name:
+            continue
+        which, words = secrets.randbelow(6), pin_words(pin).split("-")
+        said = typer.prompt(f"Word {which + 1} of the six that {name} reads to you", err=True)
+        if said.strip().lower() != words[which]:
+            raise InputError(
+                "config.member", f"{said!r} is not word {which + 1} of the key of {name}; nothing was signed"
+            )
+    said = typer.prompt("The first four digits of the digest, if you sign", err=True)
+    if said.strip().lower().removeprefix("sha256:") != made.digest[:4]:
+        raise InputError("config.value", "that is not the digest of this circle; nothing was signed")
+
+
+def _day(waiting: tuple[LetGo, ...] | list[LetGo]) -> str:
+    due = max((one.due_s for one in waiting), default=0.0)
+    return datetime.fromtimestamp(due, UTC).isoformat(timespec="minutes").replace("+00:00", "Z")
+
+
+def _as_json(one: SignedCircle, before: Circle | None) -> dict[str, object]:
+    begun = one.circle == before
+    return {
+        "circle": one.circle.digest,
+        "number": one.circle.number,
+        "begun": begun,
+        "members": one.circle.pins,
+        "missing": list(one.missing),
+        "act": [] if begun else Act.between(before, one.circle).words(),
+        "document": one.circle.as_dict(),
+    }

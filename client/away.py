@@ -1,0 +1,37 @@
+"""What a member's own log says of those for whom a run waits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from .. import logs
+from ..errors import Refused
+from ..protocol.messages import Waits
+from ..protocol.words import STEPS, WHY
+
+logger = logging.getLogger(__name__)
+
+
+def tell(request: Waits, names: Iterable[str]) -> None:
+    """Log for whom the run waits, since when, and why.
+
+    Args:
+        request: from the coordinator.
+        names: everybody in the circle.
+
+    Raises:
+        Refused: ``envelope.member``: somebody who is not in it.
+    """
+    known = {*names}
+    step = STEPS.get(request.step, "answer")
+    for member, since in request.since.items():
+        if member not in known:
+            raise Refused("envelope.member", "the run waits for somebody who is not in this member's circle")
+        why = WHY.get(request.why.get(member, ""), "away")
+        back = request.returns.get(member, 0)
+        often = f", came back {back} times" if back else ""
+        logger.warning(
+            "the run waits for %s to %s, since %s (%s%s); nothing is lost and nothing is to be done here",
+            *(member, step, logs.printable(since[:40]), why, often),
+        )

@@ -1,0 +1,269 @@
+"""A node's doors to circles: it is shown some, signs one, lives in one, leaves one. The rules are in ``standing.py``.
+
+The worker that seals, the loop that talks to the server and the commands of the operator each have one, over the same
+ledger; whatever one of them signs is on disk before its signature is made.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from ..configs.recipe import Recipe
+from ..configs.roles import CircleSettings, ClientConfig
+from ..configs.settings import FloorSettings
+from ..crypto.identity import Identity
+from ..errors import InputError, MoonflowerError, Refused
+from ..protocol.circle import Circle, Farewell, Signature, SignedCircle, say_farewell, sign
+from ..version import NUMERICS
+from .code import code_of
+from .keyring import Keyring, identity_of
+from .ledger.circle_book import CircleBook
+from .standing import CircleStanding, LetGo
+
+logger = logging.getLogger(__name__)
+BY_DIGEST = "sha256:"
+
+
+@dataclass(frozen=True)
+class Own:
+    """What a node brings to circles.
+
+    Attributes:
+        identity: its keys.
+        practice: its secret comes from a seed.
+        floor: its own limits.
+        circle: which circles it signs by itself, and the smallest that it is in.
+    """
+
+    identity: Identity
+    practice: bool
+    floor: FloorSettings
+    circle: CircleSettings
+
+
+def check_recipe(recipe: Recipe, members: int, own: Own) -> None:
+    """Check that a recipe is within a node's own limits (rule 9), and that what is installed here can carry it out.
+
+    Args:
+        recipe: of a circle.
+        members: how many are in it.
+        own: the node.
+
+    Raises:
+        Refused: ``circle.differs``, ``task.refused``, ``config.min_members``, ``config.train_timeout_s``,
+            ``config.min_approvals``; each says what the node's limit is.
+    """
+    if recipe.federation.practice != own.practice:
+        found = "comes from a seed, and the circle is none of practice" if own.practice else "is its own"
+        tail = "" if own.practice else ", and the circle is one of practice"
+        raise Refused("circle.differs", f"the secret of this node {found}{tail}")
+    if recipe.numerics != NUMERICS:
+        raise Refused(
+            "circle.differs",
+            f"numerics = {recipe.numerics}; expected {NUMERICS}, that of the moonflower installed here",
+        )
+    floor, least = own.floor, own.circle.min_members
+    if recipe.task.ref not in floor.tasks:
+        raise Refused("task.refused", f"task {recipe.task.ref!r} is not on this node's list, [client] tasks")
+    try:
+        code = code_of(recipe.task.ref)
+    except InputError as error:
+        raise Refused("task.refused", str(error)) from None
+    if code != recipe.code:
+        raise Refused("circle.differs", f"code: the task {recipe.task.ref!r} installed here is another one")
+    limits = (
+        ("min_members", least, recipe.federation.min_members >= least and members >= least),
+        ("train_timeout_s", floor.max_train_s, recipe.training.train_timeout_s <= floor.max_train_s),
+        ("min_approvals", floor.min_approvals, recipe.gate.approvals >= floor.min_approvals),
+    )
+    for name, limit, kept in limits:
+        if not kept:
+            raise Refused(f"config.{name}", f"the recipe's {name} passes this node's limit, {limit:g}")
+
+
+class Circles:
+    """A node's circles.
+
+    Args:
+        own: what it brings.
+        book: its ledger's page of them.
+        clock: seconds since 1970.
+    """
+
+    def __init__(self, own: Own, book: CircleBook, clock: Callable[[], float] = time.time) -> None:
+        self.own, self._book, self._clock = own, book, clock
+
+    @property
+    def name(self) -> str:
+        """This member's name."""
+        return self.own.identity.name
+
+    @property
+    def standing(self) -> CircleStanding:
+        """How this node stands now."""
+        return self._book.standing()
+
+    def living(self) -> Circle:
+        """Return the circle in which this node seals and answers.
+
+        Raises:
+            Refused: ``ledger.lost``; ``circle.differs``: it lives in none.
+        """
+        standing = self.standing
+        if standing.lost is not None:
+            raise Refused("ledger.lost", "the ledger of this node is lost; a circle with a higher number has to say so")
+        if standing.living is None:
+            left = standing.newest is not None
+            raise Refused("circle.differs", "this node left its circle" if left else "this node lives in no circle yet")
+        return standing.living
+
+    def look(self, shown: Iterable[SignedCircle]) -> None:
+        """Take note of circles that the coordinator shows: the clock of those whom they let go begins.
+
+        A signature by this node's own key that its ledger does not know of tells that the ledger is not the one that
+        signed: it is lost.
+        """
+        standing = self.standing
+        for one in shown:
+            circle = one.circle
+            if circle.pins.get(self.name) != self.own.identity.card.node.pin:
+                continue
+            known = standing.of(circle.digest)
+            if self.name in one.signatures and (known is None or not known.turn):
+                self._lose(circle.number)
+            if known is None:
+                self._book.see(circle, self._clock())
+                logger.info("circle %d of %d members is proposed", circle.number, len(circle.names))
+
+    def enter(self, shown: SignedCircle) -> Circle:
+        """Return the circle of a run that begins, once this node lives in it.
+
+        Raises:
+            Refused: ``circle.differs``: not all names signed it, this node did not, or it lives in another one;
+                ``ledger.lost``.
+        """
+        self._check_me(shown.circle)
+        self.look([shown])
+        if shown.missing:
+            raise Refused("circle.differs", f"circle {shown.circle.number} is not signed by {', '.join(shown.missing)}")
+        newest = self.standing.newest
+        if newest is None or newest.circle.digest != shown.circle.digest:
+            self._begin(shown.circle)
+        return self.living()
+
+    def check(self, circle: Circle) -> None:
+        """Check that this node may sign a circle, but for whom it lets go; nothing is written.
+
+        Raises:
+            Refused: ``circle.differs``, ``ledger.lost``, ``task.refused``, ``config.*``.
+        """
+        self._check_me(circle)
+        check_recipe(circle.recipe, len(circle.names), self.own)
+        self.standing.check_signable(circle, self.name)
+
+    def pending(self, circle: Circle, farewells: Iterable[Farewell]) -> tuple[LetGo, ...]:
+        """Return whom a circle lets go whose time is not over, and who gave no farewell."""
+        return self.standing.let_go(circle, farewells, self._clock())
+
+    def sign(self, circle: Circle, farewells: Iterable[Farewell], *, by_hand: bool) -> Signature | None:
+        """Return this node's signature under a circle; None while somebody's time is not over.
+
+        By hand, that somebody is waited for is agreed to: the node signs by itself when the time is over.
+
+        Args:
+            circle: that was shown.
+            farewells: of whom it lets go.
+            by_hand: its operator decided so, for this circle.
+
+        Raises:
+            Refused: as :meth:`check`.
+        """
+        self.check(circle)
+        given, now = list(farewells), self._clock()
+        self._book.see(circle, now)
+        if self.standing.let_go(circle, given, now):
+            if by_hand:
+                self._book.consent(circle)
+            return None
+
+        def may(standing: CircleStanding) -> None:
+            standing.check_signable(circle, self.name)
+
+        known = self.standing.of(circle.digest)
+        if known is None or not known.turn:
+            self._book.sign(circle, now, by_hand, may)
+        elif not known.begun and all(one.circle.digest != circle.digest for one in self.standing.unfinished(now)):
+            raise Refused(
+                "circle.differs", f"the signature under circle {circle.number} was withdrawn; a number is signed once"
+            )
+        return sign(self.own.identity, circle)
+
+    def sign_by_rule(
+        self, shown: Iterable[SignedCircle], farewells: Iterable[Farewell]
+    ) -> list[tuple[Circle, Signature]]:
+        """Return signatures under the circles that this node signs by itself, the lowest number first.
+
+        Those are: the one that ``[circle] sign`` names, those that ``same-names`` admits, and those to which its
+        operator agreed before the time of whom they let go was over.
+        """
+        given, made = list(farewells), []
+        for one in sorted(shown, key=lambda signed: signed.circle.number):
+            if self.name in one.signatures or self.name not in one.missing:
+                continue
+            try:
+                by_hand = self._by_hand(one.circle)
+                if by_hand is None:
+                    continue
+                signature = self.sign(one.circle, given, by_hand=by_hand)
+            except MoonflowerError as error:
+                logger.warning("circle %d is not signed: %s", one.circle.number, error, extra={"code": error.code})
+                continue
+            if signature is not None:
+                made.append((one.circle, signature))
+        return made
+
+    def farewell(self, circle: Circle) -> Farewell:
+        """Return this node's farewell to a circle; from now on it seals and answers nothing in it.
+
+        Raises:
+            Refused: ``circle.differs``: this node is not in it.
+        """
+        self._check_me(circle)
+        self._book.see(circle, self._clock())  # a lost ledger says farewell as well
+        self._book.leave(circle)
+        return say_farewell(self.own.identity, circle.digest)
+
+    def _by_hand(self, circle: Circle) -> bool | None:
+        """Return whether a circle is signed because somebody named it; False: by a rule; None: not at all."""
+        rule, standing = self.own.circle.sign, self.standing
+        known = standing.of(circle.digest)
+        if rule == f"{BY_DIGEST}{circle.digest}" or (known is not None and known.consented):
+            return True
+        return False if rule == "same-names" and standing.fits_rule(circle, self._clock()) else None
+
+    def _check_me(self, circle: Circle) -> None:
+        found = circle.pins.get(self.name)
+        if found != self.own.identity.card.node.pin:
+            what = "is not in it" if found is None else "is in it with another key"
+            raise Refused("circle.differs", f"circle {circle.number}: {self.name!r} {what}")
+
+    def _begin(self, circle: Circle) -> None:
+        now = self._clock()
+        self._book.begin(circle, lambda standing: standing.check_begins(circle, now))
+        logger.info("lives in circle %d of %d members", circle.number, len(circle.names))
+
+    def _lose(self, number: int) -> None:
+        self._book.lose(number)
+        logger.error("this node's ledger is not the one that signed circle %d: it seals nothing", number)
+
+
+def circles_of(config: ClientConfig, keys: Keyring, book: CircleBook) -> Circles:
+    """Return the circles of the node that a config describes.
+
+    Raises:
+        InputError: ``config.value``: an approver's key is none.
+    """
+    return Circles(Own(identity_of(config), keys.secret.practice, config.client, config.circle), book)

@@ -1,0 +1,53 @@
+"""What a task's code is: a digest that stands in the recipe, so that all members run the same. Nothing is imported."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..canonical import digest
+from ..errors import InputError
+
+OWN = f"{__package__}.tasks."
+_TASKS = Path(__file__).parent / "tasks"
+
+
+def code_of(ref: str) -> str:
+    """Return the SHA-256 of a task's code, 64 hex digits: of its module, or of every module of its top-level package.
+
+    Of moonflower's own tasks it is the one module: the recipe's ``numerics`` stands for the rest. What a module of
+    somebody else's imports beyond its own top-level package is not in it.
+
+    Raises:
+        InputError: ``config.task``: there is no such module, or its source cannot be read.
+    """
+    name = ref.partition(":")[0]
+    try:
+        sources = _own(name) if name.startswith(OWN) else _installed(name.partition(".")[0])
+        texts = {path: hashlib.sha256(file.read_bytes()).hexdigest() for path, file in sources.items()}
+    except OSError as error:
+        raise InputError("config.task", f"the source of task {ref!r} cannot be read: {error.strerror}") from None
+    if not texts:
+        raise InputError("config.task", f"there is no source of task {ref!r}; expected a module that is installed here")
+    return digest(texts)
+
+
+def _own(name: str) -> dict[str, Path]:
+    file = _TASKS / f"{name.removeprefix(OWN)}.py"
+    return {file.name: file} if file.is_file() else {}
+
+
+def _installed(top: str) -> dict[str, Path]:
+    """Return the source files of a top-level module or package by their paths in it."""
+    try:
+        found = find_spec(top)
+    except (ImportError, ValueError):
+        return {}
+    if found is None or not found.has_location or found.origin is None:
+        return {}
+    file = Path(found.origin)
+    if file.name != "__init__.py":
+        return {file.name: file}
+    folder = file.parent
+    return {one.relative_to(folder).as_posix(): one for one in sorted(folder.rglob("*.py"))}

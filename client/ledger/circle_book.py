@@ -1,0 +1,112 @@
+"""What a node knows of circles: which it saw and when, which it signed, in which it has lived. Part of the ledger."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+from sqlalchemy.dialects.sqlite import insert
+
+from ...canonical import canonical
+from ...protocol.circle import Circle
+from ...store import Store
+from ..standing import CircleStanding, KnownCircle
+from . import tables
+
+_LOST = "ledger.lost"
+
+
+class CircleBook:
+    """The circles in a ledger.
+
+    Args:
+        store: the ledger's.
+        note: writes an entry of the journal, in a transaction.
+    """
+
+    def __init__(self, store: Store, note: Callable[..., None]) -> None:
+        self._store, self._note = store, note
+
+    def standing(self) -> CircleStanding:
+        """Return how this node stands."""
+        with self._store.read() as db:
+            return self._standing(db)
+
+    def see(self, circle: Circle, now: float) -> None:
+        """Keep a circle, and when this node first saw it."""
+        row = {"digest": circle.digest, "document": canonical(circle.as_dict()).decode(), "seen_s": now}
+        row |= {"by_hand": False, "consented": False, "begun": False, "left": False}
+        with self._store.transaction() as db:
+            if db.execute(insert(tables.circles).values(row).on_conflict_do_nothing()).rowcount:
+                self._note(db, "circle_seen", circle=circle.digest, circle_number=circle.number)
+
+    def sign(self, circle: Circle, now: float, by_hand: bool, check: Callable[[CircleStanding], None]) -> None:
+        """Remember that this node signs a circle, before its signature is made.
+
+        Args:
+            circle: that was seen.
+            now: seconds since 1970.
+            by_hand: its operator decided so, for this circle.
+            check: raises where it may not, in the same transaction: two processes sign from one ledger.
+        """
+        with self._store.transaction() as db:
+            check(self._standing(db))
+            column = tables.circles.c
+            last = db.execute(select(func.max(column.turn))).scalar_one()
+            row = {"signed_s": now, "turn": (last or 0) + 1, "by_hand": by_hand}
+            db.execute(tables.circles.update().where(column.digest == circle.digest).values(row))
+            self._note(db, "circle_signed", circle=circle.digest, circle_number=circle.number)
+
+    def consent(self, circle: Circle) -> None:
+        """Remember that the operator agrees to what a circle lets go, before its time is over."""
+        with self._store.transaction() as db:
+            column = tables.circles.c
+            db.execute(tables.circles.update().where(column.digest == circle.digest).values(consented=True))
+            self._note(db, "circle_consented", circle=circle.digest, circle_number=circle.number)
+
+    def begin(self, circle: Circle, check: Callable[[CircleStanding], None]) -> None:
+        """Remember that all names signed a circle: this node lives in it from now on."""
+        with self._store.transaction() as db:
+            standing = self._standing(db)
+            check(standing)
+            column = tables.circles.c
+            db.execute(tables.circles.update().where(column.digest == circle.digest).values(begun=True))
+            if standing.lost is not None:
+                db.execute(tables.facts.delete().where(tables.facts.c.key == _LOST))
+            self._note(db, "circle_began", circle=circle.digest, circle_number=circle.number)
+
+    def leave(self, circle: Circle) -> None:
+        """Remember a farewell to a circle that was seen."""
+        with self._store.transaction() as db:
+            column = tables.circles.c
+            db.execute(tables.circles.update().where(column.digest == circle.digest).values(left=True))
+            self._note(db, "circle_left", circle=circle.digest, circle_number=circle.number)
+
+    def lose(self, number: int) -> None:
+        """Remember that this ledger is not the one that this node had; ``number``: of the newest circle in that."""
+        with self._store.transaction() as db:
+            before = self._standing(db).lost
+            row = {"key": _LOST, "value": canonical(max(number, before or 0)).decode()}
+            db.execute(insert(tables.facts).values(row).on_conflict_do_update(["key"], set_=row))
+            if before is None:
+                self._note(db, "ledger_lost", circle_number=number)
+
+    def _standing(self, db: Connection) -> CircleStanding:
+        rows = db.execute(select(tables.circles)).all()
+        lost = db.execute(select(tables.facts.c.value).where(tables.facts.c.key == _LOST)).scalar_one_or_none()
+        return CircleStanding(tuple(map(_known, rows)), None if lost is None else int(json.loads(lost)))
+
+
+@lru_cache(maxsize=64)
+def _parsed(document: str) -> Circle:
+    """Return a circle that was found to be one when it was kept; a member looks at its own with every message."""
+    return Circle.parse(json.loads(document))
+
+
+def _known(row: Any) -> KnownCircle:
+    circle = _parsed(row.document)
+    flags = row.by_hand, row.consented, row.begun, row.left
+    return KnownCircle(circle, row.seen_s, row.signed_s, row.turn or 0, *map(bool, flags))

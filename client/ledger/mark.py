@@ -1,0 +1,61 @@
+"""Opening a node's ledger, and telling whether it is the one that this node had (rule 1: ``ledger.lost``).
+
+A mark lies beside the keys, and the same one in the ledger. A ledger without the mark that lies there is another one:
+what this node signed, sealed and answered before stands in it no more.
+"""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+from ... import files
+from ...errors import InputError
+from ..secret import NodeSecret
+from .ledger import FILE_NAME, Ledger
+
+MARK = "ledger.mark"
+_MARK, _SECRET = "mark", "secret"
+
+
+def open_ledger(state: Path, secret: NodeSecret) -> Ledger:
+    """Return the ledger in a node's state folder.
+
+    Args:
+        state: the folder.
+        secret: the node's: rows that another secret dealt were summed under this ledger.
+
+    Raises:
+        InputError: ``config.state``: it cannot be opened; ``config.key``: the node secret is another one.
+    """
+    ledger = Ledger(state / FILE_NAME)
+    try:
+        _check(ledger, state / MARK)
+        named = secret.keyed("ledger").hex()
+        if ledger.fact_once(_SECRET, named) != named:
+            raise InputError(
+                "config.key",
+                "the node secret is not the one with which this ledger began; expected the one from your backup",
+                hint="without it this node is another member: another state folder, moonflower keys new, and a circle",
+            )
+    except BaseException:
+        ledger.close()
+        raise
+    return ledger
+
+
+def _check(ledger: Ledger, place: Path) -> None:
+    """Mark a ledger that is new here; one that is not the marked one is lost."""
+    try:
+        found = place.read_text().strip() if place.exists() else ""
+    except (OSError, UnicodeDecodeError):
+        raise InputError("config.state", f"{place} cannot be read; expected the mark of the ledger beside it") from None
+    if found and ledger.fact(_MARK) != found:
+        ledger.circles.lose(0)
+        found = ""
+    if not found:
+        mark = ledger.fact_once(_MARK, secrets.token_hex(16))
+        try:
+            files.replace(place, f"{mark}\n".encode(), 0o600)
+        except OSError as error:
+            raise InputError("config.state", f"{place} cannot be written: {error.strerror}") from None

@@ -1,0 +1,65 @@
+"""The node signs circles by itself, as its config says: it looks at the server's desk now and then (rule 1).
+
+A thread beside the loop. It takes note of every circle that is proposed, so that the clock of those whom it lets go
+begins, and signs those that ``[circle] sign`` admits. Whatever goes wrong is a line in the log, and tried again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from ...errors import MoonflowerError, Stopped
+from ..circles import Circles
+from ..desk import CircleDesk
+
+logger = logging.getLogger(__name__)
+LOOK_S = 10.0
+
+
+class Signing:
+    """Looks at circles until it is told to stop.
+
+    Args:
+        desk: of the server.
+        circles: the node's.
+        stop: set by whoever wants the node to end.
+        every_s: between two looks.
+    """
+
+    def __init__(self, desk: CircleDesk, circles: Circles, stop: threading.Event, every_s: float = LOOK_S) -> None:
+        self._desk, self._circles, self._stop, self._every_s = desk, circles, stop, every_s
+        self._said = ""
+
+    def start(self) -> threading.Thread:
+        """Start looking."""
+        thread = threading.Thread(target=self._run, name="circles", daemon=True)
+        thread.start()
+        return thread
+
+    def look(self) -> None:
+        """Look once: take note of what is proposed, and sign what the config admits.
+
+        Raises:
+            Refused, InputError: as the server said, or it cannot be reached.
+        """
+        shown = self._desk.shown()
+        self._circles.look(shown.all)
+        for circle, signature in self._circles.sign_by_rule(shown.proposed, shown.farewells):
+            begins = self._desk.hand_in(circle, self._circles.name, signature)
+            logger.info("signed circle %d%s", circle.number, ", which begins" if begins else "")
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.look()
+                self._said = ""
+            except Stopped:
+                return
+            except MoonflowerError as error:
+                if str(error) != self._said:
+                    logger.info("circles cannot be looked at: %s", error, extra={"code": error.code})
+                self._said = str(error)
+            except Exception as error:
+                logger.warning("circles cannot be looked at: %s", type(error).__name__)
+            self._stop.wait(self._every_s)

@@ -1,0 +1,194 @@
+"""How a node stands to circles, and what follows: rule 1 of ``docs/protocol.md`` as a state machine without IO.
+
+1. A node lives in the circle with the highest number that it signed and of which it was shown all signatures. It never
+   goes back.
+2. It signs a number once. A signature under a higher number withdraws those under lower ones that have not begun; so do
+   30 days. It may sign a lower number while a higher one has not begun.
+3. It lets a member go at the member's own signed farewell to the circle that it lives in, or ``let_go_days`` of that
+   circle after it first saw the act. The same name under another pin is somebody else.
+4. A circle starts where no sum was opened over: its version 0 is drawn anew, and rows are counted anew exactly where
+   others' rows, or others' rules for them, would make the old counts wrong; else its act says so.
+5. Whoever lost its ledger signs nothing but a circle with a higher number that says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..errors import Refused
+from ..protocol.act import Act
+from ..protocol.circle import SIGNATURE_DAYS, Circle, Farewell
+
+DAY_S = 86400.0
+JUMP = 100
+"""A number that is higher than the last by more is asked about, and signed by no rule."""
+
+
+@dataclass(frozen=True)
+class KnownCircle:
+    """A circle that this node was shown.
+
+    Attributes:
+        circle: it.
+        seen_s: when this node first saw it, seconds since 1970.
+        signed_s: when this node signed it; None: it did not.
+        turn: which of its signatures that was, from 1; 0 for none.
+        by_hand: its operator decided so, for this circle.
+        consented: the operator agrees to whom it lets go, before their time is over.
+        begun: this node was shown the signatures of all names.
+        left: this node said farewell to it.
+    """
+
+    circle: Circle
+    seen_s: float
+    signed_s: float | None = None
+    turn: int = 0
+    by_hand: bool = False
+    consented: bool = False
+    begun: bool = False
+    left: bool = False
+
+
+@dataclass(frozen=True)
+class LetGo:
+    """A member that a circle lets go, and that gave no farewell.
+
+    Attributes:
+        name: its name.
+        due_s: when it may be let go without one, seconds since 1970.
+    """
+
+    name: str
+    due_s: float
+
+
+@dataclass(frozen=True)
+class CircleStanding:
+    """How a node stands.
+
+    Attributes:
+        known: every circle that it was shown.
+        lost: number of the newest circle in the ledger that it lost; None: it has its own.
+    """
+
+    known: tuple[KnownCircle, ...] = ()
+    lost: int | None = None
+
+    @property
+    def newest(self) -> KnownCircle | None:
+        """The circle with the highest number that has begun here; a node that left it lives in none."""
+        return max((one for one in self.known if one.begun), key=lambda one: one.circle.number, default=None)
+
+    @property
+    def living(self) -> Circle | None:
+        """The circle in which this node seals and answers; None for none."""
+        newest = self.newest
+        return None if newest is None or newest.left or self.lost is not None else newest.circle
+
+    def of(self, digest: str) -> KnownCircle | None:
+        """Return what this node knows of a circle."""
+        return next((one for one in self.known if one.circle.digest == digest), None)
+
+    def unfinished(self, now: float) -> tuple[KnownCircle, ...]:
+        """Return the circles that this node signed, that have not begun, and under which its signature still holds."""
+        last = self.newest.circle.number if self.newest else 0
+        return tuple(
+            one
+            for one in self.known
+            if one.signed_s is not None
+            and not (one.begun or one.left)
+            and one.circle.number > last
+            and not self._withdrawn(one)
+            and now - one.signed_s <= SIGNATURE_DAYS * DAY_S
+        )
+
+    def _withdrawn(self, one: KnownCircle) -> bool:
+        return any(other.circle.number > one.circle.number and other.turn > one.turn for other in self.known)
+
+    def check_signable(self, circle: Circle, name: str) -> None:
+        """Check that this node, called ``name``, may sign a circle, but for whom it lets go.
+
+        Raises:
+            Refused: ``circle.differs``; ``ledger.lost``.
+        """
+        number, newest = circle.number, self.newest
+        if self.lost is not None and not (number > self.lost and name in circle.new_ledgers):
+            raise Refused(
+                "ledger.lost",
+                f"the ledger of this node is lost; expected a circle above {self.lost} that names {name!r} among those "
+                "that begin a new ledger",
+                hint=f"moonflower circle propose CONFIG --new-ledger '{name}'",
+            )
+        if self.lost is None and newest is not None and name in circle.new_ledgers:
+            raise Refused("circle.differs", "the circle says that this node's ledger was lost; it is here")
+        if any(one.left and one.circle.digest == circle.digest for one in self.known):
+            raise Refused(
+                "circle.differs", f"this node said farewell to circle {number}; expected one with a higher number"
+            )
+        for one in self.known:
+            if one.turn and one.circle.number == number and one.circle.digest != circle.digest:
+                raise Refused("circle.differs", f"this node signed another circle {number}; a number is signed once")
+        if newest is not None and number <= newest.circle.number:
+            raise Refused("circle.differs", f"this node has lived in circle {newest.circle.number}; it never goes back")
+        if newest is not None and circle.federation != newest.circle.federation and not newest.left:
+            raise Refused(
+                "circle.differs",
+                f"this node's rows are in federation {newest.circle.federation!r}; expected a farewell to it first",
+            )
+        self._check_base(circle, newest)
+
+    def _check_base(self, circle: Circle, newest: KnownCircle | None) -> None:
+        """Check that the circle starts where no sum was opened over, with counts that are right."""
+        used = next((one.circle.number for one in self.known if one.begun and one.circle.draw == circle.draw), None)
+        if used is not None:
+            raise Refused("circle.differs", f"version 0 is that of circle {used}; expected another training.init_seed")
+        if newest is None:
+            return
+        act = Act.between(newest.circle, circle)
+        anew = circle.counted == circle.number
+        if act.must_recount and not anew:
+            raise Refused("circle.differs", "members or [data] differ; expected rows that are counted anew")
+        if not (anew or circle.counted == newest.circle.counted):
+            raise Refused("circle.differs", f"rows are those of circle {circle.counted}; expected those of this node's")
+
+    def let_go(self, circle: Circle, farewells: Iterable[Farewell], now: float) -> tuple[LetGo, ...]:
+        """Return whom a circle lets go before their time is over, and who gave no farewell."""
+        living, known = self.living, self.of(circle.digest)
+        if living is None:
+            return ()
+        given = list(farewells)
+        seen = known.seen_s if known is not None else now
+        due = seen + living.recipe.federation.let_go_days * DAY_S
+        gone = [(name, pin) for name, pin in living.members if (name, pin) not in circle.members]
+        return tuple(
+            LetGo(name, due)
+            for name, pin in gone
+            if now < due and not any(one.is_from(name, pin, living.digest) for one in given)
+        )
+
+    def fits_rule(self, circle: Circle, now: float) -> bool:
+        """Return whether the rule ``same-names`` signs a circle."""
+        living = self.living
+        if living is None or circle.number > living.number + JUMP:
+            return False
+        by_hand = any(one.by_hand for one in self.unfinished(now))
+        return Act.between(living, circle).by_rule and not by_hand
+
+    def check_begins(self, circle: Circle, now: float) -> None:
+        """Check that a circle, of which all signatures are here, begins for this node.
+
+        Raises:
+            Refused: ``circle.differs``: this node did not sign it, or its signature holds no more; ``ledger.lost``.
+        """
+        if any(one.circle.digest == circle.digest for one in self.unfinished(now)):
+            return
+        if self.lost is not None:
+            raise Refused("ledger.lost", f"the ledger of this node is lost; it has not signed circle {circle.number}")
+        known, newest, number = self.of(circle.digest), self.newest, circle.number
+        if known is None or not known.turn:
+            raise Refused("circle.differs", f"this node has not signed circle {number}")
+        if newest is not None and number <= newest.circle.number:
+            raise Refused("circle.differs", f"this node has lived in circle {newest.circle.number}; it never goes back")
+        why = "it signed a higher one since, left it, or its signature is older than 30 days"
+        raise Refused("circle.differs", f"this node's signature under circle {number} is withdrawn: {why}")

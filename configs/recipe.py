@@ -1,0 +1,157 @@
+"""The recipe: every setting that acts on a member's own value. All members sign it; a run chooses little of it.
+
+What is free for a run is the seed, and fewer rounds; ``init_seed`` is the circle's, whatever a run's file says. What
+else could be moved from one run to the next would, run by run, tell one member's rows from the others'
+(``docs/protocol.md``, rule 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+
+from ..canonical import canonical, digest
+from ..errors import InputError
+from .schema import Schema
+from .settings import (
+    DIGEST,
+    CryptoSettings,
+    DataRules,
+    FederationSettings,
+    GateSettings,
+    RunSettings,
+    Table,
+    TaskSettings,
+    TrainingSettings,
+    parse,
+)
+
+MAX_BYTES = 1 << 18
+FREE = ("training.seed", "training.rounds", "training.init_seed")
+_TABLES = ("federation", "task", "data", "training", "crypto", "gate")
+
+
+class Recipe(Table):
+    """A run config without ``[simulate]`` and paths, with the schema's content and what its code is.
+
+    Attributes:
+        columns: the schema, as :meth:`Schema.to_dict` writes it.
+        code: SHA-256 of the task's code, 64 hex digits.
+        numerics: of the package (``version.NUMERICS``).
+    """
+
+    federation: FederationSettings
+    task: TaskSettings
+    data: DataRules
+    training: TrainingSettings
+    crypto: CryptoSettings
+    gate: GateSettings
+    columns: dict[str, Any] = Field(alias="schema", description="columns and label, with ranges and categories")
+    code: str = Field(pattern=DIGEST, description="SHA-256 of the task's code")
+    numerics: int = Field(ge=1, description="number of the package's arithmetic")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all of it, JSON-able; what a circle's digest is over."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @property
+    def schema_digest(self) -> str:
+        """SHA-256 of the schema."""
+        return Schema.from_dict(self.columns).digest()
+
+
+def recipe_of(settings: RunSettings, schema: Schema, code: str, numerics: int) -> Recipe:
+    """Return the recipe that a run config makes.
+
+    Raises:
+        InputError: ``config.value``: it is too large, or an option of the task has no JSON form.
+    """
+    tables = settings.model_dump(include={*_TABLES} - {"data"}, mode="json")
+    rules = settings.data.rules.model_dump(mode="json")
+    whole = {**tables, "data": rules, "schema": schema.to_dict(), "code": code, "numerics": numerics}
+    return parse_recipe(whole, where="the run config")
+
+
+def parse_recipe(raw: Any, *, where: str) -> Recipe:
+    """Return a recipe that came from outside; every key stands in it, and no other.
+
+    Raises:
+        InputError: ``config.value``, ``config.schema``: names ``where`` and the key.
+    """
+    if not isinstance(raw, Mapping):
+        raise InputError("config.value", f"{where}: expected a recipe, a table of tables")
+    recipe = parse(Recipe, raw, where=where)
+    Schema.from_dict(recipe.columns, where=f"{where}: schema")
+    try:
+        written, came = canonical(recipe.as_dict()), canonical(dict(raw))
+    except (ValueError, TypeError):
+        raise InputError(
+            "config.value", f"{where}: a value has no JSON form; expected texts and finite numbers"
+        ) from None
+    if len(written) > MAX_BYTES:
+        what = f"{where}: the recipe takes {len(written)} bytes"
+        raise InputError("config.value", f"{what}; expected at most {MAX_BYTES}, for it goes into the log")
+    if written != came:
+        odd = [change.key for change in changes(raw, recipe.as_dict())]
+        raise InputError("config.value", f"{where}: {', '.join(odd[:3])}: missing; expected every key of a recipe")
+    return recipe
+
+
+@dataclass(frozen=True)
+class KeyChange:
+    """A key of two recipes that differ in it.
+
+    Attributes:
+        key: with dots; of a column ``schema.columns.NAME``.
+        before, after: its values; None where it is not there.
+    """
+
+    key: str
+    before: Any
+    after: Any
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[KeyChange, ...]:
+    """Return in which keys two recipes differ, in the order of the file.
+
+    >>> changes({"training": {"lr": 0.1}}, {"training": {"lr": 0.2}})
+    (KeyChange(key='training.lr', before=0.1, after=0.2),)
+    """
+    one, other = dict(_flat(before)), dict(_flat(after))
+    keys = dict.fromkeys((*one, *other))
+    found = (KeyChange(key, one.get(key), other.get(key)) for key in keys)
+    return tuple(change for change in found if canonical(change.before) != canonical(change.after))
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every leaf of nested tables with its dotted key; columns go by their names."""
+    if path == "schema.columns" and isinstance(value, list):
+        value = {str(one.get("name")) if isinstance(one, Mapping) else str(one): [one] for one in value}
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value[0] if path.startswith("schema.columns.") else value
+
+
+def not_free(recipe: Recipe, asked: Recipe) -> tuple[KeyChange, ...]:
+    """Return what a run asks for that its circle's recipe does not leave to it; empty where it fits."""
+    found = changes(recipe.as_dict(), asked.as_dict())
+    more = asked.training.rounds > recipe.training.rounds
+    return tuple(one for one in found if one.key not in FREE or (more and one.key == "training.rounds"))
+
+
+def draw_of(recipe: Recipe, names: tuple[str, ...]) -> str:
+    """Return what version 0 is drawn from: federation, members, task, schema and init_seed; 64 hex digits."""
+    return digest(
+        {
+            "federation": recipe.federation.name,
+            "members": sorted(names),
+            "task": recipe.task.model_dump(mode="json"),
+            "schema": recipe.columns,
+            "init_seed": recipe.training.init_seed,
+        }
+    )

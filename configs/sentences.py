@@ -1,0 +1,109 @@
+"""A recipe as sentences that whoever signs it can read: what is trained on what, who decides, what leaves the house."""
+
+from __future__ import annotations
+
+from .recipe import Recipe
+from .schema import Categorical, Numeric, Schema
+
+
+def sentences(recipe: Recipe, members: int) -> dict[str, list[str]]:
+    """Return a recipe in words, by heading.
+
+    Args:
+        recipe: to be signed.
+        members: how many are in the circle.
+    """
+    return {
+        "Who": _who(recipe, members),
+        "What is trained": _what(recipe),
+        "On which rows": _rows(recipe),
+        "What leaves a node": _leaves(recipe, members),
+        "Who decides about a model": _decides(recipe),
+    }
+
+
+def _who(recipe: Recipe, members: int) -> list[str]:
+    own = recipe.federation
+    said = [
+        f"{members} members train in the federation {own.name!r}; none of their sums is opened without all of them, "
+        f"and no circle has fewer than {own.min_members}.",
+        f"A member that leaves without a farewell is let go after {own.let_go_days} days.",
+    ]
+    if own.practice:
+        said.append("This is a practice: whoever knows its seed knows which rows are whose. It protects nobody.")
+    return said
+
+
+def _what(recipe: Recipe) -> list[str]:
+    task, training = recipe.task, recipe.training
+    options = ", ".join(f"{name} = {value}" for name, value in sorted(task.options.items()))
+    pull = f"; each member is pulled towards the common model with weight {training.mu:g}" if training.mu else ""
+    return [
+        f"The model is that of the task {task.ref}{f' with {options}' if options else ' with its defaults'}.",
+        f"The task's code is the one with the digest {recipe.code[:16]}; the arithmetic is number {recipe.numerics}.",
+        f"A run has at most {training.rounds} rounds. In each, every member goes {training.local_epochs} times through "
+        f"its own rows, {training.batch_size} at a time, with a learning rate of {training.lr:g}{pull}.",
+        f"A member that trains longer than {training.train_timeout_s:g} seconds is named as away, and waited for.",
+    ]
+
+
+def _rows(recipe: Recipe) -> list[str]:
+    data, schema = recipe.data, Schema.from_dict(recipe.columns)
+    classes = " or ".join(str(one) for one in schema.label.classes[:4])
+    more = ", and others" if len(schema.label.classes) > 4 else ""
+    said = [f"The column {schema.label.name!r} is predicted: {classes}{more}."]
+    for column in schema.columns[:40]:
+        said.append(f"{column.name!r} is used, {_column(column)}.")
+    if len(schema.columns) > 40:
+        said.append(f"{len(schema.columns) - 40} more columns are used; all of them stand in the recipe itself.")
+    if data.drop:
+        said.append(f"Not used: {', '.join(data.drop)}.")
+    test = (
+        f"rows with {data.test_value!r} in column {data.test_column!r} are"
+        if data.test_column is not None
+        else f"{data.test_fraction:.0%} of a member's rows are"
+    )
+    said += [
+        f"Of these, {test} never trained with: they test the model. {data.validation_fraction:.0%} of the others "
+        "judge each new version.",
+        "Which row is in which part is the node's own secret.",
+        f"A member's rows change from one run to the next by at least {data.min_count}, or not at all.",
+    ]
+    return said
+
+
+def _column(column: Numeric | Categorical) -> str:
+    if isinstance(column, Numeric):
+        return f"a number from {column.min:g} to {column.max:g}"
+    shown = ", ".join(column.categories[:6])
+    more = f" and {len(column.categories) - 6} more" if len(column.categories) > 6 else ""
+    return f"one of {shown}{more}"
+
+
+def _leaves(recipe: Recipe, members: int) -> list[str]:
+    reports = recipe.training.report_every
+    every = "every round" if reports == 1 else f"every {reports} rounds"
+    when = f"after {every} and at the end" if reports else "at the end"
+    return [
+        f"A node sends its update sealed, with {recipe.crypto.value_bits} bits a number; values above "
+        f"{recipe.crypto.clip:g} are cut in the first round.",
+        f"What is opened is the sum over all {members} members, and every member sees it. {members - 1} members "
+        "together know the last one's part of it.",
+        f"The members' counts on their test rows are added and opened in the same way {when} of a run.",
+        "No row leaves a node. Every version of the model goes to the coordinator and to all members, and a model can "
+        "tell about the rows that it was trained with.",
+    ]
+
+
+def _decides(recipe: Recipe) -> list[str]:
+    gate = recipe.gate
+    said = [
+        f"All members vote on each new version by its {gate.metric} on their own rows; one that is worse by more than "
+        f"{gate.max_regression:.0%} is refused. {gate.patience} refusals in a row end a run, and so do "
+        f"{gate.max_failed} failures.",
+    ]
+    if gate.release == "automatic":
+        said.append("The last good version is released for use by itself; nobody is asked.")
+    else:
+        said.append(f"A version is released for use once approvers of {gate.approvals_required} members have signed.")
+    return said

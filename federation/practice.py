@@ -1,0 +1,45 @@
+"""The practice circle of a federation on one machine: proposed and signed by whoever has all the keys.
+
+The same document, the same signatures and the same entries of the log as live; only that nobody is asked. Its members'
+secrets come from a seed, so a node with a secret of its own is in no such circle.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from ..client.circles import Circles
+from ..configs.recipe import Recipe
+from ..protocol.circle import Circle, SignedCircle
+from ..server.records import circles as records
+from ..server.records.state import State
+
+
+def begin(recipe: Recipe, members: Mapping[str, Circles], state: State) -> SignedCircle:
+    """Propose a circle of these members, let all sign, and return it with their signatures.
+
+    Args:
+        recipe: of all.
+        members: name → its circles.
+        state: the coordinator's records.
+
+    Raises:
+        Refused: a member does not sign it.
+    """
+    pins = {name: one.own.identity.card.node.pin for name, one in members.items()}
+    with state.store.read() as db:
+        number = records.board(db, time.time()).newest + 1
+    circle = Circle.of(recipe, pins, number=number)
+    with state.store.transaction() as db:
+        records.propose(db, state.log, circle, time.time())
+    for name, one in sorted(members.items()):
+        signature = one.sign(circle, (), by_hand=True)
+        assert signature is not None  # nobody is let go
+        with state.store.transaction() as db:
+            records.take_signature(db, state.log, circle.digest, name, signature, time.time())
+    with state.store.read() as db:
+        signed = records.signed(db, circle.digest)
+    for one in members.values():
+        one.enter(signed)
+    return signed

@@ -1,0 +1,83 @@
+"""Our own routes at a server, as a desk or a node asks them: with a token, and its errors as ours."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from ..configs.roles import is_loopback
+from ..errors import InputError, IssuerUnreachable, Refused
+
+TIMEOUT_S = 30.0
+UNREACHABLE = "run.unreachable"
+
+
+class ApiClient:
+    """A server and the right to ask it; safe for threads.
+
+    Args:
+        server: its address.
+        ca: private CA of it (PEM); None for the machine's own list.
+        auth: adds and renews the token.
+
+    Raises:
+        InputError: the CA cannot be read.
+    """
+
+    def __init__(self, server: str, ca: Path | None, auth: httpx.Auth | None) -> None:
+        verify: ssl.SSLContext | bool = True
+        if ca is not None:
+            try:
+                verify = ssl.create_default_context(cafile=ca)
+            except (OSError, ssl.SSLError) as error:
+                raise InputError("config.file", f"ca = {ca}: not a readable CA: {error}") from None
+        outside = not is_loopback(urlsplit(server).hostname or "")  # a proxy is for the way out
+        self._http = httpx.Client(base_url=server, auth=auth, verify=verify, timeout=TIMEOUT_S, trust_env=outside)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def ask(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+        """Return the JSON object of a reply.
+
+        Raises:
+            Refused, InputError: as the server said, or it cannot be reached (``run.unreachable``).
+        """
+        reply = self.send(method, path, **more)
+        try:
+            said = reply.json()
+        except ValueError:
+            said = None
+        if not isinstance(said, dict):
+            raise Refused(UNREACHABLE, f"the server said {reply.status_code}: no answer of ours")
+        return said
+
+    def send(self, method: str, path: str, **more: Any) -> httpx.Response:
+        """Return a reply, if the server did as it was asked.
+
+        Raises:
+            Refused, InputError: as the server said, or it cannot be reached (``run.unreachable``).
+        """
+        try:
+            reply = self._http.request(method, path, **more)
+        except IssuerUnreachable as error:
+            raise Refused(UNREACHABLE, str(error)) from None
+        except httpx.TransportError as error:
+            raise Refused(UNREACHABLE, f"{self._http.base_url} cannot be reached: {error}") from None
+        if reply.is_success:
+            return reply
+        try:
+            said = reply.json()
+            said = said if isinstance(said, dict) else {}
+        except ValueError:
+            said = {}
+        code, detail = str(said.get("code", UNREACHABLE)), str(said.get("detail", "no reason given"))
+        if reply.status_code in (502, 503, 504):
+            code = UNREACHABLE
+        kind = InputError if reply.status_code == 400 or code == "data.model" else Refused
+        raise kind(code, f"the server said {reply.status_code}: {detail}", hint=str(said.get("hint", "")))

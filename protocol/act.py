@@ -1,0 +1,156 @@
+"""The act: what a new circle changes about the one before, and what that gives away, in words.
+
+Everybody who signs makes these words from what it itself holds: no word of the coordinator's is in them.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from ..configs.recipe import KeyChange, changes
+from .circle import Circle
+
+RECOUNTED = ("data.", "schema.", "task.ref", "code")
+"""Keys of the recipe whose change makes everybody count its rows anew; so do other members."""
+BY_RULE = ("task.", "training.")
+"""Keys in which a recipe may differ that a node signs by the rule ``same-names``, less those in :data:`BY_HAND`."""
+BY_HAND = ("task.ref", "training.report_every")
+_MORE_IS_SAFER = (
+    "federation.min_members",
+    "federation.let_go_days",
+    "data.min_count",
+    "gate.approvals_required",
+)
+_WORD_BYTES = 12
+_DRAW = "training.init_seed"
+
+
+@dataclass(frozen=True)
+class Act:
+    """What a circle changes.
+
+    Attributes:
+        joins, leaves: (name, pin) pairs; a member with a new key does both.
+        changed: keys of the recipe that differ; of a first circle none.
+        lowers: keys of the recipe whose change lowers a protection.
+        recounts: rows are counted anew.
+        new_ledgers: names.
+    """
+
+    joins: tuple[tuple[str, str], ...]
+    leaves: tuple[tuple[str, str], ...]
+    changed: tuple[KeyChange, ...]
+    lowers: tuple[KeyChange, ...]
+    recounts: bool
+    new_ledgers: tuple[str, ...]
+
+    @classmethod
+    def between(cls, before: Circle | None, after: Circle) -> Act:
+        """Return what ``after`` changes about ``before``, the circle that whoever asks lives in; None for none."""
+        if before is None:
+            return cls(after.members, (), (), (), True, after.new_ledgers)
+        changed = changes(before.recipe.as_dict(), after.recipe.as_dict())
+        return cls(
+            tuple(pair for pair in after.members if pair not in before.members),
+            tuple(pair for pair in before.members if pair not in after.members),
+            changed,
+            tuple(one for one in changed if _lowers(one)),
+            after.counted != before.counted,
+            after.new_ledgers,
+        )
+
+    @property
+    def must_recount(self) -> bool:
+        """Whether rows have to be counted anew: other members, or other rules for which rows count."""
+        return bool(self.joins or self.leaves) or any(one.key.startswith(RECOUNTED) for one in self.changed)
+
+    @property
+    def by_rule(self) -> bool:
+        """Whether it is one that ``same-names`` signs: the same members, other options of task and training."""
+        keys = [one.key for one in self.changed]
+        within = all(key.startswith(BY_RULE) and key not in BY_HAND for key in keys)
+        return within and not (self.joins or self.leaves or self.recounts or self.new_ledgers)
+
+    def words(self) -> list[str]:
+        """Return it in sentences, the ones first that somebody has to read first."""
+        said = [f"LOWERS A PROTECTION: {change_words(one)}." for one in self.lowers]
+        said += [
+            f"{name} is let go: whoever compares sums of before and after can tell its part of them."
+            for name, _ in self.leaves
+        ]
+        said += [f"{name} joins, with the key whose words are: {pin_words(pin)}." for name, pin in self.joins]
+        said += [
+            f"{name} lost its ledger and begins a new one: it no longer knows what it sealed and answered."
+            for name in self.new_ledgers
+        ]
+        said += [f"{change_words(one)}." for one in self.changed if one not in self.lowers and one.key != _DRAW]
+        if any(one.key == _DRAW for one in self.changed):
+            said.append("Version 0 is drawn anew, so that no sum was opened over it before.")
+        if self.settings:
+            said.append(
+                "A changed recipe gives away what it touches: sums under the old one and under the new one, over the "
+                "same rows, differ in that alone."
+            )
+        if self.recounts and not self.first:
+            said.append(
+                "Rows are counted anew: whoever compares the counts of before and after learns what was added and "
+                "what went, of a single member that joins or leaves its number of rows."
+            )
+        return said or ["Nothing changes but the number."]
+
+    @property
+    def settings(self) -> tuple[KeyChange, ...]:
+        """The keys that somebody changed: all but that from which version 0 is drawn."""
+        return tuple(one for one in self.changed if one.key != _DRAW)
+
+    @property
+    def first(self) -> bool:
+        """Whether there was no circle before."""
+        return not self.leaves and not self.changed and self.recounts and bool(self.joins)
+
+
+def change_words(change: KeyChange) -> str:
+    """Return a change of the recipe as one line.
+
+    >>> change_words(KeyChange("training.lr", 0.1, 0.2))
+    'training.lr: 0.1 becomes 0.2'
+    """
+    if change.before is None and change.key.startswith("schema."):
+        return f"{change.key}: {_value(change.after)} is new"
+    if change.after is None and change.key.startswith("schema."):
+        return f"{change.key}: {_value(change.before)} goes"
+    return f"{change.key}: {_value(change.before)} becomes {_value(change.after)}"
+
+
+def pin_words(pin: str) -> str:
+    """Return the first 96 bits of a pin as six words that can be read out, as proquints (arXiv:0901.4016).
+
+    >>> pin_words("f0AAAQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")
+    'lusab-babad-babab-babab-babab-babab'
+    """
+    data = base64.urlsafe_b64decode(pin + "=")[:_WORD_BYTES]
+    numbers = [int.from_bytes(data[at : at + 2], "big") for at in range(0, len(data), 2)]
+    return "-".join(
+        _CONSONANTS[n >> 12]
+        + _VOWELS[n >> 10 & 3]
+        + _CONSONANTS[n >> 6 & 15]
+        + _VOWELS[n >> 4 & 3]
+        + _CONSONANTS[n & 15]
+        for n in numbers
+    )
+
+
+_CONSONANTS, _VOWELS = "bdfghjklmnprstvz", "aiou"
+
+
+def _lowers(change: KeyChange) -> bool:
+    if change.key in _MORE_IS_SAFER:
+        return float(change.after) < float(change.before)
+    return change.key == "gate.release" and change.after == "automatic"
+
+
+def _value(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,59 @@
+"""What there is of circles, as the server shows it to nodes and desks: ``GET /api/circle``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import Refused
+from .circle import Farewell, SignedCircle
+
+
+@dataclass(frozen=True)
+class CircleBoard:
+    """What there is of circles now.
+
+    Attributes:
+        living: the circle that began last, with all signatures; None: none did.
+        proposed: those that wait for signatures, by number.
+        farewells: to the living circle; :meth:`Farewell.is_from` checks one.
+        newest: the highest number that somebody signed, or that waits for signatures; 0 for none.
+    """
+
+    living: SignedCircle | None
+    proposed: tuple[SignedCircle, ...]
+    farewells: tuple[Farewell, ...]
+    newest: int
+
+    @property
+    def all(self) -> tuple[SignedCircle, ...]:
+        """All circles, the living one first."""
+        return (*((self.living,) if self.living else ()), *self.proposed)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "living": None if self.living is None else self.living.as_dict(),
+            "proposed": [one.as_dict() for one in self.proposed],
+            "farewells": [one.as_dict() for one in self.farewells],
+            "newest": self.newest,
+        }
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any]) -> CircleBoard:
+        """Return what came from a server; every signature under a circle was checked, and nothing else.
+
+        Raises:
+            Refused: ``circle.differs``: a circle, a signature or a farewell is none.
+        """
+        try:
+            living, proposed, farewells, newest = (raw[one] for one in ("living", "proposed", "farewells", "newest"))
+            return cls(
+                None if living is None else SignedCircle.parse(living),
+                tuple(SignedCircle.parse(one) for one in proposed),
+                tuple(Farewell.parse(one) for one in farewells),
+                int(newest),
+            )
+        except (KeyError, TypeError, ValueError):
+            raise Refused("circle.differs", "the server shows circles in another form") from None

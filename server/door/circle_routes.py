@@ -1,0 +1,107 @@
+"""Routes about circles: what there is, a proposal, a signature, a farewell. Tokens open the door; keys sign."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Connection
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from ...errors import Refused
+from ...protocol.circle import Circle, Farewell, Signature
+from ..records import circles
+from ..records.state import State
+from .replied import error_reply, refusal
+
+EVERYBODY = ("fl:run", "fl:train", "fl:audit", "fl:approve")
+CIRCLE_SCOPES: dict[str, dict[str, tuple[str, ...]]] = {
+    "/api/circle": {"GET": EVERYBODY, "POST": ("fl:run",)},
+    "/api/circle/signatures": {"POST": ("fl:train",)},
+    "/api/circle/farewells": {"POST": ("fl:train",)},
+}
+MAX_BODY_BYTES = 1 << 19
+
+
+class CircleRoutes:
+    """The routes.
+
+    Args:
+        state: the coordinator's records.
+        clock: seconds since 1970.
+    """
+
+    def __init__(self, state: State, clock: Callable[[], float] = time.time) -> None:
+        self._state, self._clock = state, clock
+        self.routes = [
+            Route("/api/circle", self._show, methods=["GET"]),
+            Route("/api/circle", self._propose, methods=["POST"]),
+            Route("/api/circle/signatures", self._sign, methods=["POST"]),
+            Route("/api/circle/farewells", self._leave, methods=["POST"]),
+        ]
+
+    async def _show(self, _: Request) -> Response:
+        def look() -> dict[str, Any]:
+            with self._state.store.read() as db:
+                return circles.board(db, self._clock()).as_dict()
+
+        return JSONResponse(await run_in_threadpool(look))
+
+    async def _propose(self, request: Request) -> Response:
+        def propose(db: Connection, value: Any) -> dict[str, Any]:
+            circle = Circle.parse(value)
+            circles.check_door(db, circle)
+            circles.propose(db, self._state.log, circle, self._clock())
+            return {"circle": circle.digest}
+
+        return await self._change(request, propose)
+
+    async def _sign(self, request: Request) -> Response:
+        def sign(db: Connection, value: Any) -> dict[str, Any]:
+            digest, member = _text(value, "circle"), _text(value, "member")
+            given = Signature.parse({name: value.get(name) for name in ("key", "signature")})
+            return {"begins": circles.take_signature(db, self._state.log, digest, member, given, self._clock())}
+
+        return await self._change(request, sign)
+
+    async def _leave(self, request: Request) -> Response:
+        def leave(db: Connection, value: Any) -> dict[str, Any]:
+            farewell = Farewell.parse(value)
+            circles.take_farewell(db, self._state.log, farewell)
+            return {"circle": farewell.circle}
+
+        return await self._change(request, leave)
+
+    async def _change(self, request: Request, what: Callable[[Connection, Any], dict[str, Any]]) -> Response:
+        body = await request.body()
+        if len(body) > MAX_BODY_BYTES:
+            return error_reply(413, "http.body_too_large", f"{len(body)} bytes; expected at most {MAX_BODY_BYTES}")
+
+        def change() -> dict[str, Any]:
+            value = json.loads(body)
+            with self._state.store.transaction() as db:
+                return what(db, value)
+
+        try:
+            return JSONResponse(await run_in_threadpool(change), 201)
+        except (ValueError, RecursionError):
+            return error_reply(400, "config.value", "expected JSON")
+        except Refused as error:
+            return refusal(error)
+
+
+def _text(value: Any, name: str) -> str:
+    """Return a text of a JSON object.
+
+    Raises:
+        Refused: ``circle.differs``: there is none.
+    """
+    found = value.get(name) if isinstance(value, dict) else None
+    if not isinstance(found, str) or len(found) > 256:
+        raise Refused("circle.differs", f"{name} is missing; expected a text")
+    return found

@@ -1,0 +1,193 @@
+"""Circles as the coordinator keeps them: proposed, signed one by one, begun; and farewells. All are in the log.
+
+The coordinator relays and decides nothing: a member believes the signatures, and counts its own days
+(``client/standing.py``). What is refused here is what no honest member would sign or believe.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from sqlalchemy import Boolean, Column, Connection, Float, Integer, String, Table, func, select
+from sqlalchemy.dialects.sqlite import insert
+
+from ...canonical import canonical
+from ...errors import Refused
+from ...protocol.act import Act
+from ...protocol.circle import SIGNATURE_DAYS, Circle, Farewell, Signature, SignedCircle, check_signature
+from ...protocol.circle_board import CircleBoard
+from . import members as roster
+from .database import metadata
+from .log import Log
+
+DAY_S = 86400.0
+JUMP = 100
+MAX_PROPOSED = 16
+"""Circles that can be waiting for signatures at once."""
+_circles = Table(
+    "circles",
+    metadata,
+    Column("digest", String, primary_key=True),
+    Column("number", Integer, nullable=False),
+    Column("document", String, nullable=False),  # canonical JSON
+    Column("proposed_s", Float, nullable=False),
+    Column("begun", Boolean, nullable=False),
+)
+_signatures = Table(
+    "circle_signatures",
+    metadata,
+    Column("circle", String, primary_key=True),
+    Column("member", String, primary_key=True),
+    Column("document", String, nullable=False),
+    Column("signed_s", Float, nullable=False),
+    Column("turn", Integer, nullable=False),  # 1 for the first signature that came
+)
+_farewells = Table(
+    "farewells",
+    metadata,
+    Column("circle", String, primary_key=True),
+    Column("member", String, primary_key=True),
+    Column("document", String, nullable=False),
+)
+
+
+def board(db: Connection, now: float) -> CircleBoard:
+    """Return what there is of circles."""
+    column, living = _circles.c, living_circle(db)
+    number = living.circle.number if living is not None else 0
+    rows = db.execute(select(column.digest).where(column.number > number).order_by(column.number)).scalars()
+    open_ones = tuple(signed(db, one) for one in rows if not _is_over(db, one, now))
+    words = select(_farewells.c.document).where(_farewells.c.circle == (living.circle.digest if living else ""))
+    farewells = tuple(Farewell.parse(json.loads(text)) for text in db.execute(words).scalars())
+    given = select(func.max(column.number)).join(_signatures, _signatures.c.circle == column.digest)
+    taken = db.execute(given).scalar_one() or 0
+    newest = max([taken, *(one.circle.number for one in open_ones)])
+    return CircleBoard(living, open_ones, farewells, int(newest))
+
+
+def living_circle(db: Connection) -> SignedCircle | None:
+    """Return the circle that began last, with all signatures; None: none did."""
+    column = _circles.c
+    found = db.execute(select(column.digest).where(column.begun).order_by(column.number.desc()).limit(1))
+    digest = found.scalar_one_or_none()
+    return None if digest is None else signed(db, digest)
+
+
+def living_digest(db: Connection) -> str:
+    """Return the digest of the circle that began last; "" for none."""
+    column = _circles.c
+    found = db.execute(select(column.digest).where(column.begun).order_by(column.number.desc()).limit(1))
+    return str(found.scalar_one_or_none() or "")
+
+
+def signed(db: Connection, digest: str) -> SignedCircle:
+    """Return a circle with the signatures that there are.
+
+    Raises:
+        Refused: ``circle.differs``: there is none with this digest.
+    """
+    document = db.execute(select(_circles.c.document).where(_circles.c.digest == digest)).scalar_one_or_none()
+    if document is None:
+        raise Refused("circle.differs", f"there is no circle {digest[:16]} here")
+    rows = select(_signatures).where(_signatures.c.circle == digest).order_by(_signatures.c.member)
+    signatures = {row.member: Signature.parse(json.loads(row.document)) for row in db.execute(rows)}
+    return SignedCircle(Circle.parse(json.loads(document)), signatures)
+
+
+def propose(db: Connection, log: Log, circle: Circle, now: float) -> None:
+    """Keep a proposed circle; the same one again changes nothing.
+
+    Raises:
+        Refused: ``circle.changed``: the number was taken meanwhile, or too many wait for signatures.
+    """
+    if db.execute(select(_circles.c.digest).where(_circles.c.digest == circle.digest)).first() is not None:
+        return
+    there = board(db, now)
+    expected = there.newest + 1
+    if not expected <= circle.number <= expected + JUMP:  # whoever proposes must not use the numbers up
+        raise Refused("circle.changed", f"circle {circle.number}: expected {expected}, or at most {JUMP} more")
+    if len(there.proposed) >= MAX_PROPOSED:
+        raise Refused("circle.changed", f"{MAX_PROPOSED} circles wait for signatures; expected fewer before another")
+    row = {"digest": circle.digest, "number": circle.number, "proposed_s": now, "begun": False}
+    db.execute(insert(_circles).values({**row, "document": canonical(circle.as_dict()).decode()}))
+    words = Act.between(there.living.circle if there.living else None, circle).words()
+    log.append(db, "circle_proposed", circle=circle.digest, document=circle.as_dict(), act=words)
+
+
+def check_door(db: Connection, circle: Circle) -> None:
+    """Check that every name in a circle is let in at this server's door with the pin that the circle has for it.
+
+    Raises:
+        Refused: ``circle.differs``: names the first that is not.
+    """
+    known, revoked = {one.name: one.pin for one in roster.members(db)}, roster.revoked(db)
+    for name, pin in circle.members:
+        if name not in known:
+            hint = "moonflower member add CARD, at the server"
+            raise Refused("circle.differs", f"{name!r} is not let in at this server's door", hint=hint)
+        if known[name] != pin or name in revoked:
+            what = "was revoked" if name in revoked else f"is let in with the pin {known[name]}, not {pin}"
+            raise Refused("circle.differs", f"{name!r} {what}", hint="moonflower member add CARD, at the server")
+
+
+def take_signature(db: Connection, log: Log, digest: str, member: str, one: Signature, now: float) -> bool:
+    """Keep a member's signature under a circle; return whether the circle begins with it.
+
+    Raises:
+        Refused: ``circle.differs``: not that member's, or under a circle that cannot begin any more.
+    """
+    found = signed(db, digest)
+    check_signature(found.circle, member, one)
+    row = {"circle": digest, "member": member, "document": canonical(one.as_dict()).decode(), "signed_s": now}
+    if member not in found.signatures:
+        if _is_over(db, digest, now):
+            what = f"circle {found.circle.number} cannot begin any more; expected one that is proposed"
+            raise Refused("circle.differs", what)
+        turn = (db.execute(select(func.max(_signatures.c.turn))).scalar_one() or 0) + 1
+        db.execute(insert(_signatures).values({**row, "turn": turn}))
+        log.append(db, "circle_signed", member=member, circle=digest, **one.as_dict())
+    column = _circles.c
+    begun = db.execute(select(column.begun).where(column.digest == digest)).scalar_one()
+    if begun or signed(db, digest).missing or _is_over(db, digest, now):
+        return False
+    db.execute(_circles.update().where(column.digest == digest).values(begun=True))
+    log.append(db, "circle_began", circle=digest, members=list(found.circle.names), circle_number=found.circle.number)
+    return True
+
+
+def take_farewell(db: Connection, log: Log, one: Farewell) -> None:
+    """Keep a member's farewell to a circle.
+
+    Raises:
+        Refused: ``circle.differs``: not signed by a member of it.
+    """
+    left = signed(db, one.circle).circle
+    if not one.is_from(one.name, left.pins.get(one.name, ""), left.digest):
+        raise Refused("circle.differs", f"the farewell of {one.name!r} is not signed by a member of that circle")
+    row = {"circle": one.circle, "member": one.name, "document": canonical(one.as_dict()).decode()}
+    if db.execute(insert(_farewells).values(row).on_conflict_do_nothing()).rowcount:
+        log.append(db, "farewell", member=one.name, circle=one.circle, **one.signed.as_dict())
+
+
+def _is_over(db: Connection, digest: str, now: float) -> bool:
+    """Return whether a circle that has not begun cannot begin any more.
+
+    It has a number that another one passed, it or a signature under it is too old, or a member that signed it signed a
+    higher one since.
+    """
+    column = _circles.c
+    rows = db.execute(select(column.digest, column.number, column.begun, column.proposed_s)).all()
+    numbers: Mapping[str, int] = {row.digest: row.number for row in rows}
+    if any(row.begun and row.number >= numbers[digest] for row in rows):
+        return True
+    if any(row.digest == digest and now - row.proposed_s > SIGNATURE_DAYS * DAY_S for row in rows):
+        return True
+    given = list(db.execute(select(_signatures)).all())
+    mine = {row.member: row for row in given if row.circle == digest}
+    if any(now - one.signed_s > SIGNATURE_DAYS * DAY_S for one in mine.values()):
+        return True
+    return any(
+        row.member in mine and row.turn > mine[row.member].turn and numbers[row.circle] > numbers[digest]
+        for row in given
+    )
