@@ -7,6 +7,7 @@ what the coordinator keeps of them in ``server/records/circles.py``; neither of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,7 @@ KIND = "moonflower.circle"
 LAST_NUMBER = 2**31
 SIGNATURE_DAYS = 30
 """A signature under a circle that has not begun holds for so long."""
+_PIN = re.compile(r"[A-Za-z0-9_-]{43}")
 _SIGNED = "circle"  # domains of signatures
 _LEAVES = "farewell"
 
@@ -90,6 +92,8 @@ class Circle:
         try:
             recipe = parse_recipe(raw["recipe"], where="the circle")
             pins = {str(name): str(pin) for name, pin in raw["members"]}
+            if not all(0 < len(name) <= 64 and _PIN.fullmatch(pin) for name, pin in pins.items()):
+                raise ValueError("no name, or no pin")
             made = cls.of(
                 recipe, pins, number=raw["number"], counted=raw["counted"], new_ledgers=map(str, raw["new_ledgers"])
             )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 
 from sqlalchemy import Boolean, Column, Connection, Float, Integer, String, Table, func, select
 from sqlalchemy.dialects.sqlite import insert
@@ -92,7 +93,13 @@ def signed(db: Connection, digest: str) -> SignedCircle:
         raise Refused("circle.differs", f"there is no circle {digest[:16]} here")
     rows = select(_signatures).where(_signatures.c.circle == digest).order_by(_signatures.c.member)
     signatures = {row.member: Signature.parse(json.loads(row.document)) for row in db.execute(rows)}
-    return SignedCircle(Circle.parse(json.loads(document)), signatures)
+    return SignedCircle(_parsed(document), signatures)
+
+
+@lru_cache(maxsize=64)
+def _parsed(document: str) -> Circle:
+    """Return a circle that was found to be one when it was kept; pages and runs look at the same ones."""
+    return Circle.parse(json.loads(document))
 
 
 def propose(db: Connection, log: Log, circle: Circle, now: float) -> None:

@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -17,7 +18,7 @@ from sqlalchemy import Connection
 
 from ...protocol.purposes import TALLIES, UPDATE
 from ...protocol.words import WHY
-from ..records import history
+from ..records import circles, history
 from ..records import members as roster
 from ..records.history import RunRow
 from ..records.models import Models
@@ -142,6 +143,7 @@ class Scene:
         released: number of the released version, or None.
         members: that may take part; ``online``: those that are connected, or None where that is not known.
         away: for whom the run waits, once that is long.
+        signing: number of the circle that waits for signatures, and whose; None for none.
     """
 
     run: RunRow | None = None
@@ -153,6 +155,7 @@ class Scene:
     members: tuple[str, ...] = ()
     online: tuple[str, ...] | None = None
     away: tuple[WaitedFor, ...] = ()
+    signing: tuple[int, tuple[str, ...]] | None = None
 
 
 def sentence(scene: Scene) -> str:
@@ -160,7 +163,15 @@ def sentence(scene: Scene) -> str:
 
     >>> sentence(Scene())
     'No run yet, and no member on the roster.'
+    >>> sentence(Scene(signing=(1, ("anna", "bert"))))
+    'No run yet, and no member on the roster. Circle 1 waits for the signatures of anna and bert.'
     """
+    signing = scene.signing
+    waits = f" Circle {signing[0]} waits for the signatures of {_listed(signing[1])}." if signing else ""
+    return _of_runs(scene).rstrip() + waits
+
+
+def _of_runs(scene: Scene) -> str:
     run = scene.run
     if run is None:
         if not scene.members:
@@ -307,7 +318,13 @@ def scene(db: Connection, models: Models, progress: Progress, online: frozenset[
         members=tuple(one.name for one in here),
         online=None if online is None else tuple(one.name for one in here if one.pin in online),
         away=tuple(waited_for(db)),
+        signing=_signing(db),
     )
+
+
+def _signing(db: Connection) -> tuple[int, tuple[str, ...]] | None:
+    proposed = circles.board(db, time.time()).proposed
+    return (proposed[-1].circle.number, proposed[-1].missing) if proposed else None
 
 
 def waiting(db: Connection, models: Models, board: Board) -> Waiting | None:

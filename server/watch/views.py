@@ -5,11 +5,15 @@ Nothing here changes anything, and nothing is computed that the records do not h
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
+from ...configs.sentences import sentences
+from ...protocol.act import Act, pin_words
+from ...protocol.circle_board import CircleBoard
+from ..records import circles, history
 from ..records import countersigned as witnessed
-from ..records import history
 from ..records import members as roster
 from ..records.log import EVENTS
 from ..records.state import State
@@ -86,10 +90,11 @@ class Views:
         }
 
     def members(self) -> dict[str, Any]:
-        """Return the roster: who is connected, how far each has witnessed the log, and who may approve for it."""
+        """Return the roster, who is connected and how far each has witnessed the log; and circles, signed or not."""
         connected = self._connected()
         with self._state.store.read() as db:
             listed, cards, seen = roster.members(db), roster.cards(db, of_all=True), witnessed.witnesses(db)
+            shown = _circles(circles.board(db, time.time()))
         checkpoint = self._state.log.checkpoint()
         found = []
         for one in listed:
@@ -104,7 +109,7 @@ class Views:
                     "approvers": [{"name": who.name, "key": who.key.pin} for who in card.approvers] if card else [],
                 }
             )
-        return {"members": found, "size": checkpoint.size if checkpoint else 0}
+        return {"members": found, "circles": shown, "size": checkpoint.size if checkpoint else 0}
 
     def page(self, before: int | None, limit: int, event: str, run: str, member: str) -> dict[str, Any]:
         """Return a page of the log, newest entry first, and what can be looked for."""
@@ -148,3 +153,22 @@ class Views:
 
     def _connected(self) -> frozenset[str] | None:
         return None if self._online is None else self._online()
+
+
+def _circles(board: CircleBoard) -> list[dict[str, Any]]:
+    """Return the circles that there are, as people read them."""
+    living = board.living.circle if board.living else None
+    return [
+        {
+            "circle": one.circle.digest,
+            "number": one.circle.number,
+            "begun": one.circle is living,
+            "members": [
+                {"name": name, "pin": pin, "words": pin_words(pin), "signed": name in one.signatures}
+                for name, pin in one.circle.members
+            ],
+            "act": [] if one.circle is living else Act.between(living, one.circle).words(),
+            "recipe": sentences(one.circle.recipe, len(one.circle.names)),
+        }
+        for one in board.all
+    ]

@@ -26,6 +26,7 @@ export function view(app, data) {
       { class: 'cards two' },
       here.map((one) => card(app, one, data.size)),
     ),
+    ...data.circles.map(circle),
     gone.length
       ? h(
           'section',
@@ -44,6 +45,32 @@ export function view(app, data) {
       'A pin is the thumbprint of a node’s key: compare it with the member by another channel. Witnessed: how much of the log the member has countersigned.',
     ),
   ];
+}
+
+/** A circle: who signed it and who did not, what it changes, and its recipe in sentences. */
+function circle(one) {
+  return h(
+    'section',
+    { 'data-key': `c-${one.number}-${one.circle}` },
+    h('h2', {}, `Circle ${one.number} `, one.begun ? badge('good', 'has begun') : badge('warn', 'waits for signatures')),
+    h(
+      'dl',
+      { class: 'pairs' },
+      one.members.flatMap((who) => [
+        h('dt', {}, who.name),
+        h('dd', {}, who.signed ? 'signed' : 'has not signed', ' · ', who.words, ' ', digest(who.pin, 10)),
+      ]),
+      h('dt', {}, 'Digest'),
+      h('dd', {}, h('code', {}, `sha256:${one.circle}`)),
+    ),
+    lines('What it changes', one.act),
+    Object.entries(one.recipe).map(([heading, said]) => lines(heading, said)),
+  );
+}
+
+function lines(heading, said) {
+  if (!said.length) return null;
+  return h('details', {}, h('summary', {}, heading), h('ul', {}, said.map((line) => h('li', {}, line))));
 }
 
 function card(app, one, size) {

@@ -71,7 +71,7 @@ const STEPS = {
   answer: 'answer the list',
   open: 'open the sum',
 };
-const WHY = { absent: 'not connected', silent: 'connected', broke: 'its process broke' };
+const WHY = { absent: 'not connected', silent: 'connected', broke: 'its process broke', revoked: 'revoked' };
 
 /** For whom the run waits; nothing is lost meanwhile, and nobody else has to do anything again. */
 function away(all) {
