@@ -41,7 +41,9 @@ soak: dev
 	$(BIN)/python tests/fuzzing.py -runs=100000 -seed=1
 	$(BIN)/python tests/test_machines.py
 	$(BIN)/python tests/crash.py 1000 1
+	$(BIN)/python tests/test_rule_one.py 10000
 	$(BIN)/python tests/soak_live.py 300 1
+	$(BIN)/python tests/soak_away.py 60 540 4
 
 browser: dev
 	$(PIP) --quiet --editable '.[browser]'

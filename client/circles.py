@@ -191,6 +191,8 @@ class Circles:
 
         def may(standing: CircleStanding) -> None:
             standing.check_signable(circle, self.name)
+            if standing.let_go(circle, given, now):  # the worker may have begun another circle meanwhile
+                raise Refused("circle.differs", "this node lives in another circle since; look at it again")
 
         known = self.standing.of(circle.digest)
         if known is None or not known.turn:

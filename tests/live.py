@@ -55,7 +55,8 @@ class Live:
         self.cast = prepare(config, self.overrides)
         differs["server"] = {**QUICK, **differs.get("server", {})}
         self.state = folder / differs["server"].get("state", "")
-        recipe = self.recipe(f"training.rounds={MOST_ROUNDS}")
+        most = max(MOST_ROUNDS, self.cast.settings.training.rounds)
+        recipe = self.recipe(f"training.rounds={most}")
         self.stage = staging.stage(self.cast.settings.in_practice(), self.cast.names, folder, recipe=recipe, **differs)
         self.processes = processes.Processes(folder / "logs")
 

@@ -28,9 +28,10 @@ from moonflower.client.keyring import load_keys
 from moonflower.client.ledger.mark import open_ledger
 from moonflower.client.live import member_of
 from moonflower.client.node.signing import Signing
-from moonflower.configs.roles import ClientConfig, load_config
+from moonflower.configs.roles import ClientConfig, OperatorConfig, load_config
 from moonflower.errors import MoonflowerError, Refused
 from moonflower.federation.grid import LocalGrid
+from moonflower.federation.remote import Remote
 from moonflower.oauth import api_client
 from moonflower.protocol.act import pin_words
 from moonflower.server.coordinator import Coordinator
@@ -228,6 +229,7 @@ class closing_all:
 
 @pytest.fixture
 def one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Federation]:
+    monkeypatch.setattr("moonflower.federation.remote.CIRCLE_POLL_S", 0.01)
     monkeypatch.setattr("moonflower.oauth.login.TokenSource", NoTokens)
     monkeypatch.setattr("moonflower.federation.remote.TokenSource", NoTokens)
     (tmp_path / "server").mkdir()
@@ -289,7 +291,17 @@ def test_three_sign_a_circle_and_train_and_a_changed_line_takes_everybodys_signa
     second = one.board().proposed[0].circle
     assert (second.number, second.counted, second.names) == (2, 1, THREE)
     assert "has these members and this recipe" not in said
-    one.sign(*THREE)
+    told: list[str] = []
+
+    def operators(line: str) -> None:
+        told.append(line)
+        one.sign(*THREE)
+
+    remote = Remote(load_config(OperatorConfig, one.folder / "desk" / "operator.toml"))
+    remote.await_circle(second.recipe, operators)
+    assert told == ["circle 2 waits for the signatures of cleveland, hungary, switzerland"], (
+        "a run waits, and then begins"
+    )
     assert one.board().living.circle == second
     assert one.run("run-2", *THREE) == "done"
     assert "circle 2 has these members and this recipe" in one.propose(status=2)

@@ -955,6 +955,7 @@ def test_a_run_that_differs_from_the_recipe_is_refused_by_its_key(door: Door) ->
         reply = run(door.desked("POST", "/api/runs", asked(change)))
         assert reply.verdict == (409, "circle.differs")
         assert reply.json["detail"].endswith(f"which anna, bert, cleo signed, in {said}"), reply
+        assert reply.json["hint"].startswith("moonflower circle propose")
     several = run(door.desked("POST", "/api/runs", asked("training.lr=0.2", "crypto.value_bits=8"))).json["detail"]
     assert several.endswith("in training.lr: 0.1 there, 0.2 asked; crypto.value_bits: 16 there, 8 asked")
     assert run(door.desked("GET", "/api/runs")).json == {"runs": []}

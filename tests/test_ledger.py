@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from circles import circles, heart_recipe
 from moonflower.client.guard import OwnAnswer
+from moonflower.client.ledger.circle_book import MAX_IDLE
 from moonflower.client.ledger.ledger import Agreement, Base, Ledger
 from moonflower.errors import InputError
 from moonflower.protocol.answer import list_digest
+from moonflower.protocol.circle import Circle
 from moonflower.protocol.context import RoundContext
 from moonflower.server.records.database import FILE_NAME, CoordinatorStore
 from sqlalchemy.exc import IntegrityError
@@ -331,3 +334,21 @@ def test_rooms_do_not_open_each_others_files(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be opened as a database"):
         Ledger(tmp_path / "missing" / "ledger.db")
+
+
+def test_circles_without_end_do_not_fill_a_ledger(ledger: Ledger) -> None:
+    """Nobody has to sign what a coordinator shows; what the node did something about stays."""
+    mine = identity("anna")
+    pins = {name: identity(name).card.node.pin for name in ("anna", "bert", "cleo")}
+    made = [Circle.of(heart_recipe(), pins, number=number) for number in range(1, MAX_IDLE + 20)]
+    own = circles(mine, ledger, heart_recipe())
+    ledger.circles.see(made[0], 0.0)
+    own.sign(made[0], (), by_hand=True)
+    ledger.circles.see(made[1], 1.0)
+    ledger.circles.consent(made[1])
+    for at, one in enumerate(made[2:], start=2):
+        ledger.circles.see(one, float(at))
+    known = [one.circle.number for one in ledger.circles.standing().known]
+    assert sorted(known) == [1, 2, *range(len(made) - MAX_IDLE + 1, len(made) + 1)]
+    ledger.circles.see(made[-1], 1e9)
+    assert next(one.seen_s for one in ledger.circles.standing().known if one.circle == made[-1]) == len(made) - 1

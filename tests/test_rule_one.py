@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import random
+import sys
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
@@ -410,3 +411,9 @@ def test_a_rule_that_is_missing_is_found(weaken: Weaken, monkeypatch: pytest.Mon
     weaken(monkeypatch)
     with pytest.raises(AssertionError, match="sequence"):
         run(0, 4 * SEQUENCES)
+
+
+if __name__ == "__main__":
+    logging.disable(logging.CRITICAL)
+    run(0, int(sys.argv[1]))
+    print(f"{sys.argv[1]} random sequences: no overlap, no lock-out")

@@ -17,6 +17,8 @@ from ..standing import CircleStanding, KnownCircle
 from . import tables
 
 _LOST = "ledger.lost"
+MAX_IDLE = 64
+"""Circles that a ledger keeps beside those that its node signed, left, or agreed to."""
 
 
 class CircleBook:
@@ -42,6 +44,7 @@ class CircleBook:
         with self._store.transaction() as db:
             if db.execute(insert(tables.circles).values(row).on_conflict_do_nothing()).rowcount:
                 self._note(db, "circle_seen", circle=circle.digest, circle_number=circle.number)
+                self._forget_old(db)
 
     def sign(self, circle: Circle, now: float, by_hand: bool, check: Callable[[CircleStanding], None]) -> None:
         """Remember that this node signs a circle, before its signature is made.
@@ -93,6 +96,13 @@ class CircleBook:
             db.execute(insert(tables.facts).values(row).on_conflict_do_update(["key"], set_=row))
             if before is None:
                 self._note(db, "ledger_lost", circle_number=number)
+
+    def _forget_old(self, db: Connection) -> None:
+        """Forget the circles that nothing was done about but for the newest: whoever shows them has no end of them."""
+        column = tables.circles.c
+        idle = column.signed_s.is_(None) & ~column.consented & ~column.left
+        old = select(column.digest).where(idle).order_by(column.seen_s.desc()).offset(MAX_IDLE)
+        db.execute(tables.circles.delete().where(column.digest.in_(old.scalar_subquery())))
 
     def _standing(self, db: Connection) -> CircleStanding:
         rows = db.execute(select(tables.circles)).all()

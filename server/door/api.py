@@ -33,6 +33,7 @@ from .replied import error_reply, refusal
 READ = ("fl:run", "fl:audit")
 MODELS = (*READ, "fl:approve")  # not fl:train: a node gets its bases with its messages, and needs no more
 MAX_ENTRIES = 500
+SIGN_ANEW = "moonflower circle propose RUN.toml, with the same settings; it begins when all of them have signed"
 _MODEL = re.compile(r"/api/models(?:/(?P<name>[0-9a-f]{1,64})(?P<part>/decisions|/file)?)?")
 _LOG = re.compile(r"/api/log(?:/checkpoint|/(?:0|[1-9][0-9]{0,15})/proof)?")
 _LOOKS = {"/api/overview": MODELS, "/api/rounds": READ, "/api/members": READ}
@@ -153,7 +154,7 @@ class Api:
                     f"{one.key}: {json.dumps(one.before)} there, {json.dumps(one.after)} asked" for one in differing
                 )
                 what = f"the run differs from circle {circle.number}, which {', '.join(circle.names)} signed, in {said}"
-                raise Refused("circle.differs", what)
+                raise Refused("circle.differs", what, hint=SIGN_ANEW)
             history.queue_run(db, run, circle.offer(asked.training.seed, asked.training.rounds))
         return run
 
