@@ -259,9 +259,11 @@ def _choose(shown: CircleBoard, circles: Circles, number: int | None) -> SignedC
 
 def _check_rows(settings: ClientConfig, made: Circle) -> None:
     """Check that this node's rows are as the recipe has them, before anything is signed."""
+    from ..client.claim import claim
     from ..client.live import OwnRows
     from ..client.secret import NodeSecret
 
+    claim(settings, made.federation)
     OwnRows(settings, NodeSecret.fresh()).check(made.recipe)  # any secret: how rows are dealt is not looked at
 
 

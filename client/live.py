@@ -22,6 +22,7 @@ from ..errors import InputError, nearest
 from ..protocol.circle import Circle
 from .app import Member, client_app
 from .circles import circles_of
+from .claim import claim
 from .keyring import load_keys
 from .learning.learner import Learner
 from .learning.rows import Rows, Split
@@ -129,6 +130,7 @@ def member_of(config: ClientConfig) -> Member:
     rows = OwnRows(config, keys.secret, lambda recipe: snapshots_of(config, keys.secret, ledger, held, recipe))
     living = circles.standing.living
     if living is not None:
+        claim(config, living.federation)
         rows.check(living.recipe)
     else:
         logger.info("lives in no circle yet: moonflower circle sign")

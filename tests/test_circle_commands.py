@@ -406,6 +406,13 @@ def test_what_is_wrong_is_said_before_anything_is_signed(one: Federation) -> Non
     frame.drop(columns=["age"]).to_csv(one.folder / "hungary" / "patients.csv", index=False)
     assert "age" in one.type("hungary", "circle sign client.toml --yes --number 3", status=2)
     assert not board().proposed[-1].signatures
+    twin = one.folder / "twin"
+    twin.mkdir()
+    text = CLIENT.format(name="cleveland", issuer=ISSUER, sign="ask")
+    (twin / "client.toml").write_text(text.replace('"patients.csv"', '"../cleveland/patients.csv"'))
+    shutil.copytree(one.folder / "cleveland" / "state", twin / "state")
+    second = one.type("twin", "circle sign client.toml --yes --number 3", status=2)
+    assert "are in federation 'heart', as member 'cleveland' with state folder" in second
     shown = json.loads(one.type("desk", "circle show --as operator.toml --json"))["circles"]
     assert [one_["number"] for one_ in shown] == [1, 2, 3]
     page = one.folder / "desk" / "circle.html"
