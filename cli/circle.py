@@ -20,6 +20,7 @@ from ..configs.sentences import sentences
 from ..configs.settings import load_run
 from ..crypto.identity import parse_card
 from ..errors import InputError, Refused, nearest
+from ..logs import printable
 from ..protocol.act import Act, pin_words
 from ..protocol.circle import Circle, SignedCircle
 from ..protocol.circle_board import CircleBoard
@@ -284,7 +285,7 @@ def _list(console: Console, heading: str, lines: list[str]) -> None:
     """Print lines under a heading, as wide as the terminal."""
     console.print(f"\n{heading}", style="bold", markup=False)
     for line in lines:
-        wrapped = textwrap.wrap(line, min(console.width, 100) - 2, break_on_hyphens=False)
+        wrapped = textwrap.wrap(printable(line), min(console.width, 100) - 2, break_on_hyphens=False)
         console.print("\n".join(f"{'- ' if at == 0 else '  '}{one}" for at, one in enumerate(wrapped)), markup=False)
 
 

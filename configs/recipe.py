@@ -7,6 +7,7 @@ else could be moved from one run to the next would, run by run, tell one member'
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -87,6 +88,7 @@ def parse_recipe(raw: Any, *, where: str) -> Recipe:
     Schema.from_dict(recipe.columns, where=f"{where}: schema")
     try:
         written, came = canonical(recipe.as_dict()), canonical(dict(raw))
+        json.dumps(raw, ensure_ascii=False).encode()  # half of a surrogate pair is no text, and no page could show it
     except (ValueError, TypeError):
         raise InputError(
             "config.value", f"{where}: a value has no JSON form; expected texts and finite numbers"

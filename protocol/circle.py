@@ -92,7 +92,8 @@ class Circle:
         try:
             recipe = parse_recipe(raw["recipe"], where="the circle")
             pins = {str(name): str(pin) for name, pin in raw["members"]}
-            if not all(0 < len(name) <= 64 and _PIN.fullmatch(pin) for name, pin in pins.items()):
+            good = (0 < len(name) <= 64 and name.isprintable() and _PIN.fullmatch(pin) for name, pin in pins.items())
+            if not all(good):
                 raise ValueError("no name, or no pin")
             made = cls.of(
                 recipe, pins, number=raw["number"], counted=raw["counted"], new_ledgers=map(str, raw["new_ledgers"])

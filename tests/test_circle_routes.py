@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,7 +48,7 @@ class Desk:
     def ask(self, method: str, path: str, body: Any = None, raw: bytes | None = None) -> httpx.Response:
         async def asked() -> httpx.Response:
             async with httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="https://here") as client:
-                return await client.request(method, path, **({"content": raw} if raw is not None else {"json": body}))
+                return await client.request(method, path, content=json.dumps(body) if raw is None else raw)
 
         return asyncio.run(asked())
 
@@ -128,6 +129,9 @@ def sign_of(desk: Desk, made: Circle, name: str) -> str:
         (lambda raw: raw["members"].reverse(), "no circle"),
         (lambda raw: raw["members"].pop(), "a circle of 2 members; expected 3"),
         (lambda raw: raw["members"][0].reverse(), "no circle"),
+        (lambda raw: raw["members"][0].__setitem__(0, "an\x1b[2Jna"), "no circle"),
+        (lambda raw: raw["members"][0].__setitem__(0, "\ud800"), "no circle"),
+        (lambda raw: raw["recipe"]["task"].update(note="\ud800"), "no JSON form"),
     ],
 )
 def test_a_circle_that_is_none_is_refused_in_one_sentence(desk: Desk, change: Any, said: str) -> None:

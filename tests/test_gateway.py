@@ -915,6 +915,7 @@ def without(table: str, key: str) -> dict[str, Any]:
         (with_task(ref=["os:system"]), "config.value"),
         (asked("federation.name=other"), "config.value"),
         (asked(schema={"label": "y"}), "config.schema"),
+        (with_task(deep={"text": "\ud800"}), "config.value"),
         (without("training", "lr"), "config.value"),
         (asked(training={"rounds": 10**12}), "config.value"),
     ],
@@ -966,7 +967,7 @@ def test_a_name_of_a_task_is_only_a_name_to_the_server(door: Door) -> None:
     import sys
 
     before = set(sys.modules)
-    odd = with_task(ref="antigravity:fly", source="import os", deep={"text": "\ud800 \0"})
+    odd = with_task(ref="antigravity:fly", source="import os", deep={"text": "\x1b[2J \0"})
     begin(door.state, parse_recipe(odd, where="test"))
     name = run(door.desked("POST", "/api/runs", odd)).json["run"]
     assert "antigravity" not in set(sys.modules) - before
