@@ -189,7 +189,7 @@ class Supervisor:
             full = shutil.disk_usage(self._state.folder).free < SPARE_BYTES
             why = f" because the disk of {self._state.folder} is full" if full else ""
             logger.warning(
-                "its ServerApp died%s; it is started again from the last good model", why, extra={"run": run}
+                "its ServerApp died%s; another one goes on where it was", why, extra={"run": run}
             )
 
 
