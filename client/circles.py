@@ -254,7 +254,7 @@ class Circles:
 
     def _begin(self, circle: Circle) -> None:
         now = self._clock()
-        self._book.begin(circle, lambda standing: standing.check_begins(circle, now))
+        self._book.begin(circle, lambda standing: standing.check_begins(circle, self.name, now))
         logger.info("lives in circle %d of %d members", circle.number, len(circle.names))
 
     def _lose(self, number: int) -> None:

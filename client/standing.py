@@ -113,13 +113,8 @@ class CircleStanding:
             Refused: ``circle.differs``; ``ledger.lost``.
         """
         number, newest = circle.number, self.newest
-        if self.lost is not None and not (number > self.lost and name in circle.new_ledgers):
-            raise Refused(
-                "ledger.lost",
-                f"the ledger of this node is lost; expected a circle above {self.lost} that names {name!r} among those "
-                "that begin a new ledger",
-                hint=f"moonflower circle propose CONFIG --new-ledger '{name}'",
-            )
+        if self.lost is not None:
+            self._check_found(circle, name)
         if self.lost is None and newest is not None and name in circle.new_ledgers:
             raise Refused("circle.differs", "the circle says that this node's ledger was lost; it is here")
         if any(one.left and one.circle.digest == circle.digest for one in self.known):
@@ -137,6 +132,17 @@ class CircleStanding:
                 f"this node's rows are in federation {newest.circle.federation!r}; expected a farewell to it first",
             )
         self._check_base(circle, newest)
+
+    def _check_found(self, circle: Circle, name: str) -> None:
+        """Check that a circle says that this node begins a new ledger, above whatever the lost one had signed."""
+        assert self.lost is not None
+        if not (circle.number > self.lost and name in circle.new_ledgers):
+            raise Refused(
+                "ledger.lost",
+                f"the ledger of this node is lost; expected a circle above {self.lost} that names {name!r} among those "
+                "that begin a new ledger",
+                hint=f"moonflower circle propose CONFIG --new-ledger '{name}'",
+            )
 
     def _check_base(self, circle: Circle, newest: KnownCircle | None) -> None:
         """Check that the circle starts where no sum was opened over, with counts that are right."""
@@ -175,16 +181,16 @@ class CircleStanding:
         by_hand = any(one.by_hand for one in self.unfinished(now))
         return Act.between(living, circle).by_rule and not by_hand
 
-    def check_begins(self, circle: Circle, now: float) -> None:
-        """Check that a circle, of which all signatures are here, begins for this node.
+    def check_begins(self, circle: Circle, name: str, now: float) -> None:
+        """Check that a circle, of which all signatures are here, begins for this node, called ``name``.
 
         Raises:
             Refused: ``circle.differs``: this node did not sign it, or its signature holds no more; ``ledger.lost``.
         """
+        if self.lost is not None:
+            self._check_found(circle, name)  # it may have signed this one before it was shown what it had lost
         if any(one.circle.digest == circle.digest for one in self.unfinished(now)):
             return
-        if self.lost is not None:
-            raise Refused("ledger.lost", f"the ledger of this node is lost; it has not signed circle {circle.number}")
         known, newest, number = self.of(circle.digest), self.newest, circle.number
         if known is None or not known.turn:
             raise Refused("circle.differs", f"this node has not signed circle {number}")

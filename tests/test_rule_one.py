@@ -34,7 +34,7 @@ from moonflower.protocol.circle import Circle, Farewell, Signature, SignedCircle
 from test_machine_means import Weaken, without
 
 NAMES = ("anna", "bert", "cleo", "dora")
-SEQUENCES, STEPS = 100, 24
+SEQUENCES, STEPS = 120, 24
 LET_GO_DAYS, SIGNATURE_DAYS = 3, 30
 
 
@@ -371,11 +371,32 @@ def test_random_sequences_break_nothing_and_lock_nobody_out() -> None:
     run(0, SEQUENCES)
 
 
+def test_what_was_signed_before_a_loss_was_seen_does_not_begin() -> None:
+    """A node that lost everything signs a circle like a new member, and then sees what its old ledger had signed."""
+    one = Sequence(0)
+    node = one.nodes["anna"]
+    old, new = circle(6, (1, 1, 1, 1), 0, 106, 6, ()), circle(7, (1, 1, 1, 1), 0, 107, 7, ())
+    for made in (old, new):
+        one.given[made.digest] = {name: sign(identity(name, 1), made) for name in NAMES}
+    assert node.circles.sign(new, (), by_hand=True) is not None
+    node.circles.look([one._shown(old)])
+    for made in (old, new):
+        with pytest.raises(Refused) as refusal:
+            node.circles.enter(one._shown(made))
+        assert refusal.value.code == "ledger.lost"
+    again = circle(8, (1, 1, 1, 1), 0, 108, 8, ("anna",))
+    assert node.circles.sign(again, (), by_hand=True) is not None
+    one.given[again.digest] = {name: sign(identity(name, 1), again) for name in NAMES}
+    assert node.circles.enter(one._shown(again)).number == 8
+
+
 WEAKENED = [
     without(CircleStanding, "check_signable", "if newest is not None and number <= newest.circle.number:", "if False:"),
     without(CircleStanding, "check_signable", "if one.turn and one.circle.number == number", "if False"),
-    without(CircleStanding, "check_signable", "if self.lost is not None and not (", "if False and ("),
-    without(CircleStanding, "check_signable", "number > self.lost and name", "name"),
+    without(CircleStanding, "check_signable", "if self.lost is not None:", "if False:"),
+    without(CircleStanding, "check_begins", "if self.lost is not None:", "if False:"),
+    without(CircleStanding, "_check_found", "circle.number > self.lost and name", "name"),
+    without(CircleStanding, "_check_found", " and name in circle.new_ledgers", ""),
     without(CircleStanding, "check_signable", "self._check_base(circle, newest)", "pass"),
     without(CircleStanding, "_check_base", "if used is not None:", "if False:"),
     without(CircleStanding, "_check_base", "if act.must_recount and not anew:", "if False:"),
@@ -393,7 +414,7 @@ WEAKENED = [
     without(CircleStanding, "fits_rule", "not by_hand", "True"),
     without(Circles, "look", "if self.name in one.signatures and", "if False and"),
     without(Circles, "enter", "if shown.missing:", "if False:"),
-    without(Circles, "_begin", "lambda standing: standing.check_begins(circle, now)", "lambda standing: None"),
+    without(Circles, "_begin", "standing.check_begins(circle, self.name, now)", "None"),
     without(Circles, "_check_me", "if found != self.own.identity.card.node.pin:", "if False:"),
 ]
 

@@ -188,9 +188,7 @@ class Supervisor:
         else:
             full = shutil.disk_usage(self._state.folder).free < SPARE_BYTES
             why = f" because the disk of {self._state.folder} is full" if full else ""
-            logger.warning(
-                "its ServerApp died%s; another one goes on where it was", why, extra={"run": run}
-            )
+            logger.warning("its ServerApp died%s; another one goes on where it was", why, extra={"run": run})
 
 
 def _finished(db: Connection, run: str) -> int:
