@@ -96,13 +96,11 @@ class Deployed:
         rows = pd.read_csv(CONFIGS / "data/heart.csv.gz")
         data = self.folder / f"{name}.data"
         data.mkdir()
-        rows[rows["site"] == SITES[name]].drop(columns=["site", "fold"]).to_csv(data / "rows.csv", index=False)
-        shutil.copy(CONFIGS / "data/heart.schema.toml", data / "schema.toml")
+        rows[rows["site"] == SITES[name]].drop(columns="site").to_csv(data / "rows.csv", index=False)
         config = tomllib.loads((DEPLOY / "config/client.toml").read_text())
         config["client"] |= {"member": name, "server": self.server_url, "ca": "/etc/moonflower/ca.pem"}
         config["client"] |= {"idle_poll_s": 0.5, "isolate": name != "switzerland"}
         config["oauth"] |= {"issuer": self.issuer_url, "client_id": name}
-        config["member"] = []
         read_only = {
             "/etc/moonflower/client.toml": self._written(f"{name}.toml", config),
             "/etc/moonflower/ca.pem": self.folder / "ca.pem",
@@ -121,16 +119,12 @@ class Deployed:
         return file
 
     def enrol(self) -> None:
-        """Make keys, pin them, and put the members on the roster; start the issuer with the clients' keys."""
-        pins, public = {}, {}
+        """Make keys, and put the members on the roster; start the issuer with the clients' keys."""
+        public = {}
         for name in SITES:
             said = done(self.cells[name].run(MOONFLOWER, "keys", "new", "/etc/moonflower/client.toml"))
-            pins[name], public[name] = found(r"pin of \w+: (\S+)", said), found(r"public key of .*?: (\{.*\})", said)
+            public[name] = found(r"public key of .*?: (\{.*\})", said)
         for name in SITES:
-            file = self.folder / f"{name}.toml"
-            config = tomllib.loads(file.read_text())
-            config["member"] = [{"name": other, "pin": pin} for other, pin in pins.items() if other != name]
-            file.write_text(tomli_w.dumps(config))
             said = done(self.cells[name].run(MOONFLOWER, "member", "card", "/etc/moonflower/client.toml"))
             card = self.folder / f"{name}.card.json"
             card.write_text(said.splitlines()[0])
@@ -260,10 +254,15 @@ def test_a_federation_under_the_flags_of_the_deployment_files(deployed: Deployed
     for name in SITES:
         assert "last heard from the node" in deployed.await_health(name)
 
-    line = processes.command("run", CONFIGS / "heart.toml", "--as", deployed.folder / "operator.toml", "--json")
     shorter = ["training.rounds=2", "training.local_epochs=1", "training.report_every=0"]
-    for one in shorter:
-        line += ["--set", one]
+    settings = [CONFIGS / "heart.toml", "--as", deployed.folder / "operator.toml", "--json"]
+    settings += [word for one in shorter for word in ("--set", one)]
+    cards = [word for name in SITES for word in ("--with", deployed.folder / f"{name}.card.json")]
+    proposing = processes.command("circle", "propose", *settings, *cards)
+    done(subprocess.run(proposing, capture_output=True, text=True, timeout=PATIENCE_S, check=False))
+    for name in SITES:
+        done(deployed.cells[name].inside(MOONFLOWER, "circle", "sign", "/etc/moonflower/client.toml", "--yes"))
+    line = processes.command("run", *settings)
     said = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert said.returncode == 0, said.stderr + deployed.cells["server"].said()
     result = json.loads(said.stdout)
