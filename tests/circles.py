@@ -96,7 +96,8 @@ def on_record(state: State, signed: SignedCircle) -> None:
         return
     with state.store.transaction() as db:
         records.propose(db, state.log, signed.circle, time.time())
-        for name, one in signed.signatures.items():
+    for name, one in signed.signatures.items():
+        with state.store.transaction() as db:
             records.take_signature(db, state.log, signed.circle.digest, name, one, time.time())
 
 

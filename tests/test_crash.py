@@ -35,6 +35,9 @@ SEED, RANDOM = 1, 20
 PURPOSES = ("statistics", "update", "tallies")
 COORDINATOR = (
     "no entry",  # a store is opened
+    "circle_proposed",
+    "circle_signed",
+    "circle_signed+circle_began",
     "no entry runs",
     "run_began",
     "enrolled",
@@ -54,6 +57,9 @@ COORDINATOR = (
 )
 MEMBER = (
     "no entry",
+    "circle_seen",
+    "circle_signed",
+    "circle_began",
     "no entry witnessed",
     "agreed",
     "no entry keys",
