@@ -54,7 +54,7 @@ class Wait:
         found = {
             member: self._waited_for(member, one, now)
             for member, one in awaited.items()
-            if now - one.since >= self._after(one)
+            if member in self._named or now - one.since >= self._after(one)  # who was named stays so until it answers
         }
         if found == self._named:
             return None

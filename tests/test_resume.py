@@ -8,8 +8,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import circles
 import pytest
+from moonflower.configs.recipe import parse_recipe
 from moonflower.errors import Refused
+from moonflower.protocol.circle import Circle, SignedCircle, say_farewell
 from moonflower.protocol.messages import Answered, Enrol, MakeKey, Noted, Opened, Seal, Sealed, TakeSeat, Waits
 from moonflower.protocol.records import from_records
 from moonflower.server.records import history
@@ -450,14 +453,14 @@ def refused(code: str, call: Any, *arguments: Any) -> str:
 
 def test_an_offer_stays_agreed_to_over_a_restart(federation: Callable[..., Federation]) -> None:
     one = federation()
-    offer = dict(one.row().offer)
-    first = one.members[DORA].enrol(Enrol(run="r", offer=offer))
+    asked = circles.enrolment("r", one.signed)
+    first = one.members[DORA].enrol(Enrol(**asked))
     one.start(DORA)
-    again = one.members[DORA].enrol(Enrol(run="r", offer=offer))
+    again = one.members[DORA].enrol(Enrol(**asked))
     assert (again.agreed, again.sizes) == (first.agreed, first.sizes)
     one.start(DORA)
-    changed = {**offer, "training": {**offer["training"], "lr": 1e-12}}
-    assert "another offer" in refused("envelope.context", one.members[DORA].enrol, Enrol(run="r", offer=changed))
+    changed = Enrol(**{**asked, "seed": asked["seed"] + 1})
+    assert "another offer" in refused("envelope.context", one.members[DORA].enrol, changed)
     refused("envelope.context", one.members[DORA].make_key, MakeKey(run="s", roster=[]))
 
 
@@ -465,7 +468,7 @@ def test_a_circles_key_is_made_once_and_a_seat_may_be_taken_again(federation: Ca
     one, first = federation(), NAMES[0]
     roster = [identities()[name].card.as_dict() for name in NAMES]
     for member in one.members.values():
-        assert member.enrol(Enrol(run="r", offer=dict(one.row().offer))).key == ""
+        assert member.enrol(Enrol(**circles.enrolment("r", one.signed))).key == ""
 
     def seat(name: str, made: Any) -> TakeSeat:
         given = (made.ciphertexts[name], made.signatures[name]) if made else (b"", b"")
@@ -483,7 +486,7 @@ def test_a_circles_key_is_made_once_and_a_seat_may_be_taken_again(federation: Ca
         one.start(DORA)
         assert one.members[DORA].take_seat(seat(DORA, given)).key == held[DORA]
     for member in one.members.values():
-        assert member.enrol(Enrol(run="r", offer=dict(one.row().offer))).key == held[DORA]
+        assert member.enrol(Enrol(**circles.enrolment("r", one.signed))).key == held[DORA]
     forged = again.model_copy(update={"signatures": {**again.signatures, DORA: again.signatures[first]}})
     assert "not signed by" in refused("circle.key", one.members[DORA].take_seat, seat(DORA, forged))
     others = [identities()[name].card.as_dict() for name in NAMES[:3]]
@@ -496,8 +499,10 @@ def witnessed(one: Federation, name: str) -> str:
     return held.label
 
 
-def test_a_member_that_pins_others_than_before_seals_nothing_more(federation: Callable[..., Federation]) -> None:
-    """Its circle is another one: the run that was agreed to under the old one is over here."""
+def test_a_member_that_lives_in_another_circle_seals_nothing_more_in_the_old_one(
+    federation: Callable[..., Federation],
+) -> None:
+    """The run that was agreed to under the old one is over here, and what was sealed in it is gone."""
     one = federation()
     one.kill_at = at("round_began", 1)
     assert one.carry_out() == "killed"
@@ -514,21 +519,29 @@ def test_a_member_that_pins_others_than_before_seals_nothing_more(federation: Ca
         proof=dict(start.proof),
         refused={},
     )
-    first = one.members[name].seal(asked)
-    one.start(name, {member: pin for member, pin in one.pins.items() if member != DORA})
+    one.members[name].seal(asked)
+    assert one.members[name].held.contexts()
+    next_one = without_dora(one, *REST)
+    said = say_farewell(identities()[DORA], one.signed.circle.digest)
+    assert one.members[name].circles.sign(next_one.circle, [said], by_hand=True) is not None
+    one.members[name].enrol(Enrol(**circles.enrolment("run-2", next_one)))
+    assert one.members[name].held.contexts() == []
     for request in (asked, asked.model_copy(update={"number": 10})):
-        refused("circle.key", one.members[name].seal, request)
-    one.start(name)
-    assert one.members[name].seal(asked).envelope == first.envelope
+        refused("circle.changed", one.members[name].seal, request)
 
 
 # Members are revoked
 
 
 def revoke_at(one: Federation, found: Callable[[dict[str, Any]], bool]) -> None:
+    """Revoke a member at an entry, and let it in again when the run says that it waits for it."""
+
     def look(entry: dict[str, Any]) -> bool:
         if found(entry):
             one.revoked.add(DORA)
+        if entry["event"] == "waited_for":
+            assert (entry["member"], entry["details"]["why"]) == (DORA, "revoked")
+            one.revoked.discard(DORA)
         return False
 
     one.kill_at = look
@@ -537,72 +550,93 @@ def revoke_at(one: Federation, found: Callable[[dict[str, Any]], bool]) -> None:
 @pytest.mark.parametrize(
     ("event", "number", "times"),
     [
+        ("run_began", None, 1),
+        ("seats_taken", None, 1),
+        ("set_closed", 0, 1),
         ("promoted", 1, 1),  # between rounds
         ("round_began", 2, 1),
         ("envelope_accepted", 2, 1),
         ("set_closed", 2, 1),  # its envelope is on the list
     ],
 )
-def test_a_member_that_is_revoked_ends_the_run_and_nobody_waits_for_it(
-    federation: Callable[..., Federation], event: str, number: int, times: int
+def test_a_member_that_is_revoked_is_waited_for_until_it_is_let_in_again(
+    federation: Callable[..., Federation], undisturbed: tuple[str, Any], event: str, number: int | None, times: int
 ) -> None:
-    """A sum is over everybody or nobody: who is left forms a circle of its own, which is another run's."""
-    one = federation("gate.max_failed=2")
-    revoke_at(one, at(event, number, times))
-    assert one.carry_out() == "policy run.max_failed"
-    assert [(r["number"], r["status"]) for r in one.rounds()] == [(1, "promoted"), (2, "failed"), (3, "failed")]
-    assert [r["members"] for r in one.rounds() if r["status"] == "promoted"] == [list(NAMES)]
-    said = {(entry["member"], entry["code"]) for entry in one.entries if "member" in entry and "code" in entry}
-    assert said == {(DORA, "auth.client_revoked")}
-    assert not [e for e in one.events("opened") if e["number"] in (2, 3)]
-    assert one.model().version == 1
-    one.check_log()
-
-
-@pytest.mark.parametrize(
-    ("event", "number", "times"),
-    [("run_began", None, 1), ("seats_taken", None, 1), ("envelope_accepted", 0, 1), ("set_closed", 0, 1)],
-)
-def test_a_member_that_is_revoked_before_version_0_leaves_a_run_without_any(
-    federation: Callable[..., Federation], event: str, number: int | None, times: int
-) -> None:
+    """A sum is over everybody or nobody: only a circle lets somebody go, and all others sign that."""
     one = federation()
     revoke_at(one, at(event, number, times))
-    ended = one.carry_out()
-    assert ended in ("failed auth.client_revoked", "failed round.too_few")
-    assert one.model() is None
-    assert not one.rounds()
+    assert one.carry_out() == "done"
+    assert one.model().sha256 == undisturbed[0]
+    assert [r["status"] for r in one.rounds()] == ["promoted"] * 3
+    assert [entry["member"] for entry in one.events("came_back")] == [DORA]
+    check_nothing_was_done_twice(one)
     one.check_log()
 
 
-def test_a_coordinator_that_is_started_again_does_not_go_on_without_the_revoked(
-    federation: Callable[..., Federation],
-) -> None:
-    one = federation("gate.max_failed=2")
+def test_a_coordinator_that_is_started_again_waits_for_the_revoked(federation: Callable[..., Federation]) -> None:
+    one = federation()
     one.kill_at = at("round_began", 2)
     assert one.carry_out() == "killed"
     one.revoked.add(DORA)
-    assert one.carry_out() == "policy run.max_failed"
-    assert [e["code"] for e in one.events("warned")] == ["auth.client_revoked"] * 2
-    assert one.model().version == 1
+    revoke_at(one, lambda entry: False)
+    assert one.carry_out() == "done"
+    assert [r["number"] for r in one.rounds()] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("unpinned", [REST, REST[:2], []])
-def test_another_run_is_without_the_revoked_once_every_node_agrees(
-    federation: Callable[..., Federation], unpinned: list[str]
+def without_dora(one: Federation, *signers: str) -> SignedCircle:
+    """Return the circle of the others, signed by some of them."""
+    raw = one.cast.recipe.as_dict()
+    raw["training"]["init_seed"] += 1
+    made = Circle.of(parse_recipe(raw, where="test"), {name: one.pins[name] for name in REST}, number=2)
+    return circles.signed_by(made, [identities()[name] for name in signers])
+
+
+@pytest.mark.parametrize("signers", [REST[:2], []])
+def test_a_circle_that_not_all_signed_is_none_whoever_shows_it(
+    federation: Callable[..., Federation], signers: list[str]
 ) -> None:
-    """The circle is what every node itself pins; the coordinator cannot make it smaller."""
+    """The coordinator cannot make the circle smaller."""
     one = federation()
     assert one.carry_out() == "done"
-    for name in unpinned:
-        one.start(name, {member: one.pins[member] for member in REST})
-    one.circle = REST
+    shown = without_dora(one, *signers)
+    asked = circles.enrolment("run-2", shown)
+    said = say_farewell(identities()[DORA], one.signed.circle.digest)
+    for name in REST:
+        if name in signers:
+            assert one.members[name].circles.sign(shown.circle, [said], by_hand=True) is not None
+        assert "is not signed by" in refused("circle.differs", one.members[name].enrol, Enrol(**asked))
+
+
+def test_another_run_is_without_a_member_that_said_farewell_once_all_others_signed(
+    federation: Callable[..., Federation],
+) -> None:
+    one = federation()
+    assert one.carry_out() == "done"
+    old, one.signed = one.signed, without_dora(one, *REST)
+    circles.on_record(one.state, one.signed)
+    said = say_farewell(identities()[DORA], old.circle.digest)
+    for name in REST:
+        mine = one.members[name].circles
+        assert mine.sign(one.signed.circle, (), by_hand=True) is None, "its days are not over"
+        assert mine.sign(one.signed.circle, [said], by_hand=True) is not None
     one.queue("run-2")
-    whole = unpinned == REST
-    assert one.carry_out("run-2") == ("done" if whole else "failed circle.differs")
-    assert [r["members"] for r in one.rounds("run-2")] == ([REST] * 3 if whole else [])
-    odd = {e["member"]: e["code"] for e in one.events("refused_member")}
-    assert odd == dict.fromkeys([name for name in REST if name not in unpinned], "circle.differs")
+    assert one.carry_out("run-2") == "done"
+    assert [r["members"] for r in one.rounds("run-2")] == [REST] * 3
+    assert one.carry_out("run-1") == "done", "what is over stays over"
+    assert one.members[DORA].circles.living() == old.circle, "who was let go goes nowhere"
+
+
+def test_a_run_whose_circle_is_not_the_one_that_there_is_ends(federation: Callable[..., Federation]) -> None:
+    one = federation()
+
+    def look(entry: dict[str, Any]) -> bool:
+        if at("promoted", 1)(entry):
+            circles.on_record(one.state, without_dora(one, *REST))
+        return False
+
+    one.kill_at = look
+    assert one.carry_out() == "policy circle.changed"
+    assert one.model().version == 1, "the last good model stays"
 
 
 # Runs are stopped
@@ -632,7 +666,7 @@ def test_a_run_that_is_stopped_before_it_began_asks_nobody(federation: Callable[
     with one.state.store.transaction() as db:
         history.request_stop(db, "run-1")
     assert one.carry_out() == "stopped run.stopped"
-    assert [e["event"] for e in one.entries] == ["run_began", "run_ended"]
+    assert [e["event"] for e in one.entries if "run" in e] == ["run_began", "run_ended"]
 
 
 def test_a_run_is_on_record_before_it_is_carried_out(federation: Callable[..., Federation]) -> None:
