@@ -866,7 +866,7 @@ WEAKENED = (
     without(Member, "answer_list", "self.held.drop(context.digest)", "pass"),
     without(Member, "open", "candidate=said.sha256 if judging else", 'candidate="" if judging else'),
     without(Member, "_base", "base.sha256 != context.base or", ""),
-    without(Member, "enrol", "digest(before.offer) != digest(request.offer)", "False"),
+    without(Member, "enrol", "digest(before.offer) != digest(offer)", "False"),
     without(Ledger, "before", "(row.base == context.base)", "(row.base != '')"),
     without(Ledger, "before", "& (row.round == context.round)", ""),
     without(Ledger, "remember_answered", "db.execute(insert(tables.answered)", "void = (insert(tables.answered)"),
