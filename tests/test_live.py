@@ -8,12 +8,14 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from conftest import PATIENCE_S
 from live import Live, ended, everywhere, family, named, send, undisturbed
 from moonflower.cli.audit import audit
+from moonflower.cli.member import member
 from moonflower.federation import processes, up
 from moonflower.federation.remote import await_ready
 from moonflower.server.records.envelopes import WARNING
@@ -225,40 +227,34 @@ def test_a_server_that_keeps_envelopes_says_so_and_forgets_them(live: Live) -> N
     await_ready(lambda: not old.exists(), "the server, whose start deletes what is over,", PATIENCE_S)
 
 
-def test_a_revoked_member_is_out_at_once_and_its_run_waits_until_it_is_let_in_again(live: Live, expected: str) -> None:
+def test_a_revoked_member_is_out_at_once_and_its_run_waits_until_it_is_let_in_again(live: Live) -> None:
     """A sum is over everybody: only a circle that all others sign lets it go."""
 
-    card = live.state / "dora.card.json"
+    card, config = live.state / "dora.card.json", str(live.stage.server)
 
-    def moonflower(*line: object) -> None:
-        subprocess.run(processes.command(*map(str, line)), check=True, capture_output=True)
-
-    def revoke(_: object) -> None:
-        moonflower("member", "card", live.stage.clients[DORA], "--out", card)
-        moonflower("member", "revoke", DORA, "--reason", "test", "--config", live.stage.server)
+    def person(*line: object) -> None:
+        done = CliRunner().invoke(member, [str(word) for word in line])  # in this process: the run goes on meanwhile
+        assert done.exit_code == 0, done.output
 
     def is_missed() -> bool:
-        return any(
-            one["member"] == DORA and one["why"] == "revoked" for run in live.remote.runs() for one in run["away"]
-        )
+        (run,) = [one for one in live.remote.runs() if one["status"] == "running"]
+        return any(one["member"] == DORA and one["why"] == "revoked" for one in run["away"])
 
     def let_in() -> None:
         await_ready(is_missed, "the run's word that it waits for who is shut out", PATIENCE_S)
         assert ended(live.processes.running.pop(DORA)) == 77, "its keeper tries a few times"
-        moonflower("member", "add", card, "--config", live.stage.server)
+        person("add", card, "--config", config)
         live.start(DORA)
-        done.append(True)
 
-    done, before = list[bool](), len(live.log())
-    person = threading.Thread(target=let_in)
+    def revoke(_: object) -> None:
+        person("revoke", DORA, "--reason", "test", "--config", config)
+        waiting.append(pool.submit(let_in))
 
-    def begin(entry: object) -> None:
-        revoke(entry)
-        person.start()
-
-    shown = live.run("training.rounds=3", at={("promoted", 1): begin})
-    person.join(PATIENCE_S)
-    assert done
-    check_done(live, shown, expected)
-    assert [one["status"] for one in shown["result"]["rounds"]] == ["promoted"] * 3, "nothing is repeated"
+    before, waiting = len(live.log()), list[Future[None]]()
+    person("card", live.stage.clients[DORA], "--out", card)
+    with ThreadPoolExecutor(1) as pool:
+        shown = live.run("training.rounds=6", at={("promoted", 1): revoke})
+        waiting[0].result(PATIENCE_S)
+    check_done(live, shown, undisturbed(live, "training.rounds=6"))
+    assert [one["status"] for one in shown["result"]["rounds"]] == ["promoted"] * 6, "nothing is repeated"
     assert "auth.client_revoked" in {entry["code"] for entry in live.events("refused_member", before)}

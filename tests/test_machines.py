@@ -32,7 +32,11 @@ WEAKENED: dict[Machine, tuple[Weaken, ...]] = {
 }
 
 
-MORE = {'_words: "total"': (50, 20)}  # what takes other programs than these to be found
+MORE = {  # what takes other programs than these to be found
+    '_words: "total"': (50, 20),
+    '_words: "list"': (50, 20),
+    "context: checkpoint": (12, 8),
+}
 """Begin of a weakening's name → examples, steps."""
 
 
