@@ -27,7 +27,7 @@ from moonflower.client.seals import FOLDER, HeldSeal, Seals
 from moonflower.protocol.answer import AnswerDocument, list_digest
 from moonflower.protocol.context import context_digest
 from moonflower.protocol.envelope import split
-from moonflower.protocol.messages import ROUTES, Answered, Body, Opened, Refusal, Sealed
+from moonflower.protocol.messages import ROUTES, Answered, Body, Opened, Sealed
 from moonflower.protocol.records import from_records, kind_of, to_records
 from moonflower.protocol.statement import Statement
 from moonflower.server.coordinator import Coordinator
@@ -37,7 +37,6 @@ from moonflower.server.records import history
 from moonflower.server.records.models import Models
 from moonflower.server.records.state import State
 from moonflower.server.round import Rounds
-from moonflower.server.rules import Collection, Hearing
 from moonflower.server.sums import Sums
 from test_machine_means import in_memory, without
 
@@ -56,7 +55,7 @@ LITTLE = (
     "replay",
     "submit",
 )  # with these only a run gives the undisturbed model
-TROUBLE = ("away", "back", "late", "revoke", "unable", "stop")
+TROUBLE = ("away", "back", "late", "revoke", "stop")
 MOST_ENTRIES = 400  # that two rounds write, whatever happens: a run that is left alone ends
 SLOW_S, LATE_S = 20.0, 300.0
 WHO = st.sampled_from(NAMES)
@@ -87,7 +86,7 @@ def mishaps(*kinds: str) -> st.SearchStrategy[list[Mishap]]:
     return st.lists(one, min_size=3, max_size=6)
 
 
-HARMLESS, HARMFUL = mishaps(*LITTLE), mishaps(*LITTLE, *TROUBLE, *TROUBLE, "unable", "unable")
+HARMLESS, HARMFUL = mishaps(*LITTLE), mishaps(*LITTLE, *TROUBLE, *TROUBLE, "revoke")
 
 
 class Fragile(Seals):
@@ -124,7 +123,6 @@ class Disturbed(Federation):
         self.delays: dict[str, float] = {}  # of the next request to somebody, seconds
         self.queues: dict[str, list[Body]] = defaultdict(list)  # of requests that come too late, but in order
         self.forgotten = 0  # seals that were lost
-        self.unable: set[str] = set()  # who has no update
         super().__init__(folder, *SMALL, *overrides)
 
     def start(self, name: str) -> None:
@@ -173,8 +171,6 @@ class Disturbed(Federation):
             self.start(name)
         else:
             self.note(*self.asked[-1], reply.content)
-            if name in self.unable and kind_of(reply.content) == Sealed.kind:
-                reply.content = to_records(Refusal(code="update.failed"))
             if not self.is_marked(self.losing, name):
                 return reply
         return Message(Error(code=0, reason=""), reply_to=message)
@@ -304,7 +300,6 @@ class TheRun(RuleBasedStateMachine):
         """Everybody who may be there is there, and nothing happens: the run comes to an end."""
         self.one.away.clear()
         self.one.revoked.clear()
-        self.one.unable.clear()
         self.live([], None)
 
     def live(self, script: list[Mishap], kill: Kill) -> None:
@@ -362,8 +357,6 @@ class TheRun(RuleBasedStateMachine):
             assert self.api(one.state)._request_stop(run) == (run in self.open_runs)
         elif mishap.what == "revoke":
             one.revoked = {who}
-        elif mishap.what == "unable":
-            one.unable = {who}
 
     @precondition(lambda self: self.one.asked)
     @rule(what=st.sampled_from(["restart", "forget", "replay", "replay"]), who=WHO, which=st.integers(0, 999))
@@ -469,7 +462,7 @@ class TheRun(RuleBasedStateMachine):
 
 
 class TheTroubledRun(TheRun):
-    """The same where members are away or very late, are revoked, have no update, or the run is stopped."""
+    """The same where members are away or very late, are revoked, or the run is stopped."""
 
     most_failed = 2
 
@@ -485,10 +478,6 @@ class TheTroubledRun(TheRun):
     @rule(who=WHO, entry=st.integers(5, 25))
     def revoke(self, who: str, entry: int) -> None:
         self.live([Mishap(entry, "revoke", who, 0)], None)
-
-    @rule(who=WHO, entry=st.integers(5, 25))
-    def have_no_update(self, who: str, entry: int) -> None:
-        self.live([Mishap(entry, "unable", who, 0)], None)
 
     @rule(what=st.sampled_from(["back", "away"]), who=WHO)
     def go(self, what: str, who: str) -> None:
@@ -519,9 +508,5 @@ WEAKENED = (
     without(Member, "answer_list", "self.held.drop(context.digest)", "pass"),
     without(Models, "record", "db.execute(again", "void = (again"),
 )
-IN_TROUBLE = (
-    without(Coordinator, "_check_patience", "if self._patience.code:", "if False:"),
-    without(Rounds, "_fail", "self._patience.has_failed()", "pass"),
-    without(Collection, "close", "if missing:", "if False:"),
-    without(Hearing, "conclude", "if missing:", "if False:"),
-)
+IN_TROUBLE = ()
+"""``test_resume.py`` finds that failures in a row do not end a run, ``test_rules.py`` that somebody is missing."""
