@@ -18,13 +18,13 @@ from ..configs.recipe import recipe_of
 from ..configs.roles import ClientConfig, OperatorConfig, load_config
 from ..configs.sentences import sentences
 from ..configs.settings import load_run
-from ..crypto.identity import parse_card
-from ..errors import InputError, Refused, nearest
+from ..errors import InputError, nearest
 from ..logs import printable
 from ..protocol.act import Act, pin_words
 from ..protocol.circle import Circle, SignedCircle
 from ..protocol.circle_board import CircleBoard
 from ..version import NUMERICS
+from .card import read_card
 from .circle_page import circle_page
 from .options import OPERATOR, AsJson, ClientFile, Operator, Overrides, RunConfig
 from .output import page, write_new
@@ -70,7 +70,7 @@ def propose(
 
     settings = load_run(config, overrides or ())
     schema = schema_for(load_task(settings.task.ref, settings.task.options), settings.data)
-    cards = dict(_card(path) for path in with_cards or ())
+    cards = {card.name: card.node.pin for card in map(read_card, with_cards or ())}
     remote = Remote(load_config(OperatorConfig, operator))
     try:
         shown = remote.circles()
@@ -215,17 +215,6 @@ def _node(path: Path) -> Iterator[tuple[ClientConfig, Circles, CircleDesk]]:
         desk.close()
         tokens.close()
         ledger.close()
-
-
-def _card(path: Path) -> tuple[str, str]:
-    """Return name and pin of a member's card."""
-    try:
-        card = parse_card(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise InputError("config.path", f"card {path} cannot be read: {error.strerror}") from None
-    except (ValueError, Refused):
-        raise InputError("config.member", f"{path} is not a member card that its own key signed") from None
-    return card.name, card.node.pin
 
 
 def _members(before: Circle | None, cards: dict[str, str], without: list[str]) -> dict[str, str]:

@@ -17,12 +17,13 @@ from rich.text import Text
 from ..canonical import canonical
 from ..client.keyring import identity_of, load_keys, make_keys
 from ..configs.roles import ClientConfig, ServerConfig, load_config
-from ..crypto.identity import Card, parse_card
-from ..errors import InputError, Refused
+from ..crypto.identity import Card
+from ..errors import InputError
 from ..logs import printable
 from ..server.records import members as roster
 from ..server.records.members import RosterMember
 from ..server.records.state import State
+from .card import read_card
 from .options import ClientFile, ServerFile
 from .output import page, tell_keys, write_new
 
@@ -64,18 +65,13 @@ def add(
 
 
 def _card(path: Path, issuer: str) -> Card:
-    """Return a card that somebody sent."""
-    try:
-        parsed = parse_card(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise InputError("config.path", f"card {path} cannot be read: {error.strerror}") from None
-    except (ValueError, Refused):
-        raise InputError("config.member", f"{path} is not a member card that its own key signed") from None
-    if parsed.issuer != issuer:
+    """Return a card that somebody sent, if its issuer is this server's."""
+    card = read_card(path)
+    if card.issuer != issuer:
         raise InputError(
-            "config.member", f"card {path} names issuer {parsed.issuer!r}; expected this server's, {issuer!r}"
+            "config.member", f"card {path} names issuer {card.issuer!r}; expected this server's, {issuer!r}"
         )
-    return parsed
+    return card
 
 
 @member.command("list")
