@@ -7,6 +7,7 @@ import secrets
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,14 +15,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from ..configs.recipe import recipe_of
+from ..configs.recipe import Recipe, recipe_of
 from ..configs.roles import ClientConfig, OperatorConfig, load_config
+from ..configs.schema import Schema
 from ..configs.sentences import sentences
-from ..configs.settings import load_run
+from ..configs.settings import RunSettings, load_run
 from ..errors import InputError, nearest
 from ..logs import printable
 from ..protocol.act import Act, pin_words
-from ..protocol.circle import Circle, SignedCircle
+from ..protocol.circle import Circle, SignedCircle, Start
 from ..protocol.circle_board import CircleBoard
 from ..version import NUMERICS
 from .card import read_card
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from ..client.circles import Circles
     from ..client.desk import CircleDesk
     from ..client.standing import LetGo
+    from ..federation.remote import Remote
 
 circle = typer.Typer(no_args_is_help=True, help="Who trains together: propose, show, sign, leave.")
 JUMP = 100
@@ -56,6 +59,10 @@ def propose(
         list[str] | None,
         typer.Option("--new-ledger", metavar="NAME", help="Member whose ledger was lost (repeatable)."),
     ] = None,
+    start: Annotated[
+        str,
+        typer.Option("--start", metavar="VERSION", help="Promoted version, or imported file, that runs start from."),
+    ] = "",
     operator: Operator = OPERATOR,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -64,7 +71,6 @@ def propose(
 
     The first circle names every member by --with CARD; later ones keep their members but for what is said here.
     """
-    from ..client.code import code_of
     from ..client.tasks import load_task, schema_for
     from ..federation.remote import Remote
 
@@ -75,27 +81,26 @@ def propose(
     try:
         shown = remote.circles()
         before, number = shown.living.circle if shown.living else None, shown.newest + 1
-        pins = _members(before, cards, without or [])
-        training = settings.training.model_copy(update={"init_seed": settings.training.init_seed + number - 1})
-        recipe = recipe_of(
-            settings.model_copy(update={"training": training}), schema, code_of(settings.task.ref), NUMERICS
-        )
-        made = Circle.of(recipe, pins, number=number, new_ledgers=new_ledger or ())
+        recipe = _recipe(settings, schema, number)
+        made = Circle.of(recipe, _members(before, cards, without or []), number=number, new_ledgers=new_ledger or ())
+        if start:
+            made = replace(made, start=_start(remote, start, made))
+        if before is not None and not Act.between(before, made).must_recount:
+            made = replace(made, counted=before.counted)
         act = Act.between(before, made)
-        if before is not None and not act.must_recount:
-            made = Circle.of(recipe, pins, number=number, counted=before.counted, new_ledgers=new_ledger or ())
-            act = Act.between(before, made)
-        if before is not None and not (act.settings or act.joins or act.leaves or act.new_ledgers):
+        if before is not None and not (act.settings or act.joins or act.leaves or act.new_ledgers or act.start):
             raise InputError("config.value", f"{config}: circle {before.number} has these members and this recipe")
         remote.propose(made)
     finally:
         remote.close()
     if as_json:
         words = act.words()
-        typer.echo(json.dumps({"circle": made.digest, "number": number, "members": list(made.names), "act": words}))
+        typer.echo(
+            json.dumps({"circle": made.digest, "number": made.number, "members": list(made.names), "act": words})
+        )
         return
     with page() as console:
-        console.print(f"Circle {number} of {escape(made.federation)!r} is proposed: sha256:{made.digest}")
+        console.print(f"Circle {made.number} of {escape(made.federation)!r} is proposed: sha256:{made.digest}")
         _list(console, "What it changes", act.words())
         console.print(f"\nIt begins when all have signed: {', '.join(made.names)}", markup=False)
         console.print("Each of them: moonflower circle sign CLIENT.toml")
@@ -158,7 +163,7 @@ def sign(
         circles.check(made)
         _check_rows(settings, made)
         act = Act.between(living, made)
-        _print(made, act, circles.name, living)
+        _print(made, act.words(spent=circles.start(made).summed), circles.name, living)
         if page_file is not None:
             write_new({page_file: circle_page(one, living).encode()})
         waiting = circles.pending(made, shown.farewells)
@@ -217,6 +222,26 @@ def _node(path: Path) -> Iterator[tuple[ClientConfig, Circles, CircleDesk]]:
         ledger.close()
 
 
+def _recipe(settings: RunSettings, schema: Schema, number: int) -> Recipe:
+    """Return the recipe of a circle: a run config, with a version 0 that no earlier one had."""
+    from ..client.code import code_of
+
+    training = settings.training.model_copy(update={"init_seed": settings.training.init_seed + number - 1})
+    own = settings.model_copy(update={"training": training})
+    return recipe_of(own, schema, code_of(settings.task.ref), NUMERICS)
+
+
+def _start(remote: Remote, name: str, made: Circle) -> Start:
+    """Return where a circle is to start, once the version is found to be of its task and schema."""
+    from ..client.learning.torch import check_fits
+    from ..client.tasks import load_task
+
+    start, version = remote.start(name)
+    task = load_task(made.recipe.task.ref, made.recipe.task.options)
+    check_fits(version, task, Schema.from_dict(made.recipe.columns), made.draw)
+    return start
+
+
 def _members(before: Circle | None, cards: dict[str, str], without: list[str]) -> dict[str, str]:
     """Return name → pin of a proposed circle."""
     pins = dict(before.pins) if before is not None else {}
@@ -257,12 +282,12 @@ def _check_rows(settings: ClientConfig, made: Circle) -> None:
     OwnRows(settings, NodeSecret.fresh()).check(made.recipe)  # any secret: how rows are dealt is not looked at
 
 
-def _print(made: Circle, act: Act, me: str, before: Circle | None) -> None:
+def _print(made: Circle, act: list[str], me: str, before: Circle | None) -> None:
     """Print a circle as whoever signs it reads it; what the last one did not say is marked."""
     last = sentences(before.recipe, len(before.names)) if before is not None else {}
     with page() as console:
         console.print(f"Circle {made.number} of {escape(made.federation)!r}", style="bold")
-        _list(console, "What it changes", act.words())
+        _list(console, "What it changes", act)
         _list(console, "Its members, and the words of their keys", _members_lines(made, me))
         for heading, said in sentences(made.recipe, len(made.names)).items():
             known = {*last.get(heading, said)}

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
-import click
 import typer
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from rich.table import Table
 
 from ..canonical import canonical
 from ..client.approver import load_approver_key
 from ..configs.roles import ClientConfig, OperatorConfig, load_config
-from ..crypto.identity import PublicKey
 from ..errors import InputError, Refused
-from ..protocol.approval import REASON_HELP, Action, Decision, SignedDecision, reason_problem
-from ..protocol.model_version import Version, parse
-from ..server.records import history
-from ..server.records.state import State, open_existing
+from ..protocol.approval import REASON_HELP, Action, reason_problem
+from ..protocol.model_version import parse
+from ..server.records.state import State, log_name, open_existing
 from ..server.releases.card import beside
 from ..server.releases.card_text import markdown
 from ..server.releases.registry import Registry
+from .deciding import Versions, decided, tell
 from .options import AsJson
-from .output import page, write_new
+from .output import page, print_json, visible, write_new
 
 model = typer.Typer(no_args_is_help=True, help="Model versions: list, show, approve, export.")
 VersionArgument = Annotated[str, typer.Argument(help="Version number, or the first digits of its SHA-256.")]
@@ -59,29 +55,13 @@ DECISIONS: dict[Action, str] = {
 ENOUGH = 2  # approvals that ``verify`` asks for where no client config says otherwise
 
 
-class Versions(Protocol):
-    """Where versions are looked up and decided about: a folder's :class:`Registry`, or a server."""
-
-    def listing(self) -> dict[str, Any]:
-        """Return every version."""
-
-    def shown(self, name: str) -> dict[str, Any]:
-        """Return one version with its card."""
-
-    def decide(self, name: str, value: Any) -> dict[str, Any]:
-        """Hand a decision over."""
-
-    def file(self, name: str, *, unreleased: bool) -> Version:
-        """Return a version's file."""
-
-
 @model.command("list")
 def list_versions(state: StateOption = None, operator: AsOption = None, as_json: AsJson = False) -> None:
     """List every version: the start, promoted ones, refused candidates, and which one is released."""
     with _source(state, operator) as source:
         listing = source.listing()
     if as_json:
-        _print(listing)
+        print_json(listing)
         return
     table = Table("version", "status", "round", "members", "loss", "auc", "sha256")
     for one in listing["versions"]:
@@ -96,6 +76,8 @@ def list_versions(state: StateOption = None, operator: AsOption = None, as_json:
         )
     with page() as console:
         console.print(table)
+        for one in listing["imports"]:
+            console.print(f"imported {one['created']}: {one['sha256']}", markup=False)
 
 
 @model.command("show")
@@ -111,7 +93,7 @@ def show(
         path = str(_folder(state) / "models" / f"{lineage['sha256']}.safetensors")
     fields = {**lineage, "path": path}
     if as_json:
-        _print({**fields, "release": release})
+        print_json({**fields, "release": release})
         return
     table = Table.grid(padding=(0, 2))
     for name, value in {
@@ -120,7 +102,7 @@ def show(
         "members": ", ".join(lineage["members"]),
         "status": _status({**release, "code": lineage["code"], "approvals": len(release["approvals"])}),
     }.items():
-        table.add_row(name, "–" if value is None or value == "" else _printable(str(value)))
+        table.add_row(name, "–" if value is None or value == "" else visible(str(value)))
     with page() as console:
         console.print(table, markup=False)
 
@@ -133,7 +115,7 @@ def card(
     with _source(state, operator) as source:
         found = source.shown(version)["card"]
     if as_json:
-        _print(found)
+        print_json(found)
     else:
         typer.echo(markdown(found), nl=False)
 
@@ -155,8 +137,8 @@ def _decision(action: Action, words: str) -> None:
         if problem := reason_problem(action, reason):
             raise InputError("release.reason", problem)
         with _source(state, operator, deciding=True) as source:
-            outcome = _decided(source, action, version, private, member, reason, ask=not yes)
-        _tell(outcome, as_json)
+            outcome = decided(source, action, version, private, member, reason, ask=not yes)
+        tell(outcome, as_json)
 
     decide.__doc__ = words
     model.command(action)(decide)
@@ -191,6 +173,30 @@ def export(
     typer.echo(str(out))
 
 
+@model.command("import")
+def import_file(
+    file: Annotated[Path, typer.Argument(help="Model version (safetensors), as model export writes it.")],
+    state: StateOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring in a model version from outside, for a circle to start from: circle propose CONFIG --start SHA256.
+
+    All members sign that. Nobody sees in the numbers of a model what it was shaped for: bring in what you trust.
+    """
+    try:
+        version = parse(file.read_bytes())
+    except OSError as error:
+        raise InputError("data.file", f"{file} cannot be read: {error.strerror}") from None
+    with _source(state, None, deciding=True) as source:
+        assert isinstance(source, Registry)
+        new = source.keep_import(version)
+    if as_json:
+        print_json({"sha256": version.sha256, "new": new})
+        return
+    typer.echo(f"{'imported' if new else 'it is here already'}: {version.sha256}", err=True)
+    typer.echo(version.sha256)
+
+
 @model.command("verify")
 def verify(
     file: Annotated[Path, typer.Argument(help="Model file that somebody handed you, with FILE.card.json beside it.")],
@@ -222,7 +228,7 @@ def verify(
     who = [{"member": one.member, "approver": one.approver, "action": one.action} for one in checked.approvals]
     if as_json:
         openers = list(checked.openers)
-        _print(
+        print_json(
             {
                 "ok": True,
                 "sha256": version.sha256,
@@ -233,78 +239,8 @@ def verify(
         )
         return
     said = ", ".join(f"{one['member']} ({one['approver']})" for one in who) or "nobody, and nobody was asked for"
-    typer.echo(_printable(f"{checked.federation}: made and signed by {', '.join(checked.openers)}"))
-    typer.echo(_printable(f"approved by {said}"))
-
-
-def _decided(
-    source: Versions, action: Action, name: str, key: EllipticCurvePrivateKey, member: str, reason: str, *, ask: bool
-) -> dict[str, Any]:
-    """Show an approver what a decision is about, sign it, hand it over; return what came of it."""
-    shown = source.shown(name)
-    found = shown["card"]
-    sha256 = str(found["sha256"])
-    if str(found["version"]) != name and not sha256.startswith(name):
-        raise Refused("release.digest", f"asked for {name!r}, the server shows {sha256}")
-    who = _approver(shown["approvers"], PublicKey(key.public_key()).pin, member)
-    after = found["release"]["after"]
-    decision = Decision(found["federation"], action, sha256, after, who["member"], who["approver"], reason)
-    for line in _brief(found, decision):
-        typer.echo(_printable(line), err=True)
-    if ask:
-        _ask()
-    return source.decide(sha256, SignedDecision.by(key, decision).as_dict())
-
-
-def _tell(outcome: Mapping[str, Any], as_json: bool) -> None:
-    """Say what came of a decision."""
-    if as_json:
-        _print(outcome)
-        return
-    done = {
-        "approved": f"signed; {outcome['approvals']} of {outcome['required']} approvals, {outcome['missing']} missing",
-        "rejected": "rejected",
-        "released": f"released, with {outcome['approvals']} approvals",
-        "rolled_back": f"released again, with {outcome['approvals']} approvals",
-    }
-    typer.echo(f"version {outcome['version']}: {done[outcome['event']]}")
-
-
-def _brief(found: Mapping[str, Any], decision: Decision) -> Iterator[str]:
-    """Yield what an approver should have seen before signing."""
-    gate, release, metrics = found["gate"], found["release"], found["metrics"] or {}
-    yield f"version   {found['version']} of {found['federation']}, run {found['run']}, {found['created']}"
-    yield f"SHA-256   {found['sha256']}"
-    yield f"members   {', '.join(found['members'])}"
-    yield f"gate      {gate['verdict']}, median of the votes {gate['median']} ({gate['metric']})"
-    yield f"metrics   {', '.join(f'{name} {value}' for name, value in metrics.items()) or 'none were reported'}"
-    yield f"approvals {len(release['approvals'])} of {release['required']} so far"
-    if release["released"]:
-        yield f"released  version {release['released']['version']} is, at the moment"
-    yield f"to sign   {decision.encode().decode()}"
-
-
-def _ask() -> None:
-    """Ask on stderr, so that stdout holds the result only."""
-    typer.echo("Sign this? [y/N] ", nl=False, err=True)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise click.Abort
-
-
-def _approver(approvers: list[dict[str, str]], thumbprint: str, member: str) -> dict[str, str]:
-    """Return the member and the name under which a key may approve."""
-    found = [one for one in approvers if one["key"] == thumbprint and member in ("", one["member"])]
-    if not found:
-        where = f"the card of {member!r}" if member else "any member's card"
-        raise InputError(
-            "release.unknown_approver",
-            f"the key {thumbprint} is not on {where}",
-            hint="the member adds [[approver]] to client.toml; its card then comes with the next run, or by member add",
-        )
-    if len(found) > 1:
-        names = ", ".join(one["member"] for one in found)
-        raise InputError("release.unknown_approver", f"the key is on the cards of {names}; expected --member")
-    return found[0]
+    typer.echo(visible(f"{checked.federation}: made and signed by {', '.join(checked.openers)}"))
+    typer.echo(visible(f"approved by {said}"))
 
 
 def _status(one: Mapping[str, Any]) -> str:
@@ -363,13 +299,9 @@ def _source(state: Path | None, operator: Path | None, *, deciding: bool = False
         if not deciding:
             yield Registry(store, models)
             return
-        with store.read() as db:
-            names = [run.offer["federation"]["name"] for run in history.runs(db)]
     finally:
         store.close()
-    if not names:
-        raise InputError("data.model", f"{_folder(state)} holds no run, and so no version")
-    opened = State(_folder(state), names[0])
+    opened = State(_folder(state), log_name(_folder(state)))
     try:
         yield Registry(opened.store, opened.models, opened.log)
     finally:
@@ -378,12 +310,3 @@ def _source(state: Path | None, operator: Path | None, *, deciding: bool = False
 
 def _folder(state: Path | None) -> Path:
     return Path("state") if state is None else state
-
-
-def _printable(text: str) -> str:
-    """Return text without control characters: names come from other members."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def _print(value: Mapping[str, Any]) -> None:
-    typer.echo(json.dumps(value, allow_nan=False))

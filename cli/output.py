@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import typer
 from rich.console import Console
@@ -34,6 +35,16 @@ def page(*, uncut: bool = False) -> Iterator[Console]:
     if not at_terminal:
         text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
     typer.echo(text, nl=False)
+
+
+def visible(text: str) -> str:
+    """Return text without control characters: names come from other members."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print one JSON object on standard output."""
+    typer.echo(json.dumps(value, allow_nan=False))
 
 
 def tell_created(made: Iterable[Path]) -> None:

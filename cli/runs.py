@@ -58,13 +58,16 @@ def run(
     config: RunConfig,
     operator: Operator = OPERATOR,
     overrides: Overrides = None,
+    start: Annotated[
+        str, typer.Option("--start", metavar="VERSION", help="Version of the circle that it starts from.")
+    ] = "",
     detach: Annotated[bool, typer.Option("--detach", help="Print the run's identifier and do not follow it.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Submit a run to a server and follow it to its end; the exit status is the run's.
 
-    The config is to be the recipe of the circle that there is, but for its seed, and fewer rounds. Where it is that of
-    a circle which waits for signatures, this waits for them.
+    The config is to be the recipe of the circle that there is, but for its seed, and fewer rounds; it may start from a
+    version that this circle promoted. Where it is that of a circle which waits for signatures, this waits for them.
     """
     settings = load_run(config, overrides or ())
     remote = _remote(operator)
@@ -76,7 +79,7 @@ def run(
         schema = schema_for(load_task(settings.task.ref, settings.task.options), settings.data)
         recipe = recipe_of(settings, schema, code_of(settings.task.ref), NUMERICS)
         remote.await_circle(recipe, lambda line: typer.echo(line, err=True))
-        submitted = remote.submit(recipe)
+        submitted = remote.submit(recipe, start)
         if detach:
             typer.echo(json.dumps({"run": submitted}) if as_json else submitted)
             return

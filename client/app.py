@@ -50,13 +50,12 @@ from ..protocol.messages import (
     TakeSeat,
     Waits,
 )
-from ..protocol.purposes import Purpose
 from ..protocol.records import from_records, to_records
-from . import answering, away, circle_key, guard
+from . import answering, away, bases, circle_key, guard
 from .circles import Circles, check_recipe
 from .guard import OwnAnswer, SealList
 from .learning.learner import Learner
-from .ledger.ledger import Base, Ledger
+from .ledger.ledger import Ledger
 from .purposes import Given, Kit, MemberRound, vote
 from .seals import HeldSeal, Seals
 from .seat import Agreed, Seated
@@ -102,7 +101,9 @@ class Member:
     def enrol(self, request: Enrol) -> Enrolled:
         """Agree to a run in the circle that this member lives in, and say what all members must share."""
         circle = self._enter(SignedCircle.parse(request.circle))
-        offer = circle.offer(request.seed, request.rounds)
+        if request.start not in ("", circle.starts_at) and not self.circles.saw_promoted(request.start):
+            raise Refused("base.unknown", "the run is to start from a version that this circle did not promote here")
+        offer = circle.offer(request.seed, request.rounds, request.start)
         before = self.ledger.agreement(request.run)
         if before is not None and digest(before.offer) != digest(offer):
             raise Refused("envelope.context", "this run was agreed to under another offer")
@@ -154,7 +155,7 @@ class Member:
         kept, before = self.held.read(context.digest), self.ledger.sealed(context.digest)
         if kept is not None and before is not None:
             return Sealed(envelope=RawEnvelope(kept.envelope), clipped_share=before[1], seal_s=0.0)
-        base = self._base(agreed, seat, context, request)
+        base = bases.of_request(self.kit.known, self.ledger, agreed, seat, context, request)
         version = None if base is None else model_version.parse(base.data)
         given = self._give(self._round(agreed, seat, context, version))
         began = time.perf_counter()
@@ -200,7 +201,7 @@ class Member:
         key_sum = answering.key_sum(seat, request, checked)
         blocks = sealed.open_total(seat.plan, context.digest, key_sum, request.total, lanes)
         values, counters = (size, 1) if work.purpose.trained else (0, size)
-        at = self._round(agreed, seat, context, self._kept_base(work.purpose, context))
+        at = self._round(agreed, seat, context, bases.kept(self.ledger, work.purpose, agreed, context))
         sums = OpenedSum(blocks, values, counters, len(seat.roster.names), seat.plan)
         found = work.conclude(at, given.headers, sums)
         seconds = time.perf_counter() - began
@@ -286,33 +287,11 @@ class Member:
             self._seated = {request.run: Seated.at(request.run, agreed, kept, key)}
         return agreed, self._seated[request.run]
 
-    def _base(self, agreed: Agreed, seat: Seated, context: RoundContext, request: Seal) -> Base | None:
-        """Return the base that came with a request, once this node knows it; None where the purpose is about none.
-
-        Raises:
-            Refused: ``base.unknown``.
-        """
-        purpose = self.kit.known[context.purpose]
-        if not purpose.based:
-            return None
-        rules = guard.BaseRules(context, seat.roster, agreed.offer, self.kit.known, self.ledger.before(context))
-        said = rules.check(request.proof, request.refused)
-        base = model_version.parse(request.model)
-        if base.sha256 != context.base or base.layout != agreed.learner.layout:
-            raise Refused("base.unknown", "the model that came is not the base that was announced")
-        agreed.learner.prepare(base.manifest["scaling"])
-        return Base(base.data, purpose.trained, said.number, said.norm or 0.0)
-
     def _let_go(self, context: RoundContext) -> None:
         """Delete what was sealed for earlier numbers of the same sum: they are repeated under this one."""
         for other in self.held.contexts():
             if other != context.digest and self.ledger.is_about(other, context.run, context.purpose):
                 self.held.drop(other)
-
-    def _kept_base(self, purpose: Purpose, context: RoundContext) -> model_version.Version | None:
-        """Return the base that this member trained from, where an opening needs it and the ledger still has it."""
-        data = self.ledger.model(context.base) if purpose.trained else None
-        return None if data is None else model_version.parse(data)
 
     def _round(
         self, agreed: Agreed, seat: Seated, context: RoundContext, base: model_version.Version | None

@@ -21,7 +21,7 @@ from ..version import NUMERICS
 from .code import code_of
 from .keyring import Keyring, identity_of
 from .ledger.circle_book import CircleBook
-from .standing import CircleStanding, LetGo
+from .standing import CircleStanding, KnownStart, LetGo
 
 logger = logging.getLogger(__name__)
 BY_DIGEST = "sha256:"
@@ -124,15 +124,17 @@ class Circles:
         """Take note of circles that the coordinator shows: the clock of those whom they let go begins.
 
         A signature by this node's own key that its ledger does not know of tells that the ledger is not the one that
-        signed: it is lost.
+        signed: it is lost. One under a lower number than that of the circle that it lives in tells nothing new: the
+        ledger began with that circle, or the act is as good as gone.
         """
         standing = self.standing
+        last = standing.newest.circle.number if standing.newest else 0
         for one in shown:
             circle = one.circle
             if circle.pins.get(self.name) != self.own.identity.card.node.pin:
                 continue
             known = standing.of(circle.digest)
-            if self.name in one.signatures and (known is None or not known.turn):
+            if self.name in one.signatures and circle.number > last and (known is None or not known.turn):
                 self._lose(circle.number)
             if known is None:
                 self._book.see(circle, self._clock())
@@ -158,11 +160,20 @@ class Circles:
         """Check that this node may sign a circle, but for whom it lets go; nothing is written.
 
         Raises:
-            Refused: ``circle.differs``, ``ledger.lost``, ``task.refused``, ``config.*``.
+            Refused: ``circle.differs``, ``base.unknown``, ``ledger.lost``, ``task.refused``, ``config.*``.
         """
         self._check_me(circle)
         check_recipe(circle.recipe, len(circle.names), self.own)
-        self.standing.check_signable(circle, self.name)
+        self.standing.check_signable(circle, self.name, self.start(circle))
+
+    def start(self, circle: Circle) -> KnownStart:
+        """Return what this node knows of the version from which a circle starts."""
+        return self._book.start(circle)
+
+    def saw_promoted(self, sha256: str) -> bool:
+        """Return whether all names promoted a version in the circle in which this node lives, as it saw."""
+        living = self.standing.living
+        return living is not None and self._book.promoted_in(sha256) == living.digest
 
     def pending(self, circle: Circle, farewells: Iterable[Farewell]) -> tuple[LetGo, ...]:
         """Return whom a circle lets go whose time is not over, and who gave no farewell."""
@@ -189,8 +200,8 @@ class Circles:
                 self._book.consent(circle)
             return None
 
-        def may(standing: CircleStanding) -> None:
-            standing.check_signable(circle, self.name)
+        def may(standing: CircleStanding, start: KnownStart) -> None:
+            standing.check_signable(circle, self.name, start)
             if standing.let_go(circle, given, now):  # the worker may have begun another circle meanwhile
                 raise Refused("circle.differs", "this node lives in another circle since; look at it again")
 
@@ -244,7 +255,8 @@ class Circles:
         known = standing.of(circle.digest)
         if rule == f"{BY_DIGEST}{circle.digest}" or (known is not None and known.consented):
             return True
-        return False if rule == "same-names" and standing.fits_rule(circle, self._clock()) else None
+        fits = rule == "same-names" and standing.fits_rule(circle, self._clock(), self.start(circle))
+        return False if fits else None
 
     def _check_me(self, circle: Circle) -> None:
         found = circle.pins.get(self.name)
@@ -254,7 +266,7 @@ class Circles:
 
     def _begin(self, circle: Circle) -> None:
         now = self._clock()
-        self._book.begin(circle, lambda standing: standing.check_begins(circle, self.name, now))
+        self._book.begin(circle, lambda standing, start: standing.check_begins(circle, self.name, now, start))
         logger.info("lives in circle %d of %d members", circle.number, len(circle.names))
 
     def _lose(self, number: int) -> None:

@@ -5,10 +5,11 @@ remembers, and returns only if all is well; the caller writes to the ledger next
 of docs/protocol.md:
 
 2. everybody or nobody: a member answers one list in a context, ever, with one header of every name in its circle;
-3. a base is what this node knows: a version that it signed itself, in this run, beside the words of all names;
+3. a base is what this node knows: a version that it signed itself, in this run, beside the words of all names; a run
+   begins at version 0, where its circle starts, or at a version that this node saw promoted in that circle;
 7. a round is bound to a checkpoint of the log that this member has witnessed.
 
-Rule 1 is in ``client/standing.py``, rule 9 in ``client/circles.py``.
+Where a run starts is in ``client/bases.py``, rule 1 in ``client/standing.py``, rule 9 in ``client/circles.py``.
 """
 
 from __future__ import annotations

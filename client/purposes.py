@@ -42,7 +42,7 @@ class MemberRound:
         learner: with the node's own rows.
         context: of the round.
         counted: what sums of rows alone are opened for, once.
-        base: the version that the round is about; None where the purpose is about none.
+        base: the version that the round is about, or from which the run starts; None where there is none.
         steps: between training and sealing.
         optimiser: makes candidates.
         fact: what the ledger remembers under a name, or None.
@@ -160,18 +160,22 @@ class Statistics:
         return Given(Contribution(tuple(found)), facts={_counted(at): found})
 
     def conclude(self, at: MemberRound, headers: Mapping[str, str], sums: OpenedSum) -> Conclusion:
-        """Make version 0; the total of rows is a fact of the run that updates are weighted with."""
+        """Make version 0; the total of rows is a fact of the run that updates are weighted with.
+
+        Where the run starts from a version, version 0 has the numbers and the scaling of that one.
+        """
         rows, *totals = sums.finish().counters
         learner, context = at.learner, at.context
+        start = at.known_base() if at.offer.start else None
         manifest = {
             "format": MANIFEST_FORMAT,
             "federation": context.federation,
             "task": context.task,
             "schema": learner.schema.to_dict(),
-            "scaling": learner.scaling(totals),
+            "scaling": learner.scaling(totals) if start is None else start.manifest["scaling"],
             "package": context.package,
         }
-        vector = learner.start()
+        vector = learner.start() if start is None else start.vector
         state = {name: np.zeros_like(vector) for name in at.optimiser.state}
         first = model_version.build(learner.layout, vector, manifest, state, frozen=learner.frozen)
         good = sums.in_range and rows > 0

@@ -6,8 +6,9 @@
    30 days. It may sign a lower number while a higher one has not begun.
 3. It lets a member go at the member's own signed farewell to the circle that it lives in, or ``let_go_days`` of that
    circle after it first saw the act. The same name under another pin is somebody else.
-4. A circle starts where no sum was opened over: its version 0 is drawn anew, and rows are counted anew exactly where
-   others' rows, or others' rules for them, would make the old counts wrong; else its act says so.
+4. A circle starts where no sum was opened over, if there is such a place: at a version 0 that is drawn anew, or at one
+   that this node saw promoted. Rows are counted anew exactly where others' rows, or others' rules for them, would make
+   the old counts wrong; else its act says so.
 5. Whoever lost its ledger signs nothing but a circle with a higher number that says so.
 """
 
@@ -36,6 +37,7 @@ class KnownCircle:
         turn: which of its signatures that was, from 1; 0 for none.
         by_hand: its operator decided so, for this circle.
         consented: the operator agrees to whom it lets go, before their time is over.
+        spent: when this node signed it, a sum had been opened over the version from which it starts.
         begun: this node was shown the signatures of all names.
         left: this node said farewell to it.
     """
@@ -46,6 +48,7 @@ class KnownCircle:
     turn: int = 0
     by_hand: bool = False
     consented: bool = False
+    spent: bool = False
     begun: bool = False
     left: bool = False
 
@@ -61,6 +64,28 @@ class LetGo:
 
     name: str
     due_s: float
+
+
+@dataclass(frozen=True)
+class KnownStart:
+    """What a node knows of the version from which a circle starts.
+
+    Attributes:
+        promoted: it saw all names promote a version with these numbers, in a circle in which it lived.
+        same: that was this very file.
+        summed: it answered a sum of updates over it.
+        better: in the circle in which it lives it saw versions promoted over which it answered none.
+    """
+
+    promoted: bool = False
+    same: bool = False
+    summed: bool = False
+    better: bool = False
+
+    @property
+    def unspent(self) -> bool:
+        """Whether this node saw it promoted, and answered no sum over it."""
+        return self.same and not self.summed
 
 
 @dataclass(frozen=True)
@@ -106,11 +131,16 @@ class CircleStanding:
     def _withdrawn(self, one: KnownCircle) -> bool:
         return any(other.circle.number > one.circle.number and other.turn > one.turn for other in self.known)
 
-    def check_signable(self, circle: Circle, name: str) -> None:
+    def check_signable(self, circle: Circle, name: str, start: KnownStart) -> None:
         """Check that this node, called ``name``, may sign a circle, but for whom it lets go.
 
+        Args:
+            circle: that is proposed.
+            name: this node's.
+            start: what it knows of where the circle starts.
+
         Raises:
-            Refused: ``circle.differs``; ``ledger.lost``.
+            Refused: ``circle.differs``; ``base.unknown``; ``ledger.lost``.
         """
         number, newest = circle.number, self.newest
         if self.lost is not None:
@@ -132,6 +162,7 @@ class CircleStanding:
                 f"this node's rows are in federation {newest.circle.federation!r}; expected a farewell to it first",
             )
         self._check_base(circle, newest)
+        self._check_start(circle, newest, start)
 
     def _check_found(self, circle: Circle, name: str) -> None:
         """Check that a circle says that this node begins a new ledger, above whatever the lost one had signed."""
@@ -158,38 +189,71 @@ class CircleStanding:
         if not (anew or circle.counted == newest.circle.counted):
             raise Refused("circle.differs", f"rows are those of circle {circle.counted}; expected those of this node's")
 
+    def _check_start(self, circle: Circle, newest: KnownCircle | None, known: KnownStart) -> None:
+        """Check that a version from which a circle starts is one that this node would start from.
+
+        A node that was in no circle before, or lost its ledger, has nothing to hold it against: its act says so.
+        """
+        start = circle.start
+        if start is None or newest is None or self.lost is not None:
+            return
+        version = f"version {start.sha256[:16]}"
+        if start.imported and known.promoted:
+            raise Refused("base.unknown", f"{version} is called an import; it is of this federation")
+        if not (start.imported or known.same):
+            raise Refused("base.unknown", f"{version} was not promoted in this node's ledger")
+        if known.summed and known.better:
+            what = f"a sum was opened over {version}; expected a promoted version over which none was"
+            raise Refused("base.unknown", what, hint="the last version of a run whose last round was promoted is one")
+
     def let_go(self, circle: Circle, farewells: Iterable[Farewell], now: float) -> tuple[LetGo, ...]:
-        """Return whom a circle lets go before their time is over, and who gave no farewell."""
-        living, known = self.living, self.of(circle.digest)
-        if living is None:
+        """Return whom a circle lets go before their time is over, and who gave no farewell.
+
+        Also where the ledger is lost: of the circle that it knows nobody is let go sooner for that.
+        """
+        newest, known = self.newest, self.of(circle.digest)
+        if newest is None or newest.left:
             return ()
-        given = list(farewells)
+        old, given = newest.circle, list(farewells)
         seen = known.seen_s if known is not None else now
-        due = seen + living.recipe.federation.let_go_days * DAY_S
-        gone = [(name, pin) for name, pin in living.members if (name, pin) not in circle.members]
+        due = seen + old.recipe.federation.let_go_days * DAY_S
+        gone = [(name, pin) for name, pin in old.members if (name, pin) not in circle.members]
         return tuple(
             LetGo(name, due)
             for name, pin in gone
-            if now < due and not any(one.is_from(name, pin, living.digest) for one in given)
+            if now < due and not any(one.is_from(name, pin, old.digest) for one in given)
         )
 
-    def fits_rule(self, circle: Circle, now: float) -> bool:
-        """Return whether the rule ``same-names`` signs a circle."""
+    def fits_rule(self, circle: Circle, now: float, start: KnownStart) -> bool:
+        """Return whether the rule ``same-names`` signs a circle; ``start``: what is known of where that starts."""
         living = self.living
         if living is None or circle.number > living.number + JUMP:
             return False
         by_hand = any(one.by_hand for one in self.unfinished(now))
+        if circle.start is not None and not start.unspent:
+            return False
         return Act.between(living, circle).by_rule and not by_hand
 
-    def check_begins(self, circle: Circle, name: str, now: float) -> None:
+    def check_begins(self, circle: Circle, name: str, now: float, start: KnownStart) -> None:
         """Check that a circle, of which all signatures are here, begins for this node, called ``name``.
 
+        Args:
+            circle: that is signed.
+            name: this node's.
+            now: seconds since 1970.
+            start: what it knows of where the circle starts: a sum may have been opened over that since it signed.
+
         Raises:
-            Refused: ``circle.differs``: this node did not sign it, or its signature holds no more; ``ledger.lost``.
+            Refused: ``circle.differs``: this node did not sign it, or its signature holds no more; ``base.unknown``;
+                ``ledger.lost``.
         """
         if self.lost is not None:
             self._check_found(circle, name)  # it may have signed this one before it was shown what it had lost
-        if any(one.circle.digest == circle.digest for one in self.unfinished(now)):
+        held = next((one for one in self.unfinished(now) if one.circle.digest == circle.digest), None)
+        if held is not None:
+            if start.summed and not held.spent:
+                what = f"a sum was opened over the start of circle {circle.number} since this node signed it"
+                raise Refused("base.unknown", f"{what}; expected another circle")
             return
         known, newest, number = self.of(circle.digest), self.newest, circle.number
         if known is None or not known.turn:

@@ -206,6 +206,7 @@ class Offer(Table):
     gate: GateSettings
     schema_digest: str = Field(alias="schema", pattern=DIGEST)
     circle: str = Field(pattern=DIGEST, description="digest of the circle, 64 hex digits")
+    start: str = Field(pattern=r"^([0-9a-f]{64})?$", description='version that it starts from; "" for version 0')
 
 
 class FloorSettings(Table):

@@ -12,7 +12,7 @@ from ..configs.roles import OperatorConfig
 from ..errors import InputError, Refused
 from ..oauth.api_client import ApiClient
 from ..oauth.login import DpopKey, ServerAuth, TokenSource
-from ..protocol.circle import Circle
+from ..protocol.circle import Circle, Start
 from ..protocol.circle_board import CircleBoard
 from ..protocol.model_version import Version, parse
 
@@ -20,6 +20,7 @@ Event = dict[str, Any]
 POLL_S = 0.3
 CIRCLE_POLL_S = 2.0
 PATIENCE_S = 120.0  # how long a server may be away while a run is followed; it may be starting again
+SHORTEST = 6  # digits that name a file
 LATER = ("run.unreachable", "auth.throttled")
 
 
@@ -83,16 +84,18 @@ class Remote:
             said = line
             time.sleep(CIRCLE_POLL_S)
 
-    def submit(self, recipe: Recipe) -> str:
+    def submit(self, recipe: Recipe, start: str = "") -> str:
         """Submit a run in the circle that there is; returns its identifier.
 
         Args:
             recipe: that the run's config makes; it may differ from the circle's in what is free for a run.
+            start: name of the version of the circle that it starts from; "" for where the circle starts.
 
         Raises:
             Refused, InputError: as the server said; ``circle.differs`` names every key.
         """
-        return str(self._api.ask("POST", "/api/runs", json=recipe.as_dict())["run"])
+        chosen = {"params": {"start": _digits(start)}} if start else {}
+        return str(self._api.ask("POST", "/api/runs", json=recipe.as_dict(), **chosen)["run"])
 
     def runs(self) -> list[dict[str, Any]]:
         """Return all runs, oldest first."""
@@ -130,6 +133,27 @@ class Remote:
         """
         asked = {"unreleased": "yes"} if unreleased else {}
         return parse(self._api.send("GET", f"/api/models/{_digits(name)}/file", params=asked).content)
+
+    def start(self, name: str) -> tuple[Start, Version]:
+        """Return a version as a circle starts from it, with its file: a promoted one, or one that was imported.
+
+        Args:
+            name: number, or the first digits of the SHA-256.
+
+        Raises:
+            Refused, InputError: as the server said; ``base.unknown``: it was not promoted.
+        """
+        imports = [str(one["sha256"]) for one in self.listing()["imports"]]
+        found = [one for one in imports if len(name) >= SHORTEST and one.startswith(name)]
+        if len(found) == 1:
+            sha256 = found[0]
+        else:
+            lineage = self.shown(name)["lineage"]
+            if lineage["verdict"] != "promoted":
+                raise Refused("base.unknown", f"model {name!r} was not promoted; expected one that was, or an import")
+            sha256 = str(lineage["sha256"])
+        version = self.file(sha256, unreleased=True)
+        return Start(sha256, version.identity, bool(found)), version
 
     def follow(self, run: str) -> Iterator[Event]:
         """Yield the log's entries about a run until it is over; the server may be away for two minutes meanwhile.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..configs.recipe import KeyChange, changes
-from .circle import Circle
+from .circle import Circle, Start
 
 RECOUNTED = ("data.", "schema.", "task.ref", "code")
 """Keys of the recipe whose change makes everybody count its rows anew; so do other members."""
@@ -38,6 +38,7 @@ class Act:
         lowers: keys of the recipe whose change lowers a protection.
         recounts: rows are counted anew.
         new_ledgers: names.
+        start: where runs start from now on, in place of version 0; None for version 0.
     """
 
     joins: tuple[tuple[str, str], ...]
@@ -46,12 +47,13 @@ class Act:
     lowers: tuple[KeyChange, ...]
     recounts: bool
     new_ledgers: tuple[str, ...]
+    start: Start | None
 
     @classmethod
     def between(cls, before: Circle | None, after: Circle) -> Act:
         """Return what ``after`` changes about ``before``, the circle that whoever asks lives in; None for none."""
         if before is None:
-            return cls(after.members, (), (), (), True, after.new_ledgers)
+            return cls(after.members, (), (), (), True, after.new_ledgers, after.start)
         changed = changes(before.recipe.as_dict(), after.recipe.as_dict())
         return cls(
             tuple(pair for pair in after.members if pair not in before.members),
@@ -60,6 +62,7 @@ class Act:
             tuple(one for one in changed if _lowers(one)),
             after.counted != before.counted,
             after.new_ledgers,
+            after.start,
         )
 
     @property
@@ -72,11 +75,17 @@ class Act:
         """Whether it is one that ``same-names`` signs: the same members, other options of task and training."""
         keys = [one.key for one in self.changed]
         within = all(key.startswith(BY_RULE) and key not in BY_HAND for key in keys)
-        return within and not (self.joins or self.leaves or self.recounts or self.new_ledgers)
+        imports = self.start is not None and self.start.imported
+        return within and not (self.joins or self.leaves or self.recounts or self.new_ledgers or imports)
 
-    def words(self) -> list[str]:
-        """Return it in sentences, the ones first that somebody has to read first."""
-        said = [f"LOWERS A PROTECTION: {change_words(one)}." for one in self.lowers]
+    def words(self, *, spent: bool = False) -> list[str]:
+        """Return it in sentences, the ones first that somebody has to read first.
+
+        Args:
+            spent: a sum was opened over the version from which runs start, as whoever asks knows.
+        """
+        said = self._start_words(spent)
+        said += [f"LOWERS A PROTECTION: {change_words(one)}." for one in self.lowers]
         said += [
             f"{name} is let go: whoever compares sums of before and after can tell its part of them."
             for name, _ in self.leaves
@@ -100,6 +109,32 @@ class Act:
                 "what went, of a single member that joins or leaves its number of rows."
             )
         return said or ["Nothing changes but the number."]
+
+    def _start_words(self, spent: bool) -> list[str]:
+        if self.start is None:
+            return []
+        which, trust = (
+            f"sha256:{self.start.sha256}",
+            ("Nobody sees in its numbers whether it was shaped so that the next sums single out rows."),
+        )
+        if self.start.imported:
+            return [
+                f"IMPORTS A MODEL: runs start from the file {which}, which no sum of this federation made. {trust} "
+                "Trust it as much as whoever made it."
+            ]
+        if self.first:
+            return [
+                f"STARTS FROM A MODEL that members of an earlier circle promoted, {which}; this node saw nothing of "
+                f"that. {trust} Trust it as much as those members."
+            ]
+        said = [f"Runs start from the version {which}, which all names promoted, with its scaling."]
+        if spent:
+            said.insert(
+                0,
+                "STARTS WHERE SUMS WERE OPENED: whoever compares them with the sums of this circle can tell what a "
+                "member that joins or leaves, or a changed recipe, adds to them.",
+            )
+        return said
 
     @property
     def settings(self) -> tuple[KeyChange, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..canonical import canonical, digest
 from ..configs.recipe import Recipe, draw_of, parse_recipe
+from ..configs.settings import DIGEST
 from ..crypto.identity import Identity, PublicKey, b64, unb64
 from ..crypto.pairs import order
 from ..errors import InputError, Refused
@@ -24,8 +25,40 @@ LAST_NUMBER = 2**31
 SIGNATURE_DAYS = 30
 """A signature under a circle that has not begun holds for so long."""
 _PIN = re.compile(r"[A-Za-z0-9_-]{43}")
+_DIGEST = re.compile(DIGEST)
 _SIGNED = "circle"  # domains of signatures
 _LEAVES = "farewell"
+
+
+@dataclass(frozen=True)
+class Start:
+    """A version from which the runs of a circle start, in place of version 0; its scaling is theirs.
+
+    Attributes:
+        sha256: of its file, 64 hex digits.
+        identity: see :attr:`~moonflower.protocol.model_version.Version.identity`.
+        imported: it came from outside; else members promoted it in an earlier circle.
+    """
+
+    sha256: str
+    identity: str
+    imported: bool
+
+    @classmethod
+    def parse(cls, raw: Any) -> Start:
+        """Return a start that came from outside.
+
+        Raises:
+            ValueError: it is none.
+        """
+        made = cls(str(raw["sha256"]), str(raw["identity"]), bool(raw["imported"]))
+        if made.as_dict() != raw or not all(_DIGEST.fullmatch(one) for one in (made.sha256, made.identity)):
+            raise ValueError("no start")
+        return made
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)
@@ -39,6 +72,7 @@ class Circle:
         counted: number of the circle in whose first run the members' rows were counted: that of an earlier circle
             where the counts and the scaling that follows from them are carried over.
         new_ledgers: names whose ledger was lost: they begin a new one with this circle.
+        start: where its runs start; None for version 0.
     """
 
     number: int
@@ -46,6 +80,7 @@ class Circle:
     recipe: Recipe
     counted: int = 1
     new_ledgers: tuple[str, ...] = ()
+    start: Start | None = None
 
     @classmethod
     def of(
@@ -56,6 +91,7 @@ class Circle:
         number: int = 1,
         counted: int | None = None,
         new_ledgers: Iterable[str] = (),
+        start: Start | None = None,
     ) -> Circle:
         """Return the circle of these members under this recipe.
 
@@ -65,6 +101,7 @@ class Circle:
             number: its own.
             counted: see :class:`Circle`; None for its own number.
             new_ledgers: names.
+            start: see :class:`Circle`.
 
         Raises:
             Refused: ``circle.differs``: too few members, two that are one, or a number that no circle can have.
@@ -80,7 +117,7 @@ class Circle:
             raise Refused("circle.differs", f"circle {number} with rows of {counted}; expected 1 to {LAST_NUMBER}")
         if not {*fresh} <= {*pins}:
             raise Refused("circle.differs", "a new ledger of somebody who is not in the circle")
-        return cls(number, members, recipe, counted, fresh)
+        return cls(number, members, recipe, counted, fresh, start)
 
     @classmethod
     def parse(cls, raw: Any) -> Circle:
@@ -95,9 +132,8 @@ class Circle:
             good = (0 < len(name) <= 64 and name.isprintable() and _PIN.fullmatch(pin) for name, pin in pins.items())
             if not all(good):
                 raise ValueError("no name, or no pin")
-            made = cls.of(
-                recipe, pins, number=raw["number"], counted=raw["counted"], new_ledgers=map(str, raw["new_ledgers"])
-            )
+            lost, start = map(str, raw["new_ledgers"]), None if raw["start"] is None else Start.parse(raw["start"])
+            made = cls.of(recipe, pins, number=raw["number"], counted=raw["counted"], new_ledgers=lost, start=start)
             if canonical(made.as_dict()) != canonical(raw):
                 raise ValueError("another spelling")
         except InputError as error:
@@ -115,6 +151,7 @@ class Circle:
             "recipe": self.recipe.as_dict(),
             "counted": self.counted,
             "new_ledgers": list(self.new_ledgers),
+            "start": None if self.start is None else self.start.as_dict(),
         }
 
     @property
@@ -152,8 +189,12 @@ class Circle:
         """What version 0 is drawn from."""
         return draw_of(self.recipe, self.names)
 
-    def offer(self, seed: int, rounds: int) -> dict[str, Any]:
+    def offer(self, seed: int, rounds: int, start: str = "") -> dict[str, Any]:
         """Return what a run in this circle carries, with what it chose.
+
+        Args:
+            seed, rounds: of the run.
+            start: SHA-256 of the version of this circle that it starts from; "" for where the circle starts.
 
         Raises:
             Refused: ``circle.differs``: more rounds than the recipe has.
@@ -164,7 +205,13 @@ class Circle:
         whole = self.recipe.as_dict()
         tables = {name: whole[name] for name in ("federation", "task", "crypto", "gate")}
         training = {**whole["training"], "seed": seed, "rounds": rounds}
-        return {**tables, "training": training, "schema": self.recipe.schema_digest, "circle": self.digest}
+        own = {"schema": self.recipe.schema_digest, "circle": self.digest, "start": start or self.starts_at}
+        return {**tables, "training": training, **own}
+
+    @property
+    def starts_at(self) -> str:
+        """SHA-256 of the version where it starts; "" for version 0."""
+        return "" if self.start is None else self.start.sha256
 
 
 @dataclass(frozen=True)

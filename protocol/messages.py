@@ -71,6 +71,7 @@ class Enrol(Body):
         run: identifier.
         circle: that it is in, with the signatures of all its members (``SignedCircle``).
         seed, rounds: what the run chose.
+        start: SHA-256 of the version of the circle that it chose to start from; "" for where the circle starts.
     """
 
     kind = "enrol"
@@ -78,6 +79,7 @@ class Enrol(Body):
     circle: dict[str, Any]
     seed: int = Field(ge=0, lt=2**63)
     rounds: int = Field(ge=1, le=100_000)
+    start: str = Field(pattern=r"^([0-9a-f]{64})?$")
 
 
 class Enrolled(Body):
@@ -180,7 +182,7 @@ class Seal(RoundRequest):
     """Asks for a sealed vector: statistics, an update trained from ``base``, or tallies of ``base``.
 
     Attributes:
-        model: the base's file; empty for statistics.
+        model: the base's file; for statistics that of the version that the run starts from, empty for version 0.
         proof: what proves the base (rule 3); empty for statistics.
         refused: proof of the newest candidate, where that was refused and the base is older; else empty.
     """

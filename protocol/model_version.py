@@ -20,12 +20,13 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..canonical import canonical, parse_canonical
+from ..canonical import canonical, digest, parse_canonical
 from ..errors import InputError
 
 MAX_HEADER_BYTES = 4 << 20
@@ -82,6 +83,20 @@ class Version:
     state: Mapping[str, NDArray[np.float32]]
     frozen: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     unreleased: bool = False
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 over what a member's update follows from: layout, numbers and scaling; 64 hex digits.
+
+        Two files are one base where they share it, whatever else they say. The optimiser's state is left out: it acts
+        on what was opened, and the same numbers under another state would be the same base again.
+        """
+        about = {
+            "layout": [[spec.name, list(spec.shape)] for spec in self.layout],
+            "scaling": self.manifest.get("scaling"),
+            "numbers": hashlib.sha256(self.vector.tobytes()).hexdigest(),
+        }
+        return digest(about)
 
     def tensors(self) -> dict[str, NDArray[np.float32]]:
         """Return each tensor that travels by name, as read-only views."""

@@ -174,7 +174,8 @@ class Coordinator:
         self.state.models.write(start)
         with self.state.store.transaction() as db:
             version_number = self.state.models.next_version(db)
-            self.state.models.record(db, version_entry(self._run.id, start, version_number, "start", "", agreed))
+            entry = version_entry(self._run.id, start, version_number, "start", "", agreed)
+            self.state.models.record(db, replace(entry, metrics=self.state.models.measured(db, start.sha256)))
             sums.over(db, context)
             self._run.log(
                 db,
@@ -228,8 +229,11 @@ class Coordinator:
         with self.state.store.read() as db:
             last = self.state.models.last_good(db, self._run.id)
             promoted = [outcome for outcome in history.finished(db, self._run.id) if outcome.status == "promoted"]
-        if last is not None and last.metrics is None:
-            self._report(promoted[-1] if promoted else None)
+        if last is None or last.metrics is not None:
+            return
+        if not promoted and self._run.circle.start is not None:
+            return  # members of an earlier circle may have measured where this one starts: it is not measured again
+        self._report(promoted[-1] if promoted else None)
 
     def _report(self, outcome: Round | None) -> None:
         """Open the sums that go with a report of the last good version; one that fails is logged and stops nothing."""

@@ -74,8 +74,9 @@ def _enrol(run: Run, at: str) -> Mapping[str, Enrolled]:
     Raises:
         Refused: somebody does not enrol.
     """
-    chosen = run.offer.training
-    request = Enrol(run=run.id, circle=run.signed.as_dict(), seed=chosen.seed, rounds=chosen.rounds)
+    chosen, start = run.offer.training, run.offer.start
+    own = {"start": "" if start == run.circle.starts_at else start}
+    request = Enrol(run=run.id, circle=run.signed.as_dict(), seed=chosen.seed, rounds=chosen.rounds, **own)
     answers: dict[str, Enrolled] = {}
     odd: dict[str, Odd] = {}
     wait = run.wait("enrol")

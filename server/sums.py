@@ -356,7 +356,10 @@ class Sums:
 
     def _seal_request(self, context: RoundContext, base: Entry | None, refused: Mapping[str, Any]) -> Seal:
         sent = {"base": base.sha256 if base else "", "clip": base.clip if base and context.clip else context.clip}
-        model = self._run.state.models.read(base.sha256).data if base else b""
+        purpose = self._run.purposes[context.purpose]
+        start = self._run.offer.start if purpose.makes_version and not purpose.based else ""
+        named = base.sha256 if base else start
+        model = self._run.state.models.read(named).data if named else b""
         proof = dict(base.proof) if base else {}
         return Seal(**{**self._round(context), **sent}, model=model, proof=proof, refused=dict(refused))
 

@@ -104,7 +104,8 @@ def on_record(state: State, signed: SignedCircle) -> None:
 def enrolment(run: str, signed: SignedCircle, offer: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the fields of the request to enrol for a run."""
     training = (offer or {"training": signed.circle.recipe.as_dict()["training"]})["training"]
-    return {"run": run, "circle": signed.as_dict(), "seed": training["seed"], "rounds": training["rounds"]}
+    chosen = {"seed": training["seed"], "rounds": training["rounds"], "start": ""}
+    return {"run": run, "circle": signed.as_dict(), **chosen}
 
 
 def begin(state: State, recipe: Recipe) -> SignedCircle:

@@ -58,6 +58,7 @@ def test_the_digest_is_over_everything_that_members_must_share() -> None:
         "recipe": circle.recipe.as_dict(),
         "counted": 1,
         "new_ledgers": [],
+        "start": None,
     }
     assert circle.digest == digest(body)
     others = [

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import CONFIGS
@@ -34,6 +35,7 @@ from moonflower.federation.grid import LocalGrid
 from moonflower.federation.remote import Remote
 from moonflower.oauth import api_client
 from moonflower.protocol.act import pin_words
+from moonflower.protocol.model_version import candidate
 from moonflower.server.coordinator import Coordinator
 from moonflower.server.door.api import Api
 from moonflower.server.exchange import ConnectedNode, Exchange
@@ -420,3 +422,58 @@ def test_what_is_wrong_is_said_before_anything_is_signed(one: Federation) -> Non
     text = page.read_text()
     assert "LOWERS A PROTECTION" in text
     assert pin_words(board().living.circle.pins["hungary"]) in text
+
+
+def test_a_circle_starts_from_what_was_promoted_or_brought_in_and_a_run_from_what_its_circle_promoted(
+    one: Federation,
+) -> None:
+    one.first()
+    assert one.run("run-1", *THREE) == "done"
+    models = one.state.models
+    with one.state.store.read() as db:
+        begun, last = (entry.sha256 for entry in models.entries(db, "run-1")[:: len(models.entries(db, "run-1")) - 1])
+    assert "was not promoted; expected one that was, or an import" in one.propose("--start 0", status=1)
+    assert "there is no model version" in one.propose("--start 77", status=2)
+    joins = "--with ../long-beach/card.json"
+    one.run_config("hidden = []", "hidden = [4]")
+    assert "is not of this task and schema" in one.propose(f"{joins} --start {last}", status=2)
+    one.run_config("lr = 0.1", "lr = 0.1")
+    said = one.propose(f"{joins} --start {last[:8]}")
+    assert f"Runs start from the version sha256:{last}, which all names promoted" in " ".join(said.split())
+    assert "STARTS FROM A MODEL that members of an earlier circle" in one.type(
+        "long-beach", "circle sign client.toml --yes"
+    )
+    one.sign(*THREE)
+    assert one.run("run-2", *sorted(SITES)) == "done"
+    with one.state.store.read() as db:
+        first, *_, newest = (entry.sha256 for entry in models.entries(db, "run-2"))
+    assert np.array_equal(models.read(first).vector, models.read(last).vector)
+
+    recipe = one.board().living.circle.recipe
+    remote = Remote(load_config(OperatorConfig, one.folder / "desk" / "operator.toml"))
+    with pytest.raises(Refused, match="was not promoted in circle 2") as refusal:
+        remote.submit(recipe, begun)
+    assert refusal.value.code == "base.unknown"
+    run = remote.submit(recipe, newest[:10])
+    with one.state.store.read() as db:
+        row = history.run_row(db, run)
+    assert row is not None
+    assert row.offer["start"] == newest
+    with one.state.store.transaction() as db:
+        history.end_run(db, run, "stopped", "run.stopped")
+
+    one.type("server", f"model export {begun} --unreleased --out ../used.safetensors --state state")
+    used = one.type("server", "model import ../used.safetensors --state state").split()[-1]
+    one.propose(f"--start {used}")
+    assert "a sum was opened over version" in one.type("cleveland", "circle sign client.toml --yes", status=1)
+    other = models.read(newest)
+    (one.folder / "brought.safetensors").write_bytes(candidate(other, other.vector * np.float32(1.5)).data)
+    said = one.type("server", "model import ../brought.safetensors --state state")
+    brought = said.split()[-1]
+    assert "it is here already" in one.type("server", "model import ../brought.safetensors --state state")
+    assert brought[:12] in one.type("server", "model list --state state")
+    one.propose(f"--start {brought}")
+    said = one.type("cleveland", "circle sign client.toml --yes --number 4").partition("What it changes")[2]
+    assert said.split("\n- ")[1].startswith("IMPORTS A MODEL: runs start from the file")
+    events = [entry["event"] for entry in one.state.log.entries()]
+    assert events.count("imported") == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -31,8 +32,12 @@ ANSWER = OwnAnswer(UPDATE.digest, HEADERS, "d" * 64, b"document", b"signature", 
 SAID = {"sha256": "d" * 64, "members": ["anna", "bert"]}
 
 
+def named(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def base(data: bytes = b"model", number: int = 0, norm: float = 0.0, trained: bool = True) -> Base:
-    return Base(data, trained, number, norm)
+    return Base(named(data), named(b"identity" + data), data, trained, number > 0, number, norm)
 
 
 def sealed_from(ledger: Ledger, about: RoundContext, one: Base | None = None, header: str = "header") -> None:
@@ -125,7 +130,7 @@ def test_the_bases_of_a_run_are_known_by_their_number_and_norm(ledger: Ledger) -
 def test_a_base_that_is_only_judged_is_not_trained_from(ledger: Ledger) -> None:
     sealed_from(ledger, TALLIES, base(number=5, trained=False))
     assert ledger.before(UPDATE).number == -1
-    assert ledger.model(TALLIES.base) == b"model"
+    assert ledger.model(named(b"model")) == b"model"
 
 
 @pytest.mark.parametrize(
@@ -153,13 +158,14 @@ def test_the_newest_candidate_of_a_run_is_remembered(ledger: Ledger) -> None:
 
 
 def test_only_the_newest_model_keeps_its_bytes_and_all_their_metrics(ledger: Ledger) -> None:
-    assert (ledger.model("m1"), ledger.metric("m1")) == (None, None)
+    one, two = named(b"one"), named(b"two")
+    assert (ledger.model(one), ledger.metric("m1")) == (None, None)
     first, second = replace(UPDATE, base="m1"), replace(UPDATE, base="m2", number=2)
     ledger.remember_sealed(first, "header", 0.0, base=base(b"one"), metrics={"m1": 0.5})
     ledger.remember_sealed(second, "header", 0.0, base=base(b"two"), metrics={"m2": None})
     ledger.remember_sealed(replace(UPDATE, purpose="statistics"), "header", 0.0)
-    assert (ledger.model("m1"), ledger.metric("m1")) == (None, 0.5)
-    assert (ledger.model("m2"), ledger.metric("m2")) == (b"two", None)
+    assert (ledger.model(one), ledger.metric("m1")) == (None, 0.5)
+    assert (ledger.model(two), ledger.metric("m2")) == (b"two", None)
 
 
 def test_the_total_of_rows_is_the_runs_own_and_the_last_one_holds(ledger: Ledger) -> None:
@@ -224,7 +230,7 @@ def test_what_is_not_remembered_is_not_in_the_journal_either(ledger: Ledger, mon
     with pytest.raises(OSError, match="No space"):
         ledger.remember_answered(UPDATE, ANSWER)
     assert ledger.journal() == []
-    assert (ledger.model(UPDATE.base), ledger.metric("m"), ledger.fact("f")) == (None, None, None)
+    assert (ledger.model(named(b"model")), ledger.metric("m"), ledger.fact("f")) == (None, None, None)
     assert (ledger.sealed(UPDATE.digest), ledger.answered(UPDATE.digest)) == (None, None)
     assert ledger.before(UPDATE).number == -1
 
@@ -272,7 +278,7 @@ def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
         assert after.answered(UPDATE.digest) == ANSWER
         assert after.before(about) == done
         assert (done.number, done.trained, done.newest) == (3, True, (1, "c"))
-        assert (after.model("m1"), after.metric("m1"), after.fact("rows:run")) == (b"one", 0.25, 7)
+        assert (after.model(named(b"one")), after.metric("m1"), after.fact("rows:run")) == (b"one", 0.25, 7)
         assert after.journal() == journal != []
 
 

@@ -6,6 +6,8 @@ The nodes are the shipped ones, each over a ledger of its own; operators sign wh
 - it lives in no circle whose signature it withdrew, let expire, or took back by a farewell;
 - it let nobody go who gave no farewell, before that one's days were over;
 - no two circles in which it lived start from one version 0; counts are new, or those of a circle in which it lived;
+- a circle starts from a version that it saw promoted and over which it answered no sum, if it knows of such a one; what
+  no sum was opened over when it signed is so when the circle begins;
 - what all honest names of a circle answered, they answered while they lived in it.
 
 At the end of each sequence all operators agree on one more circle, and everybody lives in it: nobody is locked out.
@@ -17,21 +19,25 @@ import logging
 import random
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import pytest
 from circles import heart_recipe
 from moonflower.client.circles import Circles, Own
-from moonflower.client.ledger.ledger import Ledger
+from moonflower.client.guard import OwnAnswer
+from moonflower.client.ledger.ledger import Base, Ledger
 from moonflower.client.standing import DAY_S, CircleStanding
 from moonflower.configs.roles import CircleSettings
 from moonflower.configs.settings import FloorSettings
 from moonflower.crypto.identity import Identity
 from moonflower.errors import Refused
 from moonflower.protocol.act import Act
-from moonflower.protocol.circle import Circle, Farewell, Signature, SignedCircle, sign
+from moonflower.protocol.circle import Circle, Farewell, Signature, SignedCircle, Start, sign
 from test_machine_means import Weaken, without
+
+from protocol import context
 
 NAMES = ("anna", "bert", "cleo", "dora")
 SEQUENCES, STEPS = 120, 24
@@ -53,17 +59,28 @@ def recipe(variant: int, init_seed: int) -> Any:
 
 @lru_cache(maxsize=4096)
 def circle(
-    number: int, lives: tuple[int, ...], variant: int, init_seed: int, counted: int, lost: tuple[str, ...]
+    number: int,
+    lives: tuple[int, ...],
+    variant: int,
+    init_seed: int,
+    counted: int,
+    lost: tuple[str, ...],
+    start: Start | None = None,
 ) -> Circle:
     """Return a circle; ``lives``: of each of the four names, 0 where it is not in it."""
     pins = {name: identity(name, life).card.node.pin for name, life in zip(NAMES, lives, strict=True) if life}
     lost = tuple(name for name in lost if name in pins)
-    return Circle.of(recipe(variant, init_seed), pins, number=number, counted=counted, new_ledgers=lost)
+    made = recipe(variant, init_seed)
+    return Circle.of(made, pins, number=number, counted=counted, new_ledgers=lost, start=start)
 
 
 @lru_cache(maxsize=65536)
 def signature(digest: str, name: str, life: int, made: Circle) -> Signature:
     return sign(identity(name, life), made)
+
+
+def _digest(number: int) -> str:
+    return f"{number % 2**256:064x}"
 
 
 class Node:
@@ -84,6 +101,10 @@ class Node:
         self.lived: list[Circle] = []
         self.left: set[str] = set()
         self.by_hand: set[str] = set()
+        self.promoted: dict[str, tuple[str, str]] = {}  # version → its identity, and the circle that promoted it
+        self.summed: set[str] = set()  # identities over which it answered a sum
+        self.spent: set[str] = set()  # circles over whose start it had, when it signed
+        self.lost = self.ledger.circles.standing().lost
         self.shown_signed = 0  # the highest number under which it was shown a signature that this ledger does not know
         self.restart()
 
@@ -102,6 +123,8 @@ class Sequence:
         self.acts: list[Circle] = []
         self.given: dict[str, dict[str, Signature]] = {}  # digest → name → signature: what the coordinator has
         self.farewells: list[Farewell] = []
+        self.versions: list[Start] = []
+        self.sums = 0
         self.answered: dict[str, set[str]] = {}
         self.told: list[str] = []
 
@@ -115,6 +138,7 @@ class Sequence:
             self.show_most: 5,
             self.by_rule: 4,
             self.answer: 3,
+            self.train: 5,
             self.days: 4,
             self.restart: 1,
             self.leave: 2,
@@ -134,7 +158,7 @@ class Sequence:
             lives[self.draw.randrange(4)] = 0
         lost = tuple(name for name in NAMES if self.nodes[name].circles.standing.lost is not None)
         variant, counted = self.draw.randrange(3), self.draw.choice((number, self._counted() or number))
-        made = circle(number, tuple(lives), variant, 100 + number, counted, lost)
+        made = circle(number, tuple(lives), variant, 100 + number, counted, lost, self._start())
         self.acts.append(made)
         for name in self.draw.sample(NAMES, self.draw.choice((4, 4, 4, 3))):
             self._sign(self.nodes[name], made)
@@ -148,6 +172,13 @@ class Sequence:
         """Return in which circle the rows of somebody were counted."""
         lived = [node.lived[-1] for node in self.nodes.values() if node.lived]
         return self.draw.choice(lived).counted if lived else 0
+
+    def _start(self) -> Start | None:
+        """Return where a circle is to start: mostly at version 0."""
+        if not self.versions or self.draw.random() < 0.5:
+            return None
+        one = self.draw.choice(self.versions[-4:])
+        return self.draw.choice((one, one, one, replace(one, imported=True), replace(one, identity=_digest(-1))))
 
     def propose(self) -> None:
         number = max((one.number for one in self.acts), default=0) + self.draw.choice((0, 1, 1, 1, 1, 1, 2))
@@ -165,6 +196,7 @@ class Sequence:
             self.draw.choice((1, 100 + number)),
             max(counted, 1),
             lost,
+            self._start(),
         )
         self.acts.append(made)
 
@@ -264,6 +296,41 @@ class Sequence:
         assert made.digest not in node.left, "it answers in a circle to which it said farewell"
         self.answered.setdefault(made.digest, set()).add(node.name)
 
+    def train(self) -> None:
+        """Some members train in their circle, over a version that it promoted or from which it starts."""
+        living = {name: node.circles.standing.living for name, node in self.nodes.items()}
+        there = sorted({one.digest for one in living.values() if one is not None})
+        if not there:
+            return
+        digest, members = self.draw.choice(there), []
+        for name, one in living.items():
+            if one is not None and one.digest == digest and self.draw.random() < 0.9:
+                members.append(self.nodes[name])
+        seen = {version: of for node in members for version, (of, _) in node.promoted.items()}
+        base = self.draw.choice(sorted(seen)) if seen and self.draw.random() < 0.7 else None
+        self.sums += 1
+        made = Start(_digest(2 * self.sums), _digest(2 * self.sums + 1), imported=False)
+        self.versions.append(made)
+        for node in members:
+            if base is not None and base in node.promoted:
+                self._works(node, digest, base, seen[base], answers=self.draw.random() < 0.8)
+            if self.draw.random() < 0.9:
+                self._works(node, digest, made.sha256, made.identity, answers=False, trained=False)
+
+    def _works(
+        self, node: Node, digest: str, sha256: str, identity: str, *, answers: bool, trained: bool = True
+    ) -> None:
+        """Let a node's ledger remember a base that came with the words of all names."""
+        self.sums += 1
+        about = context(circle=digest, number=self.sums, purpose="update" if trained else "tallies", base=sha256)
+        node.ledger.remember_sealed(
+            about, "header", 0.0, base=Base(sha256, identity, b"", trained, True, self.sums, 1.0)
+        )
+        node.promoted.setdefault(sha256, (identity, digest))
+        if answers:
+            node.ledger.remember_answered(about, OwnAnswer(about.digest, {}, "total", b"", b"", b""))
+            node.summed.add(identity)
+
     def _shown(self, made: Circle, *, all_of_them: bool = True) -> SignedCircle:
         there = self.given.get(made.digest, {})
         some = there if all_of_them else {name: one for name, one in there.items() if self.draw.random() < 0.7}
@@ -278,7 +345,15 @@ class Sequence:
         if made.pins.get(node.name) == node.circles.own.identity.card.node.pin:
             node.seen.setdefault(made.digest, self.now)
             if node.name in shown.signatures and node.signed.get(made.number, ("",))[0] != made.digest:
-                node.shown_signed = max(node.shown_signed, made.number)
+                if node.lived and made.number <= node.lived[-1].number:
+                    assert not self._newly_lost(node), "an act that is over takes its ledger from it"
+                else:
+                    node.shown_signed = max(node.shown_signed, made.number)
+        node.lost = node.circles.standing.lost
+
+    @staticmethod
+    def _newly_lost(node: Node) -> bool:
+        return node.circles.standing.lost is not None and node.lost is None
 
     # What must hold.
 
@@ -288,6 +363,9 @@ class Sequence:
         keys = {one.key.partition(".")[0] for one in Act.between(old, made).changed}
         assert keys <= {"task", "training"}, "a rule signed another protection"
         assert made.counted == old.counted, "a rule counts rows anew"
+        if made.start is not None:
+            assert not made.start.imported, "a rule imports"
+            assert made.start.identity not in node.summed, "a rule starts where a sum was opened"
         for digest, at, turn in node.signed.values():
             number = next(number for number, one in node.signed.items() if one[0] == digest)
             if digest in node.by_hand and number > old.number and digest not in node.left:
@@ -302,7 +380,26 @@ class Sequence:
             assert not node.lived or made.number > node.lived[-1].number, "it signed below the circle that it lives in"
             assert made.number > node.shown_signed, "it signed below what its lost ledger had signed"
             node.signed[made.number] = (made.digest, self.now, len(node.signed) + 1)
+            self._check_start(node, made)
             self._check_let_go(node, made)
+
+    @staticmethod
+    def _check_start(node: Node, made: Circle) -> None:
+        start = made.start
+        if start is None or not node.lived:
+            return
+        if start.identity in node.summed:
+            node.spent.add(made.digest)
+        if node.lost is not None:
+            return
+        known = {of for of, _ in node.promoted.values()}
+        if start.imported:
+            assert start.identity not in known, "an import is a version of its own"
+        else:
+            assert node.promoted.get(start.sha256, ("",))[0] == start.identity, "it starts at what was not promoted"
+        if start.identity in node.summed:
+            here = {of for of, circle in node.promoted.values() if circle == node.lived[-1].digest}
+            assert here <= node.summed, "it starts where a sum was opened, and knows of a better start"
 
     def _check_let_go(self, node: Node, made: Circle) -> None:
         if not node.lived or node.lived[-1].digest in node.left:
@@ -330,6 +427,8 @@ class Sequence:
             if Act.between(node.lived[-1], made).must_recount:
                 assert made.counted == made.number, "its counts are those of other members, or of other rows"
         assert made.draw not in {one.draw for one in node.lived}, "it starts where a sum may have been opened over"
+        if made.start is not None and made.start.identity in node.summed:
+            assert made.digest in node.spent, "a sum was opened over its start since it signed"
         assert before.lost is None or (made.number > before.lost and node.name in made.new_ledgers), "ledger.lost"
         node.lived.append(made)
 
@@ -401,18 +500,26 @@ WEAKENED = [
     without(CircleStanding, "_check_base", "if used is not None:", "if False:"),
     without(CircleStanding, "_check_base", "if act.must_recount and not anew:", "if False:"),
     without(CircleStanding, "_check_base", "if not (anew or circle.counted == newest.circle.counted):", "if False:"),
+    without(CircleStanding, "check_signable", "self._check_start(circle, newest, start)", "pass"),
+    without(CircleStanding, "_check_start", "if start.imported and known.promoted:", "if False:"),
+    without(CircleStanding, "_check_start", "if not (start.imported or known.same):", "if False:"),
+    without(CircleStanding, "_check_start", "if known.summed and known.better:", "if False:"),
+    without(CircleStanding, "check_begins", "if start.summed and not held.spent:", "if False:"),
+    without(CircleStanding, "fits_rule", "if circle.start is not None and not start.unspent:", "if False:"),
     without(CircleStanding, "unfinished", "one.circle.number > last", "True"),
     without(CircleStanding, "unfinished", "one.begun or one.left", "one.begun"),
     without(CircleStanding, "unfinished", "not self._withdrawn(one)", "True"),
     without(CircleStanding, "unfinished", "now - one.signed_s <= SIGNATURE_DAYS * DAY_S", "True"),
     without(CircleStanding, "_withdrawn", "other.turn > one.turn", "False"),
     without(CircleStanding, "let_go", "if now < due and", "if False and"),
-    without(CircleStanding, "let_go", "one.is_from(name, pin, living.digest)", "one.name == name"),
+    without(CircleStanding, "let_go", "one.is_from(name, pin, old.digest)", "one.name == name"),
     without(CircleStanding, "let_go", "known.seen_s if known is not None else now", "0.0"),
     without(CircleStanding, "let_go", "(name, pin) not in circle.members", "name not in circle.names"),
     without(CircleStanding, "fits_rule", "Act.between(living, circle).by_rule", "True"),
     without(CircleStanding, "fits_rule", "not by_hand", "True"),
     without(Circles, "look", "if self.name in one.signatures and", "if False and"),
+    without(Circles, "look", "circle.number > last and ", ""),
+    without(CircleStanding, "let_go", "if newest is None or newest.left:", "if self.living is None:"),
     without(Circles, "enter", "if shown.missing:", "if False:"),
     without(Circles, "_begin", "standing.check_begins(circle, self.name, now)", "None"),
     without(Circles, "_check_me", "if found != self.own.identity.card.node.pin:", "if False:"),

@@ -26,7 +26,7 @@ from ...canonical import canonical
 from ...configs.schema import Schema
 from ...configs.settings import TrainingSettings
 from ...errors import InputError
-from ...protocol.model_version import FROZEN_TYPES, Layout, TensorSpec
+from ...protocol.model_version import FROZEN_TYPES, Layout, TensorSpec, Version
 from ..secret import NodeSecret
 from ..tasks import MAX_COUNT, METRICS, Metrics, Task
 from .learner import Part, Vector
@@ -229,6 +229,29 @@ class TorchLearner:
                     gradient = pull if gradient is None else gradient + pull
                 if gradient is not None:
                     parameter.sub_(gradient, alpha=training.lr)
+
+
+def check_fits(version: Version, task: Task, schema: Schema, draw: str) -> None:
+    """Check that a version is one of a task's model, so that runs can start from it.
+
+    Args:
+        version: that is to be trained further.
+        task, schema: of the circle.
+        draw: what its version 0 is drawn from.
+
+    Raises:
+        InputError: ``data.model``: another model; names the first tensor that differs.
+    """
+    model = fresh_model(task, schema, draw)
+    frozen = {name: tensor_digest(value.detach().numpy()) for name, value in frozen_of(model).items()}
+    own: dict[str, Any] = {spec.name: list(spec.shape) for spec in layout_of(model)}
+    found: dict[str, Any] = {spec.name: list(spec.shape) for spec in version.layout}
+    own |= frozen
+    found |= {name: tensor_digest(value) for name, value in version.frozen.items()}
+    odd = next((name for name in dict.fromkeys((*own, *found)) if own.get(name) != found.get(name)), None)
+    if odd is not None or list(own) != list(found):
+        what = f"{odd!r} is another tensor" if odd is not None else "its tensors are in another order"
+        raise InputError("data.model", f"version {version.sha256[:16]} is not of this task and schema: {what}")
 
 
 def fresh_model(task: Task, schema: Schema, draw: str) -> nn.Module:

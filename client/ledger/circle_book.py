@@ -13,10 +13,11 @@ from sqlalchemy.dialects.sqlite import insert
 from ...canonical import canonical
 from ...protocol.circle import Circle
 from ...store import Store
-from ..standing import CircleStanding, KnownCircle
+from ..standing import CircleStanding, KnownCircle, KnownStart
 from . import tables
 
 _LOST = "ledger.lost"
+Check = Callable[[CircleStanding, KnownStart], None]
 MAX_IDLE = 64
 """Circles that a ledger keeps beside those that its node signed, left, or agreed to."""
 
@@ -40,13 +41,24 @@ class CircleBook:
     def see(self, circle: Circle, now: float) -> None:
         """Keep a circle, and when this node first saw it."""
         row = {"digest": circle.digest, "document": canonical(circle.as_dict()).decode(), "seen_s": now}
-        row |= {"by_hand": False, "consented": False, "begun": False, "left": False}
+        row |= dict.fromkeys(("by_hand", "consented", "spent", "begun", "left"), False)
         with self._store.transaction() as db:
             if db.execute(insert(tables.circles).values(row).on_conflict_do_nothing()).rowcount:
                 self._note(db, "circle_seen", circle=circle.digest, circle_number=circle.number)
                 self._forget_old(db)
 
-    def sign(self, circle: Circle, now: float, by_hand: bool, check: Callable[[CircleStanding], None]) -> None:
+    def start(self, circle: Circle) -> KnownStart:
+        """Return what this node knows of the version from which a circle starts."""
+        with self._store.read() as db:
+            return self._start(db, circle)
+
+    def promoted_in(self, sha256: str) -> str | None:
+        """Return the digest of the circle in which this node saw a version promoted, or None."""
+        column = tables.promoted.c
+        with self._store.read() as db:
+            return db.execute(select(column.circle).where(column.sha256 == sha256)).scalar_one_or_none()
+
+    def sign(self, circle: Circle, now: float, by_hand: bool, check: Check) -> None:
         """Remember that this node signs a circle, before its signature is made.
 
         Args:
@@ -56,10 +68,11 @@ class CircleBook:
             check: raises where it may not, in the same transaction: two processes sign from one ledger.
         """
         with self._store.transaction() as db:
-            check(self._standing(db))
+            start = self._start(db, circle)
+            check(self._standing(db), start)
             column = tables.circles.c
             last = db.execute(select(func.max(column.turn))).scalar_one()
-            row = {"signed_s": now, "turn": (last or 0) + 1, "by_hand": by_hand}
+            row = {"signed_s": now, "turn": (last or 0) + 1, "by_hand": by_hand, "spent": start.summed}
             db.execute(tables.circles.update().where(column.digest == circle.digest).values(row))
             self._note(db, "circle_signed", circle=circle.digest, circle_number=circle.number)
 
@@ -70,11 +83,11 @@ class CircleBook:
             db.execute(tables.circles.update().where(column.digest == circle.digest).values(consented=True))
             self._note(db, "circle_consented", circle=circle.digest, circle_number=circle.number)
 
-    def begin(self, circle: Circle, check: Callable[[CircleStanding], None]) -> None:
+    def begin(self, circle: Circle, check: Check) -> None:
         """Remember that all names signed a circle: this node lives in it from now on."""
         with self._store.transaction() as db:
             standing = self._standing(db)
-            check(standing)
+            check(standing, self._start(db, circle))
             column = tables.circles.c
             db.execute(tables.circles.update().where(column.digest == circle.digest).values(begun=True))
             if standing.lost is not None:
@@ -104,6 +117,20 @@ class CircleBook:
         old = select(column.digest).where(idle).order_by(column.seen_s.desc()).offset(MAX_IDLE)
         db.execute(tables.circles.delete().where(column.digest.in_(old.scalar_subquery())))
 
+    def _start(self, db: Connection, circle: Circle) -> KnownStart:
+        start, promoted, sealed = circle.start, tables.promoted.c, tables.sealed.c
+        if start is None:
+            return KnownStart()
+        answered = select(sealed.identity).where(sealed.context.in_(select(tables.answered.c.context)))
+        seen = select(promoted.sha256).where(promoted.identity == start.identity)
+        files = set(db.execute(seen).scalars())
+        summed = db.execute(answered.where(sealed.identity == start.identity).limit(1)).first()
+        newest = self._standing(db).newest
+        living = "" if newest is None else newest.circle.digest
+        others = select(promoted.sha256).where(promoted.circle == living, promoted.identity.not_in(answered))
+        better = db.execute(others.limit(1)).first()
+        return KnownStart(bool(files), start.sha256 in files, summed is not None, better is not None)
+
     def _standing(self, db: Connection) -> CircleStanding:
         rows = db.execute(select(tables.circles)).all()
         lost = db.execute(select(tables.facts.c.value).where(tables.facts.c.key == _LOST)).scalar_one_or_none()
@@ -118,5 +145,5 @@ def _parsed(document: str) -> Circle:
 
 def _known(row: Any) -> KnownCircle:
     circle = _parsed(row.document)
-    flags = row.by_hand, row.consented, row.begun, row.left
+    flags = row.by_hand, row.consented, row.spent, row.begun, row.left
     return KnownCircle(circle, row.seen_s, row.signed_s, row.turn or 0, *map(bool, flags))

@@ -58,14 +58,19 @@ class Base:
     """A version that this member works with.
 
     Attributes:
+        sha256, identity: of it, see :class:`~moonflower.protocol.model_version.Version`.
         data: its file.
         trained: it is trained from, not only judged.
+        promoted: by all names, as this member saw; else it is one that a run starts from.
         number: of the round that made it.
         norm: of the update that led to it.
     """
 
+    sha256: str
+    identity: str
     data: bytes
     trained: bool
+    promoted: bool
     number: int
     norm: float
 
@@ -150,6 +155,7 @@ class Ledger:
             "context": context.digest,
             "round": context.round,
             "base": context.base,
+            "identity": base.identity if base is not None and base.trained else "",
         }
         row |= {"header": header, "clipped_share": clipped_share}
         with self._store.transaction() as db:
@@ -363,11 +369,14 @@ def _place(context: RoundContext) -> dict[str, str | int]:
 
 def _keep_base(db: Connection, context: RoundContext, base: Base) -> None:
     """Keep the version that this member works with, in place of the one before, and where its training began."""
-    if db.execute(select(tables.models.c.sha256).where(tables.models.c.sha256 == context.base)).first() is None:
+    if db.execute(select(tables.models.c.sha256).where(tables.models.c.sha256 == base.sha256)).first() is None:
         db.execute(tables.models.delete())
-        db.execute(insert(tables.models).values(sha256=context.base, model=base.data))
+        db.execute(insert(tables.models).values(sha256=base.sha256, model=base.data))
+    if base.promoted:
+        seen = {"sha256": base.sha256, "identity": base.identity, "circle": context.circle}
+        db.execute(insert(tables.promoted).values(seen).on_conflict_do_nothing())
     if base.trained:
-        row = {"run": context.run, "number": base.number, "sha256": context.base, "norm": base.norm}
+        row = {"run": context.run, "number": base.number, "sha256": base.sha256, "norm": base.norm}
         db.execute(insert(tables.bases).values(row).on_conflict_do_nothing())
 
 

@@ -23,6 +23,7 @@ circles = Table(
     Column("turn", Integer),  # 1 for the first that it signed
     Column("by_hand", Boolean, nullable=False),
     Column("consented", Boolean, nullable=False),
+    Column("spent", Boolean, nullable=False),
     Column("begun", Boolean, nullable=False),
     Column("left", Boolean, nullable=False),
 )
@@ -42,9 +43,19 @@ sealed = Table(
     Column("number", Integer, nullable=False),
     Column("round", Integer, nullable=False),
     Column("base", String, nullable=False),
+    Column("identity", String, nullable=False),  # of the base that was trained from; "" where none was
     Column("header", String, nullable=False),
     Column("clipped_share", Float, nullable=False),
     Index("sealed_by_base", "run", "base", "round"),
+    Index("sealed_by_identity", "identity"),
+)
+promoted = Table(
+    "promoted",
+    metadata,
+    Column("sha256", String, primary_key=True),  # of a version that all names promoted, as this member saw
+    Column("identity", String, nullable=False),
+    Column("circle", String, nullable=False),
+    Index("promoted_by_identity", "identity"),
 )
 answered = Table(
     "answered",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from sqlalchemy import Connection
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -21,6 +22,7 @@ from starlette.routing import Route
 
 from ...configs.recipe import Recipe, not_free, parse_recipe
 from ...errors import InputError, Refused
+from ...protocol.circle import Circle
 from ..records import circles, history
 from ..records.state import State
 from ..records.waiting import waited_for
@@ -126,19 +128,25 @@ class Api:
         except InputError as error:
             return error_reply(400, error.code, str(error))
         try:
-            run = await run_in_threadpool(self._queue, asked)
-        except Refused as error:
+            run = await run_in_threadpool(self._queue, asked, request.query_params.get("start", ""))
+        except (Refused, InputError) as error:
             return refusal(error)
         if run is None:
             return error_reply(409, "run.busy", "another run is not over yet")
         self._accepted()
         return JSONResponse({"run": run}, 201)
 
-    def _queue(self, asked: Recipe) -> str | None:
+    def _queue(self, asked: Recipe, start: str = "") -> str | None:
         """Return the identifier of a run in the circle that there is; None while another one is not over.
 
+        Args:
+            asked: recipe that the run's config makes.
+            start: name of the version to start from; "" for where the circle starts.
+
         Raises:
-            Refused: ``circle.differs``: there is no circle, or the run is not as its recipe says.
+            Refused: ``circle.differs``: there is no circle, or the run is not as its recipe says; ``base.unknown``: no
+                run of this circle promoted the version.
+            InputError: ``data.model``: there is no such version.
         """
         run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
         with self._state.store.transaction() as db:
@@ -155,8 +163,20 @@ class Api:
                 )
                 what = f"the run differs from circle {circle.number}, which {', '.join(circle.names)} signed, in {said}"
                 raise Refused("circle.differs", what, hint=SIGN_ANEW)
-            history.queue_run(db, run, circle.offer(asked.training.seed, asked.training.rounds))
+            chosen = self._chosen(db, circle, start) if start else ""
+            history.queue_run(db, run, circle.offer(asked.training.seed, asked.training.rounds, chosen))
         return run
+
+    def _chosen(self, db: Connection, circle: Circle, name: str) -> str:
+        """Return the SHA-256 of the version of a circle that a run starts from; "" for where the circle starts."""
+        entry = self._state.models.find(db, name)
+        row = history.run_row(db, entry.run)
+        if row is None or row.offer["circle"] != circle.digest or entry.verdict not in ("start", "promoted"):
+            what = f"model {name!r} was not promoted in circle {circle.number}"
+            hint = f"moonflower circle propose RUN.toml --start {name}, which all members sign"
+            raise Refused("base.unknown", f"{what}; expected a version of it", hint=hint)
+        self._state.models.read(entry.sha256)
+        return entry.sha256 if entry.verdict == "promoted" else str(row.offer["start"])
 
     async def _list(self, _: Request) -> Response:
         return JSONResponse({"runs": await run_in_threadpool(self._runs)})

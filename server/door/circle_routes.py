@@ -56,6 +56,7 @@ class CircleRoutes:
         def propose(db: Connection, value: Any) -> dict[str, Any]:
             circle = Circle.parse(value)
             circles.check_door(db, circle)
+            circles.check_start(db, self._state.models, circle)
             circles.propose(db, self._state.log, circle, self._clock())
             return {"circle": circle.digest}
 

@@ -14,13 +14,14 @@ from sqlalchemy import Boolean, Column, Connection, Float, Integer, String, Tabl
 from sqlalchemy.dialects.sqlite import insert
 
 from ...canonical import canonical
-from ...errors import Refused
+from ...errors import InputError, Refused
 from ...protocol.act import Act
 from ...protocol.circle import SIGNATURE_DAYS, Circle, Farewell, Signature, SignedCircle, check_signature
 from ...protocol.circle_board import CircleBoard
 from . import members as roster
 from .database import metadata
 from .log import Log
+from .models import Models
 
 DAY_S = 86400.0
 JUMP = 100
@@ -136,6 +137,27 @@ def check_door(db: Connection, circle: Circle) -> None:
         if known[name] != pin or name in revoked:
             what = "was revoked" if name in revoked else f"is let in with the pin {known[name]}, not {pin}"
             raise Refused("circle.differs", f"{name!r} {what}", hint="moonflower member add CARD, at the server")
+
+
+def check_start(db: Connection, models: Models, circle: Circle) -> None:
+    """Check that the version from which a circle starts is here, whole, and what the circle says of it.
+
+    Raises:
+        Refused: ``base.unknown``.
+    """
+    start = circle.start
+    if start is None:
+        return
+    promoted = any(one.sha256 == start.sha256 and one.verdict == "promoted" for one in models.entries(db))
+    if not (start.sha256 in models.imports(db) if start.imported else promoted):
+        kind = "imported file" if start.imported else "promoted version"
+        raise Refused("base.unknown", f"there is no {kind} {start.sha256[:16]} at this server to start from")
+    try:
+        found = models.read(start.sha256)
+    except InputError as error:
+        raise Refused("base.unknown", str(error)) from None
+    if found.identity != start.identity:
+        raise Refused("base.unknown", f"version {start.sha256[:16]} has other numbers than the circle says")
 
 
 def take_signature(db: Connection, log: Log, digest: str, member: str, one: Signature, now: float) -> bool:

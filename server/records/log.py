@@ -79,7 +79,7 @@ EVENTS = {
     "rejected": "an approver rejected a model version, for good",
     "released": "a model version is the one to use; details: the approvals that made it so",
     "rolled_back": "a version that was released before is the one to use again; details: the approvals",
-    "imported": "approvers brought in a model from outside",
+    "imported": "a model file from outside, for a circle to start from; details: its SHA-256 and identity",
     "exported": "a model version was written out",
 }
 

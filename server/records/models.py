@@ -43,6 +43,14 @@ _versions = Table(
 )
 
 
+_imports = Table(
+    "imports",
+    metadata,
+    Column("sha256", String, primary_key=True),
+    Column("created", String, nullable=False),
+)
+
+
 @dataclass(frozen=True)
 class Entry:
     """A version's lineage.
@@ -140,6 +148,23 @@ class Models:
         """Add the metrics over all members' test rows to a version of a run."""
         found = (_versions.c.run == run) & (_versions.c.sha256 == sha256)
         db.execute(_versions.update().where(found).values(metrics=canonical(metrics).decode()))
+
+    def measured(self, db: Connection, sha256: str) -> Mapping[str, float | None] | None:
+        """Return the metrics of a version that another run reported, or None."""
+        column = _versions.c
+        found = select(column.metrics).where((column.sha256 == sha256) & column.metrics.is_not(None)).limit(1)
+        text = db.execute(found).scalar_one_or_none()
+        return None if text is None else dict(json.loads(text))
+
+    def keep_import(self, db: Connection, sha256: str, created: str) -> bool:
+        """Record a file that came from outside, once it is in its place; return whether it was not there before."""
+        row = {"sha256": sha256, "created": created}
+        return bool(db.execute(insert(_imports).values(row).on_conflict_do_nothing()).rowcount)
+
+    def imports(self, db: Connection) -> dict[str, str]:
+        """Return the SHA-256 of every file that came from outside, and when, oldest first."""
+        rows = db.execute(select(_imports).order_by(_imports.c.created, _imports.c.sha256))
+        return {row.sha256: row.created for row in rows}
 
     def entries(self, db: Connection, run: str | None = None) -> list[Entry]:
         """Return every version's lineage, of one run or of all, oldest first: a run's name begins with its time."""

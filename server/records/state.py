@@ -72,6 +72,19 @@ def log_origin(federation: str) -> str:
     return "moonflower/" + "-".join(federation.split()).replace("+", "-")
 
 
+def log_name(folder: Path) -> str:
+    """Return what names the log of a folder: as good as the federation's name where that folder is opened.
+
+    Raises:
+        InputError: ``config.state``: it holds no log.
+    """
+    try:
+        origin = (folder / "log.pub").read_text(encoding="utf-8").partition("+")[0]
+    except (OSError, UnicodeDecodeError):
+        raise InputError("config.state", f"{folder} holds no log.pub that can be read") from None
+    return origin.removeprefix("moonflower/")
+
+
 def open_existing(folder: Path) -> tuple[CoordinatorStore, Models]:
     """Return the store and models of a folder that must exist already, for commands that only look.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection
@@ -31,13 +32,15 @@ class Registry:
         self._store, self._models, self._log = store, models, log
 
     def listing(self) -> dict[str, Any]:
-        """Return every version, oldest first, and which one is released."""
+        """Return every version, oldest first, which one is released, and the files that came from outside."""
         with self._store.read() as db:
             board = Board(db, self._models)
             versions = [_brief(entry, board) for entry in self._models.entries(db)]
+            imports = [{"sha256": one, "created": when} for one, when in self._models.imports(db).items()]
         current = board.releases.current
         released = None if current is None else {"version": current.version, "sha256": current.sha256}
-        return {"released": released, "after": board.releases.after, "versions": versions}
+        after = board.releases.after
+        return {"released": released, "after": after, "versions": versions, "imports": imports}
 
     def shown(self, name: str) -> dict[str, Any]:
         """Return a version's lineage, its model card, and who may approve it.
@@ -58,6 +61,16 @@ class Registry:
             for one in held.approvers
         ]
         return {"lineage": entry.as_dict(), "card": card, "approvers": approvers}
+
+    def keep_import(self, version: Version) -> bool:
+        """Keep a file that came from outside, for a circle to start from; return whether it was not there before."""
+        assert self._log is not None
+        self._models.write(version)
+        with self._store.transaction() as db:
+            new = self._models.keep_import(db, version.sha256, datetime.now(UTC).isoformat(timespec="milliseconds"))
+            if new:
+                self._log.append(db, "imported", sha256=version.sha256, identity=version.identity)
+        return new
 
     def decide(self, name: str, value: Any) -> dict[str, Any]:
         """Take a signed decision about a version, and release it if nothing is missing; returns what came of it.
@@ -82,13 +95,15 @@ class Registry:
         """Return a version's file as it leaves the federation: one that is not released is marked as such.
 
         Args:
-            name: number, or the first digits of the SHA-256.
+            name: number, or the first digits of the SHA-256; all of them give a file that was imported, as it came.
             unreleased: it need not be released.
 
         Raises:
             InputError: ``data.model``: no such version, or its file is gone. Refused: ``release.unreleased``.
         """
         with self._store.read() as db:
+            if unreleased and name in self._models.imports(db):
+                return self._models.read(name)
             entry = self._models.find(db, name)
             if entry.version is None:
                 raise InputError("data.model", f"version {name} was refused ({entry.code}); its file was not kept")

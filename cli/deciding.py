@@ -1,0 +1,103 @@
+"""What an approver reads and signs about a model version, and what came of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import click
+import typer
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+
+from ..crypto.identity import PublicKey
+from ..errors import InputError, Refused
+from ..protocol.approval import Action, Decision, SignedDecision
+from ..protocol.model_version import Version
+from .output import print_json, visible
+
+
+class Versions(Protocol):
+    """Where versions are looked up and decided about: a folder's :class:`Registry`, or a server."""
+
+    def listing(self) -> dict[str, Any]:
+        """Return every version."""
+
+    def shown(self, name: str) -> dict[str, Any]:
+        """Return one version with its card."""
+
+    def decide(self, name: str, value: Any) -> dict[str, Any]:
+        """Hand a decision over."""
+
+    def file(self, name: str, *, unreleased: bool) -> Version:
+        """Return a version's file."""
+
+
+def decided(
+    source: Versions, action: Action, name: str, key: EllipticCurvePrivateKey, member: str, reason: str, *, ask: bool
+) -> dict[str, Any]:
+    """Show an approver what a decision is about, sign it, hand it over; return what came of it."""
+    shown = source.shown(name)
+    found = shown["card"]
+    sha256 = str(found["sha256"])
+    if str(found["version"]) != name and not sha256.startswith(name):
+        raise Refused("release.digest", f"asked for {name!r}, the server shows {sha256}")
+    who = _approver(shown["approvers"], PublicKey(key.public_key()).pin, member)
+    after = found["release"]["after"]
+    decision = Decision(found["federation"], action, sha256, after, who["member"], who["approver"], reason)
+    for line in _brief(found, decision):
+        typer.echo(visible(line), err=True)
+    if ask:
+        _ask()
+    return source.decide(sha256, SignedDecision.by(key, decision).as_dict())
+
+
+def tell(outcome: Mapping[str, Any], as_json: bool) -> None:
+    """Say what came of a decision."""
+    if as_json:
+        print_json(outcome)
+        return
+    done = {
+        "approved": f"signed; {outcome['approvals']} of {outcome['required']} approvals, {outcome['missing']} missing",
+        "rejected": "rejected",
+        "released": f"released, with {outcome['approvals']} approvals",
+        "rolled_back": f"released again, with {outcome['approvals']} approvals",
+    }
+    typer.echo(f"version {outcome['version']}: {done[outcome['event']]}")
+
+
+def _brief(found: Mapping[str, Any], decision: Decision) -> Iterator[str]:
+    """Yield what an approver should have seen before signing."""
+    gate, release, metrics = found["gate"], found["release"], found["metrics"] or {}
+    yield f"version   {found['version']} of {found['federation']}, run {found['run']}, {found['created']}"
+    yield f"SHA-256   {found['sha256']}"
+    yield f"members   {', '.join(found['members'])}"
+    yield f"gate      {gate['verdict']}, median of the votes {gate['median']} ({gate['metric']})"
+    yield f"metrics   {', '.join(f'{name} {value}' for name, value in metrics.items()) or 'none were reported'}"
+    yield f"approvals {len(release['approvals'])} of {release['required']} so far"
+    if release["released"]:
+        yield f"released  version {release['released']['version']} is, at the moment"
+    yield f"to sign   {decision.encode().decode()}"
+
+
+def _ask() -> None:
+    """Ask on stderr, so that stdout holds the result only."""
+    typer.echo("Sign this? [y/N] ", nl=False, err=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise click.Abort
+
+
+def _approver(approvers: list[dict[str, str]], thumbprint: str, member: str) -> dict[str, str]:
+    """Return the member and the name under which a key may approve."""
+    found = [one for one in approvers if one["key"] == thumbprint and member in ("", one["member"])]
+    if not found:
+        where = f"the card of {member!r}" if member else "any member's card"
+        raise InputError(
+            "release.unknown_approver",
+            f"the key {thumbprint} is not on {where}",
+            hint="the member adds [[approver]] to client.toml; its card then comes with the next run, or by member add",
+        )
+    if len(found) > 1:
+        names = ", ".join(one["member"] for one in found)
+        raise InputError("release.unknown_approver", f"the key is on the cards of {names}; expected --member")
+    return found[0]

@@ -1,0 +1,115 @@
+"""What a member works from: the base that comes with a request, and the version that a run starts from (rule 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, Refused
+from ..protocol import model_version
+from ..protocol.circle import Start
+from ..protocol.context import RoundContext
+from ..protocol.messages import Seal
+from ..protocol.model_version import Version
+from ..protocol.purposes import Purpose, Purposes
+from .guard import BaseRules
+from .learning.learner import Learner
+from .ledger.ledger import Base, Ledger
+from .seat import Agreed, Seated
+
+
+def of_request(
+    purposes: Purposes, ledger: Ledger, agreed: Agreed, seat: Seated, context: RoundContext, request: Seal
+) -> Base | None:
+    """Return the version that came with a request, once this node knows it; None where the purpose is about none.
+
+    Args:
+        purposes: that this member knows.
+        ledger: with what it did in the run before.
+        agreed, seat: of the run.
+        context: of the request.
+        request: to seal.
+
+    Raises:
+        Refused: ``base.unknown``; ``agree.frozen``.
+    """
+    purpose, start = purposes[context.purpose], agreed.circle.start
+    if not purpose.based:
+        return _start(agreed, request) if purpose.makes_version and agreed.offer.start else None
+    said = BaseRules(context, seat.roster, agreed.offer, purposes, ledger.before(context)).check(
+        request.proof, request.refused
+    )
+    base = model_version.parse(request.model)
+    if base.sha256 != context.base or base.layout != agreed.learner.layout:
+        raise Refused("base.unknown", "the model that came is not the base that was announced")
+    if not purpose.trained and start is not None and base.identity == start.identity:
+        raise Refused("base.unknown", "others may have measured where the circle starts: it is not measured again")
+    agreed.learner.prepare(base.manifest["scaling"])
+    promoted = purposes[said.purpose].voted
+    return Base(base.sha256, base.identity, base.data, purpose.trained, promoted, said.number, said.norm or 0.0)
+
+
+def kept(ledger: Ledger, purpose: Purpose, agreed: Agreed, context: RoundContext) -> Version | None:
+    """Return the version that an opening needs, where the ledger has it: the base of training, or the run's start."""
+    wanted = context.base if purpose.trained else ""
+    if purpose.makes_version and not purpose.based:
+        wanted = agreed.offer.start
+    data = ledger.model(wanted) if wanted else None
+    return None if data is None else model_version.parse(data)
+
+
+def _start(agreed: Agreed, request: Seal) -> Base:
+    """Return the version that a run starts from, which came with the request for its statistics."""
+    found = check_start(request.model, agreed.offer.start, agreed.circle.start, agreed.learner)
+    return Base(found.sha256, found.identity, found.data, False, False, -1, 0.0)
+
+
+def check_start(data: bytes, sha256: str, start: Start | None, learner: Learner) -> Version:
+    """Return the version that a run starts from, if it is the one that was agreed to and can be trained here.
+
+    Args:
+        data: its file, as it came.
+        sha256: that the run's offer names.
+        start: where the circle starts, if that is no version 0.
+        learner: of the run.
+
+    Raises:
+        Refused: ``base.unknown``: it is another one, or none for this task; ``agree.frozen``: what does not travel
+            differs from the task's.
+    """
+    try:
+        found = model_version.parse(data)
+    except InputError:
+        raise Refused("base.unknown", "what came as the run's start is no model version") from None
+    if found.sha256 != sha256:
+        raise Refused("base.unknown", "what came as the run's start is another version")
+    if start is not None and start.sha256 == sha256 and start.identity != found.identity:
+        raise Refused("base.unknown", "the circle's start has other numbers than its signed document says")
+    own = learner.scaling(learner.summary().tolist())
+    if found.layout != learner.layout or not _alike(found.manifest.get("scaling"), own):
+        raise Refused("base.unknown", "the run's start is not of the recipe's task and schema")
+    if not np.isfinite(found.vector).all():
+        raise Refused("base.unknown", "the run's start holds a number that is not finite")
+    frozen = learner.frozen
+    same = {*frozen} == {*found.frozen} and all(
+        frozen[name].dtype == found.frozen[name].dtype and np.array_equal(frozen[name], found.frozen[name])
+        for name in frozen
+    )
+    if not same:
+        raise Refused("agree.frozen", "what does not travel is not in the run's start as the task makes it")
+    return found
+
+
+def _alike(found: Any, own: Any) -> bool:
+    """Return whether two scalings have one form: the same keys, lists as long, finite numbers."""
+    if isinstance(own, Mapping):
+        return isinstance(found, Mapping) and {*found} == {*own} and all(_alike(found[key], own[key]) for key in own)
+    if isinstance(own, (list, tuple)):
+        same = isinstance(found, list) and len(found) == len(own)
+        return same and all(_alike(one, other) for one, other in zip(found, own, strict=True))
+    if isinstance(own, (int, float)) and not isinstance(own, bool):
+        return isinstance(found, (int, float)) and not isinstance(found, bool) and math.isfinite(found)
+    return type(found) is type(own)
