@@ -212,6 +212,8 @@ class Circles:
             raise Refused(
                 "circle.differs", f"the signature under circle {circle.number} was withdrawn; a number is signed once"
             )
+        elif by_hand:
+            self._book.confirm(circle)
         return sign(self.own.identity, circle)
 
     def sign_by_rule(

@@ -76,6 +76,12 @@ class CircleBook:
             db.execute(tables.circles.update().where(column.digest == circle.digest).values(row))
             self._note(db, "circle_signed", circle=circle.digest, circle_number=circle.number)
 
+    def confirm(self, circle: Circle) -> None:
+        """Remember that the operator decided for a circle that this node has signed already, perhaps by a rule."""
+        with self._store.transaction() as db:
+            column = tables.circles.c
+            db.execute(tables.circles.update().where(column.digest == circle.digest).values(by_hand=True))
+
     def consent(self, circle: Circle) -> None:
         """Remember that the operator agrees to what a circle lets go, before its time is over."""
         with self._store.transaction() as db:
