@@ -559,8 +559,9 @@ def test_what_was_signed_by_hand_and_is_over_keeps_no_rule_from_signing(one_sequ
     for made in (circle(1, (1, 1, 1, 1), 0, 101, 1, ()), *two):
         assert node.circles.sign(made, (), by_hand=True) is not None
         one.given[made.digest] = {name: sign(identity(name, 1), made) for name in NAMES}
-        if made.number != 2:
+        if made.number == 1:
             node.circles.enter(one._shown(made))
+    node.circles.enter(one._shown(two[0]))
     ahead = SignedCircle(circle(4, (1, 1, 1, 1), 1, 104, 1, ()), {})
     assert [made for made, _ in node.circles.sign_by_rule([ahead], [])] == [ahead.circle]
 
@@ -591,7 +592,7 @@ def test_a_circle_that_was_left_before_it_began_does_not_begin(one_sequence: Seq
 
 
 def test_a_lost_ledger_lets_nobody_go_sooner(one_sequence: Sequence) -> None:
-    """A coordinator that shows a node a signature which its ledger lost does not get it to forget with whom it lives."""
+    """A coordinator that shows a node a signature that its ledger lost does not get it to forget with whom it lives."""
     one = one_sequence
     node, first, lost = one.nodes["anna"], *(circle(at, (1, 1, 1, 1), 0, 100 + at, 1, ()) for at in (1, 5))
     for made in (first, lost):
