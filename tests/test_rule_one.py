@@ -651,6 +651,7 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weaken", WEAKENED, ids=lambda one: one.__name__)
 def test_a_rule_that_is_missing_is_found(weaken: Weaken, monkeypatch: pytest.MonkeyPatch) -> None:
     weaken(monkeypatch)
