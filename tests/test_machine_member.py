@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from moonflower.client import guard
+from moonflower.client import bases, guard
 from moonflower.client.app import Member
 from moonflower.client.guard import BaseRules
 from moonflower.client.ledger.ledger import Ledger
@@ -865,7 +865,7 @@ WEAKENED = (
     without(Member, "answer_list", "self.ledger.remember_answered(context, given)", "pass"),
     without(Member, "answer_list", "self.held.drop(context.digest)", "pass"),
     without(Member, "open", "candidate=said.sha256 if judging else", 'candidate="" if judging else'),
-    without(Member, "_base", "base.sha256 != context.base or", ""),
+    without(bases, "of_request", "base.sha256 != context.base or", ""),
     without(Member, "enrol", "digest(before.offer) != digest(offer)", "False"),
     without(Ledger, "before", "(row.base == context.base)", "(row.base != '')"),
     without(Ledger, "before", "& (row.round == context.round)", ""),
