@@ -40,8 +40,8 @@ _LIMITS = (
     " reviewed it). The coordinator sees every version, votes, sizes and times, and it can stop the run.",
     "<b>Coordinator and members together.</b> The coordinator and all members but two learn the sum of the last two,"
     " and no more (experimental until somebody outside the project has reviewed it). All members but one know the"
-    " update of that one. A run still chooses its rates, epochs, clip and rows: runs over the same rows with other"
-    " settings can tell the last two apart.",
+    " update of that one. All members signed the settings; a run still chooses its seed, and many seeds over the same"
+    " rows can tell the one record in a short last batch.",
     "<b>Members.</b> Every member knows every opened sum. What only one member changed between two sums is that"
     " member's.",
     "<b>A member that is away or answers junk</b> holds everybody up, and nobody can say who answered junk.",

@@ -52,8 +52,8 @@ EXPOSED = (
     "Every opened sum is known to all members, and every version to the coordinator.",
     "A member that is away, or that answers junk, holds everybody up; junk is not named. So can the coordinator.",
     "What only one member changed between two sums is that member's.",
-    "A run chooses its rates, epochs, clip and rows: runs over the same rows with other settings can tell the last two "
-    "members apart.",
+    "All members signed the settings. A run chose its seed and where it started: many seeds over the same rows can tell "
+    "the one record in a short last batch.",
     "Recorded traffic opens to whoever breaks X25519.",
     "If all members ran on one machine (simulate, up), whoever ran it saw all rows and all keys.",
 )
