@@ -27,13 +27,27 @@ from federation import NAMES, Federation, identities
 ANNA = NAMES[0]
 
 
-@pytest.fixture
-def one(tmp_path: Path) -> Iterator[Federation]:
-    """A federation whose first run is over; each round promoted a version, and no sum was opened over the last one."""
-    made = Federation(tmp_path)
+def after_a_run(folder: Path) -> Federation:
+    """Return a federation whose run is over; each round promoted a version, and no sum was opened over the last one."""
+    made = Federation(folder)
     made.queue()
     assert made.carry_out() == "done"
     assert [entry["status"] for entry in made.rounds()] == ["promoted"] * 3
+    return made
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> Iterator[Federation]:
+    """A federation whose run is over, to go on with."""
+    made = after_a_run(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+    """A federation whose run is over, to look at."""
+    made = after_a_run(tmp_path_factory.mktemp("done"))
     yield made
     made.close()
 
@@ -139,17 +153,17 @@ def test_what_a_circle_starts_from_is_not_measured_again(one: Federation) -> Non
     assert {entry["code"] for entry in one.events("envelope_refused")} == {"base.unknown"}
 
 
-def test_a_circle_starts_from_what_its_signers_saw_promoted(one: Federation) -> None:
-    mine = one.members[ANNA].circles
-    first, *_, last = (entry.sha256 for entry in versions(one, "run-1"))
+def test_a_circle_starts_from_what_its_signers_saw_promoted(done: Federation) -> None:
+    mine = done.members[ANNA].circles
+    first, *_, last = (entry.sha256 for entry in versions(done, "run-1"))
     assert "was not promoted in this node's ledger" in refused(
-        "base.unknown", mine.check, next_circle(one, started_at(one, first)).circle
+        "base.unknown", mine.check, next_circle(done, started_at(done, first)).circle
     )
-    lie = replace(started_at(one, last), identity=file(one, first).identity)
-    refused("base.unknown", mine.check, next_circle(one, lie).circle)
-    said = refused("base.unknown", mine.check, next_circle(one, started_at(one, last, imported=True)).circle)
+    lie = replace(started_at(done, last), identity=file(done, first).identity)
+    refused("base.unknown", mine.check, next_circle(done, lie).circle)
+    said = refused("base.unknown", mine.check, next_circle(done, started_at(done, last, imported=True)).circle)
     assert "is called an import; it is of this federation" in said
-    mine.check(next_circle(one, started_at(one, last)).circle)
+    mine.check(next_circle(done, started_at(done, last)).circle)
 
 
 def test_a_circle_starts_where_no_sum_was_opened_over_if_there_is_such_a_version(one: Federation) -> None:
@@ -224,21 +238,21 @@ def hostile_starts(one: Federation, good: Version) -> dict[str, bytes]:
         ("something frozen", "agree.frozen"),
     ],
 )
-def test_what_is_sent_as_a_start_is_the_one_that_was_signed_and_fits(one: Federation, what: str, code: str) -> None:
+def test_what_is_sent_as_a_start_is_the_one_that_was_signed_and_fits(done: Federation, what: str, code: str) -> None:
     """All but the first three are what the circle names: an import that fits neither task nor schema."""
-    good = file(one, one.model().sha256)
-    data = hostile_starts(one, good)[what]
+    good = file(done, done.model().sha256)
+    data = hostile_starts(done, good)[what]
     named = "nothing", "no model", "another version"
     sha256 = good.sha256 if what in named else model_version.parse(data).sha256
-    member = one.members[ANNA]
+    member = done.members[ANNA]
     learner = member._agreement("run-1").learner
     refused(code, bases.check_start, data, sha256, None, learner)
     assert bases.check_start(good.data, good.sha256, None, learner).sha256 == good.sha256
 
 
-def test_the_numbers_of_a_start_are_those_of_the_signed_circle(one: Federation) -> None:
-    good = file(one, one.model().sha256)
-    learner = one.members[ANNA]._agreement("run-1").learner
+def test_the_numbers_of_a_start_are_those_of_the_signed_circle(done: Federation) -> None:
+    good = file(done, done.model().sha256)
+    learner = done.members[ANNA]._agreement("run-1").learner
     wrong = Start(good.sha256, "ab" * 32, imported=True)
     said = refused("base.unknown", bases.check_start, good.data, good.sha256, wrong, learner)
     assert "other numbers than its signed document says" in said
@@ -261,11 +275,11 @@ def test_a_run_that_starts_from_a_version_takes_no_statistics_without_it(one: Fe
     refused("envelope.context", member.enrol, Enrol(**{**asked, "start": ""}))
 
 
-def test_an_act_says_where_its_runs_start_and_an_import_first(one: Federation) -> None:
-    old, last = one.signed.circle, one.model().sha256
-    first, *_ = Act.between(old, next_circle(one, Start("ab" * 32, "cd" * 32, imported=True)).circle).words()
+def test_an_act_says_where_its_runs_start_and_an_import_first(done: Federation) -> None:
+    old, last = done.signed.circle, done.model().sha256
+    first, *_ = Act.between(old, next_circle(done, Start("ab" * 32, "cd" * 32, imported=True)).circle).words()
     assert first.startswith("IMPORTS A MODEL: runs start from the file sha256:abab")
-    made = next_circle(one, started_at(one, last)).circle
+    made = next_circle(done, started_at(done, last)).circle
     known = f"Runs start from the version sha256:{last}, which all names promoted, with its scaling."
     assert known in Act.between(old, made).words()
     assert Act.between(old, made).words(spent=True)[0].startswith("STARTS WHERE SUMS WERE OPENED")
@@ -285,8 +299,8 @@ def test_an_act_says_where_its_runs_start_and_an_import_first(one: Federation) -
         {"sha256": "ab" * 32, "identity": "cd" * 32, "imported": True, "more": 1},
     ],
 )
-def test_a_start_that_is_none_is_refused(one: Federation, start: Any) -> None:
-    raw = next_circle(one, None).circle.as_dict()
+def test_a_start_that_is_none_is_refused(done: Federation, start: Any) -> None:
+    raw = next_circle(done, None).circle.as_dict()
     assert refused("circle.differs", Circle.parse, {**raw, "start": start}) == "what came is no circle"
 
 
