@@ -72,6 +72,9 @@ def _brief(found: Mapping[str, Any], decision: Decision) -> Iterator[str]:
     yield f"version   {found['version']} of {found['federation']}, run {found['run']}, {found['created']}"
     yield f"SHA-256   {found['sha256']}"
     yield f"members   {', '.join(found['members'])}"
+    for one in found["origins"]:
+        if one["imported"]:
+            yield f"imported  its training began from the file {one['sha256']}, which no sum of this federation made"
     yield f"gate      {gate['verdict']}, median of the votes {gate['median']} ({gate['metric']})"
     yield f"metrics   {', '.join(f'{name} {value}' for name, value in metrics.items()) or 'none were reported'}"
     yield f"approvals {len(release['approvals'])} of {release['required']} so far"

@@ -21,6 +21,8 @@ from moonflower.protocol.model_version import Version
 from moonflower.server.coordinator import Coordinator
 from moonflower.server.records import circles as records
 from moonflower.server.records import history
+from moonflower.server.releases.card_text import markdown
+from moonflower.server.releases.registry import Registry
 
 from federation import NAMES, Federation, identities
 
@@ -125,6 +127,9 @@ def test_a_circle_starts_from_a_version_of_an_earlier_one_with_its_scaling(one: 
     queue(one, "run-2", rounds=2)
     assert one.carry_out("run-2") == "done"
     first, *promoted = versions(one, "run-2")
+    card = Registry(one.state.store, one.state.models).shown(promoted[-1].sha256)["card"]
+    assert card["origins"] == [{"sha256": last.sha256, "imported": False}]
+    assert f"| started from | `{last.sha256}`, promoted in an earlier run; that one from version 0 |" in markdown(card)
     old, new = file(one, last.sha256), file(one, first.sha256)
     assert np.array_equal(new.vector, old.vector)
     assert new.manifest["scaling"] == old.manifest["scaling"]
@@ -302,6 +307,25 @@ def test_an_act_says_where_its_runs_start_and_an_import_first(done: Federation) 
 def test_a_start_that_is_none_is_refused(done: Federation, start: Any) -> None:
     raw = next_circle(done, None).circle.as_dict()
     assert refused("circle.differs", Circle.parse, {**raw, "start": start}) == "what came is no circle"
+
+
+def test_a_version_says_that_its_training_began_from_an_import(one: Federation) -> None:
+    """An approver reads it, however many circles have begun since."""
+    good = file(one, one.model().sha256)
+    brought = model_version.candidate(good, good.vector * np.float32(1.5))
+    registry = Registry(one.state.store, one.state.models, one.state.log)
+    assert registry.keep_import(brought)
+    live_in(one, next_circle(one, started_at(one, brought.sha256, imported=True)))
+    queue(one, "run-2")
+    assert one.carry_out("run-2") == "done"
+    made = versions(one, "run-2")[-1].sha256
+    live_in(one, next_circle(one, started_at(one, made), number=3))
+    queue(one, "run-3")
+    assert one.carry_out("run-3") == "done"
+    card = registry.shown(versions(one, "run-3")[-1].sha256)["card"]
+    assert card["origins"] == [{"sha256": made, "imported": False}, {"sha256": brought.sha256, "imported": True}]
+    assert f"that one from `{brought.sha256}`, imported |" in markdown(card)
+    one.check_log()
 
 
 def test_a_server_proposes_no_start_that_it_does_not_have(one: Federation) -> None:

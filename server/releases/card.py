@@ -52,8 +52,8 @@ EXPOSED = (
     "Every opened sum is known to all members, and every version to the coordinator.",
     "A member that is away, or that answers junk, holds everybody up; junk is not named. So can the coordinator.",
     "What only one member changed between two sums is that member's.",
-    "All members signed the settings. A run chose its seed and where it started: many seeds over the same rows can tell "
-    "the one record in a short last batch.",
+    "All members signed the settings. A run chose its seed and where it started: many seeds over the same rows can "
+    "tell the one record in a short last batch.",
     "Recorded traffic opens to whoever breaks X25519.",
     "If all members ran on one machine (simulate, up), whoever ran it saw all rows and all keys.",
 )
@@ -80,6 +80,7 @@ def model_card(
     standing: Standing,
     releases: Releases,
     cards: Mapping[str, Card],
+    origins: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return the card of a version.
 
@@ -93,6 +94,8 @@ def model_card(
         standing: how it stands with the approvers.
         releases: all decisions and changes.
         cards: member → card, of those who left too.
+        origins: versions from which its run started, and the run that made that one, and so on: ``sha256``, and whether
+            it was ``imported``; empty where it started at version 0.
     """
     so_far = [one for one in rounds if one["number"] <= entry.number]
     own = next((one for one in so_far if one["number"] == entry.number), None)
@@ -109,22 +112,27 @@ def model_card(
         "package": None if manifest is None else manifest.get("package"),
         "members": sorted({member for one in (*lineage, entry) for member in one.members}),
         "run": entry.run,
+        "origins": [dict(one) for one in origins],
         "round": _round(entry, offer, lineage, own),
         "training": offer.training.model_dump(mode="json"),
         "gate": _gate(entry, offer, so_far, own),
         "metrics": None if entry.metrics is None else dict(entry.metrics),
-        "crypto": {
-            "security": SECURITY,
-            "parameters": None if plan is None else dict(plan),
-            "min_members": offer.federation.min_members,
-            "protects": [{"against": who, "how": how} for who, how in PROTECTS],
-            "does_not_protect": list(EXPOSED),
-            "differential_privacy": None,
-        },
+        "crypto": _crypto(offer, plan),
         "limits": list(LIMITS),
         "release": _release(entry, offer, standing, releases),
         "proof": dict(entry.proof),
         "cards": [cards[name].as_dict() for name in sorted(signers & cards.keys())],
+    }
+
+
+def _crypto(offer: Offer, plan: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {
+        "security": SECURITY,
+        "parameters": None if plan is None else dict(plan),
+        "min_members": offer.federation.min_members,
+        "protects": [{"against": who, "how": how} for who, how in PROTECTS],
+        "does_not_protect": list(EXPOSED),
+        "differential_privacy": None,
     }
 
 

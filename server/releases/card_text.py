@@ -55,10 +55,19 @@ def _facts(card: Mapping[str, Any]) -> list[str]:
             ("parameters", "–" if card["parameters"] is None else f"{card['parameters']:,}"),
             ("moonflower", _plain(card["package"] or "–")),
             ("run", _code(card["run"])),
+            ("started from", _origins(card["origins"])),
             ("round", _round(own)),
             ("base", _code(own["base"]) if own["base"] else "–"),
         ],
     )
+
+
+def _origins(origins: Sequence[Mapping[str, Any]]) -> str:
+    steps = [
+        f"{_code(one['sha256'])}, {'imported' if one['imported'] else 'promoted in an earlier run'}" for one in origins
+    ]
+    last = [] if origins and origins[-1]["imported"] else ["version 0"]
+    return "; that one from ".join(steps + last)
 
 
 def _crypto(crypto: Mapping[str, Any]) -> list[str]:

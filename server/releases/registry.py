@@ -136,7 +136,19 @@ class Registry:
             standing=board.standing(entry),
             releases=board.releases,
             cards=roster.cards(db, of_all=True),
+            origins=self._origins(db, str(row.offer["start"])),
         )
+
+    def _origins(self, db: Connection, start: str) -> list[dict[str, Any]]:
+        """Return from which version a run started, from which the run that made that one, and so on."""
+        found: dict[str, bool] = {}
+        imports, entries = self._models.imports(db), self._models.entries(db)
+        while start and start not in found:
+            found[start] = start in imports
+            made = next((one for one in entries if one.sha256 == start and one.verdict == "promoted"), None)
+            row = None if found[start] or made is None else history.run_row(db, made.run)
+            start = "" if row is None else str(row.offer["start"])
+        return [{"sha256": one, "imported": imported} for one, imported in found.items()]
 
 
 def _brief(entry: Entry, board: Board) -> dict[str, Any]:
