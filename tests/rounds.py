@@ -109,7 +109,6 @@ def large() -> None:
         "training.rounds=2",
         "training.local_epochs=1",
         "training.train_timeout_s=300",
-        "crypto.open_timeout_s=300",
     )
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "large.toml"
