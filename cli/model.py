@@ -187,6 +187,8 @@ def import_file(
         version = parse(file.read_bytes())
     except OSError as error:
         raise InputError("data.file", f"{file} cannot be read: {error.strerror}") from None
+    except InputError as error:
+        raise InputError(error.code, f"{file}: {error}") from None
     with _source(state, None, deciding=True) as source:
         assert isinstance(source, Registry)
         new = source.keep_import(version)

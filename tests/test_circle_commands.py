@@ -468,6 +468,11 @@ def test_a_circle_starts_from_what_was_promoted_or_brought_in_and_a_run_from_wha
     assert "a sum was opened over version" in one.type("cleveland", "circle sign client.toml --yes", status=1)
     other = models.read(newest)
     (one.folder / "brought.safetensors").write_bytes(candidate(other, other.vector * np.float32(1.5)).data)
+    (one.folder / "own.safetensors").write_bytes(other.data)
+    assert "of this federation" in one.type("server", "model import ../own.safetensors --state state", status=2)
+    (one.folder / "junk.safetensors").write_bytes(b"junk")
+    said = one.type("server", "model import ../junk.safetensors --state state", status=2)
+    assert "../junk.safetensors: not a moonflower model version" in said
     said = one.type("server", "model import ../brought.safetensors --state state")
     brought = said.split()[-1]
     assert "it is here already" in one.type("server", "model import ../brought.safetensors --state state")

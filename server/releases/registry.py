@@ -63,8 +63,17 @@ class Registry:
         return {"lineage": entry.as_dict(), "card": card, "approvers": approvers}
 
     def keep_import(self, version: Version) -> bool:
-        """Keep a file that came from outside, for a circle to start from; return whether it was not there before."""
+        """Keep a file that came from outside, for a circle to start from; return whether it was not there before.
+
+        Raises:
+            InputError: ``data.model``: it is a version of this federation.
+        """
         assert self._log is not None
+        with self._store.read() as db:
+            own = next((one.version for one in self._models.entries(db) if one.sha256 == version.sha256), None)
+        if own is not None:
+            hint = f"moonflower circle propose RUN.toml --start {own}"
+            raise InputError("data.model", f"the file is version {own} of this federation", hint=hint)
         self._models.write(version)
         with self._store.transaction() as db:
             new = self._models.keep_import(db, version.sha256, datetime.now(UTC).isoformat(timespec="milliseconds"))
