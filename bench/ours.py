@@ -21,7 +21,7 @@ from ..crypto.answer_plan import AnswerSum, answer_plan
 from ..crypto.answers import AnswerKey, generate
 from ..crypto.identity import SIGNATURE_BYTES, Identity
 from ..crypto.planner import Plan, plan
-from ..crypto.quantise import ONE, Contribution, Ints, OpenedSum, lanes_of, mean
+from ..crypto.quantise import Contribution, Ints, OpenedSum, Scale, Stretch, lanes_of
 from ..crypto.sealed import Secrets, Sum
 from .row import CLIP, MEMBERS, Row, row, timed, vector
 
@@ -44,7 +44,7 @@ class _Measured:
     body: bytes = b""
 
     def __post_init__(self) -> None:
-        self.lanes = self.params + self.plan.limbs
+        self.lanes = self.params
         self.running = Sum(self.plan, self.lanes)
         self.secrets: list[Secrets] = []
         self.integers = np.zeros(self.lanes, dtype=np.int64)
@@ -62,8 +62,8 @@ class _Measured:
         self.floats += update / self.plan.members
 
     def _contribution(self, update: Any) -> Contribution:
-        weight = ONE // self.plan.members
-        return Contribution((weight,), update, weight, CLIP)
+        share, scale = 1 / self.plan.members, scale_of(self.params, self.plan)
+        return Contribution((), update, share, scale, bytes(32))
 
     def _seal(self, update: Any) -> tuple[Secrets, bytes, bytes, bytes]:
         lanes = lanes_of(self._contribution(update), self.plan)
@@ -91,7 +91,7 @@ def ours(params: int, tensors: int, value_bits: int = 16, members: int = MEMBERS
     """
     if members > MANY and params > MOST_PARAMS:
         raise ValueError(f"{members} members seal at most {MOST_PARAMS:,} parameters here: more would take too long")
-    used = plan(members, value_bits, params + 3)
+    used = plan(members, value_bits, params)
     done = _Measured(used, params)
     for number in range(members):
         done.member(number)
@@ -121,10 +121,10 @@ def ours(params: int, tensors: int, value_bits: int = 16, members: int = MEMBERS
         digest = hashlib.sha256(total).hexdigest()
         tau.functionals(used, LIST, digest, sealed.residues_of(used, total, done.lanes))
         blocks = sealed.open_total(used, CONTEXT, key.open(sums, seeds), total, done.lanes)
-        return _read(used, OpenedSum(blocks, params, 1, members, used), params)
+        return _read(used, OpenedSum(blocks, params, 0, members, used), params)
 
     open_s, (values, floats, in_range) = timed(opening, 2)
-    expected = done.integers[used.limbs :] - members * used.offset
+    expected = done.integers - members * used.offset
     up = len(done.body) + len(sent) + SIGNED_BYTES + SIGNATURE_BYTES  # the last one is under what was opened
     down = len(total) + len(sums) + sum(map(len, seeds))
     found = row(
@@ -142,18 +142,23 @@ def ours(params: int, tensors: int, value_bits: int = 16, members: int = MEMBERS
     return {**found, "peak_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
 
 
+def scale_of(params: int, used: Plan) -> Scale:
+    """Return the scale of the measured updates: one clip for all."""
+    return Scale((Stretch(params, "*", CLIP),), used.value_bits)
+
+
 def _read(used: Plan, sums: OpenedSum, params: int) -> tuple[Ints, Any, bool]:
     """Return opened integers, their mean, and whether all was in range."""
-    values, floats = np.empty(params, dtype=np.int64), np.empty(params)
+    values, floats, scale = np.empty(params, dtype=np.int64), np.empty(params), scale_of(params, used)
     for at, part in sums.values():
         values[at : at + len(part)] = part
-        floats[at : at + len(part)] = mean(part, sums.counters[0], CLIP, used.value_bits)
+        floats[at : at + len(part)] = part * scale.steps(at, len(part))
     return values, floats, sums.in_range
 
 
 def addition(params: int, tensors: int) -> Row:
     """Our addition alone, of a body in memory, as the coordinator does it."""
-    used = plan(MEMBERS, 16, params + 3)
+    used = plan(MEMBERS, 16, params)
     running = Sum(used, params)
     body = bytes(used.body_bytes(params))
     add_s, _ = timed(lambda: running.add(body), 9)
@@ -162,7 +167,7 @@ def addition(params: int, tensors: int) -> Row:
 
 def bare_addition(params: int, tensors: int) -> Row:
     """``np.add`` over as many residues in memory: the machine's own speed."""
-    used = plan(MEMBERS, 16, params + 3)
+    used = plan(MEMBERS, 16, params)
     shape = (len(used.primes), used.travelling(params))
     residues = np.random.default_rng(0).integers(0, min(used.primes), shape, dtype=np.uint64)
     total = np.zeros(shape, dtype=np.uint64)

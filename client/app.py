@@ -63,7 +63,6 @@ from .secret import NodeSecret
 from .witness import LogWitness
 
 logger = logging.getLogger(__name__)
-SHARE_STEP = 0.05  # the clipped share is reported in steps, so that it says little about the update
 
 
 class Member:
@@ -154,20 +153,17 @@ class Member:
             raise Refused("seal.already", f"{context.purpose} {context.number} was sealed and answered")
         kept, before = self.held.read(context.digest), self.ledger.sealed(context.digest)
         if kept is not None and before is not None:
-            return Sealed(envelope=RawEnvelope(kept.envelope), clipped_share=before[1], seal_s=0.0)
+            return Sealed(envelope=RawEnvelope(kept.envelope), seal_s=0.0)
         base = bases.of_request(self.kit.known, self.ledger, agreed, seat, context, request)
         version = None if base is None else model_version.parse(base.data)
         given = self._give(self._round(agreed, seat, context, version))
         began = time.perf_counter()
         envelope, seed = self._sealed(seat, context, given.contribution)
         seconds = time.perf_counter() - began
-        share = min(round(given.clipped_share / SHARE_STEP) * SHARE_STEP, 1.0)
-        self.ledger.remember_sealed(
-            context, envelope.header, share, base=base, metrics=given.measured, facts=given.facts
-        )
+        self.ledger.remember_sealed(context, envelope.header, base=base, metrics=given.measured, facts=given.facts)
         self._let_go(context)
         self.held.keep(context.digest, HeldSeal(seed, envelope.data))
-        return Sealed(envelope=RawEnvelope(envelope.data), clipped_share=share, seal_s=seconds)
+        return Sealed(envelope=RawEnvelope(envelope.data), seal_s=seconds)
 
     def answer_list(self, request: Ask) -> Answered:
         """Say that a list and a total may be opened together: once in a context, and the same bytes ever after."""
@@ -200,14 +196,16 @@ class Member:
         self._tried[context.digest] = guard.check_tried(request, self._tried.get(context.digest))
         key_sum = answering.key_sum(seat, request, checked)
         blocks = sealed.open_total(seat.plan, context.digest, key_sum, request.total, lanes)
-        values, counters = (size, 1) if work.purpose.trained else (0, size)
+        values, counters = (size, 0) if work.purpose.trained else (0, size)
+        if work.purpose.voted:
+            guard.check_best(request, self.ledger.best(context.run, context.base))
         at = self._round(agreed, seat, context, bases.kept(self.ledger, work.purpose, agreed, context))
         sums = OpenedSum(blocks, values, counters, len(seat.roster.names), seat.plan)
         found = work.conclude(at, given.headers, sums)
         seconds = time.perf_counter() - began
         said, result = found.statement, found.result
         judging = result is not None and work.purpose.voted
-        voted, measured = vote(at, result, request.best) if result and judging else (None, {})
+        voted, measured = vote(at, result, request.best) if result and judging else ("", {})
         self.ledger.remember_opened(
             context,
             {"sha256": said.sha256, "in_range": said.in_range, "members": list(said.members)},
@@ -302,6 +300,9 @@ class Member:
             agreed.learner,
             context,
             agreed.counted,
+            agreed.scale,
+            agreed.floors,
+            self.secret.value,
             base,
             self.kit.steps,
             self.kit.optimiser,

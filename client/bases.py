@@ -39,7 +39,7 @@ def of_request(
     purpose, start = purposes[context.purpose], agreed.circle.start
     if not purpose.based:
         return _start(agreed, request) if purpose.makes_version and agreed.offer.start else None
-    said = BaseRules(context, seat.roster, agreed.offer, purposes, ledger.before(context)).check(
+    known = BaseRules(context, seat.roster, agreed.offer, purposes, ledger.before(context)).check(
         request.proof, request.refused
     )
     base = model_version.parse(request.model)
@@ -48,8 +48,8 @@ def of_request(
     if not purpose.trained and start is not None and base.identity == start.identity:
         raise Refused("base.unknown", "others may have measured where the circle starts: it is not measured again")
     agreed.learner.prepare(base.manifest["scaling"])
-    promoted = purposes[said.purpose].voted
-    return Base(base.sha256, base.identity, base.data, purpose.trained, promoted, said.number, said.norm or 0.0)
+    number, norm = known.said.number, known.said.norm or 0.0
+    return Base(base.sha256, base.identity, base.data, purpose.trained, known.promoted, number, norm)
 
 
 def kept(ledger: Ledger, purpose: Purpose, agreed: Agreed, context: RoundContext) -> Version | None:

@@ -31,6 +31,7 @@ from ..protocol import gate
 from ..protocol.answer import SignedAnswer, list_digest
 from ..protocol.context import RoundContext
 from ..protocol.envelope import SignedHeader
+from ..protocol.gate import Verdict
 from ..protocol.messages import Ask, Open, RoundRequest, Seal
 from ..protocol.purposes import Purposes
 from ..protocol.statement import Proof, Statement
@@ -99,11 +100,9 @@ def round_context(template: RoundContext, request: RoundRequest, purposes: Purpo
         raise Refused("envelope.context", "the request is for a round that the run does not have")
     if purpose.when == "start" and (request.number, request.round) != (0, 0):
         raise Refused("envelope.context", "the request asks for what begins a run under the number of a round")
-    if not purpose.trained and request.clip != 0:
-        raise Refused("envelope.context", "the request states a clip where nothing is clipped")
     if bool(request.base) != purpose.based:
         raise Refused("envelope.context", "the request is about a base where there is none, or about none")
-    return template.at(request.number, request.round, request.purpose, request.base, request.clip, request.checkpoint)
+    return template.at(request.number, request.round, request.purpose, request.base, request.checkpoint)
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ class Before:
     Attributes:
         number: of the newest base that it trained from: the round that made it; -1 for none.
         trained: it trained from this very base in this very round of the run before: a retry gives the same update.
-        norms: round → norm of the update that was promoted in it, of those that this member trained from.
+        norms: round → norm of the mean that made a base, of those that this member trained from.
         newest: (round, version) of the newest candidate that it opened; None for none.
     """
 
@@ -121,6 +120,19 @@ class Before:
     trained: bool = False
     norms: Mapping[int, float] = field(default_factory=dict)
     newest: tuple[int, str] | None = None
+
+
+@dataclass(frozen=True)
+class KnownBase:
+    """A base that this node knows.
+
+    Attributes:
+        said: the statement about it.
+        promoted: by the words of all names; else it is a run's start, or was kept.
+    """
+
+    said: Statement
+    promoted: bool
 
 
 @dataclass(frozen=True)
@@ -141,7 +153,7 @@ class BaseRules:
     purposes: Purposes
     before: Before
 
-    def check(self, proof: Mapping[str, Any], refused: Mapping[str, Any]) -> Statement:
+    def check(self, proof: Mapping[str, Any], refused: Mapping[str, Any]) -> KnownBase:
         """Return what was said of the context's base, if this node knows it.
 
         It is known by a statement of this run with the signatures of all names, this member's own among them, and
@@ -156,14 +168,14 @@ class BaseRules:
         Raises:
             Refused: ``base.unknown``.
         """
-        said, code = self._said(proof)
+        said, verdict = self._said(proof)
+        code = verdict.code if verdict else ""
         context, before = self.context, self.before
         trained = self.purposes[context.purpose].trained
         problems = (
             (said.sha256 != context.base, "is of another version"),
             (not said.in_range, "is of a sum that was out of range"),
             (bool(code), f"is of a candidate that was refused by the words of all names: {code}"),
-            (trained and said.clip != context.clip, "states another clip"),
             (trained and said.number < before.number and not before.trained, "is of an older version than the last"),
         )
         for wrong, what in problems:
@@ -172,15 +184,16 @@ class BaseRules:
         newer = before.newest if before.newest is not None and before.newest[1] != context.base else None
         if trained and newer is not None and newer[0] > said.number and not before.trained:
             self._check_refused(newer, refused)
-        return said
+        return KnownBase(said, verdict is not None and verdict.status == "promoted")
 
     def _check_refused(self, newest: tuple[int, str], refused: Mapping[str, Any]) -> None:
-        said, code = self._said(refused) if refused else (None, "")
-        if said is None or (said.number, said.sha256) != newest or not code:
+        said, verdict = self._said(refused) if refused else (None, None)
+        was = verdict is not None and not verdict.accepted
+        if said is None or (said.number, said.sha256) != newest or not was:
             raise Refused("base.unknown", f"the candidate of round {newest[0]} is newer and was not shown as refused")
 
-    def _said(self, proof: Mapping[str, Any]) -> tuple[Statement, str]:
-        """Return what a proof of this run says, and why the gate refused it, or ""."""
+    def _said(self, proof: Mapping[str, Any]) -> tuple[Statement, Verdict | None]:
+        """Return what a proof of this run says, and what the gate says; None where nobody votes."""
         given = Proof.from_dict(proof)
         said = given.verify(self.roster)
         made = self.purposes.get(said.purpose)
@@ -189,13 +202,19 @@ class BaseRules:
         if made is None or not made.makes_version:
             raise Refused("base.unknown", "the base's proof is no model's")
         if not made.voted:
-            return said, ""
+            return said, None
         norms = [norm for number, norm in sorted(self.before.norms.items()) if number < said.number]
-        least, settings = self.offer.federation.min_members, self.offer.gate
-        verdict = gate.judge(
-            given.votes, said.norm, norms, in_range=said.in_range, min_members=least, settings=settings
-        )
-        return said, verdict.code
+        return said, gate.judge(given.votes, said.norm, norms, in_range=said.in_range, settings=self.offer.gate)
+
+
+def check_best(request: Open, best: str) -> None:
+    """Check that a vote compares with the version that this member knows as the best (rule 7).
+
+    Raises:
+        Refused: ``base.unknown``.
+    """
+    if request.best != best:
+        raise Refused("base.unknown", "the vote is to compare with a version that is not the best of the run")
 
 
 def check_list(

@@ -1,11 +1,12 @@
 """What a member does for a purpose: what it contributes to a sealed sum, and what follows from the opened one.
 
 Pure functions over a :class:`MemberRound`: every opener computes the same bytes from the same sum (rule 4). Sums of
-rows alone are counted once in a circle and given again as they were (rule 8). Totals of rows and weights stay here:
-only means, spreads, the candidate and metrics go into what is signed or sent."""
+rows alone are counted once in a circle and given again as they were (rule 8). Totals of rows stay here: only means,
+spreads, the candidate and metrics go into what is signed or sent."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,23 +15,24 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..configs.settings import Offer
-from ..crypto import quantise
-from ..crypto.quantise import Contribution, OpenedSum
+from ..crypto.quantise import Contribution, Length, OpenedSum, Scale
 from ..errors import Refused
-from ..protocol import model_version
+from ..protocol import gate, model_version
 from ..protocol.context import RoundContext
 from ..protocol.purposes import STATISTICS, TALLIES, UPDATE, Purpose, Purposes, by_name
 from ..protocol.statement import Statement
 from .learning.learner import Learner
 from .optimisers import Averaging, Optimiser
+from .scales import Floors
 from .steps import STEPS, Step, Update, walk
 
+logger = logging.getLogger(__name__)
 MANIFEST_FORMAT = 1
 METRIC_DECIMALS = 4  # exact shares would give the federation's test rows away at once; many reports still narrow them
-VOTE_DECIMALS = 4
-COARSE_VOTE_DECIMALS = 2  # for metrics that are fractions of small whole numbers: an exact one shows a member's count
+SIGNAL_DECIMALS = 3
+_WIDER = "a larger training.lr, a smaller crypto.clip or more crypto.value_bits would help"
 Measured = dict[str, float | None]
-"""Version → this member's own validation metric; None where its rows leave it undefined."""
+"""Version → this member's own validation loss; None where its rows leave it undefined."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +44,23 @@ class MemberRound:
         learner: with the node's own rows.
         context: of the round.
         counted: what sums of rows alone are opened for, once.
+        scale: by which updates travel.
+        floors: what no value of a candidate falls below.
+        secret: the node's own, from which an update's coins come.
         base: the version that the round is about, or from which the run starts; None where there is none.
         steps: between training and sealing.
         optimiser: makes candidates.
         fact: what the ledger remembers under a name, or None.
-        metric: this member's own validation metric of a version, if it was measured.
+        metric: this member's own validation loss of a version, if it was measured.
     """
 
     offer: Offer
     learner: Learner
     context: RoundContext
     counted: str
+    scale: Scale
+    floors: Floors
+    secret: bytes = field(repr=False)
     base: model_version.Version | None
     steps: tuple[Step, ...]
     optimiser: Optimiser
@@ -70,12 +78,12 @@ class MemberRound:
         return self.base
 
     def measured(self, model: model_version.Version) -> float | None:
-        """Return this member's validation metric of a version."""
+        """Return this member's validation loss of a version."""
         known = self.metric(model.sha256)
         if known is not None:
             return known
         self.learner.prepare(model.manifest["scaling"])  # a member that was restarted opens what it sealed before
-        found = self.learner.evaluate(model.vector, "validation").get(self.offer.gate.metric)
+        found = self.learner.evaluate(model.vector, "validation").get("loss")
         return found if found is not None and math.isfinite(found) else None
 
 
@@ -85,13 +93,11 @@ class Given:
 
     Attributes:
         contribution: to the sum.
-        clipped_share: of an update, see :class:`~moonflower.client.steps.Update`.
-        measured: own validation metrics that were taken on the way.
+        measured: own validation losses that were taken on the way.
         facts: for this member's ledger alone, by name.
     """
 
     contribution: Contribution
-    clipped_share: float = 0.0
     measured: Measured = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
@@ -160,7 +166,7 @@ class Statistics:
         return Given(Contribution(tuple(found)), facts={_counted(at): found})
 
     def conclude(self, at: MemberRound, headers: Mapping[str, str], sums: OpenedSum) -> Conclusion:
-        """Make version 0; the total of rows is a fact of the run that updates are weighted with.
+        """Make version 0; the total of rows is a fact of the run, of which each update has its share.
 
         Where the run starts from a version, version 0 has the numbers and the scaling of that one.
         """
@@ -179,12 +185,12 @@ class Statistics:
         state = {name: np.zeros_like(vector) for name in at.optimiser.state}
         first = model_version.build(learner.layout, vector, manifest, state, frozen=learner.frozen)
         good = sums.in_range and rows > 0
-        said = Statement.of(context, headers, sha256=first.sha256, clip=at.offer.crypto.clip, in_range=good)
+        said = Statement.of(context, headers, sha256=first.sha256, in_range=good)
         return Conclusion(said, first, {_total_rows(context): rows})
 
 
 class Updates:
-    """What training changed about a base, and its weight; a candidate follows."""
+    """What training changed about a base; a candidate follows."""
 
     purpose = UPDATE
 
@@ -198,40 +204,38 @@ class Updates:
         measured = {base.sha256: at.measured(base)}
         vector = at.learner.train(base.vector, at.offer.training, at.context.round)
         vector -= base.vector
-        update = walk(Update(vector), at.steps, at.context)
-        weight = self._weight(at)
-        given = Contribution((weight,), update.vector, weight, at.context.clip)
-        return Given(given, update.clipped_share, measured)
+        update = walk(Update(vector, at.scale, self._share(at)), at.steps, at.context)
+        return Given(Contribution((), update.vector, update.share, update.scale, at.secret), measured)
 
-    def _weight(self, at: MemberRound) -> int:
+    def _share(self, at: MemberRound) -> float:
+        """Return this member's rows over all members', as they were counted (rule 5)."""
         total, counted = at.fact(_total_rows(at.context)), at.fact(_counted(at))
         if total is None or counted is None:
             raise Refused("update.failed", "this member took no part in opening the run's statistics")
-        return quantise.weight_of(int(counted[0]), int(total))
+        return int(counted[0]) / int(total)
 
     def conclude(self, at: MemberRound, headers: Mapping[str, str], sums: OpenedSum) -> Conclusion:
         """Make the candidate from base, state and opened mean; none where the sum is out of range."""
-        base, context = at.known_base(), at.context
-        weight, bits = sums.counters[0], at.offer.crypto.value_bits
-        good = 0 < weight <= quantise.ONE + len(headers)
-        vector, largest, squares = np.empty_like(base.vector), 0.0, 0
+        base, context, scale = at.known_base(), at.context, at.scale
+        vector, length = np.empty_like(base.vector), Length(scale)
         state = {name: np.empty_like(base.vector) for name in base.state}
         for start, values in sums.values():
-            if good:
-                mean = quantise.mean(values, weight, context.clip, bits)
-                largest = max(largest, float(np.abs(mean).max()))
-                squares += quantise.squares(values)
-                part = slice(start, start + len(values))
-                before = {name: one[part] for name, one in base.state.items()}
-                vector[part], after = at.optimiser.step(base.vector[part], before, mean)
-                for name in state:
-                    state[name][part] = after[name]
-        if not good or not sums.in_range:
-            return Conclusion(Statement.of(context, headers, sha256=base.sha256, clip=context.clip, in_range=False))
+            length.add(start, values)
+            part = slice(start, start + len(values))
+            before = {name: one[part] for name, one in base.state.items()}
+            mean = values * scale.steps(start, len(values))
+            vector[part], after = at.optimiser.step(base.vector[part], before, mean)
+            for name in state:
+                state[name][part] = after[name]
+        if not sums.in_range:
+            return Conclusion(Statement.of(context, headers, sha256=base.sha256, in_range=False))
+        at.floors.keep(base.vector, vector)
         made = model_version.candidate(base, vector, state)
-        norm = quantise.mean_norm(squares, weight, context.clip, bits) if np.isfinite(vector).all() else None
-        clip = quantise.next_clip(context.clip, largest)
-        said = Statement.of(context, headers, sha256=made.sha256, clip=clip, norm=norm, in_range=True)
+        norm = length.value if np.isfinite(vector).all() else None
+        signal = round(length.of_coins(len(headers)), SIGNAL_DECIMALS)
+        if signal <= gate.SWALLOWED:
+            logger.warning("the sum is no longer than its coins: rounding swallows what was learnt; %s", _WIDER)
+        said = Statement.of(context, headers, sha256=made.sha256, norm=norm, signal=signal, in_range=True)
         return Conclusion(said, made)
 
 
@@ -254,28 +258,19 @@ class Tallies:
         exact = at.learner.overall(list(sums.counters)) if good else {}
         metrics = {name: None if one is None else round(float(one), METRIC_DECIMALS) for name, one in exact.items()}
         context = at.context
-        said = Statement.of(context, headers, sha256=context.base, clip=context.clip, in_range=good, metrics=metrics)
+        said = Statement.of(context, headers, sha256=context.base, in_range=good, metrics=metrics)
         return Conclusion(said)
 
 
-def vote(at: MemberRound, candidate: model_version.Version, best: str) -> tuple[float | None, Measured]:
-    """Return the relative worsening against the best version in [-1, 1], and what was measured (rule 10).
-
-    The vote is None without a metric of the best version; a candidate without one is as bad as can be.
-    """
+def vote(at: MemberRound, candidate: model_version.Version, best: str) -> tuple[gate.Vote, Measured]:
+    """Return this member's word on a candidate beside the best version, and what was measured (rule 7)."""
+    if not at.learner.judges:
+        return "abstain", {}
     reference = at.metric(best)
     if reference is None:
-        return None, {}
-    if not np.isfinite(candidate.vector).all():
-        return 1.0, {}
-    metric = at.measured(candidate)
-    measured = {candidate.sha256: metric}
-    if metric is None:
-        return 1.0, measured
-    lower_is_better = at.offer.gate.metric == "loss"
-    worse = metric - reference if lower_is_better else reference - metric
-    decimals = VOTE_DECIMALS if lower_is_better else COARSE_VOTE_DECIMALS
-    return round(min(max(worse / max(abs(reference), 1e-9), -1.0), 1.0), decimals), measured
+        return "same", {}
+    loss = at.measured(candidate) if np.isfinite(candidate.vector).all() else None
+    return gate.vote_on(loss, reference, at.offer.gate), {candidate.sha256: loss}
 
 
 def _total_rows(context: RoundContext) -> str:

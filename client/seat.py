@@ -13,6 +13,7 @@ from ..crypto import planner
 from ..crypto.answer_plan import answer_plan
 from ..crypto.answers import AnswerKey
 from ..crypto.identity import Roster, parse_roster
+from ..crypto.quantise import Scale
 from ..errors import Refused
 from ..protocol.circle import Circle
 from ..protocol.context import RoundContext, Terms, template
@@ -22,6 +23,7 @@ from ..version import __version__
 from .learning.learner import Learner
 from .ledger.ledger import Agreement
 from .purposes import MemberPurpose
+from .scales import Floors, scale_of
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Agreed:
         shared: what all members must say alike.
         frozen: digest of each tensor that does not travel, by name.
         sizes: how many numbers a vector of each purpose holds.
+        scale: by which updates travel.
+        floors: what no value of a candidate falls below.
     """
 
     offer: Offer
@@ -47,6 +51,8 @@ class Agreed:
     shared: Mapping[Shared, str]
     frozen: Mapping[str, str]
     sizes: Mapping[str, int]
+    scale: Scale
+    floors: Floors
 
     @classmethod
     def to(
@@ -65,7 +71,8 @@ class Agreed:
         }
         sizes = {one.purpose.name: one.size(learner) for one in purposes}
         plan = planner.plan(len(circle.names), offer.crypto.value_bits, sizes[UPDATE.name])
-        return cls(offer, raw, learner, circle, plan, shared, learner.frozen_digests, sizes)
+        scale, floors = scale_of(learner, offer.crypto), Floors(learner)
+        return cls(offer, raw, learner, circle, plan, shared, learner.frozen_digests, sizes, scale, floors)
 
     @property
     def key_use(self) -> str:

@@ -27,6 +27,8 @@ Ref = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", title='"pa
 Strings = Annotated[tuple[str, ...], Field(strict=False)]  # TOML has lists, not tuples
 File = Annotated[Path, Field(strict=False)]
 DIGEST = r"^[0-9a-f]{64}$"
+Clip = Annotated[float, Field(gt=0, le=1e6)]
+AUTO = "auto"
 
 
 class Table(BaseModel):
@@ -147,19 +149,24 @@ class TrainingSettings(Table):
 class CryptoSettings(Table):
     """``[crypto]``: how updates are sealed."""
 
-    value_bits: int = Field(16, ge=4, le=24, description="bits of one quantised value")
-    clip: float = Field(8.0, gt=0, le=1e6, description="largest update of round 1, per parameter; later ones adapt")
+    value_bits: int = Field(16, ge=8, le=24, description="bits of one quantised value")
+    clip: Clip | dict[str, Clip] | Literal["auto"] = Field(
+        8.0, description="largest update of a parameter that travels, or one for each pattern of tensor names"
+    )
 
 
 class GateSettings(Table):
     """``[gate]``: when a candidate becomes the new model, and who releases one for use."""
 
-    metric: Literal["loss", "accuracy", "auc", "average_precision"] = Field(
-        "loss", description="metric of the members' votes"
-    )
-    max_regression: float = Field(0.05, ge=0, le=1, description="largest median relative worsening")
+    metric: Literal["loss"] = Field("loss", description="what members judge by, on their own validation rows")
+    max_regression: float = Field(0.05, ge=0, le=1, description="share of the best loss above which a version is worse")
+    min_gain: float = Field(0.0005, ge=0, le=1, description="share of the best loss below which a version is better")
+    max_step: float = Field(0.0, ge=0, le=1e9, description="longest opened mean update; 0 in practice only: found")
     patience: int = Field(3, ge=1, le=1000, description="refused candidates in a row before the run ends")
     max_failed: int = Field(5, ge=1, le=1000, description="failed rounds in a row before the run ends")
+    progress: int = Field(
+        5, ge=0, le=100_000, description="rounds in a row, after the fifth, without promotion that end a run; 0 = never"
+    )
     release: Literal["manual", "automatic"] = Field("manual", description="automatic: the last good model, by itself")
     approvals_required: int = Field(2, ge=1, le=64, description="members whose approvers must sign a release")
 

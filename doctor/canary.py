@@ -30,7 +30,7 @@ from ..crypto.answer_plan import AnswerSum, answer_plan
 from ..crypto.answers import AnswerKey
 from ..crypto.identity import Identity
 from ..crypto.planner import Plan
-from ..crypto.quantise import ONE, Contribution, Ints, OpenedSum, Update, lanes_of, quantise
+from ..crypto.quantise import Contribution, Ints, OpenedSum, Scale, Stretch, Update, lanes_of
 from ..crypto.sealed import Secrets
 from ..errors import MoonflowerError
 from ..protocol import envelope
@@ -97,7 +97,8 @@ def release(plan: Plan, values: int, sealing: Sealing = sealed.seal) -> Found:
         sealing: seals. Tests give one that does not.
     """
     values = max(1, min(values, 2 * plan.lanes * plan.degree - len(COUNTERS) * plan.limbs))
-    given = Contribution(COUNTERS, _canary(values), ONE // 2, CLIP)
+    scale = Scale((Stretch(values, "canary", CLIP),), plan.value_bits)
+    given = Contribution(COUNTERS, _canary(values), 0.5, scale, os.urandom(32))
     lanes, members = given.lanes(plan), [Identity.generate(f"canary {at}") for at in range(plan.members)]
     key = answers.generate(answer_plan(plan))
     context = _context(members[0], plan)
@@ -150,7 +151,7 @@ def _canary(values: int) -> Update:
 def needles(given: Contribution, plan: Plan) -> list[bytes]:
     """Return pieces of every form in which a contribution exists before it is sealed."""
     contents = lanes_of(given, plan)
-    whole = quantise(given.update, given.weight, given.clip, plan.value_bits)
+    whole = np.concatenate([part for _, part in given.integers()])
     size, modulus = plan.primes[0].bit_length(), plan.primes[0]
     residues = np.array([one % modulus for one in _plaintext(plan, contents)], dtype=np.uint64)
     residues = residues[: len(residues) // 8 * 8]
@@ -176,7 +177,6 @@ def _context(member: Identity, plan: Plan) -> RoundContext:
         round=1,
         purpose="update",
         base="0" * 64,
-        clip=CLIP,
         training={},
         schema="0" * 64,
         task={},
@@ -257,7 +257,7 @@ def _opened(
         sums = np.concatenate([part for _, part in result.values()])
     except MoonflowerError:
         return False
-    each = quantise(given.update, given.weight, given.clip, plan.value_bits)
+    each = np.concatenate([part for _, part in given.integers()])
     counted = result.counters == tuple(len(seals) * counter for counter in given.counters)
     return result.in_range and counted and bool((sums == len(seals) * each).all())
 

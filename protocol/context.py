@@ -26,7 +26,6 @@ class RoundContext:
         round: which of the run's planned rounds, from 1; seeds the training. 0 for statistics.
         purpose: what is summed, by its name.
         base: SHA-256 of the model version that is trained from or judged; "" for statistics.
-        clip: bound on one parameter's update; 0 where nothing is clipped.
         training: the run's [training] table.
         schema: schema digest.
         task: task reference and options.
@@ -47,7 +46,6 @@ class RoundContext:
     round: int
     purpose: str
     base: str
-    clip: float
     training: dict[str, Any]
     schema: str
     task: dict[str, Any]
@@ -70,9 +68,9 @@ class RoundContext:
         """Digest of the crypto parameters alone, so that a mismatch there has its own code."""
         return digest(self.crypto)
 
-    def at(self, number: int, planned: int, purpose: str, base: str, clip: float, checkpoint: str) -> RoundContext:
+    def at(self, number: int, planned: int, purpose: str, base: str, checkpoint: str) -> RoundContext:
         """Return the context of another round of the same run; ``planned`` is its ``round``."""
-        return replace(self, number=number, round=planned, purpose=purpose, base=base, clip=clip, checkpoint=checkpoint)
+        return replace(self, number=number, round=planned, purpose=purpose, base=base, checkpoint=checkpoint)
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,6 @@ def template(run: str, offer: Offer, raw_offer: Mapping[str, Any], terms: Terms)
         round=0,
         purpose="",
         base="",
-        clip=0.0,
         training=offer.training.model_dump(mode="json"),
         schema=offer.schema_digest,
         task=offer.task.model_dump(mode="json"),

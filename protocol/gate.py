@@ -1,19 +1,25 @@
-"""The gate: whether a candidate becomes the new model. Pure; it bounds damage, it does not prove honesty.
+"""The gate: what a candidate becomes. Pure; it bounds damage, it does not prove honesty (rule 7).
 
-Coordinator, members and auditors come to the same verdict from the same signed words.
+Coordinator, members and auditors come to the same verdict from the same signed words. A vote is a word: numbers in
+clear, round after round, would give a member's own gradient away.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from ..configs.settings import GateSettings
 
-NORM_FACTOR = 10.0
-HISTORY = 5
+Vote = Literal["better", "same", "worse", "abstain"]
+VOTES: tuple[Vote, ...] = ("better", "same", "worse", "abstain")
+Status = Literal["promoted", "kept", "refused"]
+STEP_FACTOR, HISTORY = 3.0, 5
+SWALLOWED = 1.1
+"""Lengths of an opened sum beside its coins alone, up to which everybody is warned: it says little that they do not."""
 
 
 @dataclass(frozen=True)
@@ -21,49 +27,71 @@ class Verdict:
     """What the gate says of a candidate.
 
     Attributes:
-        code: "" when accepted, else ``gate.nonfinite``, ``gate.norm``, ``gate.votes`` or ``gate.regression``.
-        median: median relative worsening against the best promoted version; None without enough votes.
-        minority: members whose own vote passed the limit although the median did not.
+        status: ``promoted``: the new best version; ``kept``: trained further, never released; ``refused``.
+        code: "" unless refused: ``gate.step`` or ``gate.worse``.
+        minority: members that found it worse although it was not refused.
     """
 
-    code: str
-    median: float | None
-    minority: tuple[str, ...]
+    status: Status
+    code: str = ""
+    minority: tuple[str, ...] = ()
 
     @property
     def accepted(self) -> bool:
-        """Whether the candidate becomes the last good model."""
-        return not self.code
+        """Whether the next round trains from the candidate."""
+        return self.status != "refused"
 
 
 def judge(
-    votes: Mapping[str, float | None],
-    norm: float | None,
-    norms: Sequence[float],
-    *,
-    in_range: bool,
-    min_members: int,
-    settings: GateSettings,
+    votes: Mapping[str, str], norm: float | None, norms: Sequence[float], *, in_range: bool, settings: GateSettings
 ) -> Verdict:
     """Return the verdict on a candidate.
 
+    Before any word counts its length: not finite, longer than ``max_step``, or longer than three times the longest of
+    the last five that were not refused. Then more than half of the words that count decide; ``abstain`` does not count.
+    A word that does not count is never worth more than ``better`` or ``worse``, so nothing is gained by it.
+
     Args:
-        votes: each opener's relative worsening against the best promoted version, in [-1, 1]; None abstains.
+        votes: each opener's word, one of :data:`VOTES`.
         norm: Euclidean norm of the opened mean; None when the candidate is not finite.
-        norms: norms of the promoted updates so far, oldest first.
-        in_range: whether the opened sum is one that honest members can make.
-        min_members: fewest votes that decide.
+        norms: norms of the candidates of this run so far that were not refused, oldest first.
+        in_range: whether the opened sum is one that members can make.
         settings: [gate].
     """
-    cast = {member: vote for member, vote in votes.items() if vote is not None}
-    median = round(statistics.median(cast.values()), 6) if len(cast) >= min_members else None
-    if in_range and (norm is None or not math.isfinite(norm)):
-        return Verdict("gate.nonfinite", median, ())
-    if not in_range or norm is None or (norms and norm > NORM_FACTOR * max(norms[-HISTORY:])):
-        return Verdict("gate.norm", median, ())
-    if median is None:
-        return Verdict("gate.votes", None, ())
-    if median > settings.max_regression:
-        return Verdict("gate.regression", median, ())
-    minority = tuple(sorted(member for member, vote in cast.items() if vote > settings.max_regression))
-    return Verdict("", median, minority)
+    if not in_range or norm is None or not math.isfinite(norm) or norm > _longest(norms, settings):
+        return Verdict("refused", "gate.step")
+    counts = counted(votes)
+    most = (counts["better"] + counts["same"] + counts["worse"]) / 2
+    if counts["worse"] > most:
+        return Verdict("refused", "gate.worse")
+    minority = tuple(sorted(member for member, vote in votes.items() if vote == "worse"))
+    return Verdict("promoted" if counts["better"] > most else "kept", "", minority)
+
+
+def _longest(norms: Sequence[float], settings: GateSettings) -> float:
+    """Return the longest mean that may pass; ``max_step`` is 0 in a practice that has not found one."""
+    bound = settings.max_step or math.inf
+    return min(bound, STEP_FACTOR * max(norms[-HISTORY:])) if norms else bound
+
+
+def counted(votes: Mapping[str, str]) -> dict[str, int]:
+    """Return how often each word was said."""
+    found = Counter(votes.values())
+    return {word: found[word] for word in VOTES}
+
+
+def vote_on(loss: float | None, best: float | None, settings: GateSettings) -> Vote:
+    """Return a member's word on a candidate.
+
+    Args:
+        loss: of the candidate on the member's own validation rows; None or not finite: it is as bad as can be.
+        best: of the best version; None where it was never measured here.
+        settings: [gate].
+    """
+    if best is None:
+        return "same"
+    if loss is None or not math.isfinite(loss):
+        return "worse"
+    if not math.isfinite(best) or loss < best - settings.min_gain * abs(best):
+        return "better"
+    return "worse" if loss > best + settings.max_regression * abs(best) else "same"

@@ -165,7 +165,7 @@ class RoundRequest(Body):
 
     Attributes:
         run: which agreement it is under.
-        number, round, purpose, base, clip, checkpoint: the round's own part of the RoundContext; the member knows the
+        number, round, purpose, base, checkpoint: the round's own part of the RoundContext; the member knows the
             rest.
     """
 
@@ -174,7 +174,6 @@ class RoundRequest(Body):
     round: int
     purpose: str
     base: str
-    clip: float
     checkpoint: str
 
 
@@ -197,13 +196,11 @@ class Sealed(Body):
     """The member's envelope.
 
     Attributes:
-        clipped_share: share of the update's parameters that the clip cut, in steps of 0.05.
         seal_s: seconds it took to quantise, seal and sign.
     """
 
     kind = "sealed"
     envelope: RawEnvelope
-    clipped_share: float = Field(ge=0, le=1)
     seal_s: float = Field(ge=0)
 
 
@@ -247,7 +244,7 @@ class Open(RoundRequest):
         keys: the sum of the sealed answers: residues without seeds.
         answers: the sealed answers themselves, where their sum did not open; else empty.
         total: the sealed sum.
-        best: SHA-256 of the best promoted version, the gate's reference.
+        best: SHA-256 of the best version, which the vote compares with; "" where there is no vote.
         upload: whether this member shall send the result along.
     """
 
@@ -267,14 +264,14 @@ class Opened(Body):
 
     Attributes:
         statement: canonical bytes, the same from every opener (see ``protocol.statement``).
-        vote: relative worsening of the member's validation metric, clipped to ±1; None to abstain.
+        vote: one of ``gate.VOTES``; "" where there is no vote.
         vote_signature: over the result, the version it was compared with, and the vote.
     """
 
     kind = "opened"
     statement: bytes
     signature: bytes
-    vote: float | None = Field(ge=-1, le=1)
+    vote: str = Field(pattern=r"^(better|same|worse|abstain)?$")
     vote_signature: bytes
     result: bytes
     open_s: float = Field(ge=0)

@@ -23,7 +23,7 @@ class Purpose:
         name: in contexts, headers, statements and the log: a word in lower case.
         when: in the life of a run: once at its start, in every round, or with every report.
         result: what a statement's digest names, in words.
-        trained: members contribute what training changed about a model, and its weight; else whole numbers.
+        trained: members contribute what training changed about a model; else whole numbers.
         based: it is about a model version, which members are sent; else about their rows alone.
         makes_version: a model version follows from the opened sum.
         voted: members vote on that version.
@@ -41,7 +41,7 @@ class Purpose:
 
     def lanes(self, size: int, plan: Plan) -> int:
         """Return how many lanes a sum takes; ``size`` is the number of values, or of whole numbers."""
-        return size + plan.limbs if self.trained else size * plan.limbs
+        return size if self.trained else size * plan.limbs
 
 
 STATISTICS = Purpose("statistics", "start", "version 0", based=False, makes_version=True)

@@ -15,6 +15,7 @@ from ..crypto.identity import Card, Identity, Roster, b64, unb64
 from ..errors import Refused
 from .answer import list_digest
 from .context import RoundContext
+from .gate import VOTES
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Statement:
         members: everybody in the sum, sorted.
         headers: digest of the list of their headers.
         sha256: the model version that results (statistics, update) or that was measured (tallies).
-        clip: the clip of a round that starts from this version.
         norm: Euclidean norm of the opened mean update; 0 where there is none, None where the candidate is not finite.
+        signal: how long the opened sum is beside one of coins alone, of the group where that is least; else 0.
         in_range: False when the sum holds what honest members cannot add up to.
         metrics: of tallies; else empty.
     """
@@ -42,8 +43,8 @@ class Statement:
     members: tuple[str, ...]
     headers: str
     sha256: str
-    clip: float
     norm: float | None
+    signal: float
     in_range: bool
     metrics: Mapping[str, float | None]
 
@@ -54,9 +55,9 @@ class Statement:
         headers: Mapping[str, str],
         *,
         sha256: str,
-        clip: float,
         in_range: bool,
         norm: float | None = 0.0,
+        signal: float = 0.0,
         metrics: Mapping[str, float | None] | None = None,
     ) -> Statement:
         """Return the statement about an opening of the sum of these headers (member to header digest)."""
@@ -71,8 +72,8 @@ class Statement:
             members,
             list_digest(headers.values()),
             sha256,
-            clip,
             norm,
+            signal,
             in_range,
             metrics or {},
         )
@@ -100,7 +101,7 @@ class Statement:
                 and all(isinstance(text, str) for text in (statement.federation, statement.run, statement.purpose))
                 and all(isinstance(text, str) and len(text) in (0, 64) for text in (statement.base, statement.sha256))
                 and all(isinstance(text, str) and len(text) == 64 for text in (statement.context, statement.headers))
-                and isinstance(statement.clip, float)
+                and isinstance(statement.signal, float)
                 and (statement.norm is None or isinstance(statement.norm, float))
                 and isinstance(statement.in_range, bool)
                 and isinstance(statement.metrics, dict)
@@ -120,12 +121,12 @@ class Words:
 
     Attributes:
         signature: under the statement.
-        vote: relative worsening of the member's validation metric against the best version; None to abstain.
+        vote: its word on the version that results, one of ``gate.VOTES``; "" where there is no vote.
         vote_signature: over the result, the version it was compared with, and the vote.
     """
 
     signature: bytes
-    vote: float | None
+    vote: str
     vote_signature: bytes
 
     def check(self, card: Card, statement: bytes, best: str) -> None:
@@ -156,7 +157,7 @@ class Proof:
     words: Mapping[str, Words]
 
     @property
-    def votes(self) -> dict[str, float | None]:
+    def votes(self) -> dict[str, str]:
         """Member → vote."""
         return {member: one.vote for member, one in sorted(self.words.items())}
 
@@ -209,10 +210,10 @@ class Proof:
         return statement
 
 
-def _vote(value: Any) -> float | None:
-    if value is not None and (type(value) is not float or not -1 <= value <= 1):
+def _vote(value: Any) -> str:
+    if value not in ("", *VOTES):
         raise ValueError("no vote")
-    return value
+    return str(value)
 
 
 def sign_statement(identity: Identity, statement: Statement) -> bytes:
@@ -220,7 +221,7 @@ def sign_statement(identity: Identity, statement: Statement) -> bytes:
     return identity.sign("opened", statement.encode())
 
 
-def vote_bytes(statement: bytes, best: str, vote: float | None) -> bytes:
+def vote_bytes(statement: bytes, best: str, vote: str) -> bytes:
     """Return what a vote's signature covers: the result, the version it was compared with, and the vote."""
     return canonical({"statement": digest_of(statement), "best": best, "vote": vote})
 

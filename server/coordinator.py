@@ -28,7 +28,7 @@ from .records import history, waiting
 from .records.history import Round
 from .records.state import State
 from .releases.board import Board
-from .round import Rounds, good_ones, newest_whole, version_entry
+from .round import Rounds, chain_of, newest_whole, version_entry
 from .rules import Patience
 from .run import Run, Seats
 from .sums import Sums
@@ -83,7 +83,7 @@ class Coordinator:
             by_policy = "stopped" if error.code == "run.stopped" else "policy"
             self._end(by_policy if isinstance(error, Ended) else "failed", error.code)
             raise
-        self._end("done", "")
+        self._end("done", "run.converged" if self._patience.converged else "")
 
     def _carry_on(self, done: int) -> None:
         """Carry out what is left after so many planned rounds."""
@@ -95,6 +95,8 @@ class Coordinator:
             if purpose.when == "start" and not purpose.makes_version:
                 self._open(purpose, None)
         for planned in range(done + 1, self._run.offer.training.rounds + 1):
+            if self._patience.converged:
+                break
             self._mend()
             self._round(planned)
         self._mend()
@@ -121,7 +123,7 @@ class Coordinator:
                 run.log(db, "warned", what="retention", hours=self.state.envelopes.hours)
             finished = history.finished(db, run.id)
         for outcome in finished:
-            self._patience.count(outcome.status)
+            self._patience.count(outcome.status, outcome.round)
         return max((outcome.round for outcome in finished if outcome.status != "failed"), default=0)
 
     def _sums_of(self, run: Run, seats: Seats) -> Sums:
@@ -148,7 +150,7 @@ class Coordinator:
                 if not begun:
                     raise
                 self._run.note("warned", code=error.code, what="seats")
-                self._patience.has_failed()
+                self._patience.count("failed", 0)
                 self._check_patience()
 
     def _check_patience(self) -> None:
@@ -166,7 +168,7 @@ class Coordinator:
             if self.state.models.entries(db, self._run.id):
                 return
         sums = self._sums
-        context = sums.context(0, 0, STATISTICS, "", 0.0)
+        context = sums.context(0, 0, STATISTICS, "")
         collected = sums.collect(context, dict.fromkeys(sums.seats.roster.names))
         agreed, start = sums.open(collected, "")
         if start is None:
@@ -209,9 +211,9 @@ class Coordinator:
         tries: Counter[str] = Counter()
         while True:
             with self.state.store.read() as db:
-                good = good_ones(self.state.models.entries(db, run.id))
+                chain = chain_of(self.state.models.entries(db, run.id))
                 planned = {outcome.number: outcome.round for outcome in history.finished(db, run.id)}
-            damaged = good[good.index(newest_whole(self.state.models, good, run.id)) + 1 :]
+            damaged = chain[chain.index(newest_whole(self.state.models, chain, run.id)) + 1 :]
             if not damaged:
                 return
             for entry in damaged:
@@ -249,11 +251,11 @@ class Coordinator:
             about = model.sha256 if purpose.based else ""
         sums = self._sums
         number, planned = (outcome.number, outcome.round) if outcome else (0, 0)
-        context = sums.context(number, planned, purpose, about, 0.0)
+        context = sums.context(number, planned, purpose, about)
         bases = dict.fromkeys(sums.seats.roster.names, model if purpose.based else None)
         try:
             agreed, _ = sums.open(sums.collect(context, bases), "")
-            metrics, code = agreed.statement.metrics, "" if agreed.statement.in_range else "gate.norm"
+            metrics, code = agreed.statement.metrics, "" if agreed.statement.in_range else "stats.impossible"
         except Refused as error:
             metrics, code = {}, error.code
         with self.state.store.transaction() as db:
@@ -275,11 +277,23 @@ class Coordinator:
             history.end_run(db, self._run.id, status, code)
             if status == "done":
                 self._release(db)
+            self._drop_kept(db)
             self._run.log(db, "run_ended", code=code, status=status)
         self.state.expire()
+
+    def _drop_kept(self, db: Connection) -> None:
+        """Delete the files of candidates that were kept, and are nobody's base any more, once the end is on record."""
+        models = self.state.models
+        kept = [entry.sha256 for entry in models.entries(db, self._run.id) if entry.verdict == "kept"]
+
+        def drop() -> None:
+            for sha256 in kept:
+                models.drop(sha256)
+
+        self.state.store.after_commit(db, drop)
 
     def _release(self, db: Connection) -> None:
         """Release the last good version, if the run said that this happens by itself; else approvers do it."""
         good = self.state.models.last_good(db, self._run.id)
-        if good is not None:
+        if good is not None and good.verdict == "promoted":
             Board(db, self.state.models).release_automatically(good, self.state.log)

@@ -47,9 +47,9 @@ class Rounds:
         self._state.expire()
         with self._state.store.read() as db:
             entries = self._state.models.entries(db, self._run.id)
-        good = good_ones(entries)
-        base = newest_whole(self._state.models, good, self._run.id)
-        reference = best(good[: good.index(base) + 1])  # of a repetition, what it was compared with the first time
+        chain = chain_of(entries)
+        base = newest_whole(self._state.models, chain, self._run.id)
+        reached = chain[: chain.index(base) + 1]  # of a repetition, what was there the first time
         context, sums = self._begin(planned, base), self._sums
         outcome = Round(planned, context.number)
         logs.now_about(round=context.number)
@@ -59,14 +59,14 @@ class Rounds:
         except TooFew as failed:
             return self._fail(replace(outcome, named=failed.named), failed.code, context)
         members = sums.seats.roster.names
-        outcome = replace(outcome, members=members, clipped_share=collected.clipped_share)
+        outcome = replace(outcome, members=members)
         try:
-            agreed, candidate = sums.open(collected, reference.sha256)
+            agreed, candidate = sums.open(collected, best(reached).sha256)
         except Refused as error:
             failed_round = self._fail(outcome, error.code, context)
             self._check_junk()
             return failed_round
-        return self._judge(replace(outcome, baseline=reference.version), context, agreed, candidate, entries)
+        return self._judge(outcome, context, agreed, candidate, reached)
 
     def _begin(self, planned: int, base: Entry) -> RoundContext:
         """Return the context of a planned round: the one in which it was begun before a restart, if it still fits.
@@ -79,15 +79,15 @@ class Rounds:
             begun = contexts.going_on(db, run.id, going.number, UPDATE.name) if going else None
         if going is not None and going.round == planned:
             checkpoint = begun.checkpoint if begun else run.witnesses.newest()
-            found = template.at(going.number, planned, UPDATE.name, base.sha256, base.clip, checkpoint)
+            found = template.at(going.number, planned, UPDATE.name, base.sha256, checkpoint)
             if begun is None or begun.digest == found.digest:
                 return found
         with self._state.store.transaction() as db:
             run.break_off(db, history.INTERRUPTED)
             number = history.next_number(db)
             history.write_round(db, run.id, Round(planned, number))
-            run.log(db, "round_began", number=number, round=planned, base=base.sha256, clip=base.clip)
-        return template.at(number, planned, UPDATE.name, base.sha256, base.clip, run.witnesses.newest())
+            run.log(db, "round_began", number=number, round=planned, base=base.sha256)
+        return template.at(number, planned, UPDATE.name, base.sha256, run.witnesses.newest())
 
     def _check_junk(self) -> None:
         """Check that openings without a key did not come twice in this run.
@@ -106,50 +106,37 @@ class Rounds:
         context: RoundContext,
         agreed: AgreedOpening,
         candidate: model_version.Version | None,
-        entries: list[Entry],
+        reached: list[Entry],
     ) -> Round:
-        """Let the gate decide; promote the candidate, or stay with the last good model."""
-        run, said = self._run, agreed.statement
-        votes = agreed.proof.votes
-        verdict = gate.judge(
-            votes,
-            said.norm,
-            [entry.norm for entry in entries if entry.verdict == "promoted" and entry.norm is not None],
-            in_range=said.in_range,
-            min_members=run.offer.federation.min_members,
-            settings=run.offer.gate,
-        )
-        status = "promoted" if verdict.accepted else "refused"
+        """Let the gate decide: promote the candidate, keep it as the next base, or stay with the base.
+
+        Args:
+            outcome, context, agreed, candidate: of the round.
+            reached: the versions up to the round's base, oldest first.
+        """
+        run, said, votes = self._run, agreed.statement, agreed.proof.votes
+        norms = [entry.norm for entry in reached if entry.norm is not None]
+        verdict = gate.judge(votes, said.norm, norms, in_range=said.in_range, settings=run.offer.gate)
+        swallowed = said.in_range and said.signal <= gate.SWALLOWED
+        warned = [(member, "gate.worse") for member in verdict.minority]
+        warned += [(member, "update.coins") for member in said.members if swallowed]
+        status, counts = verdict.status, gate.counted(votes)
         outcome = replace(
-            outcome,
-            status=status,
-            code=verdict.code,
-            warnings=outcome.warnings + tuple((member, "gate.regression") for member in verdict.minority),
-            median=verdict.median,
+            outcome, status=status, code=verdict.code, warnings=(*outcome.warnings, *warned), votes=counts
         )
         if verdict.accepted and candidate is not None:
             self._state.models.write(candidate)
         with self._state.store.transaction() as db:
-            run.log(
-                db,
-                "judged",
-                number=outcome.number,
-                code=verdict.code,
-                median=verdict.median,
-                votes=votes,
-                best=agreed.proof.best,
-                warnings=[list(warning) for warning in outcome.warnings],
-            )
+            about = {"votes": votes, "best": agreed.proof.best, "warnings": [list(one) for one in outcome.warnings]}
+            run.log(db, "judged", number=outcome.number, code=verdict.code, **about)
             if candidate is not None:
-                entry = version_entry(
-                    run.id, candidate, self._state.models.next_version(db), status, verdict.code, agreed
-                )
-                entry = replace(entry, norm=said.norm, median=verdict.median)
-                self._state.models.record(db, entry)
+                number = self._state.models.next_version(db)
+                entry = version_entry(run.id, candidate, number, status, verdict.code, agreed)
+                self._state.models.record(db, replace(entry, norm=said.norm, votes=counts))
             self._write(db, outcome, context)
             named = dict(outcome.named)
             run.log(db, status, number=outcome.number, code=verdict.code, sha256=said.sha256, named=named)
-        self._patience.count(status)
+        self._patience.count(status, outcome.round)
         return outcome
 
     def _fail(self, outcome: Round, code: str, context: RoundContext) -> Round:
@@ -158,7 +145,7 @@ class Rounds:
             failed = replace(outcome, status="failed", code=code)
             self._write(db, failed, context)
             self._run.log(db, "failed", number=outcome.number, code=code, named=dict(outcome.named))
-        self._patience.has_failed()
+        self._patience.count("failed", outcome.round)
         return failed
 
     def _write(self, db: Connection, outcome: Round, context: RoundContext) -> None:
@@ -178,21 +165,21 @@ class Rounds:
         return collection.check(member, raw)
 
 
-def good_ones(entries: list[Entry]) -> list[Entry]:
-    """Return the good versions of a run, oldest first."""
-    return sorted((entry for entry in entries if entry.version is not None), key=lambda entry: entry.version or 0)
+def chain_of(entries: list[Entry]) -> list[Entry]:
+    """Return the versions of a run that rounds were trained from, or are next, oldest first: all but refused ones."""
+    return sorted((entry for entry in entries if entry.verdict != "refused"), key=lambda entry: entry.number)
 
 
-def newest_whole(models: Models, good: list[Entry], run: str) -> Entry:
-    """Return the newest of a run's good versions whose file is as it was written: the last good one, that is.
+def newest_whole(models: Models, chain: list[Entry], run: str) -> Entry:
+    """Return the newest of a run's versions whose file is as it was written: the next round's base, that is.
 
     Raises:
         Refused: ``data.model``: none is.
     """
-    for entry in reversed(good):
+    for entry in reversed(chain):
         if models.is_whole(entry.sha256):
             return entry
-    raise Refused("data.model", f"no model of run {run} is whole; the newest is {good[-1].sha256}")
+    raise Refused("data.model", f"no model of run {run} is whole; the newest is {chain[-1].sha256}")
 
 
 def version_entry(
@@ -202,7 +189,7 @@ def version_entry(
     said = agreed.statement
     return Entry(
         sha256=model.sha256,
-        version=number if verdict != "refused" else None,
+        version=number if verdict in ("start", "promoted") else None,
         verdict=verdict,
         code=code,
         run=run,
@@ -210,9 +197,8 @@ def version_entry(
         base=said.base,
         members=said.members,
         proof=agreed.proof.as_dict(),
-        clip=said.clip,
         norm=None,
-        median=None,
+        votes={},
         metrics=None,
         created=datetime.now(UTC).isoformat(timespec="milliseconds"),
     )

@@ -7,7 +7,7 @@ The twin of ``client/guard.py``. A round, in order:
 2. closing it fixes the list: one envelope of every name (``round.too_few``);
 3. everybody answers that list and total, once; :func:`check_answer` looks at each answer;
 4. a :class:`Hearing` takes the openers' signed statements: all names must say the same;
-5. the gate judges; :class:`Patience` counts refused and failed rounds in a row and says when the run ends.
+5. the gate judges; :class:`Patience` counts what went wrong in a row and says when the run ends.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from ..configs.settings import GateSettings
 from ..crypto.identity import Roster
-from ..errors import Refused
+from ..errors import Ended, Refused
 from ..protocol.answer import SignedAnswer
 from ..protocol.context import RoundContext
 from ..protocol.envelope import Envelope, RawEnvelope, SignedHeader, check
@@ -222,33 +222,69 @@ class Hearing:
         return tuple(sorted(one for one, said in self.statements.items() if said != counted[0][0]))
 
 
+class SaidWords:
+    """What members said of candidates: a word on one of them is for good (rule 7)."""
+
+    def __init__(self) -> None:
+        self._said: dict[tuple[str, str, str], str] = {}
+
+    def check(self, member: str, opened: Opened, hearing: Hearing) -> None:
+        """Take a member's word that was heard.
+
+        Raises:
+            Ended: ``gate.forked``: it said another one of the same candidate, beside the same version.
+        """
+        if not hearing.purpose.voted:
+            return
+        candidate = Statement.parse(opened.statement).sha256
+        before = self._said.setdefault((member, candidate, hearing.best), opened.vote)
+        if before != opened.vote:
+            what = f"{member!r} said {before!r} and {opened.vote!r} of candidate {candidate[:16]}"
+            raise Ended("gate.forked", f"{what}; the last good model stays")
+
+
+FIRST_ROUNDS = 5
+"""Planned rounds in which nothing need be promoted yet."""
+
+
 @dataclass
 class Patience:
-    """Counts what went wrong in a row; a promoted round sets both counters back."""
+    """Counts how rounds end, in a row, and says when the run ends.
+
+    Attributes:
+        settings: [gate].
+        refused: candidates that were refused in a row.
+        failed: numbers that gave none in a row.
+        idle: planned rounds after the fifth in a row without a promotion.
+    """
 
     settings: GateSettings
     refused: int = 0
     failed: int = 0
+    idle: int = 0
 
-    def count(self, status: str) -> None:
-        """A round ended ``promoted``, ``refused`` or ``failed``."""
-        {"promoted": self.promoted, "refused": self.was_refused, "failed": self.has_failed}[status]()
+    def count(self, status: str, planned: int) -> None:
+        """Count a round.
 
-    def promoted(self) -> None:
-        """A round was promoted."""
-        self.refused = self.failed = 0
-
-    def was_refused(self) -> None:
-        """The gate refused a candidate."""
-        self.refused, self.failed = self.refused + 1, 0
-
-    def has_failed(self) -> None:
-        """A round ended without a candidate; it does not count as a refusal."""
-        self.failed += 1
+        Args:
+            status: ``promoted``, ``kept``, ``refused`` or ``failed``.
+            planned: which of the run's planned rounds it was.
+        """
+        if status == "failed":
+            self.failed += 1
+            return
+        self.failed = 0
+        self.refused = self.refused + 1 if status == "refused" else 0
+        self.idle = 0 if status == "promoted" else self.idle + (planned > FIRST_ROUNDS)
 
     @property
     def code(self) -> str:
-        """``run.patience`` or ``run.max_failed`` when the run must end, else ""."""
+        """``run.patience`` or ``run.max_failed`` when the run must end by policy, else ""."""
         if self.refused >= self.settings.patience:
             return "run.patience"
         return "run.max_failed" if self.failed >= self.settings.max_failed else ""
+
+    @property
+    def converged(self) -> bool:
+        """Whether the run is done, for nothing more is gained."""
+        return bool(self.settings.progress) and self.idle >= self.settings.progress

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -28,7 +28,7 @@ from .opening import GivenAnswers, Opening
 from .records import contexts
 from .records.contexts import KeptAnswer
 from .records.models import Entry
-from .rules import AgreedOpening, Collection, Hearing
+from .rules import AgreedOpening, Collection, Hearing, SaidWords
 from .run import Run, Seats
 from .wire import Wire
 
@@ -42,7 +42,6 @@ class _Collecting:
 
     collection: Collection
     running: Sum
-    shares: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,14 +53,12 @@ class Collected:
         context: the round's.
         headers: member → signed header, of everybody.
         total: the sealed total.
-        clipped_share: largest share that a member reported.
     """
 
     purpose: Purpose
     context: RoundContext
     headers: Mapping[str, SignedHeader]
     total: bytes
-    clipped_share: float
 
     @property
     def digest(self) -> str:
@@ -84,20 +81,20 @@ class Sums:
     def __init__(self, run: Run, seats: Seats, wire: Wire) -> None:
         self.seats, self.params = seats, seats.sizes[UPDATE.name]
         self._run, self._wire = run, wire
+        self._words = SaidWords()
 
-    def context(self, number: int, planned: int, purpose: Purpose, base: str, clip: float) -> RoundContext:
+    def context(self, number: int, planned: int, purpose: Purpose, base: str) -> RoundContext:
         """Return the context of a sum: the one in which it was begun and is not over, or else a new one.
 
         Args:
             number, planned: of the round; 0 for what begins a run.
             purpose: of the sum.
             base: SHA-256 of the version that it is about, or "".
-            clip: bound on an update.
         """
         with self._run.state.store.read() as db:
             begun = contexts.going_on(db, self._run.id, number, purpose.name)
         checkpoint = begun.checkpoint if begun else self._run.witnesses.newest()
-        found = self.seats.template.at(number, planned, purpose.name, base, clip, checkpoint)
+        found = self.seats.template.at(number, planned, purpose.name, base, checkpoint)
         if begun is None or found.digest == begun.digest:
             return found
         with self._run.state.store.transaction() as db:
@@ -113,8 +110,8 @@ class Sums:
             return
 
         def drop() -> None:
-            for one in kept.values():
-                state.envelopes.drop(context.number, one.header)
+            for header in kept.values():
+                state.envelopes.drop(context.number, header)
 
         state.store.after_commit(db, drop)
 
@@ -157,9 +154,8 @@ class Sums:
             members = collection.close()
         except Refused as error:
             raise TooFew(error.code, str(error), dict(collection.named)) from None
-        share = round(max(collecting.shares.values(), default=0.0), 2)
         headers = {member: collection.accepted[member] for member in members}
-        collected = Collected(purpose, context, headers, self.summed(context, running.dump()), share)
+        collected = Collected(purpose, context, headers, self.summed(context, running.dump()))
         self._fix(collected)
         return collected
 
@@ -170,14 +166,13 @@ class Sums:
         with state.store.transaction() as db:
             contexts.begin(db, context)
             kept = contexts.envelopes(db, context.digest)
-        for member, one in kept.items():
+        for member, header in kept.items():
             try:
-                envelope = check(collection, member, state.envelopes.read(context.number, one.header))
+                envelope = check(collection, member, state.envelopes.read(context.number, header))
             except Refused:
                 continue
             collecting.running.add(envelope.body)
             collection.accept(envelope)
-            collecting.shares[member] = one.clipped_share
 
     def _fix(self, collected: Collected) -> None:
         """Record the list and its total, before anybody is asked to answer them."""
@@ -211,14 +206,13 @@ class Sums:
         context, size = collection.context, len(sealed.envelope.data)
         if purpose.when == "round":
             self._wire.sealed(size, sealed.seal_s, seconds)
-        header, share = envelope.signed.digest, sealed.clipped_share
+        header = envelope.signed.digest
         self._run.state.envelopes.keep(context.number, envelope.signed, sealed.envelope)
         with self._run.state.store.transaction() as db:
-            contexts.keep_envelope(db, context.digest, member, header, share)
+            contexts.keep_envelope(db, context.digest, member, header)
             about = {"number": context.number, "purpose": context.purpose, "member": member}
             self._run.log(db, "envelope_accepted", **about, header=header, bytes=size)
         collection.accept(envelope)
-        collecting.shares[member] = share
 
     def open(self, collected: Collected, best: str) -> tuple[AgreedOpening, model_version.Version | None]:
         """Have everybody answer a list and open its total; return what all say, and the version that follows.
@@ -232,6 +226,7 @@ class Sums:
 
         Raises:
             Refused: somebody did not answer or open; the code says why.
+            Ended: ``gate.forked``: a member said two words on one candidate.
         """
         context, results = collected.context, dict[str, bytes]()
         request = self._open_request(collected, self._answers(collected), best)
@@ -332,6 +327,7 @@ class Sums:
         try:
             opened = answer.body()
             hearing.hear(answer.member, opened)
+            self._words.check(answer.member, opened, hearing)
         except Refused as error:
             self._refuse(hearing, answer.member, error.code)
             return
@@ -351,11 +347,11 @@ class Sums:
 
     def _round(self, context: RoundContext) -> dict[str, Any]:
         """Return what every request of a round says of it."""
-        fields = ("number", "round", "purpose", "base", "clip", "checkpoint")
+        fields = ("number", "round", "purpose", "base", "checkpoint")
         return {"run": self._run.id, **{name: getattr(context, name) for name in fields}}
 
     def _seal_request(self, context: RoundContext, base: Entry | None, refused: Mapping[str, Any]) -> Seal:
-        sent = {"base": base.sha256 if base else "", "clip": base.clip if base and context.clip else context.clip}
+        sent = {"base": base.sha256 if base else ""}
         purpose = self._run.purposes[context.purpose]
         start = self._run.offer.start if purpose.makes_version and not purpose.based else ""
         named = base.sha256 if base else start

@@ -6,7 +6,7 @@ Members' secrets follow from the run's seed (practice), the same as ``moonflower
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,8 +17,10 @@ from ...crypto import planner
 from ...errors import InputError, nearest
 from ...version import NUMERICS
 from ..code import code_of
+from ..scales import scale_of
 from ..secret import NodeSecret
 from ..tasks import load_task, schema_for
+from .calibrate import calibrated
 from .rows import Rows, Split
 from .splits import partition, split
 from .torch import TorchLearner
@@ -85,9 +87,10 @@ def prepare(config: Path, overrides: Iterable[str] = ()) -> Cast:
     problem = _contradiction(cast, members)
     if problem:
         raise InputError("config.value", f"{config}: {problem}")
-    size = len(cast.learner(cast.names[0], splits[cast.names[0]]).start())
-    planner.plan(len(splits), settings.crypto.value_bits, size)
-    return cast
+    learners = [cast.learner(name, splits[name]) for name in cast.names]
+    scale_of(learners[0], settings.crypto)
+    planner.plan(len(splits), settings.crypto.value_bits, len(learners[0].start()))
+    return replace(cast, settings=calibrated(settings, learners))
 
 
 def _contradiction(cast: Cast, members: Mapping[str, Rows]) -> str:

@@ -6,7 +6,7 @@ Rules: a vector in, a vector out, the same bits for the same inputs; no call dep
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -30,12 +30,24 @@ class Learner(Protocol):
         """Number of training rows, at least 1."""
 
     @property
+    def judges(self) -> bool:
+        """Whether there are validation rows to judge candidates by."""
+
+    @property
     def schema(self) -> Schema:
         """The columns that all members share."""
 
     @property
     def layout(self) -> Layout:
         """Names and shapes of what travels, in the order in which a vector holds them."""
+
+    @property
+    def buffers(self) -> Collection[str]:
+        """Names of what travels without following a gradient."""
+
+    @property
+    def floors(self) -> Mapping[str, float]:
+        """Lower bounds that values keep, by the name of a tensor that travels; the same at every member."""
 
     @property
     def frozen(self) -> Mapping[str, NDArray[Any]]:

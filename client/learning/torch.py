@@ -80,6 +80,22 @@ class TorchLearner:
         return len(self._raw.train)
 
     @property
+    def judges(self) -> bool:
+        """Whether there are validation rows to judge candidates by."""
+        return bool(len(self._raw.validation))
+
+    @property
+    def buffers(self) -> frozenset[str]:
+        """Names of the buffers that travel."""
+        return frozenset(name for name, _ in self.model.named_buffers(remove_duplicate=False))
+
+    @property
+    def floors(self) -> dict[str, float]:
+        """Lower bounds that values keep: 0 for the running variances of normalising layers."""
+        named = self.model.named_buffers(remove_duplicate=False)
+        return {name: 0.0 for name, _ in named if name.rpartition(".")[2] == "running_var"}
+
+    @property
     def frozen(self) -> dict[str, NDArray[Any]]:
         """The start value of every tensor of the state dict that does not travel, by name; for reading only."""
         return {name: value.numpy() for name, value in self._origin.items()}

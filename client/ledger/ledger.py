@@ -134,7 +134,6 @@ class Ledger:
         self,
         context: RoundContext,
         header: str,
-        clipped_share: float,
         *,
         base: Base | None = None,
         metrics: Mapping[str, float | None] | None = None,
@@ -145,7 +144,6 @@ class Ledger:
         Args:
             context: what it was sealed under.
             header: digest of the envelope's header.
-            clipped_share: what is reported beside it.
             base: that was trained from or judged; its file replaces the one before. None where there is none.
             metrics: version → this member's own validation metric, of those that were measured on the way.
             facts: for this member alone, such as what it counted.
@@ -157,7 +155,7 @@ class Ledger:
             "base": context.base,
             "identity": base.identity if base is not None and base.trained else "",
         }
-        row |= {"header": header, "clipped_share": clipped_share}
+        row |= {"header": header}
         with self._store.transaction() as db:
             db.execute(insert(tables.sealed).values(row).on_conflict_do_update(["context"], set_=row))
             if base is not None:
@@ -167,12 +165,21 @@ class Ledger:
                 _keep_fact(db, key, value)
             self._note(db, "sealed", **_place(context), context=context.digest, base=context.base, header=header)
 
-    def sealed(self, context: str) -> tuple[str, float] | None:
-        """Return header digest and clipped share of what was sealed last in a context, or None."""
-        columns = (tables.sealed.c.header, tables.sealed.c.clipped_share)
+    def sealed(self, context: str) -> str | None:
+        """Return the header digest of what was sealed last in a context, or None."""
+        header = tables.sealed.c.header
         with self._store.read() as db:
-            row = db.execute(select(*columns).where(tables.sealed.c.context == context)).one_or_none()
-        return None if row is None else (str(row.header), float(row.clipped_share))
+            found = db.execute(select(header).where(tables.sealed.c.context == context)).scalar_one_or_none()
+        return None if found is None else str(found)
+
+    def best(self, run: str, base: str) -> str:
+        """Return the best version of a run when a base was trained from: promoted last, or where the run began; or ""."""
+        row = tables.bases.c
+        reached = select(func.max(row.number)).where((row.run == run) & (row.sha256 == base)).scalar_subquery()
+        good = (row.run == run) & (row.number <= reached) & (row.promoted | (row.number == 0))
+        with self._store.read() as db:
+            found = db.execute(select(row.sha256).where(good).order_by(row.number.desc()).limit(1)).scalar_one_or_none()
+        return "" if found is None else str(found)
 
     def is_about(self, context: str, run: str, purpose: str) -> bool:
         """Return whether this member sealed under a context for this run and purpose."""
@@ -377,6 +384,7 @@ def _keep_base(db: Connection, context: RoundContext, base: Base) -> None:
         db.execute(insert(tables.promoted).values(seen).on_conflict_do_nothing())
     if base.trained:
         row = {"run": context.run, "number": base.number, "sha256": base.sha256, "norm": base.norm}
+        row["promoted"] = base.promoted
         db.execute(insert(tables.bases).values(row).on_conflict_do_nothing())
 
 

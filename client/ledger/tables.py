@@ -45,7 +45,6 @@ sealed = Table(
     Column("base", String, nullable=False),
     Column("identity", String, nullable=False),  # of the base that was trained from; "" where none was
     Column("header", String, nullable=False),
-    Column("clipped_share", Float, nullable=False),
     Index("sealed_by_base", "run", "base", "round"),
     Index("sealed_by_identity", "identity"),
 )
@@ -74,6 +73,7 @@ bases = Table(
     Column("number", Integer, primary_key=True),
     Column("sha256", String, nullable=False),
     Column("norm", Float, nullable=False),
+    Column("promoted", Boolean, nullable=False),
 )
 snapshot_sets = Table(
     "snapshot_sets",

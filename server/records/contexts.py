@@ -33,7 +33,6 @@ _sealed = Table(
     Column("context", String, primary_key=True),
     Column("member", String, primary_key=True),
     Column("header", String, nullable=False),
-    Column("clipped_share", Float, nullable=False),
 )
 _answers = Table(
     "contexts_answered",
@@ -44,19 +43,6 @@ _answers = Table(
     Column("signature", LargeBinary, nullable=False),
     Column("answer", LargeBinary, nullable=False),
 )
-
-
-@dataclass(frozen=True)
-class KeptEnvelope:
-    """An envelope that is in a sum.
-
-    Attributes:
-        header: digest of its header, which names its file.
-        clipped_share: what its member reported beside it.
-    """
-
-    header: str
-    clipped_share: float
 
 
 @dataclass(frozen=True)
@@ -99,16 +85,16 @@ def total(db: Connection, context: str) -> str:
     return db.execute(select(_contexts.c.total).where(_contexts.c.context == context)).scalar_one_or_none() or ""
 
 
-def keep_envelope(db: Connection, context: str, member: str, header: str, clipped_share: float) -> None:
+def keep_envelope(db: Connection, context: str, member: str, header: str) -> None:
     """Record that a member's envelope is in a sum, in place of an earlier one whose file was lost."""
-    row = {"context": context, "member": member, "header": header, "clipped_share": clipped_share}
+    row = {"context": context, "member": member, "header": header}
     db.execute(insert(_sealed).values(row).on_conflict_do_update(["context", "member"], set_=row))
 
 
-def envelopes(db: Connection, context: str) -> dict[str, KeptEnvelope]:
-    """Return the envelopes that are in a sum, by member."""
+def envelopes(db: Connection, context: str) -> dict[str, str]:
+    """Return the header digests of the envelopes that are in a sum, by member; a digest names the envelope's file."""
     found = db.execute(select(_sealed).where(_sealed.c.context == context).order_by(_sealed.c.member))
-    return {row.member: KeptEnvelope(row.header, row.clipped_share) for row in found}
+    return {row.member: row.header for row in found}
 
 
 def keep_answer(db: Connection, context: str, member: str, given: KeptAnswer) -> None:

@@ -62,14 +62,12 @@ class Round:
     Attributes:
         round: which of the run's planned rounds, from 1. A round that failed and its repetition share it.
         number: federation-wide, never reused.
-        status: ``running``, ``promoted``, ``refused`` or ``failed``.
+        status: ``running``, ``promoted``, ``kept``, ``refused`` or ``failed``.
         code: why it was refused or failed, or "".
         members: everybody in the sum; empty before the list is fixed.
         named: member → code.
         warnings: (member, code) pairs.
-        baseline: version number that the gate compared with.
-        median: median relative worsening.
-        clipped_share: largest share that a member of A reported, in steps of 0.05.
+        votes: how often each word of ``gate.VOTES`` was said; empty before there was a vote.
         metrics: over all members' test rows, when reported.
     """
 
@@ -80,9 +78,7 @@ class Round:
     members: tuple[str, ...] = ()
     named: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[tuple[str, str], ...] = ()
-    baseline: int | None = None
-    median: float | None = None
-    clipped_share: float | None = None
+    votes: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, float | None] | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -95,15 +91,13 @@ class Round:
             "members": list(self.members),
             "named": [{"member": member, "code": code} for member, code in sorted(self.named.items())],
             "warnings": [{"member": member, "code": code} for member, code in self.warnings],
-            "gate": {"baseline": self.baseline, "median": self.median},
-            "clipped_share": self.clipped_share,
+            "votes": dict(self.votes),
             "metrics": self.metrics,
         }
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Round:
         """Return the round that :meth:`as_dict` wrote."""
-        gate = value["gate"]
         return cls(
             round=value["round"],
             number=value["number"],
@@ -112,9 +106,7 @@ class Round:
             members=tuple(value["members"]),
             named={item["member"]: item["code"] for item in value["named"]},
             warnings=tuple((item["member"], item["code"]) for item in value["warnings"]),
-            baseline=gate["baseline"],
-            median=gate["median"],
-            clipped_share=value["clipped_share"],
+            votes=value["votes"],
             metrics=value["metrics"],
         )
 

@@ -70,6 +70,7 @@ EVENTS = {
     "opening_refused": "a member did not open; code: why",
     "judged": "the gate's votes were counted",
     "promoted": "the candidate is the new last good model",
+    "kept": "the candidate is the next base, no better than the last good model",
     "refused": "the candidate was refused; the last good model stays",
     "failed": "a round ended without a candidate",
     "tallies_opened": "the federation's display metrics were opened",

@@ -2,7 +2,7 @@
 
 A file is written beside its place, synced and renamed before the transaction that makes it count, so that a row
 always has its file; a kill in between leaves a file without a row, which is written anew when it comes up again.
-Refused candidates keep their row and lose their file. Every run has a lineage of its own, from its own start; the
+Refused candidates keep their row and lose their file; kept ones lose theirs when the run ends. Every run has a lineage of its own, from its own start; the
 same file may stand in several.
 """
 
@@ -35,9 +35,8 @@ _versions = Table(
     Column("base", String, nullable=False),
     Column("members", String, nullable=False),
     Column("proof", String, nullable=False),
-    Column("clip", Float, nullable=False),
     Column("norm", Float),
-    Column("median", Float),
+    Column("votes", String, nullable=False),
     Column("metrics", String),
     Column("created", String, nullable=False),
 )
@@ -57,15 +56,15 @@ class Entry:
 
     Attributes:
         sha256: digest of its file.
-        version: counts starts and promotions of the whole federation, from 0; None for a refused candidate.
-        verdict: ``start``, ``promoted`` or ``refused``.
+        version: counts starts and promotions of the whole federation, from 0; None for a candidate that was kept
+            or refused.
+        verdict: ``start``, ``promoted``, ``kept`` or ``refused``.
         code: why it was refused, or "".
         run, number, base: the round that made it, and what it was trained from.
         members: everybody in the sum.
         proof: the openers' statement and signatures.
-        clip: clip of a round that starts from it.
-        norm: Euclidean norm of the update that led to it.
-        median: median relative worsening against the best version then.
+        norm: Euclidean norm of the mean update that led to it; None where there is none, or it is not finite.
+        votes: how often each word of ``gate.VOTES`` was said of it; empty for a start.
         metrics: over all members' test rows, when reported.
         created: UTC time.
     """
@@ -79,9 +78,8 @@ class Entry:
     base: str
     members: tuple[str, ...]
     proof: Mapping[str, Any]
-    clip: float
     norm: float | None
-    median: float | None
+    votes: Mapping[str, int]
     metrics: Mapping[str, float | None] | None
     created: str
 
@@ -104,6 +102,10 @@ class Models:
         """Write a version's file: beside its place, synced, renamed."""
         files.make_folder(self.folder)
         files.replace(self.path(version.sha256), version.data)
+
+    def drop(self, sha256: str) -> None:
+        """Delete a version's file; nothing happens where there is none."""
+        files.remove(self.path(sha256))
 
     def is_whole(self, sha256: str) -> bool:
         """Return whether a version's file is there, as it was written."""
@@ -128,11 +130,12 @@ class Models:
         return version
 
     def record(self, db: Connection, entry: Entry) -> None:
-        """Add a version's row; a good version of the run that equals it (an update of nothing) stays as it is."""
+        """Add a version's row; one of the run that equals it and was not refused stays as it is."""
         row = {
             **vars(entry),
             "members": canonical(list(entry.members)).decode(),
             "proof": canonical(entry.proof).decode(),
+            "votes": canonical(dict(entry.votes)).decode(),
             "metrics": None if entry.metrics is None else canonical(entry.metrics).decode(),
         }
         again = insert(_versions).values(row)
@@ -198,18 +201,13 @@ class Models:
 
 
 def best(entries: Sequence[Entry]) -> Entry:
-    """Return a run's best version: each whose median vote was an improvement on the best before it (rule 10)."""
-    good = [entry for entry in entries if entry.version is not None]
-    leader = good[0]
-    for entry in good[1:]:
-        if entry.median is not None and entry.median < 0:
-            leader = entry
-    return leader
+    """Return the best of a run's versions, oldest first: the one that was promoted last, or where the run began."""
+    return [entry for entry in entries if entry.version is not None][-1]
 
 
 def _entry(row: Any) -> Entry:
     fields = row._asdict()
     fields["members"] = tuple(json.loads(fields["members"]))
-    fields["proof"] = json.loads(fields["proof"])
+    fields["proof"], fields["votes"] = json.loads(fields["proof"]), json.loads(fields["votes"])
     fields["metrics"] = json.loads(fields["metrics"]) if fields["metrics"] else None
     return Entry(**fields)

@@ -1,0 +1,98 @@
+"""What a practice finds where its config leaves it open: clip and longest step, from round 1 of all members' rows.
+
+Whoever has everybody's rows can look at everybody's update, so this is for practice alone. What is found is a constant
+of the run, and the report has the line for the recipe.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ...configs.settings import AUTO, RunSettings
+from ...crypto.quantise import BLOCK
+from ..scales import patterns
+from .learner import Learner
+
+CLIP_ROOM = 4.0
+"""Times the largest value of round 1."""
+STEP_ROOM = 10.0
+"""Times the length of round 1's mean, in a practice; a recipe's is three times the longest of a whole run."""
+LEAST = 1e-6
+
+
+def calibrated(settings: RunSettings, learners: Sequence[Learner]) -> RunSettings:
+    """Return settings in which clip and longest step are numbers.
+
+    Args:
+        settings: of a practice.
+        learners: of all members, with their own rows.
+    """
+    crypto, gate = settings.crypto, settings.gate
+    if crypto.clip != AUTO and gate.max_step:
+        return settings
+    updates = _first_round(settings, learners)
+    clip: Any = crypto.clip
+    if clip == AUTO:
+        largest = [np.max(np.abs([update[at] for update in updates]), initial=0.0) for at in _tensors(learners[0])]
+        clip = _clips(learners[0], largest)
+    longest = gate.max_step or rounded_up(STEP_ROOM * _length(updates, [one.rows for one in learners]))
+    return settings.model_copy(
+        update={
+            "crypto": crypto.model_copy(update={"clip": clip}),
+            "gate": gate.model_copy(update={"max_step": longest}),
+        }
+    )
+
+
+def _first_round(settings: RunSettings, learners: Sequence[Learner]) -> list[np.ndarray[Any, Any]]:
+    """Return every member's update of round 1, from version 0 with the scaling of all rows."""
+    scaling = learners[0].scaling(np.sum([one.summary() for one in learners], axis=0).tolist())
+    start, updates = learners[0].start(), []
+    for learner in learners:
+        learner.prepare(scaling)
+        trained = learner.train(start, settings.training, 1)
+        trained -= start
+        updates.append(np.nan_to_num(trained, nan=0.0, posinf=0.0, neginf=0.0))
+    return updates
+
+
+def _tensors(learner: Learner) -> list[slice]:
+    """Return where each tensor lies in a vector."""
+    ends = np.cumsum([spec.size for spec in learner.layout]).tolist()
+    return [slice(end - spec.size, end) for end, spec in zip(ends, learner.layout, strict=True)]
+
+
+def _clips(learner: Learner, largest: Sequence[float]) -> float | dict[str, float]:
+    """Return a clip for each group of tensors; one number where there is one group."""
+    found: dict[str, float] = {}
+    named = patterns(learner.layout, learner.buffers)
+    for spec, most in zip(learner.layout, largest, strict=True):
+        pattern = named[spec.name]
+        found[pattern] = max(found.get(pattern, LEAST), float(most))
+    clips = {pattern: rounded_up(CLIP_ROOM * most) for pattern, most in sorted(found.items())}
+    return clips["*"] if {*clips} == {"*"} else clips
+
+
+def _length(updates: Sequence[np.ndarray[Any, Any]], rows: Sequence[int]) -> float:
+    """Return the Euclidean norm of the mean of updates, by rows."""
+    total, parts = sum(rows), []
+    for start in range(0, len(updates[0]), BLOCK):
+        block = [one[start : start + BLOCK].astype(np.float64) * n for one, n in zip(updates, rows, strict=True)]
+        mean = np.sum(block, axis=0) / total
+        parts.append(float((mean * mean).sum()))
+    return max(math.sqrt(math.fsum(parts)), LEAST)
+
+
+def rounded_up(value: float) -> float:
+    """Return the smallest number of two digits that is not below ``value``.
+
+    >>> rounded_up(0.0321), rounded_up(8.0), rounded_up(123.4)
+    (0.033, 8.0, 130.0)
+    """
+    power = math.floor(math.log10(value)) - 1
+    digits = math.ceil(value / 10.0**power - 1e-9)
+    return float(f"{digits}e{power}")

@@ -1,0 +1,111 @@
+"""By which clip each tensor of a model travels, and what no candidate falls below (rule 6).
+
+The recipe's clip is one number, or one for each pattern of tensor names; where several patterns fit a name, the longest
+counts, of equally long ones the first by the alphabet: a recipe's bytes keep no other order. Buffers, which training
+does not follow a gradient for, are groups apart from parameters even under one pattern, so that what a group's sum
+says of rounding is said of like values.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from ..configs.settings import AUTO, CryptoSettings
+from ..crypto.quantise import BLOCK, Scale, Stretch
+from ..errors import InputError
+from ..protocol.model_version import Layout
+from .learning.learner import Learner, Vector
+
+_ANY = "*"
+_KEPT = 1 / 16
+"""Of the distance to its lower bound, what a value keeps at least in a round."""
+
+
+def scale_of(learner: Learner, crypto: CryptoSettings) -> Scale:
+    """Return the scale of a model's updates.
+
+    Raises:
+        InputError: ``config.value``: a tensor that no pattern of ``crypto.clip`` is for, or a pattern for none.
+    """
+    clips = crypto.clip if isinstance(crypto.clip, dict) else {_ANY: 1.0 if crypto.clip == AUTO else crypto.clip}
+    return stretched(learner.layout, learner.buffers, clips, crypto.value_bits)
+
+
+def stretched(layout: Layout, buffers: Collection[str], clips: Mapping[str, float], value_bits: int) -> Scale:
+    """Return a scale.
+
+    Args:
+        layout: the tensors that travel.
+        buffers: names of those that are none of the parameters.
+        clips: pattern → clip.
+        value_bits: of one value.
+
+    Raises:
+        InputError: ``config.value``: a tensor that no pattern is for, or a pattern that is for no tensor.
+    """
+    found: list[Stretch] = []
+    used: set[str] = set()
+    for spec in layout:
+        pattern = _pattern(spec.name, clips)
+        used.add(pattern)
+        group = f"{pattern} (buffers)" if spec.name in buffers else pattern
+        values = spec.size
+        if found and found[-1].group == group:
+            values += found.pop().values
+        found.append(Stretch(values, group, clips[pattern]))
+    spare = sorted({*clips} - used - {_ANY})
+    if spare:
+        names = ", ".join(spec.name for spec in layout[:8])
+        raise InputError("config.value", f"crypto.clip: no tensor is called {spare[0]!r}; the model has {names}")
+    return Scale(tuple(found), value_bits)
+
+
+def _pattern(name: str, clips: Mapping[str, float]) -> str:
+    fitting = sorted((one for one in clips if fnmatch.fnmatchcase(name, one)), key=lambda one: (-len(one), one))
+    if not fitting:
+        raise InputError("config.value", f'crypto.clip has nothing for tensor {name!r}; expected a pattern such as "*"')
+    return fitting[0]
+
+
+def patterns(layout: Layout, buffers: Collection[str]) -> dict[str, str]:
+    """Return the patterns by which a clip is found for a model: tensor → pattern.
+
+    Parameters share one; buffers have one for each last part of their names, such as ``*.running_var``.
+    """
+    return {spec.name: f"*{spec.name.rpartition('.')[2]}" if spec.name in buffers else _ANY for spec in layout}
+
+
+class Floors:
+    """What no value of a candidate falls below.
+
+    A variance that is kept from round to round (``running_var`` of BatchNorm) makes no sense below 0, and rounding
+    could carry it there. Such a value keeps at least a sixteenth of its distance to the bound in a round: elementwise,
+    the same bits at every opener.
+
+    Args:
+        learner: with the model's layout, and a lower bound by tensor.
+    """
+
+    def __init__(self, learner: Learner) -> None:
+        self._bounds: list[tuple[int, int, float]] = []
+        start = 0
+        for spec in learner.layout:
+            if spec.name in learner.floors:
+                self._bounds.append((start, start + spec.size, learner.floors[spec.name]))
+            start += spec.size
+
+    def keep(self, base: Vector, candidate: Vector) -> None:
+        """Raise what fell too low, in place.
+
+        Args:
+            base: ``float32[n]``.
+            candidate: ``float32[n]``.
+        """
+        for first, end, bound in self._bounds:
+            for start in range(first, end, BLOCK):
+                where = slice(start, min(start + BLOCK, end))
+                least = bound + (base[where].astype(np.float64) - bound) * _KEPT
+                np.maximum(candidate[where], least.astype(np.float32), out=candidate[where])
