@@ -189,16 +189,15 @@ class Member:
         given = self.ledger.answered(context.digest)
         checked = guard.check_answers(context, request, given, seat.roster)
         assert given is not None
-        began = time.perf_counter()
         work = self.kit.of(context.purpose)
+        guard.check_best(request, self.ledger.best(context.run, context.base) if work.purpose.voted else "")
+        began = time.perf_counter()
         size, lanes = agreed.sizes[context.purpose], seat.lanes(work.purpose, agreed)
         guard.check_total(seat.plan, checked, given, request.total, lanes)
         self._tried[context.digest] = guard.check_tried(request, self._tried.get(context.digest))
         key_sum = answering.key_sum(seat, request, checked)
         blocks = sealed.open_total(seat.plan, context.digest, key_sum, request.total, lanes)
         values, counters = (size, 0) if work.purpose.trained else (0, size)
-        if work.purpose.voted:
-            guard.check_best(request, self.ledger.best(context.run, context.base))
         at = self._round(agreed, seat, context, bases.kept(self.ledger, work.purpose, agreed, context))
         sums = OpenedSum(blocks, values, counters, len(seat.roster.names), seat.plan)
         found = work.conclude(at, given.headers, sums)

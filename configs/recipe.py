@@ -12,12 +12,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..canonical import canonical, digest
 from ..errors import InputError
 from .schema import Schema
 from .settings import (
+    AUTO,
     DIGEST,
     CryptoSettings,
     DataRules,
@@ -53,6 +54,17 @@ class Recipe(Table):
     columns: dict[str, Any] = Field(alias="schema", description="columns and label, with ranges and categories")
     code: str = Field(pattern=DIGEST, description="SHA-256 of the task's code")
     numerics: int = Field(ge=1, description="number of the package's arithmetic")
+
+    @model_validator(mode="after")
+    def _found(self) -> Recipe:
+        """Check that a recipe for real rows states what only a practice can find by itself."""
+        if self.federation.practice:
+            return self
+        if self.crypto.clip == AUTO:
+            raise ValueError(f'crypto.clip = "{AUTO}"; expected a number, as moonflower simulate proposes one')
+        if not self.gate.max_step:
+            raise ValueError("gate.max_step = 0; expected a number above 0, as moonflower simulate proposes one")
+        return self
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it, JSON-able; what a circle's digest is over."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .recipe import Recipe
 from .schema import Categorical, Numeric, Schema
+from .settings import AUTO
 
 
 def sentences(recipe: Recipe, members: int) -> dict[str, list[str]]:
@@ -85,8 +86,8 @@ def _leaves(recipe: Recipe, members: int) -> list[str]:
     every = "every round" if reports == 1 else f"every {reports} rounds"
     when = f"after {every} and at the end" if reports else "at the end"
     return [
-        f"A node sends its update sealed, with {recipe.crypto.value_bits} bits a number; values above "
-        f"{recipe.crypto.clip:g} are cut in the first round.",
+        f"A node sends its update sealed, with {recipe.crypto.value_bits} bits a number.",
+        *_scale(recipe),
         f"What is opened is the sum over all {members} members, and every member sees it. {members - 1} members "
         "together know the last one's part of it.",
         f"The members' counts on their test rows are added and opened in the same way {when} of a run.",
@@ -95,12 +96,32 @@ def _leaves(recipe: Recipe, members: int) -> list[str]:
     ]
 
 
+def _scale(recipe: Recipe) -> list[str]:
+    """Return what clip and bits mean, for each pattern of tensors."""
+    crypto = recipe.crypto
+    if crypto.clip == AUTO:
+        return ["Which values can be sent is found in the first round."]
+    steps = (1 << (crypto.value_bits - 1)) - 7
+    clips = crypto.clip if isinstance(crypto.clip, dict) else {"": crypto.clip}
+    said = []
+    for pattern, clip in clips.items():
+        of = f" of tensors {pattern!r}" if pattern else ""
+        said.append(
+            f"Values{of} above {clip:g} cannot be sent; the smallest step of a sum is {clip / steps:.2g}. An update of "
+            "which more than one value in twenty is above is not sent at all."
+        )
+    return said
+
+
 def _decides(recipe: Recipe) -> list[str]:
     gate = recipe.gate
     said = [
-        f"All members vote on each new version by its {gate.metric} on their own rows; one that is worse by more than "
-        f"{gate.max_regression:.0%} is refused. {gate.patience} refusals in a row end a run, and so do "
-        f"{gate.max_failed} failures.",
+        "All members judge each new version by its loss on their own rows, in words: better than the best version by "
+        f"more than {gate.min_gain:.2%}, worse by more than {gate.max_regression:.0%}, or the same. What most find worse "
+        f"is refused, and so is a change longer than {gate.max_step:g}, or than three times the longest of the last "
+        "five. What most find better is the new best version. Anything else is trained further and never released.",
+        f"{gate.patience} refusals in a row end a run, and so do {gate.max_failed} failures."
+        + (f" So do {gate.progress} rounds without a better version, after the fifth." if gate.progress else ""),
     ]
     if gate.release == "automatic":
         said.append("The last good version is released for use by itself; nobody is asked.")

@@ -35,7 +35,6 @@ CONTEXT = RoundContext(
     round=1,
     purpose="update",
     base="0" * 64,
-    clip=1.0,
     training={},
     schema="0" * 64,
     task={},

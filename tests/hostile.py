@@ -33,7 +33,7 @@ from moonflower.protocol import model_version
 from moonflower.protocol.circle import Circle
 from moonflower.protocol.envelope import RawEnvelope, SignedHeader, split
 from moonflower.protocol.messages import Answered, Ask, Enrol, MakeKey, Open, Opened, Seal, TakeSeat
-from moonflower.protocol.statement import Proof, Statement, Words
+from moonflower.protocol.statement import Proof, Words
 from test_machine_means import Weaken
 
 from federation import NAMES, cast, identities
@@ -104,14 +104,12 @@ class Hostile:
         self.numbers += 1
         number = 0 if purpose == "statistics" else self.numbers
         trained = purpose == "update"
-        clip = Statement.parse(self.proofs[base]["statement"].encode()).clip if trained else 0.0
         request = {
             "run": run,
             "number": number,
             "round": planned if trained else 0,
             "purpose": purpose,
             "base": base,
-            "clip": clip,
             "checkpoint": held(3).label,
         }
         return Sum({**request, **changed})
@@ -158,10 +156,17 @@ class Hostile:
             "keys": added.dump(),
             "answers": {},
             "total": total,
-            "best": about.request["base"] if about.request["purpose"] == "update" else "",
+            "best": self.best(about),
             "upload": True,
         }
         return Open(**about.request, **{**fields, **changed})
+
+    def best(self, about: Sum) -> str:
+        """Return what members compare the result with: the version promoted last when the base was trained from."""
+        if about.request["purpose"] != "update":
+            return ""
+        ledger = next(iter(self.members.values())).ledger
+        return ledger.best(about.request["run"], about.request["base"])
 
     def open(self, about: Sum, member: str, total: bytes, **changed: Any) -> Opened:
         """Have one member open."""
@@ -178,7 +183,7 @@ class Hostile:
         for name in names:
             self.ask(about, name, names, total)
         opened = {name: self.open(about, name, total) for name in names}
-        return self.keep(opened, about.request["base"])
+        return self.keep(opened, self.best(about))
 
     def keep(self, opened: Mapping[str, Opened], best: str) -> model_version.Version:
         """Keep what openers said as a proof, and the version that they made."""
@@ -225,7 +230,7 @@ class Hostile:
             blocks = list(sealed.open_total(plan, digest, key_sum, total, self.lanes(about)))
         except Refused:
             return None
-        sums = OpenedSum(iter(blocks), self.lanes(about) - plan.limbs, 1, len(list(names)), plan)
+        sums = OpenedSum(iter(blocks), self.lanes(about), 0, len(list(names)), plan)
         return np.concatenate([part for _, part in sums.values()])
 
     def context(self, about: Sum, member: Member) -> str:

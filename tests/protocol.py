@@ -46,7 +46,6 @@ def context(**changes: Any) -> RoundContext:
         round=3,
         purpose="update",
         base=BASE,
-        clip=2.0,
         training={"lr": 0.1},
         schema="s" * 64,
         task={"ref": "a:b"},
@@ -67,14 +66,14 @@ def sealed(name: str, about: RoundContext, body: bytes = b"body") -> envelope.Ow
 
 
 def statement(about: RoundContext, members: tuple[str, ...] = NAMES, **changes: Any) -> Statement:
-    fields: dict[str, Any] = {"sha256": "c" * 64, "clip": 1.5, "norm": 0.5, "in_range": True, **changes}
+    fields: dict[str, Any] = {"sha256": "c" * 64, "norm": 0.5, "in_range": True, **changes}
     return Statement.of(about, {name: f"{name:0>64}" for name in members}, **fields)
 
 
-def words(name: str, said: Statement, best: str = "", vote: float | None = -0.1) -> Words:
+def words(name: str, said: Statement, best: str = "", vote: str = "better") -> Words:
     voted = identity(name).sign("vote", vote_bytes(said.encode(), best, vote))
     return Words(sign_statement(identity(name), said), vote, voted)
 
 
-def proof(said: Statement, signers: tuple[str, ...] = NAMES, best: str = "", vote: float | None = -0.1) -> Proof:
+def proof(said: Statement, signers: tuple[str, ...] = NAMES, best: str = "", vote: str = "better") -> Proof:
     return Proof(said.encode(), best, {name: words(name, said, best, vote) for name in signers})

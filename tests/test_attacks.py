@@ -244,7 +244,7 @@ def planted(hostile: Hostile, base: str, signers: tuple[str, ...]) -> str:
     for name in signers:
         signed = hostile.members[name].identity
         vote = signed.sign("vote", vote_of(said))
-        words[name] = proof_words(signed.sign("opened", said.encode()), None, vote)
+        words[name] = proof_words(signed.sign("opened", said.encode()), "", vote)
     hostile.proofs[trap.sha256] = Proof(said.encode(), "", words).as_dict()
     hostile.files[trap.sha256] = trap.data
     return trap.sha256
@@ -259,10 +259,10 @@ def statement_of(hostile: Hostile, base: str) -> Any:
 def vote_of(said: Any) -> bytes:
     from moonflower.protocol.statement import vote_bytes
 
-    return vote_bytes(said.encode(), "", None)
+    return vote_bytes(said.encode(), "", "")
 
 
-def proof_words(signature: bytes, vote: float | None, vote_signature: bytes) -> Any:
+def proof_words(signature: bytes, vote: str, vote_signature: bytes) -> Any:
     from moonflower.protocol.statement import Words
 
     return Words(signature, vote, vote_signature)

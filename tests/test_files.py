@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from moonflower import files
 from moonflower.client.steps import STEPS, Update, clip, finite, walk
+from moonflower.crypto.quantise import Scale, Stretch
 from moonflower.errors import Refused
 from moonflower.protocol.context import RoundContext
 
@@ -82,28 +84,49 @@ def test_a_disk_without_links_is_written_too(tmp_path: Path, monkeypatch: pytest
 # Steps.
 
 
-def about(bound: float) -> RoundContext:
-    return RoundContext(
-        "f", "r", 1, 1, "update", NONE, bound, {}, NONE, {}, "0", {}, NONE, NONE, NONE, NONE, NONE, ""
-    )  # fmt: skip
+ABOUT = RoundContext("f", "r", 1, 1, "update", NONE, {}, NONE, {}, "0", {}, NONE, NONE, NONE, NONE, NONE, "")
 
 
-def test_the_clip_cuts_and_counts() -> None:
-    update = clip(Update(np.array([0.5, -3.0, 2.0, 2.5], dtype=np.float32)), about(2.0))
-    assert (update.vector.tolist(), update.clipped_share) == ([0.5, -2.0, 2.0, 2.0], 0.5)
-    assert clip(Update(np.zeros(0, dtype=np.float32)), about(2.0)).clipped_share == 0.0
+def update_of(values: list[float], *clips: float, share: float = 1.0) -> Update:
+    """One group of values for each clip, equally long."""
+    each = len(values) // len(clips)
+    stretches = tuple(Stretch(each, f"group-{at}", bound) for at, bound in enumerate(clips))
+    return Update(np.array(values, dtype=np.float32), Scale(stretches, 16), share)
+
+
+def test_the_clip_cuts_one_value_of_a_group_and_says_so_in_the_own_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    cut = clip(update_of([0.5, -3.0, 1e-9, 0.5, 40.0, 2.0], 2.0, 8.0), ABOUT)
+    assert cut.vector.tolist() == [0.5, -2.0, np.float32(1e-9), 0.5, 8.0, 2.0]
+    assert caplog.messages == [
+        "update, group-0: 33.3 % cut, 33 % below half a step",
+        "update, group-1: 33.3 % cut, 0 % below half a step",
+    ]
+
+
+def test_an_update_that_does_not_fit_is_not_sealed_and_the_own_log_names_the_clip_that_would_do() -> None:
+    values = [0.1] * 60
+    clip(update_of([*values[:57], 5.0, -5.0, 5.0], 2.0), ABOUT)
+    with pytest.raises(Refused, match=r"7% of the update's values in 'group-0' lie above the clip, 2;") as refused:
+        clip(update_of([*values[:56], 5.0, -5.0, 5.0, 7.123], 2.0), ABOUT)
+    assert refused.value.code == "update.failed"
+    assert "crypto.clip = 7.2 would do" in str(refused.value)
+    with pytest.raises(Refused, match="group-1"):
+        clip(update_of([*values, *values[:58], 5.0, 5.0, 5.0, 5.0, 5.0, 5.0][:120], 2.0, 2.0), ABOUT)
+    with pytest.raises(Refused, match="100%"):
+        clip(update_of([5.0, 5.0], 2.0), ABOUT)
 
 
 @pytest.mark.parametrize("bound", [0.1, 0.3, 1 / 3, 2.0, 7.7])
 def test_nothing_beyond_the_clip_is_left_though_it_is_no_float32(bound: float) -> None:
-    cut = clip(Update(np.full(4, 100.0, dtype=np.float32)), about(bound)).vector
+    cut = clip(update_of([100.0, 0.0], bound), ABOUT).vector
     assert float(cut.max()) <= bound < float(np.nextafter(cut.max(), np.float32(np.inf)))
 
 
 def test_what_is_not_finite_goes_no_further() -> None:
     for value in (np.nan, np.inf):
         with pytest.raises(Refused) as refused:
-            walk(Update(np.array([1.0, value], dtype=np.float32)), STEPS, about(2.0))
-        assert refused.value.code == "update.nonfinite"
-    update = Update(np.ones(2, dtype=np.float32))
-    assert finite(update, about(2.0)) is update
+            walk(update_of([1.0, value], 2.0), STEPS, ABOUT)
+        assert refused.value.code == "update.failed"
+    update = update_of([1.0, 1.0], 2.0)
+    assert finite(update, ABOUT) is update

@@ -1,71 +1,91 @@
-"""The gate: each reason for a refusal, at its limit."""
+"""The gate: length before words, words by majority, and one member's word bounded by what it could say."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from moonflower.configs.settings import GateSettings
-from moonflower.protocol.gate import NORM_FACTOR, Verdict, judge
-from moonflower.server.records.models import Entry, best
+from moonflower.protocol import gate
+
+SETTINGS = GateSettings(max_step=1.0, min_gain=0.01, max_regression=0.05)
 
 
-def verdict(
-    votes: dict[str, float | None], norm: float | None = 1.0, norms: tuple[float, ...] = (), **more: Any
-) -> Verdict:
-    settings = GateSettings(max_regression=0.05)
-    return judge(votes, norm, norms, **{"in_range": True, "min_members": 3, "settings": settings, **more})
+def judged(*votes: str, norm: float | None = 0.5, norms: tuple[float, ...] = (), in_range: bool = True) -> str:
+    said = {f"member-{at}": vote for at, vote in enumerate(votes)}
+    verdict = gate.judge(said, norm, norms, in_range=in_range, settings=SETTINGS)
+    return f"{verdict.status} {verdict.code}".strip()
 
 
-GOOD: dict[str, float | None] = {"a": -0.1, "b": 0.0, "c": -0.2}
+@pytest.mark.parametrize(
+    ("votes", "verdict"),
+    [
+        (("better", "better", "same"), "promoted"),
+        (("better", "better", "same", "same"), "kept"),
+        (("better", "better", "worse"), "promoted"),
+        (("better", "same", "worse"), "kept"),
+        (("worse", "worse", "better"), "refused gate.worse"),
+        (("worse", "worse", "same", "better"), "kept"),
+        (("worse", "worse", "worse", "better"), "refused gate.worse"),
+        (("same", "same", "same"), "kept"),
+        (("better", "better", "abstain", "abstain", "abstain"), "promoted"),
+        (("better", "same", "abstain"), "kept"),
+        (("better", "abstain", "abstain"), "promoted"),
+        (("worse", "abstain", "abstain"), "refused gate.worse"),
+        (("abstain", "abstain", "abstain"), "kept"),
+        ((), "kept"),
+    ],
+)
+def test_more_than_half_of_the_words_that_count_decide(votes: tuple[str, ...], verdict: str) -> None:
+    assert judged(*votes) == verdict
 
 
-def test_an_improvement_is_accepted() -> None:
-    assert verdict(GOOD) == Verdict("", -0.1, ())
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({"norm": 1.0}, "promoted"),
+        ({"norm": 1.0001}, "refused gate.step"),
+        ({"norm": None}, "refused gate.step"),
+        ({"norm": float("nan")}, "refused gate.step"),
+        ({"norm": float("inf")}, "refused gate.step"),
+        ({"in_range": False}, "refused gate.step"),
+        ({"norm": 0.3, "norms": (0.1,)}, "promoted"),
+        ({"norm": 0.31, "norms": (0.1,)}, "refused gate.step"),
+        ({"norm": 0.31, "norms": (0.2, 0.1, 0.1, 0.1, 0.1)}, "promoted"),
+        ({"norm": 0.31, "norms": (0.2, 0.1, 0.1, 0.1, 0.1, 0.1)}, "refused gate.step"),
+        ({"norm": 1.1, "norms": (0.9,)}, "refused gate.step"),
+    ],
+)
+def test_length_is_judged_before_any_word(changes: dict[str, Any], verdict: str) -> None:
+    assert judged("better", "better", "better", **changes) == verdict
 
 
-def test_the_median_decides_and_the_minority_is_named() -> None:
-    assert verdict({"a": 0.05, "b": 0.05, "c": 1.0}) == Verdict("", 0.05, ("c",))
-    assert verdict({"a": 0.0501, "b": 0.0501, "c": -1.0}).code == "gate.regression"
+@given(st.lists(st.sampled_from(gate.VOTES), min_size=1, max_size=7), st.sampled_from(gate.VOTES))
+def test_no_word_of_one_member_is_worth_more_than_better_or_worse(others: list[str], word: str) -> None:
+    """So abstaining, or saying the same, moves no candidate that ``better`` or ``worse`` would not."""
+    order = ["refused gate.worse", "kept", "promoted"]
+    low, own, high = (order.index(judged(*others, one)) for one in ("worse", word, "better"))
+    assert low <= own <= high
 
 
-def test_fewer_votes_than_members_needed_decide_nothing() -> None:
-    assert verdict({"a": -0.1, "b": -0.1, "c": None}) == Verdict("gate.votes", None, ())
-
-
-@pytest.mark.parametrize("norm", [None, math.inf, math.nan])
-def test_a_candidate_that_is_not_finite_is_refused(norm: float | None) -> None:
-    assert verdict(GOOD, norm).code == "gate.nonfinite"
-    assert verdict(GOOD, norm, in_range=False).code == "gate.norm", "of a sum out of range no candidate was made"
-
-
-def test_a_norm_out_of_the_band_of_history_is_refused() -> None:
-    assert verdict(GOOD, 1e9).code == "", "no history yet"
-    assert verdict(GOOD, 2 * NORM_FACTOR, (1.0, 2.0)).code == ""
-    assert verdict(GOOD, 2 * NORM_FACTOR * 1.001, (1.0, 2.0)).code == "gate.norm"
-    assert verdict(GOOD, 50.0, (9.0, 1.0, 1.0, 1.0, 1.0, 1.0)).code == "gate.norm", "the band forgets"
-
-
-def test_a_sum_out_of_range_is_refused_whatever_the_votes() -> None:
-    assert verdict(GOOD, in_range=False).code == "gate.norm"
-
-
-def entry(version: int | None, median: float | None) -> Entry:
-    verdict = "refused" if version is None else "promoted"
-    return Entry(f"{version}", version, verdict, "", "r", 1, "", (), {}, 1.0, 1.0, median, None, "")
-
-
-def test_the_best_version_is_the_last_that_improved_on_the_best() -> None:
-    """Judging against the last good one would let 5 % a round compound."""
-    entries = [
-        entry(0, None),
-        entry(1, -0.2),
-        entry(2, 0.04),
-        entry(None, 0.5),
-        entry(3, 0.05),
-        entry(4, None),
-    ]
-    assert best(entries).version == 1
-    assert best([*entries, entry(5, -0.01)]).version == 5
-    assert best(entries[:1]).version == 0
+@pytest.mark.parametrize(
+    ("loss", "best", "word"),
+    [
+        (0.494, 0.5, "better"),
+        (0.4951, 0.5, "same"),
+        (0.5, 0.5, "same"),
+        (0.525, 0.5, "same"),
+        (0.5251, 0.5, "worse"),
+        (None, 0.5, "worse"),
+        (float("nan"), 0.5, "worse"),
+        (float("inf"), 0.5, "worse"),
+        (0.5, None, "same"),
+        (0.5, float("inf"), "better"),
+        (-1.02, -1.0, "better"),
+        (-0.94, -1.0, "worse"),
+    ],
+)
+def test_a_word_follows_from_two_losses(loss: float | None, best: float | None, word: str) -> None:
+    assert gate.vote_on(loss, best, SETTINGS) == word

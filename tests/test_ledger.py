@@ -41,7 +41,7 @@ def base(data: bytes = b"model", number: int = 0, norm: float = 0.0, trained: bo
 
 
 def sealed_from(ledger: Ledger, about: RoundContext, one: Base | None = None, header: str = "header") -> None:
-    ledger.remember_sealed(about, header, 0.05, base=one)
+    ledger.remember_sealed(about, header, base=one)
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -82,11 +82,11 @@ def test_a_circles_key_is_for_its_use(ledger: Ledger) -> None:
 def test_what_was_sealed_anew_in_a_context_is_the_only_one_that_counts(ledger: Ledger) -> None:
     """A member that lost the file of a seal makes another; the first can be answered no more."""
     assert ledger.sealed(UPDATE.digest) is None
-    ledger.remember_sealed(UPDATE, "first", 0.05)
-    assert ledger.sealed(UPDATE.digest) == ("first", 0.05)
-    ledger.remember_sealed(UPDATE, "second", 0.1)
-    ledger.remember_sealed(TALLIES, "third", 0.0)
-    assert ledger.sealed(UPDATE.digest) == ("second", 0.1)
+    ledger.remember_sealed(UPDATE, "first")
+    assert ledger.sealed(UPDATE.digest) == "first"
+    ledger.remember_sealed(UPDATE, "second")
+    ledger.remember_sealed(TALLIES, "third")
+    assert ledger.sealed(UPDATE.digest) == "second"
     assert [e["what"]["header"] for e in ledger.journal()] == ["first", "second", "third"]
 
 
@@ -161,9 +161,9 @@ def test_only_the_newest_model_keeps_its_bytes_and_all_their_metrics(ledger: Led
     one, two = named(b"one"), named(b"two")
     assert (ledger.model(one), ledger.metric("m1")) == (None, None)
     first, second = replace(UPDATE, base="m1"), replace(UPDATE, base="m2", number=2)
-    ledger.remember_sealed(first, "header", 0.0, base=base(b"one"), metrics={"m1": 0.5})
-    ledger.remember_sealed(second, "header", 0.0, base=base(b"two"), metrics={"m2": None})
-    ledger.remember_sealed(replace(UPDATE, purpose="statistics"), "header", 0.0)
+    ledger.remember_sealed(first, "header", base=base(b"one"), metrics={"m1": 0.5})
+    ledger.remember_sealed(second, "header", base=base(b"two"), metrics={"m2": None})
+    ledger.remember_sealed(replace(UPDATE, purpose="statistics"), "header")
     assert (ledger.model(one), ledger.metric("m1")) == (None, 0.5)
     assert (ledger.model(two), ledger.metric("m2")) == (b"two", None)
 
@@ -184,7 +184,7 @@ def test_the_total_of_rows_is_the_runs_own_and_the_last_one_holds(ledger: Ledger
 def test_every_transition_leaves_its_entry(ledger: Ledger) -> None:
     ledger.keep_agreement("run", {"a": 1})
     ledger.keep_seat("run", CARDS, "key")
-    ledger.remember_sealed(UPDATE, "header", 0.05, base=base(), metrics={UPDATE.base: 0.5})
+    ledger.remember_sealed(UPDATE, "header", base=base(), metrics={UPDATE.base: 0.5})
     ledger.remember_answered(UPDATE, ANSWER)
     ledger.remember_opened(UPDATE, SAID, vote={"vote": -0.01})
     ledger.remember_refusal("seal", "seal.already", run="run", number=1, purpose="update")
@@ -226,7 +226,7 @@ def test_what_is_not_remembered_is_not_in_the_journal_either(ledger: Ledger, mon
 
     monkeypatch.setattr("moonflower.client.ledger.journal.note", broken)
     with pytest.raises(OSError, match="No space"):
-        ledger.remember_sealed(UPDATE, "header", 0.0, base=base(), metrics={"m": 1.0}, facts={"f": 1})
+        ledger.remember_sealed(UPDATE, "header", base=base(), metrics={"m": 1.0}, facts={"f": 1})
     with pytest.raises(OSError, match="No space"):
         ledger.remember_answered(UPDATE, ANSWER)
     assert ledger.journal() == []
@@ -267,14 +267,14 @@ def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
         before.keep_seat("run", CARDS, "digest")
         before.keep_key("use", b"key")
         about = replace(UPDATE, base="m1")
-        before.remember_sealed(about, "header", 0.05, base=base(b"one", 3, 0.5), metrics={"m1": 0.25})
+        before.remember_sealed(about, "header", base=base(b"one", 3, 0.5), metrics={"m1": 0.25})
         before.remember_answered(UPDATE, ANSWER)
         before.remember_opened(UPDATE, SAID, facts={"rows:run": 7}, candidate="c")
         journal, done = before.journal(), before.before(about)
     with closing(Ledger(tmp_path / "ledger.db")) as after:
         assert after.agreement("run") == Agreement({"a": 1}, CARDS, "digest")
         assert after.circle_key("use") == b"key"
-        assert after.sealed(about.digest) == ("header", 0.05)
+        assert after.sealed(about.digest) == "header"
         assert after.answered(UPDATE.digest) == ANSWER
         assert after.before(about) == done
         assert (done.number, done.trained, done.newest) == (3, True, (1, "c"))
@@ -287,7 +287,7 @@ def test_what_was_written_is_on_disk_before_the_call_returns(tmp_path: Path) -> 
     with closing(Ledger(tmp_path / "ledger.db")) as one, closing(Ledger(tmp_path / "ledger.db")) as two:
         sealed_from(one, UPDATE)
         one.remember_answered(UPDATE, ANSWER)
-        assert two.sealed(UPDATE.digest) == ("header", 0.05)
+        assert two.sealed(UPDATE.digest) == "header"
         assert two.answered(UPDATE.digest) == ANSWER
 
 

@@ -47,7 +47,7 @@ from test_machine_world import BENT, ME, OTHERS, RUN, At, Listed, World, bent, w
 from federation import NAMES, Killed, identities
 
 ROUNDS, FEW = 8, 3  # of the run; and of them those that are asked for again and again
-BAD, GOOD = 1.0, 0.0  # votes of the others, who are the majority
+BAD, KEPT, GOOD = "worse", "same", "better"  # votes of the others, who are the majority
 WHOLE = "select cast(document || signature || answer as blob) from answered where context = ?"
 LOW = bytes(32)  # a public mask key of low order
 
@@ -61,7 +61,7 @@ WRONG_LISTS = {  # what is not as it should be about a list, and why it is not a
     "low order": "envelope.malformed",
     "an older one of mine": "envelope.context",
     "another one of mine": "open.list",
-    "clip": "envelope.context",
+    "base": "envelope.context",
     "round": "envelope.context",
     "checkpoint": "envelope.context",
 }
@@ -72,6 +72,7 @@ WRONG_ANSWERS = {  # the same of the answers to a list, and why it is not opened
     "to another list": "open.list",
     "to another total": "open.list",
     "another total": "open.list",
+    "another best": "base.unknown",
     "functionals": "open.tau",
     "junk": "open.key",
     "junk, each by itself": "open.list",
@@ -83,18 +84,18 @@ class Version:
     """A version whose statement all names signed.
 
     Attributes:
-        sha256, data, number, clip: as in its statement.
+        sha256, data, number: as in its statement.
         said, proof: the statement, and everybody's words.
-        refused: by the votes.
+        refused, promoted: by the votes.
     """
 
     sha256: str
     data: bytes
     number: int
-    clip: float
     said: Statement
     proof: Proof
     refused: bool
+    promoted: bool
 
 
 @dataclass
@@ -106,6 +107,7 @@ class Known:
     answered: dict[str, tuple[dict[str, str], str, bytes]] = field(default_factory=dict)  # → headers, total, what left
     trained: set[tuple[str, int]] = field(default_factory=set)  # (base, round)
     number: int = -1  # of the newest base that was trained from
+    bases: dict[int, tuple[str, bool]] = field(default_factory=dict)  # number → version, and whether it was promoted
     candidates: dict[int, str] = field(default_factory=dict)  # number → version
     model: str = ""
     counted: bool = False  # the statistics of its own rows
@@ -281,8 +283,7 @@ class TheMember(RuleBasedStateMachine):
 
     def at(self, purpose: str, number: int, planned: int, base: Version | None = None, checkpoint: int = 0) -> At:
         """Return a round as an honest coordinator asks for it."""
-        clip = base.clip if base is not None and purpose == "update" else 0.0
-        return At(RUN, number, planned, purpose, base.sha256 if base else "", clip, checkpoint)
+        return At(RUN, number, planned, purpose, base.sha256 if base else "", checkpoint)
 
     def version(self, at: At) -> Version | None:
         """Return the base of a round."""
@@ -322,7 +323,7 @@ class TheMember(RuleBasedStateMachine):
         if at.run == "another":
             return "circle.key"
         trained, based = at.purpose == "update", at.purpose != "statistics"
-        if (trained and not 1 <= at.round <= ROUNDS) or (not trained and at.clip != 0) or bool(at.base) != based:
+        if (trained and not 1 <= at.round <= ROUNDS) or bool(at.base) != based:
             return "envelope.context"
         context = self.world.context(at).digest
         if at.checkpoint not in known.witnessed:
@@ -332,7 +333,7 @@ class TheMember(RuleBasedStateMachine):
         if context in known.sealed and context in self.files():
             return ""
         if based:
-            if not proved or base is None or base.refused or (trained and at.clip != base.clip):
+            if not proved or base is None or base.refused:
                 return "base.unknown"
             again, newest = (at.base, at.round) in known.trained, known.newest
             if trained and not again and base.number < known.number:
@@ -389,6 +390,7 @@ class TheMember(RuleBasedStateMachine):
             if at.purpose == "update":
                 known.trained.add((at.base, at.round))
                 known.number = max(known.number, base.number)
+                known.bases.setdefault(base.number, (base.sha256, base.promoted))
 
     def take(self, at: At, context: str, came: Sealed, kept: str | None) -> None:
         """An envelope left the member: it is on the disk, and it is of what was ever sealed of this kind."""
@@ -409,7 +411,7 @@ class TheMember(RuleBasedStateMachine):
         if signed.digest not in self.mine[context]:
             assert all(seed != used for _, used in self.mine[context].values()), "another seal of the same randomness"
             lanes = self.world.opened(at, data, seed)
-            same = (at.purpose, at.base, at.round, at.clip) if at.purpose != "statistics" else at.purpose
+            same = (at.purpose, at.base, at.round) if at.purpose != "statistics" else at.purpose
             before = self.updates.setdefault((same,), lanes)
             assert np.array_equal(lanes, before), "it sealed another update than before"
         self.mine[context][signed.digest] = data, seed
@@ -495,17 +497,19 @@ class TheMember(RuleBasedStateMachine):
         }
         return Open(**at.fields(world), **{**fields, **changes})
 
-    def open(self, at: At, listed: Listed, came: Answered, request: Open, vote: float, why_not: str, fuse: str) -> None:
+    def open(self, at: At, listed: Listed, came: Answered, request: Open, vote: str, why_not: str, fuse: str) -> None:
         """Ask for an opening, and add the others' words to what it says."""
         context, known = self.world.context(at).digest, self.known
-        given = known.answered.get(context)
+        given, beside = known.answered.get(context), request.best != self.best(at)
         if given is None or given[:2] != (listed.digests, listed.sha256):
             why_not = "open.list"
+        elif beside and why_not != "open.list":
+            why_not = "base.unknown"
         elif not why_not and not listed.right:
             why_not = "open.tau"
         elif not why_not and at.purpose == "update" and known.model != at.base:
             why_not = "base.unknown"  # it may be opened, but the member no longer has what it would be added to
-        if why_not in ("", "open.key", "base.unknown") and not request.answers:
+        if why_not in ("", "open.key", "base.unknown") and not beside and not request.answers:
             summed = request.keys + b"".join(request.seeds[name] for name in sorted(request.seeds))
             if self.tried.setdefault(context, summed) != summed:
                 why_not = "open.key"  # one sum a context is tried
@@ -526,18 +530,25 @@ class TheMember(RuleBasedStateMachine):
         if at.purpose == "update":
             known.candidates.setdefault(at.number, said.sha256)
         if at.purpose != "tallies":
-            self.learn(said, opened.result, self.world.proof(said, mine, vote, request.best), vote == BAD)
+            self.learn(said, opened.result, self.world.proof(said, mine, vote, request.best), vote)
 
-    def learn(self, said: Statement, data: bytes, proof: Proof, refused: bool) -> None:
+    def best(self, at: At) -> str:
+        """Return what a vote has to compare with: what was promoted last when the base was trained from."""
+        bases = self.known.bases
+        reached = max((number for number, (sha256, _) in bases.items() if sha256 == at.base), default=-1)
+        good = [number for number, (_, promoted) in bases.items() if number <= reached and (promoted or not number)]
+        return bases[max(good)][0] if at.purpose == "update" and good else ""
+
+    def learn(self, said: Statement, data: bytes, proof: Proof, vote: str) -> None:
         """The coordinator has a version, with everybody's words; of several on one it uses those of the last number."""
         assert hashlib.sha256(data).hexdigest() == said.sha256
-        refused = refused and said.purpose == "update"
+        voted = said.purpose == "update"
         before = [one for one in self.versions if one.sha256 == said.sha256]
         if all(one.number < said.number for one in before):
             self.versions = [one for one in self.versions if one not in before]
-            self.versions.append(Version(said.sha256, data, said.number, said.clip, said, proof, refused))
+            self.versions.append(Version(said.sha256, data, said.number, said, proof, voted and vote == BAD, voted and vote == GOOD))
 
-    def whole(self, at: At, fuse: str, vote: float = GOOD, shown: Version | None = None) -> None:
+    def whole(self, at: At, fuse: str, vote: str = GOOD, shown: Version | None = None) -> None:
         """Carry a round out, as far as it comes."""
         if self.seal(at, fuse if fuse.endswith("keep") or fuse == "inside" else "", shown=shown) != "":
             return
@@ -551,10 +562,10 @@ class TheMember(RuleBasedStateMachine):
         data, _ = self.mine[context][self.files()[context]]
         return self.world.listed(at, data, **more)
 
-    def open_again(self, at: At, vote: float, fuse: str) -> None:
+    def open_again(self, at: At, vote: str, fuse: str) -> None:
         context = self.world.context(at).digest
         listed, came = self.lists[context][-1]
-        self.open(at, listed, came, self.request(at, listed, came, at.base), vote, "", fuse)
+        self.open(at, listed, came, self.request(at, listed, came, self.best(at)), vote, "", fuse)
 
     # What happens.
 
@@ -564,7 +575,7 @@ class TheMember(RuleBasedStateMachine):
 
     @rule(
         fuse=FUSES,
-        vote=st.sampled_from([GOOD, GOOD, BAD]),
+        vote=st.sampled_from([GOOD, KEPT, BAD]),
         planned=st.integers(1, FEW),
         number=st.integers(1, 4),
         purpose=st.sampled_from(["update", "update", "update", "tallies", "statistics"]),
@@ -572,7 +583,7 @@ class TheMember(RuleBasedStateMachine):
         data=st.data(),
     )
     def carry_out(
-        self, fuse: str, vote: float, planned: int, number: int, purpose: str, honest: bool, data: Any
+        self, fuse: str, vote: str, planned: int, number: int, purpose: str, honest: bool, data: Any
     ) -> None:
         base = None if purpose == "statistics" else self.pick(data, self.versions)
         number, planned = (0, 0) if purpose == "statistics" else (number, planned)
@@ -586,14 +597,12 @@ class TheMember(RuleBasedStateMachine):
         changes: tuple[dict[str, Any], ...] = (
             {"run": "another"},
             {"run": "unknown"},
-            {"clip": base.clip * 2},
             {"checkpoint": 2},
             {"checkpoint": 3},
             {"round": 0},
             {"round": ROUNDS + 1},
-            {"purpose": "statistics", "clip": 0.0},
+            {"purpose": "statistics"},
             {"base": ""},
-            {"purpose": "tallies", "clip": base.clip},
         )
         for changed in changes:
             self.seal(replace(at, **changed))
@@ -608,7 +617,7 @@ class TheMember(RuleBasedStateMachine):
         if self.lists[context]:
             listed, came = self.lists[context][-1]
             self.ask(at, listed, fuse)
-            self.open(at, listed, came, self.request(at, listed, came, at.base), GOOD, "", "")
+            self.open(at, listed, came, self.request(at, listed, came, self.best(at)), GOOD, "", "")
 
     @rule(data=st.data(), planned=st.integers(1, FEW))
     def show_bases_that_nobody_knows(self, data: Any, planned: int) -> None:
@@ -622,8 +631,8 @@ class TheMember(RuleBasedStateMachine):
             self.seal(at, data=other.data)
             self.seal(at, shown=other)
 
-    @rule(votes=st.sampled_from([(BAD, GOOD), (GOOD, BAD), (BAD, BAD), (GOOD, GOOD)]))
-    def open_one_candidate_after_another(self, votes: tuple[float, ...]) -> None:
+    @rule(votes=st.sampled_from([(BAD, GOOD), (GOOD, BAD), (BAD, BAD), (GOOD, GOOD), (GOOD, KEPT, KEPT), (KEPT, BAD)]))
+    def open_one_candidate_after_another(self, votes: tuple[str, ...]) -> None:
         """And try all bases in between, with and without the words by which newer ones were refused."""
         for vote in votes:
             at = self.at("update", self.fresh(), self.new_round(self.good())[0], self.good())
@@ -645,7 +654,7 @@ class TheMember(RuleBasedStateMachine):
             for twist in data.draw(st.permutations(sorted(WRONG_ANSWERS))):
                 self.open_wrong(at, twist)
             self.ask_other(at, data)
-            self.open_again(at, data.draw(st.sampled_from([GOOD, BAD])), data.draw(st.sampled_from(["", "inside"])))
+            self.open_again(at, data.draw(st.sampled_from([GOOD, KEPT, BAD])), data.draw(st.sampled_from(["", "inside"])))
 
     def ask_wrong(self, at: At, twist: str) -> None:
         """Ask for the answer to a list with one thing that is not as it should be."""
@@ -674,7 +683,7 @@ class TheMember(RuleBasedStateMachine):
                 return
             heads[ME] = envelope.split(envelope.RawEnvelope(found[0][1][0]))[0]
         else:
-            changes = {"clip": at.clip * 2} if twist == "clip" else {}
+            changes = {"base": "0" * 64} if twist == "base" else {}
             changes |= {"round": at.round % ROUNDS + 1} if twist == "round" else {}
             changes |= {"checkpoint": self.world.held[1 - at.checkpoint].label} if twist == "checkpoint" else {}
         changes |= {"headers": {name: head.data for name, head in heads.items()}}
@@ -694,7 +703,7 @@ class TheMember(RuleBasedStateMachine):
         """Ask to open an answered list with one thing that is not as it should be."""
         world, who = self.world, OTHERS[0]
         listed, came = self.lists[world.context(at).digest][-1]
-        honest = self.request(at, listed, came, at.base)
+        honest = self.request(at, listed, came, self.best(at))
         documents, signatures = dict(honest.documents), dict(honest.signatures)
         changes: dict[str, Any] = {}
         code = WRONG_ANSWERS[twist]
@@ -705,12 +714,14 @@ class TheMember(RuleBasedStateMachine):
             documents["Mallory"] = signatures["Mallory"] = b""
         elif twist == "signature":
             signatures[who] = signatures[OTHERS[1]]
+        elif twist == "another best":
+            changes = {"best": "e" * 64}
         elif twist == "another total":
             changes = {"total": bytes([listed.total[0] ^ 1]) + listed.total[1:]}
         elif twist.startswith("junk"):
             junk = world.answer(who, at, replace(listed, held={**listed.held, who: world.sealed(who, at, 9)}))
             running = AnswerSum(answer_plan(world.plan))
-            whole = self.request(at, listed, came, at.base, whole=True).answers | {who: junk.answer}
+            whole = self.request(at, listed, came, honest.best, whole=True).answers | {who: junk.answer}
             seeds = {name: running.add(one) for name, one in whole.items()}
             changes = {"keys": running.dump(), "seeds": seeds, "answers": whole if "itself" in twist else {}}
             code = code if listed.right else "open.tau"
@@ -842,11 +853,10 @@ WEAKENED = (
     without(BaseRules, "check", "(said.sha256 != context.base, ", "(False, "),
     without(BaseRules, "check", "(not said.in_range, ", "(False, "),
     without(BaseRules, "check", "(bool(code), ", "(False, "),
-    without(BaseRules, "check", "(trained and said.clip != context.clip, ", "(False, "),
     without(BaseRules, "check", "said.number < before.number and not before.trained", "False"),
     without(BaseRules, "check", "newer[0] > said.number and not before.trained", "False"),
     without(BaseRules, "_check_refused", "(said.number, said.sha256) != newest", "False"),
-    without(BaseRules, "_check_refused", "or not code", ""),
+    without(BaseRules, "_check_refused", "or not was", ""),
     without(BaseRules, "_said", "if (said.federation, said.run) != (", "if (1, 1) == ("),
     without(BaseRules, "_said", "made is None or not made.makes_version", "False"),
     without(Proof, "verify", "statement.members != roster.names or", ""),
@@ -854,7 +864,6 @@ WEAKENED = (
     without(Words, "check", '"vote", voted, self.vote_signature', '"opened", statement, self.signature'),
     without(guard, "check_witnessed", "not witnessed", "False"),
     without(guard, "round_context", "not 1 <= request.round <=", "not 0 <= request.round <= 9 +"),
-    without(guard, "round_context", "not purpose.trained and request.clip != 0", "False"),
     without(guard, "round_context", "bool(request.base) != purpose.based", "False"),
     without(pairs, "_words", '"list": headers, ', ""),
     without(pairs, "_words", '"total": total, ', ""),
@@ -865,6 +874,9 @@ WEAKENED = (
     without(Member, "answer_list", "self.ledger.remember_answered(context, given)", "pass"),
     without(Member, "answer_list", "self.held.drop(context.digest)", "pass"),
     without(Member, "open", "candidate=said.sha256 if judging else", 'candidate="" if judging else'),
+    without(guard, "check_best", "request.best != best", "False"),
+    without(Ledger, "best", "& (row.number <= reached)", ""),
+    without(Ledger, "best", "row.promoted | (row.number == 0)", "(row.number >= 0)"),
     without(bases, "of_request", "base.sha256 != context.base or", ""),
     without(Member, "enrol", "digest(before.offer) != digest(offer)", "False"),
     without(Ledger, "before", "(row.base == context.base)", "(row.base != '')"),

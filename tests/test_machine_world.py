@@ -54,7 +54,6 @@ class At:
     round: int
     purpose: str
     base: str
-    clip: float
     checkpoint: int
 
     def fields(self, world: World) -> dict[str, Any]:
@@ -138,7 +137,7 @@ class World:
 
     def context(self, at: At) -> RoundContext:
         label = self.held[at.checkpoint].label
-        return self.seat.template.at(at.number, at.round, at.purpose, at.base, at.clip, label)
+        return self.seat.template.at(at.number, at.round, at.purpose, at.base, label)
 
     def lanes(self, at: At) -> int:
         return self.seat.lanes(FIRST[at.purpose], self.agreed)
@@ -149,9 +148,8 @@ class World:
             return Contribution((learner.rows, *learner.summary().tolist()))
         if at.purpose == "tallies":
             return Contribution(tuple(learner.tally(learner.start()).tolist()))
-        weight = quantise.weight_of(learner.rows, self.rows)
         vector = np.full(self.agreed.sizes["update"], 0.01, dtype=np.float32)
-        return Contribution((weight,), vector, weight, at.clip)
+        return Contribution((), vector, learner.rows / self.rows, self.agreed.scale, name.encode() * 32)
 
     def _sealed(self, name: str, at: At, which: int = 0, mask: bytes = b"") -> Held:
         """Return what another member sealed for a round; ``which``: of several; ``mask``: another public one."""
@@ -208,12 +206,12 @@ class World:
             return False
         return True
 
-    def proof(self, said: Statement, mine: Words | None, vote: float | None, best: str) -> Proof:
+    def proof(self, said: Statement, mine: Words | None, vote: str, best: str) -> Proof:
         """Return the words of all names about a statement; ``mine`` where this member said its own."""
         words = {name: self.words(name, said, vote, best) for name in (*OTHERS, *(() if mine else (ME,)))}
         return Proof(said.encode(), best, words | ({ME: mine} if mine else {}))
 
-    def words(self, name: str, said: Statement, vote: float | None, best: str) -> Words:
+    def words(self, name: str, said: Statement, vote: str, best: str) -> Words:
         voted = identities()[name].sign("vote", vote_bytes(said.encode(), best, vote))
         return Words(sign_statement(identities()[name], said), vote, voted)
 
@@ -233,7 +231,7 @@ def bent(proof: Proof, said: Statement, how: str, world: World) -> dict[str, Any
         mixed = replace(words[ME], signature=words[OTHERS[0]].signature)
         return replace(proof, words={**words, ME: mixed}).as_dict()
     if how == "votes changed":
-        turned = {name: replace(one, vote=0.5 if vote != 0.5 else 0.0) for name, one in words.items()}
+        turned = {name: replace(one, vote="worse" if vote != "worse" else "same") for name, one in words.items()}
         return replace(proof, words=turned).as_dict()
     changes: dict[str, dict[str, Any]] = {
         "another run": {"run": "another"},

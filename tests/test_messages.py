@@ -35,7 +35,7 @@ from moonflower.protocol.messages import (
 from moonflower.protocol.records import BLOB, ENVELOPE, INLINE_BYTES, from_records, to_records
 from pydantic import ValidationError
 
-ROUND = {"run": "r", "number": 2, "round": 2, "purpose": "update", "base": "", "clip": 1.0, "checkpoint": ""}
+ROUND = {"run": "r", "number": 2, "round": 2, "purpose": "update", "base": "", "checkpoint": ""}
 OPEN = {
     **ROUND,
     "documents": {"a b": b"1", "ü": b""},
@@ -55,7 +55,7 @@ ENROLLED = {
     "key": "",
 }
 SEAL = Seal(**ROUND, model=b"", proof={}, refused={})
-SEALED = Sealed(envelope=RawEnvelope(b"env"), clipped_share=0.5, seal_s=0.1)
+SEALED = Sealed(envelope=RawEnvelope(b"env"), seal_s=0.1)
 MESSAGES: list[Body] = [
     Refusal(code="update.failed"),
     Enrol(run="r", circle={"number": 1}, seed=7, rounds=3, start="ab" * 32),
@@ -72,7 +72,7 @@ MESSAGES: list[Body] = [
     Open(**{**OPEN, "answers": {"a b": b"7", "ü": b"8"}}),
     Waits(run="r", number=2, step="seal", since={"a": "2026"}, why={"a": "absent"}, returns={"a": 1}),
     Noted(),
-    Opened(statement=b"s", signature=b"t", vote=None, vote_signature=b"v", result=b"", open_s=0.0),
+    Opened(statement=b"s", signature=b"t", vote="", vote_signature=b"v", result=b"", open_s=0.0),
 ]
 
 
@@ -110,7 +110,7 @@ def array(stype: str, data: bytes) -> Array:
 
 def test_large_pieces_travel_as_arrays_and_small_ones_in_the_record() -> None:
     for size, arrays in ((INLINE_BYTES, 0), (INLINE_BYTES + 1, 1)):
-        message = Sealed(envelope=RawEnvelope(bytes(size)), clipped_share=0.5, seal_s=0.1)
+        message = Sealed(envelope=RawEnvelope(bytes(size)), seal_s=0.1)
         records = to_records(message)
         assert len(records.array_records) == arrays
         assert from_records(Sealed, records) == message
@@ -132,7 +132,7 @@ def test_an_update_in_plaintext_is_refused_by_its_type() -> None:
 def test_a_member_cannot_put_a_plaintext_into_the_message() -> None:
     for plain in (np.ones(3), b"bytes", [1.0]):
         with pytest.raises(ValidationError):
-            Sealed(envelope=plain, clipped_share=0.0, seal_s=0.0)  # type: ignore[arg-type]
+            Sealed(envelope=plain, seal_s=0.0)  # type: ignore[arg-type]
 
 
 def test_an_envelope_where_a_blob_is_due_is_refused() -> None:
@@ -176,7 +176,7 @@ def test_fields_of_the_wrong_form_are_refused(json: str) -> None:
     assert code_of(Refusal, records) == "envelope.malformed"
 
 
-@pytest.mark.parametrize("change", [{"clip": "1"}, {"number": 1.5}, {"upload": 1}, {"documents": "a"}, {"epoch": 1}])
+@pytest.mark.parametrize("change", [{"best": 1}, {"number": 1.5}, {"upload": 1}, {"documents": "a"}, {"epoch": 1}])
 def test_types_are_strict(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Open(**{**OPEN, **change})

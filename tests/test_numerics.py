@@ -23,15 +23,15 @@ from moonflower.version import NUMERICS
 
 ANSWERS = {
     "plan": "e873069560388cc2cd772cb2fa72ddeb",
-    "lanes": "578ec3455344c50c45773067e80e2dca",
-    "sealed": "0db87421498090690021f7183bb960c6",
-    "functionals": "0903094be2aacf64e12a00166ed4e26c",
+    "lanes": "319cb56f6f651c745a5cb292fa6dbe4d",
+    "sealed": "4769ea5295380eae4af580882ab2d862",
+    "functionals": "f9ac05d7cf31bf6043e77a2211642d81",
     "answer": "3be43494220e5839c2ee404a9742c722",
-    "opened mean": "322ed584b8c7e7fd458ee5ac4dea7d6d",
-    "clip and norm": "102dfd8adb4f9cd22a3cf9945dc7adc7",
-    "candidate": "15fde400a137ee760caac0a900b53403",
-    "version": "87d78abdbf1698ab707697411fcea8d3",
-    "gate": "617688b102be3efc62c49b23a03371f1",
+    "opened mean": "36a839eafea51d1670ad5e944283899e",
+    "length": "d589d94ab66e41cdf92ba3f6884553db",
+    "candidate": "06a93e5bdda13c0c55dc6aa703d46cf0",
+    "version": "aa5ebd1541a77f42efce2455c4e8d902",
+    "gate": "dfdde7d687035aa56c03c941b566460b",
 }
 NAMES, CONTEXT = ("anna", "bert", "cleo"), "c" * 64
 
@@ -41,11 +41,11 @@ def computed() -> dict[str, Any]:
     rng = np.random.default_rng(15)
     found = plan(3, 16, 1000)
     size = 900
-    weight = [quantise.weight_of(rows, 600) for rows in (100, 200, 300)]
+    scale = quantise.Scale((quantise.Stretch(800, "*", 1.5), quantise.Stretch(100, "b", 30.0)), 16)
     updates = [rng.normal(0, 0.3, size).astype(np.float32) for _ in NAMES]
     lanes = [
-        quantise.lanes_of(quantise.Contribution((own,), update, own, 1.5), found)
-        for own, update in zip(weight, updates, strict=True)
+        quantise.lanes_of(quantise.Contribution((), update, rows / 600, scale, bytes([rows // 100]) * 32), found)
+        for rows, update in zip((100, 200, 300), updates, strict=True)
     ]
     secrets = [sealed.Secrets(bytes([at]) * 32) for at in range(1, 4)]
     bodies = [sealed.seal(found, CONTEXT, own, lane) for own, lane in zip(secrets, lanes, strict=True)]
@@ -62,15 +62,17 @@ def computed() -> dict[str, Any]:
         answers.append(pairs.answer(found, own.key(found), masked))
     key = pairs.key_sum(found, np.sum(np.array(answers, dtype=np.int64), axis=0))
     blocks = sealed.open_total(found, CONTEXT, key, total, len(lanes[0]))
-    opened = quantise.OpenedSum(blocks, size, 1, 3, found)
+    opened = quantise.OpenedSum(blocks, size, 0, 3, found)
     values = np.concatenate([part for _, part in opened.values()])
-    mean = quantise.mean(values, opened.counters[0], 1.5, 16)
+    mean = values * scale.steps(0, size)
     base = rng.normal(0, 1, size).astype(np.float32)
     vector, _ = Averaging().step(base, {}, mean)
     layout = (TensorSpec("weight", (30, 30)),)
-    norm = quantise.mean_norm(quantise.squares(values), opened.counters[0], 1.5, 16)
-    votes = {"anna": -0.01, "bert": 0.02, "cleo": None}
-    verdict = gate.judge(votes, norm, (0.5, 0.7), in_range=True, min_members=2, settings=GateSettings())
+    length = quantise.Length(scale)
+    length.add(0, values)
+    settings = GateSettings()
+    votes = {name: gate.vote_on(loss, 0.5, settings) for name, loss in zip(NAMES, (0.499, 0.4999, 0.53), strict=True)}
+    verdict = gate.judge(votes, length.value, (length.value / 2,), in_range=True, settings=settings)
     return {
         "plan": [found.as_dict(), answer_plan(found).as_dict()],
         "lanes": b"".join(one.astype("<i8").tobytes() for one in lanes),
@@ -78,10 +80,10 @@ def computed() -> dict[str, Any]:
         "functionals": [str(one) for one in tau.functionals(found, "d" * 64, "e" * 64, residues)],
         "answer": b"".join(one.astype("<u2").tobytes() for one in answers),
         "opened mean": mean.astype("<f8").tobytes(),
-        "clip and norm": [quantise.next_clip(1.5, float(np.abs(mean).max())), norm],
+        "length": [length.value, length.of_coins(3)],
         "candidate": vector.astype("<f4").tobytes(),
         "version": model_version.build(layout, vector, {"format": 1}).data,
-        "gate": [verdict.code, verdict.median],
+        "gate": [votes, verdict.status, verdict.code, list(verdict.minority)],
     }
 
 

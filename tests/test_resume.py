@@ -514,7 +514,6 @@ def test_a_member_that_lives_in_another_circle_seals_nothing_more_in_the_old_one
         round=1,
         purpose="update",
         base=start.sha256,
-        clip=start.clip,
         checkpoint=witnessed(one, name),
         model=one.state.models.read(start.sha256).data,
         proof=dict(start.proof),

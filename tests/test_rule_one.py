@@ -373,7 +373,7 @@ class Sequence:
         self.sums += 1
         about = context(circle=digest, number=self.sums, purpose="update" if trained else "tallies", base=sha256)
         node.ledger.remember_sealed(
-            about, "header", 0.0, base=Base(sha256, identity, b"", trained, True, self.sums, 1.0)
+            about, "header", base=Base(sha256, identity, b"", trained, True, self.sums, 1.0)
         )
         node.promoted.setdefault(sha256, (identity, digest))
         if answers:

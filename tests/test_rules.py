@@ -20,14 +20,14 @@ from moonflower.configs.settings import Offer as OfferSettings
 from moonflower.crypto import sealed as sealing
 from moonflower.crypto import tau
 from moonflower.crypto.planner import plan
-from moonflower.errors import Refused
+from moonflower.errors import Ended, Refused
 from moonflower.protocol import envelope
 from moonflower.protocol.answer import AnswerDocument, SignedAnswer, list_digest
 from moonflower.protocol.context import RoundContext
 from moonflower.protocol.messages import SHARED, Answered, Ask, Enrolled, Open, Opened, Seal
 from moonflower.protocol.purposes import FIRST, UPDATE
 from moonflower.protocol.statement import Proof, Statement, vote_bytes
-from moonflower.server.rules import Collection, Hearing, Patience, agree, check_answer
+from moonflower.server.rules import Collection, Hearing, Patience, SaidWords, agree, check_answer
 
 from protocol import BASE, CHECKPOINT, NAMES, context, identity, proof, roster, sealed, statement, words
 
@@ -97,13 +97,13 @@ def test_a_run_carries_no_paths_and_no_data_settings() -> None:
 
 
 def request(**changes: Any) -> Seal:
-    fields = {"run": "r", "number": 3, "round": 3, "purpose": "update", "base": BASE, "clip": 2.0}
+    fields = {"run": "r", "number": 3, "round": 3, "purpose": "update", "base": BASE}
     return Seal(**{**fields, "checkpoint": CHECKPOINT, "model": b"", "proof": {}, "refused": {}, **changes})
 
 
 def test_the_context_takes_only_the_rounds_own_fields_from_a_request() -> None:
     rounds = {"lr": 0.1, "rounds": 10}
-    template = context(number=0, round=0, purpose="", base="", clip=0.0, checkpoint="", training=rounds)
+    template = context(number=0, round=0, purpose="", base="", checkpoint="", training=rounds)
     assert guard.round_context(template, request(), FIRST) == context(training=rounds)
     for change in (
         {"run": "other"},
@@ -114,15 +114,14 @@ def test_the_context_takes_only_the_rounds_own_fields_from_a_request() -> None:
         {"round": 11},
         {"base": ""},
         {"purpose": "statistics"},
-        {"purpose": "tallies"},  # with a clip, where nothing is clipped
-        {"purpose": "tallies", "clip": 0.0, "base": ""},
-        {"purpose": "statistics", "base": "", "clip": 0.0},  # they begin a run, under no number of a round
-        {"purpose": "statistics", "base": "", "clip": 0.0, "number": 0},
+        {"purpose": "tallies", "base": ""},
+        {"purpose": "statistics", "base": ""},  # they begin a run, under no number of a round
+        {"purpose": "statistics", "base": "", "number": 0},
     ):
         refused("envelope.context", guard.round_context, template, request(**change), FIRST)
-    tallies = guard.round_context(template, request(purpose="tallies", clip=0.0), FIRST)
-    assert tallies == context(purpose="tallies", clip=0.0, training=rounds)
-    statistics = request(purpose="statistics", base="", clip=0.0, number=0, round=0)
+    tallies = guard.round_context(template, request(purpose="tallies"), FIRST)
+    assert tallies == context(purpose="tallies", training=rounds)
+    statistics = request(purpose="statistics", base="", number=0, round=0)
     assert guard.round_context(template, statistics, FIRST).purpose == "statistics"
 
 
@@ -148,8 +147,8 @@ def check_base(
     found: Proof | None = None,
     before: Before = Before(),  # noqa: B008
     newest: Proof | None = None,
-) -> Statement:
-    about = about or context(base=said.sha256, clip=said.clip)
+) -> guard.KnownBase:
+    about = about or context(base=said.sha256)
     shown = newest.as_dict() if newest is not None else {}
     return base_rules(about, before).check((found or proof(said)).as_dict(), shown)
 
@@ -163,8 +162,10 @@ def base_refused(*arguments: Any, **named: Any) -> str:
 
 def test_a_base_that_everybody_signed_is_known() -> None:
     said = statement(context(number=2))
-    assert check_base(said) == said
-    check_base(statement(context(number=0, purpose="statistics")))
+    assert check_base(said) == guard.KnownBase(said, promoted=True)
+    assert not check_base(said, None, proof(said, vote="same")).promoted, "it was kept"
+    start = statement(context(number=0, purpose="statistics"))
+    assert check_base(start, None, proof(start, vote="")) == guard.KnownBase(start, promoted=False)
 
 
 def test_a_base_without_the_words_of_all_names_is_unknown() -> None:
@@ -191,7 +192,7 @@ def test_signatures_of_others_or_of_other_statements_do_not_count() -> None:
 def test_votes_count_as_they_were_signed() -> None:
     said = statement(context(number=2))
     honest = proof(said, best=BEST)
-    turned = replace(honest.words["cleo"], vote=-1.0)
+    turned = replace(honest.words["cleo"], vote="worse")
     base_refused(said, None, Proof(said.encode(), BEST, {**honest.words, "cleo": turned}))
     base_refused(said, None, Proof(said.encode(), "e" * 64, honest.words))
     check_base(said, None, honest)
@@ -201,7 +202,6 @@ def test_votes_count_as_they_were_signed() -> None:
     "changes",
     [
         {"about": {"base": "e" * 64}},  # another version than the one signed: a weight nudged by 1e-9
-        {"about": {"clip": 2.5}},
         {"about": {"federation": "g"}},
         {"about": {"run": "other"}},  # a run with a tiny learning rate, from the same base
         {"said": {"in_range": False}},
@@ -213,19 +213,27 @@ def test_votes_count_as_they_were_signed() -> None:
 )
 def test_a_proof_about_something_else_proves_nothing(changes: dict[str, Any]) -> None:
     said = statement(context(number=2, **changes.get("context", {})), **changes.get("said", {}))
-    about = context(**{"base": said.sha256, "clip": said.clip, **changes.get("about", {})})
+    about = context(**{"base": said.sha256, **changes.get("about", {})})
     base_refused(said, about, proof(said))
 
 
-def test_a_candidate_that_the_votes_refused_is_no_base() -> None:
-    """Votes of 0.5 where 0.05 is allowed: everybody comes to the gate's verdict itself."""
+def test_a_candidate_that_was_refused_is_no_base() -> None:
+    """Everybody comes to the gate's verdict itself."""
     said = statement(context(number=2))
-    assert "gate.regression" in base_refused(said, None, proof(said, vote=0.5))
-    assert "gate.votes" in base_refused(said, None, proof(said, vote=None))
-    known = dict.fromkeys((0, 1), 0.001)
-    assert "gate.norm" in base_refused(said, before=Before(1, norms=known)), "by the norms that this member knows"
-    later = dict.fromkeys((2, 3), 0.001)
+    assert "gate.worse" in base_refused(said, None, proof(said, vote="worse"))
+    known = dict.fromkeys((0, 1), 0.1)
+    assert "gate.step" in base_refused(said, before=Before(1, norms=known)), "by the norms that this member knows"
+    later = dict.fromkeys((2, 3), 0.1)
     check_base(said, before=Before(2, norms=later))  # of later rounds none counts
+    assert "gate.step" in base_refused(statement(context(number=2), norm=1.31)), "heart's max_step is 1.3"
+
+
+def test_a_vote_compares_with_the_best_version_that_this_member_knows() -> None:
+    """Else the coordinator could ask for words beside any version of its choice."""
+    asked = opening(answered(ask()), best=BEST)
+    guard.check_best(asked, BEST)
+    refused("base.unknown", guard.check_best, asked, "e" * 64)
+    refused("base.unknown", guard.check_best, asked, "")
 
 
 @pytest.mark.parametrize(
@@ -241,20 +249,20 @@ def test_a_malformed_proof_is_unknown(junk: dict[str, Any]) -> None:
     refused("base.unknown", base_rules(context()).check, junk, {})
 
 
-@pytest.mark.parametrize("vote", [2.0, -1.5, float("nan"), 1, True, "0.0"])
+@pytest.mark.parametrize("vote", [2.0, float("nan"), None, True, "best", "Better"])
 def test_a_vote_of_another_form_makes_a_proof_malformed(vote: Any) -> None:
     made = proof(statement(context(number=2))).as_dict()
     refused("base.unknown", Proof.from_dict, {**made, "votes": {**made["votes"], "cleo": vote}})
 
 
 def test_a_proof_survives_the_way() -> None:
-    made = proof(statement(context(number=2)), best=BEST, vote=None)
+    made = proof(statement(context(number=2)), best=BEST, vote="abstain")
     assert Proof.from_dict(made.as_dict()) == made
 
 
-def test_a_tally_takes_a_base_whatever_the_clip_and_the_age() -> None:
+def test_a_tally_takes_a_base_of_any_age() -> None:
     said = statement(context(number=2))
-    check_base(said, context(purpose="tallies", base=said.sha256, clip=0.0), before=Before(3, newest=(3, "d" * 64)))
+    check_base(said, context(purpose="tallies", base=said.sha256), before=Before(3, newest=(3, "d" * 64)))
 
 
 def test_an_older_base_than_the_last_is_trained_from_in_its_own_round_alone() -> None:
@@ -271,12 +279,12 @@ def test_a_newer_candidate_has_to_be_shown_as_refused() -> None:
     before = Before(2, newest=(4, "d" * 64))
     assert "round 4" in base_refused(base, before=before)
     assert "round 4" in base_refused(base, before=before, newest=proof(newer)), "it was promoted"
-    check_base(base, before=before, newest=proof(newer, vote=0.5))
+    check_base(base, before=before, newest=proof(newer, vote="worse"))
     for odd in (
-        proof(statement(context(number=3), sha256="d" * 64), vote=0.5),
-        proof(statement(context(number=4), sha256="e" * 64), vote=0.5),
-        proof(newer, NAMES[:3], vote=0.5),
-        proof(statement(context(number=4, run="other"), sha256="d" * 64), vote=0.5),
+        proof(statement(context(number=3), sha256="d" * 64), vote="worse"),
+        proof(statement(context(number=4), sha256="e" * 64), vote="worse"),
+        proof(newer, NAMES[:3], vote="worse"),
+        proof(statement(context(number=4, run="other"), sha256="d" * 64), vote="worse"),
     ):
         base_refused(base, before=before, newest=odd)
     check_base(base, before=replace(before, trained=True))
@@ -299,7 +307,6 @@ def ask(contexts: dict[str, RoundContext] | None = None, **changes: Any) -> Ask:
         "round": 3,
         "purpose": "update",
         "base": BASE,
-        "clip": 2.0,
         "checkpoint": CHECKPOINT,
         "headers": {name: one.data for name, one in signed.items()},
         "signatures": {name: one.signature for name, one in signed.items()},
@@ -367,7 +374,7 @@ def test_one_list_and_one_total_are_answered_in_a_context_ever() -> None:
 
 def test_a_member_that_trained_under_another_context_is_not_in_a_list() -> None:
     """Otherwise lr = 0 for all but one member makes the sum that member's update."""
-    for odd in (context(training={"lr": 0.0}), context(base="e" * 64), context(clip=1.0), context(number=4)):
+    for odd in (context(training={"lr": 0.0}), context(base="e" * 64), context(number=4)):
         assert "'cleo'" in refused(
             "envelope.context", list_as_anna, ask({**dict.fromkeys(NAMES, context()), "cleo": odd})
         )
@@ -558,7 +565,7 @@ def test_an_answer_is_taken_if_it_is_about_this_list_and_goes_with_its_document(
     refused("envelope.member", check, "eve", reply(signed, b"answer of bert"))
 
 
-def opened(name: str, said: Statement, vote: float | None = 0.1) -> Opened:
+def opened(name: str, said: Statement, vote: str = "same") -> Opened:
     spoken = words(name, said, BEST, vote)
     return Opened(
         statement=said.encode(),
@@ -577,9 +584,9 @@ def hearing() -> Hearing:
 def test_what_all_names_say_is_agreed() -> None:
     said, found = statement(context()), hearing()
     for name in NAMES:
-        found.hear(name, opened(name, said, vote=0.25))
+        found.hear(name, opened(name, said, vote="better"))
     agreed = found.conclude()
-    assert agreed.proof.votes == dict.fromkeys(NAMES, 0.25)
+    assert agreed.proof.votes == dict.fromkeys(NAMES, "better")
     assert agreed.proof.verify(roster()) == agreed.statement == said
     assert found.disagreeing == ()
 
@@ -615,7 +622,7 @@ def test_statements_and_votes_are_checked_before_they_count() -> None:
     said = statement(context())
     found = hearing()
     refused("envelope.signature", found.hear, "anna", opened("bert", said))
-    forged_vote = opened("anna", said, 0.5).model_copy(update={"vote": -1.0})
+    forged_vote = opened("anna", said, "same").model_copy(update={"vote": "worse"})
     refused("envelope.signature", found.hear, "anna", forged_vote)
     stale = statement(context(number=2))
     refused("envelope.context", found.hear, "anna", opened("anna", stale))
@@ -634,16 +641,44 @@ def test_a_malformed_statement_is_refused(junk: bytes) -> None:
 
 def test_patience_counts_refusals_and_failures_apart() -> None:
     patience = Patience(GateSettings(patience=2, max_failed=2))
-    patience.was_refused()
-    patience.has_failed()
+    for status in ("refused", "failed"):
+        patience.count(status, 1)
     assert patience.code == ""
-    patience.was_refused()
-    assert patience.code == "run.patience"
-    patience.promoted()
+    patience.count("refused", 2)
+    assert patience.code == "run.patience", "a number that failed is not a round"
+    patience.count("kept", 3)
     assert patience.code == ""
     for status in ("failed", "refused", "promoted", "failed", "failed"):
-        patience.count(status)
+        patience.count(status, 4)
     assert (patience.refused, patience.failed, patience.code) == (0, 2, "run.max_failed")
+
+
+def test_a_run_has_converged_when_nothing_was_promoted_for_long_after_the_fifth_round() -> None:
+    patience = Patience(GateSettings(progress=3))
+    for planned in range(1, 8):
+        patience.count("kept", planned)
+    assert (patience.idle, patience.converged) == (2, False), "rounds 1 to 5 do not count"
+    patience.count("promoted", 8)
+    for status in ("kept", "failed", "refused", "kept"):
+        patience.count(status, 9)
+    assert (patience.idle, patience.converged, patience.code) == (3, True, "")
+    never = Patience(GateSettings(progress=0))
+    for planned in range(1, 100):
+        never.count("kept", planned)
+    assert not never.converged
+
+
+def test_a_member_that_says_two_words_of_one_candidate_ends_the_run() -> None:
+    said, later, found = statement(context()), statement(context(number=4)), SaidWords()
+    for about, vote in ((said, "better"), (later, "better")):
+        found.check("anna", opened("anna", about, vote), hearing())
+    found.check("bert", opened("bert", said, "worse"), hearing())
+    with pytest.raises(Ended, match=r"'anna' said 'better' and 'worse'") as ended:
+        found.check("anna", opened("anna", later, "worse"), hearing())
+    assert ended.value.code == "gate.forked"
+    other = statement(context(), sha256="d" * 64)
+    found.check("anna", opened("anna", other, "worse"), hearing())
+    found.check("anna", opened("anna", said, "worse"), Hearing(UPDATE, context(), roster(), "e" * 64))
 
 
 def enrolled(**changes: Any) -> Enrolled:
@@ -720,7 +755,7 @@ def test_those_that_say_the_same_agree() -> None:
 
 def test_a_vote_is_bound_to_what_it_was_compared_with() -> None:
     said, found = statement(context()), hearing()
-    other = vote_bytes(said.encode(), "e" * 64, 0.1)
+    other = vote_bytes(said.encode(), "e" * 64, "same")
     answer = opened("anna", said).model_copy(update={"vote_signature": identity("anna").sign("vote", other)})
     refused("envelope.signature", found.hear, "anna", answer)
 
@@ -733,7 +768,8 @@ def test_a_vote_is_bound_to_what_it_was_compared_with() -> None:
         {"headers": {"anna": "x"}},
         {"members": ["anna", 3]},
         {"members": ["bert", "anna"]},
-        {"clip": 1},
+        {"clip": 1.0},
+        {"signal": 1},
         {"norm": 1},
         {"norm": "1"},
         {"metrics": {"loss": "x"}},

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from moonflower.crypto import bits, pairs, sealed, tau
 from moonflower.crypto.planner import BOUND, Plan, plan
-from moonflower.crypto.quantise import ONE, Contribution, OpenedSum, lanes_of, quantise
+from moonflower.crypto.quantise import Contribution, OpenedSum, Scale, Stretch, lanes_of
 from moonflower.crypto.ring import Stream, expand, prime
 from moonflower.crypto.sealed import Secrets, Sum, open_total, residues_of, seal
 from moonflower.errors import Refused
@@ -378,7 +378,10 @@ def test_functionals_depend_on_list_and_total() -> None:
 def test_a_sealed_sum_opens_to_the_quantised_sum(members: int, value_bits: int, values: int) -> None:
     rng = np.random.default_rng(values)
     updates = [rng.normal(0, 1, values).astype(np.float32) for _ in range(members)]
-    given_ = [Contribution((i, 2**38 - 1), update, ONE // members, 1.5) for i, update in enumerate(updates)]
+    scale = Scale((Stretch(values, "*", 1.5),), value_bits)
+    given_ = [
+        Contribution((i, 2**38 - 1), update, 1 / members, scale, bytes(32)) for i, update in enumerate(updates)
+    ]
     used = plan(members, value_bits, given_[0].lanes(plan(members, value_bits, values)))
     lanes = given_[0].lanes(used)
     done = Round(members, value_bits, lanes, [lanes_of(one, used) for one in given_])
@@ -387,7 +390,7 @@ def test_a_sealed_sum_opens_to_the_quantised_sum(members: int, value_bits: int, 
     sums = np.concatenate([part for _, part in opened.values()])
     assert opened.in_range
     assert opened.counters == (sum(range(members)), members * (2**38 - 1))
-    assert (sums == sum(quantise(update, ONE // members, 1.5, value_bits) for update in updates)).all()
+    assert (sums == sum(np.concatenate([part for _, part in one.integers()]) for one in given_)).all()
 
 
 # Bits
@@ -416,24 +419,26 @@ import resource
 import numpy as np
 from moonflower.crypto import sealed, tau
 from moonflower.crypto.planner import plan
-from moonflower.crypto.quantise import ONE, Contribution, OpenedSum, apply_mean, lanes_of, mean
+from moonflower.crypto.quantise import Contribution, Length, OpenedSum, Scale, Stretch, apply_mean, lanes_of
 values = 10_000_000
 used = plan(2, 16, values)
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before = peak()
 update = np.linspace(-1, 1, values, dtype=np.float32)
-lanes = lanes_of(Contribution((1,), update, ONE, 1.0), used)
+scale = Scale((Stretch(values, "*", 1.0),), 16)
+lanes = lanes_of(Contribution((), update, 1.0, scale, bytes(32)), used)
 secrets = sealed.Secrets.fresh(bytes(32), bytes(32), "c" * 64, sealed.digest_of(lanes))
 body, count = sealed.seal(used, "c" * 64, secrets, lanes), len(lanes)
 del lanes
 sealing = peak() - before
 tau.functionals(used, "l", "t", sealed.residues_of(used, body, count))
 base = np.zeros(values, dtype=np.float32)
-sums = OpenedSum(sealed.open_total(used, "c" * 64, secrets.key(used), body, count), values, 1, 1, used)
-candidate = np.empty_like(base)
+sums = OpenedSum(sealed.open_total(used, "c" * 64, secrets.key(used), body, count), values, 0, 1, used)
+candidate, length = np.empty_like(base), Length(scale)
 for at, part in sums.values():
-    candidate[at : at + len(part)] = apply_mean(base[at : at + len(part)], mean(part, ONE, 1.0, 16))
+    length.add(at, part)
+    candidate[at : at + len(part)] = apply_mean(base[at : at + len(part)], part * scale.steps(at, len(part)))
 assert sums.in_range
 print(sealing, peak() - before)
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class Census:
     def conclude(self, at: MemberRound, headers: Mapping[str, str], sums: OpenedSum) -> Conclusion:
         good = sums.finish().in_range
         counts = {f"class_{label}": float(count) for label, count in enumerate(sums.counters)}
-        said = Statement.of(at.context, headers, sha256="", clip=0.0, in_range=good, metrics=counts)
+        said = Statement.of(at.context, headers, sha256="", in_range=good, metrics=counts)
         return Conclusion(said)
 
 
@@ -55,7 +55,7 @@ class Halve:
     """A step that halves every update."""
 
     def __call__(self, update: Update, context: RoundContext) -> Update:
-        return Update(update.vector * np.float32(0.5), update.clipped_share)
+        return replace(update, vector=update.vector * np.float32(0.5))
 
 
 class Heavy:

@@ -273,7 +273,7 @@ def test_a_run_that_starts_from_a_version_takes_no_statistics_without_it(one: Fe
     member = one.members[ANNA]
     held = member.ledger.newest_checkpoint()
     assert held is not None
-    about = {"run": "run-2", "number": 0, "round": 0, "purpose": "statistics", "base": "", "clip": 0.0}
+    about = {"run": "run-2", "number": 0, "round": 0, "purpose": "statistics", "base": ""}
     request = Seal(**about, checkpoint=held.label, model=b"", proof={}, refused={})
     refused("base.unknown", member.seal, request)
     member.seal(request.model_copy(update={"model": file(one, last.sha256).data}))

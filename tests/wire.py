@@ -9,7 +9,7 @@ from moonflower.crypto import pairs, sealed, tau
 from moonflower.crypto.answer_plan import answer_plan
 from moonflower.crypto.answers import AnswerKey, generate
 from moonflower.crypto.planner import plan
-from moonflower.crypto.quantise import ONE, Contribution, lanes_of
+from moonflower.crypto.quantise import Contribution, Scale, Stretch, lanes_of
 from moonflower.crypto.sealed import Secrets
 from moonflower.protocol import envelope
 from moonflower.protocol.answer import AnswerDocument, SignedAnswer
@@ -22,7 +22,8 @@ def upload_bytes_per_param(*, values: int, members: int, value_bits: int) -> flo
     agreed = plan(members, value_bits, values)
     about = context(crypto=agreed.as_dict())
     update = np.random.default_rng(7).normal(size=values).astype(np.float32)
-    lanes = lanes_of(Contribution((ONE,), update, ONE, 8.0), agreed)
+    scale = Scale((Stretch(values, "*", 8.0),), value_bits)
+    lanes = lanes_of(Contribution((), update, 1 / members, scale, bytes(32)), agreed)
     secrets = Secrets.fresh(os.urandom(32), bytes(32), about.digest, sealed.digest_of(lanes))
     body = sealed.seal(agreed, about.digest, secrets, lanes)
     sent = envelope.seal(identity("anna"), about, body, pairs.public_mask(secrets.mask_key)).data
