@@ -30,19 +30,20 @@ from ...protocol.records import from_records, kind_of, to_records, unsealed
 if TYPE_CHECKING:
     from ...protocol.records import RecordDict
 
-SCALE = 1000.0
+SCALE, AGAINST = 1000.0, -5.0
 
 
 @dataclass(frozen=True)
 class _Spoiling:
-    """The step of a drill, before all others."""
+    """The step of a drill: ``inner-product`` after all others, the rest before them."""
 
     kind: str
 
     def __call__(self, update: Update, context: RoundContext) -> Update:
         if self.kind == "crash":
             raise RuntimeError("drill: the training crashed")
-        factor = np.float32({"nan": np.nan, "scale": SCALE, "flip": -1.0}.get(self.kind, 1.0))
+        factors = {"nan": np.nan, "scale": SCALE, "flip": -1.0, "inner-product": AGAINST}
+        factor = np.float32(factors.get(self.kind, 1.0))
         return replace(update, vector=update.vector * factor)
 
 
@@ -52,7 +53,7 @@ class DrilledMember(Member):
     drills: Mapping[int, str] = {}
     _numbers: dict[int, int]
     _last: tuple[envelopes.OwnEnvelope, bytes] | None = None
-    _overflowing = False
+    _filling = ""
 
     def _drill(self, at: RoundContext | Seal) -> str:
         if at.purpose != UPDATE.name or at.round not in self.drills:
@@ -61,15 +62,24 @@ class DrilledMember(Member):
         return self.drills[at.round] if self._numbers.setdefault(at.round, at.number) == at.number else ""
 
     def _give(self, at: MemberRound) -> Given:
-        return super()._give(replace(at, steps=(_Spoiling(self._drill(at.context)), *at.steps)))
+        kind = self._drill(at.context)
+        spoiling = (_Spoiling(kind),)
+        steps = (*at.steps, *spoiling) if kind == "inner-product" else (*spoiling, *at.steps)
+        return super()._give(replace(at, steps=steps))
 
     def _lanes(self, seat: Seated, given: Contribution) -> Ints:
-        lanes = super()._lanes(seat, given)
-        return np.full_like(lanes, (1 << seat.plan.value_bits) - 1) if self._overflowing else lanes
+        lanes, full = super()._lanes(seat, given), (1 << seat.plan.value_bits) - 1
+        if self._filling == "overflow":
+            return np.full_like(lanes, full)
+        if self._filling == "rare":  # as the weight of a column that few rows have
+            lanes[0] = full
+        if self._filling == "trap":  # weights so large, up and down in turn, that single rows stand out in later sums
+            lanes[: len(lanes) // 2] = np.where(np.arange(len(lanes) // 2) % 2, full, 0)
+        return lanes
 
     def _sealed(self, seat: Seated, context: RoundContext, given: Contribution) -> tuple[envelopes.OwnEnvelope, bytes]:
         drill, last = self._drill(context), self._last
-        self._overflowing = drill == "overflow"
+        self._filling = drill
         if drill == "replay" and last is not None:
             return last
         if drill == "wrong-params":
