@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..canonical import canonical, digest
 from ..errors import InputError
@@ -53,6 +53,15 @@ class Recipe(Table):
     columns: dict[str, Any] = Field(alias="schema", description="columns and label, with ranges and categories")
     code: str = Field(pattern=DIGEST, description="SHA-256 of the task's code")
     numerics: int = Field(ge=1, description="number of the package's arithmetic")
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Recipe:
+        if not (self.training.max_rows or self.federation.practice):
+            raise ValueError(
+                "training.max_rows = 0; expected a whole number at least 1, the training rows of a member that count "
+                "at most (moonflower simulate proposes one)"
+            )
+        return self
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it, JSON-able; what a circle's digest is over."""
