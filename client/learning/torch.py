@@ -114,6 +114,10 @@ class TorchLearner:
         """Return means and spreads from the summed statistics, JSON-able; the same bits at every member."""
         return self.task.scaling([int(total) for total in totals], self.schema)
 
+    def possible(self, totals: Sequence[int], rows: int) -> bool:
+        """Return whether summed statistics can be those of so many rows."""
+        return self.task.possible([int(total) for total in totals], rows, self.schema)
+
     def prepare(self, scaling: Mapping[str, Any]) -> None:
         """Fix the scaling and prepare all parts with it; needed before ``train`` and whatever evaluates."""
         if self._ready is not None and self._scaling == scaling:

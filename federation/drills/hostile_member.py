@@ -1,6 +1,7 @@
 """What a failing or hostile member does, on purpose: part of the product, so that a federation can try its defences.
 
-Each drill replaces one step of an honest member in one round. What is expected of each stands in docs/drills.md.
+Each drill replaces one step of an honest member in one round; ``rows`` does when the statistics are opened, before all
+rounds. What is expected of each stands in docs/drills.md.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from ...protocol import envelope as envelopes
 from ...protocol import model_version
 from ...protocol.context import RoundContext
 from ...protocol.messages import Body, Seal, Sealed
-from ...protocol.purposes import TALLIES, UPDATE
+from ...protocol.purposes import STATISTICS, TALLIES, UPDATE
 from ...protocol.records import from_records, kind_of, to_records, unsealed
 
 if TYPE_CHECKING:
     from ...protocol.records import RecordDict
 
 SCALE = 1000.0
+CLAIMED_ROWS = 2**38
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,11 @@ class DrilledMember(Member):
         return self.drills[at.round] if self._numbers.setdefault(at.round, at.number) == at.number else ""
 
     def _give(self, at: MemberRound) -> Given:
-        return super()._give(replace(at, steps=(_Spoiling(self._drill(at.context)), *at.steps)))
+        given = super()._give(replace(at, steps=(_Spoiling(self._drill(at.context)), *at.steps)))
+        if at.context.purpose != STATISTICS.name or "rows" not in self.drills.values():
+            return given
+        claimed = (CLAIMED_ROWS, *given.contribution.counters[1:])
+        return replace(given, contribution=replace(given.contribution, counters=claimed))
 
     def _lanes(self, seat: Seated, given: Contribution) -> Ints:
         lanes = super()._lanes(seat, given)
