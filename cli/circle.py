@@ -275,11 +275,15 @@ def _choose(shown: CircleBoard, circles: Circles, number: int | None) -> SignedC
 def _check_rows(settings: ClientConfig, made: Circle) -> None:
     """Check that this node's rows are as the recipe has them, before anything is signed."""
     from ..client.claim import claim
+    from ..client.keyring import load_keys
     from ..client.live import OwnRows
-    from ..client.secret import NodeSecret
 
     claim(settings, made.federation)
-    OwnRows(settings, NodeSecret.fresh()).check(made.recipe)  # any secret: how rows are dealt is not looked at
+    rows = OwnRows(settings, load_keys(settings.client.state).secret)
+    rows.check(made.recipe)
+    if left_out := rows.left_out(made.recipe):
+        most = made.recipe.training.max_rows
+        typer.echo(f"training.max_rows = {most}: {left_out} of this node's training rows do not count", err=True)
 
 
 def _print(made: Circle, act: list[str], me: str, before: Circle | None) -> None:

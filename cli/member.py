@@ -260,6 +260,9 @@ def statistics(
         shown.add_row(one.name, *(str(n) for n in (one.in_use, one.table, one.changed, one.least, one.gone)))
     with page() as console:
         console.print(shown if states else "No run has used rows of this node yet: the next one uses the table's.")
+    if beyond := sum(one.beyond for one in states):
+        most = circle.recipe.training.max_rows
+        typer.echo(f"training.max_rows = {most}: {beyond} of the table's training rows do not count", err=True)
     if delete_gone:
         said = f"deleted from {' and '.join(changed)}" if changed else "no row in use is gone from the table"
         typer.echo(said, err=True)

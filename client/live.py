@@ -73,6 +73,9 @@ class OwnRows:
         parts = self.now(recipe, seed)
         if self._snapshots is not None:
             parts = self._snapshots(recipe).of_run(run, parts)
+        else:
+            parts = parts.capped(recipe.training.max_rows)
+        _check_parts(recipe, parts)
         task = load_task(recipe.task.ref, recipe.task.options)
         schema = Schema.from_dict(recipe.columns)
         return TorchLearner(task, parts, schema, seed=seed, secret=self._secret, draw=circle.draw)
@@ -81,13 +84,22 @@ class OwnRows:
         """Check that there are rows, and that they are as a recipe has them; how many there are stays out of every log.
 
         Raises:
-            InputError: task or data are wrong.
+            InputError: task or data are wrong, or ``training.parts`` leaves too few rows in a part.
         """
-        self.now(recipe)
+        _check_parts(recipe, self.now(recipe).capped(recipe.training.max_rows))
         logger.info("data and schema are in order")
 
+    def left_out(self, recipe: Recipe) -> int:
+        """Return how many training rows do not count, for there are more than ``training.max_rows``.
+
+        Raises:
+            InputError: task or data are wrong.
+        """
+        rows = self.now(recipe).train
+        return len(rows) - min(len(rows), recipe.training.max_rows or len(rows))
+
     def now(self, recipe: Recipe, seed: int = ANY_SEED) -> Split:
-        """Return the table's rows as it is now, as a recipe reads and deals them.
+        """Return the table's rows as it is now, as a recipe reads and deals them; ``max_rows`` leaves none out here.
 
         Raises:
             InputError: task or data are wrong.
@@ -118,6 +130,21 @@ class OwnRows:
         return parts[name]
 
 
+def _check_parts(recipe: Recipe, rows: Split) -> None:
+    """Check that no part of an epoch is small enough to say something about one row (rule 5).
+
+    Raises:
+        InputError: ``config.value``; it does not say how many rows there are.
+    """
+    parts, least = recipe.training.parts, recipe.data.min_count
+    if len(rows.train) // parts < least and not recipe.federation.practice:
+        raise InputError(
+            "config.value",
+            f"training.parts = {parts} leaves fewer of this node's training rows in a part than data.min_count = "
+            f"{least}; expected fewer parts, or more rows",
+        )
+
+
 def member_of(config: ClientConfig) -> Member:
     """Return the member that a client config describes; its rows are looked at where it lives in a circle already.
 
@@ -144,6 +171,7 @@ def snapshots_of(config: ClientConfig, secret: NodeSecret, ledger: Ledger, held:
         config.client.state / SNAPSHOT,
         secret,
         least=recipe.data.min_count,
+        most=recipe.training.max_rows,
         append_only=config.data.append_only,
         let_go=held.drop_all,
     )

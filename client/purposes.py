@@ -168,10 +168,13 @@ class Statistics:
     def conclude(self, at: MemberRound, headers: Mapping[str, str], sums: OpenedSum) -> Conclusion:
         """Make version 0; the total of rows is a fact of the run, of which each update has its share.
 
-        Where the run starts from a version, version 0 has the numbers and the scaling of that one.
+        Where the run starts from a version, version 0 has the numbers and the scaling of that one. None follows from
+        statistics that cannot be true (rule 5).
         """
         rows, *totals = sums.finish().counters
         learner, context = at.learner, at.context
+        if not (sums.in_range and self._possible(at, len(headers), rows, totals)):
+            return Conclusion(Statement.of(context, headers, sha256="", in_range=False))
         start = at.known_base() if at.offer.start else None
         manifest = {
             "format": MANIFEST_FORMAT,
@@ -184,9 +187,15 @@ class Statistics:
         vector = learner.start() if start is None else start.vector
         state = {name: np.zeros_like(vector) for name in at.optimiser.state}
         first = model_version.build(learner.layout, vector, manifest, state, frozen=learner.frozen)
-        good = sums.in_range and rows > 0
-        said = Statement.of(context, headers, sha256=first.sha256, in_range=good)
+        said = Statement.of(context, headers, sha256=first.sha256, in_range=True)
         return Conclusion(said, first, {_total_rows(context): rows})
+
+    def _possible(self, at: MemberRound, members: int, rows: int, totals: list[int]) -> bool:
+        """Return whether opened statistics can be those of so many members, this one among them."""
+        own, most = at.fact(_counted(at)) or (), at.offer.training.max_rows
+        within = all(mine <= whole for mine, whole in zip(own, (rows, *totals), strict=False))
+        bounded = rows > 0 and (not most or rows <= members * most)
+        return within and bounded and at.learner.possible(totals, rows)
 
 
 class Updates:

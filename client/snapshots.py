@@ -107,6 +107,7 @@ class PartState:
         changed: rows by which they differ.
         least: rows by which a new set has to differ.
         gone: rows in use that are no longer in the table.
+        beyond: rows in the table that do not count, for there are more than ``max_rows``.
     """
 
     name: str
@@ -115,15 +116,18 @@ class PartState:
     changed: int
     least: int
     gone: int
+    beyond: int
 
 
-def compare(used: Mapping[str, Hashes], table: Split, secret: NodeSecret, least: int) -> list[PartState]:
-    """Return how the rows in use, by part, stand to a table."""
+def compare(used: Mapping[str, Hashes], table: Split, secret: NodeSecret, least: int, most: int = 0) -> list[PartState]:
+    """Return how the rows in use, by part, stand to a table; ``most``: training rows that count, 0 for all."""
     states = []
     for name, before in used.items():
         now = row_hashes(getattr(table, name), secret, "snapshot")
         gone = len(before) - len(index_of(now, before))
-        states.append(PartState(name, len(before), len(now), apart(now, before), least, gone))
+        counted = _counted(name, now, most)
+        beyond = len(now) - len(counted)
+        states.append(PartState(name, len(before), len(now), apart(counted, before), least, gone, beyond))
     return states
 
 
@@ -140,6 +144,7 @@ class Snapshots:
         folder: of the rows in use; made (0700) when there is something to keep.
         secret: the node's own, under which rows are hashed.
         least: ``min_count``: rows by which a new set has to differ.
+        most: ``max_rows``: training rows that count, the table's first; 0 for all.
         append_only: no rows are kept, for the table still has them.
         let_go: deletes what was sealed and not answered, for it holds rows that are deleted.
     """
@@ -153,9 +158,10 @@ class Snapshots:
         least: int,
         append_only: bool,
         let_go: Callable[[], None],
+        most: int = 0,
     ) -> None:
         self._used, self._folder, self._secret = used, folder, secret
-        self._least, self._append_only, self._let_go = least, append_only, let_go
+        self._least, self._most, self._append_only, self._let_go = least, most, append_only, let_go
 
     def of_run(self, run: str, table: Split) -> Split:
         """Return the rows that a run uses: those that it used before, or the table's where they may be used, or others.
@@ -183,7 +189,11 @@ class Snapshots:
         """Return how the rows in use stand to the table; empty where none was used yet."""
         used = self._used.newest() or {}
         return compare(
-            {name: self._sets(name)[digest] for name, digest in used.items()}, table, self._secret, self._least
+            {name: self._sets(name)[digest] for name, digest in used.items()},
+            table,
+            self._secret,
+            self._least,
+            self._most,
         )
 
     def delete_gone(self, table: Split) -> list[str]:
@@ -221,11 +231,21 @@ class Snapshots:
         return {digest: hashes_of(data) for digest, data in self._used.of_part(name).items()}
 
     def _choose(self, name: str, table: Hashes, sets: Mapping[str, Hashes]) -> Hashes:
-        """Return the set that a new run uses."""
-        used = self._used.newest()
-        if used is None or may_replace(table, sets.values(), self._least):
-            return table
-        return sets[used[name]]
+        """Return the set that a new run uses.
+
+        Raises:
+            Refused: ``snapshot.small``: the set in use has more rows than count now, and too few are left to differ.
+        """
+        used, counted = self._used.newest(), _counted(name, table, self._most)
+        if used is None or may_replace(counted, sets.values(), self._least):
+            return counted
+        before = sets[used[name]]
+        if len(_counted(name, before, self._most)) == len(before):
+            return before
+        for count in range(len(counted) - 1, 0, -1):
+            if may_replace(counted[:count], sets.values(), self._least):
+                return counted[:count]
+        raise Refused("snapshot.small", "too few rows are left to leave out others beside those above max_rows")
 
     def _rows(self, name: str, wanted: Hashes, table: Rows, hashes: Hashes) -> Rows:
         """Return the rows of a set, from the table or from the state folder."""
@@ -261,6 +281,11 @@ class Snapshots:
         for path in self._folder.glob("*") if self._folder.is_dir() else ():
             if path.name not in needed:
                 files.remove(path)
+
+
+def _counted(name: str, table: Hashes, most: int) -> Hashes:
+    """Return the rows of a part that count, the first of a table's."""
+    return table[:most] if most and name == "train" else table
 
 
 def _bytes(hashes: Hashes) -> bytes:

@@ -64,6 +64,11 @@ class Recipe(Table):
             raise ValueError(f'crypto.clip = "{AUTO}"; expected a number, as moonflower simulate proposes one')
         if not self.gate.max_step:
             raise ValueError("gate.max_step = 0; expected a number above 0, as moonflower simulate proposes one")
+        if not self.training.max_rows:
+            raise ValueError(
+                "training.max_rows = 0; expected a whole number at least 1, the training rows of a member that count "
+                "at most (moonflower simulate proposes one)"
+            )
         return self
 
     def as_dict(self) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def _what(recipe: Recipe) -> list[str]:
         f"The model is that of the task {task.ref}{f' with {options}' if options else ' with its defaults'}.",
         f"The task's code is the one with the digest {recipe.code[:16]}; the arithmetic is number {recipe.numerics}.",
         f"A run has at most {training.rounds} rounds. In each, every member goes {training.local_epochs} times through "
-        f"its own rows, {training.batch_size} at a time, with a learning rate of {training.lr:g}{pull}.",
+        f"its own rows, in {training.parts} equal parts, with a learning rate of {training.lr:g}{pull}.",
         f"A member that trains longer than {training.train_timeout_s:g} seconds is named as away, and waited for.",
     ]
 
@@ -68,9 +68,16 @@ def _rows(recipe: Recipe) -> list[str]:
         f"Of these, {test} never trained with: they test the model. {data.validation_fraction:.0%} of the others "
         "judge each new version.",
         "Which row is in which part is the node's own secret.",
+        *_bound(recipe.training.max_rows),
         f"A member's rows change from one run to the next by at least {data.min_count}, or not at all.",
     ]
     return said
+
+
+def _bound(max_rows: int) -> list[str]:
+    if not max_rows:
+        return []
+    return [f"At most {max_rows} training rows of a member count; of more, a keyed hash says which."]
 
 
 def _column(column: Numeric | Categorical) -> str:

@@ -131,7 +131,13 @@ class TrainingSettings(Table):
     rounds: int = Field(20, ge=1, le=100_000, description="rounds of the run")
     local_epochs: int = Field(1, ge=1, le=10_000, description="passes over the member's own rows a round")
     lr: float = Field(0.1, gt=0, le=100, description="learning rate of plain SGD")
-    batch_size: int = Field(64, ge=1, le=1_000_000, description="rows a step")
+    parts: int = Field(4, ge=1, le=1_000_000, description="steps of an epoch, the same at every member")
+    max_rows: int = Field(
+        0,
+        ge=0,
+        le=2**38,
+        description="training rows of a member that count at most; 0 = as simulate and up propose, in practice only",
+    )
     mu: float = Field(0.0, ge=0, le=1000, description="FedProx: weight of the pull towards the base; 0 = FedAvg")
     seed: int = Field(7, ge=0, lt=2**63, description="with each node's own secret: order of batches, and dropout")
     init_seed: int = Field(7, ge=0, lt=2**63, description="seed of version 0, beside members, task and schema")

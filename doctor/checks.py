@@ -174,17 +174,21 @@ def _client(config: ClientConfig) -> tuple[Planned, ...]:
 
 def _rows_of(config: ClientConfig) -> Check:
     """Look whether a node has the rows that its circle's recipe wants."""
+    from ..client.keyring import load_keys
     from ..client.live import OwnRows
     from ..client.secret import NodeSecret
 
     where, circle = config.data.path or "the task", state.living(config.client.state)
-    deals = OwnRows(config, NodeSecret.fresh())  # any: the keys have a check of their own
     if circle is None:
+        OwnRows(config, NodeSecret.fresh())
         if config.data.path is not None and not config.data.path.is_file():
             return Check("data", "failed", f"{where} is not here; expected a table", "[data] path")
         return not_checked("data", "which column is what stands in the recipe that this node signs")
-    deals.now(circle.recipe)
-    return Check("data", "ok", f"{where} is as the recipe of circle {circle.number} has it")
+    rows = OwnRows(config, load_keys(config.client.state).secret)
+    rows.check(circle.recipe)
+    beyond = "; there are more training rows than training.max_rows, and those do not count"
+    said = f"{where} is as the recipe of circle {circle.number} has it"
+    return Check("data", "ok", said + (beyond if rows.left_out(circle.recipe) else ""))
 
 
 def _snapshot_of(config: ClientConfig) -> Check:
@@ -197,8 +201,8 @@ def _snapshot_of(config: ClientConfig) -> Check:
     used = {part: hashes_of(data) for part, data in state.rows_in_use(config.client.state).items()}
     if circle is None or not used:
         return state.snapshot([])
-    now = OwnRows(config, secret).now(circle.recipe)
-    return state.snapshot(compare(used, now, secret, circle.recipe.data.min_count))
+    now, recipe = OwnRows(config, secret).now(circle.recipe), circle.recipe
+    return state.snapshot(compare(used, now, secret, recipe.data.min_count, recipe.training.max_rows))
 
 
 def _server(config: ServerConfig) -> tuple[Planned, ...]:

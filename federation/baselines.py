@@ -24,11 +24,15 @@ class Baselines:
 
 
 def baselines(cast: Cast) -> Baselines:
-    """Train each member alone and all data pooled, with the same rounds × epochs; judge as result.json says."""
+    """Train each member alone and all data pooled, with the same rounds × epochs; judge as result.json says.
+
+    Pooled, an epoch takes as many steps as those of all members together, so that a step sees as many rows.
+    """
     training = cast.settings.training
+    steps = training.model_copy(update={"parts": training.parts * len(cast.names)})
     everyone = join([cast.splits[name] for name in cast.names])
     together = cast.learner("pooled", everyone)
-    pooled = together.fit(training)
+    pooled = together.fit(steps)
     alone, others, weights = {}, [], []
     for name in cast.names:
         learner = cast.learner(name, cast.splits[name])

@@ -13,11 +13,11 @@ from typing import Any
 from ..configs.recipe import KeyChange, changes
 from .circle import Circle, Start
 
-RECOUNTED = ("data.", "schema.", "task.ref", "code")
+RECOUNTED = ("data.", "schema.", "task.ref", "code", "training.max_rows")
 """Keys of the recipe whose change makes everybody count its rows anew; so do other members."""
 BY_RULE = ("task.", "training.")
 """Keys in which a recipe may differ that a node signs by the rule ``same-names``, less those in :data:`BY_HAND`."""
-BY_HAND = ("task.ref", "training.report_every")
+BY_HAND = ("task.ref", "training.report_every", "training.max_rows")
 _MORE_IS_SAFER = (
     "federation.min_members",
     "federation.let_go_days",

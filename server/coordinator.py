@@ -172,7 +172,7 @@ class Coordinator:
         collected = sums.collect(context, dict.fromkeys(sums.seats.roster.names))
         agreed, start = sums.open(collected, "")
         if start is None:
-            raise Refused("gate.norm", "the members' statistics hold what honest members cannot add up to")
+            raise Refused("stats.impossible", "the members' statistics hold what honest members cannot add up to")
         self.state.models.write(start)
         with self.state.store.transaction() as db:
             version_number = self.state.models.next_version(db)

@@ -118,12 +118,12 @@ def begin(state: State, recipe: Recipe) -> SignedCircle:
     return signed
 
 
-def lives_in(path: Path) -> SignedCircle:
+def lives_in(path: Path, *overrides: str) -> SignedCircle:
     """Let the node of a client config live in a circle of the heart preset with two others."""
     settings = load_config(ClientConfig, path)
     keys = load_keys(settings.client.state)
     mine, others = identity_of(settings), [Identity.generate("another"), Identity.generate("yet another")]
-    signed = signed_by(Circle.of(heart_recipe(), pins_of([mine, *others])), [mine, *others])
+    signed = signed_by(Circle.of(heart_recipe(*overrides), pins_of([mine, *others])), [mine, *others])
     with closing(open_ledger(settings.client.state, keys.secret)) as ledger:
         live_in(circles_of(settings, keys, ledger.circles), signed)
     return signed

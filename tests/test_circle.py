@@ -9,7 +9,8 @@ import pytest
 from circles import heart_recipe
 from moonflower.canonical import digest
 from moonflower.crypto.identity import Identity, parse_roster
-from moonflower.errors import Refused
+from moonflower.errors import InputError, Refused
+from moonflower.protocol.act import Act
 from moonflower.protocol.circle import Circle
 from moonflower.protocol.statement import Statement
 
@@ -74,6 +75,23 @@ def test_the_digest_is_over_everything_that_members_must_share() -> None:
         circle_of({name: pin for name, pin in PINS.items() if name != "cleo"}),
     ]
     assert len({circle.digest, *(one.digest for one in others)}) == len(others) + 1
+
+
+def test_a_recipe_without_a_bound_on_rows_is_for_practice_alone() -> None:
+    assert heart_recipe("training.max_rows=0", practice=True).training.max_rows == 0
+    with pytest.raises(InputError) as raised:
+        heart_recipe("training.max_rows=0")
+    assert raised.value.code == "config.value"
+    assert "training.max_rows = 0; expected a whole number at least 1" in str(raised.value)
+
+
+def test_another_bound_on_rows_has_them_counted_anew_by_hand() -> None:
+    act = Act.between(circle_of(PINS), circle_of(PINS, 2, "training.max_rows=300", number=2))
+    assert (act.must_recount, act.by_rule) == (True, False)
+    quiet = Act.between(circle_of(PINS, counted=1), circle_of(PINS, 2, "training.max_rows=300", number=2, counted=1))
+    assert (quiet.must_recount, quiet.by_rule) == (True, False)
+    other = Act.between(circle_of(PINS), circle_of(PINS, 2, "training.parts=3", number=2, counted=1))
+    assert (other.must_recount, other.by_rule) == (False, True)
 
 
 def test_one_alone_is_no_circle() -> None:

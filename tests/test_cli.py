@@ -85,7 +85,7 @@ def tree(folder: Path) -> dict[str, bytes]:
         ('training.rounds="5"', "training.rounds = '5'; expected a whole number"),
         ("training.lr=-1", "training.lr = -1; expected a number above 0 and at most 100"),
         ("training.lr=nan", "training.lr = nan; expected a number"),
-        ("training.batch_size=0", "training.batch_size = 0; expected a whole number at least 1"),
+        ("training.parts=0", "training.parts = 0; expected a whole number at least 1"),
         ("training.seed=-1", "training.seed = -1; expected a whole number at least 0"),
         ("training.rouds=5", "unknown key 'training.rouds'; did you mean 'rounds'?"),
         ("trainng.rounds=5", "unknown table 'trainng'; did you mean 'training'?"),
@@ -153,7 +153,7 @@ def test_a_config_that_is_none(refused: Any, tmp_path: Path) -> None:
         "empty.toml": "empty.toml: federation is missing; expected a table with let_go_days, min_members, name",
         "bytes.toml": "bytes.toml is not text in UTF-8",
         "broken.toml": "broken.toml is not TOML: ",
-        "number.toml": "number.toml: training = 5; expected a table with batch_size",
+        "number.toml": "number.toml: training = 5; expected a table with init_seed",
     }.items():
         refused("simulate", name, says=says)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from circles import heart_recipe, lives_in
 from conftest import CONFIGS
 from moonflower.cli.member import member as member_app
@@ -74,9 +76,47 @@ def test_a_node_has_the_rows_that_simulate_gives_its_member(tmp_path: Path) -> N
 
 def test_a_node_whose_table_is_its_own_takes_all_rows(tmp_path: Path) -> None:
     rows = OwnRows(config(tmp_path, ("^site = .*\n", ""), member="St. Mary"), SECRET)
-    learner = rows.learner(*run_in(of_recipe(data={"drop": ["fold", "site"]})))
-    split = learner._raw
+    data = {"drop": ["fold", "site"]}
+    split = rows.learner(*run_in(of_recipe(data=data, training={"max_rows": 1000})))._raw
     assert sum(map(len, (split.train, split.validation, split.test))) == 920
+    recipe = of_recipe(data=data)
+    assert len(split.train) - rows.left_out(recipe.recipe) == 250
+    fewer = rows.learner(*run_in(recipe))._raw
+    assert torch.equal(fewer.train.targets, split.train.targets[:250]), "of more than max_rows the first by their hash"
+    assert len(fewer.test) == len(split.test)
+
+
+def test_a_part_of_an_epoch_is_too_large_to_say_something_about_one_row(tmp_path: Path) -> None:
+    rows = OwnRows(config(tmp_path), SECRET)
+    good, bad = of_recipe(training={"parts": 18}), of_recipe(training={"parts": 19})
+    assert 180 <= len(rows.now(good.recipe).train) < 190
+    rows.check(good.recipe)
+    rows.learner(*run_in(good))
+    for call in (lambda: rows.check(bad.recipe), lambda: rows.learner(*run_in(bad))):
+        with pytest.raises(InputError, match=r"training.parts = 19 leaves fewer .* than data.min_count = 10") as raised:
+            call()
+        assert raised.value.code == "config.value"
+        assert not re.search(r"\b18\d\b", str(raised.value)), "no count of rows"
+    rows.check(of_recipe(training={"parts": 19}, federation={"practice": True}).recipe)
+
+
+def test_rows_that_do_not_count_are_said_to_their_operator_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings, path = config(tmp_path), str(tmp_path / "client.toml")
+    signed = lives_in(tmp_path / "client.toml", "training.max_rows=150")
+    with caplog.at_level(logging.INFO):
+        member = member_of(settings)
+        learner = member._learner_for(*run_in(signed.circle))
+        member.ledger.close()
+    assert learner.rows == 150
+    assert not re.search(r"\d", "".join(caplog.messages)), "no count of rows"
+    shown = CliRunner().invoke(member_app, ["statistics", path])
+    assert re.search(r"training.max_rows = 150: [1-9]\d* of the table's training rows do not count", shown.output)
+    (step,) = [one for one in steps(tmp_path / "client.toml") if one.name == "data"]
+    found = step.look()
+    assert found.status == "ok"
+    assert "more training rows than training.max_rows" in found.found
 
 
 def test_rows_are_dealt_by_the_seed_of_the_run(tmp_path: Path) -> None:

@@ -292,6 +292,20 @@ def test_an_update_that_leads_back_is_not_promoted(run: Any, kind: str) -> None:
     assert turned["votes"]["better"] < round_(run(), 4)["votes"]["better"]
 
 
+def test_rows_that_nobody_can_have_end_the_run_before_its_first_version(folders: Any) -> None:
+    """Whatever round the drill is for: four members with at most 250 rows each have no 2^38."""
+    done = simulate(HEART, out=folders("rows"), overrides=FOUR, drills=["rows@3:Hungary"])
+    assert done.error is not None
+    assert (done.error.code, done.result["rounds"], done.result["model"]["sha256"]) == ("stats.impossible", [], None)
+    (said,) = [e["details"] for e in entries(done) if e["event"] == "opened"]
+    statement = json.loads(said["statement"])
+    assert (statement["sha256"], statement["in_range"]) == ("", False)
+    (ended,) = [e for e in entries(done) if e["event"] == "run_ended"]
+    assert (ended["code"], ended["details"]["status"]) == ("stats.impossible", "failed")
+    assert not any(e["event"] == "statistics_opened" for e in entries(done))
+    assert done.result["audit"]["verified"] is True
+
+
 OTHERS = ("Cleveland", "Switzerland", "VA Long Beach")
 UNOPENED = {  # kind → code, who does not answer, who does not open
     "fork-list": ("open.list", (), (*OTHERS, "Hungary")),  # Hungary answered another total than all others

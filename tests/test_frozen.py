@@ -80,7 +80,7 @@ def opened(one: Version) -> Predictor:
 
 
 def test_an_exported_model_predicts_what_the_run_predicted(tmp_path: Path, heart: Path) -> None:
-    overrides = (f"task.ref={REF}", 'task.personalise="none"', "training.rounds=3", "training.batch_size=64")
+    overrides = (f"task.ref={REF}", 'task.personalise="none"', "training.rounds=3", "training.parts=4")
     done = simulate(heart, out=tmp_path / "run", overrides=overrides)
     promoted = Models(tmp_path / "run" / "models").read(done.result["model"]["sha256"])
     cast = prepare(heart, overrides)
@@ -108,7 +108,7 @@ def test_frozen_values_follow_from_the_seed_alone() -> None:
     assert one.frozen_digests["0.weight"] != another["0.weight"]
     assert one.frozen_digests["1.num_batches_tracked"] == another["1.num_batches_tracked"]
     before = one.frozen_digests
-    one.fit(TrainingSettings(rounds=1, batch_size=20))
+    one.fit(TrainingSettings(rounds=1, parts=2))
     assert one.frozen_digests == before
     assert one.model.state_dict()["1.num_batches_tracked"] > 0
 

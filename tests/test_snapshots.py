@@ -43,8 +43,8 @@ def hashes(values: Numbers) -> Hashes:
 class Node:
     """A node's ledger and state folder; it can be started again."""
 
-    def __init__(self, folder: Path, append_only: bool = False) -> None:
-        self.folder, self.append_only, self.let_go = folder, append_only, 0
+    def __init__(self, folder: Path, append_only: bool = False, most: int = 0) -> None:
+        self.folder, self.append_only, self.most, self.let_go = folder, append_only, most, 0
         self.start()
 
     def start(self) -> None:
@@ -60,6 +60,7 @@ class Node:
             least=LEAST,
             append_only=self.append_only,
             let_go=let_go,
+            most=self.most,
         )
 
     def run(self, name: str, values: Numbers) -> dict[str, Numbers]:
@@ -197,6 +198,39 @@ def test_of_a_table_that_only_grows_no_rows_are_kept(tmp_path: Path) -> None:
     assert victim not in after["test"]
     assert len(before["test"]) - len(after["test"]) == LEAST, "what is gone was deleted, in the run that goes on too"
     assert after["train"] == before["train"]
+
+
+@pytest.mark.parametrize("append_only", [False, True])
+def test_of_more_rows_than_count_those_beyond_are_there_and_not_used(tmp_path: Path, append_only: bool) -> None:
+    node, values = Node(tmp_path, append_only, most=50), [*range(200)]
+    first = node.run("one", values)
+    assert first["train"] == numbers(table(values).train.take(np.arange(50)))
+    assert {part: first[part] for part in ("validation", "test")} == {p: parts_of(values)[p] for p in PARTS[1:]}
+    more = [*values, *range(1000, 1005)]  # some of them come before others that counted
+    assert node.run("two", more)["train"] == first["train"]
+    state = node.snapshots.states(table(more))[0]
+    assert (state.in_use, state.gone, state.table - state.beyond) == (50, 0, 50)
+    assert node.let_go == 0, "a row that others displaced was not deleted"
+    later = node.run("three", [*values, *range(1000, 1200)])["train"]
+    assert len(later) == 50
+    assert len(set(first["train"]) - set(later)) * 2 >= LEAST
+
+
+def test_a_bound_that_is_lowered_by_a_few_rows_leaves_out_more_of_them(node: Node) -> None:
+    first = node.run("one", [*range(200)])["train"]
+    node.most = len(first) - 3
+    node.start()
+    later = node.run("two", [*range(200)])["train"]
+    assert set(later) < set(first)
+    assert len(later) == len(first) - LEAST
+    node.most = 4
+    node.start()
+    assert len(node.run("three", [*range(200)])["train"]) == 4
+    node.most = 3
+    node.start()
+    with pytest.raises(Refused) as refusal:
+        node.run("four", [*range(200)])
+    assert refusal.value.code == "snapshot.small"
 
 
 def test_hashes_of_snapshots_are_not_those_that_deal_rows_out() -> None:

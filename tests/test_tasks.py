@@ -129,6 +129,44 @@ def test_summaries_add_up_exactly(table: list[tuple[float, float, float]], cut: 
     assert (whole >= 0).all()
 
 
+@given(st.lists(st.lists(cells, max_size=12), min_size=1, max_size=5))
+def test_what_members_can_add_up_to_is_possible(members: list[list[tuple[float, float, float]]]) -> None:
+    sums = sum(Tabular().summary(raw(table), SCHEMA) for table in members)
+    assert Tabular().possible(list(map(int, sums)), sum(map(len, members)), SCHEMA)
+
+
+COUNT, UNIT = 10, 2**16
+GOOD = (COUNT, 5 * UNIT, 3 * UNIT, 7)  # the sum of squares is 3 * 2^32 + 7
+
+
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize(
+    ("totals", "possible"),
+    [
+        (GOOD, True),
+        ((0, 0, 0, 0), True),
+        ((COUNT, COUNT * UNIT, COUNT * UNIT, 0), True),
+        ((COUNT + 1, *GOOD[1:]), False),
+        ((COUNT, COUNT * UNIT + 1, COUNT * UNIT, 0), False),
+        ((COUNT, 5 * UNIT, 5 * UNIT, 0), True),
+        ((COUNT, 5 * UNIT, 5 * UNIT, 1), False),
+        ((COUNT, 5 * UNIT, 5 * UNIT // 2, 0), True),
+        ((COUNT, 5 * UNIT, 5 * UNIT // 2 - 1, UNIT - 1), False),
+        ((0, 1, 0, 1), False),
+        ((COUNT, -1, 0, 1), False),
+        ((COUNT, 0, 0, -1), False),
+        ((-1, 0, 0, 0), False),
+    ],
+)
+def test_statistics_that_no_rows_have_are_impossible(at: int, totals: tuple[int, ...], possible: bool) -> None:
+    """Each of two columns, and each inequality at its edge: count ≤ rows, sum, squares, and sum² ≤ count · squares."""
+    both = [GOOD, GOOD]
+    both[at] = totals
+    whole = [number for column in both for number in column]
+    assert Tabular().possible(whole, COUNT, SCHEMA) is possible
+    assert Digits().possible(whole, COUNT, SCHEMA), "a task without statistics has none that are impossible"
+
+
 @given(st.lists(cells, min_size=1, max_size=40))
 def test_scaling_is_mean_and_spread(table: list[tuple[float, float, float]]) -> None:
     task = Tabular()

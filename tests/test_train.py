@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import moonflower
 import numpy as np
 import pytest
 import torch
+from moonflower.client.learning.cast import NICE, prepare, rounded_up
 from moonflower.client.learning.rows import Rows, Split
-from moonflower.client.learning.splits import join, partition, split
+from moonflower.client.learning.splits import join, partition, parts_of, split
 from moonflower.client.learning.torch import TorchLearner
 from moonflower.client.secret import NodeSecret
 from moonflower.client.tasks import METRICS, Task, load_task, schema_for
@@ -23,7 +25,7 @@ from torch import Tensor, nn
 
 CONFIGS = Path(moonflower.__file__).parent / "configs"
 SCHEMA = Schema((Numeric("x", 0, 10), Categorical("c", ("a", "b"))), Label("y", (0, 1)))
-TRAINING = TrainingSettings(rounds=3, local_epochs=2, batch_size=8)
+TRAINING = TrainingSettings(rounds=3, local_epochs=2, parts=5)
 
 
 def rows(count: int, seed: int = 1) -> Rows:
@@ -76,10 +78,10 @@ def test_training_gives_the_same_bits_whatever_came_before(task: Tabular) -> Non
     assert not np.array_equal(learner(task=task, member="b").train(base, TRAINING, 1), first)
 
 
-@pytest.mark.parametrize("batch", [8, 1000])
-def test_members_with_equal_rows_differ_and_a_retry_does_not(batch: int) -> None:
-    """Dropout and the order of the batches are drawn from the secret; in one batch of all rows only dropout is left."""
-    training = TRAINING.model_copy(update={"batch_size": batch})
+@pytest.mark.parametrize("parts", [5, 1])
+def test_members_with_equal_rows_differ_and_a_retry_does_not(parts: int) -> None:
+    """Dropout and the order of the rows are drawn from the secret; in one part of all rows only dropout is left."""
+    training = TRAINING.model_copy(update={"parts": parts})
     one, again, other = learner(task=Odd()), learner(task=Odd()), learner(task=Odd(), member="b")
     base = one.start()
     first = one.train(base, training, 4)
@@ -92,7 +94,7 @@ def test_members_with_equal_rows_differ_and_a_retry_does_not(batch: int) -> None
 def test_a_step_is_plain_gradient_descent_and_mu_pulls_back() -> None:
     made = learner()
     base = made.start()
-    once = TrainingSettings(local_epochs=1, batch_size=1000, lr=0.5)
+    once = TrainingSettings(local_epochs=1, parts=1, lr=0.5)
     ready = made.task.prepare(rows(40), SCHEMA, made.scaling(made.summary().tolist()))
     weights, bias = torch.from_numpy(base[:3]), base[3]
     error = torch.sigmoid(ready.inputs @ weights + bias) - ready.targets
@@ -100,6 +102,49 @@ def test_a_step_is_plain_gradient_descent_and_mu_pulls_back() -> None:
     assert made.train(base, once, 1) == pytest.approx(expected, abs=1e-6)
     free, held = (made.train(base, TrainingSettings(local_epochs=20, mu=mu), 1) for mu in (0.0, 5.0))
     assert np.linalg.norm(held - base) < np.linalg.norm(free - base)
+
+
+class ByMean(TorchLearner):
+    """A step is the mean over its part, whatever the part's size: the way that rule 5 closes."""
+
+    def _step(self, part: Rows, weight: float, training: TrainingSettings, anchors: Any) -> None:
+        super()._step(part, 1.0, training, anchors)
+
+
+def moves(kind: type[TorchLearner], count: int, parts: int, runs: int = 6) -> list[np.ndarray[Any, Any]]:
+    """Return the updates of one epoch with a tiny rate, each with the rows in another order."""
+    part = Split(rows(count), rows(0), rows(0))
+    made = kind(Tabular(), part, SCHEMA, seed=7, secret=secret_of("a"))
+    made.prepare(made.scaling(made.summary().tolist()))
+    tiny, base = TrainingSettings(local_epochs=1, parts=parts, lr=1e-5), np.zeros(4, dtype=np.float32)
+    return [made.train(base, tiny, number) - base for number in range(1, runs + 1)]
+
+
+@pytest.mark.parametrize(("count", "parts"), [(10, 4), (41, 4), (7, 3), (3, 8)])
+def test_to_first_order_an_update_does_not_depend_on_which_rows_share_a_part(count: int, parts: int) -> None:
+    def apart(kind: type[TorchLearner]) -> float:
+        first, *others = moves(kind, count, parts)
+        return max(float(np.linalg.norm(one - first) / np.linalg.norm(first)) for one in others)
+
+    assert apart(TorchLearner) < 1e-4
+    if count > parts:
+        assert apart(ByMean) > 1e-3, "a row in a smaller part would count for more"
+
+
+def test_an_epoch_moves_as_far_as_so_many_steps_over_all_rows() -> None:
+    whole, *_ = moves(TorchLearner, 40, 1)
+    for count, parts in ((40, 5), (40, 7), (40, 60)):
+        assert moves(TorchLearner, count, parts)[0] == pytest.approx(whole * parts, rel=1e-2)
+
+
+@pytest.mark.parametrize(("count", "parts"), [(10, 4), (12, 4), (3, 5), (1, 1), (1, 1_000_000), (1000, 7)])
+def test_parts_differ_by_one_row_at_most_and_hold_every_row_once(count: int, parts: int) -> None:
+    order = np.random.default_rng(1).permutation(count)
+    found = parts_of(order, parts)
+    sizes = [len(part) for part in found]
+    assert np.concatenate(found).tolist() == order.tolist()
+    assert len(found) == min(parts, count)
+    assert max(sizes) - min(sizes) <= 1
 
 
 def test_training_that_diverges_comes_back_as_it_is() -> None:
@@ -204,6 +249,58 @@ def test_tasks_that_break_their_promises() -> None:
         with pytest.raises(InputError, match=message) as refusal:
             learner(task=task)
         assert refusal.value.code == code
+
+
+# Rows that count
+
+
+def test_a_bound_on_rows_is_a_round_number() -> None:
+    assert [rounded_up(n) for n in (1, 10, 11, 99, 100, 101, 203, 302, 999, 1000, 1001, 5081, 80_001)] == [
+        10, 10, 15, 100, 100, 150, 250, 400, 1000, 1000, 1500, 6000, 100_000,
+    ]  # fmt: skip
+    for rows in range(1, 20_000, 7):
+        bound = rounded_up(rows)
+        assert rows <= bound <= max(1.5 * rows, NICE[0])
+        assert int(str(bound).rstrip("0")) < 100
+
+
+def test_where_no_bound_is_set_practice_takes_one_from_the_largest_member(
+    heart: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cast = prepare(heart, ["training.max_rows=0"])
+    largest = max(len(part.train) for part in cast.splits.values())
+    assert cast.settings.training.max_rows == cast.recipe.training.max_rows == rounded_up(largest) == 200
+    assert cast.recipe == prepare(heart, ["training.max_rows=200"]).recipe
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("setting", "name", "said"),
+    [
+        ("max_rows=500", "", "training.max_rows = 500 is more than twice what any member has; expected about 200"),
+        ("parts=10", "Switzerland", "training.parts = 10 leaves Switzerland fewer rows in a part than data.min_count"),
+        ("max_rows=100", "Cleveland", "training.max_rows = 100: "),
+    ],
+)
+def test_practice_says_what_does_not_suit_the_rows(
+    heart: Path, caplog: pytest.LogCaptureFixture, setting: str, name: str, said: str
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        prepare(heart, [f"training.{setting}"])
+    found = [message for message in caplog.messages if message.startswith(said)]
+    assert found
+    assert name in found[0]
+
+
+def test_of_more_rows_the_first_by_their_hash_count(heart: Path) -> None:
+    whole, some = prepare(heart), prepare(heart, ["training.max_rows=100"])
+    for name, parts in some.splits.items():
+        every = whole.splits[name]
+        assert len(parts.train) == min(100, len(every.train))
+        assert torch.equal(parts.train.inputs.nan_to_num(), every.train.inputs[: len(parts.train)].nan_to_num())
+        assert (len(parts.validation), len(parts.test)) == (len(every.validation), len(every.test))
+    first = {name: some.learner(name, parts) for name, parts in some.splits.items()}
+    assert first["Cleveland"].rows == first["Cleveland"].summary()[0] == 100
 
 
 # Federated averaging in the plain, on the bundled data

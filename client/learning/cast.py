@@ -5,6 +5,7 @@ Members' secrets follow from the run's seed (practice), the same as ``moonflower
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,6 +25,10 @@ from .calibrate import calibrated
 from .rows import Rows, Split
 from .splits import partition, split
 from .torch import TorchLearner
+
+logger = logging.getLogger(__name__)
+NICE = (10, 15, 20, 25, 30, 40, 50, 60, 80, 100)
+"""What :func:`rounded_up` rounds to, but for zeros at the end."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,8 @@ class Cast:
 def prepare(config: Path, overrides: Iterable[str] = ()) -> Cast:
     """Return the cast of a run config: settings, schema, every member's rows; all checked.
 
+    Where ``training.max_rows`` is 0, it becomes what the largest member's training rows round up to.
+
     Args:
         config: run config (TOML).
         overrides: ``table.key=value`` strings.
@@ -82,15 +89,49 @@ def prepare(config: Path, overrides: Iterable[str] = ()) -> Cast:
     seed = settings.training.seed
     members = partition(task.data(settings.data, schema), settings.data, settings.simulate, seed)
     secrets = {name: NodeSecret.for_practice(seed, name) for name in members}
-    splits = {name: split(rows, settings.data, secret=secrets[name], member=name) for name, rows in members.items()}
-    cast = Cast(settings, schema, splits)
+    whole = {name: split(rows, settings.data, secret=secrets[name], member=name) for name, rows in members.items()}
+    counts = {name: len(part.train) for name, part in whole.items()}
+    most = settings.training.max_rows or rounded_up(max(counts.values()))
+    training = settings.training.model_copy(update={"max_rows": most})
+    splits = {name: part.capped(most) for name, part in whole.items()}
+    cast = Cast(settings.model_copy(update={"training": training}), schema, splits)
     problem = _contradiction(cast, members)
     if problem:
         raise InputError("config.value", f"{config}: {problem}")
     learners = [cast.learner(name, splits[name]) for name in cast.names]
     scale_of(learners[0], settings.crypto)
     planner.plan(len(splits), settings.crypto.value_bits, len(learners[0].start()))
+    _warn(cast.settings, counts)
     return replace(cast, settings=calibrated(settings, learners))
+
+
+def rounded_up(rows: int) -> int:
+    """Return a bound on rows that says little about them: the next of 10, 15, 20, 25, 30, 40, 50, 60, 80, 100, 150 …
+
+    >>> rounded_up(203), rounded_up(5081)
+    (250, 6000)
+    """
+    scale = 1
+    while NICE[-1] * scale < rows:
+        scale *= 10
+    return next(nice * scale for nice in NICE if nice * scale >= rows)
+
+
+def _warn(settings: RunSettings, counts: Mapping[str, int]) -> None:
+    """Say where settings do not suit the members' training rows; ``counts``: member → how many it has."""
+    training, least = settings.training, settings.data.min_count
+    most, largest = training.max_rows, max(counts.values())
+    if most > max(2 * largest, NICE[0]):
+        said = "training.max_rows = %s is more than twice what any member has; expected about %s: a member may claim it"
+        logger.warning(said, most, rounded_up(largest))
+    for name, count in counts.items():
+        if count > most:
+            logger.warning("training.max_rows = %s: %s training rows of %s do not count", most, count - most, name)
+        if min(count, most) // training.parts < least:
+            said = (
+                "training.parts = %s leaves %s fewer rows in a part than data.min_count = %s; a node would not sign it"
+            )
+            logger.warning(said, training.parts, name, least)
 
 
 def _contradiction(cast: Cast, members: Mapping[str, Rows]) -> str:

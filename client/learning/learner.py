@@ -66,6 +66,9 @@ class Learner(Protocol):
     def scaling(self, totals: Sequence[int]) -> dict[str, Any]:
         """Return means and spreads from the summed statistics, JSON-able; the same bits at every member."""
 
+    def possible(self, totals: Sequence[int], rows: int) -> bool:
+        """Return whether summed statistics can be those of so many rows; the same at every member."""
+
     def prepare(self, scaling: Mapping[str, Any]) -> None:
         """Fix the scaling; needed before :meth:`train` and whatever evaluates."""
 

@@ -5,7 +5,7 @@ not allow is refused, by column and value, never by row.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -54,11 +54,17 @@ class Rows:
 
 @dataclass(frozen=True)
 class Split:
-    """The parts of a member's rows: ``train`` has at least one row, the others may be empty."""
+    """The parts of a member's rows, each in the order of keyed hashes; ``train`` has a row, the others may be empty."""
 
     train: Rows
     validation: Rows
     test: Rows
+
+    def capped(self, max_rows: int) -> Split:
+        """Return it with the first ``max_rows`` training rows alone; 0 for all."""
+        if not 0 < max_rows < len(self.train):
+            return self
+        return replace(self, train=self.train.take(np.arange(max_rows)))
 
 
 def need(frame: pd.DataFrame, names: Iterable[str], where: str) -> None:

@@ -27,7 +27,7 @@ _CELLS = 1 << 20
 
 
 def split(rows: Rows, settings: DataSettings, *, secret: NodeSecret, member: str) -> Split:
-    """Return the parts of a member's rows, each in an order that does not depend on the table's.
+    """Return the parts of a member's rows, each in the order of its rows' keyed hashes, whatever the table's is.
 
     A row is its inputs and targets as read; equal rows are in the same part, as often as they occur. Of two numbers in
     [0, 1) that its keyed hash gives, the first below ``test_fraction`` makes it a test row, else the second below
@@ -63,6 +63,15 @@ def split(rows: Rows, settings: DataSettings, *, secret: NodeSecret, member: str
     test, validation = test[order], validation[order]
     train = ~(test | validation)
     return Split(rows.take(order[train]), rows.take(order[validation]), rows.take(order[test]))
+
+
+def parts_of(order: NDArray[np.int64], parts: int) -> list[NDArray[np.int64]]:
+    """Return an epoch's parts in their order, without empty ones; their sizes differ by one at most.
+
+    >>> [len(part) for part in parts_of(np.arange(10), 4)]
+    [3, 3, 2, 2]
+    """
+    return np.array_split(order, min(parts, len(order)))
 
 
 def row_hashes(rows: Rows, secret: NodeSecret, purpose: str) -> NDArray[np.uint64]:

@@ -31,6 +31,7 @@ from ..secret import NodeSecret
 from ..tasks import MAX_COUNT, METRICS, Metrics, Task
 from .learner import Part, Vector
 from .rows import Rows, Split
+from .splits import parts_of
 
 _CHUNK = 8192
 """Rows of one evaluation step: bounds the memory of a large model's activations."""
@@ -129,6 +130,10 @@ class TorchLearner:
         """Return means and spreads from the summed statistics, JSON-able; the same bits at every member."""
         return self.task.scaling([int(total) for total in totals], self.schema)
 
+    def possible(self, totals: Sequence[int], rows: int) -> bool:
+        """Return whether summed statistics can be those of so many rows."""
+        return self.task.possible([int(total) for total in totals], rows, self.schema)
+
     def prepare(self, scaling: Mapping[str, Any]) -> None:
         """Fix the scaling and prepare all parts with it; needed before ``train`` and whatever evaluates."""
         if self._ready is not None and self._scaling == scaling:
@@ -140,9 +145,13 @@ class TorchLearner:
     def train(self, base: Vector, training: TrainingSettings, number: int) -> Vector:
         """Return the vector after ``local_epochs`` of plain SGD from ``base``.
 
+        An epoch cuts the rows, in an order of its own, into ``parts`` whose sizes differ by one at most, and takes a
+        step with each. A step's gradient is the sum over its part divided by (rows / parts), so that to first order an
+        update does not depend on which rows share a part (rule 5). Parts without a row are passed over.
+
         Args:
             base: ``float32[n]``.
-            training: epochs, learning rate, batch size; FedProx' mu adds mu/2 |w - base|² to the loss.
+            training: epochs, learning rate, parts; FedProx' mu adds mu/2 |w - base|² to the loss.
             number: of the round; with secret and seed it seeds the order of the rows, and dropout.
 
         Returns:
@@ -156,9 +165,8 @@ class TorchLearner:
             self.model.train()
             anchors = [p.detach().clone() for p in self._parameters] if training.mu else []
             for _ in range(training.local_epochs):
-                shuffled = rows.take(order.permutation(len(rows)))
-                for first in range(0, len(rows), training.batch_size):
-                    self._step(_slice(shuffled, first, first + training.batch_size), training, anchors)
+                for part in parts_of(order.permutation(len(rows)), training.parts):
+                    self._step(rows.take(part), len(part) * training.parts / len(rows), training, anchors)
             return flatten(self.model.state_dict(), self.layout)
 
     def evaluate(self, vector: Vector, part: Part | Rows) -> Metrics:
@@ -235,8 +243,9 @@ class TorchLearner:
         found = self.task.metrics(made, shown.targets)
         return {**dict.fromkeys(METRICS), **(found if len(rows) else dict.fromkeys(found))}
 
-    def _step(self, batch: Rows, training: TrainingSettings, anchors: Sequence[Tensor]) -> None:
-        loss = self.task.loss(self.model, batch)
+    def _step(self, part: Rows, weight: float, training: TrainingSettings, anchors: Sequence[Tensor]) -> None:
+        """Take a step with the mean loss over a part, times ``weight``."""
+        loss = self.task.loss(self.model, part) * weight
         gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
         with torch.no_grad():
             for i, (parameter, gradient) in enumerate(zip(self._parameters, gradients, strict=True)):

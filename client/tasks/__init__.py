@@ -6,8 +6,9 @@ else than one table of the schema's columns, also ``data`` and ``inputs``. Every
 factory, usually the class itself, and the table's other keys are its keyword arguments.
 
 The framework calls, in this order: ``data``, then a split; ``summary`` of the training rows, summed over all
-members under encryption; ``scaling`` of the sums; ``prepare`` of every part; ``model``; ``loss`` on batches;
-``metrics`` on whole parts; ``tally`` of the test rows, summed under encryption; ``overall`` of the sums.
+members under encryption; ``possible`` and ``scaling`` of the sums; ``prepare`` of every part; ``model``; ``loss`` on
+the rows of a step; ``metrics`` on whole parts; ``tally`` of the test rows, summed under encryption; ``overall`` of
+the sums.
 """
 
 from __future__ import annotations
@@ -127,6 +128,13 @@ class Task:
     def scaling(self, totals: Sequence[int], schema: Schema) -> dict[str, Any]:
         """Return what :meth:`prepare` needs, from the summed statistics: JSON-able, the same everywhere."""
         return {}
+
+    def possible(self, totals: Sequence[int], rows: int, schema: Schema) -> bool:
+        """Return whether the summed statistics can be those of ``rows`` training rows.
+
+        Every member asks this of the sums that it opened; where one says no, no version follows from them.
+        """
+        return True
 
     def prepare(self, rows: Rows, schema: Schema, scaling: Mapping[str, Any]) -> Rows:
         """Return raw rows as the model takes them."""

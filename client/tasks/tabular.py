@@ -139,6 +139,21 @@ class Tabular(Task):
             out[column.name] = [column.min + mean * width, spread * width]
         return out
 
+    def possible(self, totals: Sequence[int], rows: int, schema: Schema) -> bool:
+        """Return whether there are numbers k in [0, 2^16], at most ``rows`` a column, with these counts and sums.
+
+        Each k is at most 2^16, so the sum is at most 2^16 times the count, and the squares 2^16 times the sum; and
+        sum² ≤ count · squares. That bounds the spread by half the column's range.
+        """
+        for i in range(sum(isinstance(column, Numeric) for column in schema.columns)):
+            count, total, upper, lower = (int(number) for number in totals[4 * i : 4 * i + 4])
+            squares = (upper << 16) + lower
+            if min(count, total, upper, lower) < 0 or count > rows:
+                return False
+            if total > count * _UNIT or squares > total * _UNIT or total * total > count * squares:
+                return False
+        return True
+
     def prepare(self, rows: Rows, schema: Schema, scaling: Mapping[str, Any]) -> Rows:
         """Return the features, ``float32[n, inputs]``: numbers and one-hot categories in schema order.
 

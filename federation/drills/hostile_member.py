@@ -1,6 +1,7 @@
 """What a failing or hostile member does, on purpose: part of the product, so that a federation can try its defences.
 
-Each drill replaces one step of an honest member in one round. What is expected of each stands in docs/drills.md.
+Each drill replaces one step of an honest member in one round; ``rows`` does when the statistics are opened, before all
+rounds. What is expected of each stands in docs/drills.md.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from ...protocol import envelope as envelopes
 from ...protocol import model_version
 from ...protocol.context import RoundContext
 from ...protocol.messages import Body, Seal, Sealed
-from ...protocol.purposes import TALLIES, UPDATE
+from ...protocol.purposes import STATISTICS, TALLIES, UPDATE
 from ...protocol.records import from_records, kind_of, to_records, unsealed
 
 if TYPE_CHECKING:
     from ...protocol.records import RecordDict
 
 SCALE, AGAINST = 1000.0, -5.0
+CLAIMED_ROWS = 2**38
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,11 @@ class DrilledMember(Member):
         kind = self._drill(at.context)
         spoiling = (_Spoiling(kind),)
         steps = (*at.steps, *spoiling) if kind == "inner-product" else (*spoiling, *at.steps)
-        return super()._give(replace(at, steps=steps))
+        given = super()._give(replace(at, steps=steps))
+        if at.context.purpose != STATISTICS.name or "rows" not in self.drills.values():
+            return given
+        claimed = (CLAIMED_ROWS, *given.contribution.counters[1:])
+        return replace(given, contribution=replace(given.contribution, counters=claimed))
 
     def _lanes(self, seat: Seated, given: Contribution) -> Ints:
         lanes, full = super()._lanes(seat, given), (1 << seat.plan.value_bits) - 1

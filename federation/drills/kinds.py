@@ -21,6 +21,7 @@ OF_MEMBERS = (
     "wrong-params",
     "junk",
     "crash",
+    "rows",
 )
 OF_COORDINATOR = ("split-base", "nudge", "fork-list", "leave-out", "shift", "rushing")
 OF_NODES = ("away", "flap")
