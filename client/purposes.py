@@ -25,6 +25,7 @@ from .learning.learner import Learner
 from .optimisers import Averaging, Optimiser
 from .scales import Floors
 from .steps import STEPS, Step, Update, walk
+from .tasks import MOST_BINS, ROWS_A_BIN
 
 logger = logging.getLogger(__name__)
 MANIFEST_FORMAT = 1
@@ -148,19 +149,19 @@ class MemberPurpose(Protocol):
 
 
 class Statistics:
-    """Counts and sums of training rows; version 0 follows, with the scaling of all members' rows."""
+    """Counts and sums of training rows, and counts of test rows; version 0 follows, with the scaling of all rows."""
 
     purpose = STATISTICS
 
     def size(self, learner: Learner) -> int:
-        """Rows, and the task's own sums."""
-        return 1 + len(learner.summary())
+        """Training rows, test rows of each kind, and the task's own sums."""
+        return 1 + len(learner.tested()) + len(learner.summary())
 
     def contribute(self, at: MemberRound) -> Given:
         """Give the number of rows and their sums, as they were counted first."""
         found = at.fact(_counted(at))
         if found is None:
-            found = [at.learner.rows, *at.learner.summary().tolist()]
+            found = [at.learner.rows, *at.learner.tested().tolist(), *at.learner.summary().tolist()]
         if len(found) != self.size(at.learner):
             raise Refused("circle.differs", "the counts that are carried over are not those of this task")
         return Given(Contribution(tuple(found)), facts={_counted(at): found})
@@ -171,9 +172,10 @@ class Statistics:
         Where the run starts from a version, version 0 has the numbers and the scaling of that one. None follows from
         statistics that cannot be true (rule 5).
         """
+        learner, context, kinds = at.learner, at.context, len(at.learner.tested())
         rows, *totals = sums.finish().counters
-        learner, context = at.learner, at.context
-        if not (sums.in_range and self._possible(at, len(headers), rows, totals)):
+        tested, totals = totals[:kinds], totals[kinds:]
+        if not (sums.in_range and self._possible(at, len(headers), rows, [*tested, *totals])):
             return Conclusion(Statement.of(context, headers, sha256="", in_range=False))
         start = at.known_base() if at.offer.start else None
         manifest = {
@@ -188,14 +190,14 @@ class Statistics:
         state = {name: np.zeros_like(vector) for name in at.optimiser.state}
         first = model_version.build(learner.layout, vector, manifest, state, frozen=learner.frozen)
         said = Statement.of(context, headers, sha256=first.sha256, in_range=True)
-        return Conclusion(said, first, {_total_rows(context): rows})
+        return Conclusion(said, first, {_total_rows(context): rows, _tested(context): tested})
 
     def _possible(self, at: MemberRound, members: int, rows: int, totals: list[int]) -> bool:
         """Return whether opened statistics can be those of so many members, this one among them."""
         own, most = at.fact(_counted(at)) or (), at.offer.training.max_rows
         within = all(mine <= whole for mine, whole in zip(own, (rows, *totals), strict=False))
         bounded = rows > 0 and (not most or rows <= members * most)
-        return within and bounded and at.learner.possible(totals, rows)
+        return within and bounded and at.learner.possible(totals[len(at.learner.tested()) :], rows)
 
 
 class Updates:
@@ -249,26 +251,41 @@ class Updates:
 
 
 class Tallies:
-    """Counts of test rows; metrics over all members' rows follow (rule 11)."""
+    """Counts of test rows; metrics over all members' rows follow (rule 10).
+
+    A version is tallied once in a circle, and whoever asks again gets the same counts. Scores are counted into bins
+    whose edges stand in the recipe, and into fewer where there are not ten test rows of each kind for one.
+    """
 
     purpose = TALLIES
 
     def size(self, learner: Learner) -> int:
         """Whole numbers of the task's tally."""
-        return len(learner.tally(learner.start()))
+        return len(learner.tally(learner.start(), 1))
 
     def contribute(self, at: MemberRound) -> Given:
-        """Judge the base on the own test rows."""
-        return Given(Contribution(tuple(at.learner.tally(at.known_base().vector).tolist())))
+        """Judge the base on the own test rows, once; say nothing where there are too few in the federation."""
+        base, bins = at.known_base(), self._bins(at)
+        found = at.fact(_tallied(at.context))
+        if found is None:
+            found = at.learner.tally(base.vector, bins).tolist() if bins else [0] * self.size(at.learner)
+        return Given(Contribution(tuple(found)), facts={_tallied(at.context): found})
 
     def conclude(self, at: MemberRound, headers: Mapping[str, str], sums: OpenedSum) -> Conclusion:
         """Return the metrics; the counts themselves stay here."""
-        good = sums.finish().in_range
-        exact = at.learner.overall(list(sums.counters)) if good else {}
+        good, bins = sums.finish().in_range, self._bins(at)
+        exact = at.learner.overall(list(sums.counters), bins) if good and bins else {}
         metrics = {name: None if one is None else round(float(one), METRIC_DECIMALS) for name, one in exact.items()}
         context = at.context
         said = Statement.of(context, headers, sha256=context.base, in_range=good, metrics=metrics)
         return Conclusion(said)
+
+    def _bins(self, at: MemberRound) -> int:
+        """Return into how many bins scores are counted; 0 where there are not ten test rows of each kind."""
+        tested = at.fact(_tested(at.context))
+        if tested is None:
+            raise Refused("update.failed", "this member took no part in opening the run's statistics")
+        return min(MOST_BINS, min(tested) // ROWS_A_BIN)
 
 
 def vote(at: MemberRound, candidate: model_version.Version, best: str) -> tuple[gate.Vote, Measured]:
@@ -284,6 +301,14 @@ def vote(at: MemberRound, candidate: model_version.Version, best: str) -> tuple[
 
 def _total_rows(context: RoundContext) -> str:
     return f"rows:{context.run}"
+
+
+def _tested(context: RoundContext) -> str:
+    return f"tested:{context.run}"
+
+
+def _tallied(context: RoundContext) -> str:
+    return f"tally:{context.circle}:{context.base}"
 
 
 def _counted(at: MemberRound) -> str:

@@ -81,10 +81,13 @@ class Learner(Protocol):
     def personalised(self, vector: Vector) -> Metrics | None:
         """Return the metrics on the own test rows with the private part; None where there is no such part."""
 
-    def tally(self, vector: Vector) -> NDArray[np.int64]:
+    def tested(self) -> NDArray[np.int64]:
+        """Return how many test rows of each kind there are, ``int64[c]`` in ``[0, 2^38)``, to be summed."""
+
+    def tally(self, vector: Vector, bins: int) -> NDArray[np.int64]:
         """Return the counts of the test rows, ``int64[m]`` in ``[0, 2^38)``, to be summed over members."""
 
-    def overall(self, totals: Sequence[int]) -> Metrics:
+    def overall(self, totals: Sequence[int], bins: int) -> Metrics:
         """Return the metrics of all members' test rows from the summed tallies."""
 
     def data_digest(self) -> str:

@@ -180,8 +180,20 @@ class TorchLearner:
             self._load(vector)
             return self._metrics(rows, None)
 
-    def tally(self, vector: Vector) -> NDArray[np.int64]:
+    def tested(self) -> NDArray[np.int64]:
+        """Return how many test rows of each kind there are, ``int64[c]`` in ``[0, 2^38)``, to be summed.
+
+        Raises:
+            InputError: ``data.value``: a number outside.
+        """
+        return _counts(self.task.tested(self._raw.test.targets), "count of test rows")
+
+    def tally(self, vector: Vector, bins: int) -> NDArray[np.int64]:
         """Return the counts of the test rows, ``int64[m]`` in ``[0, 2^38)``, to be summed over members.
+
+        Args:
+            vector: ``float32[n]``.
+            bins: into how many a score may be counted, 1 or more.
 
         Raises:
             InputError: ``data.value``: a number outside.
@@ -190,11 +202,11 @@ class TorchLearner:
         with _steady(self._size):
             self._load(vector)
             outputs = self._outputs(rows if len(rows) else _slice(self._part("train"), 0, 1))[: len(rows)]
-            return _counts(self.task.tally(outputs, rows.targets), "tally")
+            return _counts(self.task.tally(outputs, rows.targets, bins), "tally")
 
-    def overall(self, totals: Sequence[int]) -> Metrics:
-        """Return the metrics of all members' test rows from the summed tallies."""
-        return self.task.overall([int(total) for total in totals])
+    def overall(self, totals: Sequence[int], bins: int) -> Metrics:
+        """Return the metrics of all members' test rows from the summed tallies, counted into so many bins."""
+        return self.task.overall([int(total) for total in totals], bins)
 
     def personalised(self, vector: Vector) -> Metrics | None:
         """Return the metrics on the own test rows with the private part, None when the task has none."""

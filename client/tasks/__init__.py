@@ -38,6 +38,8 @@ METRICS = ("loss", "accuracy", "auc", "average_precision")
 
 MAX_COUNT = 2**38 - 1
 """Largest number in one member's summary or tally: the sum over 1024 members stays below 2^48."""
+MOST_BINS, ROWS_A_BIN = 64, 10
+"""Of a tally, and how many test rows of each kind there are for one: fewer would tell of single rows over many runs."""
 FRACTION_BITS = 16
 """Fixed point of the default tally and of the tabular task: 2^22 rows of loss 1 a member fit."""
 
@@ -140,8 +142,23 @@ class Task:
         """Return raw rows as the model takes them."""
         return rows
 
-    def tally(self, outputs: Tensor, targets: Tensor) -> NDArray[np.int64]:
+    def tested(self, targets: Tensor) -> NDArray[np.int64]:
+        """Return how many test rows a member has of each kind that a tally tells apart, such as a class.
+
+        The counts are summed once in a circle; the smallest bounds how finely :meth:`tally` may count.
+
+        Returns:
+            ``int64[c]``, every number in ``[0, MAX_COUNT]``; c depends on the task only, 1 or more. Here: all rows.
+        """
+        return np.array([len(targets)], dtype=np.int64)
+
+    def tally(self, outputs: Tensor, targets: Tensor, bins: int) -> NDArray[np.int64]:
         """Return counts of a member's test rows that make sense summed over members; n may be 0.
+
+        Args:
+            outputs: of the model.
+            targets: of the same rows.
+            bins: into how many a score may be counted, 1 or more: one for ten rows of a kind.
 
         Returns:
             ``int64[m]``, every number in ``[0, MAX_COUNT]``; m depends on the task only. Here: rows, and loss
@@ -152,8 +169,8 @@ class Task:
         sums = [fixed((metrics.get(name) or 0.0) * rows) for name in ("loss", "accuracy")]
         return np.array([rows, *sums], dtype=np.int64)
 
-    def overall(self, totals: Sequence[int]) -> Metrics:
-        """Return the metrics over all members' test rows from the summed tallies."""
+    def overall(self, totals: Sequence[int], bins: int) -> Metrics:
+        """Return the metrics over all members' test rows from the summed tallies, counted into so many bins."""
         rows, *sums = totals
         means = [total / 2**FRACTION_BITS / rows if rows else None for total in sums]
         return dict(zip(METRICS, (*means, None, None), strict=True))

@@ -20,12 +20,11 @@ from torch.nn import functional
 
 from ...configs.schema import Numeric, Schema
 from ...errors import InputError, nearest
-from . import FRACTION_BITS, METRICS, Metrics, Rows, Task, fixed
+from . import FRACTION_BITS, METRICS, MOST_BINS, Metrics, Rows, Task, fixed
 
-BINS = 2048
-"""Of each score histogram, equal in probability. Measured, no bound: in 30 runs on heart (185 test rows)
-the AUC was off by 2.4e-4 at most and average precision by 5e-3; with 256 bins the AUC by 6.0e-4. On sba
-(4,003 test rows, 6 runs) the AUC was off by 2e-5 at most, with 256 bins by 2.1e-4."""
+EDGES = tuple(at / 8 for at in range(1, 8))
+"""Between the bins of the score histograms, where ``edges`` says nothing else. What bins cost is measured in
+docs/protocol.md, rule 10."""
 _UNIT = 2**16
 """Steps of a numeric column's range."""
 _RIDGE = 1.0
@@ -43,9 +42,17 @@ class Tabular(Task):
         missing_indicator: one more input a column that says whether the cell is missing. On the heart data it
             lifts the federation's AUC by .009 (mean of 5 folds), but the personalised loss by nothing, which
             suggests that gaps tell the hospitals apart rather than the patients.
+        edges: between the bins in which a report counts scores, rising within (0, 1), at most 63; ``moonflower
+            simulate`` proposes those of equally full bins.
     """
 
-    def __init__(self, hidden: Sequence[int] = (), personalise: str = "none", missing_indicator: bool = False) -> None:
+    def __init__(
+        self,
+        hidden: Sequence[int] = (),
+        personalise: str = "none",
+        missing_indicator: bool = False,
+        edges: Sequence[float] = EDGES,
+    ) -> None:
         if not isinstance(hidden, (list, tuple)) or len(hidden) > 8:
             raise InputError("config.task", f"[task] hidden = {hidden!r}; expected a list of at most 8 widths")
         for width in hidden:
@@ -57,6 +64,7 @@ class Tabular(Task):
             )
         if not isinstance(missing_indicator, bool):
             raise InputError("config.task", f"[task] missing_indicator = {missing_indicator!r}; expected true or false")
+        self.edges = _edges(edges)
         self.hidden = tuple(hidden)
         self.missing_indicator = missing_indicator
         self.intercept = personalise == "intercept"
@@ -171,21 +179,34 @@ class Tabular(Task):
                 parts.append(np.isnan(values).astype(np.float64)[:, None])
         return replace(rows, inputs=torch.from_numpy(np.concatenate(parts, axis=1, dtype=np.float32)))
 
-    def tally(self, outputs: Tensor, targets: Tensor) -> NDArray[np.int64]:
-        """Return rows, loss sum (2^-16), correct rows, and score histograms of positives and negatives."""
+    def tested(self, targets: Tensor) -> NDArray[np.int64]:
+        """Return the test rows of the negative and of the positive class."""
+        positive = int((targets == 1).sum())
+        return np.array([len(targets) - positive, positive], dtype=np.int64)
+
+    def tally(self, outputs: Tensor, targets: Tensor, bins: int) -> NDArray[np.int64]:
+        """Return rows, loss sum (2^-16), correct rows, and score histograms of positives and negatives.
+
+        Where fewer bins are allowed than there are, neighbours are counted together, and the last ones stay empty.
+        """
         logits, truth = outputs.detach().double().reshape(-1), targets.numpy() == 1
         loss = functional.binary_cross_entropy_with_logits(logits, targets.double(), reduction="sum").item()
         correct = int(((logits.numpy() > 0) == truth).sum())
         chances = torch.sigmoid(torch.nan_to_num(logits)).numpy()
-        bins = np.minimum((chances * BINS).astype(np.int64), BINS - 1)
-        histograms = [np.bincount(bins[truth], minlength=BINS), np.bincount(bins[~truth], minlength=BINS)]
+        most = len(self.edges) + 1
+        found = np.searchsorted(np.array(self.edges), chances, side="right") * min(bins, most) // most
+        histograms = [np.bincount(found[truth], minlength=most), np.bincount(found[~truth], minlength=most)]
         return np.concatenate([[len(truth), fixed(loss), correct], *histograms], dtype=np.int64)
 
-    def overall(self, totals: Sequence[int]) -> Metrics:
-        """Return loss, accuracy, AUC and average precision of all members' test rows, None without rows."""
+    def overall(self, totals: Sequence[int], bins: int) -> Metrics:
+        """Return loss, accuracy, AUC and average precision of all members' test rows; None without rows.
+
+        With one bin there is no order of scores, so no AUC and no average precision.
+        """
         rows, loss, correct = (int(number) for number in totals[:3])
         counts = np.array([int(number) for number in totals[3:]], dtype=object)
-        auc, average = ranking(counts[:BINS], counts[BINS:])
+        most = len(self.edges) + 1
+        auc, average = ranking(counts[:most], counts[most:]) if min(bins, most) > 1 else (None, None)
         return {
             "loss": loss / 2**FRACTION_BITS / rows if rows else None,
             "accuracy": correct / rows if rows else None,
@@ -213,6 +234,22 @@ class Tabular(Task):
     def apply(self, private: float, outputs: Tensor) -> Tensor:
         """Return the logits with the intercept added."""
         return outputs + private
+
+
+def _edges(given: Sequence[float]) -> tuple[float, ...]:
+    """Return the edges of bins.
+
+    Raises:
+        InputError: ``config.task``: not numbers that rise within (0, 1), or too many.
+    """
+    good = isinstance(given, (list, tuple)) and 0 < len(given) < MOST_BINS
+    if good and all(isinstance(one, float) and 0 < one < 1 for one in given):
+        edges = tuple(given)
+        if all(one < other for one, other in itertools.pairwise(edges)):
+            return edges
+    raise InputError(
+        "config.task", f"[task] edges = {given!r}; expected 1 to {MOST_BINS - 1} numbers that rise within (0, 1)"
+    )
 
 
 def ranking(positives: NDArray[Any], negatives: NDArray[Any]) -> tuple[float | None, float | None]:
