@@ -14,13 +14,14 @@ from ..crypto.answer_plan import answer_plan
 from ..crypto.answers import AnswerKey
 from ..crypto.identity import Roster, parse_roster
 from ..errors import Refused
+from ..protocol import envelope
 from ..protocol.circle import Circle
 from ..protocol.context import RoundContext, Terms, template
 from ..protocol.messages import Shared
 from ..protocol.purposes import UPDATE, Purpose
 from ..version import __version__
 from .learning.learner import Learner
-from .ledger.ledger import Agreement
+from .ledger.run_book import Agreement
 from .purposes import MemberPurpose
 
 
@@ -37,6 +38,7 @@ class Agreed:
         shared: what all members must say alike.
         frozen: digest of each tensor that does not travel, by name.
         sizes: how many numbers a vector of each purpose holds.
+        envelope_bytes: of its largest envelope, at most.
     """
 
     offer: Offer
@@ -47,6 +49,7 @@ class Agreed:
     shared: Mapping[Shared, str]
     frozen: Mapping[str, str]
     sizes: Mapping[str, int]
+    envelope_bytes: int
 
     @classmethod
     def to(
@@ -63,9 +66,12 @@ class Agreed:
             "layout": digest([[spec.name, list(spec.shape)] for spec in learner.layout]),
             "start": hashlib.sha256(start.tobytes()).hexdigest(),
         }
-        sizes = {one.purpose.name: one.size(learner) for one in purposes}
+        asked = [(one.purpose, one.size(learner)) for one in purposes]
+        sizes = {purpose.name: size for purpose, size in asked}
         plan = planner.plan(len(circle.names), offer.crypto.value_bits, sizes[UPDATE.name])
-        return cls(offer, raw, learner, circle, plan, shared, learner.frozen_digests, sizes)
+        largest = max(plan.body_bytes(purpose.lanes(size, plan)) for purpose, size in asked)
+        most = envelope.most_bytes(largest)
+        return cls(offer, raw, learner, circle, plan, shared, learner.frozen_digests, sizes, most)
 
     @property
     def key_use(self) -> str:
