@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,7 +20,6 @@ from ..configs.schema import Schema
 from ..configs.sentences import sentences
 from ..configs.settings import RunSettings, load_run
 from ..errors import InputError, nearest
-from ..logs import printable
 from ..protocol.act import Act, pin_words
 from ..protocol.circle import Circle, SignedCircle, Start
 from ..protocol.circle_board import CircleBoard
@@ -29,11 +27,9 @@ from ..version import NUMERICS
 from .card import read_card
 from .circle_page import circle_page
 from .options import OPERATOR, AsJson, ClientFile, Operator, Overrides, RunConfig
-from .output import page, write_new
+from .output import page, print_list, write_new
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from ..client.circles import Circles
     from ..client.desk import CircleDesk
     from ..client.standing import LetGo
@@ -101,7 +97,7 @@ def propose(
         return
     with page() as console:
         console.print(f"Circle {made.number} of {escape(made.federation)!r} is proposed: sha256:{made.digest}")
-        _list(console, "What it changes", act.words())
+        print_list(console, "What it changes", act.words())
         console.print(f"\nIt begins when all have signed: {', '.join(made.names)}", markup=False)
         console.print("Each of them: moonflower circle sign CLIENT.toml")
 
@@ -130,7 +126,9 @@ def show(operator: Operator = OPERATOR, page_file: Page = None, as_json: AsJson 
             lives = one.circle == before
             state = "has begun" if lives else f"waits for {', '.join(one.missing)}"
             heading = f"Circle {one.circle.number} {state}: sha256:{one.circle.digest}"
-            _list(console, heading, _members_lines(one.circle) if lives else Act.between(before, one.circle).words())
+            print_list(
+                console, heading, _members_lines(one.circle) if lives else Act.between(before, one.circle).words()
+            )
         for left in shown.farewells:
             console.print(f"{left.name} said farewell to the circle that there is.", markup=False)
 
@@ -291,20 +289,12 @@ def _print(made: Circle, act: list[str], me: str, before: Circle | None) -> None
     last = sentences(before.recipe, len(before.names)) if before is not None else {}
     with page() as console:
         console.print(f"Circle {made.number} of {escape(made.federation)!r}", style="bold")
-        _list(console, "What it changes", act)
-        _list(console, "Its members, and the words of their keys", _members_lines(made, me))
+        print_list(console, "What it changes", act)
+        print_list(console, "Its members, and the words of their keys", _members_lines(made, me))
         for heading, said in sentences(made.recipe, len(made.names)).items():
             known = {*last.get(heading, said)}
-            _list(console, heading, [line if line in known else f"CHANGED: {line}" for line in said])
+            print_list(console, heading, [line if line in known else f"CHANGED: {line}" for line in said])
         console.print(f"\nThe digest that is signed:\nsha256:{made.digest}")
-
-
-def _list(console: Console, heading: str, lines: list[str]) -> None:
-    """Print lines under a heading, as wide as the terminal."""
-    console.print(f"\n{heading}", style="bold", markup=False)
-    for line in lines:
-        wrapped = textwrap.wrap(printable(line), min(console.width, 100) - 2, break_on_hyphens=False)
-        console.print("\n".join(f"{'- ' if at == 0 else '  '}{one}" for at, one in enumerate(wrapped)), markup=False)
 
 
 def _members_lines(made: Circle, me: str = "") -> list[str]:

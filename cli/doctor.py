@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..doctor.checks import carry_out, steps
+from ..doctor.spoken import spoken
 from .options import AsJson
+from .output import page, print_json, print_list
 
 
 def doctor(
@@ -18,16 +19,22 @@ def doctor(
 ) -> None:
     """Check a config and all around it: keys, TLS, clock, issuer, disk, state, and that encryption is on.
 
+    Of a node it also says in sentences what may run there, and under which recipe.
+
     Exit status: 0 all well (there may be warnings), 1 something failed, 2 the config cannot be read.
     """
     checks = carry_out(steps(config))
+    said = spoken(config, checks)
     well = all(check.status != "failed" for check in checks)
     if as_json:
         listed = [{"name": one.name, "status": one.status, "found": one.found, "hint": one.hint} for one in checks]
-        typer.echo(json.dumps({"ok": well, "checks": listed}, allow_nan=False))
+        print_json({"ok": well, "checks": listed, "floor": said.floor, "recipe": said.recipe})
     else:
         for one in checks:
             advice = f" → {one.hint}" if one.hint and one.status != "ok" else ""
             typer.echo(f"{one.status:<8} {one.name:<11} {one.found}{advice}")
+        with page() as console:
+            for heading, lines in {**(said.floor or {}), **(said.recipe or {})}.items():
+                print_list(console, heading, lines)
     if not well:
         raise typer.Exit(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from .. import files
 from ..errors import InputError
+from ..logs import printable
 
 _UNCUT = 100_000  # columns
 
@@ -35,6 +37,14 @@ def page(*, uncut: bool = False) -> Iterator[Console]:
     if not at_terminal:
         text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
     typer.echo(text, nl=False)
+
+
+def print_list(console: Console, heading: str, lines: Iterable[str]) -> None:
+    """Print lines under a heading, as wide as the terminal."""
+    console.print(f"\n{heading}", style="bold", markup=False)
+    for line in lines:
+        wrapped = textwrap.wrap(printable(line), min(console.width, 100) - 2, break_on_hyphens=False)
+        console.print("\n".join(f"{'- ' if at == 0 else '  '}{one}" for at, one in enumerate(wrapped)), markup=False)
 
 
 def visible(text: str) -> str:

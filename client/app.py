@@ -52,7 +52,7 @@ from ..protocol.messages import (
 )
 from ..protocol.records import from_records, to_records
 from . import answering, away, bases, circle_key, guard
-from .circles import Circles, check_recipe
+from .circles import DAY_S, Circles, check_day, check_envelope, check_recipe
 from .guard import OwnAnswer, SealList
 from .learning.learner import Learner
 from .ledger.ledger import Ledger
@@ -90,7 +90,7 @@ class Member:
     ) -> None:
         self.circles, self.identity, self.secret = circles, circles.own.identity, secret
         self.ledger, self.held = ledger, held
-        self.kit = kit or Kit()
+        self.kit, self._clock = kit or Kit(), clock
         self.witness = LogWitness(self.identity, ledger, circles.own.floor.log_key, clock)
         self._learner_for = learner_for
         self._agreed: dict[str, Agreed] = {}  # of the newest run; the ledger has what makes them anew
@@ -103,10 +103,13 @@ class Member:
         if request.start not in ("", circle.starts_at) and not self.circles.saw_promoted(request.start):
             raise Refused("base.unknown", "the run is to start from a version that this circle did not promote here")
         offer = circle.offer(request.seed, request.rounds, request.start)
-        before = self.ledger.agreement(request.run)
-        if before is not None and digest(before.offer) != digest(offer):
+        before, now_s = self.ledger.runs.agreement(request.run), self._clock()
+        if before is None:
+            check_recipe(circle.recipe, len(circle.names), self.circles.own)
+            check_day(self.circles.own, self.ledger.runs.agreed_since(now_s - DAY_S))
+        elif digest(before.offer) != digest(offer):
             raise Refused("envelope.context", "this run was agreed to under another offer")
-        self.ledger.keep_agreement(request.run, offer)
+        self.ledger.runs.agree(request.run, offer, now_s)
         agreed = self._agreement(request.run)
         key = self.ledger.circle_key(agreed.key_use)
         return Enrolled(
@@ -140,7 +143,7 @@ class Member:
         held = self.ledger.circle_key(agreed.key_use)
         if held is None:
             raise Refused("circle.key", "this member holds no key of the circle, and none came")
-        self.ledger.keep_seat(request.run, request.roster, hashlib.sha256(held).hexdigest())
+        self.ledger.runs.seat(request.run, request.roster, hashlib.sha256(held).hexdigest())
         self._seated.pop(request.run, None)
         return circle_key.taken(self.identity, agreed.key_use, held)
 
@@ -258,11 +261,12 @@ class Member:
         """Return what was agreed to for a run; after a restart it is made anew from the ledger's offer.
 
         Raises:
-            Refused: ``circle.changed``: this member lives in another circle since; what :func:`check_recipe` raises.
+            Refused: ``circle.changed``: this member lives in another circle since; what :func:`check_recipe` and
+                :func:`check_envelope` raise.
         """
         circle, agreed = self.circles.living(), self._agreed.get(run)
         if agreed is None:
-            kept = self.ledger.agreement(run)
+            kept = self.ledger.runs.agreement(run)
             if kept is None:
                 raise Refused("envelope.context", "this member did not agree to that run")
             if kept.offer["circle"] == circle.digest:
@@ -270,6 +274,7 @@ class Member:
                 offer = Offer.model_validate(kept.offer)
                 learner = self._learner_for(circle, offer, run)
                 agreed = Agreed.to(offer, kept.offer, learner, self.kit.purposes, circle)
+                check_envelope(self.circles.own, agreed.envelope_bytes)
                 self._agreed, self._seated = {run: agreed}, {}
         if agreed is None or agreed.circle.digest != circle.digest:
             raise Refused("circle.changed", f"this member lives in circle {circle.number}, which is not the run's")
@@ -278,7 +283,7 @@ class Member:
     def _seat(self, request: Seal | Ask | Open) -> tuple[Agreed, Seated]:
         agreed = self._agreement(request.run)
         if request.run not in self._seated:
-            kept = self.ledger.agreement(request.run)
+            kept = self.ledger.runs.agreement(request.run)
             assert kept is not None
             key = self.ledger.circle_key(agreed.key_use)
             self._seated = {request.run: Seated.at(request.run, agreed, kept, key)}

@@ -7,10 +7,13 @@ ledger; whatever one of them signs is on disk before its signature is made.
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
+from ..configs.floor import MB, missing, not_listed, nothing_of
 from ..configs.recipe import Recipe
 from ..configs.roles import CircleSettings, ClientConfig
 from ..configs.settings import FloorSettings
@@ -24,6 +27,7 @@ from .ledger.circle_book import CircleBook
 from .standing import CircleStanding, KnownStart, LetGo
 
 logger = logging.getLogger(__name__)
+DAY_S = 86_400.0
 BY_DIGEST = "sha256:"
 
 
@@ -35,7 +39,7 @@ class Own:
         identity: its keys.
         practice: its secret comes from a seed.
         floor: its own limits.
-        circle: which circles it signs by itself, and the smallest that it is in.
+        circle: which circles it signs by itself, and the limits that have no default.
     """
 
     identity: Identity
@@ -53,8 +57,9 @@ def check_recipe(recipe: Recipe, members: int, own: Own) -> None:
         own: the node.
 
     Raises:
-        Refused: ``circle.differs``, ``task.refused``, ``config.min_members``, ``config.train_timeout_s``,
-            ``config.min_approvals``; each says what the node's limit is.
+        Refused: ``circle.differs``, ``task.refused``, ``config.min_members``, ``config.runs_a_day``,
+            ``config.max_envelope_mb``, ``config.train_timeout_s``, ``config.min_approvals``; each says what the node's
+            limit is, or, where it has none, the line to add.
     """
     if recipe.federation.practice != own.practice:
         found = "comes from a seed, and the circle is none of practice" if own.practice else "is its own"
@@ -65,15 +70,19 @@ def check_recipe(recipe: Recipe, members: int, own: Own) -> None:
             "circle.differs",
             f"numerics = {recipe.numerics}; expected {NUMERICS}, that of the moonflower installed here",
         )
-    floor, least = own.floor, own.circle.min_members
+    floor = own.floor
     if recipe.task.ref not in floor.tasks:
-        raise Refused("task.refused", f"task {recipe.task.ref!r} is not on this node's list, [client] tasks")
+        raise Refused("task.refused", not_listed(recipe.task.ref, floor.tasks))
     try:
         code = code_of(recipe.task.ref)
     except InputError as error:
         raise Refused("task.refused", str(error)) from None
     if code != recipe.code:
         raise Refused("circle.differs", f"code: the task {recipe.task.ref!r} installed here is another one")
+    for key in missing(own.circle):
+        raise Refused(f"config.{key}", nothing_of(key))
+    least = own.circle.min_members
+    assert least is not None  # it is not missing
     limits = (
         ("min_members", least, recipe.federation.min_members >= least and members >= least),
         ("train_timeout_s", floor.max_train_s, recipe.training.train_timeout_s <= floor.max_train_s),
@@ -82,6 +91,55 @@ def check_recipe(recipe: Recipe, members: int, own: Own) -> None:
     for name, limit, kept in limits:
         if not kept:
             raise Refused(f"config.{name}", f"the recipe's {name} passes this node's limit, {limit:g}")
+
+
+def check_day(own: Own, agreed_s: Sequence[float]) -> None:
+    """Check that one more run may begin here (rule 9).
+
+    Args:
+        own: the node.
+        agreed_s: when the runs of the last 24 hours were agreed to, the earliest first. Those in the future are among
+            them: a clock that was set back opens no door.
+
+    Raises:
+        Refused: ``config.runs_a_day``.
+    """
+    most = own.circle.runs_a_day
+    if most is None:
+        raise Refused("config.runs_a_day", nothing_of("runs_a_day"))
+    if len(agreed_s) >= most:
+        next_s = datetime.fromtimestamp(agreed_s[len(agreed_s) - most] + DAY_S, UTC)
+        raise Refused(
+            "config.runs_a_day",
+            f"{len(agreed_s)} runs began here within 24 hours, and this node allows {most}; expected the next one from "
+            f"{next_s:%Y-%m-%d %H:%M} UTC on, or a larger runs_a_day under [circle]",
+        )
+
+
+def check_envelope(own: Own, size: int) -> None:
+    """Check that a run's envelopes are not larger than this node seals (rule 9).
+
+    Args:
+        own: the node.
+        size: bytes of the largest, at most.
+
+    Raises:
+        Refused: ``config.max_envelope_mb``.
+    """
+    most = own.circle.max_envelope_mb
+    if most is None:
+        raise Refused("config.max_envelope_mb", nothing_of("max_envelope_mb"))
+    if size > most * MB:
+        raise Refused(
+            "config.max_envelope_mb",
+            f"an envelope of this run takes up to {size / MB:.3g} MB, and this node seals at most {most:g} MB; to "
+            f"allow it, set under [circle]: max_envelope_mb = {_enough(size)}",
+        )
+
+
+def _enough(size: int) -> float | int:
+    """Return a limit in MB that admits an envelope of so many bytes: a whole number from one on."""
+    return -(-size // MB) if size >= MB else math.ceil(size / MB * 1000) / 1000
 
 
 class Circles:

@@ -14,6 +14,7 @@ from flwr.clientapp import ClientApp
 from torch import nn
 
 from ..canonical import canonical
+from ..configs.floor import not_listed, refused
 from ..configs.recipe import Recipe
 from ..configs.roles import ClientConfig
 from ..configs.schema import Schema
@@ -49,16 +50,11 @@ class OwnRows:
         config: ``[client] member`` picks the rows where ``[data] site`` or ``[simulate]`` deal the table out.
         secret: the node's: it deals the rows to training, validation and test.
         snapshots: makes what tells which of the rows a run uses, for a recipe; None for those of the table as it is.
-
-    Raises:
-        InputError: the config is wrong.
     """
 
     def __init__(
         self, config: ClientConfig, secret: NodeSecret, snapshots: Callable[[Recipe], Snapshots] | None = None
     ) -> None:
-        if not config.client.tasks:
-            raise InputError("config.value", "[client] tasks is empty; expected the tasks that this node runs")
         self._config, self._secret, self._snapshots = config, secret, snapshots
         self._kept: tuple[bytes, Rows] | None = None
 
@@ -102,8 +98,11 @@ class OwnRows:
         """Return the table's rows as it is now, as a recipe reads and deals them; ``max_rows`` leaves none out here.
 
         Raises:
-            InputError: task or data are wrong.
+            InputError: task or data are wrong; ``task.refused``: the task is not on the node's list, so that none of
+                its code is imported.
         """
+        if recipe.task.ref not in self._config.client.tasks:
+            raise InputError("task.refused", not_listed(recipe.task.ref, self._config.client.tasks))
         data = self._config.data.under(recipe.data)
         rows = self._own(self._table(recipe, data), data, seed)
         return split(rows, data, secret=self._secret, member=self._config.client.member)
@@ -148,6 +147,8 @@ def _check_parts(recipe: Recipe, rows: Split) -> None:
 def member_of(config: ClientConfig) -> Member:
     """Return the member that a client config describes; its rows are looked at where it lives in a circle already.
 
+    What its floor refuses is no reason not to start: its log says it now, and every run is told.
+
     Raises:
         InputError: config, keys or data are wrong.
     """
@@ -156,10 +157,12 @@ def member_of(config: ClientConfig) -> Member:
     circles = circles_of(config, keys, ledger.circles)
     rows = OwnRows(config, keys.secret, lambda recipe: snapshots_of(config, keys.secret, ledger, held, recipe))
     living = circles.standing.living
-    if living is not None:
+    for said in refused(config, living.recipe.task.ref if living is not None else ""):
+        logger.warning("%s", said)
+    if living is not None and living.recipe.task.ref in own.tasks:
         claim(config, living.federation)
         rows.check(living.recipe)
-    else:
+    elif living is None:
         logger.info("lives in no circle yet: moonflower circle sign")
     return Member(circles, keys.secret, ledger, held, rows.learner)
 

@@ -15,13 +15,14 @@ from ..crypto.answers import AnswerKey
 from ..crypto.identity import Roster, parse_roster
 from ..crypto.quantise import Scale
 from ..errors import Refused
+from ..protocol import envelope
 from ..protocol.circle import Circle
 from ..protocol.context import RoundContext, Terms, template
 from ..protocol.messages import Shared
 from ..protocol.purposes import UPDATE, Purpose
 from ..version import __version__
 from .learning.learner import Learner
-from .ledger.ledger import Agreement
+from .ledger.run_book import Agreement
 from .purposes import MemberPurpose
 from .scales import Floors, scale_of
 
@@ -41,6 +42,7 @@ class Agreed:
         sizes: how many numbers a vector of each purpose holds.
         scale: by which updates travel.
         floors: what no value of a candidate falls below.
+        envelope_bytes: of its largest envelope, at most.
     """
 
     offer: Offer
@@ -53,6 +55,7 @@ class Agreed:
     sizes: Mapping[str, int]
     scale: Scale
     floors: Floors
+    envelope_bytes: int
 
     @classmethod
     def to(
@@ -69,10 +72,13 @@ class Agreed:
             "layout": digest([[spec.name, list(spec.shape)] for spec in learner.layout]),
             "start": hashlib.sha256(start.tobytes()).hexdigest(),
         }
-        sizes = {one.purpose.name: one.size(learner) for one in purposes}
+        asked = [(one.purpose, one.size(learner)) for one in purposes]
+        sizes = {purpose.name: size for purpose, size in asked}
         plan = planner.plan(len(circle.names), offer.crypto.value_bits, sizes[UPDATE.name])
         scale, floors = scale_of(learner, offer.crypto), Floors(learner)
-        return cls(offer, raw, learner, circle, plan, shared, learner.frozen_digests, sizes, scale, floors)
+        largest = max(plan.body_bytes(purpose.lanes(size, plan)) for purpose, size in asked)
+        most, frozen = envelope.most_bytes(largest), learner.frozen_digests
+        return cls(offer, raw, learner, circle, plan, shared, frozen, sizes, scale, floors, most)
 
     @property
     def key_use(self) -> str:

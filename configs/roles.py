@@ -210,13 +210,17 @@ def _signs(text: str) -> str:
 
 
 class CircleSettings(Table):
-    """``[circle]`` of a node: which circles it signs by itself, and the smallest that it is in."""
+    """``[circle]`` of a node: which circles it signs by itself, and its floor (rule 9): what is missing is refused."""
 
     sign: Annotated[str, AfterValidator(_signs)] = Field(
         "ask", description='"sha256:…" signs that circle, "same-names" recipes over the same members, "ask" none'
     )
-    min_members: int = Field(
-        3, ge=2, description="smallest circle that it takes part in; of two, each reads the other's update"
+    min_members: int | None = Field(
+        None, ge=2, le=1024, description="smallest circle that it takes part in; of two, each reads the other's update"
+    )
+    runs_a_day: int | None = Field(None, ge=1, le=100_000, description="most runs that begin here within 24 hours")
+    max_envelope_mb: float | None = Field(
+        None, gt=0, le=100_000, description="largest envelope that it seals, in millions of bytes"
     )
 
 

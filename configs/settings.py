@@ -225,7 +225,7 @@ class Offer(Table):
 class FloorSettings(Table):
     """The member's own floor (rule 9): a run can only be stricter."""
 
-    tasks: Strings = Field(description="task references that this node runs")
+    tasks: Strings = Field((), description="task references that this node runs; without any it runs nothing")
     max_train_s: float = Field(3600, gt=0, description="longest train_timeout_s of a run")
     log_key: str | None = Field(None, description="the one key that may sign the coordinator's log (log.pub)")
     min_approvals: int = Field(1, ge=0, le=64, description="fewest members that must approve a release; automatic is 0")

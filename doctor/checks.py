@@ -157,6 +157,7 @@ def _client(config: ClientConfig) -> tuple[Planned, ...]:
     return (
         Planned("versions", lambda: here.versions(member=True)),
         Planned("isolation", lambda: here.isolation(config)),
+        Planned("floor", lambda: here.floor(config)),
         Planned("keys", lambda: here.client_keys(config)),
         Planned("CAs", lambda: here.ca({"[client] ca": own.ca, "[oauth] ca": login.ca}, here.utc_now())),
         Planned("disk", lambda: state.disk([own.state])),

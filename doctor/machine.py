@@ -25,6 +25,7 @@ from typing import Any, Literal
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
+from ..configs.floor import missing
 from ..configs.roles import ClientConfig, IssuerConfig
 from ..errors import InputError
 from ..oauth.jws import public_key
@@ -123,6 +124,15 @@ def isolation(config: ClientConfig) -> Check:
         "the worker cannot be given a network namespace; expected that root, or user namespaces, allow it",
         "allow user namespaces (sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces), or isolate = false",
     )
+
+
+def floor(config: ClientConfig) -> Check:
+    """Look whether a node's floor bounds everything that it can bound: what is missing is refused."""
+    lacking = missing(config.circle) if config.client.tasks else ("tasks", *missing(config.circle))
+    if not lacking:
+        return Check("floor", "ok", "client.toml bounds tasks, circles, runs a day and envelopes")
+    said = f"client.toml says nothing of {', '.join(lacking)}; what that would bound is refused"
+    return Check("floor", "warning", said, "the lines to add are among the sentences below")
 
 
 def linux() -> Check:

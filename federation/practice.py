@@ -11,9 +11,17 @@ from collections.abc import Mapping
 
 from ..client.circles import Circles
 from ..configs.recipe import Recipe
+from ..configs.roles import CircleSettings
 from ..protocol.circle import Circle, SignedCircle
 from ..server.records import circles as records
 from ..server.records.state import State
+
+RUNS_A_DAY, MAX_ENVELOPE_MB = 1000, 1024
+
+
+def floor(min_members: int) -> CircleSettings:
+    """Return the floor of practice circles: wide, for all of their nodes are on the machine of whoever runs them."""
+    return CircleSettings(min_members=min_members, runs_a_day=RUNS_A_DAY, max_envelope_mb=MAX_ENVELOPE_MB)
 
 
 def begin(recipe: Recipe, members: Mapping[str, Circles], state: State) -> SignedCircle:

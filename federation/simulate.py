@@ -21,7 +21,6 @@ from ..client.learning.learner import Learner
 from ..client.ledger.ledger import Ledger
 from ..client.purposes import Kit
 from ..client.seals import Seals
-from ..configs.roles import CircleSettings
 from ..configs.settings import Offer
 from ..crypto.identity import Identity
 from ..errors import InputError, MoonflowerError
@@ -132,7 +131,7 @@ def _carry_out(cast: Cast, drills: Sequence[Drill], state: State, kit: Kit) -> S
 
 def _members(cast: Cast, drills: Sequence[Drill], learners: dict[str, Learner], kit: Kit) -> dict[str, Member]:
     """Return the members, each with its own keys and ledger."""
-    floor, circle = cast.settings.floor(), CircleSettings(min_members=cast.settings.federation.min_members)
+    floor, circle = cast.settings.floor(), practice.floor(cast.settings.federation.min_members)
 
     def learner_for(name: str) -> Callable[[Circle, Offer, str], Learner]:
         def make(*_: object) -> Learner:

@@ -165,7 +165,7 @@ def _client(settings: RunSettings, name: str, server_url: str, login: Mapping[st
     node = {**floor, "member": name, "server": server_url, "ca": "../../ca.pem", "idle_poll_s": 0.5}
     data = {name: str(value) for name, value in (("path", settings.data.path), ("site", settings.data.site)) if value}
     simulate = settings.simulate.model_dump(mode="json", exclude_none=True)
-    circle = {"min_members": settings.federation.min_members}
+    circle = practice.floor(settings.federation.min_members).model_dump(mode="json", exclude_defaults=True)
     return {"client": node, "circle": circle, "oauth": login, "data": data, "simulate": simulate}
 
 

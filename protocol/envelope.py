@@ -163,6 +163,15 @@ def seal(identity: Identity, context: RoundContext, body: bytes, mask: bytes) ->
     return OwnEnvelope(whole, SignedHeader(header, signature).digest)
 
 
+def most_bytes(body_bytes: int) -> int:
+    """Return how many bytes an envelope takes at most, whose body takes so many.
+
+    >>> most_bytes(1_000_000)
+    1004200
+    """
+    return 8 + MAX_HEADER_BYTES + SIGNATURE_BYTES + body_bytes
+
+
 def body_digest(body: bytes | memoryview) -> str:
     """Return the digest of a body: SHA-256 over the SHA-256 of its two halves, the first the shorter by one at most."""
     view = memoryview(body)

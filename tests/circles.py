@@ -18,10 +18,11 @@ from moonflower.client.ledger.mark import open_ledger
 from moonflower.client.seals import Seals
 from moonflower.client.secret import NodeSecret
 from moonflower.configs.recipe import Recipe, recipe_of
-from moonflower.configs.roles import CircleSettings, ClientConfig, load_config
+from moonflower.configs.roles import ClientConfig, load_config
 from moonflower.configs.schema import load_schema
 from moonflower.configs.settings import FloorSettings, load_run
 from moonflower.crypto.identity import Identity
+from moonflower.federation import practice as practice_circles
 from moonflower.protocol.circle import Circle, SignedCircle, sign
 from moonflower.server.records import circles as records
 from moonflower.server.records.state import State
@@ -58,7 +59,7 @@ def circles(
 ) -> Circles:
     """Return the circles of a member whose floor is that of a recipe."""
     limits = {"max_train_s": recipe.training.train_timeout_s, "min_approvals": recipe.gate.approvals, **floor}
-    own = CircleSettings(min_members=recipe.federation.min_members)
+    own = practice_circles.floor(recipe.federation.min_members)
     practice = recipe.federation.practice
     return Circles(
         Own(identity, practice, FloorSettings(tasks=(recipe.task.ref,), **limits), own), ledger.circles, clock

@@ -161,6 +161,11 @@ poll_s = 0.05
 idle_poll_s = 0.05
 isolate = {isolate}
 
+[circle]
+min_members = 3
+runs_a_day = 20
+max_envelope_mb = 64
+
 [oauth]
 issuer = "http://127.0.0.1:1"
 client_id = "node"

@@ -55,6 +55,9 @@ member = "{name}"
 server = "https://127.0.0.1:8443"
 tasks = ["moonflower.client.tasks.tabular:task"]
 [circle]
+min_members = 3
+runs_a_day = 20
+max_envelope_mb = 64
 sign = "{sign}"
 [oauth]
 issuer = "{issuer}"

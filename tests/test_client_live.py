@@ -130,13 +130,17 @@ def test_rows_are_dealt_by_the_seed_of_the_run(tmp_path: Path) -> None:
     assert one.data_digest() != two.data_digest()
 
 
+NOWHERE = of_recipe(task={"ref": "no.such:task"})
+
+
 def test_mistakes_show_before_anything_is_signed(tmp_path: Path) -> None:
     cases: list[tuple[tuple[tuple[str, str], ...], Circle, str, str]] = [
         ((("^path = .*", 'path = "nowhere.csv"'),), CIRCLE, "data.file", "nowhere.csv"),
         ((), of_recipe(data={"label": "z"}), "config.value", "label"),
         ((("^site = .*", 'site = "place"'),), CIRCLE, "data.column", "place"),
-        ((), of_recipe(task={"ref": "no.such:task"}), "config.task", "no.such"),
-        ((("^tasks = .*", "tasks = []"),), CIRCLE, "config.value", "tasks is empty"),
+        (((r'^tasks = \["moonflower', 'tasks = ["no.such:task", "moonflower'),), NOWHERE, "config.task", "no.such"),
+        ((), NOWHERE, "task.refused", "no.such"),
+        ((("^tasks = .*", "tasks = []"),), CIRCLE, "task.refused", "names no tasks"),
     ]
     for changes, circle, code, word in cases:
         with pytest.raises(InputError, match=word) as raised:

@@ -408,7 +408,7 @@ def test_the_command_prints_the_journal(tmp_path: Path, capsys: pytest.CaptureFi
     with pytest.raises(InputError, match="has run"):
         member_command.journal(config)
     with closing(Ledger(tmp_path / "state" / "ledger.db", lambda: 1.5)) as ledger:
-        ledger.keep_agreement("run-1", {"a": 1})
+        ledger.runs.agree("run-1", {"a": 1}, 0.0)
         about = context(run="run-1", number=7)
         headers = {"anna": "a" * 64, "bert": "b" * 64}
         ledger.remember_answered(about, OwnAnswer(about.digest, headers, "d" * 64, b"", b"", b""))

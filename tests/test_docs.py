@@ -16,6 +16,8 @@ import pytest
 import typer.main
 from click.testing import CliRunner
 from moonflower.__main__ import app
+from moonflower.configs.floor import missing
+from moonflower.configs.roles import CircleSettings
 from moonflower.crypto.planner import Plan
 from moonflower.federation.drills import kinds as drill
 from moonflower.protocol import purposes
@@ -162,6 +164,7 @@ def made_codes() -> set[str]:
     assert makers == {"client/circles.py", "server/rules.py"}, "a new f-string makes codes: list them here"
     limits = {"min_members", "train_timeout_s", "min_approvals"}
     assert limits <= strings(trees()["client/circles.py"])
+    limits |= {*missing(CircleSettings())}
     differing = {*SHARED} - {"circle"}  # which has a code of its own
     return {f"config.{name}" for name in limits | differing | {*purposes.FIRST, "purposes"}}
 

@@ -34,6 +34,7 @@ from moonflower import simulate
 from moonflower.__main__ import main
 from moonflower.client.ledger.ledger import Ledger
 from moonflower.configs.roles import ClientConfig, LoginSettings, VerifierSettings, load_config
+from moonflower.configs.sentences import sentences
 from moonflower.configs.settings import load_run
 from moonflower.crypto import sealed
 from moonflower.crypto.planner import Plan, plan
@@ -653,7 +654,7 @@ def test_a_config_that_cannot_be_read_is_bad_input(cli: Cli, tmp_path: Path) -> 
 def test_a_run_config_is_well(cli: Cli) -> None:
     status, out, err = cli(HEART, "--json")
     said = json.loads(out)
-    assert (status, err, said["ok"]) == (0, "", True)
+    assert (status, err, said["ok"], said["floor"], said["recipe"]) == (0, "", True, None, None)
     assert [one["name"] for one in said["checks"]] == ["config", "versions", "disk", "data", "encryption"]
     assert all(one.keys() == {"name", "status", "found", "hint"} for one in said["checks"])
     assert {one["status"] for one in said["checks"]} == {"ok"}
@@ -673,7 +674,7 @@ def test_a_node_whose_issuer_is_away(cli: Cli, staged: Path) -> None:
     before = tree(staged)
     status, out, err = cli(config)
     assert (status, err) == (1, "")
-    lines = {line.split()[1]: line for line in out.splitlines()}
+    lines = {line.split()[1]: line for line in out.partition("\n\n")[0].splitlines()}
     assert re.match(r"failed   issuer      the issuer at 127.0.0.1:\d+ cannot be reached", lines["issuer"])
     assert lines["token"] == "warning  token       not checked: issuer comes first"
     assert lines["clock"] == "warning  clock       not checked: no time from issuer and server"
@@ -697,6 +698,48 @@ def test_what_a_node_lacks(cli: Cli, staged: Path) -> None:
         assert found[name]["found"] == "not checked: CAs comes first"
     assert found["token"]["found"] == "not checked: keys comes first"
     assert found["encryption"]["status"] == "ok"
+
+
+SAID = ("What may run at this node", "What is not allowed here")
+
+
+def test_a_nodes_floor_is_printed_in_sentences(cli: Cli, staged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    config = staged / "clients" / "cleveland" / "client.toml"
+    lines = [one for one in config.read_text().splitlines() if not one.startswith(("runs_a_day", "max_envelope_mb"))]
+    config.write_text("\n".join(lines))
+    out = cli(config)[1]
+    checked, _, spoken = out.partition("\n\n")
+    assert "warning  floor       client.toml says nothing of runs_a_day, max_envelope_mb; what that would" in checked
+    assert all(len(line) <= 80 for line in spoken.splitlines()), "at 80 columns"
+    assert "- No circle has fewer than 3 members.\n" in spoken
+    assert "- Only this task runs here: moonflower.client.tasks.tabular:task.\n" in spoken
+    for line in ("runs_a_day = 20", "max_envelope_mb = 64"):
+        assert f"{line}\n" in spoken, "the line to add is on one line, at its end"
+    assert [line for line in spoken.splitlines() if line in SAID] == [*SAID]
+    assert "What is trained" not in out, "it lives in no circle"
+
+
+def test_a_node_in_a_circle_is_told_its_recipe(cli: Cli, tmp_path: Path) -> None:
+    config = superlink.client_config(tmp_path, CONFIGS / "data")
+    recipe = lives_in(config).circle.recipe
+    out = cli(config)[1]
+    for heading, lines in sentences(recipe, 3).items():
+        assert f"\n\n{heading}\n- {lines[0][:60]}" in out
+    said = json.loads(cli(config, "--json")[1])
+    assert said.keys() == {"ok", "checks", "floor", "recipe"}
+    assert said["recipe"] == sentences(recipe, 3)
+    assert tuple(said["floor"]) == SAID
+    assert {one["name"]: one["status"] for one in said["checks"]}["floor"] == "ok"
+
+
+def test_a_ledger_that_cannot_be_read_tells_no_recipe(cli: Cli, tmp_path: Path) -> None:
+    config = superlink.client_config(tmp_path, CONFIGS / "data")
+    lives_in(config)
+    (tmp_path / "state" / "ledger.db").write_bytes(b"junk" * 1000)
+    status, out, _ = cli(config, "--json")
+    said = json.loads(out)
+    assert (status, said["recipe"], tuple(said["floor"])) == (1, None, SAID)
 
 
 def test_a_server_that_names_no_address(cli: Cli, staged: Path) -> None:

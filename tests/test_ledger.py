@@ -14,7 +14,8 @@ import pytest
 from circles import circles, heart_recipe
 from moonflower.client.guard import OwnAnswer
 from moonflower.client.ledger.circle_book import MAX_IDLE
-from moonflower.client.ledger.ledger import Agreement, Base, Ledger
+from moonflower.client.ledger.ledger import Base, Ledger
+from moonflower.client.ledger.run_book import Agreement
 from moonflower.errors import InputError
 from moonflower.protocol.answer import list_digest
 from moonflower.protocol.circle import Circle
@@ -51,24 +52,24 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
 
 
 def test_a_run_is_agreed_to_once(ledger: Ledger) -> None:
-    assert ledger.agreement("run") is None
-    ledger.keep_agreement("run", {"training": {"lr": 0.1}})
-    ledger.keep_agreement("run", {"training": {"lr": 0.2}})
-    assert ledger.agreement("run") == Agreement({"training": {"lr": 0.1}}, [])
+    assert ledger.runs.agreement("run") is None
+    ledger.runs.agree("run", {"training": {"lr": 0.1}}, 0.0)
+    ledger.runs.agree("run", {"training": {"lr": 0.2}}, 0.0)
+    assert ledger.runs.agreement("run") == Agreement({"training": {"lr": 0.1}}, [])
 
 
 def test_the_newest_seat_of_a_run_counts(ledger: Ledger) -> None:
-    ledger.keep_agreement("run", {"a": 1})
-    ledger.keep_agreement("other", {"a": 2})
+    ledger.runs.agree("run", {"a": 1}, 0.0)
+    ledger.runs.agree("other", {"a": 2}, 0.0)
     for cards, key in ((CARDS[:1], "one"), (CARDS, "two")):
-        ledger.keep_seat("run", cards, key)
-        assert ledger.agreement("run") == Agreement({"a": 1}, cards, key)
-    assert ledger.agreement("other") == Agreement({"a": 2}, [])
+        ledger.runs.seat("run", cards, key)
+        assert ledger.runs.agreement("run") == Agreement({"a": 1}, cards, key)
+    assert ledger.runs.agreement("other") == Agreement({"a": 2}, [])
 
 
 def test_a_seat_in_a_run_that_was_not_agreed_to_is_none(ledger: Ledger) -> None:
-    ledger.keep_seat("run", CARDS, "key")
-    assert ledger.agreement("run") is None
+    ledger.runs.seat("run", CARDS, "key")
+    assert ledger.runs.agreement("run") is None
 
 
 def test_a_circles_key_is_for_its_use(ledger: Ledger) -> None:
@@ -182,8 +183,8 @@ def test_the_total_of_rows_is_the_runs_own_and_the_last_one_holds(ledger: Ledger
 
 
 def test_every_transition_leaves_its_entry(ledger: Ledger) -> None:
-    ledger.keep_agreement("run", {"a": 1})
-    ledger.keep_seat("run", CARDS, "key")
+    ledger.runs.agree("run", {"a": 1}, 0.0)
+    ledger.runs.seat("run", CARDS, "key")
     ledger.remember_sealed(UPDATE, "header", base=base(), metrics={UPDATE.base: 0.5})
     ledger.remember_answered(UPDATE, ANSWER)
     ledger.remember_opened(UPDATE, SAID, vote={"vote": -0.01})
@@ -211,8 +212,8 @@ def test_every_transition_leaves_its_entry(ledger: Ledger) -> None:
 
 def test_who_is_asked_again_does_nothing_new(ledger: Ledger) -> None:
     for _ in range(2):
-        ledger.keep_agreement("run", {"a": 1})
-        ledger.keep_seat("run", CARDS, "key")
+        ledger.runs.agree("run", {"a": 1}, 0.0)
+        ledger.runs.seat("run", CARDS, "key")
         ledger.remember_opened(UPDATE, SAID, vote={"vote": None})
         ledger.remember_refusal("open", "open.list")
     assert [entry["event"] for entry in ledger.journal()] == ["agreed", "seated", "opened", "judged", "refused"]
@@ -263,8 +264,8 @@ def test_two_ledgers_share_nothing(tmp_path: Path) -> None:
 
 def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
     with closing(Ledger(tmp_path / "ledger.db")) as before:
-        before.keep_agreement("run", {"a": 1})
-        before.keep_seat("run", CARDS, "digest")
+        before.runs.agree("run", {"a": 1}, 0.0)
+        before.runs.seat("run", CARDS, "digest")
         before.keep_key("use", b"key")
         about = replace(UPDATE, base="m1")
         before.remember_sealed(about, "header", base=base(b"one", 3, 0.5), metrics={"m1": 0.25})
@@ -272,7 +273,7 @@ def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
         before.remember_opened(UPDATE, SAID, facts={"rows:run": 7}, candidate="c")
         journal, done = before.journal(), before.before(about)
     with closing(Ledger(tmp_path / "ledger.db")) as after:
-        assert after.agreement("run") == Agreement({"a": 1}, CARDS, "digest")
+        assert after.runs.agreement("run") == Agreement({"a": 1}, CARDS, "digest")
         assert after.circle_key("use") == b"key"
         assert after.sealed(about.digest) == "header"
         assert after.answered(UPDATE.digest) == ANSWER

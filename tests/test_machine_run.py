@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from moonflower.client.app import Member
 from moonflower.client.ledger.ledger import Ledger
+from moonflower.client.ledger.run_book import RunBook
 from moonflower.client.seals import FOLDER, HeldSeal, Seals
 from moonflower.protocol.answer import AnswerDocument, list_digest
 from moonflower.protocol.context import context_digest
@@ -503,7 +504,7 @@ WEAKENED = (
     without(Coordinator, "_start", "self.state.models.write(start)", "pass"),
     without(Ledger, "answered", "None if row is None else", "None if True else"),
     without(Ledger, "keep_key", "db.execute(", "void = ("),
-    without(Ledger, "keep_seat", "db.execute(", "void = ("),
+    without(RunBook, "seat", "db.execute(", "void = ("),
     without(Seals, "read", "return found if", "return None if"),
     without(Member, "answer_list", "self.held.drop(context.digest)", "pass"),
     without(Models, "record", "db.execute(again", "void = (again"),

@@ -110,7 +110,8 @@ class Node:
 
     def restart(self) -> None:
         floor = FloorSettings(tasks=(recipe(0, 1).task.ref,))
-        own = Own(identity(self.name, self.life), False, floor, CircleSettings(min_members=2, sign=self.rule))
+        circle = CircleSettings(min_members=2, runs_a_day=1, max_envelope_mb=1, sign=self.rule)
+        own = Own(identity(self.name, self.life), False, floor, circle)
         self.circles = Circles(own, self.ledger.circles, self.clock)
 
 

@@ -44,12 +44,14 @@ def refused(code: str, call: Any, *arguments: Any) -> str:
 # Rule 9: the node's floor
 
 
-FLOOR = {"max_train_s": 60.0, "min_approvals": 2}
+TASK = "moonflower.client.tasks.tabular:task"
+FLOOR = {"tasks": (TASK,), "max_train_s": 60.0, "min_approvals": 2}
+CIRCLE = {"min_members": 3, "runs_a_day": 2, "max_envelope_mb": 1}
 
 
-def own(*, practice: bool = False, **floor: Any) -> Own:
-    limits = FloorSettings(tasks=("moonflower.client.tasks.tabular:task",), **{**FLOOR, **floor})
-    return Own(identity("anna"), practice, limits, CircleSettings(min_members=3))
+def own(*, practice: bool = False, circle: dict[str, Any] | None = None, **floor: Any) -> Own:
+    limits = FloorSettings(**{**FLOOR, **floor})
+    return Own(identity("anna"), practice, limits, CircleSettings(**{**CIRCLE, **(circle or {})}))
 
 
 def recipe(*overrides: str, practice: bool = False) -> Recipe:

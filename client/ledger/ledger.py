@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 from sqlalchemy.dialects.sqlite import insert
 
-from ...canonical import canonical, digest
+from ...canonical import canonical
 from ...protocol.answer import list_digest
 from ...protocol.context import RoundContext
 from ...store import Store
@@ -31,26 +31,12 @@ from ..guard import Before, OwnAnswer
 from . import journal, tables
 from .circle_book import CircleBook
 from .row_sets import RowSets
+from .run_book import RunBook
 
 FILE_NAME = "ledger.db"
 APPLICATION_ID = 0x6D666C64  # "mfld"
 CHECKPOINTS = 1000  # that a member keeps
 _FORK, _PROVED_FORK = "log.fork", "log.fork.proved"
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """A run as this member agreed to it.
-
-    Attributes:
-        offer: what it carries.
-        roster: its members' cards, in order; empty until this member took its seat.
-        key: SHA-256 of the circle's key then.
-    """
-
-    offer: dict[str, Any]
-    roster: Sequence[Mapping[str, Any]] = ()
-    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,38 +71,18 @@ class Ledger:
     Attributes:
         circles: that it knows.
         row_sets: that it used.
+        runs: that it agreed to.
     """
 
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.time) -> None:
         self._store, self._clock = Store(path, tables.metadata, APPLICATION_ID, private=True), clock
         self.circles = CircleBook(self._store, self._note)
         self.row_sets = RowSets(self._store, self._note)
+        self.runs = RunBook(self._store, self._note, self._note_once)
 
     def close(self) -> None:
         """Close the file."""
         self._store.close()
-
-    def keep_agreement(self, run: str, offer: Mapping[str, Any]) -> None:
-        """Keep what a run was agreed to for; the first offer stays."""
-        row = {"run": run, "offer": canonical(offer).decode()}
-        with self._store.transaction() as db:
-            if db.execute(insert(tables.agreements).values(row).on_conflict_do_nothing()).rowcount:
-                self._note(db, "agreed", run=run, offer=digest(offer))
-
-    def agreement(self, run: str) -> Agreement | None:
-        """Return what this member agreed to for a run, or None."""
-        with self._store.read() as db:
-            row = db.execute(select(tables.agreements).where(tables.agreements.c.run == run)).one_or_none()
-        if row is None:
-            return None
-        return Agreement(dict(json.loads(row.offer)), json.loads(row.roster or "[]"), row.key or "")
-
-    def keep_seat(self, run: str, roster: Sequence[Mapping[str, Any]], key: str) -> None:
-        """Keep with whom this member takes part in a run, and under which key; the newest counts."""
-        row = {"roster": canonical([dict(card) for card in roster]).decode(), "key": key}
-        with self._store.transaction() as db:
-            db.execute(tables.agreements.update().where(tables.agreements.c.run == run).values(row))
-            self._note_once(db, "seated", run=run, key=key, members=[card["name"] for card in roster])
 
     def keep_key(self, use: str, key: bytes) -> None:
         """Keep the circle's key, in place of an earlier one for the same use."""

@@ -10,6 +10,7 @@ agreements = Table(
     metadata,
     Column("run", String, primary_key=True),
     Column("offer", String, nullable=False),
+    Column("agreed_s", Float, nullable=False),  # by the node's own clock
     Column("roster", String),  # null until the member took its seat
     Column("key", String),
 )

@@ -1,0 +1,117 @@
+"""A node's floor (rule 9) in words: what may run here, and for what it says nothing of, the line that allows it.
+
+A floor key that is missing refuses what it would bound. The refusal and ``moonflower doctor`` say the line to add, so
+that nobody has to guess it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from .roles import CircleSettings, ClientConfig
+from .settings import FloorSettings
+
+MB = 1_000_000
+USUAL_TASK = "moonflower.client.tasks.tabular:task"
+_MISSING = {
+    "min_members": ("No circle is signed", "the smallest circle", "be in one", "min_members = 3"),
+    "runs_a_day": ("No run trains", "runs a day", "allow some", "runs_a_day = 20"),
+    "max_envelope_mb": ("No envelope is sealed", "the largest envelope", "seal some", "max_envelope_mb = 64"),
+}
+_SIGNS = {
+    "ask": "This node's operator signs every circle by hand.",
+    "same-names": "This node signs by itself other settings over the members with which it lives already; any other "
+    "circle its operator signs by hand.",
+}
+
+
+def missing(circle: CircleSettings) -> tuple[str, ...]:
+    """Return which keys of ``[circle]`` a floor lacks; without one of them its node signs nothing.
+
+    >>> missing(CircleSettings(runs_a_day=20))
+    ('min_members', 'max_envelope_mb')
+    """
+    return tuple(key for key in _MISSING if getattr(circle, key) is None)
+
+
+def nothing_of(key: str) -> str:
+    """Return why what a missing key of ``[circle]`` would bound is refused, and the line to add.
+
+    >>> nothing_of("runs_a_day")
+    "this node's client.toml says nothing of runs a day; to allow some, add under [circle]: runs_a_day = 20"
+    """
+    _, what, wish, line = _MISSING[key]
+    return f"this node's client.toml says nothing of {what}; to {wish}, add under [circle]: {line}"
+
+
+def not_listed(ref: str, tasks: Iterable[str]) -> str:
+    """Return why a task does not run here, and the line that allows it.
+
+    >>> not_listed("heart:task", ())
+    'this node\\'s client.toml names no tasks; to allow this one, add under [client]: tasks = ["heart:task"]'
+    """
+    listed = tuple(tasks)
+    line = f"tasks = {json.dumps([*listed, ref], ensure_ascii=False)}"
+    if not listed:
+        return f"this node's client.toml names no tasks; to allow this one, add under [client]: {line}"
+    return f"task {ref!r} is not among the tasks of this node's client.toml; to allow it, set under [client]: {line}"
+
+
+def floor_sentences(config: ClientConfig, ref: str = "") -> dict[str, list[str]]:
+    """Return a node's floor in words, by heading.
+
+    Args:
+        config: of the node.
+        ref: of the task in the recipe that it lives under; "" where it lives in no circle.
+    """
+    return {
+        "What may run at this node": [*_runs(config.client, config.circle), *_decides(config.client, config.circle)],
+        "What is not allowed here": [
+            *refused(config, ref),
+            "What stands neither here nor in a recipe that this node signed is refused.",
+        ],
+    }
+
+
+def refused(config: ClientConfig, ref: str = "") -> list[str]:
+    """Return what a node allows nothing of, a sentence each that ends with the line to add."""
+    tasks = config.client.tasks
+    said = [f"No task runs here: {not_listed(ref or USUAL_TASK, tasks)}"] if not tasks else []
+    if tasks and ref and ref not in tasks:
+        said.append(f"The circle's task does not run here: {not_listed(ref, tasks)}")
+    return said + [f"{_MISSING[key][0]} here: {nothing_of(key)}" for key in missing(config.circle)]
+
+
+def _runs(floor: FloorSettings, circle: CircleSettings) -> list[str]:
+    said = []
+    if floor.tasks:
+        which = "Only this task runs" if len(floor.tasks) == 1 else "Only these tasks run"
+        said.append(f"{which} here: {', '.join(floor.tasks)}.")
+    if circle.runs_a_day is not None:
+        said.append(f"At most {_counted(circle.runs_a_day, 'run')} a day {_plural(circle.runs_a_day, 'trains')} here.")
+    if circle.min_members is not None:
+        said.append(f"No circle has fewer than {circle.min_members} members.")
+    if circle.max_envelope_mb is not None:
+        said.append(f"No envelope is larger than {circle.max_envelope_mb:g} MB.")
+    return [*said, f"No recipe gives a member more than {floor.max_train_s:g} seconds to train in a round."]
+
+
+def _decides(floor: FloorSettings, circle: CircleSettings) -> list[str]:
+    least = floor.min_approvals
+    approved = f"No model is released unless approvers of {_counted(least, 'member')} have signed."
+    key = "one key, which client.toml names" if floor.log_key else "the first key that it shows"
+    signs = _SIGNS.get(circle.sign, f"This node signs one circle by itself: {circle.sign}.")
+    return [
+        approved if least else "A model may be released without anybody's approval.",
+        signs,
+        f"The coordinator's log counts under {key}.",
+    ]
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"one {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _plural(number: int, verb: str) -> str:
+    return verb if number == 1 else verb.removesuffix("s")

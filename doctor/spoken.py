@@ -1,0 +1,49 @@
+"""What a node may do and what it signed, as sentences: its floor, and the recipe of the circle that it lives in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..configs.floor import floor_sentences
+from ..configs.roles import ClientConfig, load_config
+from ..configs.sentences import sentences
+from . import folders
+from .machine import Check
+
+Sentences = dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """Sentences about a node, by heading.
+
+    Attributes:
+        floor: its own limits; None where the config is not a node's.
+        recipe: of its circle; None where it lives in none, or its ledger is not in order.
+    """
+
+    floor: Sentences | None = None
+    recipe: Sentences | None = None
+
+
+def spoken(path: Path, checks: Iterable[Check]) -> Spoken:
+    """Return what a config of a node says in words; nothing of another one.
+
+    Args:
+        path: of the config.
+        checks: what was found around it: whether its ledger can be read.
+
+    Raises:
+        InputError: the config cannot be read.
+    """
+    if not any(one.name == "floor" for one in checks):
+        return Spoken()
+    config = load_config(ClientConfig, path)
+    lives = any(one.name == "circle" and one.status == "ok" for one in checks)
+    circle = folders.living(config.client.state) if lives else None
+    if circle is None:
+        return Spoken(floor_sentences(config))
+    recipe = sentences(circle.recipe, len(circle.names))
+    return Spoken(floor_sentences(config, circle.recipe.task.ref), recipe)
