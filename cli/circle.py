@@ -231,7 +231,7 @@ def _recipe(settings: RunSettings, schema: Schema, number: int) -> Recipe:
 
 def _start(remote: Remote, name: str, made: Circle) -> Start:
     """Return where a circle is to start, once the version is found to be of its task and schema."""
-    from ..client.learning.torch import check_fits
+    from ..client.learning.tensors import check_fits
     from ..client.tasks import load_task
 
     start, version = remote.start(name)

@@ -349,7 +349,7 @@ def _size(settings: RunSettings) -> int:
 
 
 def _length(about: TaskSettings, schema: Schema) -> int:
-    from ..client.learning.torch import fresh_model, layout_of
+    from ..client.learning.tensors import fresh_model, layout_of
     from ..client.tasks import load_task
 
     task = load_task(about.ref, about.options)

@@ -176,8 +176,8 @@ def fedavg(settings: Any) -> dict[str, Any]:
     for number in range(1, settings.training.rounds + 1):
         trained = [learner.train(vector, settings.training, number) for learner in learners.values()]
         vector = np.average(np.array(trained, dtype=np.float64), axis=0, weights=rows).astype(np.float32)
-    totals = sum(learner.tally(vector) for learner in learners.values())
-    return next(iter(learners.values())).overall(totals.tolist())
+    totals = sum(learner.tally(vector, 64) for learner in learners.values())
+    return next(iter(learners.values())).overall(totals.tolist(), 64)
 
 
 @pytest.mark.parametrize(("config", "rounds"), [(HEART, 20), (SBA, 12)], ids=["heart", "sba"])

@@ -14,7 +14,8 @@ from moonflower import simulate
 from moonflower.client.learning.cast import prepare
 from moonflower.client.learning.predict import Predictor, load_model, open_version
 from moonflower.client.learning.rows import Rows, Split
-from moonflower.client.learning.torch import TorchLearner, outputs, tensor_digest
+from moonflower.client.learning.tensors import outputs, tensor_digest
+from moonflower.client.learning.torch import TorchLearner
 from moonflower.client.secret import NodeSecret
 from moonflower.client.tasks.tabular import Tabular
 from moonflower.configs.schema import Label, Numeric, Schema

@@ -546,7 +546,9 @@ class TheMember(RuleBasedStateMachine):
         before = [one for one in self.versions if one.sha256 == said.sha256]
         if all(one.number < said.number for one in before):
             self.versions = [one for one in self.versions if one not in before]
-            self.versions.append(Version(said.sha256, data, said.number, said, proof, voted and vote == BAD, voted and vote == GOOD))
+            self.versions.append(
+                Version(said.sha256, data, said.number, said, proof, voted and vote == BAD, voted and vote == GOOD)
+            )
 
     def whole(self, at: At, fuse: str, vote: str = GOOD, shown: Version | None = None) -> None:
         """Carry a round out, as far as it comes."""
@@ -582,9 +584,7 @@ class TheMember(RuleBasedStateMachine):
         honest=st.booleans(),
         data=st.data(),
     )
-    def carry_out(
-        self, fuse: str, vote: str, planned: int, number: int, purpose: str, honest: bool, data: Any
-    ) -> None:
+    def carry_out(self, fuse: str, vote: str, planned: int, number: int, purpose: str, honest: bool, data: Any) -> None:
         base = None if purpose == "statistics" else self.pick(data, self.versions)
         number, planned = (0, 0) if purpose == "statistics" else (number, planned)
         at = self.at(purpose, number, planned, base, data.draw(st.sampled_from([0, 0, 1])))
@@ -654,7 +654,9 @@ class TheMember(RuleBasedStateMachine):
             for twist in data.draw(st.permutations(sorted(WRONG_ANSWERS))):
                 self.open_wrong(at, twist)
             self.ask_other(at, data)
-            self.open_again(at, data.draw(st.sampled_from([GOOD, KEPT, BAD])), data.draw(st.sampled_from(["", "inside"])))
+            self.open_again(
+                at, data.draw(st.sampled_from([GOOD, KEPT, BAD])), data.draw(st.sampled_from(["", "inside"]))
+            )
 
     def ask_wrong(self, at: At, twist: str) -> None:
         """Ask for the answer to a list with one thing that is not as it should be."""

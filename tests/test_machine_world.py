@@ -145,9 +145,9 @@ class World:
     def _given(self, name: str, at: At) -> Contribution:
         learner = self.learners[name]
         if at.purpose == "statistics":
-            return Contribution((learner.rows, *learner.summary().tolist()))
+            return Contribution((learner.rows, *learner.tested().tolist(), *learner.summary().tolist()))
         if at.purpose == "tallies":
-            return Contribution(tuple(learner.tally(learner.start()).tolist()))
+            return Contribution(tuple(learner.tally(learner.start(), 8).tolist()))
         vector = np.full(self.agreed.sizes["update"], 0.01, dtype=np.float32)
         return Contribution((), vector, learner.rows / self.rows, self.agreed.scale, name.encode() * 32)
 

@@ -373,9 +373,7 @@ class Sequence:
         """Let a node's ledger remember a base that came with the words of all names."""
         self.sums += 1
         about = context(circle=digest, number=self.sums, purpose="update" if trained else "tallies", base=sha256)
-        node.ledger.remember_sealed(
-            about, "header", base=Base(sha256, identity, b"", trained, True, self.sums, 1.0)
-        )
+        node.ledger.remember_sealed(about, "header", base=Base(sha256, identity, b"", trained, True, self.sums, 1.0))
         node.promoted.setdefault(sha256, (identity, digest))
         if answers:
             node.ledger.remember_answered(about, OwnAnswer(about.digest, {}, "total", b"", b"", b""))

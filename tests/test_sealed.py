@@ -379,9 +379,7 @@ def test_a_sealed_sum_opens_to_the_quantised_sum(members: int, value_bits: int, 
     rng = np.random.default_rng(values)
     updates = [rng.normal(0, 1, values).astype(np.float32) for _ in range(members)]
     scale = Scale((Stretch(values, "*", 1.5),), value_bits)
-    given_ = [
-        Contribution((i, 2**38 - 1), update, 1 / members, scale, bytes(32)) for i, update in enumerate(updates)
-    ]
+    given_ = [Contribution((i, 2**38 - 1), update, 1 / members, scale, bytes(32)) for i, update in enumerate(updates)]
     used = plan(members, value_bits, given_[0].lanes(plan(members, value_bits, values)))
     lanes = given_[0].lanes(used)
     done = Round(members, value_bits, lanes, [lanes_of(one, used) for one in given_])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from moonflower.client.learning.rows import Rows
 from moonflower.client.tasks import MAX_COUNT, METRICS, Task, fixed, load_task, own_tasks, schema_for
 from moonflower.client.tasks.digits import Digits
-from moonflower.client.tasks.tabular import BINS, Tabular, ranking
+from moonflower.client.tasks.tabular import EDGES, Tabular, ranking
 from moonflower.configs.schema import Categorical, Label, Numeric, Schema
 from moonflower.configs.settings import DataSettings
 from moonflower.errors import InputError
@@ -238,31 +238,52 @@ def test_metrics_agree_with_scikit_learn(rows: list[tuple[float, int]]) -> None:
         assert (found["auc"], found["average_precision"]) == (None, None)
 
 
-@given(scored, st.integers(0, 60))
+@given(scored, st.integers(0, 60), st.integers(1, 70))
 @settings(max_examples=50)
-def test_tallies_add_up_and_give_the_metrics_back(rows: list[tuple[float, int]], cut: int) -> None:
+def test_tallies_add_up_and_give_the_metrics_back(rows: list[tuple[float, int]], cut: int, bins: int) -> None:
     task = Tabular()
     logits = torch.tensor([[row[0]] for row in rows])
     targets = torch.tensor([row[1] for row in rows])
-    parts = [task.tally(logits[:cut], targets[:cut]), task.tally(logits[cut:], targets[cut:])]
-    whole = task.tally(logits, targets)
+    parts = [task.tally(logits[:cut], targets[:cut], bins), task.tally(logits[cut:], targets[cut:], bins)]
+    whole = task.tally(logits, targets, bins)
     total = (parts[0] + parts[1]).tolist()
     assert total[2:] == whole.tolist()[2:]
     assert abs(total[1] - whole[1]) <= 1  # the loss is rounded once a member
-    found, exact = task.overall(total), task.metrics(logits, targets)
+    found, exact = task.overall(total, bins), task.metrics(logits, targets)
     assert found["accuracy"] == pytest.approx(exact["accuracy"])
     assert found["loss"] == pytest.approx(exact["loss"], abs=1e-4)
-    assert (found["auc"] is None) == (exact["auc"] is None)
+    assert (found["auc"] is None) == (exact["auc"] is None or bins == 1)
+    used = np.array(total[3:]).reshape(2, -1)
+    assert not used[:, bins:].any(), "more bins are filled than are allowed"
+
+
+def test_bins_have_the_edges_of_the_recipe_and_neighbours_are_counted_together() -> None:
+    task = Tabular(edges=[0.1, 0.5, 0.9])
+    chances = torch.tensor([0.05, 0.1, 0.3, 0.5, 0.7, 0.95]).double()
+    outputs, targets = torch.logit(chances)[:, None], torch.tensor([0, 1, 0, 1, 1, 1])
+    assert task.tally(outputs, targets, 64)[3:].tolist() == [0, 1, 2, 1, 1, 1, 0, 0]
+    assert task.tally(outputs, targets, 2)[3:].tolist() == [1, 3, 0, 0, 2, 0, 0, 0]
+    assert task.tested(targets).tolist() == [2, 4]
+    assert task.overall(task.tally(outputs, targets, 1).tolist(), 1)["auc"] is None
+
+
+@pytest.mark.parametrize(
+    "edges", [[], [0.0], [1.0], [0.5, 0.5], [0.6, 0.4], [float("nan")], ["0.5"], "0.5", 3, [at / 65 for at in range(1, 65)]]
+)
+def test_edges_out_of_order_or_range_are_refused(edges: Any) -> None:
+    with pytest.raises(InputError, match=r"\[task\] edges = .*expected 1 to 63 numbers that rise within \(0, 1\)"):
+        Tabular(edges=edges)
 
 
 def test_no_rows_at_all() -> None:
     task = Tabular()
     empty = torch.zeros(0, 1)
     assert task.metrics(empty, torch.zeros(0).long()) == dict.fromkeys(METRICS)
-    tally = task.tally(empty, torch.zeros(0).long())
-    assert (len(tally), tally.sum()) == (3 + 2 * BINS, 0)
-    assert task.overall(tally.tolist()) == dict.fromkeys(METRICS)
-    assert Task().overall([0, 0, 0]) == dict.fromkeys(METRICS)
+    tally = task.tally(empty, torch.zeros(0).long(), 8)
+    assert (len(tally), tally.sum()) == (3 + 2 * (len(EDGES) + 1), 0)
+    assert task.overall(tally.tolist(), 8) == dict.fromkeys(METRICS)
+    assert Task().overall([0, 0, 0], 8) == dict.fromkeys(METRICS)
+    assert (task.tested(torch.zeros(0).long()).tolist(), Task().tested(torch.zeros(3)).tolist()) == ([0, 0], [3])
 
 
 def test_a_broken_model_shows_as_such_and_does_not_break_the_tally() -> None:
@@ -270,7 +291,7 @@ def test_a_broken_model_shows_as_such_and_does_not_break_the_tally() -> None:
     found = Tabular().metrics(outputs, targets)
     assert math.isnan(found["loss"] or 0)
     assert found["auc"] is None
-    tally = Tabular().tally(outputs, targets)
+    tally = Tabular().tally(outputs, targets, 8)
     assert 0 <= tally.min() <= tally.max() == MAX_COUNT
 
 
@@ -326,6 +347,6 @@ def test_digits_task_is_a_worked_example() -> None:
     assert scores.shape == (2, 10)
     assert np.allclose(scores.sum(axis=1), 1)
     found = task.metrics(outputs, targets)
-    totals = task.tally(outputs, targets).tolist()
+    totals = task.tally(outputs, targets, 8).tolist()
     assert totals[0] == 2
-    assert task.overall(totals)["loss"] == pytest.approx(found["loss"], abs=1e-4)
+    assert task.overall(totals, 8)["loss"] == pytest.approx(found["loss"], abs=1e-4)

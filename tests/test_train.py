@@ -166,7 +166,7 @@ def test_members_with_few_rows_of_one_class(count: int, target: int) -> None:
     for part in ("validation", "test"):
         assert made.evaluate(vector, part) == dict.fromkeys(METRICS)
     assert made.personalised(vector) == dict.fromkeys(METRICS)
-    assert made.tally(vector).sum() == 0
+    assert made.tally(vector, 8).sum() == 0
     own = made.evaluate(vector, "train")
     assert own["auc"] is None
     assert math.isfinite(own["loss"] or math.nan)
@@ -227,7 +227,7 @@ def test_what_travels_and_what_stays() -> None:
     assert trained[ends[3] : ends[4]].any()  # the running mean is a buffer, and moved
     found = made.evaluate(trained, "test")
     assert set(found) == {*METRICS, "mine"}
-    assert made.overall(made.tally(trained).tolist())["loss"] == pytest.approx(found["loss"], abs=1e-4)
+    assert made.overall(made.tally(trained, 8).tolist(), 8)["loss"] == pytest.approx(found["loss"], abs=1e-4)
     assert made.personalised(trained) is None
 
 
@@ -327,14 +327,14 @@ def federate(name: str, *overrides: str) -> dict[str, Any]:
             for member in members
         ]
         vector = (vector + np.sum(moves, axis=0)).astype(np.float32)
-    tally = sum(member.tally(vector) for member in members)
+    tally = sum(member.tally(vector, 64) for member in members)
     assert isinstance(tally, np.ndarray)
     everyone = TorchLearner(task, join(list(splits.values())), schema, seed=seed, secret=secret_of("pooled", seed))
     assert everyone.scaling(everyone.summary().tolist()) == members[0].scaling(totals.tolist())
     everyone.prepare(members[0].scaling(totals.tolist()))
     own = [(len(part.test), member.personalised(vector)) for member, part in zip(members, splits.values(), strict=True)]
     return {
-        "tallied": members[0].overall(tally.tolist()),
+        "tallied": members[0].overall(tally.tolist(), 64),
         "exact": everyone.evaluate(vector, "test"),
         "own_loss": sum(n * (m or {}).get("loss", 0) for n, m in own) / sum(n for n, _ in own),
     }

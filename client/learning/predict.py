@@ -25,7 +25,7 @@ from ...protocol.model_version import Version, parse
 from ..tasks import Metrics, Task, load_task, own_tasks
 from .rows import Rows
 from .sources import read_table
-from .torch import fresh_model, frozen_of, layout_of, load, outputs
+from .tensors import fresh_model, frozen_of, layout_of, load, outputs
 
 logger = logging.getLogger(__name__)
 _KEYS = {"format", "federation", "task", "schema", "scaling", "package"}

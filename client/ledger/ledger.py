@@ -139,7 +139,7 @@ class Ledger:
         return None if found is None else str(found)
 
     def best(self, run: str, base: str) -> str:
-        """Return the best version of a run when a base was trained from: promoted last, or where the run began; or ""."""
+        """Return a run's best version when a base was trained from: promoted last, or where the run began; or ""."""
         row = tables.bases.c
         reached = select(func.max(row.number)).where((row.run == run) & (row.sha256 == base)).scalar_subquery()
         good = (row.run == run) & (row.number <= reached) & (row.promoted | (row.number == 0))

@@ -1,0 +1,149 @@
+"""A task's model as tensors: how it is made, which of them travel, and how a vector becomes a model again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ...canonical import canonical
+from ...configs.schema import Schema
+from ...errors import InputError
+from ...protocol.model_version import FROZEN_TYPES, Layout, TensorSpec, Version
+from ..tasks import Task
+from .learner import Vector
+
+_CHUNK = 8192
+"""Rows of one evaluation step: bounds the memory of a large model's activations."""
+_FROZEN_TYPES = tuple(getattr(torch, np.dtype(code).name) for code in FROZEN_TYPES.values())
+
+
+def check_fits(version: Version, task: Task, schema: Schema, draw: str) -> None:
+    """Check that a version is one of a task's model, so that runs can start from it.
+
+    Args:
+        version: that is to be trained further.
+        task, schema: of the circle.
+        draw: what its version 0 is drawn from.
+
+    Raises:
+        InputError: ``data.model``: another model; names the first tensor that differs.
+    """
+    model = fresh_model(task, schema, draw)
+    frozen = {name: tensor_digest(value.detach().numpy()) for name, value in frozen_of(model).items()}
+    own: dict[str, Any] = {spec.name: list(spec.shape) for spec in layout_of(model)}
+    found: dict[str, Any] = {spec.name: list(spec.shape) for spec in version.layout}
+    own |= frozen
+    found |= {name: tensor_digest(value) for name, value in version.frozen.items()}
+    odd = next((name for name in dict.fromkeys((*own, *found)) if own.get(name) != found.get(name)), None)
+    if odd is not None or list(own) != list(found):
+        what = f"{odd!r} is another tensor" if odd is not None else "its tensors are in another order"
+        raise InputError("data.model", f"version {version.sha256[:16]} is not of this task and schema: {what}")
+
+
+def fresh_model(task: Task, schema: Schema, draw: str) -> nn.Module:
+    """Return the task's model as ``draw`` makes it; the global torch generator is as it was afterwards."""
+    number = torch_seed(f"start|{draw}".encode())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(number)
+        return task.model(schema, torch.Generator().manual_seed(number))
+
+
+def layout_of(model: nn.Module) -> Layout:
+    """Return what travels: trainable floating parameters and floating buffers, without empty ones."""
+    frozen = {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    return tuple(
+        TensorSpec(name, tuple(value.shape))
+        for name, value in model.state_dict().items()
+        if value.is_floating_point() and value.numel() and name not in frozen
+    )
+
+
+def frozen_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return what does not travel, by name: frozen parameters and integer buffers, without empty ones.
+
+    Raises:
+        InputError: ``config.task``: one is of a type that no version can hold, such as bfloat16.
+    """
+    travels = {spec.name for spec in layout_of(model)}
+    found = {name: value for name, value in model.state_dict().items() if value.numel() and name not in travels}
+    for name, value in found.items():
+        if value.dtype not in _FROZEN_TYPES:
+            known = ", ".join(str(one).removeprefix("torch.") for one in _FROZEN_TYPES)
+            kind = str(value.dtype).removeprefix("torch.")
+            raise InputError("config.task", f"tensor {name!r} of the task's model is {kind}; expected one of {known}")
+    return found
+
+
+def tensor_digest(value: NDArray[Any]) -> str:
+    """Return the SHA-256 over type, shape and little-endian bytes of an array, 64 hex digits."""
+    plain = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
+    about = canonical([value.dtype.name, list(value.shape)])
+    return hashlib.sha256(about + b"\n" + plain.tobytes()).hexdigest()
+
+
+def check_hidden(model: nn.Module, other: Callable[[], nn.Module]) -> None:
+    """Check that no buffer outside the state dict was drawn: no version carries it, so predictions would differ.
+
+    Args:
+        model: as one seed makes it.
+        other: makes it from another seed; called only where there is such a buffer.
+
+    Raises:
+        InputError: ``config.task``: names the buffer.
+    """
+    kept = model.state_dict()
+    hidden = {name: value for name, value in model.named_buffers(remove_duplicate=False) if name not in kept}
+    again = dict(other().named_buffers(remove_duplicate=False)) if hidden else {}
+    for name, value in hidden.items():
+        if name not in again or not _same(value, again[name]):
+            raise InputError(
+                "config.task",
+                f"buffer {name!r} of the task's model depends on the seed and is not in its state dict; "
+                "expected persistent=True",
+            )
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors hold the same; NaN is NaN."""
+    return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
+
+
+def flatten(state: Mapping[str, Tensor], layout: Layout) -> Vector:
+    """Return the tensors of ``layout`` as one ``float32[n]``."""
+    return torch.cat([state[spec.name].detach().reshape(-1).float() for spec in layout]).numpy()
+
+
+def load(model: nn.Module, origin: Mapping[str, Tensor], layout: Layout, vector: Vector) -> None:
+    """Set the model to ``vector``, and what does not travel to ``origin``.
+
+    Raises:
+        ValueError: the vector's length is not the layout's.
+    """
+    size = sum(spec.size for spec in layout)
+    if vector.shape != (size,):
+        raise ValueError(f"vector has shape {vector.shape}, the model takes {size} numbers")
+    state, start = model.state_dict(), 0
+    with torch.no_grad():
+        for name, kept in origin.items():
+            state[name].copy_(kept)
+        for spec in layout:  # one tensor at a time: a whole second vector would be a lot of memory
+            piece = np.array(vector[start : start + spec.size], dtype=np.float32)
+            state[spec.name].copy_(torch.from_numpy(piece.reshape(spec.shape)))
+            start += spec.size
+
+
+def outputs(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Return the model's outputs on prepared inputs, in evaluation mode and without gradients."""
+    model.eval()
+    with torch.inference_mode():
+        return torch.cat([model(inputs[i : i + _CHUNK]) for i in range(0, max(len(inputs), 1), _CHUNK)])
+
+
+def torch_seed(seed: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(seed).digest()[:8], "big") >> 1
