@@ -112,6 +112,7 @@ def test_an_approval_for_one_digest_cannot_serve_another(shelf: Shelf) -> None:
         ({"sha256": "b" * 64}, "release.digest"),
         ({"sha256": "0" * 64}, "release.digest"),
         ({"sha256": "f" * 64}, "release.digest"),
+        ({"sha256": "e" * 64}, "release.digest"),  # kept: never released
         ({"federation": "lung"}, "release.digest"),
         ({"after": 0}, "release.outdated"),
         ({"by": "eve"}, "release.unknown_approver"),
