@@ -119,7 +119,7 @@ def test_an_approval_for_one_digest_cannot_serve_another(shelf: Shelf) -> None:
         ({"role": "cook"}, "release.unknown_approver"),
         ({"key": "eve"}, "release.signature"),
     ],
-    ids=["unknown", "start", "refused", "federation", "after", "member", "role", "key"],
+    ids=["unknown", "start", "refused", "kept", "federation", "after", "member", "role", "key"],
 )
 @pytest.mark.parametrize("action", ["approve", "reject", "rollback"])
 def test_a_decision_that_is_not_right_is_refused(
