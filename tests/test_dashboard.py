@@ -765,6 +765,11 @@ def running(**changes: Any) -> Scene:
             "approvers, but no other member has one.",
         ),
         (
+            running(status="done", code="run.converged", promoted=9, released=3),
+            "No run now. The last one converged, with nothing more to gain: 9 of 20 rounds gave a better version. "
+            "Version 3 is released.",
+        ),
+        (
             running(status="policy", code="run.patience", released=3),
             "No run now. The last one was ended by its own rules (run.patience): no version was promoted. "
             "Version 3 is released.",
