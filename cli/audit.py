@@ -16,7 +16,9 @@ from ..canonical import canonical, parse_canonical
 from ..crypto import merkle
 from ..crypto.note import Verifier, open_checkpoint
 from ..errors import AuditError, InputError, Refused, nearest
+from ..protocol.gate import counted
 from ..protocol.purposes import FIRST, STATISTICS, UPDATE
+from ..report.findings import votes
 from ..server.evidence.certificate import Certified, build_certificate, proved_set, verify_certificate
 from ..server.evidence.gather import gather
 from ..server.evidence.recompute import recompute as add_up
@@ -251,10 +253,9 @@ def _print_page(certified: Certified) -> None:
         "metrics": ", ".join(f"{name} {value}" for name, value in sorted(said.metrics.items())),
     }
     if verdict is not None:
-        votes = sum(vote is not None for vote in verdict.votes.values())
         why = f" ({verdict.code})" if verdict.code else ""
-        median = "" if verdict.median is None else f"; median of {votes} votes {verdict.median:+g}"
-        lines["verdict"] = f"{verdict.status}{why}{median}"
+        words = f"; {votes(counted(verdict.votes))}" if verdict.votes else ""
+        lines["verdict"] = f"{verdict.status}{why}{words}"
     elif purpose and purpose.voted:
         lines["verdict"] = "none in the log yet"
     lines["log"] = f"{checkpoint.origin}, {checkpoint.size} entries, root {checkpoint.root.hex()}"

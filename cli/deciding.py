@@ -14,6 +14,7 @@ from ..crypto.identity import PublicKey
 from ..errors import InputError, Refused
 from ..protocol.approval import Action, Decision, SignedDecision
 from ..protocol.model_version import Version
+from ..report.findings import votes
 from .output import print_json, visible
 
 
@@ -75,7 +76,7 @@ def _brief(found: Mapping[str, Any], decision: Decision) -> Iterator[str]:
     for one in found["origins"]:
         if one["imported"]:
             yield f"imported  its training began from the file {one['sha256']}, which no sum of this federation made"
-    yield f"gate      {gate['verdict']}, median of the votes {gate['median']} ({gate['metric']})"
+    yield f"gate      {gate['verdict']}; votes by {gate['metric']}: {votes(gate['votes'])}"
     yield f"metrics   {', '.join(f'{name} {value}' for name, value in metrics.items()) or 'none were reported'}"
     yield f"approvals {len(release['approvals'])} of {release['required']} so far"
     if release["released"]:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..protocol.words import STEPS, WHY
 
 Event = dict[str, Any]
-OVER = frozenset({"promoted", "refused", "failed"})
+OVER = frozenset({"promoted", "kept", "refused", "failed"})
 ODD = frozenset(
     {
         "refused",

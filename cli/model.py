@@ -18,6 +18,7 @@ from ..configs.roles import ClientConfig, OperatorConfig, load_config
 from ..errors import InputError, Refused
 from ..protocol.approval import REASON_HELP, Action, reason_problem
 from ..protocol.model_version import parse
+from ..report.findings import votes
 from ..server.records.state import State, log_name, open_existing
 from ..server.releases.card import beside
 from ..server.releases.card_text import markdown
@@ -41,7 +42,7 @@ ReasonOption = Annotated[str, typer.Option("--reason", help=REASON_HELP)]
 DECISIONS: dict[Action, str] = {
     "approve": """Sign for the release of a version, on behalf of a member; with enough approvals it is released.
 
-    Released means good enough to use. What rounds start from is another matter: the last version that was promoted.
+    Released means good enough to use. What rounds start from is another matter: the last version that was not refused.
     """,
     "reject": """Reject a version for good: it is never released (again). One approver is enough; there is no way back.
 
@@ -49,7 +50,7 @@ DECISIONS: dict[Action, str] = {
     """,
     "rollback": """Sign for going back to an older version that was released; takes as many approvals as a release.
 
-    It is about what is used, not about training: rounds still start from the last version that was promoted.
+    It is about what is used, not about training: rounds still start from the last version that was not refused.
     """,
 }
 ENOUGH = 2  # approvals that ``verify`` asks for where no client config says otherwise
@@ -57,7 +58,7 @@ ENOUGH = 2  # approvals that ``verify`` asks for where no client config says oth
 
 @model.command("list")
 def list_versions(state: StateOption = None, operator: AsOption = None, as_json: AsJson = False) -> None:
-    """List every version: the start, promoted ones, refused candidates, and which one is released."""
+    """List every version: the start, promoted ones, kept and refused candidates, and which one is released."""
     with _source(state, operator) as source:
         listing = source.listing()
     if as_json:
@@ -100,6 +101,7 @@ def show(
         **fields,
         "proof": f"signed by {', '.join(sorted(lineage['proof']['signatures']))}",
         "members": ", ".join(lineage["members"]),
+        "votes": votes(lineage["votes"]),
         "status": _status({**release, "code": lineage["code"], "approvals": len(release["approvals"])}),
     }.items():
         table.add_row(name, "–" if value is None or value == "" else visible(str(value)))

@@ -34,7 +34,7 @@ FILES: tuple[tuple[str, type[BaseModel], str], ...] = (
 )
 WIDTH = 100
 LIMITS = {"ge": "≥ {}", "gt": "> {}", "le": "≤ {}", "lt": "< {}", "min_length": "≥ {} long", "max_length": "≤ {} long"}
-KINDS = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path"}
+KINDS = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path", dict: "table"}
 HEAD = "<!-- Made by `make reference` from the code. Edits here are lost. -->\n"
 
 
@@ -83,7 +83,7 @@ def _is_table(kind: Any) -> bool:
 
 
 def _leaves(kind: Any) -> Iterator[Any]:
-    """Yield the plain types inside ``A | B``, ``Annotated[A, …]`` and ``tuple[A, ...]``."""
+    """Yield the plain types inside ``A | B``, ``Annotated[A, …]`` and ``tuple[A, ...]``; a table is one."""
     if get_origin(kind) is Annotated:
         yield from _leaves(get_args(kind)[0])
     elif get_origin(kind) in (Union, UnionType, tuple):
@@ -98,7 +98,7 @@ def _type(field: FieldInfo) -> str:
     words = []
     for leaf in _leaves(field.annotation):
         chosen = get_origin(leaf) is Literal
-        words += [", ".join(f'"{value}"' for value in get_args(leaf))] if chosen else [KINDS[leaf]]
+        words += [", ".join(f'"{value}"' for value in get_args(leaf))] if chosen else [KINDS[get_origin(leaf) or leaf]]
     if any(get_origin(part) is tuple for part in (field.annotation, *get_args(field.annotation))):
         return "list of texts"
     return " or ".join(words)

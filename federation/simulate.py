@@ -156,8 +156,8 @@ def _members(cast: Cast, drills: Sequence[Drill], learners: dict[str, Learner], 
 def _result(cast: Cast, state: State, run: str, learners: Mapping[str, Learner]) -> dict[str, Any]:
     """Return the result as the coordinator knows it, and what only whoever has all data can add."""
     found = result(state, run)
-    sha256 = found["model"]["sha256"]
-    vector = state.models.read(sha256).vector if sha256 else None
+    model = found["model"]
+    vector = state.models.read(model["sha256"]).vector if model else None
     compared = baselines(cast)
     members = [
         {

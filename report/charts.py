@@ -68,8 +68,8 @@ class Mark:
 def over_rounds(marks: Sequence[Mark], title: str, desc: str, ident: str) -> str:
     """Return an SVG of one metric over rounds, or a sentence where no round was measured.
 
-    Promoted rounds are joined by a line. Below the plot, a refused round has a diamond, a failed one a cross
-    and an exclusion a triangle, so that rounds without a metric show too.
+    Promoted rounds are joined by a line. Below the plot, a kept round has an open circle, a refused one a diamond,
+    a failed one a cross and an exclusion a triangle, so that rounds without a metric show too.
     """
     measured = [m for m in marks if m.value is not None]
     if not measured:
@@ -246,10 +246,12 @@ def _point(mark: Mark, x: float, y: float, radius: float) -> str:
 
 
 def _shape(kind: str, x: float, y: float) -> str:
-    """Return a circle (promoted), an open diamond (refused), a triangle (exclusion) or a cross (failed)."""
+    """Return a circle (promoted; open: kept), an open diamond (refused), a triangle (exclusion) or a cross (failed)."""
     at = f"M{x:.1f} {y:.1f}"
     if kind == "promoted":
         return f'<circle class="promoted" cx="{x:.1f}" cy="{y:.1f}" r="3.5" />'
+    if kind == "kept":
+        return f'<circle class="kept" cx="{x:.1f}" cy="{y:.1f}" r="3.5" />'
     if kind == "refused":
         return f'<path class="refused" d="{at}m0 -5l5 5l-5 5l-5 -5z" />'
     if kind == "member named":
@@ -326,6 +328,7 @@ svg .guide { stroke: var(--soft); stroke-dasharray: 1 3; fill: none; }
 svg .rule { stroke: var(--line); stroke-dasharray: 3 3; fill: none; }
 svg .line { stroke: var(--federated); stroke-width: 1.8; fill: none; stroke-linejoin: round; }
 svg .promoted { fill: var(--federated); }
+svg .kept { fill: var(--bg); stroke: var(--federated); stroke-width: 1.8; }
 svg .refused { fill: var(--bg); stroke: var(--warn); stroke-width: 1.8; }
 svg .failed { fill: none; stroke: var(--bad); stroke-width: 2.2; stroke-linecap: round; }
 svg .named { fill: var(--soft); }

@@ -15,8 +15,10 @@ from .charts import UNDEFINED, fixed, number, plain
 WAYS = ("alone", "federated", "personalised", "pooled")
 METRICS = ("loss", "accuracy", "auc", "average_precision")
 LABELS = {"loss": "loss", "accuracy": "accuracy", "auc": "AUC", "average_precision": "average precision"}
-STATUSES = ("promoted", "refused", "failed")
+STATUSES = ("promoted", "kept", "refused", "failed")
+VOTES = {"better": "better", "same": "same", "worse": "worse", "abstain": "abstained"}
 EVERYBODY = "all members' test rows"
+NO_MODEL = "No version was promoted; there is no model to use."
 
 
 def summary(result: Mapping[str, Any]) -> str:
@@ -24,8 +26,8 @@ def summary(result: Mapping[str, Any]) -> str:
     members, rounds = items(result, "members"), items(result, "rounds")
     start = f"{counted(len(members), 'member')} trained one model together in {counted(len(rounds), 'round')}"
     start += f" ({tally(rounds, zeros=False)})" if rounds else ""
-    if not any(r.get("status") == "promoted" for r in rounds):
-        return f"{start}; no round was promoted, so the model is still the one that the run started from."
+    if not result.get("model"):
+        return f"{start}. {NO_MODEL}"
     overall = part(result, "overall")
     federated, alone = part(overall, "federated"), part(overall, "alone")
     if number(federated.get("loss")) is None:
@@ -36,12 +38,27 @@ def summary(result: Mapping[str, Any]) -> str:
     return text + "."
 
 
+def ending(result: Mapping[str, Any]) -> str:
+    """Return how the run ended, or "" where it came to its planned end or goes on.
+
+    >>> ending({"ended": "converged", "rounds": [{"round": 7, "status": "promoted"}, {"round": 8, "status": "kept"}]})
+    'converged: nothing better since round 7'
+    """
+    how = plain(result.get("ended") or "")
+    if how != "converged":
+        return "" if how in ("", "done") else f"early: {how}"
+    better = [r["round"] for r in items(result, "rounds") if r.get("status") == "promoted"]
+    return f"converged: nothing better since round {plain(better[-1])}" if better else "converged: nothing was better"
+
+
 def verdicts(result: Mapping[str, Any]) -> list[str]:
     """Return who is helped by federation and who is not, by loss on each member's own test rows.
 
     Members that do better alone come first, each with its numbers and whether personalising closes the gap: one
-    in a sentence, more in a line each under a sentence.
+    in a sentence, more in a line each under a sentence. Without a model there is nothing to say.
     """
+    if "model" in result and not result["model"]:
+        return []
     helped: list[str] = []
     same: list[str] = []
     unknown: list[str] = []
@@ -84,16 +101,16 @@ def verdicts(result: Mapping[str, Any]) -> list[str]:
 
 
 def tally(rounds: Sequence[Mapping[str, Any]], zeros: bool = True) -> str:
-    """Return ``18 promoted, 2 refused, 0 failed``, or without what did not happen."""
+    """Return ``16 promoted, 2 kept, 2 refused, 0 failed``, or without what did not happen."""
     counts = Counter(r.get("status") for r in rounds)
     return ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status] or zeros)
 
 
 def setbacks(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return refused and failed rounds by code, ``refused gate.regression (round 7)``."""
+    """Return refused and failed rounds by code, ``refused gate.worse (round 7)``."""
     found: dict[str, list[int]] = {}
     for r in rounds:
-        if r.get("status") != "promoted":
+        if r.get("status") not in ("promoted", "kept"):
             found.setdefault(f"{plain(r.get('status'))} {plain(r.get('code') or 'without a code')}", []).append(
                 r["round"]
             )
@@ -107,6 +124,16 @@ def exclusions(rounds: Sequence[Mapping[str, Any]], key: str = "named") -> list[
         for one in items(r, key):
             found.setdefault(who(one), []).append(r["round"])
     return [f"{what} ({_rounds(numbers)})" for what, numbers in found.items()]
+
+
+def votes(counts: Mapping[str, Any]) -> str:
+    """Return what members said of a candidate, or a dash where there was no vote.
+
+    >>> votes({"better": 3, "same": 1, "worse": 0, "abstain": 1})
+    '3 better, 1 same, 1 abstained'
+    """
+    said = ((number(counts.get(word)), word) for word in VOTES)
+    return ", ".join(f"{whole(count)} {VOTES[word]}" for count, word in said if count) or UNDEFINED
 
 
 def part(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:

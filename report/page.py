@@ -14,9 +14,11 @@ from .findings import (
     EVERYBODY,
     LABELS,
     METRICS,
+    NO_MODEL,
     STATUSES,
     WAYS,
     counted,
+    ending,
     exclusions,
     in_bytes,
     in_seconds,
@@ -28,6 +30,7 @@ from .findings import (
     summary,
     tally,
     verdicts,
+    votes,
     who,
     whole,
 )
@@ -87,12 +90,8 @@ def _alarms(result: Mapping[str, Any]) -> str:
             "<p>Do not rely on the history below, and do not release this model, before the cause is known."
             " <code>moonflower audit verify</code> names the first bad entry.</p></div>"
         )
-    rounds = items(result, "rounds")
-    if not any(r.get("status") == "promoted" for r in rounds):
-        parts.append(
-            '<div class="caution"><p><b>No round was promoted.</b> Nothing that was trained in this run'
-            " is part of the model.</p></div>"
-        )
+    if not result.get("model"):
+        parts.append(f'<div class="caution"><p><b>{NO_MODEL}</b></p></div>')
     return "".join(parts)
 
 
@@ -215,6 +214,8 @@ def _rounds_html(result: Mapping[str, Any]) -> str:
     kinds += ["member named"] if any(r.get("named") for r in rounds) else []
     events = [*setbacks(rounds), *(f"named: {one}" for one in exclusions(rounds))]
     events += [f"warning: {one}" for one in exclusions(rounds, "warnings")]
+    how = ending(result)
+    events = [f"end: {how}", *events] if how else events
     bullets = "".join(f"<li>{escaped(event)}</li>" for event in events)
     is_open = ' open="open"' if len(rounds) <= 30 else ""
     return (
@@ -223,17 +224,16 @@ def _rounds_html(result: Mapping[str, Any]) -> str:
         + f"<details{is_open}><summary>{counted(len(rounds), 'round')} as a table</summary>"
         + _rounds_table(result, rounds)
         + "</details>"
-        + '<p class="note">“no.” counts over the whole federation and is never reused. Gate: the version that'
-        " the candidate was compared with, and the median of the members' votes on rows kept for validation: by how"
-        " much it is worse. Clipped: the share of update values cut to the"
-        " agreed range.</p>"
+        + '<p class="note">“no.” counts over the whole federation and is never reused. Votes: what members found of'
+        " the candidate beside the best version, each on its own rows kept for validation. Promoted: the new best"
+        " version. Kept: the next base, no better than the best version; never released.</p>"
     )
 
 
 def _rounds_table(result: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> str:
     names = [plain(m.get("name")) for m in items(result, "members")]
-    words = ("status", "code", "members", "named", "warnings")
-    numbers = ("gate against", "gate median", "clipped", "loss", "accuracy", "AUC")
+    words = ("status", "code", "votes", "members", "named", "warnings")
+    numbers = ("loss", "accuracy", "AUC")
     heads = '<th scope="col" class="num">round</th><th scope="col" class="num">no.</th>'
     heads += "".join(f'<th scope="col">{word}</th>' for word in words)
     heads += "".join(f'<th scope="col" class="num">{word}</th>' for word in numbers)
@@ -242,17 +242,12 @@ def _rounds_table(result: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]
         members = [plain(m) for m in r.get("members") or []]
         said = (
             r.get("code") or UNDEFINED,
+            votes(part(r, "votes")),
             _present(members, names),
             ", ".join(who(one) for one in items(r, "named")) or UNDEFINED,
             ", ".join(who(one) for one in items(r, "warnings")) or UNDEFINED,
         )
-        gate, metrics = part(r, "gate"), part(r, "metrics")
-        measured = (
-            whole(gate.get("baseline")),
-            _signed(gate.get("median")),
-            fixed(r.get("clipped_share")),
-            *(fixed(metrics.get(metric)) for metric in METRICS[:3]),
-        )
+        measured = [fixed(part(r, "metrics").get(metric)) for metric in METRICS[:3]]
         status = plain(r.get("status"))
         body += (
             f'<tr class="{status if status in STATUSES else ""}">'
@@ -343,8 +338,3 @@ def _note(r: Mapping[str, Any], metric: str) -> str:
     parts.append(f"{LABELS[metric]} {fixed(part(r, 'metrics').get(metric))}")
     parts += [f"named {who(one)}" for one in items(r, "named")]
     return ", ".join(filter(None, parts))
-
-
-def _signed(value: object) -> str:
-    found = number(value)
-    return fixed(found) if found is None or found <= 0 else f"+{fixed(found)}"

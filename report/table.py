@@ -23,8 +23,10 @@ from .findings import (
     EVERYBODY,
     LABELS,
     METRICS,
+    NO_MODEL,
     WAYS,
     counted,
+    ending,
     exclusions,
     in_bytes,
     in_seconds,
@@ -56,7 +58,7 @@ def table(result: dict[str, Any], console: Console) -> None:
         facts.add_row(label, text)
     console.print(facts)
     path = part(result, "model").get("path")
-    line = Text("Model    ", style="bold").append(plain(path or UNDEFINED), style="default")
+    line = Text("Model    ", style="bold").append(plain(path or NO_MODEL), style="default")
     console.print(line, soft_wrap=True)
 
 
@@ -131,6 +133,8 @@ def _facts(result: Mapping[str, Any]) -> list[tuple[str, Text]]:
     lines = [("Result", Text(summary(result)))]
     lines += [("" if i else "Verdict", Text(sentence)) for i, sentence in enumerate(verdicts(result))]
     lines.append(("Rounds", Text("; ".join(said))))
+    if how := ending(result):
+        lines.append(("End", Text(how)))
     lines.append(
         (
             "Wire",

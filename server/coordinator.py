@@ -83,7 +83,7 @@ class Coordinator:
             by_policy = "stopped" if error.code == "run.stopped" else "policy"
             self._end(by_policy if isinstance(error, Ended) else "failed", error.code)
             raise
-        self._end("done", "run.converged" if self._patience.converged else "")
+        self._end("done", history.CONVERGED if self._patience.converged else "")
 
     def _carry_on(self, done: int) -> None:
         """Carry out what is left after so many planned rounds."""

@@ -83,6 +83,7 @@ class Shelf:
         for number in range(1, versions + 1):
             self.entry("promoted", number)
         self.entry("refused", versions + 1, sha="f" * 64)
+        self.entry("kept", versions + 2, sha="e" * 64)
 
     @staticmethod
     def sha(number: int) -> str:
@@ -96,17 +97,16 @@ class Shelf:
     def entry(self, verdict: str, number: int, *, sha: str = "", run: str = RUN) -> None:
         made = Entry(
             sha256=sha or self.sha(number),
-            version=None if verdict == "refused" else number,
+            version=None if verdict in ("refused", "kept") else number,
             verdict=verdict,
-            code="gate.norm" if verdict == "refused" else "",
+            code="gate.step" if verdict == "refused" else "",
             run=run,
             number=number,
             base=self.sha(number - 1) if number else "",
             members=MEMBERS,
             proof={"statement": "", "signatures": {}},
-            clip=1.0,
             norm=0.1,
-            median=-0.01,
+            votes={"better": 3, "same": 1, "worse": 0, "abstain": 0} if number else {},
             metrics=None,
             created="2026-11-24T00:00:00.000+00:00",
         )

@@ -101,7 +101,7 @@ def test_people_watch_a_run_and_release_reject_and_roll_back_its_models(people: 
     says(watcher, "of 3: ")
     watcher.locator(".chip").first.wait_for()
     watcher.locator("svg.chart circle").first.wait_for()
-    says(watcher, "No run now. The last one ended well: 3 of 3 rounds went into the model.")
+    says(watcher, "No run now. The last one ended well: 3 of 3 rounds gave a better version.")
     until(lambda: watcher.locator("#now-metric-t").count() == 1)
     assert live.remote.show(run)["status"] == "done"
     until(lambda: watcher.locator("figure").first.locator("svg.chart circle").count() == 3)

@@ -158,7 +158,7 @@ def test_the_entries_of_a_round_of_a_thousand_members_fit() -> None:
     names = [f"{at:x>64}" for at in range(1024)]
     about: Values = {"federation": names[0], "run": "r" * 24, "number": 10**6, "purpose": "update", "base": "b" * 64}
     said = Statement("c" * 64, *about.values(), tuple(names), "h" * 64, "s" * 64, 1.0 / 3, 1.0 / 3, True, {})
-    words = Words(b"s" * 96, -0.1234, b"v" * 96)
+    words = Words(b"s" * 96, "abstain", b"v" * 96)
     proof = Proof(said.encode(), "b" * 64, dict.fromkeys(names, words))
     for details in (
         {"purpose": "update", "headers": dict.fromkeys(names, "h" * 64), "sum": "s" * 64, "context": about},
@@ -170,7 +170,7 @@ def test_the_entries_of_a_round_of_a_thousand_members_fit() -> None:
 
 
 def test_rounds_that_were_refused_or_broken_off_have_certificates_too(federation: Callable[..., Federation]) -> None:
-    one = federation("gate.max_regression=0.0", "gate.patience=1", "training.lr=90.0")
+    one = federation("gate.max_regression=0.0", "gate.patience=1", "training.lr=90.0", "crypto.clip=1000.0")
     assert one.carry_out() == "policy run.patience"
     log = Log(one.folder)
     assert log.build(1)["verdict"]["status"] == "refused"
@@ -183,7 +183,7 @@ def test_rounds_that_were_refused_or_broken_off_have_certificates_too(federation
     with two.state.store.transaction() as db:
         history.request_stop(db, "run-1")
     assert two.carry_out() == "stopped run.stopped"
-    failed = {"status": "failed", "code": "run.stopped", "median": None, "votes": {}}
+    failed = {"status": "failed", "code": "run.stopped", "votes": {}}
     assert Log(two.folder).build(1)["verdict"] == failed
 
 
@@ -276,8 +276,9 @@ def test_no_plain_field_can_differ_from_the_entries(log: Log, field: str) -> Non
 
 @pytest.mark.parametrize("field", ["headers", "sum", "statement", "signatures", "verdict"])
 def test_no_result_can_differ_from_the_entries(log: Log, field: str) -> None:
-    made = log.build()
-    refused("audit.certificate", "plain fields", log, {**made, field: log.build(1)[field]})
+    made, other = log.build(), log.build(1)
+    other["verdict"] |= {"status": "kept"}
+    refused("audit.certificate", "plain fields", log, {**made, field: other[field]})
 
 
 def test_nothing_can_be_added_or_left_out(log: Log) -> None:
@@ -440,8 +441,8 @@ def sign_vote(opened: Values, name: str) -> None:
     opened["vote_signatures"][name] = b64(identities()[name].sign("vote", covered))
 
 
-def voted(**votes: float) -> Callable[[Chosen], None]:
-    """Return a change of votes, signed by their voters; the median stays what it was."""
+def voted(**votes: str) -> Callable[[Chosen], None]:
+    """Return a change of votes, signed by their voters."""
 
     def change(chosen: Chosen) -> None:
         opened = chosen["opened"]["details"]
@@ -535,7 +536,7 @@ FORGED = {
         BAD,
         "one envelope of everybody in the circle",
     ),
-    "context": (of("set_closed", "details", "context", "clip", to=1.5), BAD, "about another context"),
+    "context": (of("set_closed", "details", "context", "round", to=9), BAD, "about another context"),
     "header": (of("set_closed", "details", "headers", "Hungary", to="0" * 64), BAD, "other envelopes"),
     "header's form": (of("set_closed", "details", "headers", "Hungary", to="x"), BAD, "another form"),
     "header's length": (of("set_closed", "details", "headers", "Hungary", to="00" * 31), BAD, "another form"),
@@ -547,7 +548,7 @@ FORGED = {
         "statement is malformed",
     ),
     "unsigned": (
-        of("opened", "details", "statement", to=lambda s: canonical({**json.loads(s), "clip": 9.0}).decode()),
+        of("opened", "details", "statement", to=lambda s: canonical({**json.loads(s), "signal": 9.0}).decode()),
         "audit.openers",
         "is not signed by",
     ),
@@ -574,32 +575,29 @@ FORGED = {
     "clear base": (resigned(base="0" * 64), BAD, "plain fields are not those of its context"),
     "clear run": (resigned(run="x"), BAD, "plain fields are not those of its context"),
     "another set": (resigned(members=["Cleveland", "Hungary", "Switzerland"]), BAD, "other envelopes"),
-    "judged vote": (of("judged", "details", "votes", "Hungary", to=0.5), BAD, "not those that everybody signed"),
+    "judged vote": (of("judged", "details", "votes", "Hungary", to="abstain"), BAD, "not those that everybody signed"),
     "judged best": (of("judged", "details", "best", to="0" * 64), BAD, "not those that everybody signed"),
-    "vote": (of("opened", "details", "votes", "Hungary", to=0.5), "audit.openers", "the vote is not signed by"),
+    "vote": (of("opened", "details", "votes", "Hungary", to="abstain"), "audit.openers", "the vote is not signed by"),
     "best": (of("opened", "details", "best", to="0" * 64), "audit.openers", "the vote is not signed by"),
-    "vote's form": (of("opened", "details", "votes", "Hungary", to=2.0), BAD, "proof is malformed"),
+    "vote's form": (of("opened", "details", "votes", "Hungary", to="good"), BAD, "proof is malformed"),
     "dropped vote": (lambda c: c["judged"]["details"]["votes"].pop("Hungary"), BAD, "not those that everybody signed"),
-    "median": (of("judged", "details", "median", to=-0.5), BAD, "does not follow from the votes"),
-    "bad votes": (
-        both(voted(**dict.fromkeys(NAMES[:3], 0.5)), of("judged", "details", "median", to=0.5)),
-        BAD,
-        "promoted without a code does not follow",
-    ),
+    "bad votes": (voted(**dict.fromkeys(NAMES[:3], "worse")), BAD, "promoted without a code does not follow"),
+    "even votes": (voted(**dict.fromkeys(NAMES[:2], "same")), BAD, "promoted without a code does not follow"),
+    "kept": (of("promoted", "event", to="kept"), BAD, "kept without a code does not follow"),
     "refused": (refuse, BAD, "refused without a code does not follow"),
     "refused for votes": (
-        both(refuse, of("promoted", "code", to=lambda _: "gate.regression")),
+        both(refuse, of("promoted", "code", to=lambda _: "gate.worse")),
         BAD,
-        "refused gate.regression does not follow",
+        "refused gate.worse does not follow",
     ),
     "promoted with a code": (
-        both(of("promoted", "code", to=lambda _: "gate.norm"), lambda c: c["judged"].update(code="gate.norm")),
+        both(of("promoted", "code", to=lambda _: "gate.step"), lambda c: c["judged"].update(code="gate.step")),
         BAD,
-        "promoted gate.norm does not follow",
+        "promoted gate.step does not follow",
     ),
     "out of range": (resigned(in_range=False), BAD, "promoted without a code does not follow"),
     "another code": (
-        both(refuse, of("promoted", "code", to=lambda _: "gate.norm")),
+        both(refuse, of("promoted", "code", to=lambda _: "gate.step")),
         BAD,
         "about different candidates",
     ),
@@ -676,6 +674,27 @@ def test_a_round_that_failed_has_no_votes_and_says_why(log: Log) -> None:
     silent = log.forge(lambda chosen: chosen["promoted"].update(event="failed"))
     entries = [one for one in silent["entries"] if json.loads(one["entry"])["event"] != "judged"]
     refused(BAD, said, log, {**silent, "entries": entries})
+
+
+def test_that_a_step_was_too_long_for_the_steps_before_it_is_the_coordinators_word(log: Log) -> None:
+    """Earlier steps stand in other certificates. That one is not finite, or beyond ``max_step``, follows here."""
+    by_word = both(refuse, coded("gate.step"))
+    verdict = {**log.build()["verdict"], "status": "refused", "code": "gate.step"}
+    found = verify_certificate({**log.forge(by_word), "verdict": verdict}, log.verifier, pins())
+    assert found.verdict is not None
+    assert (found.verdict.status, found.verdict.code) == ("refused", "gate.step")
+    endless = both(resigned(norm=None), refuse, coded("gate.worse"))
+    refused(BAD, "refused gate.worse does not follow", log, log.forge(endless))
+
+
+def coded(code: str) -> Callable[[Chosen], None]:
+    """Return a change of the code that votes and verdict have."""
+
+    def change(chosen: Chosen) -> None:
+        for event in ("judged", "promoted"):
+            chosen[event]["code"] = code
+
+    return change
 
 
 def test_the_sum_is_the_coordinators_word(log: Log) -> None:

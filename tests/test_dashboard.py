@@ -751,27 +751,32 @@ def running(**changes: Any) -> Scene:
         (running(status="queued"), "A run of 20 rounds was accepted and is being started. The roster has 4 members."),
         (
             running(status="done", promoted=17, waiting=Waiting(12, "approve", 1, 2, ("Hungary", "Switzerland"))),
-            "No run now. The last one ended well: 17 of 20 rounds went into the model. Version 12 waits for one more "
+            "No run now. The last one ended well: 17 of 20 rounds gave a better version. Version 12 waits for one more "
             "approver: anyone of Hungary or Switzerland.",
         ),
         (
             running(status="done", promoted=17, waiting=Waiting(12, "approve", 1, 2, ("Hungary",))),
-            "No run now. The last one ended well: 17 of 20 rounds went into the model. Version 12 waits for one more "
+            "No run now. The last one ended well: 17 of 20 rounds gave a better version. Version 12 waits for one more "
             "approver: somebody of Hungary.",
         ),
         (
             running(status="done", promoted=17, waiting=Waiting(12, "approve", 0, 2, ())),
-            "No run now. The last one ended well: 17 of 20 rounds went into the model. Version 12 waits for 2 "
+            "No run now. The last one ended well: 17 of 20 rounds gave a better version. Version 12 waits for 2 "
             "approvers, but no other member has one.",
         ),
         (
-            running(status="policy", code="gate.patience", released=3),
-            "No run now. The last one was ended by its own rules (gate.patience): no round went into the model. "
+            running(status="done", code="run.converged", promoted=9, released=3),
+            "No run now. The last one converged, with nothing more to gain: 9 of 20 rounds gave a better version. "
+            "Version 3 is released.",
+        ),
+        (
+            running(status="policy", code="run.patience", released=3),
+            "No run now. The last one was ended by its own rules (run.patience): no version was promoted. "
             "Version 3 is released.",
         ),
         (
             running(status="stopped", code="run.stopped", promoted=1),
-            "No run now. The last one was stopped (run.stopped): 1 of 20 rounds went into the model. No version is "
+            "No run now. The last one was stopped (run.stopped): 1 of 20 rounds gave a better version. No version is "
             "released.",
         ),
     ],

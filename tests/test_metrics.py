@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from moonflower import simulate
 from moonflower.oauth.refusal import CODES
+from moonflower.protocol.gate import VOTES
 from moonflower.protocol.messages import Enrolled, Refusal
 from moonflower.protocol.records import kind_of, to_records
 from moonflower.server.records import history
@@ -23,7 +24,7 @@ from moonflower.server.records.log import EVENTS
 from moonflower.server.records.members import RosterMember
 from moonflower.server.records.state import State
 from moonflower.server.watch.catalogue import CATALOGUE, PREFIX
-from moonflower.server.watch.figures import BUCKETS_S, KNOWN_ROUNDS, MAX_CODES, OTHER, Durations, Figures
+from moonflower.server.watch.figures import BUCKETS_S, ENDS, KNOWN_ROUNDS, MAX_CODES, OTHER, Durations, Figures
 from moonflower.server.watch.metrics import Metrics, Process, registry
 from prometheus import promtool
 from prometheus_client import CollectorRegistry, generate_latest
@@ -83,13 +84,13 @@ class Script:
 
     def round(self, number: int, end: str, code: str = "", *, collect_s: float = 4.0) -> None:
         update = {"purpose": "update"}
-        self.add("round_began", number=number, run="r", details={"round": number, "clip": 8.0})
+        self.add("round_began", number=number, run="r", details={"round": number})
         self.add("envelope_accepted", number=number, run="r", member="anna", details={**update, "bytes": 100})
         self.add("envelope_refused", number=number, run="r", member="bert", code="update.failed", details=update)
         if end != "failed":
             self.add("set_closed", after_s=collect_s, number=number, run="r", details=update)
             self.add("opened", after_s=0.2, number=number, run="r", details=update)
-            warned = {"warnings": [["bert", "gate.regression"]] if end == "promoted" else []}
+            warned = {"warnings": [["bert", "gate.worse"]] if end == "promoted" else []}
             self.add("judged", after_s=0.05, number=number, run="r", code=code, details=warned)
         self.add(end, number=number, run="r", code=code, details={"named": {}})
 
@@ -111,8 +112,8 @@ def test_a_script_adds_up() -> None:
     script.round(1, "promoted")
     promoted_s = script.now_s
     script.add("opened", after_s=50, number=1, run="r", details={"purpose": "tallies"})
-    script.round(2, "refused", "gate.regression", collect_s=40)
-    script.round(3, "refused", "gate.norm", collect_s=5000)
+    script.round(2, "refused", "gate.worse", collect_s=40)
+    script.round(3, "refused", "gate.step", collect_s=5000)
     script.round(4, "failed", "round.too_few")
     script.round(5, "failed", "run.interrupted")
     for event, code in (
@@ -130,8 +131,8 @@ def test_a_script_adds_up() -> None:
     said = script.figures
     assert grown(said.rounds) == {
         ("promoted", ""): 1,
-        ("refused", "gate.regression"): 1,
-        ("refused", "gate.norm"): 1,
+        ("refused", "gate.worse"): 1,
+        ("refused", "gate.step"): 1,
         ("failed", "round.too_few"): 1,
         ("failed", "run.interrupted"): 1,
     }
@@ -149,7 +150,7 @@ def test_a_script_adds_up() -> None:
     assert said.left_out == {("bert", "update", "update.failed"): 5}
     assert (said.accepted, said.envelope_bytes) == ({("anna", "update"): 5}, {"update": 500})
     assert grown(said.warnings) == {
-        ("round", "gate.regression"): 1,
+        ("round", "gate.worse"): 1,
         ("seats", "circle.differs"): 1,
         ("retention", ""): 1,
     }
@@ -183,15 +184,20 @@ def test_a_clock_that_was_set_back_makes_no_negative_seconds() -> None:
 def test_a_new_run_begins_with_patience_of_its_own() -> None:
     script = Script()
     script.add("run_began", run="r", details={"offer": {}})
-    script.round(1, "refused", "gate.norm")
-    script.round(2, "refused", "gate.norm")
+    script.round(1, "refused", "gate.step")
+    script.round(2, "refused", "gate.step")
     script.round(3, "failed", "open.key")
     assert (script.figures.refused_in_a_row, script.figures.failed_in_a_row) == (2, 1)
     script.add("run_began", run="s", details={"offer": {}})
     assert (script.figures.refused_in_a_row, script.figures.failed_in_a_row) == (0, 0)
     script.round(4, "failed", "open.key")
-    script.round(5, "refused", "gate.norm")
+    script.round(5, "refused", "gate.step")
     assert (script.figures.refused_in_a_row, script.figures.failed_in_a_row) == (1, 0), "as Patience counts"
+    promoted_s = script.figures.promoted_s
+    script.round(6, "failed", "open.key")
+    script.round(7, "kept")
+    assert (script.figures.refused_in_a_row, script.figures.failed_in_a_row) == (0, 0), "what is kept is not refused"
+    assert script.figures.promoted_s == promoted_s
 
 
 def test_a_member_cannot_make_up_labels_without_end() -> None:
@@ -275,9 +281,7 @@ def check_counters(state: State) -> list[dict[str, Any]]:
         if "run" not in one:
             refused[one["code"],] += 1 + one["details"]["more"]
     counted: dict[str, Mapping[Any, float]] = {
-        "rounds_total": Counter(
-            (event, one.get("code", "")) for event in ("promoted", "refused", "failed") for one in about(event)
-        ),
+        "rounds_total": Counter((event, one.get("code", "")) for event in ENDS for one in about(event)),
         "runs_ended_total": Counter((one["details"]["status"],) for one in about("run_ended")),
         "envelopes_accepted_total": Counter((one["member"], one["details"]["purpose"]) for one in came),
         "envelopes_refused_total": Counter((one["member"], one["details"]["purpose"], one["code"]) for one in late),
@@ -323,7 +327,7 @@ def check_durations(state: State) -> None:
         ):
             if then in times:
                 expected.setdefault(("round_phase_seconds", phase), []).append(times[then] - times[first])
-        for status in {"promoted", "refused", "failed"} & times.keys():
+        for status in {*ENDS} & times.keys():
             expected.setdefault(("round_seconds", status), []).append(times[status] - times["round_began"])
     found = scraped(Metrics(state))
     for (name, value), seconds in expected.items():
@@ -368,7 +372,7 @@ def test_every_gauge_is_what_the_rows_say(federation: Federation) -> None:
     assert of(found, "runs_open") == {("queued",): 0, ("running",): 0}
     assert of(found, "run_info") == {("run-2", runs[-1].status, runs[-1].code): 1}
     assert of(found, "run_rounds") == {("planned",): 3, ("done",): 0}
-    assert "gate_median_vote" not in {one.name for one in CATALOGUE if of(found, one.name)}, "that run has none"
+    assert "round_votes" not in {one.name for one in CATALOGUE if of(found, one.name)}, "that run has none"
     assert of(found, "members") == {("active",): 4, ("revoked",): 0}
     assert of(found, "model_released_version") == {(): released}
     assert of(found, "model_versions") == {(): released + 1}
@@ -396,9 +400,8 @@ def test_the_gate_is_that_of_the_newest_round_that_ended(tmp_path: Path) -> None
     found, row = scraped(Metrics(made.state)), made.rounds()[1]
     assert made.rounds()[2]["status"] == "running"
     assert of(found, "round_number") == {(): row["number"]}
-    assert of(found, "gate_median_vote") == {(): row["gate"]["median"]}
-    assert of(found, "gate_max_regression") == {(): 0.05}
-    assert of(found, "round_clipped_share") == {(): row["clipped_share"]}
+    assert of(found, "round_votes") == {(word,): count for word, count in row["votes"].items()}
+    assert {*row["votes"]} == {*VOTES}
     assert of(found, "round_members") == {(): 4}
     assert of(found, "run_rounds") == {("planned",): 3, ("done",): 2}
     assert of(found, "runs_open") == {("queued",): 0, ("running",): 1}
@@ -436,7 +439,7 @@ def unchanging(found: Samples) -> Samples:
 
 @settings(max_examples=25)
 @given(
-    st.lists(st.tuples(st.sampled_from(["promoted", "refused", "failed"]), st.sampled_from(["", "gate.norm", "x.y"]))),
+    st.lists(st.tuples(st.sampled_from(ENDS), st.sampled_from(["", "gate.step", "x.y"]))),
     st.integers(1, 7),
 )
 def test_a_log_that_is_read_in_pieces_adds_up_to_the_same(ends: list[tuple[str, str]], piece: int) -> None:
@@ -493,7 +496,8 @@ def test_the_documented_metrics_are_the_real_ones() -> None:
 
 
 def test_names_are_as_prometheus_wants_them() -> None:
-    labels = {"code", "event", "member", "part", "phase", "purpose", "run", "status", "step", "version", "way", "what"}
+    labels = {"code", "event", "member", "part", "phase", "purpose", "run", "status", "step", "version", "vote", "way"}
+    labels |= {"what"}
     names = [one.name for one in CATALOGUE]
     assert len(names) == len(set(names))
     for one in CATALOGUE:
@@ -522,7 +526,7 @@ def test_no_secret_no_digest_no_count_of_rows(federation: Federation) -> None:
     for secret in (*federation.pins.values(), (federation.folder / "log.key").read_text().strip(), "client of", "idp."):
         assert secret not in text
     words = {*federation.pins, *EVENTS, "run-2", "other", "active", "revoked", "planned", "done", "queued", "running"}
-    words |= {"promoted", "refused", "failed", "policy", "stopped", "collect", "open", "judge", "seal", "add", "answer"}
+    words |= {*ENDS, *VOTES, "policy", "stopped", "collect", "open", "judge", "seal", "add", "answer"}
     words |= {"upload", "download", "statistics", "update", "tallies", ""}
     words |= {"witness", "model", "round", "seats", "report", "retention", "release"}
     found = samples(text)
@@ -545,15 +549,12 @@ def parts(split: Any) -> list[Any]:
     return [value for value in vars(split).values() if hasattr(value, "__len__")]
 
 
-def test_votes_and_metrics_of_the_model_are_not_told(federation: Federation) -> None:
-    said = set(scraped(Metrics(federation.state)).values())
-    votes = {vote for one in federation.events("judged") for vote in one["details"]["votes"].values() if vote}
+def test_whose_vote_it_was_and_metrics_of_the_model_are_not_told(federation: Federation) -> None:
+    found = scraped(Metrics(federation.state))
     metrics = {value for one in federation.events("tallies_opened") for value in one["details"]["metrics"].values()}
-    medians = {one["details"]["median"] for one in federation.events("judged")}
-    assert votes
     assert metrics
-    assert not (votes - medians) & said
-    assert not metrics & said
+    assert not metrics & {*found.values()}
+    assert not [labels for _, labels in found if {"vote", "member"} <= {*dict(labels)}]
 
 
 # The door's refusals

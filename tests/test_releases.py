@@ -112,13 +112,14 @@ def test_an_approval_for_one_digest_cannot_serve_another(shelf: Shelf) -> None:
         ({"sha256": "b" * 64}, "release.digest"),
         ({"sha256": "0" * 64}, "release.digest"),
         ({"sha256": "f" * 64}, "release.digest"),
+        ({"sha256": "e" * 64}, "release.digest"),  # kept: never released
         ({"federation": "lung"}, "release.digest"),
         ({"after": 0}, "release.outdated"),
         ({"by": "eve"}, "release.unknown_approver"),
         ({"role": "cook"}, "release.unknown_approver"),
         ({"key": "eve"}, "release.signature"),
     ],
-    ids=["unknown", "start", "refused", "federation", "after", "member", "role", "key"],
+    ids=["unknown", "start", "refused", "kept", "federation", "after", "member", "role", "key"],
 )
 @pytest.mark.parametrize("action", ["approve", "reject", "rollback"])
 def test_a_decision_that_is_not_right_is_refused(

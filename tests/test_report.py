@@ -60,26 +60,25 @@ def a_round(i: int, names: list[str], total: int = 20) -> dict[str, Any]:
     share = 1 - 0.82 ** (i * 20 / total)
     return {
         "round": i, "number": i + 40, "status": "promoted", "code": None, "members": list(names),
-        "named": [], "warnings": [], "clipped_share": 0.0,
-        "gate": {"baseline": i, "median": -0.011 + 0.0005 * i},
+        "named": [], "warnings": [], "votes": {"better": 3, "same": 1, "worse": 0, "abstain": 0},
         "metrics": scores(0.60 - 0.20 * share, 0.70 + 0.12 * share, 0.80 + 0.09 * share),
     }  # fmt: skip
 
 
 def heart(rounds: int = 20) -> dict[str, Any]:
-    """A simulation of four hospitals: round 7 refused, round 9 repeated for Hungary, Cleveland better alone."""
+    """Four hospitals: round 4 kept, round 7 refused, round 9 repeated for Hungary, Cleveland better alone."""
     names = list(HOSPITALS)
     every = [a_round(i + 1, names, rounds) for i in range(rounds)]
     if rounds >= 9:
-        every[6] |= {"status": "refused", "code": "gate.regression", "metrics": scores(0.61, 0.69, 0.79)}
-        every[6]["gate"] = {"baseline": 5, "median": 0.364}
-        every[11]["warnings"] = [{"member": "VA Long Beach", "code": "gate.regression"}]
+        every[3] |= {"status": "kept", "votes": {"better": 1, "same": 2, "worse": 0, "abstain": 1}}
+        every[6] |= {"status": "refused", "code": "gate.worse", "metrics": scores(0.61, 0.69, 0.79)}
+        every[6]["votes"] = {"better": 0, "same": 0, "worse": 4, "abstain": 0}
+        every[11]["warnings"] = [{"member": "VA Long Beach", "code": "gate.worse"}]
         for later in every[8:]:
             later["number"] += 1
         failed = {"status": "failed", "code": "round.too_few", "metrics": None, "members": []}
         named = [{"member": "Hungary", "code": "envelope.signature"}]
-        gate = {"baseline": None, "median": None}
-        every.insert(8, {**every[8], **failed, "number": 49, "named": named, "gate": gate})
+        every.insert(8, {**every[8], **failed, "number": 49, "named": named, "votes": {}})
     return {
         "version": 1, "federation": "heart", "run": "heart-20260301T101500Z",
         "rounds": every, "members": [a_member(n, *HOSPITALS[n]) for n in names],
@@ -114,8 +113,9 @@ def refused() -> dict[str, Any]:
     """Every round refused without metrics, a log that does not verify, one undefined AUC."""
     result = heart()
     for r in result["rounds"]:
-        r |= {"status": "refused", "code": "gate.nonfinite", "metrics": None}
+        r |= {"status": "refused", "code": "gate.step", "metrics": None}
     result["audit"]["verified"] = False
+    result["model"] = None
     result["members"][2]["alone"]["auc"] = None
     return result
 
@@ -131,7 +131,7 @@ def banks() -> dict[str, Any]:
     for r in result["rounds"]:
         r["members"] = list(names)
     result["rounds"][20] |= {"status": "failed", "code": "round.too_few", "metrics": None, "members": []}
-    result["rounds"][30] |= {"status": "refused", "code": "gate.norm", "metrics": scores(1e9, 0.5, None)}
+    result["rounds"][30] |= {"status": "refused", "code": "gate.step", "metrics": scores(1e9, 0.5, None)}
     return result
 
 
@@ -344,9 +344,9 @@ def test_the_table_holds_what_it_must(width: int) -> None:
         "AUC 0.872 0.894 0.894 0.897*",
         "all members' test rows loss 0.498 0.402 – 0.391*",
         "Federation does not help Cleveland",
-        "Result 4 members trained one model together in 21 rounds (19 promoted, 1 refused, 1 failed); on all members'",
+        "Result 4 members trained one model together in 21 rounds (18 promoted, 1 kept, 1 refused, 1 failed); on all",
         "each member judged on its own test rows",
-        "21: 19 promoted, 1 refused, 1 failed; refused gate.regression (round 7); failed round.too_few (round 9)",
+        "21: 18 promoted, 1 kept, 1 refused, 1 failed; refused gate.worse (round 7); failed round.too_few (round 9)",
         "named: Hungary envelope.signature (round 9)",
         "upload 31,244 bytes (31.2 kB) per member and round (1,358.4 bytes a parameter, 23 parameters)",
         "download 412 bytes; seal 4.2 ms, add 1.1 ms, answer 2.3 ms, open 5.8 ms",
@@ -394,35 +394,53 @@ def test_a_log_that_does_not_verify_is_loud() -> None:
 
 
 def test_no_promoted_round_is_said_first() -> None:
-    assert "no round was promoted" in summary(refused())
-    assert "21 rounds (21 refused)" in summary(refused())
+    """There is no model then: not the start, and no word on whom it helps."""
+    assert summary(refused()).endswith("21 rounds (21 refused). No version was promoted; there is no model to use.")
+    assert "Model No version was promoted; there is no model to use." in flat(printed(refused()))
+    assert "No version was promoted; there is no model to use." in words(refused())
+    assert "No version was promoted" not in words(heart()) + printed(heart())
+    assert verdicts(refused()) == []
     assert "Not measured in any round." in words(refused())
+
+
+def test_why_a_run_ended_is_said_unless_it_came_to_its_planned_end() -> None:
+    done = heart() | {"ended": "done"}
+    assert "End " not in printed(done)
+    early = heart() | {"ended": "converged"}
+    early["rounds"][-1]["status"] = "kept"
+    for said in (flat(printed(early)), words(early)):
+        assert "converged: nothing better since round 19" in said
+    assert "converged: nothing was better" in words(refused() | {"ended": "converged"})
+    assert "End early: max_failed" in flat(printed(refused() | {"ended": "max_failed"}))
 
 
 def test_the_summary_is_one_plain_sentence() -> None:
     assert summary(heart()) == (
-        "4 members trained one model together in 21 rounds (19 promoted, 1 refused, 1 failed); on all members' test"
-        " rows it reaches a loss of 0.402 and an AUC of 0.891, against a loss of 0.498 and an AUC of 0.852"
-        " for the members' own models on average."
+        "4 members trained one model together in 21 rounds (18 promoted, 1 kept, 1 refused, 1 failed); on all"
+        " members' test rows it reaches a loss of 0.402 and an AUC of 0.891, against a loss of 0.498 and an AUC of"
+        " 0.852 for the members' own models on average."
     )
 
 
 def test_the_rounds_are_all_in_the_table_and_told_apart_by_shape() -> None:
     root = tree(banks())
-    table = next(t for t in root.iter("table") if "gate against" in "".join(t.itertext()))
+    table = next(t for t in root.iter("table") if "votes" in "".join(t.itertext()))
     rows = [[flat("".join(cell.itertext())) for cell in row] for row in table.iter("tr")]
     assert len(rows) == 102
-    assert rows[21][:5] == ["20", "61", "failed", "round.too_few", "–"]
+    assert rows[21][:6] == ["20", "61", "failed", "round.too_few", "3 better, 1 same", "–"]
+    assert rows[4][2:5] == ["kept", "–", "1 better, 2 same, 1 abstained"]
     assert rows[31][-3:] == ["1.00e+09", "0.500", "–"]
-    assert rows[7][7:10] == ["5", "+0.364", "0.000"]
+    assert rows[7][2:5] == ["refused", "gate.worse", "4 worse"]
     for chart in (e for e in root.iter("svg") if (e.get("aria-labelledby") or "").startswith("rounds-")):
-        shapes = {e.get("class"): e.tag for e in chart.iter() if e.get("class") in {"promoted", "refused", "failed"}}
-        assert shapes == {"promoted": "circle", "refused": "path", "failed": "path"}
+        shapes = {
+            e.get("class"): e.tag for e in chart.iter() if e.get("class") in {"promoted", "kept", "refused", "failed"}
+        }
+        assert shapes == {"promoted": "circle", "kept": "circle", "refused": "path", "failed": "path"}
         assert len({e.get("d", "").split("m", 1)[-1] for e in chart.iter("path") if e.get("class") in shapes}) == 2
     tries = [flat(" ".join(r.itertext())) for r in tree(heart()).iter("tr") if (r.findtext("th") or "") == "9"]
     assert len(tries) == 2
-    assert tries[0].startswith("9 49 failed round.too_few – Hungary envelope.signature")
-    assert tries[1].startswith("9 50 promoted – all 4 –")
+    assert tries[0].startswith("9 49 failed round.too_few – – Hungary envelope.signature")
+    assert tries[1].startswith("9 50 promoted – 3 better, 1 same all 4 –")
 
 
 def test_a_wild_round_does_not_flatten_the_curve() -> None:

@@ -193,4 +193,4 @@ class Supervisor:
 
 def _finished(db: Connection, run: str) -> int:
     """Return how many rounds of a run came to an end."""
-    return sum(row["status"] in ("promoted", "refused") for row in history.rounds(db, run))
+    return sum(row["status"] in ("promoted", "kept", "refused") for row in history.rounds(db, run))

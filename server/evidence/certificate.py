@@ -69,16 +69,14 @@ class LoggedVerdict:
     """How an update's round ended.
 
     Attributes:
-        status: ``promoted``, ``refused`` or ``failed``.
+        status: ``promoted``, ``kept``, ``refused`` or ``failed``.
         code: why, or "".
-        median: of the votes; None without enough of them.
-        votes: member → vote; None abstains.
+        votes: member → its word, one of ``gate.VOTES``; empty where the round failed.
     """
 
     status: str
     code: str
-    median: float | None
-    votes: Mapping[str, float | None]
+    votes: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -327,9 +325,9 @@ def _verdict(entries: Sequence[LogEntry], closed: ClosedSet, said: Statement, pr
     if end.event == "failed":
         if len(entries) != 1 or not code:
             raise bad("a round that failed has no votes and says why")
-        return LoggedVerdict("failed", code, None, {})
+        return LoggedVerdict("failed", code, {})
     judged = only([entry for entry in entries if entry.event == "judged"], "votes")
-    votes, median = judged.details["votes"], judged.details["median"]
+    votes = judged.details["votes"]
     if (votes, judged.details["best"]) != (proof.votes, proof.best):
         raise bad("the votes are not those that everybody signed")
     counted = gate.judge(
@@ -337,16 +335,13 @@ def _verdict(entries: Sequence[LogEntry], closed: ClosedSet, said: Statement, pr
         said.norm,
         (),  # earlier norms stand in other certificates: a verdict for their sake is the coordinator's word here
         in_range=said.in_range,
-        min_members=closed.offer.federation.min_members,
         settings=closed.offer.gate,
     )
-    for_norm = code == "gate.norm"
-    accepted = end.event == "promoted"
-    if counted.median != median or (code != counted.code and not for_norm) or accepted != (code == ""):
+    if (end.event, code) not in ((counted.status, counted.code), ("refused", "gate.step")):
         raise bad(f"{end.event} {code or 'without a code'} does not follow from the votes")
     if judged.value.get("code", "") != code or end.details["sha256"] != said.sha256:
         raise bad("votes and verdict are about different candidates")
-    return LoggedVerdict(end.event, code, median, votes)
+    return LoggedVerdict(end.event, code, votes)
 
 
 def _hashes(texts: Iterable[str]) -> list[bytes]:

@@ -26,10 +26,11 @@ STEPS = (
     "opened",
     "judged",
     "promoted",
+    "kept",
     "refused",
     "failed",
 )
-"""Events that a certificate relies on, in the order in which a round logs them; the last three exclude each other."""
+"""Events that a certificate relies on, in the order in which a round logs them; the last four exclude each other."""
 OF_CIRCLE, OF_RUN, ENDS = STEPS[:2], STEPS[2:5], STEPS[8:]
 ODD = (LookupError, TypeError, ValueError, AttributeError, RecursionError)  # of reading JSON of another form
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import Column, Connection, Float, Integer, LargeBinary, String, Table, select
+from sqlalchemy import Column, Connection, Integer, LargeBinary, String, Table, select
 from sqlalchemy.dialects.sqlite import insert
 
 from ...canonical import canonical

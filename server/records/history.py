@@ -32,6 +32,7 @@ _rounds = Table(
     Column("body", String, nullable=False),
 )
 INTERRUPTED = "run.interrupted"
+CONVERGED = "run.converged"  # the code of a run that is done before its planned end: nothing more is gained
 
 
 @dataclass(frozen=True)

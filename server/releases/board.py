@@ -1,6 +1,6 @@
 """Who may release a model, and when: the rules, and the one transaction that carries a decision out.
 
-``promoted`` means good enough to train on, ``released`` good enough to use. In order:
+``promoted`` means better than the best before it, ``released`` good enough to use. In order:
 
 1. a decision is a person's: signed with the key of an approver on the card of a member that may take part;
 2. it is about a version that was promoted, by the digest of its file, and comes after what is released now: once
@@ -14,7 +14,7 @@
 
 The number of approvals is that of the run which made the version; where several runs made the same file, the strictest
 counts. A roll-back also needs as many as what it takes back had needed. What is released says nothing about what rounds
-start from: that is the last good version, whatever approvers think of it.
+start from: that is the last version that was not refused, whatever approvers think of it.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Standing:
     """How a version stands.
 
     Attributes:
-        status: ``start``, ``refused``, ``promoted``, ``rejected``, ``released`` (now) or ``replaced`` (it was).
+        status: ``start``, ``refused``, ``kept``, ``promoted``, ``rejected``, ``released`` (now), ``replaced`` (it was).
         step: what approvers can do to have it released: ``approve``, ``rollback``, or "" for nothing.
         after: what a decision has to come after.
         required: approvals that the step takes.

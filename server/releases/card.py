@@ -1,9 +1,9 @@
 """The model card of a version: where it comes from, who took part, what protects whom, and who released it.
 
-A pure function of the records, as JSON-able values and as Markdown. It holds no row counts, no member's own numbers and
-no votes, for it leaves the federation with the model. What it holds besides is enough to check the release without
-trusting the coordinator that wrote it: the openers' signatures, the approvals, and the cards of those who signed
-(``protocol/released.py``).
+A pure function of the records, as JSON-able values and as Markdown. It holds no row counts and no member's own numbers,
+for it leaves the federation with the model; of votes it holds the words. What it holds besides is enough to check the
+release without trusting the coordinator that wrote it: the openers' signatures, the approvals, and the cards of those
+who signed (``protocol/released.py``).
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ PROTECTS = (
     ("an outsider", "it sees ciphertexts, over TLS"),
     (
         "broken or hostile updates",
-        "a candidate that was not finite, far out of the norm, or worse on the members' own rows was thrown away",
+        "a candidate that was not finite, was too long a step, or that most members found worse on their own rows was "
+        "thrown away; one that most did not find better is no version",
     ),
 )
 EXPOSED = (
@@ -90,7 +91,7 @@ def model_card(
         lineage: good versions of its run up to it, oldest first.
         rounds: of its run, in the form of result.json.
         plan: crypto parameters of its run's sums; None where they are not known.
-        manifest, parameters: of its file; None where that is gone, as for a refused candidate.
+        manifest, parameters: of its file; None where that is gone, as for a candidate that was not promoted.
         standing: how it stands with the approvers.
         releases: all decisions and changes.
         cards: member → card, of those who left too.
@@ -154,7 +155,8 @@ def _gate(
         "verdict": entry.verdict,
         "code": entry.code,
         "metric": offer.gate.metric,
-        "median": entry.median,
+        "votes": dict(entry.votes),
+        "min_gain": offer.gate.min_gain,
         "max_regression": offer.gate.max_regression,
         "warnings": dict(Counter(warning["code"] for warning in (own["warnings"] if own else ()))),
         "rounds": dict(Counter(one["status"] for one in so_far)),

@@ -7,11 +7,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ...report.findings import votes
+
 
 def markdown(card: Mapping[str, Any]) -> str:
     """Return a card as Markdown."""
     gate = card["gate"]
-    named = "no version: refused" if card["version"] is None else f"version {card['version']}"
+    named = f"no version: {gate['verdict']}" if card["version"] is None else f"version {card['version']}"
     parts = [
         f"# Model card: {_plain(card['federation'])}, {named}",
         "",
@@ -105,6 +107,7 @@ def _status(release: Mapping[str, Any]) -> str:
         "released": "Released.",
         "replaced": "Was released; another version is now.",
         "rejected": "Rejected. It must not be used.",
+        "kept": "Not released, and never will be: it was no better than the best version.",
         "promoted": f"Not released: {have if release['step'] else 'older than the released version'}.",
     }.get(release["status"], "Not released.")
 
@@ -123,9 +126,9 @@ def _round(own: Mapping[str, Any]) -> str:
 
 def _verdict(gate: Mapping[str, Any]) -> str:
     said = "No vote was taken. "
-    if gate["median"] is not None:
-        said = f"Median of the votes: {gate['median']:+.4f} (relative worsening of {gate['metric']}; at most "
-        said += f"{gate['max_regression']:g} was allowed). "
+    if gate["votes"]:
+        said = f"Votes: {votes(gate['votes'])} than the best version before it, by {gate['metric']} on members' own "
+        said += f"rows (better from {gate['min_gain']:.2%} less on, worse from {gate['max_regression']:.2%} more). "
     counts = ", ".join(f"{count} {status}" for status, count in sorted(gate["rounds"].items()))
     warned = ", ".join(f"{count} × {code}" for code, count in sorted(gate["warnings"].items()))
     return said + f"Rounds of the run so far: {counts or 'none'}. Warnings in this round: {warned or 'none'}."

@@ -115,7 +115,8 @@ class Registry:
                 return self._models.read(name)
             entry = self._models.find(db, name)
             if entry.version is None:
-                raise InputError("data.model", f"version {name} was refused ({entry.code}); its file was not kept")
+                was = f"refused ({entry.code})" if entry.code else "kept, no better than the best version"
+                raise InputError("data.model", f"version {name} was {was}; only promoted ones have a file")
             status = Board(db, self._models).standing(entry).status
         if status != "released" and not unreleased:
             raise Refused(
@@ -131,7 +132,7 @@ class Registry:
         assert row is not None
         try:
             version: Version | None = self._models.read(entry.sha256)
-        except InputError:  # a refused candidate keeps its row and loses its file
+        except InputError:  # a candidate that is not promoted keeps its row and loses its file
             version = None
         good = [one for one in self._models.entries(db, entry.run) if one.version is not None]
         return model_card(

@@ -43,18 +43,12 @@ CATALOGUE = (
         "Time of a phase: collect (train, seal, send, add), open (answer, open), judge (up to the verdict).",
         ("phase",),
     ),
-    Metric("rounds_refused_in_a_row", "gauge", "log", "Rounds of the newest run refused since one was promoted."),
-    Metric("rounds_failed_in_a_row", "gauge", "log", "Rounds of the newest run failed since one was promoted."),
+    Metric("rounds_refused_in_a_row", "gauge", "log", "Rounds of the newest run refused in a row."),
+    Metric("rounds_failed_in_a_row", "gauge", "log", "Rounds of the newest run failed in a row."),
     Metric("round_promoted_timestamp_seconds", "gauge", "log", "When a round was promoted last; 0 for never."),
     Metric("round_number", "gauge", "registry", "Number of the newest run's newest round that ended."),
     Metric("round_members", "gauge", "registry", "Members in that round's sum: everybody, or 0."),
-    Metric(
-        "round_clipped_share", "gauge", "registry", "Largest share of clipped parameters that one of them reported."
-    ),
-    Metric(
-        "gate_median_vote", "gauge", "registry", "Median of that round's votes: relative worsening, below 0 is better."
-    ),
-    Metric("gate_max_regression", "gauge", "registry", "Largest median vote that the newest run accepts."),
+    Metric("round_votes", "gauge", "registry", "How many of them said what of that round's candidate.", ("vote",)),
     # runs
     Metric("runs_open", "gauge", "registry", "Runs that are not over.", ("status",)),
     Metric("runs_ended_total", "counter", "log", "Runs that ended, by status.", ("status",)),

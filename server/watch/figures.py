@@ -28,16 +28,16 @@ PHASES = {"set_closed": "collect", "opened": "open", "judged": "judge"}
 """What a round did until this event, since the one before or its begin; opening begins with the answers."""
 KNOWN_ROUNDS = (
     ("promoted", ""),
-    ("refused", "gate.nonfinite"),
-    ("refused", "gate.norm"),
-    ("refused", "gate.regression"),
-    ("refused", "gate.votes"),
+    ("kept", ""),
+    ("refused", "gate.step"),
+    ("refused", "gate.worse"),
     ("failed", "round.too_few"),
     ("failed", "open.key"),
     ("failed", "open.disagree"),
     ("failed", "open.list"),
     ("failed", "open.tau"),
     ("failed", "update.failed"),
+    ("failed", "gate.forked"),
     ("failed", INTERRUPTED),
     ("failed", "run.crashed"),
     ("failed", "run.stopped"),
@@ -45,11 +45,12 @@ KNOWN_ROUNDS = (
 KNOWN_WARNINGS = (
     ("witness", "audit.fork"),
     ("model", "data.model"),
-    ("round", "gate.regression"),
+    ("round", "gate.worse"),
+    ("round", "update.coins"),
     ("retention", ""),
 )
 """What is shown as 0 before it happened: a counter that appears with 1 has not grown, as far as Prometheus can see."""
-ENDS = ("promoted", "refused", "failed")
+ENDS = ("promoted", "kept", "refused", "failed")
 RUN_ENDS = ("done", "failed", "policy", "stopped")
 
 
@@ -100,7 +101,7 @@ class Figures:
         unseated: members that did not enrol or take a seat, by (member, code).
         turned_away: requests that the gateway refused and the log tells of, by code.
         warnings: by (what, code).
-        refused_in_a_row, failed_in_a_row: rounds of the newest run since it began or promoted one (``Patience``).
+        refused_in_a_row, failed_in_a_row: rounds of the newest run, as ``Patience`` counts them.
         promoted_s, began_s: when a round was promoted last, and when a run began.
         circle: members of the circle, when it took its seats last.
         released: number of the released version, or None.
@@ -146,7 +147,7 @@ class Figures:
                 self._courses[entry["number"]] = _Course(now_s, now_s)
             case "set_closed" | "opened" | "judged":
                 self._went_on(entry, now_s)
-            case "promoted" | "refused" | "failed":
+            case "promoted" | "kept" | "refused" | "failed":
                 self._ended(entry, code, now_s)
             case "envelope_accepted":
                 self.accepted[member, details["purpose"]] += 1
@@ -190,6 +191,8 @@ class Figures:
         match status:
             case "promoted":
                 self.promoted_s, self.refused_in_a_row, self.failed_in_a_row = now_s, 0, 0
+            case "kept":
+                self.refused_in_a_row = self.failed_in_a_row = 0
             case "refused":
                 self.refused_in_a_row, self.failed_in_a_row = self.refused_in_a_row + 1, 0
             case _ if code != INTERRUPTED:

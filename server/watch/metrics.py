@@ -130,13 +130,11 @@ class Metrics(Collector):
             "run_rounds": {("planned",): offer.training.rounds, ("done",): outcome.round if outcome else 0},
             "run_step_seconds": {(step,): run.summary.get(f"{step}_s") for step in ("seal", "add", "answer", "open")},
             "run_message_bytes": {(way,): run.summary.get(f"{way}_bytes") for way in ("upload", "download")},
-            "gate_max_regression": {(): offer.gate.max_regression},
         }
         if outcome is not None:
             known["round_number"] = {(): outcome.number}
             known["round_members"] = {(): len(outcome.members)}
-            known["round_clipped_share"] = {(): outcome.clipped_share}
-            known["gate_median_vote"] = {(): outcome.median}
+            known["round_votes"] = {(word,): count for word, count in outcome.votes.items()}
         for name, samples in known.items():
             values[name] = {labels: value for labels, value in samples.items() if value is not None}
         return values

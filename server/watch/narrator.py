@@ -27,6 +27,7 @@ SAID = {
     "envelope_refused": "envelope refused",
     "opening_refused": "opening refused",
     "promoted": "promoted",
+    "kept": "kept as the next base, no better than the best version",
     "refused": "refused by the gate; the last good model stays",
     "failed": "failed; the last good model stays",
     "approved": "an approver signed",

@@ -20,13 +20,12 @@ from ...protocol.purposes import TALLIES, UPDATE
 from ...protocol.words import WHY
 from ..records import circles, history
 from ..records import members as roster
-from ..records.history import RunRow
+from ..records.history import CONVERGED, RunRow
 from ..records.models import Models
 from ..records.waiting import WaitedFor, waited_for
 from ..releases.board import Board, Standing
 from .follow import Follower
 
-ENDS = ("promoted", "refused", "failed")
 ENDED = {
     "done": "ended well",
     "policy": "was ended by its own rules",
@@ -89,7 +88,7 @@ class Progress:
                 return replace(now, step="judge")
             case "set_closed" if purpose == TALLIES.name:
                 return replace(now, step="report")
-            case "promoted" | "refused" | "failed" | "tallies_opened" | "statistics_opened":
+            case "promoted" | "kept" | "refused" | "failed" | "tallies_opened" | "statistics_opened":
                 return replace(now, step="between")
             case "run_ended":
                 return replace(now, step="over")
@@ -182,9 +181,11 @@ def _of_runs(scene: Scene) -> str:
     if run.status == "running":
         return _running(scene)
     how = ENDED.get(run.status, run.status) + (f" ({run.code})" if run.code else "")
-    rounds = f"{scene.promoted} of {_many(scene.rounds, 'round')} went into the model"
+    if run.code == CONVERGED:
+        how = "converged, with nothing more to gain"
+    rounds = f"{scene.promoted} of {_many(scene.rounds, 'round')} gave a better version"
     if not scene.promoted:
-        rounds = "no round went into the model"
+        rounds = "no version was promoted"
     return f"No run now. The last one {how}: {rounds}. {_decision(scene)}"
 
 

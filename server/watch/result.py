@@ -1,4 +1,7 @@
-"""A run's result as the coordinator knows it: the content of result.json, null where it takes members' data to know."""
+"""A run's result as the coordinator knows it: the content of result.json, null where it takes members' data to know.
+
+The model is the version that the run promoted last; a run that promoted none has none.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,8 @@ def result(state: State, run: str, *, check_log: bool = True) -> dict[str, Any]:
         assert row is not None
         rounds = history.rounds(db, run)
         good = state.models.last_good(db, run)
+    if good is not None and good.verdict != "promoted":
+        good = None  # where the run began is not its result
     names = {name for one in rounds for name in one["members"]}
     names |= {left_out["member"] for one in rounds for left_out in one["named"]}
     newest = state.log.checkpoint()
@@ -38,19 +43,30 @@ def result(state: State, run: str, *, check_log: bool = True) -> dict[str, Any]:
         "rounds": rounds,
         "members": [{"name": name, **nothing} for name in sorted(names)],
         "overall": {"alone": None, "federated": dict(good.metrics) if good and good.metrics else None, "pooled": None},
+        "privacy": None,
         "waited_s": _waited_s(state, run),
+        "ended": ended(row.status, row.code),
         "wire": dict(row.summary),
-        "model": {
-            "version": good.version if good else None,
-            "sha256": good.sha256 if good else None,
-            "path": str(state.models.path(good.sha256)) if good else None,
-        },
+        "model": None
+        if good is None
+        else {"version": good.version, "sha256": good.sha256, "path": str(state.models.path(good.sha256))},
         "audit": {
             "entries": newest.size if newest else 0,
             "root": newest.root.hex() if newest else None,
             "verified": checked.ok if checked else None,
         },
     }
+
+
+def ended(status: str, code: str) -> str | None:
+    """Return how a run ended, in a word; None while it goes on.
+
+    >>> ended("done", ""), ended("done", "run.converged"), ended("policy", "gate.forked"), ended("running", "")
+    ('done', 'converged', 'forked', None)
+    """
+    if status in ("queued", "running"):
+        return None
+    return code.partition(".")[2] or status
 
 
 def _waited_s(state: State, run: str) -> float:

@@ -68,22 +68,20 @@ class Views:
         }
 
     def rounds(self, run: str = "") -> dict[str, Any] | None:
-        """Return a run's rounds, by default the newest run's, and what its gate looks at; None: no such run."""
+        """Return a run's rounds, by default the newest run's, and the metric that its gate looks at; None: no such run."""
         with self._state.store.read() as db:
             row = history.run_row(db, run) if run else history.newest_run(db)
             if row is None:
                 return None
             found = history.rounds(db, row.run)
             names = [one.run for one in history.runs(db)]
-        gate = row.offer["gate"]
         return {
             "run": row.run,
             "status": row.status,
             "code": row.code,
             "stop": row.stop,
             "of": row.offer["training"]["rounds"],
-            "metric": gate["metric"],
-            "max_regression": gate["max_regression"],
+            "metric": row.offer["gate"]["metric"],
             "federation": row.offer["federation"]["name"],
             "rounds": found,
             "runs": names,

@@ -20,7 +20,7 @@ function ticks(low, high, count) {
 function shape(kind, x, y) {
   if (kind === 'refused') return s('path', { class: 'refused', d: `M${x} ${y}m0 -6l6 6l-6 6l-6 -6z` });
   if (kind === 'failed') return s('path', { class: 'failed', d: `M${x} ${y}m-5 -5l10 10m0 -10l-10 10` });
-  return s('circle', { class: 'promoted', cx: x, cy: y, r: 4 });
+  return s('circle', { class: kind === 'kept' ? 'kept' : 'promoted', cx: x, cy: y, r: 4 });
 }
 
 /**
@@ -45,12 +45,12 @@ export function overRounds(id, name, note, marks, { of, digits = 3, guide = null
   const x = (round) => +(LEFT + ((WIDTH - LEFT - right) * (round - 1)) / (last - 1)).toFixed(1);
   const y = (value) => +(TOP + (PLOT * (high - value)) / (high - low)).toFixed(1);
   const base = TOP + PLOT;
-  const across = ticks(low, high, 4);
-  const decimals = Math.max(0, Math.min(5, 1 - Math.floor(Math.log10(across[1] - across[0] || 1))));
+  const across = ticks(low, high, 4).filter((one) => digits || Number.isInteger(one));
+  const decimals = !digits ? 0 : Math.max(0, Math.min(5, 1 - Math.floor(Math.log10(across[1] - across[0] || 1))));
   const promoted = measured.filter((one) => one.status === 'promoted');
-  const lane = marks.filter((one) => ['refused', 'failed'].includes(one.status));
+  const lane = marks.filter((one) => ['kept', 'refused', 'failed'].includes(one.status));
   const end = promoted.at(-1);
-  const kinds = ['promoted', 'refused', 'failed'].filter((kind) => marks.some((one) => one.status === kind));
+  const kinds = ['promoted', 'kept', 'refused', 'failed'].filter((kind) => marks.some((one) => one.status === kind));
   const said =
     `${measured.length} of ${marks.length} rounds measured; ` +
     (end ? `the newest promoted round, ${end.round}, has ${fixed(end.value, digits)}.` : 'none promoted.');
@@ -88,7 +88,7 @@ export function overRounds(id, name, note, marks, { of, digits = 3, guide = null
       s('g', { 'data-key': `l${one.number}` }, s('title', {}, one.note), shape(one.status, x(one.round), base + 36)),
     ),
   );
-  const words = { promoted: 'promoted', refused: 'refused by the gate', failed: 'failed' };
+  const words = { promoted: 'promoted', kept: 'kept, no better', refused: 'refused by the gate', failed: 'failed' };
   const key = kinds.map((kind) =>
     h(
       'li',

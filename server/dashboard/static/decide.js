@@ -3,6 +3,7 @@
 import { fixed, h, listed, many, pairs } from './dom.js';
 import { MAX_REASON, decisionText, openKey, reasonProblem, sign } from './approval.js';
 import { post } from './net.js';
+import { votes } from './words.js';
 
 let key = null; // for as long as this page is open; it cannot be read out, and it is never sent
 
@@ -50,12 +51,7 @@ export function decide(app, action, { card, approvers }, listing) {
         ['SHA-256', h('code', {}, card.sha256)],
         ['Members', listed(card.members)],
         ['Quality', metrics.length ? metrics.join(' · ') : 'not measured'],
-        [
-          'Gate',
-          gate.median === null
-            ? gate.verdict
-            : `${gate.verdict}; ${gate.metric} ${fixed(Math.abs(gate.median) * 100, 1)} % ${gate.median <= 0 ? 'better' : 'worse'}`,
-        ],
+        ['Gate', `${gate.verdict}; votes by ${gate.metric}: ${votes(gate.votes)}`],
         action === 'reject' ? null : ['Signed so far', signed.length ? listed(signed) : 'nobody'],
         action === 'reject' ? null : ['Needed', `${many(release.required, 'approval')} of different members`],
         ['Released now', listing.released ? `version ${listing.released.version}` : 'none'],

@@ -3,12 +3,14 @@
 import { badge, digest, fixed, h, listed, many, pairs, when } from './dom.js';
 import { get } from './net.js';
 import { decide } from './decide.js';
+import { votes } from './words.js';
 
 export const title = 'Models';
 const TONE = {
   released: 'good',
   rejected: 'bad',
   refused: 'warn',
+  kept: 'plain',
   promoted: 'plain',
   replaced: 'plain',
   start: 'plain',
@@ -29,6 +31,7 @@ function status(entry) {
   if (entry.status === 'released') return badge('good', 'released');
   if (entry.status === 'rejected') return badge('bad', 'rejected');
   if (entry.status === 'refused') return badge('warn', `refused by the gate`);
+  if (entry.status === 'kept') return badge('plain', 'kept, no better');
   if (entry.step === 'approve')
     return badge(
       entry.approvals ? 'ask' : 'plain',
@@ -44,7 +47,7 @@ function status(entry) {
 
 function all(app, listing) {
   const good = listing.versions.filter((entry) => entry.version !== null && entry.verdict !== 'start').reverse();
-  const refused = listing.versions.filter((entry) => entry.version === null).reverse();
+  const others = listing.versions.filter((entry) => entry.version === null).reverse();
   const { released } = listing;
   return [
     h('p', { class: 'over' }, app.session.federation),
@@ -65,20 +68,20 @@ function all(app, listing) {
           good.map((entry, at) => card(entry, at === 0)),
         )
       : null,
-    refused.length
+    others.length
       ? h(
           'details',
           {},
-          h('summary', {}, `${many(refused.length, 'candidate')} that the gate refused`),
+          h('summary', {}, `${many(others.length, 'candidate')} that the gate kept or refused`),
           h(
             'ol',
             { class: 'lines' },
-            refused.map((entry) =>
+            others.map((entry) =>
               h(
                 'li',
                 { 'data-key': entry.sha256 },
                 h('a', { href: `#/models/${entry.sha256.slice(0, 16)}` }, `no. ${entry.number}`),
-                badge('warn', entry.code),
+                badge(entry.code ? 'warn' : 'plain', entry.code || entry.verdict),
                 digest(entry.sha256),
               ),
             ),
@@ -198,6 +201,8 @@ function sentence({ version, release, gate }, approvers) {
   if (release.status === 'released') return 'This is the released version, the one to use.';
   if (release.status === 'rejected') return 'It was rejected, for good. It must not be used.';
   if (release.status === 'refused') return `The gate refused it (${gate.code}). It is no part of the model.`;
+  if (release.status === 'kept')
+    return 'The gate kept it: the next base, no better than the best version. It is never released.';
   if (release.status === 'start') return 'The start of a run. Nothing was learned yet.';
   if (!release.step) return 'It is older than the released version and was never released.';
   const { missing, required } = release;
@@ -215,10 +220,10 @@ function sentence({ version, release, gate }, approvers) {
 }
 
 function gateSaid(gate) {
-  const said = `The gate ${gate.verdict === 'promoted' ? 'let it pass' : gate.verdict === 'refused' ? `refused it (${gate.code})` : 'did not look at it'}. `;
-  if (gate.median === null) return `${said}No vote was taken.`;
-  const better = gate.median <= 0;
-  return `${said}By the median of the members’ votes its ${gate.metric} is ${fixed(Math.abs(gate.median) * 100, 1)} % ${better ? 'better' : 'worse'} than that of the best version before it; up to ${fixed(gate.max_regression * 100, 0)} % worse would have passed.`;
+  const verdicts = { promoted: 'promoted it', kept: 'kept it', refused: `refused it (${gate.code})` };
+  const said = `The gate ${verdicts[gate.verdict] ?? 'did not look at it'}. `;
+  if (!Object.keys(gate.votes).length) return `${said}No vote was taken.`;
+  return `${said}Beside the best version before it, by ${gate.metric} on members’ own rows: ${votes(gate.votes)}.`;
 }
 
 function panel(app, facts, approvers, listing) {
@@ -301,7 +306,7 @@ function panel(app, facts, approvers, listing) {
 }
 
 function buttons(app, { release, version }) {
-  if (!release.step || release.status === 'refused') return null;
+  if (!release.step || ['refused', 'kept'].includes(release.status)) return null;
   if (!app.may('fl:approve')) return h('p', { class: 'note' }, 'Your login may look, not decide (scope fl:approve).');
   const button = (action, text, kind) =>
     h(

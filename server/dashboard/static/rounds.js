@@ -3,10 +3,11 @@
 import { badge, fixed, h, listed, many } from './dom.js';
 import { get, post } from './net.js';
 import { overRounds } from './chart.js';
+import { votes } from './words.js';
 
 export const title = 'Rounds';
 const NAMES = { loss: 'Loss', accuracy: 'Accuracy', auc: 'AUC', average_precision: 'Average precision' };
-const TONE = { promoted: 'good', refused: 'warn', failed: 'bad', running: 'plain' };
+const TONE = { promoted: 'good', kept: 'plain', refused: 'warn', failed: 'bad', running: 'plain' };
 
 export function load(app, [run], quiet) {
   return get(run ? `rounds?run=${encodeURIComponent(run)}` : 'rounds', quiet);
@@ -64,8 +65,9 @@ export function view(app, data) {
 
 function state(data) {
   const count = (status) => data.rounds.filter((one) => one.status === status).length;
-  const ended = ['promoted', 'refused', 'failed'].filter((one) => count(one)).map((one) => `${count(one)} ${one}`);
-  const how =
+  const ended = ['promoted', 'kept', 'refused', 'failed'].filter((one) => count(one)).map((one) => `${count(one)} ${one}`);
+  const converged = data.code === 'run.converged';
+  const ends =
     {
       queued: 'Accepted, not begun',
       running: 'Running',
@@ -74,10 +76,11 @@ function state(data) {
       stopped: 'Stopped',
       failed: 'Failed',
     }[data.status] ?? data.status;
-  return `${how}${data.code ? ` (${data.code})` : ''}: ${ended.length ? listed(ended) : 'no round has ended'}, of ${many(data.of, 'round')} planned.`;
+  const how = converged ? 'Converged, nothing more to gain' : ends + (data.code ? ` (${data.code})` : '');
+  return `${how}: ${ended.length ? listed(ended) : 'no round has ended'}, of ${many(data.of, 'round')} planned.`;
 }
 
-/** The gate's metric, and how the members' votes compared each candidate with the best version before it. */
+/** The gate’s metric, and how many members found each candidate better than the best version before it. */
 export function charts(data, id) {
   const name = NAMES[data.metric] ?? data.metric;
   const lower = data.metric === 'loss';
@@ -105,11 +108,11 @@ export function charts(data, id) {
         )
       : null,
     overRounds(
-      `${id}-median`,
-      `Change of ${data.metric} against the best version`,
-      `Median of the members’ votes, relative; below the dotted line the candidate was better. More than ${fixed(data.max_regression, 2)} is refused.`,
-      marks((one) => one.gate.median, 4),
-      { of: data.of, digits: 4, guide: 0 },
+      `${id}-votes`,
+      'Members that found the candidate better',
+      'Beside the best version, each on its own validation rows. More than half of the members that judge promote it; one that is kept is the next base, no better than the best version, and is never released.',
+      marks((one) => one.votes.better, 0),
+      { of: data.of, digits: 0, guide: 0 },
     ),
   );
 }
@@ -129,7 +132,7 @@ function present(members, all) {
 
 function table(data, all) {
   if (!data.rounds.length) return h('p', { class: 'none' }, 'None yet.');
-  const heads = ['round', 'no.', 'status', 'change', data.metric, 'clipped', 'members', 'named'];
+  const heads = ['round', 'no.', 'status', 'votes', data.metric, 'members', 'named'];
   const number = (text) => h('td', { class: 'num' }, text);
   return h(
     'div',
@@ -143,7 +146,7 @@ function table(data, all) {
         h(
           'tr',
           {},
-          heads.map((one, at) => h('th', { scope: 'col', class: at > 2 && at < 6 ? 'num' : null }, one)),
+          heads.map((one, at) => h('th', { scope: 'col', class: at === 4 ? 'num' : null }, one)),
         ),
       ),
       h(
@@ -163,9 +166,8 @@ function table(data, all) {
                 badge(TONE[one.status] ?? 'plain', one.status),
                 one.code ? h('small', { class: 'code' }, one.code) : null,
               ),
-              number(fixed(one.gate.median, 4)),
+              h('td', {}, votes(one.votes)),
               number(fixed(one.metrics?.[data.metric], 3)),
-              number(fixed(one.clipped_share, 2)),
               h('td', {}, present(one.members, all)),
               h('td', {}, one.named.length ? listed(one.named.map((out) => `${out.member} (${out.code})`)) : '–'),
             ),

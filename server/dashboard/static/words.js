@@ -25,6 +25,7 @@ const SAID = {
   opening_refused: 'Opening refused',
   judged: 'Votes counted',
   promoted: 'Candidate promoted',
+  kept: 'Candidate kept',
   refused: 'Candidate refused',
   failed: 'Round failed',
   tallies_opened: 'Quality measured',
@@ -51,6 +52,14 @@ export function kind(entry) {
   if (BAD.has(entry.event)) return 'bad';
   if (ODD.has(entry.event)) return 'warn';
   return GOOD.has(entry.event) ? 'good' : 'plain';
+}
+
+const VOTES = { better: 'better', same: 'same', worse: 'worse', abstain: 'abstained' };
+
+/** What members said of a candidate, beside the best version; a dash where there was no vote. */
+export function votes(counts) {
+  const said = Object.keys(VOTES).filter((one) => counts?.[one]);
+  return said.map((one) => `${counts[one]} ${VOTES[one]}`).join(', ') || '–';
 }
 
 /** What an entry is about, in one short line. */
