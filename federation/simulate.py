@@ -30,7 +30,9 @@ from ..server.app import server_app
 from ..server.coordinator import Coordinator
 from ..server.exchange import Exchange
 from ..server.records import history
+from ..server.records.models import Entry
 from ..server.records.state import State
+from ..server.round import chain_of
 from ..server.watch.result import result
 from . import practice
 from .baselines import baselines, clean
@@ -40,6 +42,7 @@ from .drills.hostile_member import DrilledMember
 from .drills.kinds import OF_COORDINATOR, OF_MEMBERS, OF_NODES, Drill, parse_drills
 from .folder import fresh
 from .grid import LocalGrid, play
+from .proposal import proposal
 
 Event = dict[str, Any]
 
@@ -158,7 +161,11 @@ def _result(cast: Cast, state: State, run: str, learners: Mapping[str, Learner])
     found = result(state, run)
     model = found["model"]
     vector = state.models.read(model["sha256"]).vector if model else None
-    compared = baselines(cast)
+    compared, together = baselines(cast), cast.everyone()
+    longest = max((entry.norm or 0.0 for entry in chain_of(_entries(state, run))), default=0.0)
+    scaling = state.models.read(model["sha256"]).manifest["scaling"] if model else {}
+    together.prepare(scaling or together.scaling(together.summary().tolist()))
+    exact = clean(together.evaluate(vector, "test")) if vector is not None else None
     members = [
         {
             "name": name,
@@ -170,5 +177,11 @@ def _result(cast: Cast, state: State, run: str, learners: Mapping[str, Learner])
         }
         for name, rows in sorted(cast.splits.items())
     ]
-    overall = {**found["overall"], "alone": compared.overall_alone, "pooled": compared.overall_pooled}
-    return {**found, "members": members, "overall": overall}
+    overall = {"alone": compared.overall_alone, "federated": exact, "pooled": compared.overall_pooled}
+    proposed = proposal(cast, longest, vector, scaling)
+    return {**found, "members": members, "overall": overall, "proposal": proposed}
+
+
+def _entries(state: State, run: str) -> list[Entry]:
+    with state.store.read() as db:
+        return state.models.entries(db, run)

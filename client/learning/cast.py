@@ -20,10 +20,10 @@ from ...version import NUMERICS
 from ..code import code_of
 from ..scales import scale_of
 from ..secret import NodeSecret
-from ..tasks import load_task, schema_for
+from ..tasks import Task, load_task, schema_for
 from .calibrate import calibrated
 from .rows import Rows, Split
-from .splits import partition, split
+from .splits import join, partition, split
 from .torch import TorchLearner
 
 logger = logging.getLogger(__name__)
@@ -56,9 +56,17 @@ class Cast:
 
     def learner(self, name: str, rows: Split) -> TorchLearner:
         """Return a fresh learner of these rows."""
-        task = load_task(self.settings.task.ref, self.settings.task.options)
         seed = self.settings.training.seed
-        return TorchLearner(task, rows, self.schema, seed=seed, secret=self.secret(name), draw=self.draw)
+        return TorchLearner(self.task, rows, self.schema, seed=seed, secret=self.secret(name), draw=self.draw)
+
+    @cached_property
+    def task(self) -> Task:
+        """What is trained."""
+        return load_task(self.settings.task.ref, self.settings.task.options)
+
+    def everyone(self) -> TorchLearner:
+        """Return a learner of all members' rows together, as only a practice can."""
+        return self.learner("pooled", join([self.splits[name] for name in self.names]))
 
     @cached_property
     def recipe(self) -> Recipe:

@@ -208,6 +208,13 @@ class TorchLearner:
             outputs = self._outputs(rows if len(rows) else _slice(self._part("train"), 0, 1))[: len(rows)]
             return _counts(self.task.tally(outputs, rows.targets, bins), "tally")
 
+    def scores(self, vector: Vector, part: Part) -> NDArray[np.float64]:
+        """Return the task's scores of ``vector`` on a part of the own rows, as :meth:`Task.scores` gives them."""
+        rows = self._part(part)
+        with _steady(self._size):
+            self._load(vector)
+            return self.task.scores(self._outputs(rows))
+
     def overall(self, totals: Sequence[int], bins: int) -> Metrics:
         """Return the metrics of all members' test rows from the summed tallies, counted into so many bins."""
         return self.task.overall([int(total) for total in totals], bins)

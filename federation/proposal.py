@@ -1,0 +1,70 @@
+"""What a simulation proposes for the recipe: constants that live members cannot find together, as lines of a config.
+
+Clip and longest step bound what one member can do; edges are those between equally full bins of the last model's
+scores. Whoever has everybody's rows can find them; a recipe then states them, and no run moves them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..client.learning.calibrate import calibrated, rounded_up
+from ..client.learning.cast import Cast
+from ..client.learning.learner import Vector
+from ..client.tasks import MOST_BINS, ROWS_A_BIN
+from ..configs.settings import AUTO
+
+STEP_ROOM = 3.0
+"""Times the longest mean of the run that was not refused."""
+EDGE_DECIMALS = 3
+
+
+def proposal(cast: Cast, longest: float, vector: Vector | None, scaling: Mapping[str, Any]) -> dict[str, Any]:
+    """Return key → value for the recipe.
+
+    Args:
+        cast: of the simulation.
+        longest: norm of its longest mean that was not refused; 0 where there is none.
+        vector: of its last version, ``float32[n]``; None where there is none.
+        scaling: of that version.
+    """
+    open_clip = cast.settings.crypto.model_copy(update={"clip": AUTO})
+    settings = cast.settings.model_copy(update={"crypto": open_clip})
+    found = calibrated(settings, [cast.learner(name, rows) for name, rows in sorted(cast.splits.items())])
+    said: dict[str, Any] = {
+        "training.max_rows": cast.settings.training.max_rows,
+        "crypto.clip": found.crypto.clip,
+    }
+    if longest:
+        said["gate.max_step"] = rounded_up(STEP_ROOM * longest)
+    if vector is not None and "edges" in vars(cast.task):
+        said["task.edges"] = _edges(cast, vector, scaling)
+    return {key: value for key, value in said.items() if value}
+
+
+def _edges(cast: Cast, vector: Vector, scaling: Mapping[str, Any]) -> list[float]:
+    """Return the edges between equally full bins of everybody's test rows; none where there are too few rows."""
+    together = cast.everyone()
+    together.prepare(scaling)
+    bins = min(MOST_BINS, int(together.tested().min()) // ROWS_A_BIN)
+    scores = together.scores(vector, "test")
+    at = np.quantile(scores, np.arange(1, bins) / bins) if bins > 1 else np.zeros(0)
+    return sorted({round(float(one), EDGE_DECIMALS) for one in at} - {0.0, 1.0})
+
+
+def as_lines(said: Mapping[str, Any]) -> list[str]:
+    """Return a proposal as lines of a config, its tables by name.
+
+    >>> as_lines({"training.max_rows": 250, "crypto.clip": {"*": 1.5}})
+    ['[training] max_rows = 250', '[crypto] clip = {"*" = 1.5}']
+    """
+    return [f"[{key.partition('.')[0]}] {key.partition('.')[2]} = {_toml(value)}" for key, value in said.items()]
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f'"{name}" = {_toml(one)}' for name, one in value.items()) + "}"
+    return "[" + ", ".join(map(_toml, value)) + "]" if isinstance(value, list) else repr(value)
