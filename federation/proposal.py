@@ -53,18 +53,3 @@ def _edges(cast: Cast, vector: Vector, scaling: Mapping[str, Any]) -> list[float
     scores = together.scores(vector, "test")
     at = np.quantile(scores, np.arange(1, bins) / bins) if bins > 1 else np.zeros(0)
     return sorted({round(float(one), EDGE_DECIMALS) for one in at} - {0.0, 1.0})
-
-
-def as_lines(said: Mapping[str, Any]) -> list[str]:
-    """Return a proposal as lines of a config, its tables by name.
-
-    >>> as_lines({"training.max_rows": 250, "crypto.clip": {"*": 1.5}})
-    ['[training] max_rows = 250', '[crypto] clip = {"*" = 1.5}']
-    """
-    return [f"[{key.partition('.')[0]}] {key.partition('.')[2]} = {_toml(value)}" for key, value in said.items()]
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f'"{name}" = {_toml(one)}' for name, one in value.items()) + "}"
-    return "[" + ", ".join(map(_toml, value)) + "]" if isinstance(value, list) else repr(value)

@@ -218,3 +218,19 @@ def in_seconds(value: object) -> str:
     if found is None:
         return UNDEFINED
     return f"{found * 1e3:.1f} ms" if found < 0.1 else f"{found:.2f} s"
+
+
+def recipe_lines(result: Mapping[str, Any]) -> list[str]:
+    """Return what a simulation proposes for the recipe, as lines of a config under their tables.
+
+    >>> recipe_lines({"proposal": {"training.max_rows": 250, "crypto.clip": {"*": 1.5}}})
+    ['[training] max_rows = 250', '[crypto] clip = {"*" = 1.5}']
+    """
+    said = part(result, "proposal")
+    return [f"[{key.partition('.')[0]}] {key.partition('.')[2]} = {_toml(value)}" for key, value in said.items()]
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f'"{name}" = {_toml(one)}' for name, one in value.items()) + "}"
+    return "[" + ", ".join(map(_toml, value)) + "]" if isinstance(value, list) else repr(value)

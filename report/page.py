@@ -26,6 +26,7 @@ from .findings import (
     listed,
     part,
     per_param,
+    recipe_lines,
     setbacks,
     summary,
     tally,
@@ -64,6 +65,7 @@ def page(result: Mapping[str, Any]) -> str:
         _section("Rounds", _rounds_html(result)),
         _section("On the wire", _wire_html(result)),
         _section("Log and model", _log_html(result)),
+        _section("For the recipe", _recipe_html(result)),
         _section("What this protects, and against whom", _limits_html(result)),
     )
     return (
@@ -299,6 +301,18 @@ def _log_html(result: Mapping[str, Any]) -> str:
             ("Model SHA-256", f"<code>{escaped(model.get('sha256') or UNDEFINED)}</code>"),
             ("Model file", f"<code>{escaped(PurePath(path).name if path else UNDEFINED)}</code>"),
         )
+    )
+
+
+def _recipe_html(result: Mapping[str, Any]) -> str:
+    """Return the lines that a simulation proposes for the recipe."""
+    lines = recipe_lines(result)
+    if not lines:
+        return '<p class="none">Only a simulation, which has all rows at hand, proposes anything.</p>'
+    shown = "".join(f"<li><code>{escaped(line)}</code></li>" for line in lines)
+    return (
+        f'<ul class="plain">{shown}</ul><p class="note">Constants that bound what one member can do. A recipe for real'
+        " rows states them, and all members sign it; none of them moves from one run to the next.</p>"
     )
 
 

@@ -33,6 +33,7 @@ from .findings import (
     items,
     part,
     per_param,
+    recipe_lines,
     setbacks,
     summary,
     tally,
@@ -135,6 +136,7 @@ def _facts(result: Mapping[str, Any]) -> list[tuple[str, Text]]:
     lines.append(("Rounds", Text("; ".join(said))))
     if how := ending(result):
         lines.append(("End", Text(how)))
+    lines += [("" if i else "Recipe", Text(f"proposes {line}")) for i, line in enumerate(recipe_lines(result))]
     lines.append(
         (
             "Wire",

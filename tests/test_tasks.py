@@ -268,7 +268,8 @@ def test_bins_have_the_edges_of_the_recipe_and_neighbours_are_counted_together()
 
 
 @pytest.mark.parametrize(
-    "edges", [[], [0.0], [1.0], [0.5, 0.5], [0.6, 0.4], [float("nan")], ["0.5"], "0.5", 3, [at / 65 for at in range(1, 65)]]
+    "edges",
+    [[], [0.0], [1.0], [0.5, 0.5], [0.6, 0.4], [float("nan")], ["0.5"], "0.5", 3, [at / 65 for at in range(1, 65)]],
 )
 def test_edges_out_of_order_or_range_are_refused(edges: Any) -> None:
     with pytest.raises(InputError, match=r"\[task\] edges = .*expected 1 to 63 numbers that rise within \(0, 1\)"):
