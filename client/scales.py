@@ -30,7 +30,8 @@ def scale_of(learner: Learner, crypto: CryptoSettings) -> Scale:
     Raises:
         InputError: ``config.value``: a tensor that no pattern of ``crypto.clip`` is for, or a pattern for none.
     """
-    clips = crypto.clip if isinstance(crypto.clip, dict) else {_ANY: 1.0 if crypto.clip == AUTO else crypto.clip}
+    given = 1.0 if crypto.clip == AUTO else crypto.clip
+    clips = given if isinstance(given, dict) else {_ANY: float(given)}
     return stretched(learner.layout, learner.buffers, clips, crypto.value_bits)
 
 

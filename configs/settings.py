@@ -157,7 +157,9 @@ class CryptoSettings(Table):
 
     value_bits: int = Field(16, ge=8, le=24, description="bits of one quantised value")
     clip: Clip | dict[str, Clip] | Literal["auto"] = Field(
-        8.0, description="largest update of a parameter that travels, or one for each pattern of tensor names"
+        8.0,
+        title='a number above 0 and at most 1000000, one for each pattern of tensor names, or "auto"',
+        description="largest update of a parameter that travels, or one for each pattern of tensor names",
     )
 
 

@@ -100,7 +100,7 @@ class Coordinator:
             self._mend()
             self._round(planned)
         self._mend()
-        self._final_report()
+        self._report_best(None)
 
     def _take_up(self) -> int | None:
         """Begin the run, or go on with it; return how many of its planned rounds are over, None where it is itself."""
@@ -195,8 +195,8 @@ class Coordinator:
             if outcome.status != "failed":
                 break
         every = self._run.offer.training.report_every
-        if outcome.status == "promoted" and every and planned % every == 0:
-            self._report(outcome)
+        if every and planned % every == 0:
+            self._report_best(outcome)
 
     def _mend(self) -> None:
         """Repeat the rounds whose models are damaged on disk, so that the run goes on from its last good version.
@@ -227,13 +227,14 @@ class Coordinator:
 
     # Reports over all members' rows (rule 11).
 
-    def _final_report(self) -> None:
+    def _report_best(self, outcome: Round | None) -> None:
+        """Report the best version unless it was; ``outcome``: the round after which it is due, None at the end."""
         with self.state.store.read() as db:
             last = self.state.models.last_good(db, self._run.id)
             promoted = [outcome for outcome in history.finished(db, self._run.id) if outcome.status == "promoted"]
         if last is None or last.metrics is not None:
             return
-        if not promoted and self._run.circle.start is not None:
+        if not promoted and (outcome is not None or self._run.circle.start is not None):
             return  # members of an earlier circle may have measured where this one starts: it is not measured again
         self._report(promoted[-1] if promoted else None)
 

@@ -471,6 +471,22 @@ def test_a_run_that_ended_by_policy_prints_its_result_too(cli: Cli, tmp_path: Pa
     assert json.loads((tmp_path / "o" / "result.json").read_text()) == result
 
 
+def test_a_run_that_gains_nothing_ends_well_and_has_no_model(cli: Cli, tmp_path: Path) -> None:
+    settings = ("training.rounds=9", "training.local_epochs=1", "gate.min_gain=0.9", "gate.progress=2")
+    ended = cli("simulate", HEART, *(f"--set={one}" for one in settings), "--out", "o")
+    assert (ended.status, ended.err) == (0, "")
+    for said in ("converged: nothing was better", "No version was promoted; there is no model to use."):
+        assert said in " ".join(ended.out.split())
+    result = json.loads((tmp_path / "o" / "result.json").read_text())
+    assert [r["status"] for r in result["rounds"]] == ["kept"] * 7
+    assert all(sum(r["votes"].values()) == len(r["members"]) for r in result["rounds"])
+    assert (result["ended"], result["model"], result["overall"]["federated"]) == ("converged", None, None)
+    assert [(m["federated"], m["personalised"]) for m in result["members"]] == [(None, None)] * 4
+    listing = json.loads(cli("model", "list", "--state", "o", "--json").out)["versions"]
+    assert [one["status"] for one in listing] == ["start"] + ["kept"] * 7
+    assert len([*(tmp_path / "o" / "models").iterdir()]) == 1, "only the start has a file"
+
+
 # From outside
 
 

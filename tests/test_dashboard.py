@@ -837,9 +837,11 @@ def test_progress_is_what_the_log_tells(house: House) -> None:
     told("round_began", number=2, round=2)
     assert course.now()[1].sent == ()
     told("failed", number=2)
+    told("round_began", number=3, round=2)
+    told("kept", number=3)
     told("run_ended", status="done")
     said = "enrol statistics statistics statistics statistics between collect collect collect open judge judge between"
-    assert " ".join(steps) == f"{said} report report between collect between over"
+    assert " ".join(steps) == f"{said} report report between collect between collect between over"
     fresh = Course(Follower(house.state.log))
     assert fresh.now() == course.now(), "a process that starts now sees the same"
 

@@ -2,8 +2,8 @@
 
 A file is written beside its place, synced and renamed before the transaction that makes it count, so that a row
 always has its file; a kill in between leaves a file without a row, which is written anew when it comes up again.
-Refused candidates keep their row and lose their file; kept ones lose theirs when the run ends. Every run has a lineage of its own, from its own start; the
-same file may stand in several.
+Refused candidates keep their row and lose their file; kept ones lose theirs when the run ends. Every run has a
+lineage of its own, from its own start; the same file may stand in several.
 """
 
 from __future__ import annotations

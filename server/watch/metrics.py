@@ -169,8 +169,8 @@ class Metrics(Collector):
         return {
             "envelopes_accepted_total": {**{(name, "update"): 0 for name in names}, **said.accepted},
             "envelopes_refused_total": {**{(name, "update", FAILED): 0 for name in names}, **said.left_out},
-            "openings_refused_total": said.unopened,
-            "members_refused_total": said.unseated,
+            "openings_refused_total": {**{(name, FAILED): 0 for name in names}, **said.unopened},
+            "members_refused_total": {**{(name, FAILED): 0 for name in names}, **said.unseated},
         }
 
     def _of_witnesses(self, signed: Mapping[str, countersigned.Countersigned]) -> Values:
