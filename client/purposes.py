@@ -285,7 +285,7 @@ class Tallies:
         tested = at.fact(_tested(at.context))
         if tested is None:
             raise Refused("update.failed", "this member took no part in opening the run's statistics")
-        return min(MOST_BINS, min(tested) // ROWS_A_BIN)
+        return int(min(MOST_BINS, min(tested) // ROWS_A_BIN))
 
 
 def vote(at: MemberRound, candidate: model_version.Version, best: str) -> tuple[gate.Vote, Measured]:

@@ -74,9 +74,9 @@ def _pattern(name: str, clips: Mapping[str, float]) -> str:
 def patterns(layout: Layout, buffers: Collection[str]) -> dict[str, str]:
     """Return the patterns by which a clip is found for a model: tensor → pattern.
 
-    Parameters share one; buffers have one for each last part of their names, such as ``*.running_var``.
+    Parameters share one; each buffer has its own: the running variances of two layers can be a thousand times apart.
     """
-    return {spec.name: f"*{spec.name.rpartition('.')[2]}" if spec.name in buffers else _ANY for spec in layout}
+    return {spec.name: spec.name if spec.name in buffers else _ANY for spec in layout}
 
 
 class Floors:

@@ -109,7 +109,7 @@ def _scale(recipe: Recipe) -> list[str]:
     if crypto.clip == AUTO:
         return ["Which values can be sent is found in the first round."]
     steps = (1 << (crypto.value_bits - 1)) - 7
-    clips = crypto.clip if isinstance(crypto.clip, dict) else {"": crypto.clip}
+    clips = crypto.clip if isinstance(crypto.clip, dict) else {"": float(crypto.clip)}
     said = []
     for pattern, clip in clips.items():
         of = f" of tensors {pattern!r}" if pattern else ""
@@ -124,9 +124,9 @@ def _decides(recipe: Recipe) -> list[str]:
     gate = recipe.gate
     said = [
         "All members judge each new version by its loss on their own rows, in words: better than the best version by "
-        f"more than {gate.min_gain:.2%}, worse by more than {gate.max_regression:.0%}, or the same. What most find worse "
-        f"is refused, and so is a change longer than {gate.max_step:g}, or than three times the longest of the last "
-        "five. What most find better is the new best version. Anything else is trained further and never released.",
+        f"more than {gate.min_gain:.2%}, worse by more than {gate.max_regression:.0%}, or the same. What most find "
+        f"worse is refused, and so is a change longer than {gate.max_step:g}, or than three times the longest of the "
+        "last five. What most find better is the new best version. Anything else is trained further and never released.",
         f"{gate.patience} refusals in a row end a run, and so do {gate.max_failed} failures."
         + (f" So do {gate.progress} rounds without a better version, after the fifth." if gate.progress else ""),
     ]

@@ -266,10 +266,13 @@ class Length:
 
     @property
     def value(self) -> float:
-        """Euclidean norm of the mean."""
-        steps = {group: self._scale.step(group) for group in self._squares}
-        parts = [steps[group] * steps[group] * float(found) for group, found in self._squares.items()]
-        return math.sqrt(math.fsum(parts))
+        """Length of the mean, each group's values beside its clip, in units of the smallest clip.
+
+        With one clip that is the Euclidean norm. With several, a running variance of thousands would else hide what
+        one parameter does.
+        """
+        unit = min(self._scale.groups.values(), default=0.0) / self._scale.limit
+        return math.sqrt(sum(self._squares.values())) * unit
 
     def of_coins(self, members: int) -> float:
         """Return how long the sum is beside one of coins alone, of the group where that is least; about 1 for nothing.

@@ -28,7 +28,7 @@ ANSWERS = {
     "functionals": "f9ac05d7cf31bf6043e77a2211642d81",
     "answer": "3be43494220e5839c2ee404a9742c722",
     "opened mean": "36a839eafea51d1670ad5e944283899e",
-    "length": "d589d94ab66e41cdf92ba3f6884553db",
+    "length": "1d0bdf3da5c8c2ef953507b23961b2e3",
     "candidate": "06a93e5bdda13c0c55dc6aa703d46cf0",
     "version": "aa5ebd1541a77f42efce2455c4e8d902",
     "gate": "dfdde7d687035aa56c03c941b566460b",

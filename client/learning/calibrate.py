@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ...configs.settings import AUTO, RunSettings
-from ...crypto.quantise import BLOCK
-from ..scales import patterns
+from ...crypto.quantise import BLOCK, Scale
+from ..scales import patterns, scale_of
 from .learner import Learner
 
 CLIP_ROOM = 4.0
@@ -39,13 +39,10 @@ def calibrated(settings: RunSettings, learners: Sequence[Learner]) -> RunSetting
     if clip == AUTO:
         largest = [np.max(np.abs([update[at] for update in updates]), initial=0.0) for at in _tensors(learners[0])]
         clip = _clips(learners[0], largest)
-    longest = gate.max_step or rounded_up(STEP_ROOM * _length(updates, [one.rows for one in learners]))
-    return settings.model_copy(
-        update={
-            "crypto": crypto.model_copy(update={"clip": clip}),
-            "gate": gate.model_copy(update={"max_step": longest}),
-        }
-    )
+    crypto = crypto.model_copy(update={"clip": clip})
+    length = _length(updates, [one.rows for one in learners], scale_of(learners[0], crypto))
+    gate = gate.model_copy(update={"max_step": gate.max_step or rounded_up(STEP_ROOM * length)})
+    return settings.model_copy(update={"crypto": crypto, "gate": gate})
 
 
 def _first_round(settings: RunSettings, learners: Sequence[Learner]) -> list[np.ndarray[Any, Any]]:
@@ -77,12 +74,12 @@ def _clips(learner: Learner, largest: Sequence[float]) -> float | dict[str, floa
     return clips["*"] if {*clips} == {"*"} else clips
 
 
-def _length(updates: Sequence[np.ndarray[Any, Any]], rows: Sequence[int]) -> float:
-    """Return the Euclidean norm of the mean of updates, by rows."""
-    total, parts = sum(rows), []
+def _length(updates: Sequence[np.ndarray[Any, Any]], rows: Sequence[int], scale: Scale) -> float:
+    """Return the length of the mean of updates, by rows, as :class:`~moonflower.crypto.quantise.Length` measures it."""
+    total, parts, unit = sum(rows), [], min(scale.groups.values())
     for start in range(0, len(updates[0]), BLOCK):
         block = [one[start : start + BLOCK].astype(np.float64) * n for one, n in zip(updates, rows, strict=True)]
-        mean = np.sum(block, axis=0) / total
+        mean = np.sum(block, axis=0) / total * (unit / scale.clips(start, len(block[0])))
         parts.append(float((mean * mean).sum()))
     return max(math.sqrt(math.fsum(parts)), LEAST)
 

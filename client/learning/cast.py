@@ -107,10 +107,10 @@ def prepare(config: Path, overrides: Iterable[str] = ()) -> Cast:
     if problem:
         raise InputError("config.value", f"{config}: {problem}")
     learners = [cast.learner(name, splits[name]) for name in cast.names]
-    scale_of(learners[0], settings.crypto)
+    scale_of(learners[0], cast.settings.crypto)
     planner.plan(len(splits), settings.crypto.value_bits, len(learners[0].start()))
     _warn(cast.settings, counts)
-    return replace(cast, settings=calibrated(settings, learners))
+    return replace(cast, settings=calibrated(cast.settings, learners))
 
 
 def rounded_up(rows: int) -> int:

@@ -146,4 +146,5 @@ def outputs(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def torch_seed(seed: bytes) -> int:
+    """Return a seed for torch, of 63 bits, from any bytes."""
     return int.from_bytes(hashlib.sha256(seed).digest()[:8], "big") >> 1

@@ -68,7 +68,7 @@ class Views:
         }
 
     def rounds(self, run: str = "") -> dict[str, Any] | None:
-        """Return a run's rounds, by default the newest run's, and the metric that its gate looks at; None: no such run."""
+        """Return a run's rounds, by default the newest run's, and what its gate looks at; None: no such run."""
         with self._state.store.read() as db:
             row = history.run_row(db, run) if run else history.newest_run(db)
             if row is None:
