@@ -23,7 +23,7 @@ EDGE_DECIMALS = 3
 
 
 def proposal(cast: Cast, longest: float, vector: Vector | None, scaling: Mapping[str, Any]) -> dict[str, Any]:
-    """Return key → value for the recipe.
+    """Return what the recipe should say, by table and key.
 
     Args:
         cast: of the simulation.
@@ -34,15 +34,14 @@ def proposal(cast: Cast, longest: float, vector: Vector | None, scaling: Mapping
     open_clip = cast.settings.crypto.model_copy(update={"clip": AUTO})
     settings = cast.settings.model_copy(update={"crypto": open_clip})
     found = calibrated(settings, [cast.learner(name, rows) for name, rows in sorted(cast.splits.items())])
-    said: dict[str, Any] = {
-        "training.max_rows": cast.settings.training.max_rows,
-        "crypto.clip": found.crypto.clip,
+    said: dict[str, dict[str, Any]] = {
+        "training": {"max_rows": cast.settings.training.max_rows},
+        "crypto": {"clip": found.crypto.clip},
     }
     if longest:
-        said["gate.max_step"] = rounded_up(STEP_ROOM * longest)
-    if vector is not None and "edges" in vars(cast.task):
-        said["task.edges"] = _edges(cast, vector, scaling)
-    return {key: value for key, value in said.items() if value}
+        said["gate"] = {"max_step": rounded_up(STEP_ROOM * longest)}
+    edges = _edges(cast, vector, scaling) if vector is not None and "edges" in vars(cast.task) else []
+    return {**said, "task": {"edges": edges}} if edges else said
 
 
 def _edges(cast: Cast, vector: Vector, scaling: Mapping[str, Any]) -> list[float]:

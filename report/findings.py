@@ -223,11 +223,11 @@ def in_seconds(value: object) -> str:
 def recipe_lines(result: Mapping[str, Any]) -> list[str]:
     """Return what a simulation proposes for the recipe, as lines of a config under their tables.
 
-    >>> recipe_lines({"proposal": {"training.max_rows": 250, "crypto.clip": {"*": 1.5}}})
+    >>> recipe_lines({"proposal": {"training": {"max_rows": 250}, "crypto": {"clip": {"*": 1.5}}}})
     ['[training] max_rows = 250', '[crypto] clip = {"*" = 1.5}']
     """
     said = part(result, "proposal")
-    return [f"[{key.partition('.')[0]}] {key.partition('.')[2]} = {_toml(value)}" for key, value in said.items()]
+    return [f"[{table}] {key} = {_toml(value)}" for table, keys in said.items() for key, value in keys.items()]
 
 
 def _toml(value: Any) -> str:

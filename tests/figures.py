@@ -30,13 +30,14 @@ def fold(name: str, number: int, out: Path) -> dict[str, Any]:
     seconds = time.monotonic() - began
     splits = prepare(config, overrides).splits
     rows = [len(splits[member["name"]].test) for member in result["members"]]
+    best = max(one["round"] for one in result["rounds"] if one["status"] == "promoted")
 
     def own(way: str, metric: str) -> float:
         return float(np.average([member[way][metric] for member in result["members"]], weights=rows))
 
     return {
         "federated AUC": result["overall"]["federated"]["auc"],
-        "plain FedAvg AUC": fedavg(load_run(config, overrides))["auc"],
+        "plain FedAvg AUC": fedavg(load_run(config, (*overrides, f"training.rounds={best}")))["auc"],
         "pooled AUC": result["overall"]["pooled"]["auc"],
         "own rows, loss: federated": own("federated", "loss"),
         "own rows, loss: personalised": own("personalised", "loss"),

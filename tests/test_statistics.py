@@ -47,7 +47,7 @@ class At:
         self.offer = SimpleNamespace(start="", training=training, crypto=crypto)
 
 
-OWN = [40, *learner().summary().tolist()]
+OWN = [40, *learner().tested().tolist(), *learner().summary().tolist()]
 
 
 def conclude(*counters: int, own: list[int] | None = OWN, max_rows: int = 50, in_range: bool = True) -> Conclusion:
@@ -60,7 +60,7 @@ def test_version_0_follows_from_statistics_that_can_be_true() -> None:
     found = conclude(*(3 * number for number in OWN))
     assert found.result is not None
     assert (found.statement.sha256, found.statement.in_range) == (found.result.sha256, True)
-    assert list(found.facts.values()) == [3 * 40]
+    assert list(found.facts.values()) == [3 * 40, [3 * OWN[1], 3 * OWN[2]]]
     assert conclude(*OWN).result is not None, "others may have next to nothing"
     assert conclude(*OWN, own=None).result is not None
     assert conclude(1000 * 40, *(1000 * n for n in OWN[1:]), max_rows=0).result is not None, "practice has no bound"
@@ -71,13 +71,15 @@ def test_version_0_follows_from_statistics_that_can_be_true() -> None:
     ("counters", "more"),
     [
         ((151, *OWN[1:]), {}),
-        ((0, 0, 0, 0, 0), {"own": None}),
+        ((0,) * len(OWN), {"own": None}),
         ((39, *OWN[1:]), {}),
         ((36, *OWN[1:]), {"own": None}),
         ((40, OWN[1] - 1, *OWN[2:]), {}),
         ((*OWN[:2], OWN[2] - 1, *OWN[3:]), {}),
-        ((*OWN[:3], OWN[3] - 1, OWN[4]), {}),
-        ((40, OWN[1], 40 * 2**16 + 1, *OWN[3:]), {"own": None}),
+        ((*OWN[:3], OWN[3] - 1, *OWN[4:]), {}),
+        ((*OWN[:4], OWN[4] - 1, *OWN[5:]), {}),
+        ((*OWN[:5], OWN[5] - 1, OWN[6]), {}),
+        ((*OWN[:4], 40 * 2**16 + 1, *OWN[5:]), {"own": None}),
         (tuple(3 * number for number in OWN), {"in_range": False}),
     ],
 )

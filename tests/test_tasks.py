@@ -56,7 +56,7 @@ def refused(code: str, message: str, call: Any, *arguments: Any) -> None:
         ),
         (
             TABULAR, {"hiden": []},
-            f"task '{TABULAR}' has no option 'hiden'; did you mean 'hidden'? (one of: hidden, "
+            f"task '{TABULAR}' has no option 'hiden'; did you mean 'hidden'? (one of: edges, hidden, "
             f"missing_indicator, personalise)",
         ),
         (TABULAR, {"hidden": 32}, "[task] hidden = 32; expected a list of at most 8 widths"),
