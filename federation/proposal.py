@@ -19,7 +19,6 @@ from ..configs.settings import AUTO
 
 STEP_ROOM = 3.0
 """Times the longest mean of the run that was not refused."""
-EDGE_DECIMALS = 3
 
 
 def proposal(cast: Cast, longest: float, vector: Vector | None, scaling: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,4 +50,4 @@ def _edges(cast: Cast, vector: Vector, scaling: Mapping[str, Any]) -> list[float
     bins = min(MOST_BINS, int(together.tested().min()) // ROWS_A_BIN)
     scores = together.scores(vector, "test")
     at = np.quantile(scores, np.arange(1, bins) / bins) if bins > 1 else np.zeros(0)
-    return sorted({round(float(one), EDGE_DECIMALS) for one in at} - {0.0, 1.0})
+    return sorted({float(f"{one:.2g}") for one in at} - {0.0, 1.0})

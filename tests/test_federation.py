@@ -16,7 +16,7 @@ import pytest
 from circles import enrolment, live_in, pins_of, signed_by
 from conftest import CONFIGS
 from moonflower import simulate
-from moonflower.client import seat
+from moonflower.client import app, seat
 from moonflower.client.code import code_of
 from moonflower.client.learning.splits import partition, split
 from moonflower.client.learning.torch import TorchLearner
@@ -454,6 +454,28 @@ def test_patience_ends_the_run(folders: Any) -> None:
     assert (done.error.code, done.error.exit_status) == ("run.patience", 3)
     assert [r["status"] for r in done.result["rounds"]] == ["promoted", "refused", "refused"]
     assert done.result["model"]["version"] == 1
+
+
+def test_a_member_that_says_two_words_of_one_candidate_ends_the_run(
+    folders: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hungary does not open number 3, so everybody is asked again for the same candidate under number 4."""
+    its, real, said_before = NodeSecret.for_practice(load_run(HEART).training.seed, "Cleveland"), app.vote, set()
+
+    def fickle(at: Any, candidate: Any, best: str) -> Any:
+        word, measured = real(at, candidate, best)
+        again = candidate.sha256 in said_before and at.learner.secret == its
+        said_before.add(candidate.sha256)
+        return ("worse" if again else word), measured
+
+    monkeypatch.setattr(app, "vote", fickle)
+    monkeypatch.setattr(simulation, "baselines", lambda _: Baselines(*[dict.fromkeys(NAMES)] * 2, None, None))
+    done = simulate(HEART, out=folders("forked"), overrides=FOUR, drills=["rushing@3:Hungary"])
+    assert done.error is not None
+    assert (done.error.code, done.error.exit_status) == ("gate.forked", 3)
+    assert "'Cleveland' said 'better' and 'worse' of candidate" in str(done.error)
+    assert [one[2:] for one in said(done.result["rounds"])[2:]] == [("failed", "open.list"), ("failed", "gate.forked")]
+    assert (done.result["ended"], done.result["model"]["version"]) == ("forked", 2)
 
 
 # What the server's side sees
