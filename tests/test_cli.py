@@ -113,7 +113,7 @@ def tree(folder: Path) -> dict[str, bytes]:
         ('data.drop="fold"', "data.drop = 'fold'; expected a list"),
         ("data.test_fraction=1", "data.test_fraction = 1; expected a number at least 0 and below 1"),
         ("data.test_column=fold", "data: test_column and test_value go together"),
-        ("data.validation_fraction=0", "data.validation_fraction = 0 leaves 0 members rows to vote with"),
+        ("data.validation_fraction=0", "data.validation_fraction = 0 leaves no member rows to judge with"),
         ("task.ref=tabular", "task.ref = 'tabular'; expected \"package.module:attribute\""),
         ("task.ref=nowhere:task", "there is no task 'nowhere:task'; expected one of: moonflower.client.tasks"),
         ("task.ref=moonflower.client.tasks.tabula:task", "did you mean 'moonflower.client.tasks.tabular:task'?"),

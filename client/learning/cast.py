@@ -149,11 +149,10 @@ def _contradiction(cast: Cast, members: Mapping[str, Rows]) -> str:
     if least > count:
         names = ", ".join(cast.names)
         return f"federation.min_members = {least}; expected at most {count}, the members in the data ({names})"
-    voters = sum(len(part.validation) > 0 for part in cast.splits.values())
-    if voters < least:
+    if not any(len(part.validation) for part in cast.splits.values()):
         return (
-            f"data.validation_fraction = {data.validation_fraction:g} leaves {voters} members rows to vote with; "
-            f"expected at least {least}, federation.min_members"
+            f"data.validation_fraction = {data.validation_fraction:g} leaves no member rows to judge with; expected "
+            "more, for nothing is promoted otherwise"
         )
     if data.test_column is not None and not any(len(part.test) for part in cast.splits.values()):
         marks = {str(mark) for rows in members.values() for mark in rows.groups[data.test_column]} - {"None"}
