@@ -26,19 +26,22 @@ def proposal(cast: Cast, longest: float, vector: Vector | None, scaling: Mapping
 
     Args:
         cast: of the simulation.
-        longest: norm of its longest mean that was not refused; 0 where there is none.
+        longest: norm of its longest mean that was not refused; 0 where there is none, and round 1 is looked at.
         vector: of its last version, ``float32[n]``; None where there is none.
         scaling: of that version.
     """
-    open_clip = cast.settings.crypto.model_copy(update={"clip": AUTO})
-    settings = cast.settings.model_copy(update={"crypto": open_clip})
-    found = calibrated(settings, [cast.learner(name, rows) for name, rows in sorted(cast.splits.items())])
+    left = {
+        "crypto": cast.settings.crypto.model_copy(update={"clip": AUTO}),
+        "gate": cast.settings.gate.model_copy(update={"max_step": 0.0}),
+    }
+    found = calibrated(
+        cast.settings.model_copy(update=left), [cast.learner(name, rows) for name, rows in sorted(cast.splits.items())]
+    )
     said: dict[str, dict[str, Any]] = {
         "training": {"max_rows": cast.settings.training.max_rows},
         "crypto": {"clip": found.crypto.clip},
+        "gate": {"max_step": rounded_up(STEP_ROOM * longest) if longest else found.gate.max_step},
     }
-    if longest:
-        said["gate"] = {"max_step": rounded_up(STEP_ROOM * longest)}
     edges = _edges(cast, vector, scaling) if vector is not None and "edges" in vars(cast.task) else []
     return {**said, "task": {"edges": edges}} if edges else said
 

@@ -322,7 +322,7 @@ VERSION = versions.build((versions.TensorSpec("w", (3,)),), np.arange(3, dtype=n
 
 
 def statement(**changes: Any) -> Statement:
-    fields = {"sha256": VERSION.sha256, "clip": 1.0, "in_range": True}
+    fields = {"sha256": VERSION.sha256, "in_range": True}
     made = Statement.of(replace(context(), federation=FEDERATION), dict.fromkeys(NAMES, "0" * 64), **fields)
     return replace(made, **changes)
 

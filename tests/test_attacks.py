@@ -476,7 +476,7 @@ def test_rows_are_summed_once(hostile: Hostile, monkeypatch: pytest.MonkeyPatch)
 
 
 def counted_anew(at: Any) -> Any:
-    found = [at.learner.rows, *at.learner.summary().tolist()]
+    found = [at.learner.rows, *at.learner.tested().tolist(), *at.learner.summary().tolist()]
     return purposes.Given(purposes.Contribution(tuple(found)), facts={f"counted:{at.counted}": found})
 
 

@@ -112,7 +112,7 @@ def test_an_update_that_does_not_fit_is_not_sealed_and_the_own_log_names_the_cli
     assert refused.value.code == "update.failed"
     assert "crypto.clip = 7.2 would do" in str(refused.value)
     with pytest.raises(Refused, match="group-1"):
-        clip(update_of([*values, *values[:58], 5.0, 5.0, 5.0, 5.0, 5.0, 5.0][:120], 2.0, 2.0), ABOUT)
+        clip(update_of([*values, *values[:56], 5.0, 5.0, 5.0, 5.0], 2.0, 2.0), ABOUT)
     with pytest.raises(Refused, match="100%"):
         clip(update_of([5.0, 5.0], 2.0), ABOUT)
 

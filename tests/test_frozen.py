@@ -81,7 +81,8 @@ def opened(one: Version) -> Predictor:
 
 
 def test_an_exported_model_predicts_what_the_run_predicted(tmp_path: Path, heart: Path) -> None:
-    overrides = (f"task.ref={REF}", 'task.personalise="none"', "training.rounds=3", "training.parts=4")
+    left = ('crypto.clip="auto"', "gate.max_step=0.0")
+    overrides = (f"task.ref={REF}", 'task.personalise="none"', "training.rounds=3", "training.parts=4", *left)
     done = simulate(heart, out=tmp_path / "run", overrides=overrides)
     promoted = Models(tmp_path / "run" / "models").read(done.result["model"]["sha256"])
     cast = prepare(heart, overrides)

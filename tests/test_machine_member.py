@@ -342,7 +342,8 @@ class TheMember(RuleBasedStateMachine):
             right = shown is not None and shown.refused and (shown.number, shown.sha256) == newest
             if trained and not again and newer and not right:
                 return "base.unknown"
-        return "update.failed" if trained and not (known.rows and known.counted) else ""
+        lacks = (trained and not (known.rows and known.counted)) or (at.purpose == "tallies" and not known.rows)
+        return "update.failed" if lacks else ""
 
     def seal(
         self,

@@ -151,7 +151,7 @@ def test_what_a_circle_starts_from_is_not_measured_again(one: Federation) -> Non
         queue(one, "run-2")
         assert one.carry_out("run-2") == "done"
         assert [entry["run"] for entry in one.events("tallies_opened")] == ["run-1"]
-        patch.setattr(Coordinator, "_final_report", lambda self: self._report(None))
+        patch.setattr(Coordinator, "_report_best", lambda self, outcome: self._report(None))
         queue(one, "run-3")
         assert one.carry_out("run-3") == "done"
     assert [entry["code"] for entry in one.events("warned")] == ["round.too_few"]

@@ -343,7 +343,7 @@ def federate(name: str, *overrides: str) -> dict[str, Any]:
 def test_heart_federation_reaches_the_reference_on_five_folds() -> None:
     folds = [federate("heart", 'data.test_column="fold"', f"data.test_value={fold}") for fold in range(5)]
     for fold in folds:
-        assert -0.002 < fold["exact"]["auc"] - fold["tallied"]["auc"] < 0.012, "eight bins cost that much"
+        assert -0.006 < fold["exact"]["auc"] - fold["tallied"]["auc"] < 0.012, "eight bins cost that much"
         assert fold["tallied"]["average_precision"] == pytest.approx(fold["exact"]["average_precision"], abs=5e-2)
         assert fold["tallied"]["loss"] == pytest.approx(fold["exact"]["loss"], abs=1e-4)
     assert np.mean([fold["exact"]["auc"] for fold in folds]) >= 0.885
