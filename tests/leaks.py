@@ -6,6 +6,7 @@ Each attack is a function of what is weakened; its numbers are those of ``docs/a
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 import warnings
@@ -14,18 +15,21 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from leaky import DRAW, HELPERS, UNKNOWN, Floats, OldLearner, World, auc, coins_of, cosine, dealt, guess, tpr, world
-from moonflower.client.learning.rows import Split
 from moonflower.client.tasks import FRACTION_BITS
+from moonflower.client.tasks.tabular import Tabular
 from moonflower.configs.recipe import not_free, recipe_of
+from moonflower.configs.schema import Schema
 from moonflower.protocol import gate
+from torch import nn
 
 from federation import NAMES, cast
 
 NET = ("task.hidden=[16]",)
 BITS8 = ("crypto.value_bits=8", "crypto.clip=8.0")
 VICTIM, LAST = UNKNOWN
-EXAMPLE_EDGES = (0.09, 0.19, 0.33, 0.63, 0.8, 0.89, 0.95)  # heart.toml
+HEART_EDGES = (0.09, 0.19, 0.33, 0.63, 0.8, 0.89, 0.95)  # heart.toml
 
 
 # 1. Whatever the rules allow, and one rule after the other taken out.
@@ -83,12 +87,12 @@ def update_free_rates() -> float:
     """
     w = world(*NET, "training.local_epochs=1", kind=OldLearner)
     views = []
-    steps = {name: -(-w.learners[name].rows // 60) for name in UNKNOWN}
+    steps = {name: -(-w.learners[name].rows // 64) for name in UNKNOWN}
     assert steps[VICTIM] > steps[LAST], steps
     for last in (0.1, 0.2):
         total: Any = 0
         for name in UNKNOWN:
-            w.learners[name].size = 60  # type: ignore[attr-defined]
+            w.learners[name].size = 64  # type: ignore[attr-defined]
             w.learners[name].rates = (0.1,) * steps[LAST] + (last,)  # type: ignore[attr-defined]
             own = w.update(name, w.base, 1, 1)
             total = total + w.whole(name, own) * w.scale.steps(0, w.scale.size)
@@ -108,29 +112,34 @@ def singled_out(w: World, seen: Floats, name: str = VICTIM) -> Floats:
     return np.array([cosine(seen, -one) for one in rows])
 
 
-def row_batch_size(ours: bool, tries: int = 40) -> float:
-    """Two numbers of parts, or batch sizes, n and n - 1: how often the row of the second, short, batch is found."""
-    found = 0
+def row_batch_size(tries: int = 40) -> float:
+    """Two batch sizes, n and n - 1, where a short batch counts as a full step: how often its one row is found."""
+    w = world("training.local_epochs=1", kind=OldLearner)
+    n, found = w.learners[VICTIM].rows, 0
+    assert n > w.learners[LAST].rows
     for seed in range(tries):
-        w = world("training.local_epochs=1", kind=OldLearner)
-        n = w.learners[VICTIM].rows
-        assert n > w.learners[LAST].rows
-        if ours:  # the same two numbers, if a run could choose them: no row counts for more than another
-            pair = [world("training.local_epochs=1", f"training.parts={parts}") for parts in (n, n - 1)]
-            sums = [one.both(w.base, seed, 1)[0] for one in pair]
-            learner = pair[1].learners[VICTIM]
-            drawn = np.random.default_rng(int.from_bytes(learner.secret.keyed("batches", f"{seed}|1".encode()), "big"))
-            order = drawn.permutation(n)
-            single = order[:2]  # the one part of two rows
-        else:
-            sums = []
-            for size in (n, n - 1):
-                for name in UNKNOWN:
-                    w.learners[name].size = size  # type: ignore[attr-defined]
-                sums.append(w.both(w.base, seed, 1)[0])
-            single = w.learners[VICTIM].batches(VICTIM, 1)[-1]  # type: ignore[attr-defined]
-        best = int(np.argmax(singled_out(w, sums[1] - sums[0])))
-        found += best in single
+        sums = []
+        for size in (n, n - 1):
+            for name in UNKNOWN:
+                w.learners[name].size = size  # type: ignore[attr-defined]
+            sums.append(w.both(w.base, seed, 1)[0])
+        found += (
+            int(np.argmax(singled_out(w, sums[1] - sums[0]))) in last_part(w, seed, ours=False, batch=True).nonzero()[0]
+        )
+    return found / tries
+
+
+def row_parts(tries: int = 40) -> float:
+    """Two numbers of parts, n and n - 1: how often one of the two rows that share a part is found."""
+    worlds, found = [], 0
+    for fewer in (0, 1):
+        n = world().learners[VICTIM].rows
+        worlds.append(world("training.local_epochs=1", f"training.parts={n - fewer}"))
+    for seed in range(tries):
+        sums = [one.both(one.base, seed, 1)[0] for one in worlds]
+        drawn = worlds[1].learners[VICTIM].secret.keyed("batches", f"{seed}|1".encode())
+        order = np.random.default_rng(int.from_bytes(drawn, "big")).permutation(n)
+        found += int(np.argmax(singled_out(worlds[0], sums[1] - sums[0]))) in order[:2]
     return found / tries
 
 
@@ -168,13 +177,13 @@ def left_out(seeds: int = 100) -> float:
     w = world("training.local_epochs=1", "training.lr=1.0", kind=OldLearner)
     for name in UNKNOWN:
         w.learners[name].size, w.learners[name].steps = w.learners[VICTIM].rows - 2, 1  # type: ignore[attr-defined]
-    sums = [w.both(w.base, seed, 1)[0] for seed in range(seeds)]
+    sums, rows = [w.both(w.base, seed, 1)[0] for seed in range(seeds)], -w.gradients(VICTIM, w.base)
     beside = [np.mean(sums, axis=0) - one for one in sums]
-    return float(np.mean([last_part(w, at, ours=False)[best_pair(w, one)].all() for at, one in enumerate(beside)]))
+    return float(np.mean([last_part(w, at, ours=False)[best_pair(one, rows)].all() for at, one in enumerate(beside)]))
 
 
-def last_part(w: World, seed: int, ours: bool) -> Any:
-    """Which of the victim's rows the old batching leaves out, or are in the last part of ours."""
+def last_part(w: World, seed: int, *, ours: bool, batch: bool = False) -> Any:
+    """Which of the victim's rows are in the last part, or the last batch, or are left out by the old batching."""
     learner = w.learners[VICTIM]
     if ours:
         drawn = learner.secret.keyed("batches", f"{seed}|1".encode())
@@ -182,7 +191,8 @@ def last_part(w: World, seed: int, ours: bool) -> Any:
         chosen = np.array_split(order, w.cast.settings.training.parts)[-1]
     else:
         learner.seed = seed
-        chosen = np.setdiff1d(np.arange(learner.rows), np.concatenate(learner.batches(VICTIM, 1)))  # type: ignore[attr-defined]
+        batches = learner.batches(VICTIM, 1)  # type: ignore[attr-defined]
+        chosen = batches[-1] if batch else np.setdiff1d(np.arange(learner.rows), np.concatenate(batches))
     found = np.zeros(learner.rows, dtype=bool)
     found[chosen] = True
     return found
@@ -275,7 +285,9 @@ def loss_of(w: World, name: str, vector: Any) -> float:
     return float(found)
 
 
-def votes(runs: int = 10, numbers: bool = False, noise: float = 0.0, rounds: int = 20) -> dict[str, tuple[float, float]]:
+def votes(
+    runs: int = 10, numbers: bool = False, noise: float = 0.0, rounds: int = 20
+) -> dict[str, tuple[float, float]]:
     """How alike what votes say of each member is to its own gradient, of training and of validation rows.
 
     The gradient is that at the middle of all candidates; the attacker fits one direction to all votes by ridge.
@@ -327,27 +339,55 @@ def short_batch(ours: bool, seeds: int = 100) -> float:
         for name in UNKNOWN:
             w.learners[name].size = w.learners[VICTIM].rows - 2  # type: ignore[attr-defined]
         assert len(w.learners[VICTIM].batches(VICTIM, 1)[-1]) == 2  # type: ignore[attr-defined]
-    sums = [w.both(w.base, seed, 1)[0] for seed in range(seeds)]
+    sums, rows = [w.both(w.base, seed, 1)[0] for seed in range(seeds)], -w.gradients(VICTIM, w.base)
     found = 0
     for seed, seen in enumerate(sums):
-        if ours:
-            marked = last_part(w, seed, ours=True)
-        else:
-            w.learners[VICTIM].seed = seed
-            marked = np.isin(np.arange(w.learners[VICTIM].rows), w.learners[VICTIM].batches(VICTIM, 1)[-1])  # type: ignore[attr-defined]
-        found += bool(marked[best_pair(w, seen - np.mean(sums, axis=0))].all())
+        marked = last_part(w, seed, ours=ours, batch=True)
+        found += bool(marked[best_pair(seen - np.mean(sums, axis=0), rows)].all())
     return found / seeds
 
 
-def best_pair(w: World, seen: Floats) -> list[int]:
-    """The two rows of the victim that a difference of two sums looks like most."""
-    rows = -w.gradients(VICTIM, w.base)
+def best_pair(seen: Floats, rows: Floats) -> list[int]:
+    """The two rows that a sum, less the mean of many, looks like most."""
     rows = rows - rows.mean(axis=0)
     gram, along = rows @ rows.T, rows @ seen
     lengths = np.sqrt(np.maximum(np.diag(gram)[:, None] + np.diag(gram)[None] + 2 * gram, 1e-12))
     scores = (along[:, None] + along[None]) / lengths
     np.fill_diagonal(scores, -np.inf)
     return [int(one) for one in np.unravel_index(np.argmax(scores), scores.shape)]
+
+
+class Normalised(Tabular):
+    """Logistic regression behind a BatchNorm layer, whose running means travel as buffers."""
+
+    def model(self, schema: Schema, generator: torch.Generator) -> nn.Module:
+        """Return the model."""
+        inner = super().model(schema, generator)
+        width = next(inner.parameters()).shape[1]
+        return nn.Sequential(nn.BatchNorm1d(width), inner)
+
+
+def buffers(ours: bool, seeds: int = 100) -> tuple[float, float]:
+    """Two rows of a short last batch from opened running means; in ours two rows of the last part.
+
+    Also how well the last part's rows are told from the others, one by one (AUC).
+    """
+    chosen, task = ("training.local_epochs=1",), Normalised()
+    w = world(*chosen, task=task) if ours else world(*chosen, kind=OldLearner, task=task)
+    if not ours:
+        for name in UNKNOWN:
+            w.learners[name].size = w.learners[VICTIM].rows - 2  # type: ignore[attr-defined]
+    ends = np.cumsum([spec.size for spec in w.learners[VICTIM].layout])
+    at = next(i for i, spec in enumerate(w.learners[VICTIM].layout) if spec.name.endswith("running_mean"))
+    lanes = slice(ends[at - 1], ends[at])
+    sums = [w.both(w.base, seed, 1)[0][lanes] for seed in range(seeds)]
+    rows = w.rows(VICTIM).inputs.numpy().astype(np.float64)
+    found, told = [], []
+    for seed, seen in enumerate(sums):
+        marked, seen = last_part(w, seed, ours=ours, batch=True), seen - np.mean(sums, axis=0)
+        found.append(marked[best_pair(seen, rows)].all())
+        told.append(auc((rows - rows.mean(axis=0)) @ seen, marked))
+    return float(np.mean(found)), float(np.mean(told))
 
 
 # 5. Tallies.
@@ -528,16 +568,100 @@ def rates(count: int, tries: int = 60) -> float:
 
 
 def asked(**changed: str) -> tuple[str, ...]:
-    """What a run that asks for other settings is refused for: the keys that its circle's recipe does not leave to it."""
+    """Which of the settings that a run asks for its circle's recipe does not leave to it."""
     ours = cast()
     other = cast(*(f"{key.replace('__', '.')}={value}" for key, value in changed.items()))
     recipes = [recipe_of(one.settings.in_practice(), one.schema, "0" * 64, 1) for one in (ours, other)]
     return tuple(one.key for one in not_free(*recipes))
 
 
-def line(attack: str, off: Callable[[], str] | None, on: Callable[[], str] | None) -> None:
-    """Print a row of the table."""
-    began = time.monotonic()
-    found = [one() if one else "–" for one in (off, on)]
-    print(f"| {attack} | {found[0]} | {found[1]} |", flush=True)
-    print(f"{attack}: {time.monotonic() - began:.0f} s", file=sys.stderr)
+def pairs(found: dict[str, tuple[float, float]], at: int = 1) -> str:
+    """The numbers of all members."""
+    return " / ".join(f"{one[at]:.2f}" for one in found.values())
+
+
+def differential() -> str:
+    """The series that the rules allow."""
+    found = [update_ours(seed) for seed in range(8)]
+    return f"{np.mean([one[0] for one in found]):.2f}, from its own sum alone {np.mean([one[1] for one in found]):.2f}"
+
+
+def lanes(count: int) -> str:
+    """The variance of lanes."""
+    found = np.mean([variance(count, begin=1000 * at) for at in range(5)], axis=0)
+    return f"{found[0]:.2f}, from the sum {found[1]:.2f}"
+
+
+def table() -> Iterator[tuple[str, Callable[[], str] | None, Callable[[], str] | None]]:
+    """Yield attack, with the bound off, with it on."""
+
+    def refused(**changed: str) -> Callable[[], str]:
+        return lambda: "refused: " + ", ".join(asked(**changed))
+
+    w, versions = world(), models()
+    fine, finest = (tuple(np.arange(1, bins) / bins) for bins in (64, 2048))
+
+    def tally(seen: Any, edges: Sequence[float], **more: Any) -> str:
+        found = Tallied(w, seen, edges, **more)
+        other = f"{found.known_patient():.2f}" if seen.size < 1e4 and len(edges) < 99 else "–"
+        return f"{found.known_rows():.2f} / {other} / FPR {found.empty_bins()[1]:.3f}"
+
+    yield "an update from 14 sums, cosine: all that rules allow", None, differential
+    yield "… two sets of shares", lambda: f"{update_two_weightings():.3f}", lambda: "one share, from counts"
+    yield "… rates by step, other numbers of steps", lambda: f"{update_free_rates():.2f}", refused(training__lr="0.2")
+    yield (
+        "a row, two batch sizes, short batch a full step",
+        lambda: f"{row_batch_size():.2f}",
+        refused(training__parts="5"),
+    )
+    yield "… two numbers of parts, n and n - 1", lambda: f"{row_parts():.2f}, chance .01", refused(training__parts="5")
+    yield "… two test fractions", lambda: f"{row_test_fraction():.2f}", refused(data__test_fraction="0.25")
+    yield "… two rows that a step leaves out, 100 seeds", lambda: f"{left_out():.2f}", lambda: "no row is left out"
+    yield (
+        "… two rows of a short batch, 100 seeds",
+        lambda: f"{short_batch(False):.2f}",
+        lambda: f"{short_batch(True):.2f}, chance .06",
+    )
+    yield (
+        "… the same from BatchNorm's running means",
+        lambda: f"{buffers(False)[0]:.2f}",
+        lambda: "{:.2f}, chance .06; AUC {:.2f}".format(*buffers(True)),
+    )
+    yield "two values from the variance of lanes, 160 draws, 8 bits", lambda: lanes(1), lambda: lanes(12)
+    yield "a member's validation gradient, ten runs", lambda: pairs(votes(numbers=True)), lambda: pairs(votes())
+    yield "… of training rows", lambda: pairs(votes(numbers=True), 0), lambda: pairs(votes(), 0)
+    yield "… one member adds noise, ten runs", None, lambda: pairs(votes(noise=0.3))
+    yield "… one member adds noise, fifty runs", None, lambda: pairs(votes(50, noise=0.3))
+    yield (
+        "signs of three members, a turned clip",
+        lambda: " / ".join(f"{one:.2f}" for one in signs()),
+        refused(crypto__clip="1.0"),
+    )
+    yield "values, 60 clips", lambda: " / ".join(f"{one:.2f}" for one in turned_clip()), refused(crypto__clip="1.0")
+    yield "values, 60 rates against rounding", lambda: f"{rates(0):.3f}", refused(training__lr="0.2")
+    yield "… and with twelve coins", None, lambda: f"{rates(12):.2f}"
+    last = versions[:, -1]
+    yield (
+        "a patient in 60 tallies: every row known / one row known / N7",
+        lambda: f"2,048 bins: {tally(last, finest)}; 64: {tally(last, fine)}",
+        lambda: tally(last, HEART_EDGES),
+    )
+    yield "… without sums of losses", None, lambda: tally(last, HEART_EDGES, sums=False)
+    every = versions.reshape(-1, versions.shape[-1])
+    yield "… 1,200 tallies, one a round", None, lambda: tally(every, HEART_EDGES)
+    yield "… without sums of losses", None, lambda: tally(every, HEART_EDGES, sums=False)
+
+
+def main() -> None:
+    """Print the table."""
+    logging.disable(logging.WARNING)
+    print("| attack | bound off | bound on |\n|---|---|---|")
+    for attack, off, on in table():
+        began = time.monotonic()
+        print(f"| {attack} | {off() if off else '–'} | {on() if on else '–'} |", flush=True)
+        print(f"{attack}: {time.monotonic() - began:.0f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    main()

@@ -1,4 +1,4 @@
-"""What sums tell, as ``leaks.py`` measures it: members at work without sealing, and copies of them with a rule taken out.
+"""What ``leaks.py`` attacks: members at work without sealing, and copies of them with a rule taken out.
 
 An opened sum is exactly the sum of its members' whole numbers, so nothing is sealed here. The attacker is the
 coordinator with all members but two, ``UNKNOWN``: it knows everything of its own members, every opened sum, every
@@ -18,9 +18,11 @@ import torch
 from moonflower.client.learning.cast import Cast
 from moonflower.client.learning.rows import Rows, Split
 from moonflower.client.learning.splits import split
+from moonflower.client.learning.tensors import flatten
 from moonflower.client.learning.torch import TorchLearner
 from moonflower.client.scales import scale_of
 from moonflower.client.secret import NodeSecret
+from moonflower.client.tasks import Task
 from moonflower.configs.settings import TrainingSettings
 from moonflower.crypto import coins
 from moonflower.crypto.quantise import Contribution, Scale
@@ -46,12 +48,13 @@ class OldLearner(TorchLearner):
     """Training as it was: batches of a size, each step the mean over its own batch, in an order that everybody knows.
 
     Attributes:
+        name: of the member.
         size: rows of a batch.
         steps: of an epoch, at most: rows beyond are left out; 0 for no bound.
         rates: of the steps of an epoch, the last one for all that follow; empty for the recipe's.
     """
 
-    size, steps = 32, 0
+    name, size, steps = "", 32, 0
     rates: tuple[float, ...] = ()
 
     def batches(self, name: str, number: int) -> list[NDArray[np.int64]]:
@@ -70,16 +73,7 @@ class OldLearner(TorchLearner):
             for at, part in enumerate(self.batches(self.name, number)):
                 rate = self.rates[min(at, len(self.rates) - 1)] if self.rates else training.lr
                 self._step(rows.take(part), 1.0, training.model_copy(update={"lr": rate}), ())
-        return flat(self)
-
-    name = ""
-
-
-def flat(learner: TorchLearner) -> Any:
-    """The vector of a learner's model."""
-    from moonflower.client.learning.tensors import flatten
-
-    return flatten(learner.model.state_dict(), learner.layout)
+        return flatten(self.model.state_dict(), self.layout)
 
 
 @dataclass
@@ -158,13 +152,16 @@ class World:
         return np.array(found, dtype=np.float64)
 
 
-def world(*overrides: str, kind: type[TorchLearner] = TorchLearner, draw: int = DRAW, **rows: Split) -> World:
+def world(
+    *overrides: str, kind: type[TorchLearner] = TorchLearner, draw: int = DRAW, task: Task | None = None, **rows: Split
+) -> World:
     """Return members on the heart data.
 
     Args:
         overrides: of the preset.
         kind: how they train.
         draw: of their secrets, so of which rows are whose.
+        task: another than the preset's.
         rows: others than these, by name.
     """
     made = cast("training.local_epochs=5", *overrides)
@@ -172,7 +169,7 @@ def world(*overrides: str, kind: type[TorchLearner] = TorchLearner, draw: int = 
     learners = {}
     for name in NAMES:
         secret = secret_of(name, draw)
-        learners[name] = kind(made.task, made.splits[name], made.schema, seed=7, secret=secret, draw=made.draw)
+        learners[name] = kind(task or made.task, made.splits[name], made.schema, seed=7, secret=secret, draw=made.draw)
         if isinstance(learners[name], OldLearner):
             learners[name].name = name  # type: ignore[attr-defined]
     first = learners[NAMES[0]]
