@@ -74,7 +74,9 @@ def update_two_weightings() -> float:
     step = w.scale.steps(0, w.scale.size)
     updates = [w.update(name, w.base, 1, 1) for name in UNKNOWN]
     views = [
-        sum(w.whole(name, one, share) * step for name, one, share in zip(UNKNOWN, updates, shares, strict=True))
+        np.asarray(
+            sum(w.whole(name, one, share) * step for name, one, share in zip(UNKNOWN, updates, shares, strict=True))
+        )
         for shares in ((0.3, 0.2), (0.25, 0.25))
     ]
     return guess(w.whole(VICTIM, updates[0]) * step, views)
@@ -154,7 +156,7 @@ def row_test_fraction() -> float:
         sizes = [[len(one[name].train) for name in UNKNOWN] for one in splits]
         if sizes[0][0] - sizes[1][0] != 1 or sizes[0][1] != sizes[1][1]:
             continue
-        worlds = [world("training.local_epochs=5", **one) for one in splits]
+        worlds = [world("training.local_epochs=5", rows=one) for one in splits]
         for one in worlds:
             for learner in one.learners.values():
                 learner.prepare(worlds[0].scaling)
@@ -168,7 +170,7 @@ def row_test_fraction() -> float:
         gone = [at for at, row in enumerate(first) if row.tobytes() not in kept]
         if len(gone) == 1 and share:
             tries += 1
-            found += int(np.argmax(singled_out(worlds[0], sums[0] - sums[1]))) == gone[0]
+            found += int(np.argmax(singled_out(worlds[0], np.asarray(sums[0] - sums[1])))) == gone[0]
     return found / max(tries, 1)
 
 
@@ -244,7 +246,7 @@ def law(value: float, count: int, most: int = 9) -> Floats:
     for _ in range(count):
         thrown = np.convolve(thrown, np.full(256, 1 / 256))
     made = np.rint(value + (np.arange(len(thrown)) + count / 2) / 256 - count / 2).astype(np.int64)
-    return np.bincount(made + most, weights=thrown, minlength=2 * most + 1)
+    return np.asarray(np.bincount(made + most, weights=thrown, minlength=2 * most + 1), dtype=np.float64)
 
 
 # 3. Votes.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -127,12 +127,12 @@ class World:
             self.whole(name, self.update(name, base, seed, number), self.share(name, claimed)) * step
             for name in UNKNOWN
         ]
-        return parts[0] + parts[1], parts[0]
+        return np.asarray(parts[0] + parts[1]), np.asarray(parts[0])
 
     def mean(self, base: Any, seed: int, number: int) -> Floats:
         """The opened mean of everybody's update."""
         parts = [self.whole(name, self.update(name, base, seed, number)) for name in NAMES]
-        return np.sum(parts, axis=0) * self.scale.steps(0, self.scale.size)
+        return np.asarray(np.sum(parts, axis=0) * self.scale.steps(0, self.scale.size))
 
     def rows(self, name: str, part: str = "train") -> Rows:
         """Prepared rows."""
@@ -153,7 +153,11 @@ class World:
 
 
 def world(
-    *overrides: str, kind: type[TorchLearner] = TorchLearner, draw: int = DRAW, task: Task | None = None, **rows: Split
+    *overrides: str,
+    kind: type[TorchLearner] = TorchLearner,
+    draw: int = DRAW,
+    task: Task | None = None,
+    rows: Mapping[str, Split] | None = None,
 ) -> World:
     """Return members on the heart data.
 
@@ -165,7 +169,7 @@ def world(
         rows: others than these, by name.
     """
     made = cast("training.local_epochs=5", *overrides)
-    made = replace(made, splits={name: rows.get(name) or dealt(made, name, draw) for name in NAMES})
+    made = replace(made, splits={name: (rows or {}).get(name) or dealt(made, name, draw) for name in NAMES})
     learners = {}
     for name in NAMES:
         secret = secret_of(name, draw)

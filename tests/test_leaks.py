@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import leaks
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ def test_weights_and_rates_that_a_run_chooses_would() -> None:
     assert leaks.asked(training__lr="0.2", crypto__clip="1.0") == ("training.lr", "crypto.clip")
 
 
+@pytest.mark.slow
 def test_a_row_would_be_found_by_settings_that_a_run_chooses() -> None:
     assert leaks.row_batch_size(10) > 0.8
     assert leaks.row_test_fraction() > 0.7
@@ -91,7 +94,7 @@ def test_rates_against_rounding_give_values_and_against_twelve_coins_do_not() ->
 
 
 @pytest.fixture(scope="module")
-def last() -> np.ndarray:  # type: ignore[type-arg]
+def last() -> Any:
     """The last versions of 60 runs, of few rounds."""
     return leaks.models(60, 4)[:, -1]
 
@@ -108,7 +111,7 @@ def test_a_row_counts_in_a_tally_as_the_members_task_counts_it() -> None:
 
 
 @pytest.mark.slow
-def test_many_tallies_in_few_bins_do_not_tell_a_test_row(last: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_many_tallies_in_few_bins_do_not_tell_a_test_row(last: Any) -> None:
     w = world()
     ours = Tallied(w, last, HEART_EDGES)
     assert ours.known_rows() < 0.15
