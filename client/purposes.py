@@ -170,12 +170,15 @@ class Statistics:
         """Make version 0; the total of rows is a fact of the run, of which each update has its share.
 
         Where the run starts from a version, version 0 has the numbers and the scaling of that one. None follows from
-        statistics that cannot be true (rule 5).
+        statistics that cannot be true, or that are others than those opened first in this circle: else a member that
+        claims other rows in each run would move everybody's share and scaling (rule 5).
         """
         learner, context, kinds = at.learner, at.context, len(at.learner.tested())
-        rows, *totals = sums.finish().counters
+        rows, *totals = opened = list(sums.finish().counters)
         tested, totals = totals[:kinds], totals[kinds:]
-        if not (sums.in_range and self._possible(at, len(headers), rows, [*tested, *totals])):
+        first = at.fact(_opened(context))
+        possible = self._possible(at, len(headers), rows, [*tested, *totals]) and first in (None, opened)
+        if not (sums.in_range and possible):
             return Conclusion(Statement.of(context, headers, sha256="", in_range=False))
         start = at.known_base() if at.offer.start else None
         manifest = {
@@ -188,9 +191,9 @@ class Statistics:
         }
         vector = learner.start() if start is None else start.vector
         state = {name: np.zeros_like(vector) for name in at.optimiser.state}
-        first = model_version.build(learner.layout, vector, manifest, state, frozen=learner.frozen)
-        said = Statement.of(context, headers, sha256=first.sha256, in_range=True)
-        return Conclusion(said, first, {_total_rows(context): rows, _tested(context): tested})
+        made = model_version.build(learner.layout, vector, manifest, state, frozen=learner.frozen)
+        said = Statement.of(context, headers, sha256=made.sha256, in_range=True)
+        return Conclusion(said, made, {_total_rows(context): rows, _tested(context): tested, _opened(context): opened})
 
     def _possible(self, at: MemberRound, members: int, rows: int, totals: list[int]) -> bool:
         """Return whether opened statistics can be those of so many members, this one among them."""
@@ -305,6 +308,10 @@ def _total_rows(context: RoundContext) -> str:
 
 def _tested(context: RoundContext) -> str:
     return f"tested:{context.run}"
+
+
+def _opened(context: RoundContext) -> str:
+    return f"opened:{context.circle}"
 
 
 def _tallied(context: RoundContext) -> str:

@@ -56,7 +56,7 @@ def stretched(layout: Layout, buffers: Collection[str], clips: Mapping[str, floa
         values = spec.size
         if found and found[-1].group == group:
             values += found.pop().values
-        found.append(Stretch(values, group, clips[pattern]))
+        found.append(Stretch(values, group, clips[pattern], spec.name not in buffers))
     spare = sorted({*clips} - used - {_ANY})
     if spare:
         names = ", ".join(spec.name for spec in layout[:8])

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -42,11 +43,13 @@ class Stretch:
         values: how many, at least 1.
         group: its name.
         clip: largest value that travels, > 0.
+        learnt: they follow a gradient; else they are buffers, which may well stay as they are.
     """
 
     values: int
     group: str
     clip: float
+    learnt: bool = True
 
 
 @dataclass(frozen=True)
@@ -275,15 +278,15 @@ class Length:
         return math.sqrt(sum(self._squares.values())) * unit
 
     def of_coins(self, members: int) -> float:
-        """Return how long the sum is beside one of coins alone, of the group where that is least; about 1 for nothing.
+        """Return how long the sum is beside one of coins alone, of the learnt group where that is least; about 1 for none.
 
         Args:
             members: summands.
         """
-        counts = dict.fromkeys(self._squares, 0)
+        counts: Counter[str] = Counter()
         for stretch in self._scale.stretches:
-            counts[stretch.group] += stretch.values
-        return min(math.sqrt(found / (members * counts[group])) for group, found in self._squares.items())
+            counts[stretch.group] += stretch.values if stretch.learnt else 0
+        return min(math.sqrt(self._squares[group] / (members * count)) for group, count in counts.items() if count)
 
 
 def apply_mean(base: NDArray[np.float32], update: Floats) -> NDArray[np.float32]:

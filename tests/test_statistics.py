@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -60,11 +60,25 @@ def test_version_0_follows_from_statistics_that_can_be_true() -> None:
     found = conclude(*(3 * number for number in OWN))
     assert found.result is not None
     assert (found.statement.sha256, found.statement.in_range) == (found.result.sha256, True)
-    assert list(found.facts.values()) == [3 * 40, [3 * OWN[1], 3 * OWN[2]]]
+    assert list(found.facts.values()) == [3 * 40, [3 * OWN[1], 3 * OWN[2]], [3 * number for number in OWN]]
     assert conclude(*OWN).result is not None, "others may have next to nothing"
     assert conclude(*OWN, own=None).result is not None
     assert conclude(1000 * 40, *(1000 * n for n in OWN[1:]), max_rows=0).result is not None, "practice has no bound"
     assert conclude(150, *OWN[1:]).result is not None, "as many as three members may have"
+
+
+def test_what_was_opened_first_in_a_circle_is_what_is_opened_again() -> None:
+    """Else a member that claims other rows in each run moves everybody's share, and by it the coins of one update."""
+    at: Any = At(OWN, 50)
+    sums: Any = Opened(tuple(3 * number for number in OWN))
+    found = Statistics().conclude(at, HEADERS, sums)
+    kept = {f"counted:{at.counted}": OWN, **found.facts}
+    at.fact = kept.get
+    assert Statistics().conclude(at, HEADERS, sums).statement == found.statement
+    other: Any = Opened((3 * OWN[0] + 1, *sums.counters[1:]))
+    assert Statistics().conclude(at, HEADERS, other).result is None
+    at.context = replace(at.context, circle="0" * 64)
+    assert Statistics().conclude(at, HEADERS, other).result is not None, "in another circle, which all signed"
 
 
 @pytest.mark.parametrize(

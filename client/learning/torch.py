@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...configs.schema import Schema
 from ...configs.settings import TrainingSettings
@@ -164,7 +164,7 @@ class TorchLearner:
         rows = self._part("train")
         drawn = f"{self.seed}|{number}".encode()
         order = np.random.default_rng(int.from_bytes(self.secret.keyed("batches", drawn), "big"))
-        with _steady(self._size, self.secret.keyed("dropout", drawn)):
+        with _steady(self._size, self.secret.keyed("dropout", drawn)), _even(self.model):
             self._load(base)
             self.model.train()
             anchors = [p.detach().clone() for p in self._parameters] if training.mu else []
@@ -277,6 +277,23 @@ class TorchLearner:
                     gradient = pull if gradient is None else gradient + pull
                 if gradient is not None:
                     parameter.sub_(gradient, alpha=training.lr)
+
+
+@contextlib.contextmanager
+def _even(model: nn.Module) -> Iterator[None]:
+    """Let layers that normalise keep the mean over a round's parts, so that no part counts for more than another.
+
+    With a momentum the last part counts most, and the order of the rows shows in the buffers to first order.
+    """
+    layers = [one for one in model.modules() if isinstance(one, nn.modules.batchnorm._NormBase)]
+    kept = [one.momentum for one in layers]
+    try:
+        for layer in layers:
+            layer.momentum = None
+        yield
+    finally:
+        for layer, momentum in zip(layers, kept, strict=True):
+            layer.momentum = momentum
 
 
 @contextlib.contextmanager
