@@ -1,5 +1,7 @@
 """Measure what one hostile member does to the model, with each bound off and on: ``python tests/bounds_model.py``.
 
+One of two presets alone: ``python tests/bounds_model.py heart``, or ``sba``.
+
 Everybody else is a shipped member in a simulated federation. The hostile one differs in what it gives to a sum, and it
 says *better* of every candidate. A bound is off where a copy without it runs at every member and at the coordinator.
 AUC and loss are those of the *others'* rows, on folds of the bundled data, so that they compare with a run without it.
@@ -8,11 +10,11 @@ AUC and loss are those of the *others'* rows, on folds of the bundled data, so t
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import math
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -302,9 +304,9 @@ class FillsWhilePromoted(FillsWithin):
 class Traps(Hostile):
     """Sends an imprint in round 1: weights by which single rows stand out in what is summed later.
 
-    Hidden units measure the same direction, with thresholds that rise from one of its own rows to the next in the tail.
-    Output weights alternate in sign, so that rows below the thresholds get the same output from them, and the loss is
-    next to what it was. Where a threshold lies between two units, the sum of their gradients holds just the rows between.
+    Hidden units measure the same direction, with thresholds that rise by as much as one row, going by its own. Output
+    weights alternate in sign, so that these units say next to nothing, and the loss is about what it was. Of two such
+    units the gradients differ by just the rows that lie between their thresholds.
     """
 
     units, until, seed = HIDDEN // 2, 1, 0
@@ -365,9 +367,9 @@ class TrapsSlowly(TrapsWithin):
 def rows_read(found: Played, first: int = 2) -> int:
     """Return how many training rows of others stand in what was opened from a round on.
 
-    Every pair of units is tried, over every round and over some rounds together: the quotient of what their weights and
-    their thresholds changed by, each as its output weight counts. A row is read where the nearest quotient is it, to 5 %
-    of its length or to a cosine of .99.
+    Every pair of units is tried, over every round and over some together: the quotient of what their weights and what
+    their thresholds changed by, each as its output weight counts. Its own part is taken out. A row is read where a
+    quotient is it, to 5 % of its length or to a cosine of .99.
     """
     seen = [one for one in found.listener.seen if one.round >= first]
     learner = found.learner
@@ -488,6 +490,15 @@ class Played:
         losses = [self.measured(one.sha256, "validation")["loss"] for one in self.promotions]
         return sum(loss >= min(losses[:at]) for at, loss in enumerate(losses) if at)
 
+    def unsaid(self) -> int:
+        """How many promotions no more than half of the others found better than the best before, by their own rows."""
+        gain = self.cast.settings.gate.min_gain
+        found = 0
+        for before, after in itertools.pairwise(self.promotions):
+            pairs = [(self.own(name, before.sha256), self.own(name, after.sha256)) for name in self.others]
+            found += 2 * sum(new < old * (1 - gain) for old, new in pairs) <= len(self.others)
+        return found
+
 
 @contextmanager
 def played(
@@ -549,6 +560,7 @@ class Measured:
         auc, loss: of the run's last promoted version, over the others' test rows; nan where there is none.
         promoted: rounds that were.
         idle: of these, how many did not lower the others' pooled validation loss.
+        unsaid: of these, how many no more than half of the others found better.
         before: loss and AUC of the version before the first hostile round, if asked for.
         weight: the largest of the result.
         ends: what runs ended with.
@@ -560,6 +572,7 @@ class Measured:
     loss: float = math.nan
     promoted: float = 0.0
     idle: float = 0.0
+    unsaid: float = 0.0
     before: tuple[float, float] = (math.nan, math.nan)
     weight: float = math.nan
     ends: set[str] = field(default_factory=set)
@@ -567,10 +580,14 @@ class Measured:
     read: list[int] = field(default_factory=list)
 
     def __str__(self) -> str:
-        known = (
-            "" if math.isnan(self.auc) else f"AUC {self.auc:.3f}, loss {self.loss:.3f}, {self.promoted:.1f} promoted"
-        )
-        return ", ".join([*filter(None, [known]), *(f"`{code}`" for code in sorted(self.codes | self.ends - {""}))])
+        """As a cell of the table."""
+        said = [f"rows read: {', '.join(map(str, self.read))}"] if self.read else []
+        if not math.isnan(self.auc):
+            said += [f"AUC {self.auc:.3f}, loss {self.loss:.3f}", f"{self.promoted:.1f} rounds promoted"]
+            if self.idle or self.unsaid:
+                said += [f"{self.idle:.1f} of them without a lower loss, {self.unsaid:.1f} without most of the others"]
+            said += [f"largest weight {self.weight:.1f}"]
+        return "; ".join([*said, *(f"`{code}`" for code in sorted(self.codes | self.ends - {""}))]) or "no version"
 
 
 def measure(
@@ -602,7 +619,7 @@ def measure(
         return float(np.mean(known)) if known else math.nan
 
     return Measured(
-        *(mean(name) for name in ("auc", "loss", "promoted", "idle")),
+        *(mean(name) for name in ("auc", "loss", "promoted", "idle", "unsaid")),
         (float(np.nanmean([one.before[0] for one in found])), float(np.nanmean([one.before[1] for one in found]))),
         mean("weight"),
         set().union(*(one.ends for one in found)),
@@ -611,10 +628,101 @@ def measure(
     )
 
 
+@dataclass(frozen=True)
+class Attack:
+    """A row of the table.
+
+    Attributes:
+        name: in words.
+        who: is hostile.
+        kind: what it does, or
+        drill: the drill that it carries out from :data:`FROM` on.
+        weak: the bounds that are off on one side; none where the attack keeps within ours.
+        network: whether it is on hidden units, over seeds and not over folds.
+    """
+
+    name: str
+    who: str
+    kind: type[Hostile] | None = None
+    drill: str = ""
+    weak: tuple[Weaken, ...] = ()
+    network: bool = False
+
+
+def lying(lie: str) -> type[Lies]:
+    """Return a member that lies in one way."""
+    return type("Lies" + lie.title(), (Lies,), {"lie": lie})
+
+
+CLEVELAND, BANK, LARGEST = HOSPITALS[0], "COMPASS BANK", "WELLS FARGO BANK NATL ASSOC"
+ON_HEART = (
+    Attack("claims 2^38 rows, and its update is the model", "Switzerland", Claims, weak=(any_statistics,)),
+    *(Attack("claims `max_rows` rows", who, ClaimsMost) for who in HOSPITALS),
+    Attack("gives squares that no rows have", CLEVELAND, lying("squares"), weak=(any_statistics,)),
+    Attack("gives sums that no rows have", CLEVELAND, lying("sums"), weak=(any_statistics,)),
+    Attack("claims `max_rows` rows, every number at the lower end of its range", CLEVELAND, lying("low")),
+    Attack("the same, at the upper end", CLEVELAND, lying("high")),
+    Attack("the same, half at either end", CLEVELAND, lying("wide")),
+    Attack("the same, all at its own mean", CLEVELAND, lying("narrow")),
+    Attack("one lane full in every round, of a rare column", CLEVELAND, Fills, weak=(any_candidate,)),
+    Attack("the same, of a column that every row has", CLEVELAND, FillsFirst, weak=(any_candidate,)),
+    Attack("the rare lane, as far as lengths allow", CLEVELAND, FillsWithin),
+    Attack("the rare lane, as far as lengths and the others' words allow", CLEVELAND, FillsWhilePromoted),
+    Attack("its update turned, from round 5 on", CLEVELAND, Turns, weak=(any_word,)),
+    Attack("turned and five times as long, from round 5 on", CLEVELAND, TurnsFiveTimes, weak=(any_word,)),
+    Attack("the drill `flip`, from round 5 on", CLEVELAND, drill="flip", weak=(any_word,)),
+    Attack("the drill `inner-product`, from round 5 on", CLEVELAND, drill="inner-product", weak=(any_word,)),
+    Attack("nothing, to compare with: what is read by chance", CLEVELAND, Hostile, network=True),
+    Attack("a trap of 16 units in round 1", CLEVELAND, Traps, weak=(any_length,), network=True),
+    Attack("a trap of two units in round 1, as long as may be", CLEVELAND, TrapsWithin, network=True),
+    Attack("a trap of four units, over 12 rounds", CLEVELAND, TrapsSlowly, network=True),
+)
+ON_SBA = (
+    Attack("claims 2^38 rows, and its update is the model", BANK, Claims, weak=(any_statistics,)),
+    Attack("claims `max_rows` rows", BANK, ClaimsMost),
+    Attack("one lane full in every round, of a rare column", BANK, Fills, weak=(any_candidate,)),
+    Attack("the rare lane, as far as lengths allow", BANK, FillsWithin),
+    Attack("the rare lane, as far as lengths and the others' words allow", BANK, FillsWhilePromoted),
+    Attack("its update turned, from round 5 on", LARGEST, Turns, weak=(any_word,)),
+    Attack("turned and five times as long, from round 5 on", BANK, TurnsFiveTimes, weak=(any_word,)),
+)
+
+
+def table(config: Path, attacks: Sequence[Attack], folds: Sequence[int], *overrides: str) -> None:
+    """Print the attacks on one preset as a table."""
+    without = functools.cache(lambda who: measure(config, who, None, *overrides, folds=folds))
+    print(f"\n**{config.stem}**, {len(folds)} folds\n")
+    print("| one member | who | bound off | bound on | beside |\n|---|---|---|---|---|")
+    for one in attacks:
+        drills = [f"{one.drill}@{at}:{one.who}" for at in range(FROM, 21)] if one.drill else []
+        more = (*overrides, *(NETWORK if one.network else ()))
+        measured = [
+            measure(config, one.who, one.kind, *more, weak=weak, drills=drills, folds=folds, traps=one.network)
+            for weak in ([one.weak, ()] if one.weak else [()])
+        ]
+        if one.network:
+            beside = "–"
+        elif any_word in one.weak:
+            beside = "before round 5: AUC {1:.3f}, loss {0:.3f}".format(*measured[-1].before)
+        else:
+            beside = f"without it: AUC {without(one.who).auc:.3f}, loss {without(one.who).loss:.3f}"
+        off = str(measured[0]) if one.weak else "–"
+        print(f"| {one.name} | {one.who} | {off} | {measured[-1]} | {beside} |", flush=True)
+
+
+def main() -> None:
+    """Print the tables."""
+    logging.disable(logging.WARNING)  # what a hostile member does is warned of in every round
+    if "sba" not in sys.argv[1:]:
+        table(HEART, ON_HEART, range(5))
+    if "heart" not in sys.argv[1:]:
+        table(SBA, ON_SBA, range(3), "training.rounds=12")
+
+
 def _of(run: Played, traps: bool) -> Measured:
     """Return what one run is measured by."""
     ends, read = {run.ended}, [rows_read(run)] if traps else []
-    promoted = len(run.promotions) - 1
+    promoted = max(len(run.promotions) - 1, 0)
     if not run.result:
         return Measured(promoted=promoted, ends=ends, codes=run.codes, read=read)
     last = run.measured(run.result)
@@ -625,9 +733,14 @@ def _of(run: Played, traps: bool) -> Measured:
         last["loss"],
         promoted,
         run.without_progress(),
+        run.unsaid(),
         (first["loss"], first["auc"]),
         float(np.abs(run.version(run.result).vector).max()),
         ends,
         run.codes,
         read,
     )
+
+
+if __name__ == "__main__":
+    main()
