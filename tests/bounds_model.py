@@ -422,6 +422,7 @@ class Played:
     others: tuple[str, ...]
     members: dict[str, Any]
     entries: list[Any]
+    _learners: dict[str, Any] = field(default_factory=dict)
 
     @functools.cached_property
     def learner(self) -> Any:
@@ -437,9 +438,14 @@ class Played:
         found: dict[str, float] = self.learner.evaluate(version.vector, part)
         return found
 
+    def _learner(self, name: str) -> Any:
+        if name not in self._learners:
+            self._learners[name] = self.cast.learner(name, self.cast.splits[name])
+        return self._learners[name]
+
     def own(self, name: str, sha256: str) -> float:
         """One member's loss of a version on its own validation rows, by which it says its word."""
-        version, learner = self.version(sha256), self.cast.learner(name, self.cast.splits[name])
+        version, learner = self.version(sha256), self._learner(name)
         learner.prepare(version.manifest["scaling"])
         return float(learner.evaluate(version.vector, "validation")["loss"])
 
@@ -639,6 +645,7 @@ class Attack:
         drill: the drill that it carries out from :data:`FROM` on.
         weak: the bounds that are off on one side; none where the attack keeps within ours.
         network: whether it is on hidden units, over seeds and not over folds.
+        folds: how many it is tried on.
     """
 
     name: str
@@ -647,6 +654,7 @@ class Attack:
     drill: str = ""
     weak: tuple[Weaken, ...] = ()
     network: bool = False
+    folds: int = 5
 
 
 def lying(lie: str) -> type[Lies]:
@@ -658,46 +666,48 @@ CLEVELAND, BANK, LARGEST = HOSPITALS[0], "COMPASS BANK", "WELLS FARGO BANK NATL 
 ON_HEART = (
     Attack("claims 2^38 rows, and its update is the model", "Switzerland", Claims, weak=(any_statistics,)),
     *(Attack("claims `max_rows` rows", who, ClaimsMost) for who in HOSPITALS),
-    Attack("gives squares that no rows have", CLEVELAND, lying("squares"), weak=(any_statistics,)),
-    Attack("gives sums that no rows have", CLEVELAND, lying("sums"), weak=(any_statistics,)),
-    Attack("claims `max_rows` rows, every number at the lower end of its range", CLEVELAND, lying("low")),
-    Attack("the same, at the upper end", CLEVELAND, lying("high")),
-    Attack("the same, half at either end", CLEVELAND, lying("wide")),
-    Attack("the same, all at its own mean", CLEVELAND, lying("narrow")),
-    Attack("one lane full in every round, of a rare column", CLEVELAND, Fills, weak=(any_candidate,)),
-    Attack("the same, of a column that every row has", CLEVELAND, FillsFirst, weak=(any_candidate,)),
+    Attack("gives squares that no rows have", CLEVELAND, lying("squares"), weak=(any_statistics,), folds=3),
+    Attack("gives sums that no rows have", CLEVELAND, lying("sums"), weak=(any_statistics,), folds=3),
+    Attack("claims `max_rows` rows, every number at the lower end of its range", CLEVELAND, lying("low"), folds=3),
+    Attack("the same, at the upper end", CLEVELAND, lying("high"), folds=3),
+    Attack("the same, half at either end", CLEVELAND, lying("wide"), folds=3),
+    Attack("the same, all at its own mean", CLEVELAND, lying("narrow"), folds=3),
+    Attack("one lane full in every round, of a rare column", CLEVELAND, Fills, weak=(any_candidate,), folds=3),
+    Attack("the same, of a column that every row has", CLEVELAND, FillsFirst, weak=(any_candidate,), folds=3),
     Attack("the rare lane, as far as lengths allow", CLEVELAND, FillsWithin),
     Attack("the rare lane, as far as lengths and the others' words allow", CLEVELAND, FillsWhilePromoted),
     Attack("its update turned, from round 5 on", CLEVELAND, Turns, weak=(any_word,)),
     Attack("turned and five times as long, from round 5 on", CLEVELAND, TurnsFiveTimes, weak=(any_word,)),
-    Attack("the drill `flip`, from round 5 on", CLEVELAND, drill="flip", weak=(any_word,)),
-    Attack("the drill `inner-product`, from round 5 on", CLEVELAND, drill="inner-product", weak=(any_word,)),
+    Attack("the drill `flip`, from round 5 on", CLEVELAND, drill="flip", weak=(any_word,), folds=3),
+    Attack("the drill `inner-product`, from round 5 on", CLEVELAND, drill="inner-product", weak=(any_word,), folds=3),
     Attack("nothing, to compare with: what is read by chance", CLEVELAND, Hostile, network=True),
     Attack("a trap of 16 units in round 1", CLEVELAND, Traps, weak=(any_length,), network=True),
     Attack("a trap of two units in round 1, as long as may be", CLEVELAND, TrapsWithin, network=True),
     Attack("a trap of four units, over 12 rounds", CLEVELAND, TrapsSlowly, network=True),
 )
 ON_SBA = (
-    Attack("claims 2^38 rows, and its update is the model", BANK, Claims, weak=(any_statistics,)),
-    Attack("claims `max_rows` rows", BANK, ClaimsMost),
-    Attack("one lane full in every round, of a rare column", BANK, Fills, weak=(any_candidate,)),
-    Attack("the rare lane, as far as lengths allow", BANK, FillsWithin),
-    Attack("the rare lane, as far as lengths and the others' words allow", BANK, FillsWhilePromoted),
-    Attack("its update turned, from round 5 on", LARGEST, Turns, weak=(any_word,)),
-    Attack("turned and five times as long, from round 5 on", BANK, TurnsFiveTimes, weak=(any_word,)),
+    Attack("claims 2^38 rows, and its update is the model", BANK, Claims, weak=(any_statistics,), folds=3),
+    Attack("claims `max_rows` rows", BANK, ClaimsMost, folds=3),
+    Attack("one lane full in every round, of a rare column", BANK, Fills, weak=(any_candidate,), folds=3),
+    Attack("the rare lane, as far as lengths allow", BANK, FillsWithin, folds=3),
+    Attack("the rare lane, as far as lengths and the others' words allow", BANK, FillsWhilePromoted, folds=3),
+    Attack("its update turned, from round 5 on", LARGEST, Turns, weak=(any_word,), folds=3),
+    Attack("turned and five times as long, from round 5 on", LARGEST, TurnsFiveTimes, weak=(any_word,), folds=3),
 )
 
 
-def table(config: Path, attacks: Sequence[Attack], folds: Sequence[int], *overrides: str) -> None:
+def table(config: Path, attacks: Sequence[Attack], *overrides: str) -> None:
     """Print the attacks on one preset as a table."""
-    without = functools.cache(lambda who: measure(config, who, None, *overrides, folds=folds))
-    print(f"\n**{config.stem}**, {len(folds)} folds\n")
-    print("| one member | who | bound off | bound on | beside |\n|---|---|---|---|---|")
+    without = functools.cache(lambda who, folds: measure(config, who, None, *overrides, folds=range(folds)))
+    print(f"\n**{config.stem}**\n")
+    print("| one member | who | folds | bound off | bound on | beside |\n|---|---|---|---|---|---|")
     for one in attacks:
         drills = [f"{one.drill}@{at}:{one.who}" for at in range(FROM, 21)] if one.drill else []
         more = (*overrides, *(NETWORK if one.network else ()))
         measured = [
-            measure(config, one.who, one.kind, *more, weak=weak, drills=drills, folds=folds, traps=one.network)
+            measure(
+                config, one.who, one.kind, *more, weak=weak, drills=drills, folds=range(one.folds), traps=one.network
+            )
             for weak in ([one.weak, ()] if one.weak else [()])
         ]
         if one.network:
@@ -705,18 +715,18 @@ def table(config: Path, attacks: Sequence[Attack], folds: Sequence[int], *overri
         elif any_word in one.weak:
             beside = "before round 5: AUC {1:.3f}, loss {0:.3f}".format(*measured[-1].before)
         else:
-            beside = f"without it: AUC {without(one.who).auc:.3f}, loss {without(one.who).loss:.3f}"
+            beside = "without it: AUC {0.auc:.3f}, loss {0.loss:.3f}".format(without(one.who, one.folds))
         off = str(measured[0]) if one.weak else "–"
-        print(f"| {one.name} | {one.who} | {off} | {measured[-1]} | {beside} |", flush=True)
+        print(f"| {one.name} | {one.who} | {one.folds} | {off} | {measured[-1]} | {beside} |", flush=True)
 
 
 def main() -> None:
     """Print the tables."""
     logging.disable(logging.WARNING)  # what a hostile member does is warned of in every round
     if "sba" not in sys.argv[1:]:
-        table(HEART, ON_HEART, range(5))
+        table(HEART, ON_HEART)
     if "heart" not in sys.argv[1:]:
-        table(SBA, ON_SBA, range(3), "training.rounds=12")
+        table(SBA, ON_SBA, "training.rounds=12")
 
 
 def _of(run: Played, traps: bool) -> Measured:
