@@ -33,6 +33,7 @@ from moonflower.crypto.sealed import Secrets, Sum
 from moonflower.errors import Ended, Refused
 from moonflower.federation import simulate as simulation
 from moonflower.federation.baselines import Baselines
+from moonflower.federation.drills.kinds import KINDS
 from moonflower.federation.grid import LocalGrid
 from moonflower.federation.simulate import Simulation
 from moonflower.protocol.circle import Circle
@@ -209,6 +210,16 @@ NAMED = {
 }
 
 
+GONE = {"away": [(2, "seal"), (3, "seal")], "flap": []}  # kind → what is waited for
+POISONED = ("overflow", "rare", "trap")
+TURNED = ("flip", "inner-product")
+
+
+def test_every_drill_is_tried_here() -> None:
+    """``rows`` in a test of its own."""
+    assert {*NAMED, *GONE, *POISONED, *TURNED, *UNOPENED, "rows"} == {*KINDS}
+
+
 def said(rounds: list[dict[str, Any]]) -> list[tuple[int, int, str, str]]:
     return [(r["round"], r["number"], r["status"], r["code"]) for r in rounds]
 
@@ -234,10 +245,7 @@ def test_a_member_without_an_envelope_is_named_and_the_round_is_repeated_with_ev
     assert not any(e["event"] in ("set_closed", "answered", "opened") and e["number"] == 2 for e in entries(done))
 
 
-@pytest.mark.parametrize(
-    ("kind", "named"),
-    [("away", [(2, "seal"), (3, "seal")]), ("flap", [])],
-)
+@pytest.mark.parametrize(("kind", "named"), GONE.items())
 def test_a_node_that_goes_is_waited_for_and_nothing_is_repeated(
     run: Any, kind: str, named: list[tuple[int, str]]
 ) -> None:
@@ -257,7 +265,7 @@ def test_the_first_round_can_be_drilled_too(run: Any, kind: str) -> None:
     assert round_(run(f"{kind}@1:1"), 1)["named"] == [{"member": "Cleveland", "code": NAMED[kind]}]
 
 
-@pytest.mark.parametrize("kind", ["overflow", "rare", "trap"])
+@pytest.mark.parametrize("kind", POISONED)
 def test_a_poisoned_sum_is_refused_and_the_last_good_model_stays(run: Any, kind: str) -> None:
     done = run(f"{kind}@3:1")
     bad, after = round_(done, 3), round_(done, 4)
@@ -270,7 +278,7 @@ def test_a_poisoned_sum_is_refused_and_the_last_good_model_stays(run: Any, kind:
     assert done.result["model"]["version"] == 3
 
 
-@pytest.mark.parametrize("kind", ["overflow", "rare", "trap"])
+@pytest.mark.parametrize("kind", POISONED)
 def test_the_first_round_has_a_longest_step_too(run: Any, kind: str) -> None:
     assert round_(run(f"{kind}@1:1"), 1)["code"] == "gate.step"
 
@@ -285,7 +293,7 @@ def test_an_update_that_does_not_fit_is_told_to_its_own_member_alone(
     assert not any("above the clip" in json.dumps(entry) for entry in entries(done))
 
 
-@pytest.mark.parametrize("kind", ["flip", "inner-product"])
+@pytest.mark.parametrize("kind", TURNED)
 def test_an_update_that_leads_back_is_not_promoted(run: Any, kind: str) -> None:
     turned = round_(run(f"{kind}@4:Cleveland"), 4)
     assert turned["status"] in ("kept", "refused"), turned
