@@ -193,7 +193,8 @@ class Member:
         checked = guard.check_answers(context, request, given, seat.roster)
         assert given is not None
         work = self.kit.of(context.purpose)
-        guard.check_best(request, self.ledger.best(context.run, context.base) if work.purpose.voted else "")
+        good = self.ledger.good(context.run, context.base) if work.purpose.voted else []
+        guard.check_best(request, good[-1] if good else "")
         began = time.perf_counter()
         size, lanes = agreed.sizes[context.purpose], seat.lanes(work.purpose, agreed)
         guard.check_total(seat.plan, checked, given, request.total, lanes)
@@ -207,7 +208,7 @@ class Member:
         seconds = time.perf_counter() - began
         said, result = found.statement, found.result
         judging = result is not None and work.purpose.voted
-        voted, measured = vote(at, result, request.best) if result and judging else ("", {})
+        voted, measured = vote(at, result, good) if result and judging else ("", {})
         self.ledger.remember_opened(
             context,
             {"sha256": said.sha256, "in_range": said.in_range, "members": list(said.members)},

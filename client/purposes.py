@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -291,15 +291,15 @@ class Tallies:
         return int(min(MOST_BINS, min(tested) // ROWS_A_BIN))
 
 
-def vote(at: MemberRound, candidate: model_version.Version, best: str) -> tuple[gate.Vote, Measured]:
-    """Return this member's word on a candidate beside the best version, and what was measured (rule 7)."""
+def vote(at: MemberRound, candidate: model_version.Version, good: Sequence[str]) -> tuple[gate.Vote, Measured]:
+    """Return this member's word on a candidate beside the run's good versions, and what was measured (rule 7)."""
     if not at.learner.judges:
         return "abstain", {}
-    reference = at.metric(best)
-    if reference is None:
+    losses = [at.metric(sha256) for sha256 in good]
+    if not losses or losses[-1] is None:
         return "same", {}
     loss = at.measured(candidate) if np.isfinite(candidate.vector).all() else None
-    return gate.vote_on(loss, reference, at.offer.gate), {candidate.sha256: loss}
+    return gate.vote_on(loss, losses, at.offer.gate), {candidate.sha256: loss}
 
 
 def _total_rows(context: RoundContext) -> str:

@@ -48,7 +48,9 @@ def judge(
     """Return the verdict on a candidate.
 
     Before any word counts its length: not finite, longer than ``max_step``, or longer than three times the longest of
-    the last five that were not refused. Then more than half of the words that count decide; ``abstain`` does not count.
+    the last five that were not refused. Then the words that count decide; ``abstain`` does not count. More than half
+    ``worse`` refuse. More than half ``better``, each ``worse`` taken away from them, promote: a hostile member and half
+    of the others would else promote what costs one of them ever more.
     A word that does not count is never worth more than ``better`` or ``worse``, so nothing is gained by it.
 
     Args:
@@ -65,7 +67,7 @@ def judge(
     if counts["worse"] > most:
         return Verdict("refused", "gate.worse")
     minority = tuple(sorted(member for member, vote in votes.items() if vote == "worse"))
-    return Verdict("promoted" if counts["better"] > most else "kept", "", minority)
+    return Verdict("promoted" if counts["better"] - counts["worse"] > most else "kept", "", minority)
 
 
 def _longest(norms: Sequence[float], settings: GateSettings) -> float:
@@ -80,18 +82,24 @@ def counted(votes: Mapping[str, str]) -> dict[str, int]:
     return {word: found[word] for word in VOTES}
 
 
-def vote_on(loss: float | None, best: float | None, settings: GateSettings) -> Vote:
+def vote_on(loss: float | None, good: Sequence[float | None], settings: GateSettings) -> Vote:
     """Return a member's word on a candidate.
+
+    *Worse* is beside the lowest loss of all good versions, not of the best one alone: a member that loses a little in
+    every round would else never say so.
 
     Args:
         loss: of the candidate on the member's own validation rows; None or not finite: it is as bad as can be.
-        best: of the best version; None where it was never measured here.
+        good: of the version where the run began and of those promoted since, oldest first; None where one was never
+            measured here.
         settings: [gate].
     """
+    best = good[-1] if good else None
     if best is None:
         return "same"
     if loss is None or not math.isfinite(loss):
         return "worse"
-    if not math.isfinite(best) or loss < best - settings.min_gain * abs(best):
-        return "better"
-    return "worse" if loss > best + settings.max_regression * abs(best) else "same"
+    known = [one for one in good if one is not None and math.isfinite(one)]
+    if known and loss > min(known) + settings.max_regression * abs(min(known)):
+        return "worse"
+    return "better" if not math.isfinite(best) or loss < best - settings.min_gain * abs(best) else "same"

@@ -296,7 +296,7 @@ class FillsWhilePromoted(FillsWithin):
 
     def size(self) -> float:
         context = self.at.context
-        if self.seen and self.ledger.best(context.run, context.base) != self.seen[-1].sha256:
+        if self.seen and self.ledger.good(context.run, context.base)[-1:] != [self.seen[-1].sha256]:
             self.share_of_bound /= 2
         return self.share_of_bound * super().size()
 

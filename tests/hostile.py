@@ -166,7 +166,7 @@ class Hostile:
         if about.request["purpose"] != "update":
             return ""
         ledger = next(iter(self.members.values())).ledger
-        return ledger.best(about.request["run"], about.request["base"])
+        return (ledger.good(about.request["run"], about.request["base"]) or [""])[-1]
 
     def open(self, about: Sum, member: str, total: bytes, **changed: Any) -> Opened:
         """Have one member open."""

@@ -257,6 +257,7 @@ def judged(w: World, seed: int, rounds: int, noise: float) -> Iterator[tuple[Flo
     rng, settings = np.random.default_rng(seed), w.cast.settings.gate
     base = best = w.base
     losses = best_losses = {name: loss_of(w, name, best) for name in NAMES}
+    good = [losses]
     norms: list[float] = []
     refused = 0
     for number in range(1, rounds + 1):
@@ -266,7 +267,7 @@ def judged(w: World, seed: int, rounds: int, noise: float) -> Iterator[tuple[Flo
             mean = mean + added * noise / np.linalg.norm(added)
         candidate = (base.astype(np.float64) + mean).astype(np.float32)
         losses = {name: loss_of(w, name, candidate) for name in NAMES}
-        words = {name: gate.vote_on(losses[name], best_losses[name], settings) for name in NAMES}
+        words = {name: gate.vote_on(losses[name], [one[name] for one in good], settings) for name in NAMES}
         gains = {name: losses[name] / best_losses[name] - 1 for name in NAMES}
         yield candidate.astype(np.float64) - best, gains, dict(words)
         norm = float(np.linalg.norm(mean))
@@ -277,6 +278,7 @@ def judged(w: World, seed: int, rounds: int, noise: float) -> Iterator[tuple[Flo
             norms.append(norm)
         if verdict.status == "promoted":
             best, best_losses = candidate, losses
+            good.append(losses)
         if refused == settings.patience:
             return
 

@@ -24,7 +24,10 @@ def judged(*votes: str, norm: float | None = 0.5, norms: tuple[float, ...] = (),
     [
         (("better", "better", "same"), "promoted"),
         (("better", "better", "same", "same"), "kept"),
-        (("better", "better", "worse"), "promoted"),
+        (("better", "better", "worse"), "kept"),
+        (("better",) * 6 + ("worse", "same"), "promoted"),
+        (("better",) * 5 + ("worse", "same", "same"), "kept"),
+        (("better", "better", "better", "worse"), "kept"),
         (("better", "same", "worse"), "kept"),
         (("worse", "worse", "better"), "refused gate.worse"),
         (("worse", "worse", "same", "better"), "kept"),
@@ -88,4 +91,15 @@ def test_no_word_of_one_member_is_worth_more_than_better_or_worse(others: list[s
     ],
 )
 def test_a_word_follows_from_two_losses(loss: float | None, best: float | None, word: str) -> None:
-    assert gate.vote_on(loss, best, SETTINGS) == word
+    assert gate.vote_on(loss, [best], SETTINGS) == word
+    assert gate.vote_on(loss, [None, best], SETTINGS) == word
+
+
+def test_a_member_that_loses_a_little_each_round_says_so_in_the_end() -> None:
+    """By 4 % a round: beside the best version alone each of them is the same."""
+    losses = [0.5 * 1.04**at for at in range(4)]
+    words = [gate.vote_on(losses[at], losses[:at], SETTINGS) for at in (1, 2, 3)]
+    assert words == ["same", "worse", "worse"]
+    assert gate.vote_on(0.4, [0.5, 0.6], SETTINGS) == "better"
+    assert gate.vote_on(0.53, [0.5, 0.6], SETTINGS) == "worse", "better than the last, and worse than it was"
+    assert gate.vote_on(0.4, [], SETTINGS) == "same"

@@ -544,12 +544,11 @@ class TheMember(RuleBasedStateMachine):
         """The coordinator has a version, with everybody's words; of several on one it uses those of the last number."""
         assert hashlib.sha256(data).hexdigest() == said.sha256
         voted = said.purpose == "update"
+        promoted = voted and vote == GOOD and proof.words[ME].vote != "worse"  # which would take one of three away
         before = [one for one in self.versions if one.sha256 == said.sha256]
         if all(one.number < said.number for one in before):
             self.versions = [one for one in self.versions if one not in before]
-            self.versions.append(
-                Version(said.sha256, data, said.number, said, proof, voted and vote == BAD, voted and vote == GOOD)
-            )
+            self.versions.append(Version(said.sha256, data, said.number, said, proof, voted and vote == BAD, promoted))
 
     def whole(self, at: At, fuse: str, vote: str = GOOD, shown: Version | None = None) -> None:
         """Carry a round out, as far as it comes."""
@@ -878,8 +877,8 @@ WEAKENED = (
     without(Member, "answer_list", "self.held.drop(context.digest)", "pass"),
     without(Member, "open", "candidate=said.sha256 if judging else", 'candidate="" if judging else'),
     without(guard, "check_best", "request.best != best", "False"),
-    without(Ledger, "best", "& (row.number <= reached)", ""),
-    without(Ledger, "best", "row.promoted | (row.number == 0)", "(row.number >= 0)"),
+    without(Ledger, "good", "& (row.number <= reached)", ""),
+    without(Ledger, "good", "row.promoted | (row.number == 0)", "(row.number >= 0)"),
     without(bases, "of_request", "base.sha256 != context.base or", ""),
     without(Member, "enrol", "digest(before.offer) != digest(offer)", "False"),
     without(Ledger, "before", "(row.base == context.base)", "(row.base != '')"),

@@ -71,7 +71,7 @@ def computed() -> dict[str, Any]:
     length = quantise.Length(scale)
     length.add(0, values)
     settings = GateSettings()
-    votes = {name: gate.vote_on(loss, 0.5, settings) for name, loss in zip(NAMES, (0.499, 0.4999, 0.53), strict=True)}
+    votes = {name: gate.vote_on(loss, [0.5], settings) for name, loss in zip(NAMES, (0.499, 0.4999, 0.53), strict=True)}
     verdict = gate.judge(votes, length.value, (length.value / 2,), in_range=True, settings=settings)
     return {
         "plan": [found.as_dict(), answer_plan(found).as_dict()],

@@ -164,12 +164,13 @@ class TorchLearner:
         rows = self._part("train")
         drawn = f"{self.seed}|{number}".encode()
         order = np.random.default_rng(int.from_bytes(self.secret.keyed("batches", drawn), "big"))
-        with _steady(self._size, self.secret.keyed("dropout", drawn)), _even(self.model):
+        with _steady(self._size, self.secret.keyed("dropout", drawn)), _Even(self.model) as even:
             self._load(base)
             self.model.train()
             anchors = [p.detach().clone() for p in self._parameters] if training.mu else []
             for _ in range(training.local_epochs):
                 for part in parts_of(order.permutation(len(rows)), training.parts):
+                    even.take(len(part))
                     self._step(rows.take(part), len(part) * training.parts / len(rows), training, anchors)
             return flatten(self.model.state_dict(), self.layout)
 
@@ -279,20 +280,28 @@ class TorchLearner:
                     parameter.sub_(gradient, alpha=training.lr)
 
 
-@contextlib.contextmanager
-def _even(model: nn.Module) -> Iterator[None]:
-    """Let layers that normalise keep the mean over a round's parts, so that no part counts for more than another.
+class _Even:
+    """Lets layers that normalise keep the mean over all rows of a round, so that no part counts for more than another.
 
-    With a momentum the last part counts most, and the order of the rows shows in the buffers to first order.
+    With their own momentum the last part counts most, and the order of the rows shows in the buffers to first order.
     """
-    layers = [one for one in model.modules() if isinstance(one, nn.modules.batchnorm._NormBase)]
-    kept = [one.momentum for one in layers]
-    try:
-        for layer in layers:
-            layer.momentum = None
-        yield
-    finally:
-        for layer, momentum in zip(layers, kept, strict=True):
+
+    def __init__(self, model: nn.Module) -> None:
+        self._layers = [one for one in model.modules() if isinstance(one, nn.modules.batchnorm._NormBase)]
+        self._own = [one.momentum for one in self._layers]
+        self._seen = 0
+
+    def take(self, rows: int) -> None:
+        """Prepare for a part of so many rows."""
+        self._seen += rows
+        for layer in self._layers:
+            layer.momentum = rows / self._seen
+
+    def __enter__(self) -> _Even:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for layer, momentum in zip(self._layers, self._own, strict=True):
             layer.momentum = momentum
 
 

@@ -138,14 +138,13 @@ class Ledger:
             found = db.execute(select(header).where(tables.sealed.c.context == context)).scalar_one_or_none()
         return None if found is None else str(found)
 
-    def best(self, run: str, base: str) -> str:
-        """Return a run's best version when a base was trained from: promoted last, or where the run began; or ""."""
+    def good(self, run: str, base: str) -> list[str]:
+        """Return a run's good versions when a base was trained from, oldest first: where it began, and the promoted."""
         row = tables.bases.c
         reached = select(func.max(row.number)).where((row.run == run) & (row.sha256 == base)).scalar_subquery()
         good = (row.run == run) & (row.number <= reached) & (row.promoted | (row.number == 0))
         with self._store.read() as db:
-            found = db.execute(select(row.sha256).where(good).order_by(row.number.desc()).limit(1)).scalar_one_or_none()
-        return "" if found is None else str(found)
+            return [str(one) for one in db.execute(select(row.sha256).where(good).order_by(row.number)).scalars()]
 
     def is_about(self, context: str, run: str, purpose: str) -> bool:
         """Return whether this member sealed under a context for this run and purpose."""
