@@ -124,9 +124,10 @@ def _decides(recipe: Recipe) -> list[str]:
     gate = recipe.gate
     said = [
         "All members judge each new version by its loss on their own rows, in words: better than the best version by "
-        f"more than {gate.min_gain:.2%}, worse by more than {gate.max_regression:.0%}, or the same. What most find "
-        f"worse is refused, and so is a change longer than {gate.max_step:g}, or than three times the longest of the "
-        "last five. What most find better is the new best version. Anything else is trained further and never released.",
+        f"more than {gate.min_gain:.2%}, worse by more than {gate.max_regression:.0%} than the best that they saw, or "
+        "the same. What most find worse is refused, and so is a change longer than "
+        f"{gate.max_step:g}, or than three times the longest of the last five. What most find better, less those who "
+        "find it worse, is the new best version. Anything else is trained further and never released.",
         f"{gate.patience} refusals in a row end a run, and so do {gate.max_failed} failures."
         + (f" So do {gate.progress} rounds without a better version, after the fifth." if gate.progress else ""),
     ]

@@ -278,7 +278,7 @@ class Length:
         return math.sqrt(sum(self._squares.values())) * unit
 
     def of_coins(self, members: int) -> float:
-        """Return how long the sum is beside one of coins alone, of the learnt group where that is least; about 1 for none.
+        """Return how long the sum is beside one of coins alone, of the learnt group where that is least.
 
         Args:
             members: summands.
