@@ -18,6 +18,7 @@ from conftest import CONFIGS
 from moonflower import simulate
 from moonflower.client import app, seat
 from moonflower.client.code import code_of
+from moonflower.client.learning.rows import Rows
 from moonflower.client.learning.splits import partition, split
 from moonflower.client.learning.torch import TorchLearner
 from moonflower.client.purposes import Kit
@@ -170,15 +171,15 @@ def learners_of(settings: Any) -> dict[str, TorchLearner]:
 
 
 def fedavg(settings: Any) -> dict[str, Any]:
-    """Plain FedAvg in floats, and its metrics over all test rows from unsealed tallies."""
+    """Plain FedAvg in floats, and its metrics over all test rows."""
     learners = learners_of(settings)
     vector = next(iter(learners.values())).start()
     rows = [learner.rows for learner in learners.values()]
     for number in range(1, settings.training.rounds + 1):
         trained = [learner.train(vector, settings.training, number) for learner in learners.values()]
         vector = np.average(np.array(trained, dtype=np.float64), axis=0, weights=rows).astype(np.float32)
-    totals = sum(learner.tally(vector, 64) for learner in learners.values())
-    return next(iter(learners.values())).overall(totals.tolist(), 64)
+    everybody = Rows.concat([learner._raw.test for learner in learners.values()])
+    return next(iter(learners.values())).evaluate(vector, everybody)
 
 
 @pytest.mark.parametrize(("config", "rounds"), [(HEART, 20), (SBA, 12)], ids=["heart", "sba"])
@@ -304,7 +305,7 @@ def test_rows_that_nobody_can_have_end_the_run_before_its_first_version(folders:
     """Whatever round the drill is for: four members with at most 250 rows each have no 2^38."""
     done = simulate(HEART, out=folders("rows"), overrides=FOUR, drills=["rows@3:Hungary"])
     assert done.error is not None
-    assert (done.error.code, done.result["rounds"], done.result["model"]["sha256"]) == ("stats.impossible", [], None)
+    assert (done.error.code, done.result["rounds"], done.result["model"]) == ("stats.impossible", [], None)
     (said,) = [e["details"] for e in entries(done) if e["event"] == "opened"]
     statement = json.loads(said["statement"])
     assert (statement["sha256"], statement["in_range"]) == ("", False)
@@ -438,6 +439,7 @@ def failing_at(patch: pytest.MonkeyPatch, name: str, from_round: int) -> None:
         return real_train(self, base, training, number)
 
     patch.setattr(TorchLearner, "train", failing)
+    patch.setattr(simulation, "proposal", lambda *_: {})
     patch.setattr(simulation, "baselines", lambda _: Baselines(*[dict.fromkeys(NAMES)] * 2, None, None))
 
 
