@@ -34,6 +34,7 @@ from moonflower.errors import MoonflowerError, Refused
 from moonflower.federation.grid import LocalGrid
 from moonflower.federation.remote import Remote
 from moonflower.oauth import api_client
+from moonflower.protocol import gate
 from moonflower.protocol.act import pin_words
 from moonflower.protocol.model_version import candidate
 from moonflower.server.coordinator import Coordinator
@@ -428,8 +429,11 @@ def test_what_is_wrong_is_said_before_anything_is_signed(one: Federation) -> Non
 
 
 def test_a_circle_starts_from_what_was_promoted_or_brought_in_and_a_run_from_what_its_circle_promoted(
-    one: Federation,
+    one: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(
+        gate, "vote_on", lambda *_: "better"
+    )  # whose rows are whose is drawn: some rounds would be kept
     one.first()
     assert one.run("run-1", *THREE) == "done"
     models = one.state.models
