@@ -26,7 +26,8 @@ def proposal(cast: Cast, longest: float, vector: Vector | None, scaling: Mapping
 
     Args:
         cast: of the simulation.
-        longest: norm of its longest mean that was not refused; 0 where there is none, and round 1 is looked at.
+        longest: norm of its longest mean that was not refused; 0 where there is none. Then round 1 is looked at, and
+            also where the proposed clips are of other groups than the run's, so that lengths are in other units.
         vector: of its last version, ``float32[n]``; None where there is none.
         scaling: of that version.
     """
@@ -37,10 +38,12 @@ def proposal(cast: Cast, longest: float, vector: Vector | None, scaling: Mapping
     found = calibrated(
         cast.settings.model_copy(update=left), [cast.learner(name, rows) for name, rows in sorted(cast.splits.items())]
     )
+    own, alike = cast.settings.crypto.clip, found.crypto.clip
+    one_unit = alike == own or not (isinstance(own, dict) or isinstance(alike, dict))  # lengths are beside the clips
     said: dict[str, dict[str, Any]] = {
         "training": {"max_rows": cast.settings.training.max_rows},
         "crypto": {"clip": found.crypto.clip},
-        "gate": {"max_step": rounded_up(STEP_ROOM * longest) if longest else found.gate.max_step},
+        "gate": {"max_step": rounded_up(STEP_ROOM * longest) if longest and one_unit else found.gate.max_step},
     }
     edges = _edges(cast, vector, scaling) if vector is not None and "edges" in vars(cast.task) else []
     return {**said, "task": {"edges": edges}} if edges else said

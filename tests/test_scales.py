@@ -17,6 +17,7 @@ from moonflower.client.scales import Floors, scale_of, stretched
 from moonflower.client.tasks.digits import Digits
 from moonflower.configs.settings import CryptoSettings, load_run, parse
 from moonflower.errors import InputError
+from moonflower.federation.proposal import proposal
 from moonflower.protocol.model_version import TensorSpec
 from moonflower.protocol.model_version import parse as parse_version
 from test_federation import fedavg, learners_of
@@ -116,6 +117,16 @@ def test_a_practice_finds_what_its_config_leaves_open(heart: Path) -> None:
     assert (stated.crypto.clip, stated.gate.max_step) == (2.0, 1.3)
     learners = [prepare(heart).learner(name, rows) for name, rows in prepare(heart).splits.items()]
     assert calibrated(stated, learners) is stated
+
+
+def test_a_length_is_proposed_in_the_units_of_the_proposed_clips(heart: Path) -> None:
+    """A run under one clip measures variances of thousands; beside clips of their own it is another length."""
+    one = prepare(heart)
+    assert proposal(one, 0.5, None, {})["gate"]["max_step"] == 1.5
+    grouped = prepare(CONFIGS / "digits.toml", ('task.ref="test_scales:Normalised"', "crypto.clip=50000.0"))
+    said = proposal(grouped, 6000.0, None, {})
+    assert isinstance(said["crypto"]["clip"], dict)
+    assert said["gate"]["max_step"] < 100
 
 
 DIGITS = (
