@@ -266,7 +266,9 @@ def test_a_federation_under_the_flags_of_the_deployment_files(deployed: Deployed
     said = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert said.returncode == 0, said.stderr + deployed.cells["server"].said()
     result = json.loads(said.stdout)
-    assert [one["status"] for one in result["rounds"]] == ["promoted", "promoted"]
+    statuses = [one["status"] for one in result["rounds"]]
+    assert statuses[0] == "promoted"
+    assert statuses[1] in ("promoted", "kept"), "the nodes' secrets are drawn anew"
     assert all(one["members"] == sorted(SITES) for one in result["rounds"])
 
     for name, one in deployed.cells.items():
