@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Files of tests side by side; one file stays with one worker, for what its tests share.
 WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
+# Tools and long runs share what the tests share.
+TOOL := PYTHONPATH=tests:tools $(BIN)/python
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help demo test unit soak browser figures rounds lint types wheel docs reference sbom audit dev clean
@@ -38,23 +40,23 @@ unit: dev
 
 soak: dev
 	$(PIP) --quiet --editable '.[soak]'
-	$(BIN)/python tests/fuzzing.py -runs=100000 -seed=1
-	$(BIN)/python tests/test_machines.py
-	$(BIN)/python tests/crash.py 1000 1
-	$(BIN)/python tests/test_rule_one.py 10000
-	$(BIN)/python tests/soak_live.py 300 1
-	$(BIN)/python tests/soak_away.py 60 540 4
+	$(TOOL) tools/fuzzing.py -runs=100000 -seed=1
+	$(TOOL) tests/federation/test_machines.py
+	$(TOOL) tools/crash.py 1000 1
+	$(TOOL) tests/federation/test_rule_one.py 10000
+	$(TOOL) tools/soak_live.py 300 1
+	$(TOOL) tools/soak_away.py 60 540 4
 
 browser: dev
 	$(PIP) --quiet --editable '.[browser]'
-	$(BIN)/python -m pytest tests/test_browser.py
+	$(BIN)/python -m pytest tests/live/test_browser.py
 
 rounds: dev
-	$(BIN)/python tests/rounds.py
+	$(TOOL) tools/rounds.py
 
 figures: dev
-	$(BIN)/python tests/figures.py
-	$(BIN)/python tests/bounds_model.py
+	$(TOOL) tools/figures.py
+	$(TOOL) tools/bounds_model.py
 
 lint: dev
 	$(BIN)/ruff check .
@@ -67,7 +69,7 @@ types: dev
 wheel: dev
 	rm -rf build dist *.egg-info
 	$(BIN)/python -m build --wheel --outdir dist . >/dev/null
-	$(BIN)/python tests/wheel_check.py dist/*.whl
+	$(TOOL) tools/wheel_check.py dist/*.whl
 
 # The theme's notice about its successor is known; it would only hide what matters.
 docs: $(VENV)/.documented
@@ -78,10 +80,10 @@ reference: $(VENV)/.installed
 	$(BIN)/python docs/reference.py
 
 sbom: $(VENV)/.supplied
-	$(BIN)/python tests/sbom.py
+	$(TOOL) tools/sbom.py
 
 audit: $(VENV)/.supplied
-	$(BIN)/python tests/audit.py
+	$(TOOL) tools/audit.py
 
 dev: $(VENV)/.developed .names/moonflower
 

@@ -2,7 +2,7 @@
 
     make reference
 
-``tests/test_reference.py`` compares the committed pages with what this makes.
+``tests/docs/test_reference.py`` compares the committed pages with what this makes.
 """
 
 from __future__ import annotations

@@ -9,14 +9,12 @@ from pathlib import Path
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
-import moonflower
 import pytest
 from hypothesis import settings
+from support import CONFIGS
 
 settings.register_profile("moonflower", deadline=None)  # a busy machine is no fault of the code
 settings.load_profile("moonflower")
-CONFIGS = Path(moonflower.__file__).parent / "configs"
-PATIENCE_S = 600.0  # what takes longer hangs; how fast something should be is a question for the benchmarks
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

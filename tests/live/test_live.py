@@ -1,0 +1,260 @@
+"""Real processes: one server and four clients over TLS with OAuth; then kill, stop, cut off and revoke them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from moonflower.cli.audit import audit
+from moonflower.cli.member import member
+from moonflower.federation import processes, up
+from moonflower.federation.remote import await_ready
+from moonflower.server.records.envelopes import WARNING
+from support import PATIENCE_S
+from support.live import Live, ended, everywhere, family, named, send, undisturbed
+from typer.testing import CliRunner
+
+pytestmark = pytest.mark.slow
+HUNGARY, DORA = "Hungary", "VA Long Beach"
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A federation that stands for the whole module; every test leaves it whole."""
+    short = {"issuer": {"token_ttl_s": 5}, "oauth": {"leeway_s": 1}, "server": {"keep_envelopes_h": 1}}
+    slow = "training.train_timeout_s=20"  # a member that is connected and takes longer is named
+    with Live(tmp_path_factory.mktemp("live") / "up", slow, **short) as whole:
+        yield whole
+
+
+@pytest.fixture(scope="module")
+def expected(live: Live) -> str:
+    """The model of an undisturbed run."""
+    return undisturbed(live, "training.rounds=3")
+
+
+def run(live: Live, **more: Any) -> dict[str, Any]:
+    """Carry out the run of three rounds that ``expected`` is about."""
+    return live.run("training.rounds=3", **more)
+
+
+def check_done(live: Live, shown: dict[str, Any], expected: str) -> None:
+    """The run came to its planned end with the very model that a simulation makes, and the log is whole."""
+    assert (shown["status"], shown["code"]) == ("done", ""), shown
+    assert shown["result"]["model"]["sha256"] == expected
+    live.check_log()
+
+
+def test_live_and_simulated_give_the_same_model_to_the_bit(live: Live, expected: str) -> None:
+    shown = run(live)
+    check_done(live, shown, expected)
+    result = shown["result"]
+    assert [one["status"] for one in result["rounds"]] == ["promoted"] * 3
+    assert result["audit"]["verified"]
+    assert result["wire"]["upload_bytes"] < 6000, "envelope, answer, words"
+    assert result["overall"]["federated"]["auc"] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("where", "n"),
+    [("round_began", 2), ("envelope_accepted", 6), ("set_closed", 3), ("answered", 7)],
+    ids=["train", "send", "answer", "open"],
+)
+def test_a_client_that_is_killed_comes_back_and_nothing_is_lost(live: Live, expected: str, where: str, n: int) -> None:
+    def kill(_: object) -> None:
+        live.kill(DORA)
+        live.start(DORA)
+
+    check_done(live, run(live, at={(where, n): kill}), expected)
+
+
+def test_a_client_that_is_killed_in_every_third_round_holds_nobody_up(live: Live) -> None:
+    """The run ends by its plan, and the model is the same to the bit."""
+
+    def kill(_: object) -> None:
+        live.kill(DORA)
+        live.start(DORA)
+
+    shown = live.run("training.rounds=4", at={("round_began", n): kill for n in (1, 4)})
+    check_done(live, shown, undisturbed(live, "training.rounds=4"))
+    assert [one["status"] for one in shown["result"]["rounds"]] == ["promoted"] * 4
+
+
+def test_a_worker_that_is_killed_is_started_again(live: Live, expected: str) -> None:
+    def kill(_: object) -> None:
+        for pid in named(live.processes.running[HUNGARY].pid, "client.node.worker"):
+            send(pid, signal.SIGKILL)
+
+    check_done(live, run(live, at={("round_began", 2): kill}), expected)
+    assert "worker" in live.output(HUNGARY)
+
+
+@pytest.mark.parametrize(("where", "n"), [("seats_taken", 1), ("set_closed", 2)])
+def test_a_serverapp_that_is_killed_is_started_again(live: Live, expected: str, where: str, n: int) -> None:
+    def kill(_: object) -> None:
+        found = everywhere("flwr-serverapp", live.stage.folder)
+        assert found
+        for pid in found:
+            send(pid, signal.SIGKILL)
+
+    before = len(live.log())
+    check_done(live, run(live, at={(where, n): kill}), expected)
+    assert live.events("run_resumed", before)
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_a_server_that_is_killed_goes_on_where_it_was(live: Live, expected: str, how: str) -> None:
+    def kill(_: object) -> None:
+        if how == "kill":
+            live.kill("server")
+        else:
+            process = live.processes.running.pop("server")
+            process.terminate()
+            assert ended(process) == 0
+            assert "[info] stopped" in live.output("server")
+        live.start("server")
+
+    before = len(live.log())
+    check_done(live, run(live, at={("promoted", 1): kill}), expected)
+    assert live.events("run_resumed", before)
+
+
+def test_an_issuer_that_is_away_for_longer_than_tokens_live_is_waited_for(live: Live) -> None:
+    back = threading.Event()
+
+    def restart() -> None:
+        live.start("issuer")
+        back.set()
+
+    def kill(_: object) -> None:
+        live.kill("issuer")
+        threading.Timer(12, restart).start()
+
+    shown = live.run("training.rounds=6", at={("run_began", 1): kill})
+    assert back.wait(PATIENCE_S)
+    check_done(live, shown, undisturbed(live, "training.rounds=6"))
+    assert any("cannot be reached" in live.output(name) for name in live.names)
+
+
+def test_a_client_that_is_cut_off_is_waited_for_and_comes_back(live: Live, expected: str) -> None:
+    """Its processes are stopped, not ended: nobody is told. The round waits, and nothing is repeated."""
+    stopped = family(live.processes.running[DORA].pid)
+
+    def cut(_: object) -> None:
+        for pid in stopped:
+            send(pid, signal.SIGSTOP)
+
+    def mend(_: object) -> None:
+        for pid in stopped:
+            send(pid, signal.SIGCONT)
+
+    def look(entry: object) -> None:
+        (run,) = [one for one in live.remote.runs() if one["status"] == "running"]
+        waited.extend({name: one[name] for name in ("member", "number")} for one in run["away"])
+        mend(entry)
+
+    waited, before = list[dict[str, Any]](), len(live.log())
+    try:
+        shown = live.run("training.rounds=3", at={("promoted", 1): cut, ("waited_for", 1): look})
+    finally:
+        mend(None)
+    check_done(live, shown, expected)
+    rounds = shown["result"]["rounds"]
+    assert [(one["round"], one["status"]) for one in rounds] == [(n, "promoted") for n in (1, 2, 3)]
+    assert waited == [{"member": DORA, "number": rounds[1]["number"]}]
+    assert [entry["member"] for entry in live.events("came_back", before)] == [DORA]
+
+
+def test_a_second_run_waits_for_its_turn_and_a_stopped_one_ends(live: Live) -> None:
+    from moonflower.errors import Refused
+
+    run = live.submit()
+    with pytest.raises(Refused) as refusal:
+        live.submit()
+    assert refusal.value.code == "run.busy"
+    live.remote.stop(run)
+    last = list(live.remote.follow(run))[-1]
+    assert (last["event"], last["code"]) == ("run_ended", "run.stopped")
+    assert isinstance(up.ending(live.remote.show(run)), Exception)
+
+
+def test_an_operator_submits_follows_and_lists_from_the_command_line(live: Live, expected: str) -> None:
+    def moonflower(*arguments: str) -> subprocess.CompletedProcess[str]:
+        line = [*processes.command(*arguments), "--as", str(live.stage.operator)]
+        return subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S)
+
+    practice = "federation.practice=true"  # as ``up`` has it: these nodes' secrets come from the seed
+    settings = [word for one in (*live.overrides, "training.rounds=3", practice) for word in ("--set", one)]
+    done = moonflower("run", str(live.config), *settings, "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    result = json.loads(done.stdout)
+    assert result["model"]["sha256"] == expected
+    listed = json.loads(moonflower("runs", "--json").stdout)["runs"]
+    assert (listed[-1]["run"], listed[-1]["status"], listed[-1]["of"]) == (result["run"], "done", 3)
+    wrong = moonflower("run", str(live.config), "--set", "federation.name=other")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "expected 'heart'" in wrong.stderr
+    beyond = moonflower("run", str(live.config), *settings, "--set", "training.train_timeout_s=61", "--json")
+    assert beyond.returncode == 1, "not as the recipe says that all signed"
+    assert "training.train_timeout_s: 20.0 there, 61.0 asked" in beyond.stderr
+    gone = moonflower("stop", result["run"])
+    assert gone.returncode == 1
+    assert "over" in gone.stderr
+
+
+def test_a_server_that_keeps_envelopes_says_so_and_forgets_them(live: Live) -> None:
+    assert run(live)["status"] == "done"
+    assert WARNING.format(hours=1) in live.output("server")
+    assert {entry["details"]["what"] for entry in live.events("warned")} == {"retention"}
+    number = live.events("promoted")[-1]["number"]
+    said = CliRunner().invoke(audit, ["recompute", str(number), "--state", str(live.state)])
+    assert "bit for bit" in said.stdout, said.exception
+    old = live.state / "envelopes" / "1000" / ("0" * 64)
+    old.parent.mkdir()
+    old.write_bytes(b"old")
+    os.utime(old, (0, 0))
+    live.processes.running["server"].terminate()
+    assert ended(live.processes.running.pop("server")) == 0
+    live.start("server")
+    await_ready(lambda: not old.exists(), "the server, whose start deletes what is over,", PATIENCE_S)
+
+
+def test_a_revoked_member_is_out_at_once_and_its_run_waits_until_it_is_let_in_again(live: Live) -> None:
+    """A sum is over everybody: only a circle that all others sign lets it go."""
+
+    card, config = live.state / "dora.card.json", str(live.stage.server)
+
+    def person(*line: object) -> None:
+        done = CliRunner().invoke(member, [str(word) for word in line])  # in this process: the run goes on meanwhile
+        assert done.exit_code == 0, done.output
+
+    def is_missed() -> bool:
+        (run,) = [one for one in live.remote.runs() if one["status"] == "running"]
+        return any(one["member"] == DORA and one["why"] == "revoked" for one in run["away"])
+
+    def let_in() -> None:
+        await_ready(is_missed, "the run's word that it waits for who is shut out", PATIENCE_S)
+        assert ended(live.processes.running.pop(DORA)) == 77, "its keeper tries a few times"
+        person("add", card, "--config", config)
+        live.start(DORA)
+
+    def revoke(_: object) -> None:
+        person("revoke", DORA, "--reason", "test", "--config", config)
+        waiting.append(pool.submit(let_in))
+
+    before, waiting = len(live.log()), list[Future[None]]()
+    person("card", live.stage.clients[DORA], "--out", card)
+    with ThreadPoolExecutor(1) as pool:
+        shown = live.run("training.rounds=6", at={("promoted", 1): revoke})
+        waiting[0].result(PATIENCE_S)
+    check_done(live, shown, undisturbed(live, "training.rounds=6"))
+    assert [one["status"] for one in shown["result"]["rounds"]] == ["promoted"] * 6, "nothing is repeated"
+    assert "auth.client_revoked" in {entry["code"] for entry in live.events("refused_member", before)}

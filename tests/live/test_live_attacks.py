@@ -1,0 +1,362 @@
+"""Real processes under attack, with wrong clocks, wrong keys, a foreign issuer and a full disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import tomli_w
+from moonflower.client.keyring import make_keys
+from moonflower.configs.roles import ServerSettings
+from moonflower.configs.toml import read_toml
+from moonflower.federation import processes
+from moonflower.federation import stage as staging
+from moonflower.federation.remote import await_ready
+from moonflower.oauth.login import ServerAuth
+from support import PATIENCE_S, SUPPORT
+from support.idp import configure, start_idp, stop_idp
+from support.live import Live, ended, family, undisturbed
+
+pytestmark = pytest.mark.slow
+ATTACKER = SUPPORT / "attacker.py"
+HUNGARY, SWISS, DORA = "Hungary", "Switzerland", "VA Long Beach"
+WAIT_S = 8.0  # after which a member that does not come is named
+RATE = 250  # junk tokens a second from each of two addresses
+AHEAD_S = 600
+ROUNDS = "training.rounds=2"
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A federation that stands for the whole module; every test leaves it whole."""
+    with Live(tmp_path_factory.mktemp("attacked") / "up", ROUNDS) as whole:
+        yield whole
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The model of an undisturbed run."""
+    return undisturbed(Live(tmp_path_factory.mktemp("expected") / "up", ROUNDS))
+
+
+def check_done(live: Live, shown: dict[str, Any], expected: str) -> None:
+    assert (shown["status"], shown["code"]) == ("done", ""), shown
+    assert shown["result"]["model"]["sha256"] == expected
+    live.check_log()
+
+
+def port_of(live: Live) -> int:
+    return int(live.stage.server_url.rpartition(":")[2])
+
+
+def resident_mb(pid: int) -> float:
+    found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    return int(found.group(1)) / 1024 if found else 0.0
+
+
+# Wrong nodes
+
+
+def copied(live: Live, name: str, folder: Path, **oauth: Any) -> Path:
+    """Copy a member's client to a folder of its own; returns the config."""
+    home = live.stage.clients[name].parent
+    shutil.copytree(home, folder, ignore=shutil.ignore_patterns("lock", "*.db*", "*.log*"))
+    tables = read_toml(folder / "client.toml", "config")
+    tables["client"]["ca"] = str(live.stage.folder / "ca.pem")
+    tables["oauth"].update(oauth)
+    (folder / "client.toml").write_text(tomli_w.dumps(tables))
+    return folder / "client.toml"
+
+
+@dataclass(frozen=True)
+class Beset:
+    """What came of a federation with four wrong clients: exit statuses, last lines, the log, and a run afterwards."""
+
+    statuses: dict[str, int]
+    last: dict[str, str]
+    output: str
+    log: list[dict[str, Any]]
+    shown: dict[str, Any]
+    names: tuple[str, ...]
+
+    def noted(self, member: str) -> set[tuple[str, str]]:
+        return {(one["event"], one["code"]) for one in self.log if one.get("member") == member and "code" in one}
+
+
+@pytest.fixture(scope="module")
+def beset(tmp_path_factory: pytest.TempPathFactory) -> Beset:
+    """A federation of its own: what was opened with all four would not be opened with three (rule 2).
+
+    * ahead: a member whose clock is ten minutes ahead, instead of its good node;
+    * swapped: a member's config with a new node key;
+    * posing: another member's client_id with keys of one's own;
+    * thief: another member's OAuth client and its key, with a node key of one's own.
+    """
+    folder = tmp_path_factory.mktemp("beset")
+    with Live(folder / "up", ROUNDS, server={"away_after_s": WAIT_S}) as live:
+        process = live.processes.running.pop(DORA)
+        process.terminate()
+        assert ended(process) == 0
+        swapped = copied(live, SWISS, folder / "swapped")
+        (swapped.parent / "state" / "node.key").unlink()
+        make_keys(swapped.parent / "state")
+        posing = copied(live, SWISS, folder / "posing", client_id=HUNGARY)
+        thief = copied(live, SWISS, folder / "thief", client_id=HUNGARY)
+        shutil.copy(live.stage.clients[HUNGARY].parent / "oauth.key", thief.parent / "oauth.key")
+        wrong = str(live.stage.clients[DORA])
+        lines = {"ahead": [sys.executable, str(ATTACKER), "ahead", wrong, str(AHEAD_S)]}
+        for name, config in {"swapped": swapped, "posing": posing, "thief": thief}.items():
+            lines[name] = processes.command("client", "--once", config)
+        before = len(live.log())
+        for name, line in lines.items():
+            live.processes.start(name, line)
+        statuses = {name: ended(live.processes.running.pop(name)) for name in lines}
+        shown = live.run(at={("waited_for", 1): lambda entry: live.remote.stop(entry["run"])})
+        live.check_log()
+        last = {name: live.output(name).splitlines()[-1] for name in lines}
+        return Beset(statuses, last, live.output("ahead"), live.log()[before:], shown, live.names)
+
+
+def test_clients_with_keys_or_names_of_others_end_with_77_and_say_why(beset: Beset) -> None:
+    print(beset.last)
+    assert beset.statuses == dict.fromkeys(beset.statuses, 77)
+    assert "auth.node_mismatch" in beset.last["swapped"]
+    assert "auth.client_refused" in beset.last["posing"]
+    assert HUNGARY in beset.last["posing"]
+    assert "auth.node_mismatch" in beset.last["thief"]
+    for member in (SWISS, HUNGARY):  # as whom they came; the good nodes of that name went on
+        assert ("refused_member", "auth.node_mismatch") in beset.noted(member)
+
+
+def test_a_node_whose_clock_is_ahead_is_told_so(beset: Beset) -> None:
+    """The issuer refuses it first, so the coordinator only sees that it does not come."""
+    assert re.search("not valid yet|clock", beset.last["ahead"]), beset.output
+    assert "auth.client_refused" in beset.last["ahead"]
+    assert "Traceback" not in beset.output
+    assert beset.noted(DORA) == {("waited_for", "circle.away")}
+
+
+def test_the_others_wait_for_the_one_that_does_not_come_until_somebody_stops_the_run(beset: Beset) -> None:
+    assert (beset.shown["status"], beset.shown["code"]) == ("stopped", "run.stopped"), beset.shown
+    assert beset.shown["result"]["rounds"] == []
+
+
+# Somebody else's issuer
+
+
+def test_a_federation_with_an_authorization_server_of_somebody_elses(tmp_path: Path, expected: str) -> None:
+    url, process = start_idp(tmp_path / "idp", [], staging.AUDIENCE)
+    try:
+        live = Live(tmp_path / "up", ROUNDS, issuer_url=url, oauth={"profile": "rfc9068"})
+        homes = {name: config.parent for name, config in live.stage.clients.items()}
+        clients = [
+            {
+                "client_id": name,
+                "key": json.loads((home / "oauth.pub").read_text()),
+                "scope": " ".join(staging.OPERATOR) if name == staging.DESK else "fl:train",
+                "bound": True,
+            }
+            for name, home in {**homes, staging.DESK: live.stage.operator.parent}.items()
+        ]
+        configure(tmp_path / "idp", process, clients=clients)
+        with live:
+            assert "issuer" not in live.processes.running
+            shown = live.run()
+            check_done(live, shown, expected)
+            assert live.events("refused_member") == []
+    finally:
+        stop_idp(process)
+
+
+# A full disk
+
+
+@contextmanager
+def small_disk(place: Path, size: str) -> Iterator[None]:
+    place.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "moonflower-test", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk cannot be mounted here; it needs root (CAP_SYS_ADMIN)")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def fill(place: Path) -> None:
+    with (place / "filler").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            pass
+
+
+def test_a_disk_that_fills_up_costs_no_more_than_time(tmp_path: Path, expected: str) -> None:
+    """The run waits for space, the server stays up and says why, and the last good model is what it was."""
+    place = tmp_path / "up" / "small"
+    with small_disk(place, "6m"), Live(tmp_path / "up", ROUNDS, server={"state": "small"}) as live:
+        server, refused = live.processes.running["server"], []
+        trust = ssl.create_default_context(cafile=live.stage.folder / "ca.pem")
+
+        def full(_: object) -> None:
+            fill(place)
+            url = f"{live.stage.server_url}/v1/fleet/pull-messages"
+            refused.append(httpx.post(url, verify=trust, headers={"Authorization": "DPoP junk"}))
+            threading.Timer(5.0, (place / "filler").unlink).start()
+
+        shown = live.run(at={("promoted", 1): full})
+        assert server.poll() is None
+        assert [(reply.status_code, reply.json()["code"]) for reply in refused] == [(401, "auth.malformed")]
+        said = live.output("server")
+        print(said)
+        (line,) = {
+            line.partition("its ServerApp died")[2]
+            for line in said.splitlines()
+            if " is full" in line and "died" in line
+        }
+        assert line.startswith(f" because the disk of {place} is full")
+        assert "Traceback" not in said
+        check_done(live, shown, expected)
+        assert {entry["code"] for entry in live.events("failed")} <= {"run.interrupted"}
+
+        fill(place)  # again: no run is taken, a server that is killed comes up, and it takes one when there is room
+        offer = live.recipe().as_dict()
+        reply = live.remote._api._http.post("/api/runs", json=offer)
+        assert (reply.status_code, reply.json()["code"]) == (503, "http.unavailable")
+        live.kill("server")
+        live.start("server")
+        await_ready(lambda: processes.is_up(live.stage, live.processes), "the server", PATIENCE_S)
+        assert [one["status"] for one in live.remote.runs()] == ["done"]
+        (place / "filler").unlink()
+        live.remote.stop(live.submit())
+        live.check_log()
+
+
+# Floods
+
+
+@contextmanager
+def half_open(live: Live, count: int) -> Iterator[list[socket.socket]]:
+    """Connections that never come to a request: half of them stop within its head, half within the handshake."""
+    trust = ssl.create_default_context(cafile=live.stage.folder / "ca.pem")
+    with ExitStack() as stack:
+        opened = []
+        for number in range(2 * count):
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", port_of(live)), 10))
+            if number % 2:
+                sock.sendall(b"\x16\x03\x01\x02\x00\x01\x00")  # the first bytes of a ClientHello
+            else:
+                sock = stack.enter_context(trust.wrap_socket(sock, server_hostname="127.0.0.1"))
+                sock.sendall(b"POST /v1/fleet/pull-messages HTTP/1.1\r\nHost: x\r\n")
+            opened.append(sock)
+        yield opened
+
+
+def test_a_run_comes_to_its_end_under_half_open_connections_and_junk(live: Live, expected: str) -> None:
+    server, largest = live.processes.running["server"].pid, [0.0]
+    live.remote.runs()
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.2):
+            largest[0] = max(largest[0], resident_mb(server))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    before = len(live.log())
+    try:
+        with half_open(live, 60) as opened:
+            line = [sys.executable, str(ATTACKER), "flood", "127.0.0.1", str(port_of(live))]
+            floods = [
+                subprocess.Popen([*line, source, str(RATE), "10"], stdout=subprocess.PIPE, text=True)
+                for source in ("127.0.0.2", "127.0.0.1")
+            ]
+            began = time.monotonic()
+            shown = live.run()
+            took = time.monotonic() - began
+            said = [json.loads(flood.communicate(timeout=PATIENCE_S)[0]) for flood in floods]
+            heads = [sock for sock in opened[::2] if closed(sock)]
+    finally:
+        over.set()
+        watching.join()
+    rate = sum(one["rate"] for one in said)
+    print(f"\n{rate:.0f} junk tokens a second: {said}; the run took {took:.1f} s; server at {largest[0]:.0f} MB")
+    check_done(live, shown, expected)
+    assert len(heads) == 60
+    cut = [line for line in live.output("server").splitlines() if "conn.head_timeout" in line]
+    assert 1 <= len(cut) <= 2
+    assert largest[0] < 1024
+    answers = {answer for one in said for answer in one["answers"]}
+    assert answers <= {"401 auth.malformed", "401 auth.issuer_unknown", "429 auth.throttled"}, answers
+    for one in said:  # however fast the machine is, only so many a minute are looked at
+        looked_at = sum(count for answer, count in one["answers"].items() if answer.startswith("401"))
+        assert 0 < looked_at <= 2 * ServerSettings.model_fields["refusals_per_minute"].default, one
+        assert one["answers"]["429 auth.throttled"] > 0, one
+    noted = live.events("refused_member", before)
+    assert {entry["code"] for entry in noted} <= {"auth.malformed", "auth.issuer_unknown"}
+    assert 0 < len(noted) <= 4
+
+
+def closed(sock: socket.socket) -> bool:
+    sock.settimeout(5)
+    try:
+        return sock.recv(1) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+# Foreign code
+
+
+def test_nobody_outside_can_start_a_run_with_code_of_their_own(live: Live, expected: str) -> None:
+    """With an operator's own token: there is no route to Flower's Control API, on any port that the server opens."""
+    trust = ssl.create_default_context(cafile=live.stage.folder / "ca.pem")
+    auth = live.remote._api._http.auth
+    assert isinstance(auth, ServerAuth)
+    inner = listening(live.processes.running["server"].pid) - {port_of(live)}
+    assert len(inner) == 1
+    with httpx.Client(verify=trust, auth=auth, trust_env=False) as desk:
+        for path in ("control/start-run", "control/list-runs", "runtime/acquire-task", "fleet/get-fab"):
+            reply = desk.post(f"{live.stage.server_url}/v1/{path}", content=b"")
+            assert (reply.status_code, reply.json()["code"]) == (404, "http.not_found")
+            if not path.startswith("runtime"):
+                assert httpx.post(f"http://127.0.0.1:{inner.copy().pop()}/v1/{path}").status_code == 404
+    run = live.recipe().as_dict()
+    reply = live.remote._api._http.post("/api/runs", json={**run, "fab": "UEsDBA=="})
+    assert (reply.status_code, reply.json()["code"]) == (400, "config.value")
+
+
+def listening(pid: int) -> set[int]:
+    """Return the TCP ports on which a process and its children listen."""
+    held = set()
+    for one in family(pid):
+        for entry in Path(f"/proc/{one}/fd").iterdir():
+            try:
+                held.add(os.readlink(entry))
+            except OSError:
+                continue
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A" and f"socket:[{words[9]}]" in held:
+                found.add(int(words[1].rpartition(":")[2], 16))
+    return found

@@ -1,0 +1,172 @@
+"""A dishonest coordinator among real processes: it forks, rewrites, rolls back its log, and wants sums of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from moonflower.federation import processes
+from moonflower.federation.remote import await_ready
+from moonflower.server.records.verify import verify
+from support import PATIENCE_S, SUPPORT
+from support.forking import VICTIM
+from support.live import Live, undisturbed
+from support.rewrite import rewrite, without_a_refusal
+
+pytestmark = pytest.mark.slow
+FILES = ("moonflower.db", "moonflower.db-wal", "moonflower.db-shm")
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that tells a ServerApp what to do; none: it is honest."""
+    return tmp_path_factory.mktemp("evil") / "told"
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory, told: Path) -> Iterator[Live]:
+    environment = {"PYTHONPATH": str(SUPPORT / "evil"), "MOONFLOWER_TEST_EVIL": str(told)}
+    with Live(tmp_path_factory.mktemp("federation"), environment=environment) as one:
+        one.run()
+        yield one
+
+
+def member_log(live: Live, name: str, *options: str) -> subprocess.CompletedProcess[str]:
+    line = [*processes.command("member", live.stage.clients[name])[:-1], "log", str(live.stage.clients[name]), *options]
+    return subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S)
+
+
+def stop(live: Live) -> None:
+    live.kill("server")
+
+
+def start(live: Live) -> None:
+    live.start("server")
+    await_ready(lambda: processes.is_up(live.stage, live.processes), "the server", PATIENCE_S)
+
+
+def refusals(live: Live, since: int) -> set[tuple[str, str]]:
+    return {(entry["member"], entry["code"]) for entry in live.events("refused_member", since)}
+
+
+def test_every_members_checkpoint_is_in_the_servers_log(live: Live, tmp_path: Path) -> None:
+    public = (live.state / "log.pub").read_text()
+    notes = {}
+    for name in live.names:
+        said = member_log(live, name)
+        assert (said.returncode, said.stderr) == (0, "")
+        notes[name] = said.stdout
+        (tmp_path / name).write_text(said.stdout)
+    assert verify(live.state, public, witnesses=notes).ok
+    line = [*processes.command("audit", live.state)[:-1], "verify", str(live.state)]
+    checked = subprocess.run(
+        [*line, *(word for name in live.names for word in ("--witness", str(tmp_path / name)))],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert checked.returncode == 0
+    assert checked.stdout.count("very log") == 4
+
+
+def test_one_member_that_is_shown_a_fork_says_so_and_trains_no_more(live: Live, told: Path) -> None:
+    since, model = len(live.log()), live.remote.runs()
+    told.write_text(f"fork:0:{VICTIM}")
+    try:
+        shown = live.run("training.seed=8")
+    finally:
+        told.unlink()
+    assert (shown["status"], shown["code"]) == ("failed", "audit.fork"), "nobody opens anything without it"
+    assert refusals(live, since) == {(VICTIM, "audit.fork")}
+    assert "the coordinator's log is not the one that was witnessed here" in live.output(VICTIM)
+    said = member_log(live, VICTIM, "--json")
+    assert said.returncode == 1
+    fork = json.loads(said.stdout)["fork"]
+    assert fork["held"].splitlines()[0] == fork["shown"].splitlines()[0] == "moonflower/heart"
+    assert len(model) == 1
+    again = live.run("training.seed=7")
+    assert (again["status"], again["code"]) == ("done", ""), "an honest coordinator goes on with it"
+
+
+HOSTILE = {
+    "split-base": ("envelope_refused", "base.unknown", 1),
+    "fork-list": ("opening_refused", "open.list", 4),
+    "leave-out": ("answer_refused", "open.list", 1),
+    "shift": ("opening_refused", "open.tau", 4),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_what_a_hostile_coordinator_asks_for_is_not_done(live: Live, told: Path, kind: str) -> None:
+    """Members refuse, and the round is repeated: the model is that of an honest run."""
+    event, code, times = HOSTILE[kind]
+    since = len(live.log())
+    told.write_text(f"{kind}:2:{VICTIM}")
+    try:
+        shown = live.run()
+    finally:
+        told.unlink()
+    assert (shown["status"], shown["code"]) == ("done", "")
+    assert shown["result"]["model"]["sha256"] == undisturbed(live)
+    refused = live.events(event, since)
+    assert [entry["code"] for entry in refused] == [code] * times
+    assert len(live.events("failed", since)) == 1
+
+
+def test_a_history_that_was_rewritten_is_found_by_everybody(live: Live) -> None:
+    before = live.log()
+    stop(live)
+    copies = {name: (live.state / name).read_bytes() for name in FILES if (live.state / name).exists()}
+    try:
+        rewrite(live.state, without_a_refusal)
+        start(live)
+        shown = live.run()
+        assert (shown["status"], shown["code"]) == ("failed", "audit.fork")
+        assert refusals(live, len(before)) == {(name, "audit.fork") for name in live.names}
+        assert "audit.fork" in live.output("server")
+        live.check_log()  # by itself it looks right
+    finally:
+        stop(live)
+        put_back(live, copies)
+        start(live)
+
+
+def test_a_history_that_was_rolled_back_is_found_and_a_person_decides(live: Live) -> None:
+    stop(live)
+    copies = {name: (live.state / name).read_bytes() for name in FILES if (live.state / name).exists()}
+    models = set((live.state / "models").iterdir())
+    start(live)
+    assert live.run("training.seed=9")["status"] == "done"
+    stop(live)
+    put_back(live, copies)
+    start(live)
+    since, said_before = len(live.log()), len(live.output("server"))
+    shown = live.run()
+    assert (shown["status"], shown["code"]) == ("failed", "audit.fork")
+    warned = live.events("warned", since)
+    assert {(entry["member"], entry["code"]) for entry in warned} == {(name, "audit.fork") for name in live.names}
+
+    def told() -> bool:
+        said = [line for line in live.output("server")[said_before:].splitlines() if "holds another history" in line]
+        return all(any(name in line for line in said) for name in live.names)
+
+    await_ready(told, "the server's word", 30)
+    for name in live.names:
+        said = member_log(live, name, "--forget")
+        assert "taken as the first" in said.stderr
+    assert live.run()["status"] == "done"
+    live.check_log()
+    assert models <= set((live.state / "models").iterdir())
+
+
+def put_back(live: Live, copies: dict[str, Any]) -> None:
+    for name in FILES:
+        (live.state / name).unlink(missing_ok=True)
+    for name, data in copies.items():
+        (live.state / name).write_bytes(data)
+    shutil.rmtree(live.state / "flwr", ignore_errors=True)

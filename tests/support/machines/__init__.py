@@ -1,0 +1,1 @@
+"""State machines that ``federation/test_machines.py`` runs."""

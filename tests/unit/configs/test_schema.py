@@ -1,0 +1,264 @@
+"""The schema: round trips, what cells mean, what infer gives away, and every refusal."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from moonflower.configs.infer import infer
+from moonflower.configs.schema import MISSING, Categorical, Label, Numeric, Schema, load_schema, text
+from moonflower.errors import InputError
+from support import CONFIGS
+
+AGE = Numeric("age", 18, 100, missing=(0,))
+SEX = Categorical("sex", ("Female", "Male"))
+SCHEMA = Schema((AGE, SEX), Label("y", (0, 1)))
+
+names = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=8)
+words = names.map(text).filter(lambda w: w == text(w))
+numbers = st.floats(-1e6, 1e6, allow_nan=False)
+
+
+@st.composite
+def schemas(draw: st.DrawFn) -> Schema:
+    columns: list[Numeric | Categorical] = []
+    label, *rest = draw(st.lists(names, min_size=2, max_size=6, unique=True))
+    for name in rest:
+        if draw(st.booleans()):
+            low, width = draw(numbers), draw(st.floats(1e-3, 1e6))
+            columns.append(Numeric(name, low, low + width, tuple(draw(st.lists(numbers, max_size=2)))))
+        else:
+            categories = draw(st.lists(words, min_size=1, max_size=4, unique=True))
+            columns.append(Categorical(name, tuple(categories), other=draw(st.booleans())))
+    ints = st.lists(st.integers(-9, 9), min_size=2, max_size=4, unique=True)
+    classes: list[Any] = draw(st.one_of(ints, st.lists(words, min_size=2, max_size=4, unique=True)))
+    return Schema(tuple(columns), Label(label, tuple(classes)))
+
+
+@given(schemas())
+def test_toml_and_dict_round_trip(schema: Schema) -> None:
+    assert Schema.from_dict(tomllib.loads(schema.dump())) == schema
+    assert Schema.from_dict(schema.to_dict()).digest() == schema.digest()
+
+
+def test_digest_sees_every_field_and_no_spelling_of_numbers() -> None:
+    same = Schema((Numeric("age", 18.0, 100.0, (0.0,)), SEX), Label("y", (0, 1)))
+    others = [
+        Schema((Numeric("age", 19, 100, (0,)), SEX), Label("y", (0, 1))),
+        Schema((Numeric("age", 18, 100), SEX), Label("y", (0, 1))),
+        Schema((SEX, AGE), Label("y", (0, 1))),
+        Schema((AGE, Categorical("sex", ("Female", "Male"), other=True)), Label("y", (0, 1))),
+        Schema((AGE, SEX), Label("y", (1, 0))),
+    ]
+    assert same.digest() == SCHEMA.digest()
+    assert len({s.digest() for s in [SCHEMA, *others]}) == 1 + len(others)
+
+
+@pytest.mark.parametrize("name", ["heart", "sba"])
+def test_bundled_schemas_load_and_say_that_they_are_shared(name: str) -> None:
+    path = CONFIGS / "data" / f"{name}.schema.toml"
+    schema = load_schema(path)
+    assert schema.label == Label("y", (0, 1))
+    assert path.read_text().startswith("# Shared between all members")
+    assert not {"site", "fold"} & {column.name for column in schema.columns}
+    assert load_schema(path).dump().startswith("# Shared between all members")
+
+
+def raw(**changes: Any) -> dict[str, Any]:
+    return {**SCHEMA.to_dict(), **changes}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([], "the schema holds list; expected a table with columns, label"),
+        (raw(colums=[]),
+            "the schema has an unknown key 'colums'; did you mean 'columns'? (one of: columns, "
+            "label)"),
+        ({"label": {}}, "the schema has no 'columns'; expected columns, label"),
+        (raw(columns=[]), "it lists 0 columns; expected 1 to 4096"),
+        (raw(columns={}), "columns holds {}; expected a list"),
+        (raw(columns=[3]), "columns holds int; expected a table with max, min, name"),
+        (
+            raw(columns=[{"name": "age", "mim": 0, "max": 1}]),
+            "column 'age' has an unknown key 'mim'; did you mean 'min'? (one of: categories, max, min, "
+            "missing, name, other)",
+        ),
+        (raw(columns=[{"name": "age", "min": 0}]), "column 'age' has no 'max'; expected max, min, name"),
+        (raw(columns=[{"name": "a", "min": 2, "max": 2}]), "column 'a': min 2 is not below max 2"),
+        (raw(columns=[{"name": "a", "min": "0", "max": 2}]),
+            "column 'a': min holds '0'; expected a finite "
+            "number"),
+        (raw(columns=[{"name": "a", "min": 0, "max": math.inf}]),
+            "column 'a': max holds inf; expected a finite "
+            "number"),
+        (raw(columns=[{"name": "a", "min": 0, "max": True}]),
+            "column 'a': max holds True; expected a finite "
+            "number"),
+        (
+            raw(columns=[{"name": "a", "categories": [0, 1]}]),
+            "column 'a': expected categories in quotes, such as [\"0\", \"1\"]",
+        ),
+        (
+            raw(columns=[{"name": "a", "categories": ["1", "1.0"]}]),
+            "column 'a' lists 2 categories, 1 of them different; expected 1 to 1024, each once",
+        ),
+        (
+            raw(columns=[{"name": "a", "categories": []}]),
+            "column 'a' lists 0 categories, 0 of them different; expected 1 to 1024, each once",
+        ),
+        (raw(columns=[AGE.__dict__ | {"missing": []}] * 2),
+            "column 'age' is listed twice; expected every column, and the label, "
+            "once"),
+        (raw(label={"name": "age", "classes": [0, 1]}),
+            "column 'age' is listed twice; expected every column, and the label, "
+            "once"),
+        (raw(label={"name": "y", "classes": [0, 0]}), "label 'y': expected 2 to 1000 different classes"),
+        (raw(label={"name": "y", "classes": [0, 0.5]}),
+            "label 'y': expected classes to be whole numbers or "
+            "strings"),
+        (raw(label={"name": "", "classes": [0, 1]}),
+            "a column is called ''; expected a name of 1 to 256 "
+            "characters"),
+    ],
+)  # fmt: skip
+def test_wrong_schemas_are_refused(value: Any, message: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        Schema.from_dict(value, "s.toml")
+    assert (refusal.value.code, str(refusal.value)) == ("config.schema", f"s.toml: {message}")
+
+
+def test_files_that_are_no_schema(tmp_path: Path) -> None:
+    (tmp_path / "heart.toml").write_text("columns = [")
+    (tmp_path / "raw.toml").write_bytes(b"\xff")
+    for name, code, part in [
+        ("hart.toml", "config.file", "did you mean 'heart.toml'?"),
+        ("heart.toml", "config.toml", "is not TOML"),
+        ("raw.toml", "config.toml", "is not text in UTF-8"),
+    ]:
+        with pytest.raises(InputError, match=part) as refusal:
+            load_schema(tmp_path / name)
+        assert refusal.value.code == code
+
+
+def test_cells_mean_the_same_from_text_and_from_types() -> None:
+    flag = Categorical("f", ("0", "1"))
+    truth = Categorical("t", ("True", "False"))
+    for cells in (["0", "1", ""], [0.0, 1.0, None], ["0.0", " 1.00 ", "NA"], [0, 1, None]):
+        assert np.array_equal(flag.read(pd.Series(cells), "d"), [0, 1, math.nan], equal_nan=True)
+    assert np.array_equal(truth.read(pd.Series([True, False]), "d"), truth.read(pd.Series(["TRUE", "false"]), "d"))
+    for cells in (["20", "", "0"], [20, None, 0], [20.0, math.nan, 0.0], [" 2e1 ", "?", "0.0"]):
+        assert np.array_equal(AGE.read(pd.Series(cells), "d"), [20, math.nan, math.nan], equal_nan=True)
+    assert Label("y", ("no", "yes")).read(pd.Series([" yes", "no"]), "d").tolist() == [1, 0]
+    assert Label("y", (0, 1)).read(pd.Series(["1.0", "0"]), "d").tolist() == [1, 0]
+
+
+def test_a_missing_word_that_is_a_category_is_one() -> None:
+    column = Categorical("country", ("NA", "ZA"))
+    assert np.array_equal(column.read(pd.Series(["NA", "", "ZA"]), "d"), [0, math.nan, 1], equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "code", "message"),
+    [
+        (AGE, "101", "data.value", "d.csv: column 'age' holds 101; expected a number from 18 to 100"),
+        (AGE, 17.5, "data.value", "d.csv: column 'age' holds 17.5; expected a number from 18 to 100"),
+        (AGE, "inf", "data.value", "d.csv: column 'age' holds inf; expected a number from 18 to 100"),
+        (AGE, "6O", "data.value",
+            "d.csv: column 'age' holds '6O'; expected a number from 18 to 100, or an empty "
+            "cell"),
+        (AGE, "4_0", "data.value",
+            "d.csv: column 'age' holds '4_0'; expected a number from 18 to 100, or an empty "
+            "cell"),
+        (
+            SEX, "Mal", "data.category",
+            "d.csv: column 'sex' holds 'Mal', which the schema does not list; did you mean 'Male'? (one "
+            "of: Female, Male)",
+        ),
+        (
+            SCHEMA.label, "2", "data.category",
+            "d.csv: column 'y' holds '2', which the schema does not list; expected one of: 0, 1",
+        ),
+        (SCHEMA.label, "", "data.value", "d.csv: label 'y' has an empty cell; expected a class in every row"),
+    ],
+)  # fmt: skip
+def test_wrong_cells_are_refused_by_column_and_value(
+    column: Numeric | Categorical | Label, cell: object, code: str, message: str
+) -> None:
+    with pytest.raises(InputError) as refusal:
+        column.read(pd.Series([cell, cell]), "d.csv")
+    assert (refusal.value.code, str(refusal.value)) == (code, message)
+
+
+def test_other_lets_unknown_words_count_as_missing() -> None:
+    column = Categorical("sex", ("Female", "Male"), other=True)
+    assert np.array_equal(column.read(pd.Series(["Male", "x"]), "d"), [1, math.nan], equal_nan=True)
+
+
+def table(rows: int = 100) -> pd.DataFrame:
+    rng = np.random.default_rng(1)
+    return pd.DataFrame(
+        {
+            "age": rng.integers(31, 74, rows).astype(str),
+            "flag": rng.integers(0, 2, rows).astype(str),
+            "job": ["rare", *rng.choice(["a", "b"], rows - 1)],
+            "site": "s",
+            "y": rng.choice(["no", "yes"], rows),
+        }
+    )
+
+
+def test_infer_gives_away_no_extreme_and_no_rare_word() -> None:
+    frame = table()
+    frame.loc[0, "age"], frame.loc[1, "age"] = "30", "80"
+    schema = infer(frame, "y", "site", min_count=10)
+    age, flag, job = schema.columns
+    assert age == Numeric("age", 25, 85)
+    assert flag == Numeric("flag", 0, 1)  # shared by many rows: nobody's own
+    assert job == Categorical("job", ("a", "b"), other=True)
+    assert schema.label == Label("y", ("no", "yes"))
+    assert all(np.isfinite(column.read(frame[column.name], "d")[1:]).all() for column in schema.columns)
+
+
+@given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=30), st.sampled_from([2, 100]))
+def test_inferred_ranges_hold_every_value(values: list[float], min_count: int) -> None:
+    frame = pd.DataFrame({"x": values, "y": ["a", *["b"] * (len(values) - 1)] if len(values) > 1 else ["a"]})
+    frame = pd.concat([frame, frame.assign(y="b")])
+    column = infer(frame, "y", min_count=min_count).columns[0]
+    assert isinstance(column, Numeric)
+    assert not np.isnan(column.read(frame["x"], "d")).any()
+    if min_count == 100 and min(values) != 0:
+        assert column.min < min(values)
+        assert column.max > max(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "message"),
+    [
+        ({}, {"label": "yy"}, "there is no column 'yy'; did you mean 'y'? (one of: age, flag, job, site, y)"),
+        ({}, {"drop": ["jobs"]},
+            "there is no column 'jobs'; did you mean 'job'? (one of: age, flag, job, site, "
+            "y)"),
+        ({"job": ""}, {}, "column 'job' has no value at all; expected some, or --drop job"),
+        (
+            {"job": [f"id{i}" for i in range(100)]}, {},
+            "column 'job' has 0 values with 10 or more rows; expected 1 to 1024, or --drop job",
+        ),
+        ({"y": "1"}, {}, "label 'y' has 1 different values; expected 2 to 1000"),
+    ],
+)  # fmt: skip
+def test_infer_refuses_what_it_cannot_describe(change: dict[str, Any], arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        infer(table().assign(**change), **{"label": "y", "site": "site", **arguments})
+    assert (refusal.value.code, str(refusal.value)) == ("data.column", message)
+
+
+def test_missing_words_are_lower_case() -> None:
+    assert all(word == word.lower() for word in MISSING)

@@ -1,0 +1,118 @@
+"""The circle: the same digest for all that hold the same members, and none that could give one member away."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+import pytest
+from moonflower.canonical import digest
+from moonflower.crypto.identity import Identity, parse_roster
+from moonflower.errors import InputError, Refused
+from moonflower.protocol.act import Act
+from moonflower.protocol.circle import Circle
+from moonflower.protocol.statement import Statement
+from support.circles import heart_recipe
+from support.protocol import context, statement
+
+PINS = {"cleo": "pin-c", "anna": "pin-a", "bert": "pin-b"}
+
+
+def circle_of(pins: dict[str, str], smallest: int = 2, *overrides: str, **more: Any) -> Circle:
+    practice = bool(more.pop("practice", False))
+    return Circle.of(heart_recipe(f"federation.min_members={smallest}", *overrides, practice=practice), pins, **more)
+
+
+def refused(pins: dict[str, str], smallest: int = 2) -> str:
+    with pytest.raises(Refused) as refusal:
+        circle_of(pins, smallest)
+    assert refusal.value.code == "circle.differs"
+    return str(refusal.value)
+
+
+def test_a_circle_lists_its_members_by_name_whatever_the_order_in_a_config() -> None:
+    circle = circle_of(PINS)
+    assert circle.names == ("anna", "bert", "cleo")
+    assert circle.first == "anna"
+    assert circle.pins == PINS
+    assert circle_of(dict(reversed(PINS.items()))) == circle
+
+
+def test_a_circle_has_the_order_of_rosters_and_statements() -> None:
+    """Or nobody could take a seat in a circle whose names are not in composed form."""
+    names = ["Zürich", "Köln", unicodedata.normalize("NFD", "Győr"), "anna"]
+    identities = {name: Identity.generate(name) for name in names}
+    circle = circle_of({name: one.card.node.pin for name, one in identities.items()})
+    cards = [identities[name].card.as_dict() for name in circle.names]
+    assert parse_roster(cards, circle.pins).names == circle.names
+    said = statement(context(), circle.names)
+    assert Statement.parse(said.encode()).members == circle.names
+
+
+def test_the_digest_is_over_everything_that_members_must_share() -> None:
+    circle = circle_of(PINS)
+    body = {
+        "kind": "moonflower.circle",
+        "number": 1,
+        "members": [["anna", "pin-a"], ["bert", "pin-b"], ["cleo", "pin-c"]],
+        "recipe": circle.recipe.as_dict(),
+        "counted": 1,
+        "new_ledgers": [],
+        "start": None,
+    }
+    assert circle.digest == digest(body)
+    others = [
+        circle_of(PINS, 2, "federation.name=g"),
+        circle_of(PINS, practice=True),
+        circle_of(PINS, 2, "training.lr=0.2"),
+        circle_of(PINS, 3),
+        circle_of(PINS, number=2),
+        circle_of(PINS, number=2, counted=1),
+        circle_of(PINS, new_ledgers=["anna"]),
+        circle_of({**PINS, "anna": "another"}),
+        circle_of({**PINS, "dora": "pin-d"}),
+        circle_of({name: pin for name, pin in PINS.items() if name != "cleo"}),
+    ]
+    assert len({circle.digest, *(one.digest for one in others)}) == len(others) + 1
+
+
+def test_a_recipe_without_a_bound_on_rows_is_for_practice_alone() -> None:
+    assert heart_recipe("training.max_rows=0", practice=True).training.max_rows == 0
+    with pytest.raises(InputError) as raised:
+        heart_recipe("training.max_rows=0")
+    assert raised.value.code == "config.value"
+    assert "training.max_rows = 0; expected a whole number at least 1" in str(raised.value)
+
+
+def test_another_bound_on_rows_has_them_counted_anew_by_hand() -> None:
+    act = Act.between(circle_of(PINS), circle_of(PINS, 2, "training.max_rows=300", number=2))
+    assert (act.must_recount, act.by_rule) == (True, False)
+    quiet = Act.between(circle_of(PINS, counted=1), circle_of(PINS, 2, "training.max_rows=300", number=2, counted=1))
+    assert (quiet.must_recount, quiet.by_rule) == (True, False)
+    other = Act.between(circle_of(PINS), circle_of(PINS, 2, "training.parts=3", number=2, counted=1))
+    assert (other.must_recount, other.by_rule) == (False, True)
+
+
+def test_one_alone_is_no_circle() -> None:
+    """Of one alone the sum is its own update."""
+    said = refused({"anna": "pin-a"})
+    assert said == "a circle of one member; expected two or more: of one alone the sum is its own update"
+    assert "a circle of 0 members" in refused({})
+    assert "a circle of one member" in refused({"anna": "pin-a"}), "two are the fewest"
+
+
+def test_two_are_a_circle_only_where_min_members_says_so() -> None:
+    two = {"anna": "pin-a", "bert": "pin-b"}
+    said = refused(two, smallest=3)
+    assert said == "a circle of 2 members; expected 3 or more (min_members); of two, each reads the other's update"
+    assert circle_of(two).names == ("anna", "bert")
+    assert circle_of(PINS, 3).names == ("anna", "bert", "cleo")
+    assert "a circle of 3 members" in refused(PINS, smallest=4)
+
+
+def test_two_members_that_are_one_are_no_circle() -> None:
+    """Two names of one key, or one name twice, would count one member as two."""
+    assert "share a name or a pin" in refused({**PINS, "dora": "pin-a"})
+    composed, taken_apart = (unicodedata.normalize(form, "Köln") for form in ("NFC", "NFD"))
+    assert composed != taken_apart
+    assert "share a name or a pin" in refused({composed: "pin-a", taken_apart: "pin-b"})
