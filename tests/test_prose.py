@@ -19,7 +19,7 @@ PHRASES = tuple(
     re.compile(pattern)
     for pattern in (
         r"(?i)(?<!\bthere )\bis no\b(?! (?:longer|more than|later than|larger than|better than)\b)",
-        r"(?i)\b(?:is|are) none\b",
+        r"\b(?:is|are) none\b",
         r"(?i)\b(?:stands?|stood) in\b",
         r"^\W*Whoever\b",
         r"(?i)\bever better\b",
