@@ -17,7 +17,7 @@ help:
 	@echo "make unit       the fast tests only"
 	@echo "make soak       hostile inputs to every parser of the wire; kills at 1,000 points; a long run under kills"
 	@echo "make browser    the dashboard in a real browser (Debian's package chromium)"
-	@echo "make figures    measure what the README claims, and attacks with bounds off and on"
+	@echo "make figures    measure what docs/costs.md claims, and attacks with bounds off and on"
 	@echo "make rounds     measure a round of real processes, and an envelope of 50 MB"
 	@echo "make lint       ruff and the import contracts"
 	@echo "make types      mypy, strict"

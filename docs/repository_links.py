@@ -28,9 +28,8 @@ LINK = re.compile(r"\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
 def on_config(config: Any, **_: Any) -> Any:
     """Return the configuration with all decisions under the heading that mkdocs.yml left empty."""
-    decisions = [
-        {_title(file): file.relative_to(ROOT / "docs").as_posix()} for file in sorted(ROOT.glob("docs/adr/*.md"))
-    ]
+    files = sorted(ROOT.glob("docs/adr/*.md"), key=lambda file: (file.stem != "index", file.name))
+    decisions = [{_title(file): file.relative_to(ROOT / "docs").as_posix()} for file in files]
     for group in config.nav:
         for parts in group.values():
             for part in parts if isinstance(parts, list) else []:

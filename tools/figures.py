@@ -1,4 +1,4 @@
-"""Measure what the README claims, on the folds of the bundled data, encrypted: `make figures` prints one table."""
+"""Measure what docs/costs.md claims, on the folds of the bundled data, encrypted: `make figures` prints one table."""
 
 from __future__ import annotations
 

@@ -268,10 +268,11 @@ def words_of(text: str) -> list[str]:
     return re.sub(r"[╭╮╰╯│─]", " ", text).split()
 
 
-def test_the_help_in_the_readme_is_the_real_one() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = re.search(r"^\$ moonflower --help\n(.*?)^```", readme, flags=re.M | re.S)
+def test_the_page_of_commands_begins_with_the_real_help() -> None:
+    page = (ROOT / "docs/reference/commands.md").read_text(encoding="utf-8")
+    shown = re.search(r"^## `moonflower`\n\n```text\n(.*?)^```", page, flags=re.M | re.S)
     assert shown is not None
+    assert page[: shown.start()].count("\n## ") == 0
     said = CliRunner().invoke(command(), ["--help"], prog_name="moonflower", env={"COLUMNS": "80"})
     assert said.exit_code == 0
     assert words_of(shown.group(1)) == words_of(said.output)

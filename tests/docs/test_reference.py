@@ -59,10 +59,14 @@ def test_every_page_is_on_the_site() -> None:
     assert config["theme"]["font"] is False
 
 
-def test_the_readme_leads_to_every_page_and_decision() -> None:
+def test_the_readme_leads_to_every_page_and_the_list_of_decisions_to_every_decision() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    pages = sorted(file.relative_to(ROOT).as_posix() for file in ROOT.glob("docs/**/*.md"))
-    assert [page for page in pages if f"]({page}" not in readme] == []
+    decisions = ROOT / "docs/adr/index.md"
+    pages = {*ROOT.glob("docs/**/*.md")} - {*ROOT.glob("docs/adr/*.md")} | {decisions}
+    assert sorted(page for page in pages if f"]({page.relative_to(ROOT).as_posix()}" not in readme) == []
+    listed = decisions.read_text(encoding="utf-8")
+    others = sorted({*ROOT.glob("docs/adr/*.md")} - {decisions})
+    assert [page.name for page in others if f"]({page.name})" not in listed] == []
 
 
 def test_every_alert_has_an_entry_in_the_runbook() -> None:

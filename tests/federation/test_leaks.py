@@ -78,7 +78,7 @@ def test_words_tell_little_of_a_gradient_where_nobody_shapes_candidates() -> Non
 
 @pytest.mark.slow
 def test_a_member_that_shapes_candidates_reads_gradients_from_words() -> None:
-    """A stated limit: the README says so."""
+    """A stated limit: SECURITY.md and docs/attacks.md say so."""
     assert min(one for _, one in leaks.votes(noise=0.3).values()) > 0.6
 
 
