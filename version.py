@@ -5,5 +5,6 @@ __version__ = "0.1.0"
 NUMERICS = 1
 """Raised by a release in which a byte that is trained, summed, opened or judged can differ from the one before.
 
-A recipe names it, and a node signs no recipe that names another one. ``tests/unit/crypto/test_numerics.py`` holds its answers.
+A recipe names it, and a node signs no recipe that names another one. ``tests/unit/crypto/test_numerics.py`` has the
+answers.
 """

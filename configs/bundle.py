@@ -1,7 +1,7 @@
 """The app bundle that Flower asks for. Ours holds no code: it names what every server and node has installed.
 
-It is made once (``tests/unit/configs/test_bundle.py`` says how) and shipped as data, so that its digest is the same everywhere: a
-node takes part in runs of exactly this bundle and never asks the server for another one.
+It is made once (``tests/unit/configs/test_bundle.py`` says how) and shipped as data, so that its digest is the same
+everywhere: a node takes part in runs of exactly this bundle and never asks the server for another one.
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import ROOT
+from support.pages import page_id
 
-ROOT = Path(__file__).parents[2]
 NAMED = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "configs/data/README.md")
 DOCS = [page for page in ROOT.glob("docs/**/*.md") if page.parent.name != "reference"]  # that folder is generated
 PAGES = sorted([*(ROOT / name for name in NAMED), *DOCS])
@@ -36,10 +37,6 @@ CODE = re.compile(r"(`+)(.+?)\1", flags=re.S)
 LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
 ITEM = re.compile(r"\s*(?:[-*+]|\d+\.)\s+")
 END = re.compile(r"(?<=[.!?])[\"')\]”]*\s+|:\n")
-
-
-def page_id(page: Path) -> str:
-    return page.relative_to(ROOT).as_posix()
 
 
 def plain(text: str) -> str:
