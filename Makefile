@@ -2,19 +2,20 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-# Files of tests side by side; one file stays with one worker, for what its tests share.
-WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
+# Files of tests side by side; a file, or what names itself a group, stays with one worker, for what its tests share.
+WORKERS := -n 3 --dist loadgroup --no-loadscope-reorder
 # Tools and long runs share what the tests share.
 TOOL := PYTHONPATH=tests:tools $(BIN)/python
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test unit soak browser figures rounds lint types wheel docs reference sbom audit dev clean
+.PHONY: help demo test unit peers soak browser figures rounds lint types wheel docs reference sbom audit dev clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo       install, then train the heart federation and show what each hospital gained"
 	@echo "make test       install, then run every test"
-	@echo "make unit       the fast tests only"
+	@echo "make unit       the tests of single rooms, within a minute"
+	@echo "make peers      against programs of others: oidc-provider, Prometheus; installs them"
 	@echo "make soak       hostile inputs to every parser of the wire; kills at 1,000 points; a long run under kills"
 	@echo "make browser    the dashboard in a real browser (Debian's package chromium)"
 	@echo "make figures    measure what docs/costs.md claims, and attacks with bounds off and on"
@@ -33,10 +34,13 @@ demo: $(VENV)/.installed
 	$(BIN)/moonflower simulate configs/heart.toml
 
 test: dev
-	$(BIN)/python -m pytest tests $(WORKERS)
+	$(BIN)/python -m pytest tests/unit tests/federation tests/live tests/docs $(WORKERS)
 
 unit: dev
-	$(BIN)/python -m pytest tests -m "not slow" $(WORKERS)
+	$(BIN)/python -m pytest tests/unit $(WORKERS)
+
+peers: dev
+	$(BIN)/python -m pytest tests/peers $(WORKERS)
 
 soak: dev
 	$(PIP) --quiet --editable '.[soak]'
@@ -49,7 +53,7 @@ soak: dev
 
 browser: dev
 	$(PIP) --quiet --editable '.[browser]'
-	$(BIN)/python -m pytest tests/live/test_browser.py
+	$(BIN)/python -m pytest tests/browser
 
 rounds: dev
 	$(TOOL) tools/rounds.py
@@ -117,4 +121,4 @@ $(VENV)/.supplied: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .names build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .names .peers build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -11,16 +11,25 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 import pytest
 from hypothesis import settings
-from support import CONFIGS
+from support import CONFIGS, memory
 
+memory.use()
 settings.register_profile("moonflower", deadline=None)  # a busy machine is no fault of the code
 settings.load_profile("moonflower")
 
 
+TESTS = Path(__file__).parent
+ORDER = ("live", "peers", "browser", "docs", "federation", "unit")
+"""Folders, first that of the longest tests, so that no process is left with one at the end."""
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole files of slow tests first, so that no process is left with a long one at the end."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Keep the tests of a file together, for what they share, unless they say with what else they belong."""
+    for item in items:
+        if not any(item.iter_markers("xdist_group")):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=lambda item: ORDER.index(item.path.relative_to(TESTS).parts[0]))
 
 
 @pytest.fixture(autouse=True)

@@ -71,6 +71,7 @@ from moonflower.server.records.log import Log
 from moonflower.server.records.state import State
 from moonflower.server.records.verify import verify
 from sqlalchemy import Engine, event
+from support import memory
 from support.federation import NAMES, Federation
 
 RUNS = ("run-1", "run-2")
@@ -1146,8 +1147,8 @@ def carry_out(
 
 def main(arguments: list[str]) -> int:
     """Do what the module's first lines say."""
-    quick = Path("/dev/shm")  # a killed process loses nothing that it wrote, whatever the disk
-    base = Path(tempfile.mkdtemp(prefix="crash-", dir=quick if os.access(quick, os.W_OK) else None))
+    memory.use()  # a killed process loses nothing that it wrote, whatever the disk
+    base = Path(tempfile.mkdtemp(prefix="crash-"))
     warm_up(base / "warm")
     reference = Reference.take(base / "reference")
     out, snapshots, chances = None, None, dict[str, Plan]()

@@ -50,7 +50,7 @@ def fresh_model(task: Task, schema: Schema, draw: str) -> nn.Module:
     """Return the task's model as ``draw`` makes it; the global torch generator is as it was afterwards."""
     number = torch_seed(f"start|{draw}".encode())
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(number)
+        torch.default_generator.manual_seed(number)  # torch.manual_seed keeps a stack trace a call for absent devices
         return task.model(schema, torch.Generator().manual_seed(number))
 
 

@@ -310,7 +310,7 @@ def _steady(size: int, seed: bytes = b"evaluate") -> Iterator[None]:
     """Seed torch's global generator for the block (dropout), and run small models on one thread."""
     threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch_seed(seed))
+        torch.default_generator.manual_seed(torch_seed(seed))
         if size < _ONE_THREAD and threads != 1:
             torch.set_num_threads(1)
         try:

@@ -12,7 +12,6 @@ from itertools import chain
 from pathlib import Path
 
 import moonflower
-import pytest
 from moonflower import errors, simulate
 
 ROOT = Path(moonflower.__file__).parent
@@ -145,7 +144,6 @@ def test_the_way_of_an_update_leads_through_files_that_exist() -> None:
     assert [path for path, _ in way() if not (ROOT / path).is_file()] == []
 
 
-@pytest.mark.slow
 def test_an_update_takes_the_way_that_contributing_describes(heart: Path, tmp_path: Path) -> None:
     visited: set[str] = set()
 

@@ -21,8 +21,6 @@ from support.live import family, send
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", flags=re.M | re.S)
 CLONE = ("Makefile", "pyproject.toml", "constraints.txt", "configs")
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:

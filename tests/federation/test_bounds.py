@@ -30,8 +30,6 @@ from bounds_model import (
 )
 from support.hostile import cosine
 
-pytestmark = pytest.mark.slow
-
 WHO = HOSPITALS[0]
 FOUR = ("training.rounds=4",)
 

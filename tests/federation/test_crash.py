@@ -91,28 +91,24 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_at_a_named_point_the_run_goes_on(trials: dict[str, list[str]], point: str) -> None:
     assert trials[f"{point}, first"] == []
     assert trials.get(f"{point}, last", []) == []
 
 
-@pytest.mark.slow
 def test_no_transition_is_without_its_trial(trials: dict[str, list[str]]) -> None:
     kinds = ("coordinator: ", "member: ", "message: ", "file: ")
     tried = {name.rpartition(", ")[0] for name in trials if name.startswith(kinds)}
     assert tried == {*POINTS}
 
 
-@pytest.mark.slow
 def test_killed_at_random_points_the_run_goes_on(trials: dict[str, list[str]]) -> None:
     chance = {name: wrong for name, wrong in trials.items() if name.startswith("random")}
     assert len(chance) == RANDOM
     assert {name: wrong for name, wrong in chance.items() if wrong} == {}, f"seed {SEED}"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", MISHAPS)
 def test_other_mishaps_end_nothing(trials: dict[str, list[str]], kind: str) -> None:
     found = {name: wrong for name, wrong in trials.items() if name.startswith(kind)}
@@ -172,7 +168,6 @@ def test_rounds_whose_models_were_torn_are_repeated_and_give_the_same_bytes(
     one.check_log()
 
 
-@pytest.mark.slow
 def test_the_last_model_is_mended_before_it_is_reported_on(federation: Callable[..., Federation]) -> None:
     one = federation()
     last = killed_after(one, "promoted", 3)[-1]
@@ -183,7 +178,6 @@ def test_the_last_model_is_mended_before_it_is_reported_on(federation: Callable[
     assert one.model().metrics is not None
 
 
-@pytest.mark.slow
 def test_a_model_that_is_torn_while_the_run_goes_on_is_made_again(federation: Callable[..., Federation]) -> None:
     one = federation()
 
@@ -197,7 +191,6 @@ def test_a_model_that_is_torn_while_the_run_goes_on_is_made_again(federation: Ca
     assert [r["round"] for r in one.rounds()] == [1, 2, 2, 3]
 
 
-@pytest.mark.slow
 def test_a_process_that_is_killed_while_it_mends_goes_on_mending(federation: Callable[..., Federation]) -> None:
     one = federation()
     wanted = tear(last := killed_after(one, "promoted", 2)[-1])
@@ -224,7 +217,6 @@ def test_where_no_model_is_whole_the_run_ends_and_says_so(federation: Callable[.
     one.check_log()
 
 
-@pytest.mark.slow
 def test_a_disk_that_keeps_nothing_ends_the_run(
     federation: Callable[..., Federation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,7 +233,6 @@ def test_a_disk_that_keeps_nothing_ends_the_run(
     assert [r["round"] for r in one.rounds()] == [1, 1, 1]
 
 
-@pytest.mark.slow
 def test_a_run_that_mends_does_not_lose_a_round_of_its_plan(federation: Callable[..., Federation]) -> None:
     """The repeated rounds count once, also for the process after the next kill."""
     one = federation()

@@ -38,8 +38,6 @@ from support import CONFIGS
 from support.circles import enrolment, live_in, pins_of, signed_by
 from support.plain import fedavg, learners_of
 
-pytestmark = pytest.mark.slow
-
 NAMES = ("Cleveland", "Hungary", "Switzerland", "VA Long Beach")
 CANARY = "CANARY-4711"
 HEART, SBA = CONFIGS / "heart.toml", CONFIGS / "sba.toml"

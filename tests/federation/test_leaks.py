@@ -30,27 +30,23 @@ def test_weights_and_rates_that_a_run_chooses_would() -> None:
     assert leaks.asked(training__lr="0.2", crypto__clip="1.0") == ("training.lr", "crypto.clip")
 
 
-@pytest.mark.slow
 def test_a_row_would_be_found_by_settings_that_a_run_chooses() -> None:
     assert leaks.row_batch_size(10) > 0.8
     assert leaks.row_test_fraction() > 0.7
     assert leaks.asked(training__parts="5", data__test_fraction="0.25") == ("data.test_fraction", "training.parts")
 
 
-@pytest.mark.slow
 def test_two_numbers_of_parts_find_a_row_more_often_than_chance() -> None:
     """So they are a constant, although no row counts for more than another."""
     assert leaks.row_parts(40) > 0.05
 
 
-@pytest.mark.slow
 def test_two_rows_of_a_short_batch_are_found_and_those_of_a_part_are_not() -> None:
     assert leaks.short_batch(False, 60) > 0.9
     assert leaks.short_batch(True, 60) < 0.2, "chance is .06"
     assert leaks.left_out(60) > 0.9
 
 
-@pytest.mark.slow
 def test_running_means_tell_a_short_batch_and_nothing_of_a_part() -> None:
     """The rows of a round count the same in a running mean, whichever part they are in."""
     assert leaks.buffers(False, 60)[0] > 0.9
@@ -66,7 +62,6 @@ def test_one_coin_tells_by_the_variance_how_a_sum_splits_and_twelve_do_not() -> 
     assert twelve[0] < twelve[1] + 0.1, "no more than a variance that says nothing"
 
 
-@pytest.mark.slow
 def test_words_tell_little_of_a_gradient_where_nobody_shapes_candidates() -> None:
     words = [abs(one) for _, one in leaks.votes().values()]
     assert max(words) < 0.55
@@ -76,7 +71,6 @@ def test_words_tell_little_of_a_gradient_where_nobody_shapes_candidates() -> Non
     assert np.mean(numbers) > np.mean(words) + 0.1
 
 
-@pytest.mark.slow
 def test_a_member_that_shapes_candidates_reads_gradients_from_words() -> None:
     """A stated limit: SECURITY.md and docs/attacks.md say so."""
     assert min(one for _, one in leaks.votes(noise=0.3).values()) > 0.6
@@ -87,7 +81,6 @@ def test_a_clip_that_a_run_chooses_gives_signs_and_values() -> None:
     assert min(leaks.turned_clip()) > 0.95
 
 
-@pytest.mark.slow
 def test_rates_against_rounding_give_values_and_against_twelve_coins_do_not() -> None:
     assert leaks.rates(0) > 0.99
     assert leaks.rates(12) < 0.8
@@ -110,7 +103,6 @@ def test_a_row_counts_in_a_tally_as_the_members_task_counts_it() -> None:
     assert (np.bincount(test, minlength=16) == counts).all()
 
 
-@pytest.mark.slow
 def test_many_tallies_in_few_bins_do_not_tell_a_test_row(last: Any) -> None:
     w = world()
     ours = Tallied(w, last, HEART_EDGES)

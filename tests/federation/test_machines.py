@@ -1,88 +1,122 @@
 """State machines: any program of crashes, restarts, late and doubled messages, and what must hold all the while.
 
 Each machine is a module of its own: the log, the life of runs and rounds, a member that faces any coordinator. They
-try the same programs in every run of the suite; a failing one is made small and printed. And every machine has to find
-what it is for: each of its ``WEAKENED`` takes one check out of the code, and ``ENOUGH`` programs find that. So many are
-tried of the code as it is, too; the fast tests try fewer, and miss some of that. As a script it tries more and longer
-programs (``make soak``).
+try the same random programs in every run of the suite; a failing one is made small and printed. And every machine has
+to find what it is for: each of its ``WEAKENED`` takes one check out of the code, and a program of ``programs.json``
+finds that, while the code as it is passes the same program.
+
+As a script it tries more and longer programs (``make soak``); with ``--find`` it searches a program for every
+weakening that the file's no longer finds.
 """
 
 from __future__ import annotations
 
+import sys
+from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from support.machines import audit_log as log
-from support.machines import member, run
+from support.machines import member, programs, run
+from support.machines.programs import Machine
 from support.weakened import Weaken
 
-Machine = type[RuleBasedStateMachine]
 Bounds = dict[Machine, tuple[int, int]]  # examples, steps
+STEPS = 20  # of a program that finds a weakening, at most
 FAST: Bounds = {log.TheLog: (25, 20), member.TheMember: (8, 16), run.TheRun: (3, 6), run.TheTroubledRun: (4, 6)}
 LONG: Bounds = {log.TheLog: (200, 40), member.TheMember: (200, 40), run.TheRun: (40, 12), run.TheTroubledRun: (60, 12)}
-ENOUGH: Bounds = {log.TheLog: (25, 20), member.TheMember: (30, 20), run.TheRun: (7, 6), run.TheTroubledRun: (18, 6)}
+SEARCHED: Bounds = {
+    log.TheLog: (200, 20),
+    member.TheMember: (200, 20),
+    run.TheRun: (60, 8),
+    run.TheTroubledRun: (60, 8),
+}
 WEAKENED: dict[Machine, tuple[Weaken, ...]] = {
     log.TheLog: log.WEAKENED,
     member.TheMember: member.WEAKENED,
     run.TheRun: run.WEAKENED,
     run.TheTroubledRun: run.IN_TROUBLE,
 }
-
-
-MORE = {  # what takes other programs than these to be found
-    '_words: "total"': (50, 20),
-    '_words: "list"': (50, 20),
-    "context: checkpoint": (12, 8),
-}
-"""Begin of a weakening's name → examples, steps."""
-
-
-def carry_out(machine: Machine, bounds: tuple[int, int], **more: Any) -> None:
-    """Try programs; which ones depends on the machine and the bounds alone."""
-    examples, steps = bounds
-    limits = settings(
-        max_examples=examples,
-        stateful_step_count=steps,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-        **more,
-    )
-    run_state_machine_as_test(machine, settings=limits)
+EACH = [(machine, one) for machine, all_ in WEAKENED.items() for one in all_]
 
 
 def named(value: Any) -> str:
     return str(value.__name__)
 
 
+def key(machine: Machine, weaken: Weaken) -> str:
+    """Return the name of a weakening in the file of programs."""
+    return f"{machine.__name__} {weaken.__name__}"
+
+
+@cache
+def passes(machine: Machine, program: bytes) -> bool:
+    """Return whether the code as it is passes a program."""
+    programs.again(machine, program, STEPS)
+    return True
+
+
 @pytest.mark.parametrize("machine", FAST, ids=named)
 def test_what_is_promised_holds_in_any_program(machine: Machine) -> None:
-    carry_out(machine, FAST[machine])
+    examples, steps = FAST[machine]
+    programs.carry_out(machine, examples, steps, derandomize=True, database=None)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("machine", ENOUGH, ids=named)
-def test_what_is_promised_holds_in_as_many_programs_as_find_what_is_weakened(machine: Machine) -> None:
-    carry_out(machine, ENOUGH[machine])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("machine", "weaken"), [(machine, one) for machine, all_ in WEAKENED.items() for one in all_], ids=named
-)
+@pytest.mark.parametrize(("machine", "weaken"), EACH, ids=named)
 def test_a_check_that_is_weakened_is_missed(machine: Machine, weaken: Weaken, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = programs.load()[key(machine, weaken)]
+    assert passes(machine, program)
     run.undisturbed()  # what it is compared with comes from code that is whole
     weaken(monkeypatch)
-    bounds = next((more for name, more in MORE.items() if named(weaken).startswith(name)), ENOUGH[machine])
     with pytest.raises((Exception, pytest.fail.Exception)) as found:
-        carry_out(machine, bounds, phases=(Phase.generate,))
+        programs.again(machine, program, STEPS)
     print(f"{weaken.__name__}: {type(found.value).__name__}: {found.value}")
 
 
+def finds(machine: Machine, weaken: Weaken, program: bytes) -> bool:
+    """Return whether a program notices a weakening, and passes without it."""
+    try:
+        programs.again(machine, program, STEPS)
+    except BaseException:
+        return False
+    with pytest.MonkeyPatch.context() as patch:
+        weaken(patch)
+        try:
+            programs.again(machine, program, STEPS)
+        except BaseException:
+            return True
+    return False
+
+
+def find(machine: Machine, weaken: Weaken) -> bytes | None:
+    """Search a program that notices a weakening."""
+    with pytest.MonkeyPatch.context() as patch:
+        weaken(patch)
+        return programs.search(machine, *SEARCHED[machine])
+
+
+def find_all(word: str) -> None:
+    """Search a program for every weakening whose own finds it no longer; write the file."""
+    known = programs.load() if programs.FILE.exists() else {}
+    known = {key(*one): known[key(*one)] for one in EACH if key(*one) in known}
+    run.undisturbed()
+    for machine, weaken in EACH:
+        name = key(machine, weaken)
+        if word not in name or (name in known and finds(machine, weaken, known[name])):
+            continue
+        found = find(machine, weaken)
+        if found is None:
+            print(f"{name}: NOT FOUND", flush=True)
+        else:
+            known[name] = found
+            programs.store(known)
+            print(f"{name}: {len(found)} bytes", flush=True)
+
+
 if __name__ == "__main__":
-    for one, bounds in LONG.items():
-        carry_out(one, bounds)
-        print(f"{named(one)}: {bounds[0]} programs of up to {bounds[1]} steps")
+    if sys.argv[1:2] == ["--find"]:
+        find_all("".join(sys.argv[2:]))
+    else:
+        for one, (most, long) in LONG.items():
+            programs.carry_out(one, most, long, derandomize=True, database=None)
+            print(f"{named(one)}: {most} programs of up to {long} steps")

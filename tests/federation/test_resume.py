@@ -20,8 +20,6 @@ from moonflower.server.records.waiting import waited_for
 from support import circles
 from support.federation import NAMES, Federation, Killed, identities, without_update
 
-pytestmark = pytest.mark.slow
-
 DORA = "VA Long Beach"
 REST = [name for name in NAMES if name != DORA]
 

@@ -123,7 +123,7 @@ def test_a_length_is_proposed_in_the_units_of_the_proposed_clips(heart: Path) ->
     """A run under one clip measures variances of thousands; beside clips of their own it is another length."""
     one = prepare(heart)
     assert proposal(one, 0.5, None, {})["gate"]["max_step"] == 1.5
-    grouped = prepare(CONFIGS / "digits.toml", ('task.ref="test_scales:Normalised"', "crypto.clip=50000.0"))
+    grouped = prepare(CONFIGS / "digits.toml", (f'task.ref="{__name__}:Normalised"', "crypto.clip=50000.0"))
     said = proposal(grouped, 6000.0, None, {})
     assert isinstance(said["crypto"]["clip"], dict)
     assert said["gate"]["max_step"] < 100
@@ -132,7 +132,7 @@ def test_a_length_is_proposed_in_the_units_of_the_proposed_clips(heart: Path) ->
 DIGITS = (
     'crypto.clip="auto"',
     "gate.max_step=0.0",
-    'task.ref="test_scales:Normalised"',
+    f'task.ref="{__name__}:Normalised"',
     "training.rounds=4",
     "training.local_epochs=1",
     "training.report_every=0",
@@ -147,7 +147,6 @@ def test_buffers_get_clips_of_their_own() -> None:
     assert clips["0.running_var"] > 1000 * clips["2.running_var"], "one step for both would swallow one of them"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["heart", "digits"])
 def test_nothing_is_swallowed(name: str, tmp_path: Path) -> None:
     """Heart at lr .0001 stood still and was promoted each round; digits with BatchNorm lost all its updates.

@@ -71,7 +71,6 @@ class Heavy:
 KIT = Kit((Statistics(), Updates(), Tallies(), Census()), (Halve(), *STEPS), Heavy())
 
 
-@pytest.mark.slow
 def test_a_purpose_a_step_and_an_optimiser_from_outside_run_a_federation(heart: Path, tmp_path: Path) -> None:
     done = simulate(heart, out=tmp_path / "kit", overrides=SHORT, kit=KIT)
     assert done.error is None

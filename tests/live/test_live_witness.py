@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +12,19 @@ import pytest
 from moonflower.federation import processes
 from moonflower.federation.remote import await_ready
 from moonflower.server.records.verify import verify
-from support import PATIENCE_S, SUPPORT
+from support import PATIENCE_S
 from support.forking import VICTIM
 from support.live import Live, undisturbed
 from support.rewrite import rewrite, without_a_refusal
 
-pytestmark = pytest.mark.slow
 FILES = ("moonflower.db", "moonflower.db-wal", "moonflower.db-shm")
 
 
-@pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file that tells a ServerApp what to do; none: it is honest."""
-    return tmp_path_factory.mktemp("evil") / "told"
-
-
-@pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory, told: Path) -> Iterator[Live]:
-    environment = {"PYTHONPATH": str(SUPPORT / "evil"), "MOONFLOWER_TEST_EVIL": str(told)}
-    with Live(tmp_path_factory.mktemp("federation"), environment=environment) as one:
-        one.run()
-        yield one
+@pytest.fixture(scope="module", autouse=True)
+def _witnessed(live: Live) -> None:
+    """The federation's members have witnessed a run."""
+    if not live.events("run_ended"):
+        live.run()
 
 
 def member_log(live: Live, name: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -75,7 +66,7 @@ def test_every_members_checkpoint_is_in_the_servers_log(live: Live, tmp_path: Pa
 
 
 def test_one_member_that_is_shown_a_fork_says_so_and_trains_no_more(live: Live, told: Path) -> None:
-    since, model = len(live.log()), live.remote.runs()
+    since = len(live.log())
     told.write_text(f"fork:0:{VICTIM}")
     try:
         shown = live.run("training.seed=8")
@@ -88,7 +79,6 @@ def test_one_member_that_is_shown_a_fork_says_so_and_trains_no_more(live: Live, 
     assert said.returncode == 1
     fork = json.loads(said.stdout)["fork"]
     assert fork["held"].splitlines()[0] == fork["shown"].splitlines()[0] == "moonflower/heart"
-    assert len(model) == 1
     again = live.run("training.seed=7")
     assert (again["status"], again["code"]) == ("done", ""), "an honest coordinator goes on with it"
 
@@ -99,23 +89,35 @@ HOSTILE = {
     "leave-out": ("answer_refused", "open.list", 1),
     "shift": ("opening_refused", "open.tau", 4),
 }
+HOSTILE_ROUNDS = f"training.rounds={1 + len(HOSTILE)}"
 
 
-@pytest.mark.parametrize("kind", HOSTILE)
-def test_what_a_hostile_coordinator_asks_for_is_not_done(live: Live, told: Path, kind: str) -> None:
-    """Members refuse, and the round is repeated: the model is that of an honest run."""
-    event, code, times = HOSTILE[kind]
+@pytest.fixture(scope="module")
+def hostile(live: Live, told: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A run whose coordinator asks for something else in every round but the first, and what the log says of it."""
     since = len(live.log())
-    told.write_text(f"{kind}:2:{VICTIM}")
+    told.write_text("\n".join(f"{kind}:{number}:{VICTIM}" for number, kind in enumerate(HOSTILE, 2)))
     try:
-        shown = live.run()
+        shown = live.run(HOSTILE_ROUNDS)
     finally:
         told.unlink()
+    return shown, live.log()[since:]
+
+
+def test_members_of_a_hostile_coordinator_make_the_model_of_an_honest_run(live: Live, hostile: Any) -> None:
+    shown, _ = hostile
     assert (shown["status"], shown["code"]) == ("done", "")
-    assert shown["result"]["model"]["sha256"] == undisturbed(live)
-    refused = live.events(event, since)
-    assert [entry["code"] for entry in refused] == [code] * times
-    assert len(live.events("failed", since)) == 1
+    assert shown["result"]["model"]["sha256"] == undisturbed(live, HOSTILE_ROUNDS)
+
+
+@pytest.mark.parametrize(("planned", "kind"), [*enumerate(HOSTILE, 2)])
+def test_what_a_hostile_coordinator_asks_for_is_not_done(hostile: Any, planned: int, kind: str) -> None:
+    """Members refuse, and the round is repeated."""
+    (event, code, times), (_, log) = HOSTILE[kind], hostile
+    numbers = [e["number"] for e in log if e["event"] == "round_began" and e["details"]["round"] == planned]
+    assert len(numbers) == 2
+    assert [e["code"] for e in log if e["event"] == event and e["number"] == numbers[0]] == [code] * times
+    assert [e["number"] for e in log if e["event"] == "failed" and e["number"] in numbers] == numbers[:1]
 
 
 def test_a_history_that_was_rewritten_is_found_by_everybody(live: Live) -> None:

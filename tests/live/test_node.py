@@ -64,7 +64,6 @@ from support import CONFIGS, PATIENCE_S, SUPPORT
 from support.circles import enrolment, lives_in
 from support.superlink import Run, SuperLink, client_config, superlink, wait_for
 
-pytestmark = pytest.mark.slow
 HERE = SUPPORT.parent
 TROUBLE = {"www-authenticate": "DPoP"}
 

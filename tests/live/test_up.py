@@ -16,7 +16,6 @@ from moonflower.server.records.verify import verify
 from support import CONFIGS, PATIENCE_S
 from support.live import everywhere, family
 
-pytestmark = pytest.mark.slow
 FEW = ["training.rounds=2", "training.report_every=0"]
 SET = [word for one in FEW for word in ("--set", one)]
 LINE = processes.command("up", CONFIGS / "heart.toml", *SET)

@@ -8,50 +8,35 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 from joserfc.jwk import ECKey
 
+from support import peers
+
 HERE = Path(__file__).parent / "idp_npm"
-INSTALL_S = 120
 READY_S = 30
 
 
 @functools.cache
 def installed() -> Path:
-    """Return a folder with idp.mjs and what it needs; skips the test where that cannot be had."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("node and npm are not installed; they run the authorization server of this test")
-    # One folder for all sessions of this user and this version: installing takes seconds, and needs the registry.
+    """Return a folder with idp.mjs and what it needs."""
     mark = hashlib.sha256((HERE / "package.json").read_bytes()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"moonflower-idp-{os.getuid()}-{mark}"
-    if not (folder / "installed").exists():
-        beside = Path(tempfile.mkdtemp(prefix="moonflower-idp-"))
-        shutil.copy(HERE / "package.json", beside)
-        command = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
-        try:
-            done = subprocess.run(command, cwd=beside, capture_output=True, text=True, timeout=INSTALL_S, check=False)
-        except subprocess.TimeoutExpired:
-            pytest.skip(f"npm did not install oidc-provider within {INSTALL_S} s")
-        if done.returncode:
-            pytest.skip(f"npm could not install oidc-provider: {done.stderr.strip()[-200:]}")
-        (beside / "installed").touch()
-        try:
-            beside.rename(folder)
-        except OSError:  # another session was faster
-            shutil.rmtree(beside, ignore_errors=True)
-    if folder.stat().st_uid != os.getuid():
-        pytest.skip(f"{folder} belongs to somebody else, whose programs are not run here")
+
+    def install(folder: Path) -> None:
+        if shutil.which("node") is None:
+            peers.missing("node is not installed; it runs the authorization server of this test")
+        shutil.copy(HERE / "package.json", folder)
+        peers.done(["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"], folder)
+
+    folder = peers.installed(f"oidc-provider-{mark}", install)
     shutil.copy(HERE / "idp.mjs", folder)
     return folder
 

@@ -7,9 +7,10 @@ import os
 import signal
 import sqlite3
 import subprocess
-import time
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -175,10 +176,15 @@ def within(seconds: float) -> Iterator[None]:
 
 def undisturbed(live: Live, *overrides: str) -> str:
     """Return the digest of the model that a simulation of the same run makes."""
+    return _simulated(live.config, (*live.overrides, *overrides))
+
+
+@cache
+def _simulated(config: Path, overrides: tuple[str, ...]) -> str:
     from moonflower import simulate
 
-    out = live.stage.folder.parent / f"simulated-{time.monotonic_ns()}"
-    done = simulate(live.config, out=out, overrides=(*live.overrides, *overrides))
+    with tempfile.TemporaryDirectory() as folder:
+        done = simulate(config, out=Path(folder) / "simulated", overrides=overrides)
     assert done.error is None
     return str(done.result["model"]["sha256"])
 

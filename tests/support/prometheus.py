@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import time
@@ -11,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 from moonflower.federation import stage as staging
 
-from support import CONFIGS, PATIENCE_S
+from support import CONFIGS, PATIENCE_S, peers
 
 DEPLOY = CONFIGS / "deploy"
 RULES = DEPLOY / "prometheus/alerts.yml"
@@ -24,11 +24,16 @@ START_S = 60.0
 
 
 def found(program: str) -> str:
-    """Return the path of a program of the package, or skip the test."""
-    path = shutil.which(program)
-    if path is None:
-        pytest.skip(f"{program} is not installed: apt-get install --no-install-recommends prometheus")
-    return path
+    """Return the path of a program of Debian's package ``prometheus``: the machine's own, or one unpacked for tests."""
+    return shutil.which(program) or str(peers.installed("prometheus", _unpack) / "usr/bin" / program)
+
+
+def _unpack(folder: Path) -> None:
+    if os.geteuid() == 0:
+        peers.done(["apt-get", "update", "-qq"], folder)
+    peers.done(["apt-get", "download", "prometheus"], folder)
+    (package,) = folder.glob("*.deb")
+    peers.done(["dpkg-deb", "-x", package.name, "."], folder)
 
 
 def promtool(*arguments: str | Path, stdin: str = "", folder: Path = RULES.parent) -> str:

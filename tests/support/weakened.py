@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 import tempfile
 import textwrap
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
+
+from support import memory
 
 Weaken = Callable[[pytest.MonkeyPatch], None]
 
 
 def in_memory() -> tempfile.TemporaryDirectory[str]:
-    """Return a folder of an example's own: databases are synced with every commit, on a disk most of its time."""
-    quick = Path("/dev/shm")
-    return tempfile.TemporaryDirectory(prefix="machine-", dir=quick if os.access(quick, os.W_OK) else None)
+    """Return a folder of an example's own."""
+    memory.use()
+    return tempfile.TemporaryDirectory(prefix="machine-")
 
 
 def without(owner: Any, name: str, check: str, instead: str) -> Weaken:

@@ -1,6 +1,7 @@
 """Makes the ServerApp of a test dishonest: Python imports this at its start where PYTHONPATH holds this folder.
 
-``MOONFLOWER_TEST_EVIL`` names a file; what it says when a ServerApp starts is what that one does.
+``MOONFLOWER_TEST_EVIL`` names a file with drills, a line each: ``kind:round:member``. A ServerApp that starts while the
+file is there carries them out.
 """
 
 import os
@@ -10,8 +11,8 @@ from pathlib import Path
 _TOLD = Path(os.environ.get("MOONFLOWER_TEST_EVIL", ""))
 if any("serverapp" in word for word in sys.argv) and _TOLD.is_file():
     sys.path.append(str(Path(__file__).parents[2]))
-    _kind, _number, _member = _TOLD.read_text().split(":")
-    if _kind == "fork":
+    _drills = [line.split(":") for line in _TOLD.read_text().splitlines()]
+    if _drills[0][0] == "fork":
         import moonflower.server.coordinator
         from support import forking
 
@@ -20,5 +21,5 @@ if any("serverapp" in word for word in sys.argv) and _TOLD.is_file():
         import moonflower.server.live
         from moonflower.federation.drills.hostile_coordinator import DrilledCoordinator
 
-        DrilledCoordinator.drills = {int(_number): (_kind, _member)}
+        DrilledCoordinator.drills = {int(number): (kind, member) for kind, number, member in _drills}
         moonflower.server.live.Coordinator = DrilledCoordinator

@@ -26,7 +26,7 @@ from moonflower.server.records.models import Models
 from numpy.typing import NDArray
 from torch import nn
 
-REF = "test_frozen:Mixed"
+REF = f"{__name__}:Mixed"
 SCHEMA = Schema((Numeric("x", 0, 10), Numeric("z", 0, 1)), Label("y", (0, 1)))
 KEPT = ["0.bias", "0.weight", "1.num_batches_tracked", "small", "table"]
 

@@ -442,7 +442,6 @@ print(sealing, peak() - before)
 """
 
 
-@pytest.mark.slow
 def test_ten_million_parameters_fit_in_six_times_their_vector_at_a_member() -> None:
     command = [sys.executable, "-c", MEMBER_MEMORY]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=dict(os.environ))

@@ -328,7 +328,7 @@ def statement(**changes: Any) -> Statement:
 
 def model_card(said: Statement | None = None, signers: tuple[str, ...] = NAMES, **changes: Any) -> dict[str, Any]:
     """A card with all that :func:`check` looks at; members are those of ``protocol.py``, approvers on their cards."""
-    from approvers import with_approvers
+    from support.approvers import with_approvers
 
     said = said or statement()
     held = [with_approvers(identity(name), board=f"{name}'s board") for name in NAMES]

@@ -1,48 +1,19 @@
-"""Alert rules, dashboard and runbook: against each other, by promtool, and by a real Prometheus on a real run."""
+"""Our rules by promtool, and a real Prometheus that watches a federation of real processes."""
 
 from __future__ import annotations
 
-import json
-import re
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any
 
 import httpx
 import pytest
-import yaml
 from moonflower.federation import stage as staging
 from moonflower.server.watch.catalogue import CATALOGUE, PREFIX
-from support import ROOT
 from support.live import Live
-from support.prometheus import DASHBOARD, DEPLOY, RULE_TESTS, RULES, Prometheus, found, prometheus, promtool
-
-NAMES = {one.full_name for one in CATALOGUE}
-SUFFIXES = {one.full_name: ("_bucket", "_sum", "_count") for one in CATALOGUE if one.kind == "histogram"}
-EXPOSED = {f"{name}{end}" for name in NAMES for end in SUFFIXES.get(name, ("",))}
-
-
-def rules() -> list[dict[str, Any]]:
-    (group,) = yaml.safe_load(RULES.read_text())["groups"]
-    return list(group["rules"])
-
-
-def panels() -> list[dict[str, Any]]:
-    return [one for one in json.loads(DASHBOARD.read_text())["panels"] if one["type"] != "row"]
-
-
-def expressions() -> list[tuple[str, str]]:
-    """Return the title of every panel with each of its expressions."""
-    return [(one["title"], target["expr"]) for one in panels() for target in one["targets"]]
-
-
-def used(expression: str) -> set[str]:
-    return set(re.findall(rf"\b{PREFIX}\w+", expression))
-
-
-# Rules
+from support.monitoring import expressions, rules
+from support.prometheus import DEPLOY, RULE_TESTS, RULES, Prometheus, found, prometheus, promtool
 
 
 def test_promtool_takes_rules_and_example() -> None:
@@ -52,72 +23,6 @@ def test_promtool_takes_rules_and_example() -> None:
 
 def test_the_rules_pass_their_tests() -> None:
     assert "SUCCESS" in promtool("test", "rules", RULE_TESTS)
-
-
-def test_every_rule_is_tested_firing_and_silent() -> None:
-    cases = [case for one in yaml.safe_load(RULE_TESTS.read_text())["tests"] for case in one.get("alert_rule_test", ())]
-    for rule in rules():
-        mine = [bool(case["exp_alerts"]) for case in cases if case["alertname"] == rule["alert"]]
-        assert True in mine, rule["alert"]
-        assert False in mine or rule["expr"] == "vector(1)", rule["alert"]
-
-
-@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["alert"])
-def test_every_rule_says_what_to_do(rule: dict[str, Any]) -> None:
-    page = (ROOT / "docs/runbook.md").read_text(encoding="utf-8")
-    assert rule["annotations"].keys() == {"summary", "description", "runbook"}
-    assert rule["annotations"]["runbook"] == f"docs/runbook.md#{rule['alert'].lower()}"
-    assert rule["labels"]["severity"] in ("critical", "warning", "none")
-    _, heading, rest = page.partition(f"\n## {rule['alert']}\n")
-    entry = rest.partition("\n## ")[0]
-    assert heading, "the runbook has no such entry"
-    for part in ("**Means**", "**Do**"):
-        assert part in entry
-    if rule["labels"]["severity"] != "none":
-        assert "**Look at**" in entry
-    assert used(rule["expr"]) <= EXPOSED
-
-
-def test_the_runbook_has_no_alert_that_is_none() -> None:
-    page = (ROOT / "docs/runbook.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^## (Moonflower\w+)$", page, flags=re.M)) == {rule["alert"] for rule in rules()}
-    for name in set(re.findall(rf"`({PREFIX}\w+)`", page)):
-        assert name in NAMES, name
-
-
-# Dashboard
-
-
-def test_the_dashboard_is_well_formed() -> None:
-    board = json.loads(DASHBOARD.read_text())
-    assert board["uid"] == "moonflower"
-    everything = board["panels"]
-    assert len({one["id"] for one in everything}) == len(everything)
-    taken: dict[tuple[int, int], str] = {}
-    for one in everything:
-        place = one["gridPos"]
-        assert place["x"] + place["w"] <= 24, one["title"]
-        for x in range(place["x"], place["x"] + place["w"]):
-            for y in range(place["y"], place["y"] + place["h"]):
-                assert (x, y) not in taken, f"{one['title']} lies on {taken[x, y]}"
-                taken[x, y] = one["title"]
-    variables = {one["name"] for one in board["templating"]["list"]}
-    for one in panels():
-        assert one["targets"], one["title"]
-        assert one["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
-        for target in one["targets"]:
-            assert used(target["expr"]) <= EXPOSED, one["title"]
-            assert 'instance=~"$instance"' in target["expr"], one["title"]
-            assert set(re.findall(r"\$(\w+)", target["expr"])) <= variables | {"__rate_interval"}
-
-
-def test_every_metric_is_shown_or_watched() -> None:
-    seen = {name for _, expression in expressions() for name in used(expression)}
-    seen |= {name for rule in rules() for name in used(rule["expr"])}
-    seen |= {name for name in NAMES if any(f"{name}{end}" in seen for end in SUFFIXES.get(name, ()))}
-    assert NAMES - seen == {f"{PREFIX}round_number", f"{PREFIX}build_info"}, (
-        "the second names the servers to choose from"
-    )
 
 
 # A real run
@@ -145,7 +50,6 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Live, Pr
         yield live, watching, target
 
 
-@pytest.mark.slow
 def test_every_panel_has_data(watched: tuple[Live, Prometheus, str]) -> None:
     _, watching, target = watched
     for title, expression in expressions():
@@ -159,7 +63,6 @@ def test_every_panel_has_data(watched: tuple[Live, Prometheus, str]) -> None:
     assert answers == [target], "the dashboard's choice of servers"
 
 
-@pytest.mark.slow
 def test_on_a_good_run_no_rule_fires_but_the_dead_mans_switch(watched: tuple[Live, Prometheus, str]) -> None:
     _, watching, _ = watched
     (group,) = watching.get("rules")["groups"]
@@ -171,7 +74,6 @@ def test_on_a_good_run_no_rule_fires_but_the_dead_mans_switch(watched: tuple[Liv
     assert firing - disk == {"MoonflowerDeadMansSwitch"}
 
 
-@pytest.mark.slow
 def test_what_prometheus_stored_is_what_the_log_says(watched: tuple[Live, Prometheus, str]) -> None:
     live, watching, target = watched
     watching.wait(f"{PREFIX}log_entries == {len(live.log())}")
@@ -190,7 +92,6 @@ def test_what_prometheus_stored_is_what_the_log_says(watched: tuple[Live, Promet
         assert secret not in text
 
 
-@pytest.mark.slow
 def test_the_public_listener_shows_no_metrics_and_the_other_one_nothing_else(
     watched: tuple[Live, Prometheus, str],
 ) -> None:
@@ -205,7 +106,6 @@ def test_the_public_listener_shows_no_metrics_and_the_other_one_nothing_else(
             httpx.get(f"{url}/metrics", verify=False)
 
 
-@pytest.mark.slow
 def test_counters_go_on_over_a_kill_of_the_server(watched: tuple[Live, Prometheus, str]) -> None:
     live, watching, target = watched
     before = httpx.get(f"http://{target}/metrics").text

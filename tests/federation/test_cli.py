@@ -226,7 +226,6 @@ def test_a_table_that_is_none(refused: Any, tmp_path: Path) -> None:
         refused("simulate", heart_with(tmp_path, content, name), says=says)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kept", ["one row", "three rows", "one class"])
 def test_a_small_member_still_takes_part(cli: Cli, tmp_path: Path, kept: str) -> None:
     head, *rows = lines()
@@ -506,7 +505,6 @@ def test_a_closed_or_short_pipe_is_no_error(done: Path) -> None:
         assert (ended.returncode, ended.stderr) == (0, "")
 
 
-@pytest.mark.slow
 def test_a_normal_run_says_nothing_but_its_result(tmp_path: Path) -> None:
     """No warning of a library reaches the terminal; a pipe that closes after the first line is no error."""
     command = " ".join(moonflower("simulate", HEART, *SHORT, "--out", tmp_path / "o")) + " | head -1"
@@ -516,7 +514,6 @@ def test_a_normal_run_says_nothing_but_its_result(tmp_path: Path) -> None:
     assert (tmp_path / "o" / "report.html").is_file()
 
 
-@pytest.mark.slow
 def test_ctrl_c_in_the_middle_of_a_run(tmp_path: Path) -> None:
     command = moonflower("simulate", HEART, "--json", "--out", tmp_path / "o")
     command += ["--set", "training.rounds=100000", "--set", "gate.patience=1000"]

@@ -576,7 +576,6 @@ class Anything(RuleBasedStateMachine):
         assert (now.sha256 if now else None, self.shelf.after) == (current, after)
 
 
-@pytest.mark.slow
 def test_any_sequence_of_decisions() -> None:
     limits = settings(max_examples=25, stateful_step_count=20, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(Anything, settings=limits)

@@ -32,7 +32,6 @@ from support import ROOT
 from support.federation import Federation, without_update
 from support.federation import cast as heart_cast
 from support.gateway import HERE, PULL, Door, door, run
-from support.prometheus import promtool
 
 __all__ = ["door"]  # a fixture
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -476,12 +475,6 @@ def test_an_empty_state_has_metrics_too(tmp_path: Path) -> None:
 
 
 # What they look like, and what is not in them
-
-
-def test_promtool_finds_nothing_to_say(federation: Federation) -> None:
-    process = Process(lambda: frozenset(federation.pins.values()), lambda: 3, lambda: {"auth.scope": 2})
-    text = generate_latest(registry(Metrics(federation.state, process))).decode()
-    assert promtool("check", "metrics", stdin=text) == ""
 
 
 def test_the_documented_metrics_are_the_real_ones() -> None:

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from support.office import Office, chromium
 
-pytestmark = pytest.mark.slow
 PAGES = ("overview", "rounds", "members", "models", "models/3", "log")
 WAIT_MS = 60_000
 

@@ -61,7 +61,6 @@ def test_many_members_with_many_parameters_are_not_measured() -> None:
         ours(1_000_001, 1, members=64)
 
 
-@pytest.mark.slow
 def test_a_bench_gives_every_row_or_says_why_not() -> None:
     result = measure.bench([(20_000, 4)], None, lambda _: None)
     named = {row["scheme"] for row in result["rows"]} | {item["scheme"] for item in result["skipped"]}

@@ -44,8 +44,6 @@ from moonflower.server.records.state import State
 from moonflower.server.records.verify import verify
 from support import CONFIGS
 
-pytestmark = pytest.mark.slow
-
 ISSUER = "https://idp.example.org"
 SITES = {"cleveland": "Cleveland", "hungary": "Hungary", "switzerland": "Switzerland", "long-beach": "VA Long Beach"}
 THREE = ("cleveland", "hungary", "switzerland")

@@ -1,0 +1,49 @@
+"""One federation of real processes that stands for all tests that leave it whole.
+
+Tests that use it are in one group, so that one worker runs them, one after the other, on one federation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import SUPPORT
+from support.approving import Approvers, approvers_of
+from support.live import Live
+
+STANDING = "standing"
+
+
+@pytest.fixture(scope="session")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that tells a ServerApp of the standing federation what to do; where there is none it is honest."""
+    return tmp_path_factory.mktemp("evil") / "told"
+
+
+@pytest.fixture(scope="session")
+def approvers(tmp_path_factory: pytest.TempPathFactory, told: Path) -> Iterator[Approvers]:
+    """The standing federation, with the approvers of two of its members."""
+    folder = tmp_path_factory.mktemp("live")
+    short = {"issuer": {"token_ttl_s": 5}, "oauth": {"leeway_s": 1}, "server": {"keep_envelopes_h": 1}}
+    environment = {"PYTHONPATH": str(SUPPORT / "evil"), "MOONFLOWER_TEST_EVIL": str(told)}
+    slow = "training.train_timeout_s=20"  # a member that is connected and takes longer is named
+    whole = Live(folder / "up", slow, environment=environment, **short)
+    made = approvers_of(whole, folder)
+    with whole:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def live(approvers: Approvers) -> Live:
+    """The standing federation; every test leaves it whole."""
+    return approvers.live
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what uses the standing federation into its group."""
+    for item in items:
+        if "live" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group(STANDING))
