@@ -200,7 +200,7 @@ class NodeSettings(FloorSettings):
     log_format: LogFormat = Field("console", description='of the own log: "console" for people, "json" for machines')
     isolate: bool = Field(True, description="take the network away from the process that holds the data")
     poll_s: float = Field(0.2, gt=0, le=60, description="between two looks for work while there is some")
-    idle_poll_s: float = Field(2.0, gt=0, le=600, description="between two looks after a minute without work")
+    idle_poll_s: float = Field(2.0, gt=0, le=600, description="between two looks at most; without work they get rarer")
 
 
 def _signs(text: str) -> str:

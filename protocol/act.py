@@ -163,7 +163,7 @@ def change_words(change: KeyChange) -> str:
 def pin_words(pin: str) -> str:
     """Return the first 96 bits of a pin as six words that can be read out, as proquints (arXiv:0901.4016).
 
-    >>> pin_words("f0AAAQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")
+    >>> pin_words("fwAAAQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")
     'lusab-babad-babab-babab-babab-babab'
     """
     data = base64.urlsafe_b64decode(pin + "=")[:_WORD_BYTES]

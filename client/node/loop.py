@@ -51,8 +51,8 @@ logger = logging.getLogger(__name__)
 
 ASKED, WRONG, BROKEN, REFUSED = 0, 2, os.EX_TEMPFAIL, os.EX_NOPERM
 SCOPE = "fl:train"
-BUSY_S = 60.0
-"""So long after the start or a message the node looks for the next one at the quick pace."""
+SLOWER = 0.1
+"""The next look comes after this part of the time without work: a wait gets a tenth longer at most."""
 SLACK_S = 60.0
 """What a message may take beyond the training time that the member's floor allows."""
 LINGER_S = 1.0
@@ -69,8 +69,8 @@ class Node:
         stop: set by whoever wants the node to end.
         digest: of the app bundle that is installed here.
         limit_s: what a message may take in the worker.
-        poll_s: between two looks for work while there is some.
-        idle_poll_s: and after a minute without.
+        poll_s: between two looks for work while there is some; the longer there is none, the rarer.
+        idle_poll_s: between two looks at most.
         state: folder for the sign of life, or None.
     """
 
@@ -141,8 +141,8 @@ class Node:
                 self._pause(failed)
                 continue
             self._mind_worker()
-            every = self._poll_s if time.monotonic() - busy < BUSY_S else self._idle_poll_s
-            self._stop.wait(max(0.0, every - (time.monotonic() - began)))
+            every = max(self._poll_s, SLOWER * (time.monotonic() - busy))
+            self._stop.wait(max(0.0, min(every, self._idle_poll_s) - (time.monotonic() - began)))
 
     def step(self) -> bool:
         """Handle the next message; return whether there was one."""

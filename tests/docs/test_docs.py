@@ -26,9 +26,20 @@ from moonflower.protocol.messages import SHARED
 from moonflower.protocol.statement import Statement
 from moonflower.server.records.log import EVENTS
 from support import ROOT
-from support.pages import CODE, PAGES, PROTOCOL, anchors, command, documented_codes, page_id, rows, section, ticked
+from support.pages import (
+    CODE,
+    PAGES,
+    PROTOCOL,
+    ROOMS,
+    anchors,
+    command,
+    documented_codes,
+    page_id,
+    rows,
+    section,
+    ticked,
+)
 
-ROOMS = tuple(sorted(one.parent.name for one in ROOT.glob("*/__init__.py") if one.parent.name != "tests"))
 HISTORY = ("CHANGELOG.md", "docs/adr/")  # names files where they lay at that time
 ASGI = frozenset({"http.request", "http.disconnect"})  # kinds of messages, not codes of ours
 

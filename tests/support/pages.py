@@ -12,6 +12,7 @@ from moonflower.__main__ import app
 
 from support import ROOT
 
+ROOMS = tuple(sorted(one.parent.name for one in ROOT.glob("*/__init__.py") if one.parent.name != "tests"))
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "configs/data/README.md"])
 
 PROTOCOL = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")
