@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from moonflower import simulate
 from moonflower.client.learning.calibrate import calibrated, rounded_up
 from moonflower.client.learning.cast import prepare
 from moonflower.client.scales import Floors, scale_of, stretched
-from moonflower.client.tasks.digits import Digits
 from moonflower.configs.settings import CryptoSettings, load_run, parse
 from moonflower.errors import InputError
 from moonflower.federation.proposal import proposal
@@ -21,7 +19,6 @@ from moonflower.protocol.model_version import TensorSpec
 from moonflower.protocol.model_version import parse as parse_version
 from support import CONFIGS
 from support.plain import fedavg, learners_of
-from torch import Tensor, nn
 
 LAYOUT = (
     TensorSpec("0.weight", (2, 3)),
@@ -31,19 +28,6 @@ LAYOUT = (
     TensorSpec("2.weight", (1, 2)),
 )
 BUFFERS = frozenset({"1.running_mean", "1.running_var"})
-
-
-class Normalised(Digits):
-    """Digits as pixels of 0 to 255, through layers that normalise: their running variances are thousands."""
-
-    def inputs(self, frame: Any, schema: Any, where: str = "data") -> Tensor:
-        return super().inputs(frame, schema, where) * 255
-
-    def model(self, schema: Any, generator: torch.Generator) -> nn.Module:
-        return nn.Sequential(
-            nn.BatchNorm2d(1), nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(4),
-            nn.Flatten(), nn.Linear(32, len(schema.label.classes)),
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -123,7 +107,7 @@ def test_a_length_is_proposed_in_the_units_of_the_proposed_clips(heart: Path) ->
     """A run under one clip measures variances of thousands; beside clips of their own it is another length."""
     one = prepare(heart)
     assert proposal(one, 0.5, None, {})["gate"]["max_step"] == 1.5
-    grouped = prepare(CONFIGS / "digits.toml", (f'task.ref="{__name__}:Normalised"', "crypto.clip=50000.0"))
+    grouped = prepare(CONFIGS / "digits.toml", ('task.ref="support.tasks:Normalised"', "crypto.clip=50000.0"))
     said = proposal(grouped, 6000.0, None, {})
     assert isinstance(said["crypto"]["clip"], dict)
     assert said["gate"]["max_step"] < 100
@@ -132,7 +116,7 @@ def test_a_length_is_proposed_in_the_units_of_the_proposed_clips(heart: Path) ->
 DIGITS = (
     'crypto.clip="auto"',
     "gate.max_step=0.0",
-    f'task.ref="{__name__}:Normalised"',
+    'task.ref="support.tasks:Normalised"',
     "training.rounds=4",
     "training.local_epochs=1",
     "training.report_every=0",

@@ -24,25 +24,12 @@ from moonflower.errors import InputError
 from moonflower.protocol.model_version import Version, build, candidate, marked, parse
 from moonflower.server.records.models import Models
 from numpy.typing import NDArray
+from support.tasks import Mixed
 from torch import nn
 
-REF = f"{__name__}:Mixed"
+REF = "support.tasks:Mixed"
 SCHEMA = Schema((Numeric("x", 0, 10), Numeric("z", 0, 1)), Label("y", (0, 1)))
 KEPT = ["0.bias", "0.weight", "1.num_batches_tracked", "small", "table"]
-
-
-class Mixed(Tabular):
-    """A frozen random layer, batch statistics with their counter, and frozen tensors of other types."""
-
-    def model(self, schema: Schema, generator: torch.Generator) -> nn.Module:
-        width = sum(1 if isinstance(c, Numeric) else len(c.categories) for c in schema.columns)
-        net = nn.Sequential(nn.Linear(width, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
-        net[0].requires_grad_(False)
-        net.register_buffer("table", torch.rand(3) > 0.5)
-        net.register_parameter("small", nn.Parameter(torch.rand(2, 2).half(), requires_grad=False))
-        net.register_buffer("nothing", torch.zeros(0, dtype=torch.int64))
-        net.register_buffer("mask", torch.tensor([0.0, float("nan")]), persistent=False)
-        return net
 
 
 class Drawn(Mixed):
