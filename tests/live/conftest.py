@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support import SUPPORT
 from support.approving import Approvers, approvers_of
-from support.live import Live
+from support.live import Live, three_hospitals
 
 STANDING = "standing"
 
@@ -29,7 +29,7 @@ def approvers(tmp_path_factory: pytest.TempPathFactory, told: Path) -> Iterator[
     short = {"issuer": {"token_ttl_s": 5}, "oauth": {"leeway_s": 1}, "server": {"keep_envelopes_h": 1}}
     environment = {"PYTHONPATH": str(SUPPORT / "evil"), "MOONFLOWER_TEST_EVIL": str(told)}
     slow = "training.train_timeout_s=20"  # a member that is connected and takes longer is named
-    whole = Live(folder / "up", slow, environment=environment, **short)
+    whole = Live(folder / "up", slow, config=three_hospitals(folder), environment=environment, **short)
     made = approvers_of(whole, folder)
     with whole:
         yield made

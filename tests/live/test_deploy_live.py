@@ -33,7 +33,6 @@ from support.deployment import DEPLOY, unit
 from support.live import family
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(bool(cell.possible()), reason=f"no containers here: {cell.possible()}"),
     pytest.mark.skipif(
         platform.machine() != "x86_64" or not filters.NUMBERS.is_file(), reason="no numbers of system calls here"

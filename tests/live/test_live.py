@@ -58,9 +58,9 @@ def test_a_client_that_is_killed_at_any_step_comes_back_and_nothing_is_lost(live
         live.kill(DORA)
         live.start(DORA)
 
-    first = 4  # events of the statistics, one a member
-    train, send_ = ("round_began", 2), ("envelope_accepted", first + 4 * 2 + 2)
-    answer, open_ = ("set_closed", 1 + 4), ("answered", first + 4 * 4 + 3)
+    each = len(live.names)  # events of the statistics, and then of each round
+    train, send_ = ("round_began", 2), ("envelope_accepted", each + each * 2 + 2)
+    answer, open_ = ("set_closed", 1 + 4), ("answered", each + each * 4 + 2)
     shown = live.run("training.rounds=5", at=dict.fromkeys((train, send_, answer, open_), kill))
     check_done(live, shown, undisturbed(live, "training.rounds=5"))
     assert [one["round"] for one in shown["result"]["rounds"]] == [1, 2, 3, 4, 5], "nothing is repeated"
@@ -242,6 +242,7 @@ def test_the_doctor_finds_all_well(live: Live) -> None:
             processes.command("doctor", config, "--json"), capture_output=True, text=True, timeout=PATIENCE_S
         )
         said = json.loads(done.stdout)
-        assert {one["status"] for one in said["checks"]} == {"ok"}, said
+        warned = [one["found"] for one in said["checks"] if one["status"] != "ok"]
+        assert all(one.startswith("the token lives 5 s") for one in warned), "which is as short as this test wants it"
         assert (done.returncode, done.stderr, said["ok"]) == (0, "", True)
         assert "eyJ" not in done.stdout  # how every JWT begins

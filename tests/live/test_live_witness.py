@@ -62,7 +62,7 @@ def test_every_members_checkpoint_is_in_the_servers_log(live: Live, tmp_path: Pa
         timeout=PATIENCE_S,
     )
     assert checked.returncode == 0
-    assert checked.stdout.count("very log") == 4
+    assert checked.stdout.count("very log") == len(live.names)
 
 
 def test_one_member_that_is_shown_a_fork_says_so_and_trains_no_more(live: Live, told: Path) -> None:
@@ -85,9 +85,9 @@ def test_one_member_that_is_shown_a_fork_says_so_and_trains_no_more(live: Live, 
 
 HOSTILE = {
     "split-base": ("envelope_refused", "base.unknown", 1),
-    "fork-list": ("opening_refused", "open.list", 4),
+    "fork-list": ("opening_refused", "open.list", 3),
     "leave-out": ("answer_refused", "open.list", 1),
-    "shift": ("opening_refused", "open.tau", 4),
+    "shift": ("opening_refused", "open.tau", 3),
 }
 HOSTILE_ROUNDS = f"training.rounds={1 + len(HOSTILE)}"
 
@@ -151,7 +151,9 @@ def test_a_history_that_was_rolled_back_is_found_and_a_person_decides(live: Live
     shown = live.run()
     assert (shown["status"], shown["code"]) == ("failed", "audit.fork")
     warned = live.events("warned", since)
-    assert {(entry["member"], entry["code"]) for entry in warned} == {(name, "audit.fork") for name in live.names}
+    assert {(entry["member"], entry["code"]) for entry in warned if "member" in entry} == {
+        (name, "audit.fork") for name in live.names
+    }
 
     def told() -> bool:
         said = [line for line in live.output("server")[said_before:].splitlines() if "holds another history" in line]
