@@ -15,7 +15,6 @@ At the end of each sequence all operators agree on one more circle, and everybod
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import random
 import sys
@@ -25,9 +24,6 @@ from functools import lru_cache
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from moonflower.client.circles import Circles, Own
 from moonflower.client.guard import OwnAnswer
 from moonflower.client.ledger.ledger import Base, Ledger
@@ -39,6 +35,7 @@ from moonflower.errors import Refused
 from moonflower.protocol.act import Act
 from moonflower.protocol.circle import Circle, Farewell, Signature, SignedCircle, Start, sign
 from support.circles import heart_recipe
+from support.keys import identity_of
 from support.protocol import context
 from support.weakened import Weaken, without
 
@@ -49,11 +46,7 @@ LET_GO_DAYS, SIGNATURE_DAYS = 3, 30
 
 @lru_cache
 def identity(name: str, life: int) -> Identity:
-    """Return a member's keys; it has new ones in another life. The same in every process, and so are digests."""
-    seed = hashlib.sha512(f"{name} {life}".encode()).digest()
-    node = ec.derive_private_key(int.from_bytes(seed[:40], "big"), ec.SECP384R1())
-    reading, witness = (cls.from_private_bytes(seed[:32]) for cls in (X25519PrivateKey, Ed25519PrivateKey))
-    return Identity(name, node, reading, witness)
+    return identity_of(name, life)
 
 
 @lru_cache

@@ -28,6 +28,7 @@ from moonflower.server.records.state import State
 from moonflower.server.records.verify import verify
 
 from support import CONFIGS, circles
+from support.keys import identity_of
 
 NAMES = ("Cleveland", "Hungary", "Switzerland", "VA Long Beach")
 
@@ -45,7 +46,7 @@ def cast(*overrides: str) -> simulate.Cast:
 
 @lru_cache
 def identities() -> dict[str, Identity]:
-    return {name: Identity.generate(name) for name in NAMES}
+    return {name: identity_of(name) for name in NAMES}
 
 
 def without_update(name: str, numbers: Callable[[int], bool]) -> Callable[[str, Callable[[], Any]], Any]:
