@@ -509,5 +509,3 @@ WEAKENED = (
     without(Member, "answer_list", "self.held.drop(context.digest)", "pass"),
     without(Models, "record", "db.execute(again", "void = (again"),
 )
-IN_TROUBLE = ()
-"""``test_resume.py`` finds that failures in a row do not end a run, ``test_rules.py`` that somebody is missing."""
