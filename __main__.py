@@ -85,7 +85,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
     help="Organisations train one model together; the coordinator sees sealed updates and their opened mean. "
-    "docs/threat-model.md says against whom moonflower protects, and against whom not.",
+    "docs/threat-model.md says against whom moonflower protects, and against whom it does not.",
 )
 
 

@@ -205,7 +205,7 @@ def nearest(found: str, choices: Iterable[str]) -> str:
     """
     known = sorted(choices)
     if not known:
-        return "there is none to choose from"
+        return "there is nothing to choose from"
     lower = {choice.casefold(): choice for choice in known}
     close = [lower[match] for match in difflib.get_close_matches(found.casefold(), lower, n=1, cutoff=0.5)]
     listing = ", ".join(known if len(known) <= 20 else [*known[:20], "…"])

@@ -122,7 +122,7 @@ class Store:
     def _alone(self) -> Iterator[None]:
         """Take this thread's turn: in memory all threads share one connection, one after the other."""
         if self._held.busy:
-            raise RuntimeError("this thread already holds a connection of the store; use that one")
+            raise RuntimeError("this thread already holds a connection of the store; use that connection")
         with self._turn:
             self._held.busy = True
             try:
@@ -174,7 +174,7 @@ def other_version(version: int) -> str:
     found = f"expected a database of version {USER_VERSION}, got {version}"
     if version > USER_VERSION:
         return f"{found}; install the moonflower that wrote it, or a newer one"
-    way_out = "with the moonflower that wrote it export what you want to keep, then move the file away and start anew"
+    way_out = "export what you want to keep with the moonflower that wrote it, then move the file away and start again"
     return f"{found}; {way_out}"
 
 

@@ -143,7 +143,7 @@ class AnswerSum:
         if len(body) != plan.body_bytes:
             raise Refused("envelope.malformed", f"an answer of {len(body)} bytes, expected {plan.body_bytes}")
         if self.count >= plan.members:
-            raise Refused("envelope.params", f"the sum is planned for {plan.members} answers")
+            raise Refused("envelope.params", f"one answer too many: the sum is planned for {plan.members}")
         packed = np.frombuffer(body, np.uint8, offset=plan.seed_bytes).reshape(plan.chunks, plan.chunk_bytes)
         residues = bits.unpack(packed, plan.degree, plan.modulus_bits)
         if int(residues.max()) >= plan.modulus:

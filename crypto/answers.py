@@ -43,7 +43,7 @@ class AnswerKey:
             raise Refused("circle.key", f"the circle's key has {len(key)} bytes, expected {plan.chunk_bytes}")
         residues = bits.unpack(np.frombuffer(key, np.uint8)[None], plan.degree, plan.modulus_bits)[0]
         if int(residues.max()) >= plan.modulus:
-            raise Refused("circle.key", "the circle's key is no key of the agreed parameters")
+            raise Refused("circle.key", "the circle's key does not fit the agreed parameters")
         self._key = sealing.SealKey(plan, residues)
         sent = np.arange(plan.count, dtype=np.int64) & ((1 << plan.key_bits) - 1)
         words, seeds = self._key.encrypt(_rows(sent, plan))
@@ -67,7 +67,7 @@ class AnswerKey:
         """
         plan = self._plan
         if len(total) != plan.total_bytes or any(len(one) != plan.seed_bytes for one in seeds):
-            raise Refused("open.key", "the sum of answers, or the seeds of one, are not as long as planned")
+            raise Refused("open.key", "the sum of answers, or one answer's seeds, do not have the planned length")
         if len(seeds) != plan.members:
             raise Refused("open.key", f"{len(seeds)} answers, expected {plan.members}")
         packed = np.frombuffer(total, np.uint8).reshape(plan.chunks, plan.chunk_bytes)

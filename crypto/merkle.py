@@ -43,7 +43,7 @@ class Frontier:
 
     def __post_init__(self) -> None:
         if self.size < 0 or len(self.nodes) != self.size.bit_count():
-            raise ValueError(f"a tree of size {self.size} with {len(self.nodes)} subtrees; expected one for each bit")
+            raise ValueError(f"a tree of size {self.size} with {len(self.nodes)} subtrees; expected one per set bit")
 
     def append(self, leaf: bytes) -> Frontier:
         """Return the frontier with one more leaf hash; O(log n)."""

@@ -80,7 +80,7 @@ def mask(plan: Plan, private: bytes, own: str, others: Mapping[str, bytes], head
     """
     places = {order(name) for name in (own, *others)}
     if len(places) != len(others) + 1 or not others:
-        raise ValueError("two members of a sum share a name, or there is one alone")
+        raise ValueError("two members of a sum share a name, or there is only one member")
     key = X25519PrivateKey.from_private_bytes(private)
     found = np.zeros(plan.degree, dtype=np.uint16)
     for name, public in others.items():

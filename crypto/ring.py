@@ -44,7 +44,7 @@ class Prime:
 
     def __init__(self, modulus: int, degree: int) -> None:
         if modulus.bit_length() > MAX_PRIME_BITS or modulus % (2 * degree) != 1 or degree > 8192:
-            raise ValueError(f"{modulus} is no modulus of a ring of degree {degree}")
+            raise ValueError(f"{modulus} is not a modulus of a ring of degree {degree}")
         self.modulus, self.degree, self._p = modulus, degree, np.int64(modulus)
         self._once, self._twice = np.uint64(modulus), np.uint64(2 * modulus)
         self._inverse = 1.0 / modulus

@@ -157,7 +157,7 @@ class Sum:
             Refused: ``envelope.malformed``; ``envelope.params``: more summands than planned.
         """
         if self.count >= self._plan.members:
-            raise Refused("envelope.params", f"the sum is planned for {self._plan.members} members")
+            raise Refused("envelope.params", f"one summand too many: the sum is planned for {self._plan.members}")
         for total, residues in zip(self._totals, residues_of(self._plan, body, self._lanes), strict=True):
             total += residues
         self.count += 1
@@ -182,7 +182,7 @@ def open_total(plan: Plan, context: str, key_sum: Ints, total: bytes, lanes: int
         Refused: ``envelope.malformed``; ``open.key``: K is not the sum of the keys, or the total not that of vectors.
     """
     if key_sum.shape != (plan.degree,) or int(np.abs(key_sum).max()) > BOUND * plan.members:
-        raise Refused("open.key", "the sum of keys is larger than so many keys can make it")
+        raise Refused("open.key", f"the sum of keys is larger than {plan.members} keys can be")
     residues = residues_of(plan, total, lanes)
     work = _Work(plan, context, lanes)
     keys = [p.ntt(p.reduce(key_sum)[:, None])[:, 0] for p in work.rings]
@@ -195,10 +195,10 @@ def open_total(plan: Plan, context: str, key_sum: Ints, total: bytes, lanes: int
             parts.append(p.reduce(x)[work.used(chunks)])
         found, noise = _split(plan, _joined(work.rings, parts))
         if int(noise.max(initial=0)) > 2 * BOUND * plan.members:
-            raise Refused("open.key", "the noise of the opened sum is larger than so many errors can make it")
+            raise Refused("open.key", f"the noise is larger than {plan.members} errors can be")
         data = work.data(chunks)
         if found[data:].any():
-            raise Refused("open.key", "a coefficient that must be zero is not")
+            raise Refused("open.key", "a coefficient of the opened sum that must be zero is not")
         count = min(lanes - chunks.start * plan.degree * plan.lanes, data * plan.lanes)
         opened += _lanes(found[:data], count, np.uint32 if plan.lane_bits <= 32 else np.uint64)
     return (block.astype(np.int64) for block in opened)
@@ -347,7 +347,7 @@ def _lanes(found: Words, count: int, kind: type[np.uint32 | np.uint64]) -> list[
     """
     flat = found.reshape(-1)
     if flat[max(count, 0) :].any():
-        raise Refused("open.key", "a lane that must be empty is not")
+        raise Refused("open.key", "a lane of the opened sum that must be empty is not")
     return [flat[:count].astype(kind)] if count > 0 else []
 
 

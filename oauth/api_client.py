@@ -34,7 +34,9 @@ class ApiClient:
             try:
                 verify = ssl.create_default_context(cafile=ca)
             except (OSError, ssl.SSLError) as error:
-                raise InputError("config.file", f"ca = {ca}: not a readable CA: {error}") from None
+                raise InputError(
+                    "config.file", f"ca = {ca}: expected a readable CA certificate in PEM: {error}"
+                ) from None
         outside = not is_loopback(urlsplit(server).hostname or "")  # a proxy is for the way out
         self._http = httpx.Client(base_url=server, auth=auth, verify=verify, timeout=TIMEOUT_S, trust_env=outside)
 
@@ -54,7 +56,7 @@ class ApiClient:
         except ValueError:
             said = None
         if not isinstance(said, dict):
-            raise Refused(UNREACHABLE, f"the server said {reply.status_code}: no answer of ours")
+            raise Refused(UNREACHABLE, f"the server said {reply.status_code}, without the expected JSON object")
         return said
 
     def send(self, method: str, path: str, **more: Any) -> httpx.Response:

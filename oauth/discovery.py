@@ -43,7 +43,7 @@ def tls(ca: Path | None) -> ssl.SSLContext | bool:
     try:
         return ssl.create_default_context(cafile=str(ca))
     except OSError as error:  # ssl.SSLError is one
-        raise InputError("config.file", f"ca {ca} is no certificate in PEM that can be read") from error
+        raise InputError("config.file", f"ca {ca} is not a readable certificate in PEM") from error
 
 
 def client(issuer: str, ca: Path | None) -> httpx.Client:
@@ -146,7 +146,7 @@ def endpoint(metadata: dict[str, Any], name: str) -> str:
         parts, host = urlsplit(""), ""
     safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))
     if not safe or not host or parts.username is not None or parts.fragment:
-        raise MetadataRefused("auth.issuer_metadata", f"the issuer's {name} is no https address")
+        raise MetadataRefused("auth.issuer_metadata", f"the issuer's {name} is not an https address")
     return str(url)
 
 

@@ -130,7 +130,7 @@ class Proofs:
             if not _same(jws.claims.get("ath"), expected):
                 raise _refused("auth.dpop_ath", "the DPoP proof is for another token")
         if jkt is not None and not _same(key.thumbprint, jkt):
-            raise TokenRefused("auth.dpop_binding", "the token is bound to another key than the DPoP proof's")
+            raise TokenRefused("auth.dpop_binding", "the token is bound to a key other than the DPoP proof's")
         if self._nonces is not None and not self._nonces.good(jws.claims.get("nonce")):
             raise TokenRefused(
                 "auth.dpop_nonce",
@@ -171,7 +171,7 @@ class Proofs:
     def _key(self, jwk: Any) -> VerificationKey:
         """Return the key of a proof; importing one costs as much as a signature, so the latest are kept."""
         if not isinstance(jwk, dict) or jwk.keys() - {"kty", "crv", "x", "y"}:
-            raise ValueError("a proof's key has its required members and no others")
+            raise ValueError("expected a key with exactly its required members")
         name = thumbprint(jwk)
         with self._lock:
             if name in self._keys:

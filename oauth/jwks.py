@@ -120,7 +120,9 @@ def _keys(data: bytes) -> dict[str, tuple[VerificationKey, ...]]:
     """
     listed = document(data).get("keys")
     if not isinstance(listed, list) or len(listed) > MAX_KEYS:
-        raise IssuerUnreachable("auth.issuer_unreachable", f"the issuer's keys are no list of at most {MAX_KEYS}")
+        raise IssuerUnreachable(
+            "auth.issuer_unreachable", f"expected a list of at most {MAX_KEYS} keys from the issuer"
+        )
     found: dict[str, tuple[VerificationKey, ...]] = {}
     for jwk in listed:
         try:

@@ -79,7 +79,9 @@ def load_key(path: Path) -> SigningKey:
         return private_key(json.loads(data))
     except (ValueError, RecursionError) as error:
         raise InputError(
-            "config.key", f"key {path} is no private JWK", hint="the public half is for the issuer"
+            "config.key",
+            f"key {path} is not a private JWK",
+            hint="the private half belongs here, the public half at the issuer",
         ) from error
 
 

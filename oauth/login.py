@@ -156,16 +156,18 @@ class TokenSource:
             raise LoginRefused(
                 "auth.client_refused",
                 f"the issuer gives {self._settings.client_id!r} no token: {status} {said}".rstrip() + self._skew,
-                hint="ask whoever runs the issuer whether client, key, scope and audience are registered there",
+                hint="ask the issuer's administrator whether client, key, scope and audience are registered there",
             )
         token, kind, life = reply.get("access_token"), reply.get("token_type"), reply.get("expires_in", 60)
         wanted = "bearer" if self._key is None else "dpop"
         if not isinstance(kind, str) or kind.lower() != wanted:
             raise LoginRefused("auth.client_refused", f"the issuer's token is not of the type {wanted}")
         if not isinstance(token, str) or not _TOKEN.fullmatch(token):
-            raise LoginRefused("auth.client_refused", "the issuer's token is no token")
+            raise LoginRefused("auth.client_refused", "the issuer's access_token is missing or malformed")
         if isinstance(life, bool) or not isinstance(life, int | float) or not 0 < life <= 86400:
-            raise LoginRefused("auth.client_refused", "the issuer's token has no life between 0 and 86400 s")
+            raise LoginRefused(
+                "auth.client_refused", "the issuer's expires_in is not a time of more than 0 and at most 86400 s"
+            )
         return token, float(life)
 
     def _described(self) -> dict[str, Any]:

@@ -45,9 +45,11 @@ class Profile:
         if not named or "sub" not in claims:
             raise TokenRefused("auth.client_missing", "the token does not name its client and subject")
         if not all(isinstance(name, str) and 0 < len(name) <= 256 for name in [*named, claims["sub"]]):
-            raise TokenRefused("auth.claims_malformed", "the token's client or subject is no name")
+            raise TokenRefused(
+                "auth.claims_malformed", "the token's client or subject is not a name of 1 to 256 characters"
+            )
         if len(set(named)) > 1:
-            raise TokenRefused("auth.claims_malformed", "the token names two clients")
+            raise TokenRefused("auth.claims_malformed", "the token names more than one client")
         return str(named[0])
 
     def granted(self, claims: Mapping[str, Any]) -> frozenset[str]:

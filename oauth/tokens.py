@@ -158,9 +158,9 @@ class TokenVerifier:
             raise TokenRefused("auth.too_large", f"the token is longer than {MAX_BYTES} bytes")
         principal = self._token(token)
         if principal.jkt is None and self._settings.binding == "dpop":
-            raise TokenRefused("auth.binding_required", "the token is not bound to a key; this server wants DPoP")
+            raise TokenRefused("auth.binding_required", "the token is not bound to a key; this server requires DPoP")
         if principal.jkt not in (None, jkt):
-            raise TokenRefused("auth.dpop_binding", "the token is bound to another key than the DPoP proof's")
+            raise TokenRefused("auth.dpop_binding", "the token is bound to a key other than the DPoP proof's")
         return principal
 
     def _binding(
@@ -171,7 +171,9 @@ class TokenVerifier:
             if given == "dpop":
                 raise TokenRefused("auth.dpop_unbound", "the token is not bound to a key; DPoP needs one that is")
             if self._settings.binding == "dpop":
-                raise TokenRefused("auth.binding_required", "the token is not bound to a key; this server wants DPoP")
+                raise TokenRefused(
+                    "auth.binding_required", "the token is not bound to a key; this server requires DPoP"
+                )
             return lambda: None
         if given != "dpop":
             raise TokenRefused("auth.dpop_downgrade", "the token is bound to a key; expected DPoP, not Bearer")
@@ -208,7 +210,7 @@ class TokenVerifier:
         if _type(header) not in self._profile.types:
             raise TokenRefused("auth.typ_refused", "the token's typ is not that of this issuer's access tokens")
         if claims.get("iss") != self._settings.issuer:
-            raise TokenRefused("auth.issuer_unknown", "the token is of another issuer")
+            raise TokenRefused("auth.issuer_unknown", "the token is from another issuer")
         key = self._signer(header, algorithm, jws)
         starts, expires = self._times(claims)
         self._timely(starts, expires)
@@ -240,7 +242,7 @@ class TokenVerifier:
             return self._keys.find(kid)
         except KeysUnavailable:
             raise TokenRefused(
-                "auth.jwks_unavailable", "the issuer's keys cannot be had; try later", 503, [("Retry-After", "5")]
+                "auth.jwks_unavailable", "the issuer's keys are unavailable; try later", 503, [("Retry-After", "5")]
             ) from None
 
     def _times(self, claims: dict[str, Any]) -> tuple[float, float]:
@@ -248,7 +250,9 @@ class TokenVerifier:
         exp, iat = _seconds(claims.get("exp")), _seconds(claims.get("iat"))
         nbf = _seconds(claims.get("nbf", iat))
         if exp - iat > self._settings.max_lifetime_s:  # and iat is not ahead of us, so exp is not far
-            raise TokenRefused("auth.lifetime_too_long", f"it lives longer than {self._settings.max_lifetime_s} s")
+            raise TokenRefused(
+                "auth.lifetime_too_long", f"the token lives longer than {self._settings.max_lifetime_s} s"
+            )
         return max(iat, nbf), exp
 
     def _timely(self, starts: float, expires: float) -> None:
@@ -293,7 +297,7 @@ def _type(header: dict[str, Any]) -> str | None:
 def _seconds(value: Any) -> float:
     """Return a NumericDate; true is no number, and neither is "soon"."""
     if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e12:
-        raise TokenRefused("auth.claims_malformed", "exp, iat or nbf of the token is missing or no time")
+        raise TokenRefused("auth.claims_malformed", "exp, iat or nbf of the token is missing or not a time")
     return float(value)
 
 
@@ -304,4 +308,4 @@ def _bound_to(claims: dict[str, Any]) -> str | None:
     match claims["cnf"]:
         case {"jkt": str(jkt), **others} if not others:
             return jkt
-    raise TokenRefused("auth.cnf_unknown", "the token is bound in a way that is not known here")
+    raise TokenRefused("auth.cnf_unknown", "the token is bound in a way that this server does not know")

@@ -97,16 +97,16 @@ class Act:
         ]
         said += [f"{change_words(one)}." for one in self.changed if one not in self.lowers and one.key != _DRAW]
         if any(one.key == _DRAW for one in self.changed):
-            said.append("Version 0 is drawn anew, so that no sum was opened over it before.")
+            said.append("Version 0 is drawn anew, so no sum was opened over it before.")
         if self.settings:
             said.append(
-                "A changed recipe gives away what it touches: sums under the old one and under the new one, over the "
-                "same rows, differ in that alone."
+                "A changed recipe gives away what it touches: over the same rows, sums under the old recipe and under "
+                "the new one differ only in that."
             )
         if self.recounts and not self.first:
             said.append(
-                "Rows are counted anew: whoever compares the counts of before and after learns what was added and "
-                "what went, of a single member that joins or leaves its number of rows."
+                "Rows are counted anew: a party that compares the counts before and after learns what was added and "
+                "what was removed. For a single member that joins or leaves, that is its number of rows."
             )
         return said or ["Nothing changes but the number."]
 
@@ -115,24 +115,24 @@ class Act:
             return []
         which, trust = (
             f"sha256:{self.start.sha256}",
-            ("Nobody sees in its numbers whether it was shaped so that the next sums single out rows."),
+            "Its numbers do not show whether it was shaped so that the next sums single out rows.",
         )
         if self.start.imported:
             return [
                 f"IMPORTS A MODEL: runs start from the file {which}, which no sum of this federation made. {trust} "
-                "Trust it as much as whoever made it."
+                "Trust it as much as you trust its maker."
             ]
         if self.first:
             return [
                 f"STARTS FROM A MODEL that members of an earlier circle promoted, {which}; this node saw nothing of "
-                f"that. {trust} Trust it as much as those members."
+                f"that. {trust} Trust it as much as you trust those members."
             ]
         said = [f"Runs start from the version {which}, which all names promoted, with its scaling."]
         if spent:
             said.insert(
                 0,
-                "STARTS WHERE SUMS WERE OPENED: whoever compares them with the sums of this circle can tell what a "
-                "member that joins or leaves, or a changed recipe, adds to them.",
+                "STARTS WHERE SUMS WERE OPENED: a party that compares them with the sums of this circle can tell what "
+                "a joining or leaving member, or a changed recipe, adds to them.",
             )
         return said
 
@@ -156,7 +156,7 @@ def change_words(change: KeyChange) -> str:
     if change.before is None and change.key.startswith("schema."):
         return f"{change.key}: {_value(change.after)} is new"
     if change.after is None and change.key.startswith("schema."):
-        return f"{change.key}: {_value(change.before)} goes"
+        return f"{change.key}: {_value(change.before)} is removed"
     return f"{change.key}: {_value(change.before)} becomes {_value(change.after)}"
 
 

@@ -68,7 +68,7 @@ class AnswerDocument:
         except (ValueError, TypeError, KeyError, AttributeError):
             good = False
         if not good:
-            raise Refused("open.list", "an answer's document is malformed")
+            raise Refused("open.list", "malformed answer document")
         return found
 
 
@@ -100,5 +100,5 @@ class SignedAnswer:
             raise Refused("envelope.signature", f"the answer is not signed by the node key of {card.name!r}")
         found = AnswerDocument.parse(self.data)
         if (found.context, found.headers, found.total) != (context, headers, total):
-            raise Refused("open.list", f"{card.name!r} answered another context, list or total")
+            raise Refused("open.list", f"{card.name!r} answered for another context, list or total")
         return found

@@ -26,8 +26,8 @@ ACTIONS: tuple[Action, ...] = get_args(Action)
 MAX_DECISION_BYTES = 4096
 MAX_REASON = 200
 REASON_HELP = (
-    f"It stands in the log for good, for all members to read: at most {MAX_REASON} characters, no person's name, "
-    "no address, no number or date that tells who somebody is."
+    f"It stays in the log permanently and all members can read it: at most {MAX_REASON} characters, no person's name, "
+    "no address, and no number or date that identifies a person."
 )
 _MAX_NAME = 256
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -87,7 +87,7 @@ class Decision:
         except (ValueError, TypeError, AttributeError):
             good = False
         if not good:
-            raise Refused("release.malformed", "this is no decision about a model version")
+            raise Refused("release.malformed", "not a decision about a model version")
         if problem := reason_problem(decision.action, decision.reason):
             raise Refused("release.reason", problem)
         return decision
@@ -140,7 +140,8 @@ class SignedDecision:
         if decision.approver not in known:
             raise Refused(
                 "release.unknown_approver",
-                f"{decision.approver!r} is no approver on the card of a member {decision.member!r} that may take part",
+                f"expected an approver on the card of a member that may take part; got {decision.approver!r} of member "
+                f"{decision.member!r}",
             )
         approver = known[decision.approver]
         if not approver.key.verify("approval", self.data, self.signature):
@@ -184,7 +185,7 @@ def reason_problem(action: str, reason: str) -> str:
     >>> reason_problem("reject", "AUC fell in two hospitals")
     ''
     >>> reason_problem("reject", "ask anna@example.org")
-    'the reason looks like personal data: an @, a date, or six digits in a row; it would stand in the log for good'
+    'the reason looks like personal data: an @, a date, or six digits in a row; it would stay in the log permanently'
     """
     if not reason and action != "approve":
         return f"expected a reason to {action}"
@@ -193,7 +194,7 @@ def reason_problem(action: str, reason: str) -> str:
     if _PERSONAL.search(unicodedata.normalize("NFKC", reason)):  # a full-width @ is one, too
         return (
             "the reason looks like personal data: an @, a date, or six digits in a row; "
-            "it would stand in the log for good"
+            "it would stay in the log permanently"
         )
     return ""
 

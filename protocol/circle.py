@@ -53,7 +53,7 @@ class Start:
         """
         made = cls(str(raw["sha256"]), str(raw["identity"]), bool(raw["imported"]))
         if made.as_dict() != raw or not all(_DIGEST.fullmatch(one) for one in (made.sha256, made.identity)):
-            raise ValueError("no start")
+            raise ValueError("not a start")
         return made
 
     def as_dict(self) -> dict[str, Any]:
@@ -114,9 +114,10 @@ class Circle:
             raise Refused("circle.differs", "two members of the circle share a name or a pin")
         counted = number if counted is None else counted
         if not 1 <= counted <= number <= LAST_NUMBER:
-            raise Refused("circle.differs", f"circle {number} with rows of {counted}; expected 1 to {LAST_NUMBER}")
+            found = f"circle {number} with rows counted in circle {counted}"
+            raise Refused("circle.differs", f"{found}; expected 1 <= counted <= number <= {LAST_NUMBER}")
         if not {*fresh} <= {*pins}:
-            raise Refused("circle.differs", "a new ledger of somebody who is not in the circle")
+            raise Refused("circle.differs", "new_ledgers names a member that is not in the circle")
         return cls(number, members, recipe, counted, fresh, start)
 
     @classmethod
@@ -131,7 +132,7 @@ class Circle:
             pins = {str(name): str(pin) for name, pin in raw["members"]}
             good = (0 < len(name) <= 64 and name.isprintable() and _PIN.fullmatch(pin) for name, pin in pins.items())
             if not all(good):
-                raise ValueError("no name, or no pin")
+                raise ValueError("not a name, or not a pin")
             lost, start = map(str, raw["new_ledgers"]), None if raw["start"] is None else Start.parse(raw["start"])
             made = cls.of(recipe, pins, number=raw["number"], counted=raw["counted"], new_ledgers=lost, start=start)
             if canonical(made.as_dict()) != canonical(raw):
@@ -139,7 +140,9 @@ class Circle:
         except InputError as error:
             raise Refused("circle.differs", str(error)) from None
         except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
-            raise Refused("circle.differs", "what came is no circle") from None
+            raise Refused(
+                "circle.differs", "malformed circle: a field is missing, unknown or of the wrong form"
+            ) from None
         return made
 
     def as_dict(self) -> dict[str, Any]:
@@ -201,7 +204,7 @@ class Circle:
         """
         allowed = self.recipe.training.rounds
         if not (0 <= seed < 2**63 and 1 <= rounds <= allowed):
-            raise Refused("circle.differs", f"training.rounds = {rounds}; expected 1 to {allowed}, the recipe's")
+            raise Refused("circle.differs", f"training.rounds = {rounds}; expected 1 to {allowed}, the recipe's limit")
         whole = self.recipe.as_dict()
         tables = {name: whole[name] for name in ("federation", "task", "crypto", "gate")}
         training = {**whole["training"], "seed": seed, "rounds": rounds}
@@ -242,7 +245,9 @@ class Signature:
             if made.as_dict() != raw:
                 raise ValueError("another spelling")
         except (LookupError, TypeError, ValueError, AttributeError):
-            raise Refused("circle.differs", "what came is no signature") from None
+            raise Refused(
+                "circle.differs", "malformed signature under a circle: expected a key and a signature"
+            ) from None
         return made
 
 
@@ -276,10 +281,10 @@ class SignedCircle:
             Refused: ``circle.differs``.
         """
         if not isinstance(raw, Mapping) or {*raw} != {"circle", "signatures"}:
-            raise Refused("circle.differs", "what came is no circle with its signatures")
+            raise Refused("circle.differs", "malformed circle: expected a circle and its signatures")
         circle, listed = Circle.parse(raw["circle"]), raw["signatures"]
         if not isinstance(listed, Mapping):
-            raise Refused("circle.differs", "what came is no circle with its signatures")
+            raise Refused("circle.differs", "malformed circle: expected a circle and its signatures")
         signatures = {str(name): Signature.parse(one) for name, one in listed.items()}
         for name, one in signatures.items():
             check_signature(circle, name, one)
@@ -300,7 +305,7 @@ def check_signature(circle: Circle, name: str, one: Signature) -> None:
     if circle.pins.get(name) != one.key.pin:
         raise Refused("circle.differs", f"the signature of {name!r} is by a key that the circle does not name")
     if not one.key.verify(_SIGNED, circle.digest.encode(), one.signature):
-        raise Refused("circle.differs", f"the signature of {name!r} is not under circle {circle.number}")
+        raise Refused("circle.differs", f"the signature of {name!r} does not match circle {circle.number}")
 
 
 @dataclass(frozen=True)
@@ -334,7 +339,9 @@ class Farewell:
             if made.as_dict() != raw:
                 raise ValueError("another spelling")
         except (LookupError, TypeError, ValueError):
-            raise Refused("circle.differs", "what came is no farewell") from None
+            raise Refused(
+                "circle.differs", "malformed farewell: expected a circle, a name, a key and a signature"
+            ) from None
         return made
 
     def is_from(self, name: str, pin: str, circle: str) -> bool:
@@ -360,5 +367,5 @@ def _count(members: int) -> str:
 
 def _least(smallest: int) -> str:
     if smallest == 2:
-        return "expected two or more: of one alone the sum is its own update"
-    return f"expected {smallest} or more (min_members); of two, each reads the other's update"
+        return "expected two or more: the sum of one member is its own update"
+    return f"expected {smallest} or more (min_members); in a circle of two, each member reads the other's update"

@@ -56,4 +56,5 @@ class CircleBoard:
                 int(newest),
             )
         except (KeyError, TypeError, ValueError):
-            raise Refused("circle.differs", "the server shows circles in another form") from None
+            expected = "expected living, proposed, farewells and newest"
+            raise Refused("circle.differs", f"the server's list of circles is malformed; {expected}") from None

@@ -86,7 +86,9 @@ class Header:
             version = value.pop("v")
             header = cls(**value)
         except (ValueError, TypeError, KeyError, AttributeError):
-            raise Refused("envelope.malformed", "the header is not canonical") from None
+            raise Refused(
+                "envelope.malformed", "the header is not canonical JSON with the fields of an envelope's header"
+            ) from None
         texts = (header.member, header.run)
         digests = (header.context, header.params, header.body, header.mask)
         numbers = (header.number, header.body_bytes)
@@ -125,7 +127,7 @@ class SignedHeader:
             raise Refused("envelope.signature", f"the header is not signed by the node key of {card.name!r}")
         header = Header.parse(self.data)
         if header.member != card.name:
-            raise Refused("envelope.member", f"the header names another member than {card.name!r}")
+            raise Refused("envelope.member", f"the header names a member other than {card.name!r}")
         return header
 
 
@@ -197,7 +199,8 @@ def split(raw: RawEnvelope) -> tuple[SignedHeader, memoryview]:
         found, expected = data[3:4].decode(errors="replace"), MAGIC[3:].decode()
         raise Refused("envelope.malformed", f"an envelope of format {found}, expected format {expected}")
     if data[:4] != MAGIC or not 0 < length <= MAX_HEADER_BYTES or len(data) < start:
-        raise Refused("envelope.malformed", f"{len(data)} bytes are no envelope")
+        form = f"{MAGIC.decode()}, a header of 1 to {MAX_HEADER_BYTES} bytes and a signature"
+        raise Refused("envelope.malformed", f"not an envelope: {len(data)} bytes, expected {form}")
     return SignedHeader(data[8 : 8 + length], data[8 + length : start]), memoryview(data)[start:]
 
 
@@ -211,19 +214,19 @@ def check(raw: RawEnvelope, card: Card, context: RoundContext, body_bytes: int) 
     signed, body = split(raw)
     header = signed.verify(card)
     if header.params != context.params:
-        raise Refused("envelope.params", "sealed under other crypto parameters")
+        raise Refused("envelope.params", "sealed under crypto parameters other than this round's")
     if (header.number, header.purpose, header.run) != (context.number, context.purpose, context.run):
         raise Refused(
             "envelope.replay",
             f"sealed for {header.purpose} {header.number}, expected {context.purpose} {context.number}",
         )
     if header.context != context.digest:
-        raise Refused("envelope.context", "sealed under another context than this round's")
+        raise Refused("envelope.context", "sealed under a context other than this round's")
     check_public(bytes.fromhex(header.mask), card.name)
     if len(body) != header.body_bytes:
-        raise Refused("envelope.signature", "the body is not as long as the header signs")
+        raise Refused("envelope.signature", f"body of {len(body)} bytes, the signed header says {header.body_bytes}")
     if len(body) != body_bytes:
         raise Refused("envelope.malformed", f"body of {len(body)} bytes, expected {body_bytes}")
     if body_digest(body) != header.body:
-        raise Refused("envelope.signature", "the body is not the one that the header signs")
+        raise Refused("envelope.signature", "the body does not have the digest in the signed header")
     return Envelope(header, signed, body)

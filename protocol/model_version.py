@@ -146,7 +146,8 @@ def _build(
     kept = {name: frozen[name] for name in sorted(frozen)}
     for name, value in kept.items():
         if value.dtype not in _TYPE_OF or not value.size:
-            raise ValueError(f"frozen tensor {name!r} is {value.dtype}{list(value.shape)}; no version can hold that")
+            found = f"frozen tensor {name!r} is {value.dtype}{list(value.shape)}"
+            raise ValueError(f"{found}; expected a tensor that is not empty, of a type in {', '.join(FROZEN_TYPES)}")
     if kept:
         metadata = {**metadata, _FROZEN: canonical(list(kept)).decode()}
     states = [TensorSpec(_STATE + name, vector.shape) for name in sorted(state)]
@@ -161,7 +162,7 @@ def _build(
         raise ValueError(f"two tensors share a name, or one is called __metadata__ or {_STATE}…")
     length = sum(spec.size for spec in layout)
     if {vector.shape, *(one.shape for one in state.values())} != {(length,)}:
-        raise ValueError(f"vector has shape {vector.shape}, the layout holds {length} numbers; so must every state")
+        raise ValueError(f"vector has shape {vector.shape}; expected ({length},) as in the layout, also for states")
     text = canonical(header)
     text += b" " * (-len(text) % 8)
     numbers = [_numbers(vector), *(_numbers(state[name]) for name in sorted(state))]
@@ -199,23 +200,23 @@ def parse(data: bytes) -> Version:
         manifest = json.loads(metadata.pop(_KEY))
         listed = parse_canonical(metadata.pop(_FROZEN).encode()) if _FROZEN in metadata else None
         if metadata not in ({}, _MARK):
-            raise _bad("its metadata holds more than a manifest")
+            raise _bad("its metadata holds more than a manifest and moonflower's marks")
         places = _places(header)
         moving = places[: len(places) - len(listed or ())]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError):
         raise _bad("its header is not a canonical safetensors header with a moonflower manifest") from None
     end = places[-1].end if places else 0
     if not isinstance(manifest, dict) or len(data) != 8 + length + end or length % 8:
-        raise _bad(f"{len(data) - 8 - length} bytes of numbers, the header announces {end}")
+        raise _bad(f"{len(data) - 8 - length} bytes of numbers, its header promises {end}")
     names = [place.spec.name for place in places[len(moving) :]]
     if listed is not None and (listed != sorted(names) or names != listed or not names):
-        raise _bad("the frozen tensors that it lists are not those behind all others, by name")
+        raise _bad("its list of frozen tensors differs from the tensors behind all others, sorted by name")
     own = tuple(place.spec for place in moving if not place.spec.name.startswith(_STATE))
     size = sum(spec.size for spec in own)
     states = [place.spec for place in moving[len(own) :]]
     order = sorted(spec.name for spec in states if spec.shape == (size,) and spec.name.startswith(_STATE))
     if order != [spec.name for spec in states] or any(name.startswith(_STATE) for name in names):
-        raise _bad("an optimiser's state is not as long as its tensors, or not behind them")
+        raise _bad("an optimiser's state does not have the length of its tensors, or does not come after them")
     if any(place.kind != "F32" for place in moving):
         raise _bad("a tensor that travels is not float32")
     numbers = np.frombuffer(data, dtype="<f4", offset=8 + length, count=size * (1 + len(states)))
@@ -247,7 +248,7 @@ def _places(header: Mapping[str, Any]) -> list[_Place]:
             raise _bad(f"tensor {name!r} is empty")
         end = start + np.dtype(FROZEN_TYPES[kind]).itemsize * spec.size
         if canonical(entry) != canonical({"dtype": kind, "shape": spec.shape, "data_offsets": [start, end]}):
-            raise _bad(f"tensor {name!r} is not in place")
+            raise _bad(f"tensor {name!r} does not have the offsets of its type, shape and place")
         places.append(_Place(kind, spec, start, end))
         start = end
     return places
@@ -258,7 +259,7 @@ def _value(data: bytes, begin: int, place: _Place) -> NDArray[Any]:
     kind = np.dtype(FROZEN_TYPES[place.kind])
     flat = np.frombuffer(data, dtype=kind, offset=begin + place.start, count=place.spec.size)
     if kind == np.bool_ and flat.view(np.uint8).max() > 1:
-        raise _bad(f"tensor {place.spec.name!r} holds a truth value that is neither 0 nor 1")
+        raise _bad(f"tensor {place.spec.name!r} holds a boolean that is neither 0 nor 1")
     return flat.reshape(place.spec.shape)
 
 

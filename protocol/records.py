@@ -55,7 +55,7 @@ def attached(kind: type[A], records: RecordDict) -> A:
     try:
         return kind.model_validate(parse_canonical(str(records.config_records["message"][_LOG]).encode()))
     except (KeyError, ValueError):
-        raise Refused("audit.missing", "the message shows nothing of the log") from None
+        raise Refused("audit.missing", "the message carries nothing about the log, or in another form") from None
 
 
 def to_records(body: Body) -> RecordDict:
@@ -146,7 +146,7 @@ def _pieces(config: Mapping[str, Any], arrays: Mapping[str, Array]) -> dict[str,
     small = {name: value for name, value in config.items() if name not in (_KIND, _JSON, _LOG)}
     large = {array.stype: array.data for name, array in arrays.items() if array.stype == name}
     if len(large) < len(arrays) or {*small} & {*large} or not all(isinstance(data, bytes) for data in small.values()):
-        return {"pieces of another form": b""}
+        return {"malformed pieces": b""}
     return small | large
 
 
@@ -162,12 +162,12 @@ def _split(whole: bytes, sizes: Mapping[str, Any]) -> dict[str, bytes | dict[str
     def take(size: Any) -> bytes:
         nonlocal at
         if type(size) is not int or size < 0:
-            raise Refused("envelope.malformed", "the size of a blob is no whole number")
+            raise Refused("envelope.malformed", "the size of a blob is not a whole number of 0 or more")
         at += size
         return whole[at - size : at]
 
     for name, size in sizes.items():
         fields[name] = {key: take(part) for key, part in size.items()} if isinstance(size, dict) else take(size)
     if at != len(whole):
-        raise Refused("envelope.malformed", f"the blobs' sizes add up to {at} bytes, {len(whole)} came")
+        raise Refused("envelope.malformed", f"the blobs have {len(whole)} bytes together; their sizes add up to {at}")
     return fields

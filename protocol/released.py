@@ -61,7 +61,7 @@ def check(version: Version, card: Any, pins: Mapping[str, str], *, min_approvals
         listed = [] if by is None else list(by["approvals"])
         signed = [SignedDecision.from_dict({name: one[name] for name in ("decision", "signature")}) for one in listed]
     except (Refused, KeyError, TypeError, ValueError, AttributeError):
-        raise Refused("release.malformed", "the model card is not one of moonflower's") from None
+        raise Refused("release.malformed", "not a moonflower model card") from None
     if sha256 != version.sha256:
         raise Refused("release.digest", f"the card is about {sha256!r}, the file is {version.sha256}")
     known = _pinned(cards, pins)
@@ -87,7 +87,7 @@ def _opened(proof: Proof, known: Mapping[str, Card]) -> tuple[Statement, tuple[s
         statement = Statement.parse(proof.statement)
         openers = tuple(name for name in statement.members if name in known)
         if {*proof.words} != {*statement.members}:
-            raise Refused("base.unknown", "not everybody in the sum signed it")
+            raise Refused("base.unknown", "not signed by every member of the sum")
         for name in openers:
             proof.words[name].check(known[name], proof.statement, proof.best)
     except Refused as error:

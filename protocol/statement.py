@@ -199,9 +199,9 @@ class Proof:
         try:
             statement = Statement.parse(self.statement)
         except Refused:
-            raise Refused("base.unknown", "the base's proof holds no statement") from None
+            raise Refused("base.unknown", "the base's proof does not hold a valid statement") from None
         if statement.members != roster.names or {*self.words} != {*roster.names}:
-            raise Refused("base.unknown", "the base's proof does not hold the words of all names")
+            raise Refused("base.unknown", "the base's proof does not hold the signature and vote of every member")
         for card in roster.cards:
             try:
                 self.words[card.name].check(card, self.statement, self.best)
@@ -212,7 +212,7 @@ class Proof:
 
 def _vote(value: Any) -> str:
     if value not in ("", *VOTES):
-        raise ValueError("no vote")
+        raise ValueError("not a vote")
     return str(value)
 
 

@@ -169,7 +169,7 @@ class _Assertions(JWTBearerClientAssertion):
         """Check that the assertion is the client's own, for us, of this minute, and used for the first time."""
         times = [claims.get(name) for name in ("exp", "iat")] + [claims.get("nbf", 0)]
         if not all(isinstance(one, int | float) and not isinstance(one, bool) and abs(one) < 1e12 for one in times):
-            raise InvalidClientError(description="exp, iat or nbf of the client assertion is missing or no time")
+            raise InvalidClientError(description="exp, iat or nbf of the client assertion is missing or not a time")
         exp, iat, nbf = (float(one or 0) for one in times)
         now, named = self._clock(), claims.get("aud")
         if claims.get("iss") != claims.get("sub"):
@@ -206,7 +206,7 @@ class _Grant(ClientCredentialsGrant):
     def validate_requested_scope(self) -> None:
         asked = (self.request.payload.scope or "").split()
         if not asked or not set(asked) <= self.client.scopes:
-            raise InvalidScopeError(description="the client may not have this scope, or named none")
+            raise InvalidScopeError(description="the client may not have this scope, or asked for none")
 
     def create_token_response(self) -> tuple[int, dict[str, Any], Any]:
         token = self.generate_token(scope=self.request.payload.scope, include_refresh_token=False)
@@ -222,7 +222,7 @@ class _CodeGrant(AuthorizationCodeGrant):
         payload, client = self.request.payload, self.server.query_client(self.request.payload.client_id)
         asked = set((payload.scope or "").split())
         if not asked or not asked <= client.scopes:
-            raise InvalidScopeError(description="the client may not have this scope, or named none")
+            raise InvalidScopeError(description="the client may not have this scope, or asked for none")
         if payload.data.get("resource", self.server.audience) != self.server.audience:
             raise Problem("invalid_target", "the resource is not one that this issuer gives tokens for")
         if not payload.data.get("code_challenge") or payload.data.get("code_challenge_method") != "S256":
@@ -244,7 +244,7 @@ class _CodeGrant(AuthorizationCodeGrant):
 
 def _check_no_secret(request: _Request) -> None:
     if "client_secret" in request.form:
-        raise InvalidRequestError("this issuer knows no client secrets")
+        raise InvalidRequestError("this issuer does not accept client secrets")
 
 
 def _bind(grant: Any) -> None:
@@ -369,7 +369,7 @@ class Authority(AuthorizationServer):
         """
         redirect, scope = self.asked(query), set(query["scope"].split()) & person.scopes
         if not scope:
-            raise ValueError(f"{person.name} may have nothing of what this asks for")
+            raise ValueError(f"{person.name} may have none of the scopes that this asks for")
         until, words = self._clock() + CODE_S, " ".join(sorted(scope))
         try:
             code = self.codes.give(_Code(query["client_id"], redirect, words, person, until, query["code_challenge"]))

@@ -91,8 +91,8 @@ class People:
             person = self._known(said.get("name", ""), said.get("passphrase", ""))
             if person is None:
                 self._tries.spend(address)
-                logger.warning("a login was refused: name and pass phrase do not belong together")
-                return _page("Name and pass phrase do not belong together.", redirect, 401)
+                logger.warning("a login was refused: name and pass phrase do not match")
+                return _page("Name and pass phrase do not match.", redirect, 401)
             try:
                 to = await run_in_threadpool(self._authority.granted, query, person)
             except ValueError as problem:
@@ -123,7 +123,7 @@ def _query(request: Request) -> dict[str, str]:
     text = request.url.query
     pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=32) if len(text) <= MAX_QUERY else []
     if not pairs or len(dict(pairs)) != len(pairs):
-        raise ValueError("this is no request of a dashboard that this issuer knows")
+        raise ValueError("not a request from a dashboard that this issuer knows")
     return dict(pairs)
 
 

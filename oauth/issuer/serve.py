@@ -106,7 +106,7 @@ def serve(config: IssuerConfig, *, expose: bool = False, on_ready: Callable[[str
         raise InputError(
             "config.value",
             f"[issuer] listen: {config.issuer.listen!r} can be reached from other machines; expected 127.0.0.1:PORT",
-            hint="the embedded issuer is for one machine; for others take a real one, or say --expose",
+            hint="the embedded issuer is for one machine; for other machines use a real issuer, or pass --expose",
         )
     logs.to_stderr(config.issuer.log_format, "issuer")
     with _listening(host, int(port), config.issuer.listen) as listener:
@@ -172,7 +172,9 @@ def signing_key(path: Path) -> SigningKey:
     except OSError as error:
         raise InputError("config.value", f"[issuer] state: {path} cannot be used: {error.strerror}") from error
     except ValueError as error:
-        raise InputError("config.key", f"{path} is no private JWK", hint="delete it, and a new one is made") from error
+        raise InputError(
+            "config.key", f"{path} is not a private JWK", hint="delete it and moonflower makes a new key"
+        ) from error
 
 
 def _person(name: str, scopes: tuple[str, ...]) -> Person:
@@ -196,7 +198,7 @@ def _client(settings: IssuerClientSettings) -> IssuerClient:
         raise InputError("config.key", f"{named}: {settings.key} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(
-            "config.key", f"{named}: {settings.key} is no public JWK", hint="the private half stays with the client"
+            "config.key", f"{named}: {settings.key} is not a public JWK", hint="the private half stays with the client"
         ) from error
     return IssuerClient(settings.client_id, key, scopes, redirect=settings.redirect)
 
@@ -235,7 +237,7 @@ async def _form(request: Request) -> dict[str, str]:
                 if len(body) > MAX_BODY_BYTES:
                     raise ValueError(f"the request is longer than {MAX_BODY_BYTES} bytes")
     except (TimeoutError, ClientDisconnect):
-        raise ValueError("the request did not come in time") from None
+        raise ValueError("the request did not arrive in time") from None
     try:
         text = body.decode("ascii")
         pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
@@ -243,7 +245,7 @@ async def _form(request: Request) -> dict[str, str]:
         raise ValueError("the form is malformed") from None
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a parameter stands there twice")
+        raise ValueError("a parameter occurs twice")
     return found
 
 
