@@ -1,4 +1,4 @@
-"""How a waiting is said: what a member is asked, and why it is waited for."""
+"""Phrases about a run that waits: what a member is asked for, and why it has not answered."""
 
 from __future__ import annotations
 
