@@ -1,4 +1,4 @@
-"""Canonical JSON and its digest: the same value always gives the same bytes, whoever writes it, so it can be signed."""
+"""Canonical JSON and its digest: the same value gives the same bytes everywhere, so that it can be signed."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from ..errors import InputError, IssuerUnreachable, MetadataRefused
 MAX_BYTES = 256 << 10
 TIMEOUT_S = 5.0
 SKEW_S = 30.0
-WHOLE_S = 10.0  # for a document that arrives in drops
+WHOLE_S = 10.0  # limit for a whole document, however slowly it arrives
 
 Fetch = Callable[[str], bytes]  # an address -> its document; raises IssuerUnreachable
 
@@ -68,7 +68,10 @@ def exchange(http: httpx.Client, request: httpx.Request) -> tuple[httpx.Response
             for piece in response.iter_bytes():
                 body += piece
                 if len(body) > MAX_BYTES or time.monotonic() > ends:
-                    raise IssuerUnreachable("auth.issuer_unreachable", "the issuer's reply is too long or too slow")
+                    limits = f"expected at most {MAX_BYTES} bytes within {WHOLE_S:.0f} s"
+                    raise IssuerUnreachable(
+                        "auth.issuer_unreachable", f"the issuer's reply is too long or too slow; {limits}"
+                    )
         finally:
             response.close()
     except httpx.HTTPError as error:

@@ -75,7 +75,9 @@ def load_key(path: Path) -> SigningKey:
             "config.key", f"key {path} cannot be read: {error.strerror}", hint="moonflower keys new CONFIG makes one"
         ) from error
     if mode & 0o077:
-        raise InputError("config.key", f"key {path} can be read by others", hint=f"chmod 600 {path}")
+        raise InputError(
+            "config.key", f"key {path} can be read by others; expected mode 0600", hint=f"chmod 600 {path}"
+        )
     try:
         return private_key(json.loads(data))
     except (ValueError, RecursionError) as error:

@@ -134,7 +134,9 @@ class TokenVerifier:
             scheme = "DPoP" if principal.jkt is not None else scheme
             use = self._binding(principal, given, method, path, headers, token)
             if not set(scope.split()) <= principal.scopes:
-                raise TokenRefused("auth.scope", "the token lacks the scope", 403, error="insufficient_scope")
+                raise TokenRefused(
+                    "auth.scope", f"the token does not grant the scope {scope}", 403, error="insufficient_scope"
+                )
             use()
         except TokenRefused as refusal:
             challenge(refusal, scheme, scope=scope)
@@ -276,12 +278,15 @@ def _credentials(headers: Headers) -> tuple[str, bytes]:
         raise TokenRefused("auth.no_token", "the request has no token", error="")
     if len(found) > 1:
         raise TokenRefused(
-            "auth.multiple_authorization", "the request has two Authorization headers", 400, error="invalid_request"
+            "auth.multiple_authorization",
+            "the request has more than one Authorization header",
+            400,
+            error="invalid_request",
         )
     scheme, _, token = found[0].partition(b" ")
     kind = scheme.lower().decode("latin-1")
     if kind not in ("bearer", "dpop"):
-        raise TokenRefused("auth.scheme", "the Authorization header is of another scheme", error="")
+        raise TokenRefused("auth.scheme", "the Authorization scheme is not Bearer or DPoP", error="")
     token = token.strip(b" ")
     if len(token) > MAX_BYTES:
         raise TokenRefused("auth.too_large", f"the token is longer than {MAX_BYTES} bytes")

@@ -125,7 +125,7 @@ class Circle:
         """Return a circle that came from outside.
 
         Raises:
-            Refused: ``circle.differs``: it is none.
+            Refused: ``circle.differs``: malformed.
         """
         try:
             recipe = parse_recipe(raw["recipe"], where="the circle")
@@ -238,7 +238,7 @@ class Signature:
         """Return a signature that came from outside. It is not checked yet.
 
         Raises:
-            Refused: ``circle.differs``: it is none.
+            Refused: ``circle.differs``: malformed.
         """
         try:
             made = cls(PublicKey.from_jwk(raw["key"]), unb64(raw["signature"]))
@@ -331,7 +331,7 @@ class Farewell:
         """Return a farewell that came from outside. It is not checked yet.
 
         Raises:
-            Refused: ``circle.differs``: it is none.
+            Refused: ``circle.differs``: malformed.
         """
         try:
             signed = Signature.parse({"key": raw["key"], "signature": raw["signature"]})

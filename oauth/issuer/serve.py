@@ -169,7 +169,11 @@ def signing_key(path: Path) -> SigningKey:
             with suppress(FileExistsError):  # if another process was faster its key stays
                 files.create(path, json.dumps(new_key()[0]).encode(), 0o600)
         if path.stat().st_mode & 0o077:
-            raise InputError("config.key", f"{path} can be read by others", hint=f"chmod 600 {path}, or delete it")
+            raise InputError(
+                "config.key",
+                f"{path} can be read by others; expected mode 0600",
+                hint=f"chmod 600 {path}, or delete it",
+            )
         return private_key(json.loads(path.read_bytes()))
     except OSError as error:
         raise InputError("config.value", f"[issuer] state: {path} cannot be used: {error.strerror}") from error
