@@ -1,4 +1,4 @@
-"""The front door: mounts commands on first use, and is the one place that turns an error into words and a status."""
+"""The command line: mounts a command on first use, and turns an error into a message and an exit status."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ COMMANDS = {
     "audit": "audit:audit",
     "schema": "schema:schema",
 }
-"""Command → where it is in ``cli``: a function, or a group of commands. What is not asked for is not imported."""
+"""Command → its place in ``cli``: a function, or a group of commands. Only the named command is imported."""
 
 
 class Commands(TyperGroup):
     """The commands of :data:`COMMANDS`, each imported when it is named."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return all names, in the order in which the help shows them."""
+        """Return all names, in the order of the help."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -59,7 +59,7 @@ class Commands(TyperGroup):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that is meant; for a name that there is not, typer suggests one of those mounted."""
+        """Return the named command. For an unknown name, all commands are mounted first, so typer can suggest one."""
         if args and args[0] not in COMMANDS:
             for name in COMMANDS:
                 self.get_command(ctx, name)
@@ -71,7 +71,7 @@ def _mounted(name: str) -> click.Command:
     found: Any = getattr(import_module(f".cli.{module}", __package__), attribute) if module else _version
     if isinstance(found, typer.Typer):
         group = typer.main.get_group(found)
-        group.name = name  # it does not know its own
+        group.name = name  # typer does not set it
         return group
     single = typer.Typer(add_completion=False)
     single.command(name)(found)
@@ -85,7 +85,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
     help="Organisations train one model together; the coordinator sees sealed updates and their opened mean. "
-    "docs/threat-model.md says against whom moonflower protects, and against whom not.",
+    "docs/threat-model.md says against whom moonflower protects, and against whom it does not.",
 )
 
 
@@ -107,10 +107,10 @@ def _version() -> None:
 
 def main() -> None:
     """Run the command line and exit with its status: 0 done, 1 failed, 2 bad input, 3 ended by policy."""
-    if sys.stdout is None:  # closed by the caller; libraries print to it all the same
+    if sys.stdout is None:  # closed by the caller, but libraries print to it
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     command, status = typer.main.get_command(app), 0
-    try:  # not command.main(): that has its own way with closed pipes and Ctrl-C
+    try:  # not command.main(), which handles closed pipes and Ctrl-C in another way
         with command.make_context("moonflower", sys.argv[1:]) as context:
             command.invoke(context)
     except click.exceptions.Exit as ended:

@@ -1,4 +1,4 @@
-"""One way to write a value as bytes, and its digest: what members sign must not depend on who wrote it."""
+"""Canonical JSON and its digest: the same value gives the same bytes everywhere, so that it can be signed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def parse_canonical(data: bytes) -> Any:
     """Return the value whose canonical bytes are ``data``.
 
     Raises:
-        ValueError: ``data`` is not JSON, or is not in canonical form (doubled keys, other spacing, NaN).
+        ValueError: ``data`` is not JSON, or not in canonical form (a key twice, other spacing, NaN).
     """
     try:
         value = json.loads(data)

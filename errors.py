@@ -1,32 +1,32 @@
-"""The errors of moonflower, each with the code that goes to the audit log: the whole tree.
+"""All errors of moonflower. Each has a code, which goes to the audit log.
 
     MoonflowerError
-    ├── InputError              what a person gave is wrong: config, data, option   (exit status 2)
-    ├── Refused                 a rule of the protocol said no                      (exit status 1)
+    ├── InputError              a config, data file or option is wrong             (exit status 2)
+    ├── Refused                 a check of the protocol failed                     (exit status 1)
     │   ├── TooFew              a set could not be closed
-    │   ├── OtherHistory        the log is not the one that was witnessed
+    │   ├── OtherHistory        the log's history differs from the witnessed one
     │   ├── IssuerUnreachable   the issuer did not answer
-    │   ├── MetadataRefused     what answers is not that issuer
-    │   ├── LoginRefused        the issuer gives no token
+    │   ├── MetadataRefused     the metadata at the issuer's address is wrong
+    │   ├── LoginRefused        the issuer refused to give a token
     │   ├── NodeRefused         the server does not let the node in
-    │   ├── TokenRefused        a request's token does not open the door
+    │   ├── TokenRefused        a request's token or proof was refused
     │   └── TooMuch             a request is too large or too slow
-    ├── FleetError              this message is over, not the node
+    ├── FleetError              the message failed; the node goes on
     │   ├── Forgotten           log in again
     │   └── RunOver             drop the run's messages
     ├── Ended                   a run ended by its own policy                       (exit status 3)
     └── AuditError              a log that does not verify                          (exit status 1)
 
-    Signal                      caught where it is raised or one room on; it never reaches a person
+    Signal                      caught in the same room or the next; it never reaches a person
     ├── Again                   ask again later
     ├── Stopped                 the node was asked to stop
-    ├── WorkerDied              the worker is no more
+    ├── WorkerDied              the worker died or was stopped
     ├── TooSlow                 no answer in time
-    ├── KeysUnavailable         the issuer's keys cannot be had
-    └── Full                    too many pages listen already
+    ├── KeysUnavailable         the issuer's keys are unavailable
+    └── Full                    too many pages are listening
 
-A message is one sentence that says what was found and what was expected. It never holds a secret, a token
-or a value from a data row once it leaves the machine it was raised on: only codes cross the wire (rule 12).
+A message is one sentence that says what was found and what was expected. Only codes cross the wire (rule 12): a message
+that leaves the machine on which it was raised never holds a secret, a token or a value from a data row.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class MoonflowerError(Exception):
 
     Attributes:
         code: Stable machine code such as ``envelope.signature``; it goes to the log and to the metrics.
-        hint: Advice apart from the cause, or "".
+        hint: What to do about it, or "".
     """
 
     exit_status = 1
@@ -52,20 +52,20 @@ class MoonflowerError(Exception):
 
 
 class InputError(MoonflowerError):
-    """A file, a setting or an option that a person gave is wrong; nothing was changed."""
+    """A file, a setting or an option is wrong. Nothing was changed."""
 
     exit_status = 2
 
 
 class Refused(MoonflowerError):
-    """A check of the protocol failed; the caller's state is as it was before the call."""
+    """A check of the protocol failed. The caller's state is as it was before the call."""
 
 
 class TooFew(Refused):
     """A set could not be closed.
 
     Attributes:
-        named: member → code, of those that are missing.
+        named: the missing members: member → code.
     """
 
     def __init__(self, code: str, message: str, named: dict[str, str]) -> None:
@@ -74,12 +74,12 @@ class TooFew(Refused):
 
 
 class OtherHistory(Refused):
-    """``audit.fork``: a checkpoint that is not shown to be a later state of one that this member holds.
+    """``audit.fork``: a checkpoint was not proved to be a later state of the one that this member holds.
 
     Attributes:
-        note, size, root: of the one that this member holds.
-        proved: both are of one size and their roots differ, so whoever reads the two knows; else a proof of growth is
-            missing or wrong, and only this member knows that.
+        note, size, root: of the checkpoint that this member holds.
+        proved: both checkpoints have the same size and different roots, so they prove the fork to any reader. If False,
+            a proof of growth is missing or wrong, and only this member knows that.
     """
 
     def __init__(self, note: str, size: int, root: bytes, message: str, *, proved: bool = False) -> None:
@@ -88,28 +88,28 @@ class OtherHistory(Refused):
 
 
 class IssuerUnreachable(Refused):
-    """The issuer did not answer, or not now: transport error, 5xx, 429. Later may be better."""
+    """The issuer did not answer, or answered 5xx or 429. A later attempt may succeed."""
 
 
 class MetadataRefused(Refused):
-    """What stands at the issuer's address is not that issuer's metadata. Later is no better."""
+    """The document at the issuer's address is not that issuer's metadata. A later attempt fails as well."""
 
 
 class LoginRefused(Refused):
-    """The issuer answered, and gives no token."""
+    """The issuer answered and gave no token."""
 
 
 class NodeRefused(Refused):
-    """The server does not let this node in; asking again will not help."""
+    """The server does not let this node in. Asking again does not help."""
 
 
 class TokenRefused(Refused):
-    """A request may not pass.
+    """A request is refused, because of its token or its proof.
 
     Attributes:
         status: HTTP status: 400, 401, 403, 429 or 503.
         headers: of the reply: ``WWW-Authenticate``, ``DPoP-Nonce``, ``Retry-After``.
-        error: the OAuth error, or "" where the request named no token at all.
+        error: the OAuth error, or "" if the request has no token.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class TokenRefused(Refused):
 
 
 class TooMuch(Refused):
-    """A request is larger or slower than allowed; ``status`` is for the reply."""
+    """A request is larger or slower than allowed. ``status`` is the HTTP status of the reply."""
 
     def __init__(self, code: str, message: str, status: int) -> None:
         super().__init__(code, message)
@@ -134,7 +134,7 @@ class TooMuch(Refused):
 
 
 class FleetError(MoonflowerError):
-    """The server answered something that ends this message, not the node."""
+    """The server's answer ends this message. The node goes on."""
 
 
 class Forgotten(FleetError):
@@ -142,7 +142,7 @@ class Forgotten(FleetError):
 
 
 class RunOver(FleetError):
-    """The run is not running any more: drop its message."""
+    """The run has ended: drop its message."""
 
 
 class Ended(MoonflowerError):
@@ -152,7 +152,7 @@ class Ended(MoonflowerError):
 
 
 class AuditError(MoonflowerError):
-    """An audit log does not verify.
+    """An audit log failed verification.
 
     Attributes:
         first_bad: 0-based index of the first entry that cannot be trusted.
@@ -164,7 +164,7 @@ class AuditError(MoonflowerError):
 
 
 class Signal(Exception):
-    """Base of what one part of a process tells another by raising it."""
+    """Base of exceptions that one part of a process raises to tell another part something."""
 
 
 class Again(Signal):
@@ -180,23 +180,23 @@ class Stopped(Signal):
 
 
 class WorkerDied(Signal):
-    """The worker is no more, or out of time; the text is ``worker exit`` or ``worker timeout``."""
+    """The worker exited or took too long. The text is ``worker exit`` or ``worker timeout``."""
 
 
 class TooSlow(Signal):
-    """No answer in time."""
+    """No answer came in time."""
 
 
 class KeysUnavailable(Signal):
-    """The issuer's keys were never read, or are older than a day, and the issuer cannot be reached."""
+    """The issuer cannot be reached, and its keys were never read or are older than a day."""
 
 
 class Full(Signal):
-    """Too many pages listen already."""
+    """Too many pages are listening."""
 
 
 def nearest(found: str, choices: Iterable[str]) -> str:
-    """Return the choices as a phrase, with the nearest one first if there is a near one.
+    """Return a phrase that lists the choices and names the nearest match first, if there is a near match.
 
     >>> nearest("rouds", ["rounds", "lr"])
     "did you mean 'rounds'? (one of: lr, rounds)"
@@ -205,7 +205,7 @@ def nearest(found: str, choices: Iterable[str]) -> str:
     """
     known = sorted(choices)
     if not known:
-        return "there is none to choose from"
+        return "there is nothing to choose from"
     lower = {choice.casefold(): choice for choice in known}
     close = [lower[match] for match in difflib.get_close_matches(found.casefold(), lower, n=1, cutoff=0.5)]
     listing = ", ".join(known if len(known) <= 20 else [*known[:20], "…"])

@@ -1,6 +1,7 @@
-"""Files that are there whole or not at all: written beside their place, synced, put there in one step, synced again.
+"""Atomic writes: a file is written beside its place, synced, moved there in one step, and synced again.
 
-A kill on the way leaves at most a file beside, whose name says which process wrote it; :func:`sweep` takes those away.
+A process that is killed on the way leaves at most a temporary file beside the place. The file's name holds the id of
+the process that wrote it. :func:`sweep` removes such files.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ _BESIDE = re.compile(r".+\.tmp-(?P<pid>[1-9][0-9]{0,9})-[0-9a-f]{8}")
 
 
 def replace(place: Path, data: bytes, mode: int = 0o666) -> None:
-    """Write a file in the place of the one that is there, if any; after a crash it is the old one or the new one.
+    """Write a file, replacing any file at the place. After a crash, the old or the new content is there, whole.
 
     Raises:
-        OSError: it cannot be written; nothing has changed.
+        OSError: it cannot be written. Nothing has changed.
     """
     with _beside(place, data, mode) as beside:
         os.replace(beside, place)
@@ -30,10 +31,10 @@ def replace(place: Path, data: bytes, mode: int = 0o666) -> None:
 
 
 def create(place: Path, data: bytes, mode: int = 0o666) -> None:
-    """Write a file where none is yet.
+    """Write a new file.
 
     Raises:
-        FileExistsError: there is one, which stays as it is.
+        FileExistsError: the file exists. It stays as it is.
         OSError: it cannot be written.
     """
     with _beside(place, data, mode) as beside:
@@ -42,11 +43,11 @@ def create(place: Path, data: bytes, mode: int = 0o666) -> None:
 
 
 def create_all(contents: Mapping[Path, bytes]) -> None:
-    """Write files where none are yet, all of them or none; the last one comes after all others.
+    """Write new files, all or none. The last file of the mapping appears after all others.
 
     Raises:
-        FileExistsError: one of them is there already.
-        OSError: one cannot be written.
+        FileExistsError: one of the files exists.
+        OSError: one of the files cannot be written.
     """
     made: list[Path] = []
     with ExitStack() as stack:
@@ -64,7 +65,7 @@ def create_all(contents: Mapping[Path, bytes]) -> None:
 
 
 def remove(place: Path) -> None:
-    """Delete a file for good; nothing happens where there is none.
+    """Delete a file, so that it is still deleted after a crash. Do nothing if there is no file.
 
     Raises:
         OSError: it cannot be deleted.
@@ -78,10 +79,10 @@ def remove(place: Path) -> None:
 
 @contextmanager
 def writing(place: Path) -> Iterator[IO[bytes]]:
-    """Give a new file, to be written in pieces; it is in its place at the end of the block, or not at all.
+    """Yield a new file, to be written in pieces. It is put in its place at the end of the block, or not at all.
 
     Raises:
-        FileExistsError: there is one already.
+        FileExistsError: the file exists.
         OSError: it cannot be written.
     """
     if place.exists():
@@ -99,17 +100,17 @@ def writing(place: Path) -> Iterator[IO[bytes]]:
 
 
 def make_folder(folder: Path, mode: int = 0o777) -> None:
-    """Make a folder, so that it is there after a crash."""
+    """Make a folder, so that it is still there after a crash."""
     if not folder.is_dir():
         folder.mkdir(mode, parents=True, exist_ok=True)
         _sync(folder.parent)
 
 
 def sweep(folder: Path) -> list[Path]:
-    """Remove what killed processes left beside files of ``folder``; return what was removed.
+    """Remove the temporary files that killed processes left in ``folder``, and return their paths.
 
-    What another process is writing now stays. This process must not be writing there: its own number may be that of
-    the one that was killed, in a container even is.
+    A file that another running process is writing stays. This process must not be writing in the folder: its id may be
+    that of the killed process, and in a container it usually is.
     """
     removed = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -122,7 +123,7 @@ def sweep(folder: Path) -> list[Path]:
 
 @contextmanager
 def _beside(place: Path, data: bytes, mode: int) -> Iterator[Path]:
-    """Give a file that holds ``data`` and is on disk; at the end it is gone from beside ``place``."""
+    """Yield a temporary file beside ``place`` that holds ``data`` and is synced. It is removed at the end."""
     beside = _name_beside(place)
     try:
         with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
@@ -139,17 +140,17 @@ def _name_beside(place: Path) -> Path:
 
 
 def _put(beside: Path, place: Path) -> None:
-    """Put a file in its place, where none may be.
+    """Put a temporary file in its place, which must be free.
 
     Raises:
-        FileExistsError: there is one.
+        FileExistsError: the place holds a file.
     """
     try:
         os.link(beside, place)  # unlike a rename it replaces nothing
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        place.open("xb").close()  # a file system without links, as of a memory stick: take the place, then fill it
+        place.open("xb").close()  # a file system without links (memory stick): take the place, then fill it
         os.replace(beside, place)
 
 

@@ -1,11 +1,11 @@
-"""What processes say while they run: structlog's, one entry a line on stderr, for people or for machines.
+"""Logging to stderr with structlog: one entry a line, for people (``console``) or for machines (``json``).
 
-Modules log with the standard library's loggers; this room renders what they and the libraries say, and adds what it is
-about: the process, the member, and what :func:`about` holds: run, round, request. ``request`` is one id for a message
-to a member and for each HTTP request of its node on the way, so that one search through the logs of server and node
-finds all of it. Nothing here is a record: that is the audit log.
+Modules log with the standard library's loggers. This module renders their entries and those of libraries. It adds what
+an entry is about: the process, the member, and what :func:`about` holds (run, round, request). ``request`` is one id
+for a message to a member and for every HTTP request that its node makes on the way, so one search through the logs of
+server and node finds all of it. These logs are not a record; the audit log is.
 
-An entry cannot pretend to be another one: control characters become blanks, and lines that follow, as those of a
+An entry cannot pretend to be another entry: control characters become blanks, and further lines, such as those of a
 traceback, are indented.
 """
 
@@ -28,7 +28,7 @@ LogFormat = Literal["console", "json"]
 INDENT = "    "
 ABOUT = ("member", "run", "round", "request")
 FIELDS = ("code", "entry", "route", "seconds")
-"""What an entry may hold beside what it is about, if whoever logs says so (``extra``)."""
+"""What an entry may hold beside what it is about, if the caller gives it (``extra``)."""
 FIRST = ("time", "level", "event", "process", *ABOUT, *FIELDS)
 LONGEST = 4000
 REQUEST_HEADER = "x-request-id"
@@ -40,13 +40,13 @@ _OTHERS = ("flwr", "httpx", "httpcore", "matplotlib", "urllib3", "uvicorn")
 def to_stderr(
     form: LogFormat, process: str, *, member: str = "", level: int = logging.INFO, stream: IO[str] | None = None
 ) -> None:
-    """Send this process's log to stderr, and nowhere else; of libraries only what they warn of.
+    """Send this process's log to stderr, and nowhere else. From libraries, log warnings and errors only.
 
     Args:
         form: ``console`` or ``json``.
-        process: what this is: server, serverapp, node, worker, keeper, issuer; "" for a command.
-        member: whose node this is.
-        level: what is less is not said.
+        process: kind of this process: server, serverapp, node, worker, keeper, issuer; "" for a command.
+        member: name of the member whose node this is.
+        level: entries below this level are dropped.
         stream: instead of stderr.
     """
     stream = stream or sys.stderr
@@ -63,7 +63,7 @@ def to_stderr(
 
 
 def formatter(form: LogFormat, process: str, *, member: str = "", colors: bool = False) -> logging.Formatter:
-    """Return what renders records of the standard library; as :func:`to_stderr`."""
+    """Return a formatter for records of the standard library's loggers, with the arguments of :func:`to_stderr`."""
     source = {"process": process, "member": member}
 
     def told(_: Any, __: str, entry: EventDict) -> EventDict:
@@ -95,7 +95,7 @@ def formatter(form: LogFormat, process: str, *, member: str = "", colors: bool =
 
 
 def _plain(_: Any, __: str, entry: EventDict) -> EventDict:
-    """Return an entry whose texts are one line each, but for a traceback, which is indented."""
+    """Return an entry whose texts are one line each. Only a traceback has more lines, all indented."""
     trace = str(entry.pop("exception", ""))[-LONGEST:]
     entry.pop("logger", None)
     entry = {name: printable(value) if isinstance(value, str) else value for name, value in entry.items()}
@@ -105,7 +105,7 @@ def _plain(_: Any, __: str, entry: EventDict) -> EventDict:
 
 
 def _cut(_: Any, __: str, entry: EventDict) -> EventDict:
-    """Return an entry without endless texts; of a traceback the end says most."""
+    """Return an entry with its texts cut. Of a traceback the end is kept, which says most."""
     cut = {name: value[:LONGEST] if isinstance(value, str) else value for name, value in entry.items()}
     return {**cut, "exception": str(entry["exception"])[-LONGEST:]} if "exception" in entry else cut
 
@@ -125,7 +125,7 @@ def printable(text: str, limit: int = LONGEST) -> str:
 
 
 def is_ours(line: str, form: LogFormat) -> bool:
-    """Return whether a line that another process wrote is an entry of this form, or goes on with one.
+    """Return whether a line that another process wrote is an entry of this form, or continues an entry.
 
     >>> is_ours("2026-11-27T10:12:57.123Z [info] stopped", "console"), is_ours("Segmentation fault", "console")
     (True, False)
@@ -140,22 +140,22 @@ def is_ours(line: str, form: LogFormat) -> bool:
 
 
 def about(**what: Any) -> AbstractContextManager[None]:
-    """Say for the time of a block what all entries are about: run, round, member, request; "" or 0 for nothing."""
+    """Set what all entries in a block are about: run, round, member, request; "" or 0 for nothing."""
     return bound_contextvars(**what)
 
 
 def now_about(**what: Any) -> None:
-    """Say so from now on, inside a block of :func:`about` with the same names."""
+    """Set what entries are about from now on, inside a block of :func:`about` with the same names."""
     bind_contextvars(**what)
 
 
 def this_request() -> str:
-    """Return the id of the request that entries are about now, or a new one."""
+    """Return the id of the request that entries are about now, or a new id."""
     return request_id(str(get_contextvars().get("request", "")))
 
 
 def request_id(given: str = "") -> str:
-    """Return a request's id: the one that came with it if it is of our form, or else a new one.
+    """Return a request's id: the id that came with it, if it has our form, or a new id.
 
     >>> request_id("00c0ffee00c0ffee"), len(request_id("a b"))
     ('00c0ffee00c0ffee', 16)
@@ -164,5 +164,5 @@ def request_id(given: str = "") -> str:
 
 
 def message_request(message: str) -> str:
-    """Return the request's id of a message that Flower knows by this id (a SHA-256)."""
+    """Return the request id for a message that Flower knows by this id (a SHA-256)."""
     return message[:16]

@@ -1,9 +1,9 @@
-"""A database of one room, the coordinator's or a member's: one SQLite file that several processes write, or memory.
+"""A database of the coordinator or of a member: one SQLite file that several processes write, or memory.
 
-Modules of this room add their tables to :data:`metadata`; opening a store creates what is missing. Every
-change goes through :meth:`Store.transaction`, which holds the one write lock from its first statement to the
-commit (``BEGIN IMMEDIATE``), so that what was read inside still holds when it is written. A thread has at
-most one connection at a time: a second one inside the first would wait for itself, and is refused at once.
+Opening a store creates the tables that are missing. Every change goes through :meth:`Store.transaction`. It holds the
+only write lock from its first statement to the commit (``BEGIN IMMEDIATE``), so what was read inside it still holds at
+the commit. A thread has at most one connection at a time. A second connection inside the first would wait for itself,
+so it is refused at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sqlalchemy.exc import DatabaseError
 
 from .errors import InputError
 
-USER_VERSION = 4  # of the tables; whoever changes them raises it
+USER_VERSION = 4  # of the tables; raise it with every change of them
 BUSY_TIMEOUT_MS = 30_000
 
 
@@ -29,15 +29,16 @@ class Store:
     """One database; safe to share between threads.
 
     Args:
-        path: the SQLite file, created if missing; None for a store in memory that ends with ``close``.
+        path: the SQLite file, created if missing. None for a store in memory, which ends with ``close``.
         metadata: its tables.
-        application_id: SQLite's mark of whose file it is, so that no room opens another's.
-        private: it holds keys: made with mode 0600, and refused where others may read it. SQLite gives the files
-            beside it (``-wal``, ``-shm``) the mode of the database.
+        application_id: SQLite's mark of the file's owner, so that the coordinator's store and a member's are not
+            mixed up.
+        private: the file holds keys. It is made with mode 0600 and refused if others may read it. SQLite gives the
+            files beside it (``-wal``, ``-shm``) the mode of the database.
 
     Raises:
-        InputError: the file is not a database, is not ours or of another version, its folder cannot be
-            written, or others may read what is private (config.state).
+        InputError: config.state: the file is not a database, belongs to another program or version, is private and
+            readable by others, or its folder cannot be written.
     """
 
     def __init__(self, path: Path | None, metadata: MetaData, application_id: int, *, private: bool = False) -> None:
@@ -68,9 +69,9 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """Give a connection inside ``BEGIN IMMEDIATE``; commit at the end, roll back on any exception.
+        """Yield a connection inside ``BEGIN IMMEDIATE``; commit at the end, roll back on any exception.
 
-        Callbacks given to :meth:`after_commit` run when the commit is on disk, in order.
+        Callbacks given to :meth:`after_commit` run in order, once the commit is on disk.
 
         Raises:
             RuntimeError: this thread already holds a connection of the store.
@@ -87,7 +88,7 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Give a connection that sees one state of the database; nothing done with it is kept.
+        """Yield a connection that sees one state of the database. Nothing written with it is kept.
 
         Raises:
             RuntimeError: this thread already holds a connection of the store.
@@ -96,9 +97,9 @@ class Store:
             yield connection
 
     def after_commit(self, connection: Connection, callback: Callable[[], None]) -> None:
-        """Call ``callback`` once the transaction of ``connection`` is committed; never if it is rolled back.
+        """Call ``callback`` once the transaction of ``connection`` is committed, and never if it is rolled back.
 
-        The change is final by then: what a callback raises reaches the caller, but undoes nothing.
+        The change is final by then. An exception from a callback reaches the caller and undoes nothing.
 
         Raises:
             RuntimeError: ``connection`` is not that of this thread's open transaction.
@@ -108,7 +109,7 @@ class Store:
         self._held.transaction[1].append(callback)
 
     def close(self) -> None:
-        """Close every connection; what was not committed is gone, and the file itself holds what was."""
+        """Close every connection. What was committed is in the file itself; what was not committed is lost."""
         if self.path is not None:
             with (
                 suppress(DatabaseError, sqlite3.Error),
@@ -120,9 +121,9 @@ class Store:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Take this thread's turn: in memory all threads share one connection, one after the other."""
+        """Take this thread's turn. In memory, all threads take turns on one connection."""
         if self._held.busy:
-            raise RuntimeError("this thread already holds a connection of the store; use that one")
+            raise RuntimeError("this thread already holds a connection of the store; use that connection")
         with self._turn:
             self._held.busy = True
             try:
@@ -131,7 +132,7 @@ class Store:
                 self._held.busy = False
 
     def _open(self) -> None:
-        """Look whose file it is before anything is written to it; then make it ours."""
+        """Check whose file it is before anything is written, then create what is missing."""
         with self.read() as connection:
             self._check_owner(connection)
         if self.path is not None:
@@ -148,7 +149,7 @@ class Store:
                 connection.exec_driver_sql(f"PRAGMA user_version={USER_VERSION}")
 
     def _check_owner(self, connection: Connection) -> bool:
-        """Check that the database is empty (returns True) or ours, of this program's version."""
+        """Check that the database is empty (returns True) or has our application id and version (returns False)."""
         application, version, tables = (
             connection.exec_driver_sql(query).scalar_one()
             for query in (
@@ -167,19 +168,19 @@ class Store:
 
 
 def other_version(version: int) -> str:
-    """Return what is to be said of a database of another version: what was found, and the way out.
+    """Return the message about a database of another version: what was found, and the way out.
 
-    Tables of other versions are not read at all: what they mean has changed with the protocol.
+    Tables of other versions are not read at all, because their meaning has changed with the protocol.
     """
     found = f"expected a database of version {USER_VERSION}, got {version}"
     if version > USER_VERSION:
         return f"{found}; install the moonflower that wrote it, or a newer one"
-    way_out = "with the moonflower that wrote it export what you want to keep, then move the file away and start anew"
+    way_out = "export what you want to keep with the moonflower that wrote it, then move the file away and start again"
     return f"{found}; {way_out}"
 
 
 class _Held(threading.local):
-    """What this thread holds of the store."""
+    """What this thread holds: whether it has a connection, and its open transaction."""
 
     busy = False
     transaction: tuple[Connection, list[Callable[[], None]]] | None = None
@@ -200,7 +201,7 @@ def _bad_state(path: Path | None, reason: str) -> InputError:
 
 
 def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
-    """Prepare a new connection; transactions are begun by hand, sqlite3 would begin them too late."""
+    """Prepare a new connection. Transactions are begun by hand, because sqlite3 would begin them too late."""
     connection.isolation_level = None
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute("PRAGMA synchronous=FULL")

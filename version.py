@@ -1,10 +1,10 @@
-"""The one version of the package; ``pyproject.toml`` reads it. And what a circle's members must have alike."""
+"""The package's version, which ``pyproject.toml`` reads, and the numerics version that a circle's members share."""
 
 __version__ = "0.1.0"
 
 NUMERICS = 1
-"""Raised by a release in which a byte that is trained, summed, opened or judged can differ from the one before.
+"""Goes up with a release in which a byte that is trained, summed, opened or judged can differ from the release before.
 
-A recipe names it, and a node signs no recipe that names another one. ``tests/unit/crypto/test_numerics.py`` has the
-answers.
+A recipe names it, and a node signs no recipe that names another number. ``tests/unit/crypto/test_numerics.py`` holds
+the expected bytes.
 """

@@ -1,1 +1,1 @@
-"""The protocol's mathematics and bytes. Pure: no network, no flwr, no torch, no clock."""
+"""The protocol's mathematics and byte formats. Pure: no network, no flwr, no torch, no clock."""

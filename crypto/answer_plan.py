@@ -1,17 +1,17 @@
-"""Parameters of the key under which answers travel, and the coordinator's sum of them: no key, no SEAL.
+"""Parameters of the circle's key, under which answers travel, and the coordinator's sum of them: no key, no SEAL.
 
-An answer is N whole numbers below 2**w (``pairs.py``), and their sum is wanted modulo 2**w. L of them share a
-coefficient of a BFV plaintext: each in a lane of w + ceil(log2 n) bits, but the uppermost needs only w, for what it
-carries leaves the plaintext modulo t. The modulus q is one prime, the smallest of its kind that decrypts every sum:
+An answer is N whole numbers below 2**w (``pairs.py``), and their sum is needed modulo 2**w. L of them share a
+coefficient of a BFV plaintext, each in a lane of w + ceil(log2 n) bits. The uppermost lane needs only w bits, because
+its carries leave the plaintext modulo t. The modulus q is one prime, the smallest of its kind that decrypts every sum:
 
     fresh noise |e| <= 21 (SEAL's centred binomial distribution), scaling error <= 1/2, so a sum of n decrypts
     exactly, modulo t, when n (21 + 1/2) t / q < 1/2, that is q > 43 n t.
 
-This is a hard bound, not a tail; what wraps modulo t is a multiple of q, and costs nothing. Security: ternary secret,
-128 bits classical; log2 q within "Security Guidelines for Implementing Homomorphic Encryption" (IACR eprint 2024/463),
-tighter than the table that SEAL enforces.
+This is a hard bound, not a tail. What wraps modulo t is a multiple of q and costs nothing. Security: ternary secret,
+128 bits classical. log2 q is within "Security Guidelines for Implementing Homomorphic Encryption" (IACR eprint
+2024/463), which is tighter than the table that SEAL enforces.
 
-A sealed answer: the seeds of all ciphertexts, 64 bytes each, then their residues, bit-packed.
+A sealed answer is the seeds of all ciphertexts, 64 bytes each, then their residues, bit-packed.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from .primes import largest_prime
 MAX_LOG_Q = {1024: 26, 2048: 53, 4096: 106}
 MAX_MODULUS_BITS = 60  # SEAL holds a prime, and t, in 60 bits
 SEED_BYTES = 64
-NEAR = 1.05  # within so much of the fewest bytes, fewer coefficients count: they are what opening costs
+NEAR = 1.05  # within this factor of the fewest bytes, fewest coefficients win: opening costs grow with them
 
 
 @dataclass(frozen=True)
 class AnswerPlan:
-    """Parameters of a circle's key; all members and the coordinator derive the same.
+    """Parameters of a circle's key. All members and the coordinator derive the same ones.
 
     Attributes:
         degree: N of the BFV ring.
         modulus: q, a prime = 1 mod 2N.
-        lanes: numbers of an answer in a coefficient.
-        lane_bits: of one of them, but for the uppermost.
-        key_bits: w, what is wanted of a sum, and what the uppermost lane has.
+        lanes: how many numbers of an answer share a coefficient.
+        lane_bits: bits of each lane except the uppermost.
+        key_bits: w, the bits that are needed of a sum, and the bits of the uppermost lane.
         members: n, exactly.
-        count: numbers in an answer: the degree of the sum's own ring.
+        count: how many numbers are in an answer: the degree of the sum's own ring.
     """
 
     degree: int
@@ -82,7 +82,7 @@ class AnswerPlan:
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of the sum of answers; seeds come on top, as many as there are summands."""
+        """Bytes of the sum of answers, without the seeds of its summands."""
         return self.chunks * self.chunk_bytes
 
     @property
@@ -97,10 +97,10 @@ class AnswerPlan:
 
 @lru_cache
 def answer_plan(plan: Plan) -> AnswerPlan:
-    """Return the parameters under which the answers of a sum travel: few bytes, and among those few coefficients.
+    """Return the parameters for the answers of a sum: nearly the fewest bytes, and among those the fewest coefficients.
 
     Raises:
-        InputError: ``config.crypto``: nothing holds such answers; no :func:`planner.plan` is so large.
+        InputError: ``config.crypto``: no parameters hold such answers. No :func:`planner.plan` is so large.
     """
     fitting = [found for degree in MAX_LOG_Q for lanes in range(1, 8) if (found := _try(plan, degree, lanes))]
     if not fitting:
@@ -122,7 +122,7 @@ def _try(plan: Plan, degree: int, lanes: int) -> AnswerPlan | None:
 
 
 class AnswerSum:
-    """A running sum of sealed answers; the coordinator needs no key for it.
+    """A running sum of sealed answers. The coordinator needs no key for it.
 
     Attributes:
         count: summands so far.
@@ -133,7 +133,7 @@ class AnswerSum:
         self._total = np.zeros((plan.chunks, plan.degree), dtype=np.uint64)
 
     def add(self, body: bytes | memoryview) -> bytes:
-        """Add a sealed answer, all of it or nothing, and return its seeds.
+        """Add a sealed answer, whole or not at all, and return its seeds.
 
         Raises:
             Refused: ``envelope.malformed``: wrong length, or a residue not below q; ``envelope.params``: more
@@ -143,7 +143,7 @@ class AnswerSum:
         if len(body) != plan.body_bytes:
             raise Refused("envelope.malformed", f"an answer of {len(body)} bytes, expected {plan.body_bytes}")
         if self.count >= plan.members:
-            raise Refused("envelope.params", f"the sum is planned for {plan.members} answers")
+            raise Refused("envelope.params", f"one answer too many: the sum is planned for {plan.members}")
         packed = np.frombuffer(body, np.uint8, offset=plan.seed_bytes).reshape(plan.chunks, plan.chunk_bytes)
         residues = bits.unpack(packed, plan.degree, plan.modulus_bits)
         if int(residues.max()) >= plan.modulus:

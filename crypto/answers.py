@@ -1,8 +1,8 @@
-"""Answers on their way: under a key that all members of a circle hold.
+"""Answers as they travel: encrypted with a key that all members of a circle hold.
 
 The coordinator adds what members send, and an opener downloads one sum: seeds and residues, in the byte form of
-``answer_plan.py``. So opened integers stay from a coordinator that no member helps. Whoever holds this key reads sums
-of answers, never a member's value: no claim about one member rests on it.
+``answer_plan.py``. So a coordinator that no member helps does not see the opened integers. A party that holds this key
+reads sums of answers, never a member's value. No claim about a single member rests on this key.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ def generate(plan: AnswerPlan) -> bytes:
 
 
 class AnswerKey:
-    """A circle's key, ready to seal answers and to open their sum; made once and kept, for SEAL takes its time.
+    """A circle's key, ready to seal answers and to open their sum. Made once and kept: SEAL takes time to set up.
 
     Args:
         outer: parameters of the sum.
         key: what :func:`generate` returned.
 
     Raises:
-        Refused: ``circle.key``: no key of these parameters, or it does not decrypt what it encrypts.
+        Refused: ``circle.key``: it does not fit these parameters, or does not decrypt what it encrypts.
     """
 
     def __init__(self, outer: Plan, key: bytes) -> None:
@@ -43,7 +43,7 @@ class AnswerKey:
             raise Refused("circle.key", f"the circle's key has {len(key)} bytes, expected {plan.chunk_bytes}")
         residues = bits.unpack(np.frombuffer(key, np.uint8)[None], plan.degree, plan.modulus_bits)[0]
         if int(residues.max()) >= plan.modulus:
-            raise Refused("circle.key", "the circle's key is no key of the agreed parameters")
+            raise Refused("circle.key", "the circle's key does not fit the agreed parameters")
         self._key = sealing.SealKey(plan, residues)
         sent = np.arange(plan.count, dtype=np.int64) & ((1 << plan.key_bits) - 1)
         words, seeds = self._key.encrypt(_rows(sent, plan))
@@ -51,23 +51,23 @@ class AnswerKey:
             raise Refused("circle.key", "the circle's key does not decrypt what it encrypts")
 
     def seal(self, answer: Words16) -> bytes:
-        """Return an answer, ``uint16[N]`` below 2**w, as it travels: seeds, then residues."""
+        """Return an answer, ``uint16[N]`` below 2**w, sealed: seeds, then residues."""
         words, seeds = self._key.encrypt(_rows(answer.astype(np.int64), self._plan))
         return seeds.tobytes() + bits.pack(words, self._plan.modulus_bits).tobytes()
 
     def open(self, total: bytes, seeds: Sequence[bytes]) -> Ints:
-        """Return K, the sum of all members' keys, ``int64[N]``.
+        """Return K, the sum of all members' one-time keys, ``int64[N]``.
 
         Args:
             total: residues of the sum of all answers.
             seeds: of each answer.
 
         Raises:
-            Refused: ``open.key``: not the form of a sum of so many answers.
+            Refused: ``open.key``: not of the form of a sum of this number of answers.
         """
         plan = self._plan
         if len(total) != plan.total_bytes or any(len(one) != plan.seed_bytes for one in seeds):
-            raise Refused("open.key", "the sum of answers, or the seeds of one, are not as long as planned")
+            raise Refused("open.key", "the sum of answers, or one answer's seeds, do not have the planned length")
         if len(seeds) != plan.members:
             raise Refused("open.key", f"{len(seeds)} answers, expected {plan.members}")
         packed = np.frombuffer(total, np.uint8).reshape(plan.chunks, plan.chunk_bytes)

@@ -1,9 +1,9 @@
-"""Residues of b bits without gaps, in planes: what travels instead of 64-bit words.
+"""Bit packing: residues of b bits travel without gaps, in planes, instead of as 64-bit words.
 
 The bits of every residue are cut, from the top, into pieces as wide as the binary digits of b: 32, 16, 8, 4, 2, 1
-(50 = 32 + 16 + 2). For each ciphertext the wide pieces of all residues come first, then the next, each piece
-little-endian. Pieces narrower than a byte share one: with w bits a piece, byte j holds, from its low bits up, those
-of residues j, j + m, j + 2 m, … where m = N w / 8. So numpy packs and unpacks in a few passes over whole arrays.
+(50 = 32 + 16 + 2). For each ciphertext the widest pieces of all residues come first, then the next, each piece
+little-endian. Pieces narrower than a byte share a byte: with w bits a piece, byte j holds, from its low bits up, the
+pieces of residues j, j + m, j + 2 m, … where m = N w / 8. So numpy packs and unpacks in a few passes over whole arrays.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def pack(residues: Words, bits: int) -> Bytes:
         part = out[:, start : start + degree * width // 8]
         piece = residues >> np.uint64(below)
         if width >= 8:
-            part[...] = piece.astype(_TYPES[width]).view(np.uint8)  # keeps the low bits: the piece
+            part[...] = piece.astype(_TYPES[width]).view(np.uint8)  # astype keeps the low bits, which are the piece
         else:
             narrow = (piece & np.uint64((1 << width) - 1)).astype(np.uint8).reshape(count, 8 // width, -1)
             part[...] = narrow[:, 0]

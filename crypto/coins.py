@@ -1,14 +1,15 @@
-"""The coins of rounding: what is added to a value before it is rounded to a whole number of steps (rule 6).
+"""The coins of rounding: noise that is added to a value before it is rounded to a whole number of steps (rule 6).
 
-Rounding alone would swallow small updates: all values below half a step are nothing, round after round. With coins the
-mean of many rounds is right. One coin is not enough: how much it moves a value depends on the value, so the *variance*
-of a sum tells how it splits among members. Twelve, each uniform within half a step, hide that.
+Rounding alone would swallow small updates: all values below half a step would become zero in every round. With coins,
+the mean of many rounds is right. One coin is not enough, because how much it moves a value depends on the value. The
+*variance* of a sum would then tell how the sum splits among members. Twelve coins, each uniform within half a step,
+hide that.
 
-A coin is one byte b, (b + 1/2) / 256 - 1/2 steps. The sum of twelve lies within ±6 steps, its mean is 0, and its
+A coin is one byte b and adds (b + 1/2) / 256 - 1/2 steps. The sum of twelve lies within ±6 steps, with mean 0 and
 variance 1 - 2**-16.
 
-Coins follow from a secret and from the values that they are added to: the same update has the same coins in every
-retry, run and choice, so that nothing is to be gained by asking again; any other update has other ones.
+Coins follow from a secret and from the values to which they are added. The same update therefore has the same coins in
+every retry, run and choice, and nothing is gained by asking again. Any other update has other coins.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .ring import Stream
 
 COINS = 12
 MOST = COINS / 2
-"""Steps within which the coins of a value lie."""
+"""The coins of a value lie within ± this many steps."""
 _BYTES = 32
 _VALUES = 256  # of one byte
 
@@ -32,10 +33,10 @@ class Coins:
 
     Args:
         secret: the node's own, 32 bytes or more.
-        about: SHA-256 of what they are added to, 32 bytes.
+        about: SHA-256 of the values to which they are added, 32 bytes.
 
     Raises:
-        ValueError: one is too short.
+        ValueError: an argument is too short.
     """
 
     def __init__(self, secret: bytes, about: bytes) -> None:

@@ -1,9 +1,9 @@
-"""Who a member is: node key, card, pin, roster.
+"""A member's identity: node key, card, pin and roster.
 
-A member's node key (EC P-384) signs everything the member says and is never used for key agreement; its pin is
-the RFC 7638 thumbprint of the public half. The card adds the X25519 key that receives wrapped keys, the Ed25519 key
-that countersigns the coordinator's log, and the P-384 keys of the people who may release a model for this member; it
-is signed by the node key. Rosters and client configs hold pins, so that the coordinator cannot slip in a card.
+A member's node key (EC P-384) signs everything that the member says and is never used for key agreement. Its pin is the
+RFC 7638 thumbprint of the public half. The card adds the X25519 key that receives wrapped keys, the Ed25519 key that
+countersigns the coordinator's log, and the P-384 keys of the people who may release a model for this member. The node
+key signs the card. Rosters and client configs hold pins, so that the coordinator cannot slip in a card.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..errors import Refused
 from .note import Checkpoint, Witness, WitnessSigner
 
 SIGNATURE_BYTES = 96
-MAX_CARD_BYTES = 1 << 16  # three hundred approvers; a card goes into the log, whose entries have room for a mebibyte
+MAX_CARD_BYTES = 1 << 16  # about 300 approvers; a card goes into the log, whose entries have room for 1 MiB
 _SUITE = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)  # RFC 9180, base mode
 
 
@@ -50,7 +50,7 @@ def unb64(text: str) -> bytes:
 
 @dataclass(frozen=True)
 class PublicKey:
-    """The public half of a P-384 key, a node's or an approver's: verifies ECDSA with SHA-384, r || s, 96 bytes."""
+    """The public half of a node's or an approver's P-384 key. It verifies ECDSA with SHA-384: r || s, 96 bytes."""
 
     public: ec.EllipticCurvePublicKey
 
@@ -72,7 +72,7 @@ class PublicKey:
 
     @classmethod
     def from_jwk(cls, jwk: Mapping[str, Any]) -> PublicKey:
-        """Return the key; refuses other curves, extra members and points off the curve.
+        """Return the key. Other curves, extra members and points off the curve are refused.
 
         Raises:
             ValueError: not a P-384 public JWK.
@@ -96,7 +96,7 @@ class PublicKey:
 
 @dataclass(frozen=True)
 class Approver:
-    """Somebody who may release a model version on behalf of a member: a name of the member's choice, and a key."""
+    """A person who may release a model version for a member: a name of the member's choice, and a key."""
 
     name: str
     key: PublicKey
@@ -104,7 +104,7 @@ class Approver:
 
 @dataclass(frozen=True)
 class Card:
-    """A member as others know it. ``parse_card`` is the only way in from outside.
+    """A member's public keys and name, signed. ``parse_card`` is the only way in from outside.
 
     Attributes:
         name: of the member.
@@ -113,7 +113,7 @@ class Card:
         sealing: X25519 public key, 32 bytes.
         witness: Ed25519 public key, 32 bytes: countersigns checkpoints of the coordinator's log.
         approvers: sorted by name; may be empty.
-        signature: by ``node``, over all of this.
+        signature: by ``node``, over all other fields.
     """
 
     name: str
@@ -152,7 +152,7 @@ class Card:
 
 
 def parse_card(value: Any) -> Card:
-    """Return a card whose form and own signature are right; its pin is the caller's business.
+    """Return a card after checking its form and its own signature. The caller checks its pin.
 
     Raises:
         Refused: ``circle.card``.
@@ -213,10 +213,10 @@ class Roster:
 
 
 def parse_roster(cards: Iterable[Any], pins: Mapping[str, str]) -> Roster:
-    """Return the roster; every card must be signed, listed once and carry the pin that ``pins`` holds for it.
+    """Return the roster. Every card must be signed, be listed once and carry the pin that ``pins`` holds for it.
 
     Raises:
-        Refused: ``circle.card``: a card that is not pinned, doubled, or out of order.
+        Refused: ``circle.card``: a card is malformed, not pinned, listed twice, or out of order.
     """
     parsed = tuple(parse_card(card) for card in cards)
     if [card.name for card in parsed] != sorted({card.name for card in parsed}):
@@ -228,7 +228,7 @@ def parse_roster(cards: Iterable[Any], pins: Mapping[str, str]) -> Roster:
 
 
 class Identity:
-    """A member's private half: signs with the node key, unwraps what was wrapped for its card, and is a witness."""
+    """A member's private keys: it signs with the node key, unwraps what was wrapped for its card, and is a witness."""
 
     def __init__(
         self,
@@ -282,7 +282,7 @@ class Identity:
         """Return what :meth:`Card.wrap` encrypted.
 
         Raises:
-            Refused: ``circle.key``: not for this member, or not for this purpose.
+            Refused: ``circle.key``: not wrapped for this member, or not for this purpose.
         """
         try:
             return _SUITE.decrypt(ciphertext, self._sealing, info=info)
@@ -291,7 +291,7 @@ class Identity:
 
 
 def _witness_name(member: str) -> str:
-    """Return the name of a member's witness key: the names of notes have no blanks."""
+    """Return the name of a member's witness key. Names in notes have no blanks."""
     return "moonflower/member/" + "-".join(member.split())
 
 
@@ -303,7 +303,7 @@ def sign(key: ec.EllipticCurvePrivateKey, kind: str, payload: bytes) -> bytes:
 
 @lru_cache(maxsize=8192)
 def _verify(point: bytes, message: bytes, signature: bytes) -> bool:
-    """Return whether a signature is right; remembered, because members of one process check the same ones."""
+    """Return whether a signature is right. Results are cached, because members of one process check the same ones."""
     key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP384R1(), point)
     r, s = int.from_bytes(signature[:48], "big"), int.from_bytes(signature[48:], "big")
     try:

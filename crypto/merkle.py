@@ -1,10 +1,10 @@
 """The Merkle tree of the audit log: RFC 9162 section 2.1, hashing as in RFC 6962, SHA-256.
 
-A leaf and a node are hashed under different prefixes, so that no node passes for an entry. Everything here
-takes and returns leaf hashes (32 bytes), never entries. Writing D[a:b] for the leaves a to b-1 and k for the
-largest power of two below n, the tree over n leaves is the tree over D[0:k] beside that over D[k:n].
+Leaves and nodes are hashed with different prefixes, so that no node passes for an entry. Everything here takes and
+returns leaf hashes (32 bytes), never entries. D[a:b] stands for the leaves a to b-1, and k for the largest power of two
+below n. The tree over n leaves is the tree over D[0:k] beside the tree over D[k:n].
 
-A :class:`Frontier` is what it takes to append and to say the root; a :class:`Tree` also proves.
+A :class:`Frontier` can append leaves and give the root. A :class:`Tree` can also prove.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Frontier:
-    """What a growing tree must remember: the roots of its perfect subtrees, largest first.
+    """The least state of a growing tree: the roots of its perfect subtrees, largest first.
 
     Attributes:
         size: number of leaves.
@@ -43,7 +43,7 @@ class Frontier:
 
     def __post_init__(self) -> None:
         if self.size < 0 or len(self.nodes) != self.size.bit_count():
-            raise ValueError(f"a tree of size {self.size} with {len(self.nodes)} subtrees; expected one for each bit")
+            raise ValueError(f"a tree of size {self.size} with {len(self.nodes)} subtrees; expected one per set bit")
 
     def append(self, leaf: bytes) -> Frontier:
         """Return the frontier with one more leaf hash; O(log n)."""
@@ -65,10 +65,10 @@ class Frontier:
 
 
 class Tree:
-    """A growing tree that can prove: every leaf and the root of every perfect subtree, 64 bytes for each leaf.
+    """A growing tree that can prove. It holds every leaf and the root of every perfect subtree: 64 bytes per leaf.
 
-    What it says of a smaller ``size`` it says of the tree as it was then: leaves are only ever appended. It may
-    be read by several threads, but not while it grows.
+    Leaves are only ever appended, so an answer about a smaller ``size`` is about the tree as it was then. Several
+    threads may read the tree, but not while it grows.
 
     >>> tree = Tree([leaf_hash(b""), leaf_hash(b"\\x00"), leaf_hash(b"\\x10")])
     >>> tree.root().hex()[:8], tree.root(2).hex()[:8]
@@ -91,10 +91,10 @@ class Tree:
         return len(self._levels[0]) // HASH_BYTES
 
     def append(self, leaf: bytes) -> None:
-        """Take one more leaf hash; amortised O(1).
+        """Append a leaf hash; amortised O(1).
 
         Raises:
-            ValueError: it has not the length of a hash; the tree is as before.
+            ValueError: it does not have the length of a hash. The tree is as before.
         """
         if len(leaf) != HASH_BYTES:
             raise ValueError(f"expected a leaf hash of {HASH_BYTES} bytes, got {len(leaf)}")
@@ -108,10 +108,10 @@ class Tree:
             self._levels[level] += node
 
     def extend(self, leaves: Iterable[bytes]) -> None:
-        """Take more leaf hashes, in their order.
+        """Append leaf hashes, in order.
 
         Raises:
-            ValueError: one has not the length of a hash; those before it were taken.
+            ValueError: one does not have the length of a hash. Those before it were appended.
         """
         for leaf in leaves:
             self.append(leaf)
@@ -129,7 +129,7 @@ class Tree:
         """Return PATH(index, D[0:size]) of RFC 9162 section 2.1.3.1, the siblings from the leaf up; O(log^2 n).
 
         Raises:
-            ValueError: the tree never had that size, or ``index`` is not that of a leaf below it.
+            ValueError: the tree never had that size, or has no leaf ``index`` at that size.
         """
         start, end = 0, self._past(size)
         if not 0 <= index < end:
@@ -163,12 +163,12 @@ class Tree:
             else:
                 path.append(self._over(start, middle))
                 start = middle
-        if start:  # else the old tree is this very subtree, and its root needs no mention
+        if start:  # else the old tree is this very subtree, and its root is left out
             path.append(self._over(start, end))
         return path[::-1]
 
     def _past(self, size: int | None) -> int:
-        """Return a size that the tree has or had; None is the present one."""
+        """Return ``size`` if the tree has or had it; the present size for None."""
         if size is None:
             return self.size
         if not 0 <= size <= self.size:
@@ -178,8 +178,8 @@ class Tree:
     def _over(self, start: int, end: int) -> bytes:
         """Return the root over D[start:end], start < end, a subtree of the recursion in section 2.1.1; O(log n).
 
-        It splits into perfect subtrees, one for each bit of its size and the largest first, because ``start``
-        is a multiple of the largest.
+        The subtree splits into perfect subtrees, one for each set bit of its size and the largest first, because
+        ``start`` is a multiple of the largest.
         """
         found = b""
         while start < end:
@@ -200,7 +200,7 @@ def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes],
     RFC 9162 section 2.1.3.2. Only ``size`` and ``expected`` are trusted; the rest may come from an adversary.
 
     Raises:
-        Refused: the proof does not lead to that root (audit.entry).
+        Refused: ``audit.entry``: the proof does not lead to that root.
     """
     if not 0 <= index < size:
         raise Refused("audit.entry", f"expected an index below the tree size {size}, got {index}")
@@ -227,7 +227,7 @@ def verify_consistency(old_size: int, size: int, proof: Sequence[bytes], old_roo
     RFC 9162 section 2.1.4.2. Both roots come from verified checkpoints; the proof may come from an adversary.
 
     Raises:
-        Refused: the two roots are not of one growing log, as far as this proof shows (audit.fork).
+        Refused: ``audit.fork``: this proof does not show that the two roots are of one growing log.
     """
     if not 0 <= old_size <= size:
         raise Refused("audit.fork", f"expected a tree of at least {old_size} leaves, got {size}")

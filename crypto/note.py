@@ -1,13 +1,13 @@
-"""Signed notes and checkpoints: how the log says "this many entries, with this root", and witnesses that they saw it.
+"""Signed notes and checkpoints: how the log signs its size and root, and how witnesses sign that they saw them.
 
-The formats are those of https://c2sp.org/signed-note and https://c2sp.org/tlog-checkpoint with Ed25519 keys
-(signature type 0x01), so that any transparency-log tool can read them. Stricter than the specification where
-it leaves room: a checkpoint has the key's name as its origin and no extension lines, every number and every
-base64 text has one spelling, and the one known key signs exactly once. Other keys' signatures are ignored.
+The formats are https://c2sp.org/signed-note and https://c2sp.org/tlog-checkpoint with Ed25519 keys (signature type
+0x01), so that any transparency-log tool can read them. This module is stricter where the specification leaves room: a
+checkpoint has the key's name as its origin and no extension lines, every number and every base64 text has one spelling,
+and the known key signs exactly once. Signatures of other keys are ignored.
 
-Among those may be cosignatures, https://c2sp.org/tlog-cosignature with Ed25519 keys (type 0x04): a witness
-countersigns a checkpoint, at a time by its own clock, after it saw that the log only grew since the one before.
-A cosignature says nothing about the log's key: check the log's signature first, which is to have a Checkpoint.
+Among those may be cosignatures, https://c2sp.org/tlog-cosignature with Ed25519 keys (type 0x04). A witness countersigns
+a checkpoint, at a time by its own clock, after it saw that the log only grew since the checkpoint before. A cosignature
+says nothing about the log's key. Check the log's signature first: a Checkpoint is a note whose signature was checked.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _NOT_PLAIN = re.compile(r"[\x00-\x09\x0b-\x1f\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class _PublicKey:
-    """A name and 32 bytes of Ed25519 (RFC 8032); the kind of what it signs, one byte, is in its hash and text."""
+    """A name and 32 bytes of Ed25519 (RFC 8032). One byte in its hash and text says what kind of thing it signs."""
 
     name: str
     key: bytes
@@ -53,7 +53,7 @@ class _PublicKey:
         """Return the key whose text is ``name+hhhhhhhh+base64(kind || key)``.
 
         Raises:
-            InputError: not such a text, or its hash is not that of the key (config.key).
+            InputError: ``config.key``: the text has another form, or the hash is not the key's.
         """
         public = cls(*_parse_key(text, cls.kind))
         if public.text() != text:
@@ -66,7 +66,7 @@ class _PublicKey:
         return _key_id(self.name, self.kind + self.key)
 
     def text(self) -> str:
-        """Return the public key as text, as other tools of transparency logs read it."""
+        """Return the public key as text, in the form that other tools for transparency logs read."""
         return f"{self.name}+{self.key_id.hex()}+{_base64(self.kind + self.key)}"
 
 
@@ -88,7 +88,7 @@ class Signer:
         """Return a new key from the operating system's randomness.
 
         Raises:
-            InputError: the name is empty or holds a space or a plus (config.key).
+            InputError: ``config.key``: the name is empty or holds a space or a plus.
         """
         _check_name(name, _ED25519)
         return cls(name, Ed25519PrivateKey.generate().private_bytes_raw())
@@ -98,7 +98,7 @@ class Signer:
         """Return the key whose text is ``PRIVATE+KEY+name+hhhhhhhh+base64(0x01 || seed)``.
 
         Raises:
-            InputError: not such a text, or its hash is not that of the key (config.key).
+            InputError: ``config.key``: the text has another form, or the hash is not the key's.
         """
         signer = cls(*_parse_key(text.removeprefix("PRIVATE+KEY+"), _ED25519))
         if signer.text() != text:
@@ -118,10 +118,10 @@ class Signer:
         """Return the note: ``text``, a blank line and one signature line.
 
         Args:
-            text: what is signed; ends in a newline and holds no other control character.
+            text: what is signed. It ends in a newline and holds no other control character but newlines.
 
         Raises:
-            ValueError: the text cannot be that of a note.
+            ValueError: a note cannot hold the text.
         """
         if not text.endswith("\n") or not _plain(text):
             raise ValueError("expected a text that ends in a newline and holds no other control characters")
@@ -135,10 +135,10 @@ class Signer:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A log's signed statement about itself; comes from :func:`sign_checkpoint` or :func:`open_checkpoint`.
+    """A log's signed statement of its size and root, made by :func:`sign_checkpoint` or :func:`open_checkpoint`.
 
     Attributes:
-        origin: name of the log, which is that of its key.
+        origin: name of the log, which is also its key's name.
         size: number of entries.
         root: 32-byte Merkle root over them.
         note: the signed text, as it travels.
@@ -163,13 +163,13 @@ class Witness(_PublicKey):
 
 @dataclass(frozen=True)
 class WitnessSigner:
-    """A witness's key that signs.
+    """A witness's signing key.
 
-    What is signed begins with ``cosignature/v1`` and does not hold the witness's name: one key, one witness, and
-    no other use of it that could sign such a text.
+    The signed text begins with ``cosignature/v1`` and does not hold the witness's name. So a key belongs to one witness
+    and has no other use that could sign such a text.
 
     Raises:
-        InputError: the name is empty or holds a space or a plus (config.key).
+        InputError: ``config.key``: the name is empty or holds a space or a plus.
     """
 
     name: str
@@ -184,17 +184,17 @@ class WitnessSigner:
         return Witness(self.name, self.key.public_key().public_bytes_raw())
 
     def cosign(self, checkpoint: Checkpoint, time_s: int) -> str:
-        """Return the signature line, with its newline: at ``time_s`` this was the log's largest tree known here.
+        """Return the signature line, with its newline: at ``time_s`` this was the largest tree of the log known here.
 
-        Only for a checkpoint that was opened with the log's key and proved consistent with the largest one that
-        this witness ever cosigned for that origin: nothing of that can be seen here.
+        The checkpoint must have been opened with the log's key and proved consistent with the largest checkpoint that
+        this witness ever cosigned for that origin. This method cannot check that.
 
         Args:
             checkpoint: of which tree.
             time_s: seconds since 1970, UTC, by the witness's clock.
 
         Raises:
-            ValueError: such a time cannot be written.
+            ValueError: the time is out of range.
         """
         if not 0 <= time_s <= MAX_TIME_S:
             raise ValueError(f"expected a time from 0 to {MAX_TIME_S}, got {time_s}")
@@ -204,10 +204,10 @@ class WitnessSigner:
 
 @dataclass(frozen=True)
 class Cosignature:
-    """A line of a note that has the form of a cosignature; nothing about it is checked.
+    """A line of a note that has the form of a cosignature. Nothing about it is checked.
 
     Attributes:
-        name, key_id: whose it claims to be.
+        name, key_id: of the key that it claims.
         line: the line with its newline, for :func:`check_cosignature`.
     """
 
@@ -227,7 +227,7 @@ def open_checkpoint(note: str, verifier: Verifier) -> Checkpoint:
     """Return the checkpoint in ``note`` after checking that ``verifier`` signed it for a log of its own name.
 
     Raises:
-        Refused: the note is malformed or not signed by that key (audit.signature).
+        Refused: ``audit.signature``: the note is malformed or not signed by that key.
     """
     lines = open_note(note, verifier).split("\n")
     if len(lines) != 4:
@@ -244,10 +244,10 @@ def open_checkpoint(note: str, verifier: Verifier) -> Checkpoint:
 
 
 def open_note(note: str, verifier: Verifier) -> str:
-    """Return the text of ``note``, with its last newline, after checking the one signature by ``verifier``.
+    """Return the text of ``note``, with its last newline, after checking the signature by ``verifier``.
 
     Raises:
-        Refused: the note is malformed, too long, or not signed exactly once by that key (audit.signature).
+        Refused: ``audit.signature``: the note is malformed, too long, or not signed exactly once by that key.
     """
     text, lines = _split(note)
     parsed = [_signature(line) for line in lines]
@@ -264,15 +264,15 @@ def open_note(note: str, verifier: Verifier) -> str:
 def check_cosignature(checkpoint: Checkpoint, line: str, witness: Witness) -> int:
     """Return when, in seconds since 1970 by its own clock, ``witness`` cosigned ``checkpoint``.
 
-    How old that may be, or how far ahead of the own clock, is the caller's rule.
+    The caller decides how old the time may be, and how far ahead of its own clock.
 
     Args:
         checkpoint: signed by the log, as :func:`open_checkpoint` has checked.
-        line: the signature line with its newline, from an adversary maybe.
-        witness: whose it must be.
+        line: the signature line with its newline. It may come from an adversary.
+        witness: the witness whose signature it must be.
 
     Raises:
-        Refused: the line is malformed, another key's, or not over this checkpoint (audit.signature).
+        Refused: ``audit.signature``: the line is malformed, by another key, or not over this checkpoint.
     """
     name, key_id, stamped = _signature(_unended(line))
     if (name, key_id) != (witness.name, witness.key_id):
@@ -289,16 +289,16 @@ def check_cosignature(checkpoint: Checkpoint, line: str, witness: Witness) -> in
 
 
 def with_cosignatures(note: str, lines: Iterable[str]) -> str:
-    """Return ``note`` with these signature lines behind its own, in their order; none of them is verified here.
+    """Return ``note`` with these signature lines after its own, in their order. None of them is verified here.
 
-    The log's signature stays the only one by its key, so that :func:`open_note` accepts what it accepted before.
+    The log's signature stays the only one by its key, so :func:`open_note` accepts the same notes as before.
 
     Args:
         note: a signed note, such as that of a checkpoint.
         lines: signature lines, each with its newline.
 
     Raises:
-        Refused: note or line is malformed, a key would sign twice, or the note would be too long (audit.signature).
+        Refused: ``audit.signature``: note or line is malformed, a key signs twice, or the note gets too long.
     """
     signers = {_signature(line)[:2] for line in _split(note)[1]}
     signed = note
@@ -313,10 +313,10 @@ def with_cosignatures(note: str, lines: Iterable[str]) -> str:
 
 
 def cosignatures(note: str) -> tuple[Cosignature, ...]:
-    """Return the lines of ``note`` that have the form of a cosignature, in their order, whoever made them.
+    """Return the lines of ``note`` that have the form of a cosignature, in their order, by any key.
 
     Raises:
-        Refused: the note is malformed (audit.signature).
+        Refused: ``audit.signature``: the note is malformed.
     """
     parsed = [(line, *_signature(line)) for line in _split(note)[1]]
     return tuple(
@@ -331,12 +331,12 @@ def _text(origin: str, size: int, root: bytes) -> str:
 
 
 def _cosigned(checkpoint: Checkpoint, time_s: int) -> bytes:
-    """Return what a witness signs; the first line keeps it apart from everything else that Ed25519 keys sign."""
+    """Return the bytes that a witness signs. The first line differs from all else that Ed25519 keys sign here."""
     return f"cosignature/v1\ntime {time_s}\n{checkpoint.text}".encode()
 
 
 def _split(note: str) -> tuple[str, list[str]]:
-    """Return the text of a note, with its last newline, and its signature lines, without theirs."""
+    """Return the text of a note, with its last newline, and its signature lines, without newlines."""
     _check_plain(note)
     body, blank, tail = note.rpartition("\n\n")
     lines = tail.split("\n")
@@ -346,7 +346,7 @@ def _split(note: str) -> tuple[str, list[str]]:
 
 
 def _unended(line: str) -> str:
-    """Return a signature line that came by itself, without its newline."""
+    """Return a single signature line without its newline, after checking that it has one."""
     _check_plain(line)
     if line.find("\n") != len(line) - 1:
         raise _bad_note(f"expected one line with its newline, got {line[:80]!r}")
@@ -359,7 +359,7 @@ def _check_plain(text: str) -> None:
 
 
 def _signature(line: str) -> tuple[str, bytes, bytes]:
-    """Return key name, key id and signature of one signature line, by whatever key."""
+    """Return key name, key id and signature of one signature line, by any key."""
     dash, _, rest = line.partition(" ")
     name, _, encoded = rest.partition(" ")
     raw = _unbase64(encoded)
@@ -374,7 +374,7 @@ def _key_id(name: str, key: bytes) -> bytes:
 
 
 def _parse_key(text: str, kind: bytes) -> tuple[str, bytes]:
-    """Return name and key bytes of ``name+hash+base64(kind || 32 bytes)``; the caller compares the hash."""
+    """Return name and key bytes of ``name+hash+base64(kind || 32 bytes)``. The caller compares the hash."""
     parts = text.split("+", 2)  # base64 may hold a plus, a name may not
     raw = _unbase64(parts[2]) if len(parts) == 3 else None
     if raw is None or len(raw) != 1 + _KEY_BYTES or raw[:1] != kind:

@@ -1,10 +1,11 @@
-"""Pairwise masks over one-time keys: only all answers together say anything.
+"""Pairwise masks over one-time keys: only the sum of all answers reveals anything.
 
     a_i = k_i + sum over j of +- PRG(DH(own mask key, j's public one); list, total, both names)   mod 2**w
 
-Of each pair the lower name (bytes of its NFC UTF-8) adds what the other subtracts, so that the masks cancel in the sum
-of **all** answers, which is K; any fewer are noise to whoever lacks the private mask keys. A mask is bound to the list
-of headers and to the total: an answer fits no other. Both names are in it, or a copied public key would cancel itself.
+In each pair the member with the lower name (bytes of its NFC UTF-8) adds what the other subtracts. The masks therefore
+cancel in the sum of **all** answers, which is K. Any fewer answers are noise to a party without the private mask keys.
+A mask is bound to the list of headers and to the total, so an answer fits no other list or total. Both names are in it;
+otherwise a copied public key would cancel itself.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ def public_mask(private: bytes) -> bytes:
 
 
 def check_public(public: bytes, member: str = "") -> None:
-    """Check that a public mask key gives secrets at all (RFC 7748, section 6.1).
+    """Check that masks made with a public mask key are secret (RFC 7748, section 6.1).
 
     Args:
         public: the key.
-        member: whose it is, for the refusal.
+        member: whose key it is, for the message.
 
     Raises:
-        Refused: ``envelope.malformed``: it is no key, or one of low order: everybody would know its masks.
+        Refused: ``envelope.malformed``: not a key, or a key of low order, whose masks anybody would know.
     """
     try:
         X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(public))
@@ -55,7 +56,7 @@ def check_public(public: bytes, member: str = "") -> None:
 
 
 def order(name: str) -> bytes:
-    """Return what names are compared by.
+    """Return the bytes by which names are compared.
 
     >>> sorted(["Zürich", "Köln", "Győr"], key=order)
     ['Győr', 'Köln', 'Zürich']
@@ -76,11 +77,11 @@ def mask(plan: Plan, private: bytes, own: str, others: Mapping[str, bytes], head
 
     Raises:
         Refused: ``envelope.malformed``: a public key of low order.
-        ValueError: two names are one, or there is no other member.
+        ValueError: two names are the same, or there is no other member.
     """
     places = {order(name) for name in (own, *others)}
     if len(places) != len(others) + 1 or not others:
-        raise ValueError("two members of a sum share a name, or there is one alone")
+        raise ValueError("two members of a sum share a name, or there is only one member")
     key = X25519PrivateKey.from_private_bytes(private)
     found = np.zeros(plan.degree, dtype=np.uint16)
     for name, public in others.items():
@@ -99,7 +100,7 @@ def answer(plan: Plan, key: Ints, masked: Words16) -> Words16:
 
 
 def key_sum(plan: Plan, answers: NDArray[np.int64]) -> Ints:
-    """Return K from the sum of all answers, ``int64[N]``: the residue modulo 2**w that is nearest to 0."""
+    """Return K, ``int64[N]``, from the sum of all answers: the residues modulo 2**w that are nearest to 0."""
     size = 1 << plan.key_bits
     found: Ints = (answers.astype(np.int64) + size // 2) % size - size // 2
     return found

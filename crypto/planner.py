@@ -1,20 +1,21 @@
 """Parameters of a sum under one-time keys: ring, primes, lanes, and zeros.
 
-Member i seals c = A k + t e + m over R_q = Z_q[X]/(X^N + 1); keys and errors are centred binomial, at most 21. What
-must hold is computed here, and nowhere relied upon without:
+Member i seals c = A k + t e + m over R_q = Z_q[X]/(X^N + 1). Keys and errors are centred binomial, at most 21. These
+three rules must hold. They are computed here, and no other module relies on them without a plan from here:
 
 1. **exact**: over the integers t (E + 21 n) + M lies in [0, (42 n + 1) t), so every sum of n opens exactly iff
    q >= (42 n + 1) t. A hard bound, no tails.
-2. **one opening**: with Z zero coefficients a total has at most one key that passes, but for 2^-192 a context tried, if
-   Z (log2 q - log2(84 n + 1)) >= N log2(84 n + 1) + 192, and Z <= N - N log2(42 n sqrt(N)) / log2 p for the smallest
-   prime p.
+2. **one opening**: with Z zero coefficients a total has at most one key that passes, except with probability 2^-192 for
+   each context tried, if Z (log2 q - log2(84 n + 1)) >= N log2(84 n + 1) + 192, and
+   Z <= N - N log2(42 n sqrt(N)) / log2 p for the smallest prime p.
 3. **128 bits**: log2 q within :data:`MAX_LOG_Q`, on the widths that remain once the sums of keys and errors are known.
 
 q is the product of up to four primes below 2^47, so that residues are worked on in 64-bit words. Coefficients hold L
-lanes of w = value_bits + ceil(log2 n) bits each; only those in use travel, and the zeros. Noise takes as many bits of a
-coefficient however many lanes it holds: so four primes at N = 8192 send 5 to 9 % less than two at N = 4096 where
-vectors are long (from about 100,000 values they make up for an answer of twice the size). Sealing takes as long with
-them, for there are as many residues in all; opening, where residues are put together, at most a third longer.
+lanes of w = value_bits + ceil(log2 n) bits each. Only the coefficients in use and the zeros travel. Noise takes the
+same number of bits of a coefficient, however many lanes it holds. Four primes at N = 8192 therefore send 5 to 9 % less
+than two at N = 4096 for long vectors (from about 100,000 values, where they make up for an answer of twice the size).
+Sealing takes as long with them, because the number of residues is the same. Opening puts residues together and takes at
+most a third longer.
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ from .ring import MAX_PRIME_BITS
 MAX_LOG_Q = {1024: 26, 2048: 50, 4096: 100, 8192: 200}
 MAX_MEMBERS, MAX_PRIMES = 1024, 4
 BOUND = 21  # of a key's and an error's coefficients
-MISS_BITS = 192  # a second opening exists with at most 2**-192, for each context tried
+MISS_BITS = 192  # a second opening exists with probability at most 2**-192, for each context tried
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Parameters of the sums of one circle; all members and the coordinator derive the same.
+    """Parameters of the sums of one circle. All members and the coordinator derive the same ones.
 
     Attributes:
         degree: N.
         primes: of q, the largest first.
         lanes: values in a coefficient.
-        value_bits: of one value.
+        value_bits: bits of one value.
         lane_bits: w.
         members: n, exactly.
     """
@@ -66,12 +67,12 @@ class Plan:
 
     @property
     def limbs(self) -> int:
-        """Lanes that one counter below 2**48 takes."""
+        """Lanes of one counter below 2**48."""
         return -(-48 // self.value_bits)
 
     @property
     def offset(self) -> int:
-        """What is added to a signed value so that a lane holds it unsigned."""
+        """The number that is added to a signed value so that a lane holds it unsigned."""
         return 1 << (self.value_bits - 1)
 
     @property
@@ -98,7 +99,7 @@ class Plan:
         return -(-(self.coefficients(lanes) + self.zeros) // self.degree)
 
     def travelling(self, lanes: int) -> int:
-        """Coefficients on the wire: those in use and the zeros, padded to a multiple of 8 by more zeros."""
+        """Coefficients on the wire: those in use and the zeros, padded to a multiple of 8 with more zeros."""
         return -(-(self.coefficients(lanes) + self.zeros) // 8) * 8
 
     def body_bytes(self, lanes: int) -> int:
@@ -106,7 +107,7 @@ class Plan:
         return self.travelling(lanes) * self.coefficient_bits // 8
 
     def sent_bytes(self, lanes: int) -> int:
-        """About what a member sends: a sealed vector, and an answer of N numbers in lanes."""
+        """Approximate bytes that a member sends: a sealed vector, and an answer of N numbers in lanes."""
         answer = self.degree * (self.key_bits + (self.members - 1).bit_length()) // 8
         return self.body_bytes(lanes) + answer
 
@@ -129,15 +130,15 @@ def most_zeros(degree: int, smallest: int, members: int) -> int:
 
 @lru_cache
 def plan(members: int, value_bits: int, lanes: int) -> Plan:
-    """Return the parameters that send least for vectors of so many lanes; among those within 1 %, the fastest.
+    """Return the parameters that send the fewest bytes for ``lanes`` lanes; among those within 1 %, the fastest.
 
     Args:
         members: n, 2 to 1024.
         value_bits: bits of one value, 4 to 24.
-        lanes: of the vector, counters' limbs included.
+        lanes: of the vector, including counters' limbs.
 
     Raises:
-        InputError: ``config.crypto``: nothing holds such a sum.
+        InputError: ``config.crypto``: no parameters hold such a sum.
     """
     fitting = [
         found
@@ -158,7 +159,7 @@ def plan(members: int, value_bits: int, lanes: int) -> Plan:
 
 
 def _try(degree: int, count: int, members: int, value_bits: int, lanes: int) -> Plan | None:
-    """Return the plan with these, if all three rules hold for it."""
+    """Return the plan with these parameters, if all three rules hold for it."""
     if not 2 <= members <= MAX_MEMBERS or not 4 <= value_bits <= 24:
         return None
     lane_bits = value_bits + (members - 1).bit_length()
@@ -175,7 +176,7 @@ def _try(degree: int, count: int, members: int, value_bits: int, lanes: int) -> 
 
 @lru_cache
 def _primes(degree: int, count: int, bits: int) -> tuple[int, ...]:
-    """Return ``count`` different primes of ``bits`` bits together, or none."""
+    """Return ``count`` different primes whose product has ``bits`` bits, or an empty tuple."""
     if -(-bits // count) > MAX_PRIME_BITS:
         return ()
     found: list[int] = []

@@ -1,4 +1,4 @@
-"""Primes for a ring of degree N: 1 mod 2N, so that polynomials have a number-theoretic transform."""
+"""Primes that are 1 mod 2N for a ring of degree N, so that polynomials have a number-theoretic transform."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _BASES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
 
 @lru_cache
 def largest_prime(bits: int, degree: int, below: int = 0) -> int:
-    """Return the largest prime of ``bits`` bits that is 1 mod 2N, or 0: the one that SEAL takes for this size.
+    """Return the largest prime of ``bits`` bits that is 1 mod 2N, or 0. SEAL takes the same prime for this size.
 
     Args:
         bits: of the prime.
         degree: N.
-        below: where it is given, only primes below it count.
+        below: if given, only primes below it count.
     """
     step = 2 * degree
     candidate = (1 << bits) - step + 1

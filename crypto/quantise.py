@@ -1,14 +1,14 @@
-"""From floats to exact integers in lanes, and from their opened sum back to a mean.
+"""Quantisation: from floats to exact integers in lanes, and from their opened sum back to a mean.
 
 An update x (``float32[n]``) of a member with the share r / N of all rows becomes
-``round(clip(x) * share / step + coins)`` with ``step = clip / (2**(b-1) - 7)``: room for twelve coins. Sums of such
-integers are exact, so every opener gets the same sum, the same mean and, elementwise in float64, the same candidate to
-the bit (rule 4). The mean's error per parameter, where nothing was clipped: mean 0, and a standard deviation of
-``1.05 * sqrt(n) * step``.
+``round(clip(x) * share / step + coins)`` with ``step = clip / (2**(b-1) - 7)``, which leaves room for twelve coins.
+Sums of such integers are exact. Every opener therefore gets the same sum, the same mean and, elementwise in float64,
+the same candidate to the bit (rule 4). If nothing was clipped, the mean's error per parameter has mean 0 and a standard
+deviation of ``1.05 * sqrt(n) * step``.
 
-Clip and step are constants of the recipe for each group of tensors (rule 6): a :class:`Scale`. Counters (row counts,
-tallies) travel as limbs of ``value_bits`` bits, so that they add up without loss below 2**48. Vectors are worked on in
-parts: none is held in float64 whole.
+Clip and step are constants of the recipe for each group of tensors (rule 6), held in a :class:`Scale`. Counters (row
+counts, tallies) travel as limbs of ``value_bits`` bits, so that they add up without loss below 2**48. Vectors are
+worked on in parts, so no whole vector is held in float64.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Stretch:
 
     Attributes:
         values: how many, at least 1.
-        group: its name.
-        clip: largest value that travels, > 0.
-        learnt: they follow a gradient; else they are buffers, which may well stay as they are.
+        group: the group's name.
+        clip: largest absolute value that travels, > 0.
+        learnt: the values follow a gradient. If False, they are buffers, which may stay unchanged.
     """
 
     values: int
@@ -54,11 +54,11 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Scale:
-    """How the values of an update become whole numbers: a constant of the circle.
+    """How the values of an update become whole numbers. It is a constant of the circle.
 
     Attributes:
-        stretches: from the first value to the last; a group has the same clip wherever it stands.
-        value_bits: of one value, 8 to 24.
+        stretches: from the first value to the last. All stretches of a group have the same clip.
+        value_bits: bits of one value, 8 to 24.
     """
 
     stretches: tuple[Stretch, ...]
@@ -66,12 +66,12 @@ class Scale:
 
     @property
     def size(self) -> int:
-        """Values of an update."""
+        """Number of values in an update."""
         return sum(stretch.values for stretch in self.stretches)
 
     @property
     def limit(self) -> int:
-        """Steps of the largest value that travels: coins have room above it."""
+        """Steps of the largest value that travels, with room above it for coins."""
         return (1 << (self.value_bits - 1)) - 1 - int(MOST)
 
     @property
@@ -80,11 +80,11 @@ class Scale:
         return {stretch.group: stretch.clip for stretch in self.stretches}
 
     def step(self, group: str) -> float:
-        """Return what one whole number of a group stands for."""
+        """Return the size of one step of a group."""
         return self.groups[group] / self.limit
 
     def within(self, start: int, count: int) -> Iterator[tuple[slice, Stretch]]:
-        """Yield where the stretches lie in a block of values.
+        """Yield the place of each stretch in a block of values, and the stretch.
 
         Args:
             start: of the block.
@@ -125,7 +125,7 @@ class Contribution:
         update: ``float32[n]``; n may be 0.
         share: of the update in the mean: this member's rows over all members', in (0, 1].
         scale: of the update.
-        secret: the node's own, from which the update's coins come; 32 bytes or more, empty where there is no update.
+        secret: the node's own, from which the update's coins come; 32 bytes or more, empty if there is no update.
     """
 
     counters: tuple[int, ...] = ()
@@ -145,11 +145,11 @@ class Contribution:
             raise ValueError("update holds values that are not finite")
 
     def lanes(self, plan: Plan) -> int:
-        """Lanes that this takes."""
+        """Return how many lanes the contribution takes."""
         return len(self.counters) * plan.limbs + len(self.update)
 
     def integers(self) -> Iterator[tuple[int, Ints]]:
-        """Yield (start, whole numbers ``int64[k]`` within ±(2**(b-1) - 1)) of consecutive parts of the update."""
+        """Yield (start, whole numbers ``int64[k]`` within ±(2**(b-1) - 1)) for consecutive parts of the update."""
         if not len(self.update):
             return
         about = hashlib.sha256(canonical([self.share, self.scale.value_bits, self.scale.as_list()]))
@@ -191,23 +191,23 @@ def lanes_of(given: Contribution, plan: Plan) -> Ints:
 
 
 def _shifts(plan: Plan) -> Ints:
-    """Return by how much each limb of a counter is shifted."""
+    """Return the shift in bits of each limb of a counter."""
     return np.arange(plan.limbs, dtype=np.int64) * plan.value_bits
 
 
 class OpenedSum:
-    """The lane sums of an opened vector: counters at once, values block by block.
+    """The lane sums of an opened vector. Counters are read at once, values block by block.
 
     Args:
         blocks: opened lane sums ``int64[k]``, in order.
-        values: parameters of the update; 0 where only counters were summed.
-        counters: how many.
-        members: summands.
+        values: number of the update's parameters; 0 if only counters were summed.
+        counters: number of counters.
+        members: number of summands.
         plan: of the sum.
 
     Attributes:
-        counters: their sums.
-        in_range: False once a lane held what honest members cannot add up to; final when all values were read.
+        counters: the counters' sums.
+        in_range: False once a lane held a sum that honest members cannot reach. Final when all values were read.
     """
 
     def __init__(self, blocks: Iterator[Ints], values: int, counters: int, members: int, plan: Plan) -> None:
@@ -224,7 +224,7 @@ class OpenedSum:
         self.counters = tuple((limbs.reshape(counters, plan.limbs) << _shifts(plan)).sum(axis=1).tolist())
 
     def values(self) -> Iterator[tuple[int, Ints]]:
-        """Yield (start, signed sums ``int64[k]``) of consecutive parts of the update; to be read to the end."""
+        """Yield (start, signed sums ``int64[k]``) for consecutive parts of the update. Read it to the end."""
         start, block = 0, self._rest
         while True:
             part, beyond = block[: self._values - start], block[self._values - start :]
@@ -239,7 +239,7 @@ class OpenedSum:
             block = following
 
     def finish(self) -> OpenedSum:
-        """Read what is left, for its range; return self."""
+        """Read the remaining values to check their range, and return self."""
         for _ in self.values():
             pass
         return self
@@ -256,7 +256,7 @@ def squares(sums: Ints) -> int:
 
 
 class Length:
-    """The length of an opened mean, added up part by part from exact squares: the same bits everywhere."""
+    """The length of an opened mean, added up part by part from exact squares. It is the same everywhere, to the bit."""
 
     def __init__(self, scale: Scale) -> None:
         self._scale = scale
@@ -269,19 +269,19 @@ class Length:
 
     @property
     def value(self) -> float:
-        """Length of the mean, each group's values beside its clip, in units of the smallest clip.
+        """Length of the mean, with each group's values relative to its clip, in units of the smallest clip.
 
-        With one clip that is the Euclidean norm. With several, a running variance of thousands would else hide what
-        one parameter does.
+        With one clip, this is the Euclidean norm. With several clips, a running variance of thousands would otherwise
+        hide what one parameter does.
         """
         unit = min(self._scale.groups.values(), default=0.0) / self._scale.limit
         return math.sqrt(sum(self._squares.values())) * unit
 
     def of_coins(self, members: int) -> float:
-        """Return how long the sum is beside one of coins alone, of the learnt group where that is least.
+        """Return the sum's length relative to a sum of coins alone, for the learnt group where that is least.
 
         Args:
-            members: summands.
+            members: number of summands.
         """
         counts: Counter[str] = Counter()
         for stretch in self._scale.stretches:
@@ -290,6 +290,6 @@ class Length:
 
 
 def apply_mean(base: NDArray[np.float32], update: Floats) -> NDArray[np.float32]:
-    """Return ``base + update``, elementwise in float64, rounded once to float32: same bytes everywhere."""
-    with np.errstate(over="ignore"):  # a candidate that is not finite is for the gate to refuse
+    """Return ``base + update``, elementwise in float64 and rounded once to float32: the same bytes everywhere."""
+    with np.errstate(over="ignore"):  # the gate refuses a candidate that is not finite
         return (base.astype(np.float64) + update).astype(np.float32)

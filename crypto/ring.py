@@ -1,15 +1,15 @@
 """Exact arithmetic in Z_q[X] / (X^N + 1) with numpy, and its randomness.
 
-q is a product of primes p = 1 mod 2N below 2**47, so that a polynomial is its residues mod each of them. Products are
-taken in the evaluation domain (number-theoretic transform, natural order of SEAL: entry i is f(psi**(2 bitrev(i) + 1))
-for the smallest primitive 2N-th root psi). A product mod p is exact: the quotient comes from float64 and is off by two
-at most, the rest from wrapping 64-bit integers. Inside a transform values are signed and grow by 2 p a stage at most:
-13 stages stay below 2**52, which a float64 holds exactly.
+q is a product of primes p = 1 mod 2N below 2**47, and a polynomial is represented by its residues mod each of them.
+Products are taken in the evaluation domain (number-theoretic transform, natural order of SEAL: entry i is
+f(psi**(2 bitrev(i) + 1)) for the smallest primitive 2N-th root psi). A product mod p is exact: the quotient comes from
+float64 and is off by two at most, the remainder from wrapping 64-bit integers. Inside a transform, values are signed
+and grow by at most 2 p a stage: 13 stages stay below 2**52, which a float64 holds exactly.
 
-Layout: transforms run over the first axis, ``int64[N, B]``, B polynomials at a time; all else is row by row.
+Layout: transforms run over the first axis, ``int64[N, B]``, B polynomials at a time. All else works row by row.
 
-Randomness is AES-256-CTR under a secret key or one from a label, never a numpy Generator. Nothing here
-runs in constant time: rejected draws, at least, show in the time that sampling takes.
+Randomness is AES-256-CTR under a secret key or a key from a label, never a numpy Generator. Nothing here runs in
+constant time: at least rejected draws show in the time that sampling takes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MASK = np.uint64((1 << CBD_COINS) - 1)
 
 
 class Prime:
-    """Arithmetic mod one prime, and its transforms.
+    """Arithmetic modulo a prime, and its transforms.
 
     Args:
         modulus: a prime = 1 mod 2N, below 2**47.
@@ -44,7 +44,7 @@ class Prime:
 
     def __init__(self, modulus: int, degree: int) -> None:
         if modulus.bit_length() > MAX_PRIME_BITS or modulus % (2 * degree) != 1 or degree > 8192:
-            raise ValueError(f"{modulus} is no modulus of a ring of degree {degree}")
+            raise ValueError(f"{modulus} is not a modulus of a ring of degree {degree}")
         self.modulus, self.degree, self._p = modulus, degree, np.int64(modulus)
         self._once, self._twice = np.uint64(modulus), np.uint64(2 * modulus)
         self._inverse = 1.0 / modulus
@@ -70,7 +70,7 @@ class Prime:
         return self._settle(self.mul_about(a, b))
 
     def mul_about(self, a: Ints, b: Ints) -> Ints:
-        """Return a b mod p within ±1.2 p, for a transform; as :meth:`mul`."""
+        """Return a b mod p within ±1.2 p, for a transform. Limits as for :meth:`mul`."""
         real = a.astype(np.float64)
         real *= b
         real *= self._inverse
@@ -137,7 +137,7 @@ class Prime:
         return out
 
     def _settle(self, x: Ints) -> Ints:
-        """Return x mod p for x within ±2 p, in place: as unsigned words what is negative is large."""
+        """Return x mod p for x within ±2 p, in place. Negative values are large as unsigned words."""
         words = x.view(np.uint64)
         np.minimum(words, words + self._twice, out=words)
         np.minimum(words, words - self._once, out=words)
@@ -150,7 +150,7 @@ class Prime:
 
 @lru_cache(maxsize=64)
 def prime(modulus: int, degree: int) -> Prime:
-    """Return the arithmetic of a prime, its tables made once."""
+    """Return the arithmetic of a prime, whose tables are made once."""
     return Prime(modulus, degree)
 
 
@@ -159,7 +159,7 @@ class Stream:
 
     Args:
         key: 32 bytes.
-        start: of the upper half of the counter; below 2**64.
+        start: value of the counter's upper half; below 2**64.
     """
 
     def __init__(self, key: bytes, start: int = 0) -> None:
@@ -170,7 +170,7 @@ class Stream:
         return np.frombuffer(self._cipher.update(bytes(8 * count)), dtype="<u8")
 
     def uniform(self, count: int, modulus: int) -> Ints:
-        """Return ``int64[count]`` uniform in [0, modulus): top bits of words; those too large are drawn again."""
+        """Return ``int64[count]`` uniform in [0, modulus): the top bits of words, drawn again if too large."""
         shift = np.uint64(64 - modulus.bit_length())
         values = (self.words(count) >> shift).view(np.int64)
         while values.max(initial=0) >= modulus:
@@ -189,7 +189,7 @@ class Stream:
 def expand(label: bytes, p: Prime, chunks: range) -> Ints:
     """Return the public polynomials ``int64[B, N]`` mod p of these chunks, as evaluations.
 
-    The key is a SHA-256 of label and prime: whoever sends the label does not choose the polynomials.
+    The key is a SHA-256 of label and prime, so the sender of the label does not choose the polynomials.
     """
     named = canonical({"kind": "moonflower.expand.v1", "label": label.hex(), "prime": p.modulus})
     key = hashlib.sha256(named).digest()

@@ -1,10 +1,10 @@
-"""SEAL, through ``tenseal.sealapi``: the key under which answers travel. Members import this; the server must not.
+"""Microsoft SEAL, through ``tenseal.sealapi``, for the circle's key. Members import this; the server must not.
 
-A ciphertext is SEAL's symmetric BFV encryption of a polynomial of N integers below t (no batching: sums need
-none), with a 64-byte seed in place of its second polynomial. On the wire only seeds and residues travel; SEAL's own
-headers are made here from what the local SEAL writes, so that members may run different builds of it.
+A ciphertext is SEAL's symmetric BFV encryption of a polynomial of N integers below t (without batching, which sums do
+not need), with a 64-byte seed instead of its second polynomial. Only seeds and residues travel. SEAL's own headers are
+made here from what the local SEAL writes, so that members may run different builds of it.
 
-SEAL reads and writes files only; the file here is anonymous memory.
+SEAL reads and writes files only, so the file here is anonymous memory.
 
     Plaintext and key: header | parms_id 32 | count u64 | scale f64 | array
     Ciphertext:        header | parms_id 32 | is_ntt u8 | size u64 | N u64 | primes u64 | scale f64 | factor u64 | array
@@ -97,7 +97,7 @@ def generate(plan: AnswerPlan) -> Words:
 
 
 class _Seal:
-    """A SEAL context, and SEAL's objects as bytes through a file in memory."""
+    """A SEAL context, and conversion of SEAL's objects to and from bytes through a file in memory."""
 
     def __init__(self, plan: AnswerPlan) -> None:
         parameters = seal.EncryptionParameters(seal.SCHEME_TYPE.BFV)
@@ -118,18 +118,18 @@ class _Seal:
             self._cipher_meta = self._read(file, one)[:_META]
 
     def save(self, thing: Any) -> bytes:
-        """Return SEAL's bytes of an object, its outer header and compression taken off."""
+        """Return SEAL's bytes of an object, without its outer header and compression."""
         with _memory_file() as file:
             return self._read(file, thing)
 
     def load(self, thing: Any, meta: bytes, residues: bytes, count: int) -> Any:
-        """Return ``thing`` with the content that these bytes describe; SEAL checks every residue."""
+        """Return ``thing`` with the content that these bytes describe. SEAL checks every residue."""
         with _memory_file() as file:
             self._write(file, thing, self._framed(meta + self._array(residues, count)))
         return thing
 
     def summed(self, first: bytes, seeds: Sequence[bytes]) -> Any:
-        """Return the sum of ciphertexts from the sum of their first polynomials and the seeds; SEAL expands these."""
+        """Return the sum of ciphertexts, from the sum of their first polynomials and the seeds, which SEAL expands."""
         whole, one = seal.Ciphertext(), seal.Ciphertext()
         with _memory_file() as file:
             self._write(file, whole, self._seeded(first, seeds[0]))
@@ -141,7 +141,7 @@ class _Seal:
         return whole
 
     def _seeded(self, first: bytes, seed: bytes) -> bytes:
-        """Return SEAL's bytes of a ciphertext of a first polynomial and a seed."""
+        """Return SEAL's bytes of a ciphertext that has this first polynomial and seed."""
         tail = self._framed(bytes([BLAKE2XB]) + seed)
         return self._framed(self._cipher_meta + self._array(first, self._degree) + tail)
 
@@ -152,7 +152,7 @@ class _Seal:
         return self._header + struct.pack("<Q", _HEADER + len(body)) + body
 
     def _write(self, file: int, thing: Any, raw: bytes, at: int = 0) -> None:
-        """Let SEAL read a thing from a file after its bytes, from ``at`` on, were replaced."""
+        """Replace a file's bytes from ``at`` on, and let SEAL read a thing from the file."""
         os.pwrite(file, raw, at)
         thing.load(self.context, f"/proc/self/fd/{file}")
 

@@ -1,14 +1,14 @@
 """Sealing under one-time keys, and opening only the sum of the keys.
 
-    seal   c_i = A k_i + t e_i + m_i   mod q        a member, once; k_i is forgotten when it has answered
+    seal   c_i = A k_i + t e_i + m_i   mod q        a member, once; it deletes k_i when it has answered
     add    C   = sum of c_i                         the coordinator, no key
     open   X   = C - A K + 21 n t,  K = sum of k_i; M = X mod t, E = X div t - 21 n; |E| <= 21 n and zeros, or refused
 
-A is public, from the context. Keys and errors are centred binomial, never ternary: a sum of two ternary keys gives a
-fifth of each away. k_i is for one context and one vector: with it twice, the difference of two vectors is open at once.
-Whoever holds C and K learns M and E, and no more about the summands.
+A is public and follows from the context. Keys and errors are centred binomial, never ternary: a sum of two ternary keys
+gives a fifth of each away. k_i is for one context and one vector. If it were used twice, the difference of the two
+vectors would be open at once. A party that holds C and K learns M and E, and no more about the summands.
 
-Nothing here runs in constant time; a key lives for one seal.
+Nothing here runs in constant time. A key is used for one seal.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _KEY, _ERRORS, _MASK = b"moonflower.v2.key", b"moonflower.v2.errors", b"moonflow
 
 @dataclass(frozen=True)
 class Secrets:
-    """Everything random of one seal, from one seed. Its ``repr`` shows nothing of it.
+    """Everything random in one seal, derived from one seed. Its ``repr`` does not show the seed.
 
     Attributes:
-        seed: 32 bytes; whoever has it has the vector.
+        seed: 32 bytes. A party that has it can read the vector.
     """
 
     seed: bytes = field(repr=False)
@@ -54,9 +54,9 @@ class Secrets:
 
         Args:
             random: from the operating system, 32 bytes or more.
-            node_secret: the node's own, so that a repeated generator of a restored machine does no harm.
+            node_secret: the node's own secret, so that a restored machine whose generator repeats does no harm.
             context: digest of the RoundContext.
-            vector: SHA-256 of what is sealed.
+            vector: SHA-256 of the vector to seal.
         """
         for what, given in (("randomness", random), ("node secret", node_secret), ("digest of the vector", vector)):
             if len(given) < SEED_BYTES:
@@ -84,7 +84,7 @@ class Secrets:
 
 
 def seal(plan: Plan, context: str, secrets: Secrets, lanes: Ints) -> bytes:
-    """Return a sealed vector: residues of the coefficients in use and of the zeros, a prime after the other.
+    """Return a sealed vector: residues of the coefficients in use and of the zeros, prime by prime.
 
     Args:
         plan: of the sum.
@@ -93,7 +93,7 @@ def seal(plan: Plan, context: str, secrets: Secrets, lanes: Ints) -> bytes:
         lanes: contents ``int64[m]``, each in ``[0, 2**value_bits)``.
 
     Raises:
-        ValueError: a lane holds what it cannot.
+        ValueError: a lane holds a number out of range.
     """
     if lanes.size and not (int(lanes.min()) >= 0 and int(lanes.max()) < 1 << plan.value_bits):
         raise ValueError(f"a lane holds a number outside 0..2**{plan.value_bits} - 1")
@@ -138,7 +138,7 @@ def residues_of(plan: Plan, body: bytes | memoryview, lanes: int) -> list[Words]
 
 
 class Sum:
-    """A running sum of sealed vectors; the coordinator needs no key for it.
+    """A running sum of sealed vectors. The coordinator needs no key for it.
 
     Attributes:
         body_bytes: length of every body that can be added.
@@ -151,13 +151,13 @@ class Sum:
         self._totals = [np.zeros(plan.travelling(lanes), dtype=np.uint64) for _ in plan.primes]
 
     def add(self, body: bytes | memoryview) -> None:
-        """Add a body, all of it or nothing; sums of 1024 residues below 2**47 fit 64 bits unreduced.
+        """Add a body, whole or not at all. Sums of 1024 residues below 2**47 fit 64 bits unreduced.
 
         Raises:
             Refused: ``envelope.malformed``; ``envelope.params``: more summands than planned.
         """
         if self.count >= self._plan.members:
-            raise Refused("envelope.params", f"the sum is planned for {self._plan.members} members")
+            raise Refused("envelope.params", f"one summand too many: the sum is planned for {self._plan.members}")
         for total, residues in zip(self._totals, residues_of(self._plan, body, self._lanes), strict=True):
             total += residues
         self.count += 1
@@ -169,7 +169,7 @@ class Sum:
 
 
 def open_total(plan: Plan, context: str, key_sum: Ints, total: bytes, lanes: int) -> Iterator[Ints]:
-    """Return the sums of lanes, ``int64`` blocks in order, once every coefficient of the total has passed its checks.
+    """Return the sums of lanes, ``int64`` blocks in order, after checking every coefficient of the total.
 
     Args:
         plan: of the sum.
@@ -179,10 +179,10 @@ def open_total(plan: Plan, context: str, key_sum: Ints, total: bytes, lanes: int
         lanes: of each vector.
 
     Raises:
-        Refused: ``envelope.malformed``; ``open.key``: K is not the sum of the keys, or the total not that of vectors.
+        Refused: ``envelope.malformed``; ``open.key``: K is not the sum of the keys, or the total not a sum of vectors.
     """
     if key_sum.shape != (plan.degree,) or int(np.abs(key_sum).max()) > BOUND * plan.members:
-        raise Refused("open.key", "the sum of keys is larger than so many keys can make it")
+        raise Refused("open.key", f"the sum of keys is larger than {plan.members} keys can be")
     residues = residues_of(plan, total, lanes)
     work = _Work(plan, context, lanes)
     keys = [p.ntt(p.reduce(key_sum)[:, None])[:, 0] for p in work.rings]
@@ -195,17 +195,17 @@ def open_total(plan: Plan, context: str, key_sum: Ints, total: bytes, lanes: int
             parts.append(p.reduce(x)[work.used(chunks)])
         found, noise = _split(plan, _joined(work.rings, parts))
         if int(noise.max(initial=0)) > 2 * BOUND * plan.members:
-            raise Refused("open.key", "the noise of the opened sum is larger than so many errors can make it")
+            raise Refused("open.key", f"the noise is larger than {plan.members} errors can be")
         data = work.data(chunks)
         if found[data:].any():
-            raise Refused("open.key", "a coefficient that must be zero is not")
+            raise Refused("open.key", "a coefficient of the opened sum that must be zero is not")
         count = min(lanes - chunks.start * plan.degree * plan.lanes, data * plan.lanes)
         opened += _lanes(found[:data], count, np.uint32 if plan.lane_bits <= 32 else np.uint64)
     return (block.astype(np.int64) for block in opened)
 
 
 class _Work:
-    """Which coefficients travel, and where they lie in ring elements."""
+    """Which coefficients travel, and their places in ring elements."""
 
     def __init__(self, plan: Plan, context: str, lanes: int) -> None:
         self.plan, self._label = plan, bytes.fromhex(context)
@@ -214,7 +214,7 @@ class _Work:
         self.travelling = plan.travelling(lanes)
 
     def blocks(self) -> Iterator[range]:
-        """Yield the chunks that are worked on together, so that a transform stays in the cache."""
+        """Yield the chunks to work on together, so that a transform stays in the cache."""
         step = BLOCK // self.plan.degree
         for first in range(0, self._chunks, step):
             yield range(first, min(first + step, self._chunks))
@@ -238,20 +238,20 @@ class _Work:
             yield slice(begin - first, stop - first), slice(at, at + stop - begin)
 
     def take(self, chunks: range, rows: Ints, residues: Words) -> None:
-        """Take what travels of a block."""
+        """Copy the part of a block that travels into ``residues``."""
         flat = rows.reshape(-1)
         for here, there in self._spans(chunks):
             residues[there] = flat[here]
 
     def place(self, chunks: range, residues: Words) -> Ints:
-        """Return a block with what travelled in its place."""
+        """Return a block with the coefficients that travelled in their places."""
         flat = np.zeros(len(chunks) * self.plan.degree, dtype=np.int64)
         for here, there in self._spans(chunks):
             flat[here] = residues[there]
         return flat.reshape(len(chunks), -1)
 
     def used(self, chunks: range) -> tuple[Ints, Ints]:
-        """Return the index of what travelled in a block, data first."""
+        """Return the index of the coefficients of a block that travelled, data first."""
         at = np.concatenate([np.arange(here.start, here.stop) for here, _ in self._spans(chunks)])
         rows, columns = np.divmod(at, self.plan.degree)
         return rows, columns
@@ -262,7 +262,7 @@ class _Work:
 
 
 def _group(plan: Plan) -> tuple[int, int]:
-    """Return how many lanes are put together in 64-bit words, so that errors fit above them, and their bits."""
+    """Return how many lanes share a 64-bit word, so that errors fit above them, and their bits together."""
     count = min(plan.lanes, _GROUP_BITS // plan.lane_bits)
     return count, count * plan.lane_bits
 
@@ -283,7 +283,7 @@ def _groups(plan: Plan, lanes: Ints, chunks: range) -> list[Ints]:
 
 
 def _noisy(plan: Plan, groups: Sequence[Ints], errors: Ints) -> list[Ints]:
-    """Return t e + m of some chunks in groups ``int64[B, N]``, the lowest first: errors lie above the last lane."""
+    """Return t e + m of some chunks in groups ``int64[B, N]``, the lowest first. Errors lie above the last lane."""
     top = errors << (plan.plain_bits - (len(groups) - 1) * _group(plan)[1])
     top.reshape(-1)[: len(groups[-1])] += groups[-1]
     found = []
@@ -331,7 +331,7 @@ def _split(plan: Plan, words: Sequence[Words]) -> tuple[Words, Words]:
 
 
 def _shifted(words: Sequence[Words], by: int) -> Words:
-    """Return the lower bits, 48 at least, of integers shifted right."""
+    """Return the lower bits, at least 48, of integers shifted right."""
     at, by = divmod(by, 2 * _LIMB_BITS)
     out = words[at] >> np.uint64(by)
     if at + 1 < len(words):
@@ -340,14 +340,14 @@ def _shifted(words: Sequence[Words], by: int) -> Words:
 
 
 def _lanes(found: Words, count: int, kind: type[np.uint32 | np.uint64]) -> list[Any]:
-    """Return the lanes of a block, of a kind that holds them, without the last coefficient's padding.
+    """Return the lanes of a block as integers of type ``kind``, without the last coefficient's padding.
 
     Raises:
-        Refused: ``open.key``: the padding holds something.
+        Refused: ``open.key``: the padding is not zero.
     """
     flat = found.reshape(-1)
     if flat[max(count, 0) :].any():
-        raise Refused("open.key", "a lane that must be empty is not")
+        raise Refused("open.key", "a lane of the opened sum that must be empty is not")
     return [flat[:count].astype(kind)] if count > 0 else []
 
 

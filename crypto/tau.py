@@ -1,16 +1,16 @@
-"""Is the total the sum of exactly these bodies? Functionals that nobody could foresee.
+"""Functionals that check whether the total is the sum of exactly these bodies, and that nobody could foresee.
 
     tau_i = <H(list, total), c_i>       three functionals for each prime, in clear, in the member's signed answer
     check   sum of tau_i = <H(list, total), C>
 
-The coordinator fixes list and total before it learns H = U V: residues lie in rows of 2,048, V takes each row to eight
-numbers, and U takes all of these to the three functionals. Entries of V are 16 random bits; those of U are 48, taken
-mod p, so that no residue is likelier than 1/p + 2**-48.
+The coordinator fixes list and total before it learns H = U V. Residues lie in rows of 2,048, V maps each row to eight
+numbers, and U maps all of these to the three functionals. Entries of V are 16 random bits. Those of U are 48 random
+bits, taken mod p, so that no residue is likelier than 1/p + 2**-48.
 
-A total that is not the sum is wrong mod one prime at least. There V takes the difference to zero with 2**-128 at most,
-or U takes to zero what is left, with at most (1/p + 2**-48)**3: together 2**-77 for a prime of 26 bits, 2**-116 for one
-of 39. It can be tried offline, with other totals, for H is public: that many hashes. But a member answers one total in
-a context.
+A total that is not the sum is wrong modulo at least one prime. There V maps the difference to zero with probability at
+most 2**-128, or U maps what is left to zero with probability at most (1/p + 2**-48)**3. Together that is 2**-77 for a
+prime of 26 bits, and 2**-116 for one of 39. H is public, so an attacker can try other totals offline, at that many
+hashes. But a member answers one total in a context.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FUNCTIONALS = 3
 COLUMNS, DRAWN_BITS = 8, 16  # numbers that V makes of a row, bits of its entries
 CUT_BITS, CUTS = 24, 2  # of a residue, which is below 2**47
 WIDTH = 1 << 11  # of a row: inner products of V and cuts stay below 2**51, and a float64 holds them exactly
-BLOCK = 7  # rows worked on at a time: they stay in the cache, and BLAS starts no threads for so few
+BLOCK = 7  # rows worked on at a time: they stay in the cache, and are too few for BLAS to start threads
 
 
 def functionals(plan: Plan, headers: str, total: str, residues: Sequence[Words]) -> tuple[int, ...]:
@@ -62,7 +62,7 @@ def added(plan: Plan, taus: Sequence[Sequence[int]]) -> tuple[int, ...]:
 
 
 def _shortened(p: Prime, inner: Floats, values: Words) -> Ints:
-    """Return all rows' products with V mod p, ``int64[8 rows]``: exact inner products of cuts, put together."""
+    """Return all rows' products with V mod p, ``int64[8 rows]``: exact inner products of cuts, joined."""
     rows = -(-len(values) // WIDTH)
     together = min(BLOCK, rows)
     products = np.empty((rows, CUTS, COLUMNS))

@@ -1,4 +1,4 @@
-"""How many refusals an address may cause: the gateway and the embedded issuer's login page use it."""
+"""Limits on how many refusals an address may cause, for the gateway and the embedded issuer's login page."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ MAX_ADDRESSES = 10_000
 
 
 class Allowance:
-    """Token buckets: how many refusals an address may cause before it is asked to wait.
+    """Token buckets that limit how many refusals an address may cause before it has to wait.
 
     Args:
         a_minute: refusals that an address may cause at once, and that are given back in a minute.
-        clock: seconds.
+        clock: now, in seconds.
     """
 
     def __init__(self, a_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -22,12 +22,12 @@ class Allowance:
         self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def wait_s(self, address: str) -> float:
-        """Return 0.0 if the address may try, or else for how long it should not."""
+        """Return 0.0 if the address may try, or else how many seconds it has to wait."""
         over = self._level(address) - self._a_minute + 1
         return max(0.0, over * 60 / self._a_minute)
 
     def spend(self, address: str) -> None:
-        """Count a refusal."""
+        """Count a refusal that the address caused."""
         self._spent[address] = (self._level(address) + 1, self._clock())
         self._spent.move_to_end(address)
         while len(self._spent) > MAX_ADDRESSES:

@@ -1,4 +1,4 @@
-"""Our own routes at a server, as a desk or a node asks them: with a token, and its errors as ours."""
+"""A client for moonflower's routes at a server. It adds a token, and raises the server's errors as moonflower's own."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ UNREACHABLE = "run.unreachable"
 
 
 class ApiClient:
-    """A server and the right to ask it; safe for threads.
+    """A client for one server; safe for threads.
 
     Args:
         server: its address.
-        ca: private CA of it (PEM); None for the machine's own list.
+        ca: the server's private CA (PEM); None for the machine's own list.
         auth: adds and renews the token.
 
     Raises:
@@ -34,8 +34,10 @@ class ApiClient:
             try:
                 verify = ssl.create_default_context(cafile=ca)
             except (OSError, ssl.SSLError) as error:
-                raise InputError("config.file", f"ca = {ca}: not a readable CA: {error}") from None
-        outside = not is_loopback(urlsplit(server).hostname or "")  # a proxy is for the way out
+                raise InputError(
+                    "config.file", f"ca = {ca}: expected a readable CA certificate in PEM: {error}"
+                ) from None
+        outside = not is_loopback(urlsplit(server).hostname or "")  # proxies are only for other machines
         self._http = httpx.Client(base_url=server, auth=auth, verify=verify, timeout=TIMEOUT_S, trust_env=outside)
 
     def close(self) -> None:
@@ -43,10 +45,10 @@ class ApiClient:
         self._http.close()
 
     def ask(self, method: str, path: str, **more: Any) -> dict[str, Any]:
-        """Return the JSON object of a reply.
+        """Return the JSON object of the server's reply.
 
         Raises:
-            Refused, InputError: as the server said, or it cannot be reached (``run.unreachable``).
+            Refused, InputError: with the server's code, or the server cannot be reached (``run.unreachable``).
         """
         reply = self.send(method, path, **more)
         try:
@@ -54,14 +56,14 @@ class ApiClient:
         except ValueError:
             said = None
         if not isinstance(said, dict):
-            raise Refused(UNREACHABLE, f"the server said {reply.status_code}: no answer of ours")
+            raise Refused(UNREACHABLE, f"the server said {reply.status_code}, without the expected JSON object")
         return said
 
     def send(self, method: str, path: str, **more: Any) -> httpx.Response:
-        """Return a reply, if the server did as it was asked.
+        """Return the server's reply, if it is a success.
 
         Raises:
-            Refused, InputError: as the server said, or it cannot be reached (``run.unreachable``).
+            Refused, InputError: with the server's code, or the server cannot be reached (``run.unreachable``).
         """
         try:
             reply = self._http.request(method, path, **more)

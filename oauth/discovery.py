@@ -1,6 +1,6 @@
-"""An issuer's metadata, and the small documents it publishes: fetched with limits, believed only from its own address.
+"""Fetches an issuer's metadata and other small documents, with limits and only from the issuer's own address.
 
-Nothing here follows a redirect, reads more than 256 KiB, waits longer than some seconds, or speaks plain http to
+Nothing here follows a redirect, reads more than 256 KiB, waits longer than a few seconds, or speaks plain http to
 another machine.
 """
 
@@ -23,31 +23,31 @@ from ..errors import InputError, IssuerUnreachable, MetadataRefused
 MAX_BYTES = 256 << 10
 TIMEOUT_S = 5.0
 SKEW_S = 30.0
-WHOLE_S = 10.0  # for a document that arrives in drops
+WHOLE_S = 10.0  # limit for a whole document, however slowly it arrives
 
 Fetch = Callable[[str], bytes]  # an address -> its document; raises IssuerUnreachable
 
 
 class NotThere(IssuerUnreachable):
-    """The issuer answered, and has no such document."""
+    """The issuer answered and does not have the document."""
 
 
 def tls(ca: Path | None) -> ssl.SSLContext | bool:
-    """Return how to verify servers: only by the private CA in ``ca``, or, for None, as httpx does.
+    """Return how to verify servers: only with the private CA in ``ca``, or, for None, as httpx does.
 
     Raises:
-        InputError: ``config.file``: no CA in PEM there.
+        InputError: ``config.file``: the file is not a CA in PEM.
     """
     if ca is None:
         return True
     try:
         return ssl.create_default_context(cafile=str(ca))
     except OSError as error:  # ssl.SSLError is one
-        raise InputError("config.file", f"ca {ca} is no certificate in PEM that can be read") from error
+        raise InputError("config.file", f"ca {ca} is not a readable certificate in PEM") from error
 
 
 def client(issuer: str, ca: Path | None) -> httpx.Client:
-    """Return an HTTP client for the issuer; proxies are taken from the environment, except to this machine itself."""
+    """Return an HTTP client for the issuer. It uses proxies from the environment, except to this machine itself."""
     outside = not is_loopback(urlsplit(issuer).hostname or "")
     return httpx.Client(verify=tls(ca), timeout=TIMEOUT_S, trust_env=outside, follow_redirects=False)
 
@@ -56,9 +56,9 @@ def exchange(http: httpx.Client, request: httpx.Request) -> tuple[httpx.Response
     """Return the reply and its body.
 
     Raises:
-        IssuerUnreachable: ``auth.issuer_unreachable``: no reply, too long, too slow, 5xx or 429.
+        IssuerUnreachable: ``auth.issuer_unreachable``: no reply, or a reply that is too long, too slow, 5xx or 429.
     """
-    request.headers["Accept-Encoding"] = "identity"  # a limit on what is read is then one on what comes out
+    request.headers["Accept-Encoding"] = "identity"  # so a limit on what is read also limits what comes out
     ends, body = time.monotonic() + WHOLE_S, bytearray()
     try:
         response = http.send(request, stream=True, follow_redirects=False)
@@ -68,7 +68,10 @@ def exchange(http: httpx.Client, request: httpx.Request) -> tuple[httpx.Response
             for piece in response.iter_bytes():
                 body += piece
                 if len(body) > MAX_BYTES or time.monotonic() > ends:
-                    raise IssuerUnreachable("auth.issuer_unreachable", "the issuer's reply is too long or too slow")
+                    limits = f"expected at most {MAX_BYTES} bytes within {WHOLE_S:.0f} s"
+                    raise IssuerUnreachable(
+                        "auth.issuer_unreachable", f"the issuer's reply is too long or too slow; {limits}"
+                    )
         finally:
             response.close()
     except httpx.HTTPError as error:
@@ -82,12 +85,12 @@ def exchange(http: httpx.Client, request: httpx.Request) -> tuple[httpx.Response
 
 
 def fetcher(issuer: str, ca: Path | None) -> Fetch:
-    """Return a :data:`Fetch` that opens a connection each time: once in ten minutes is not worth keeping one.
+    """Return a :data:`Fetch` that opens a connection each time, because it is called only about every ten minutes.
 
     Raises:
-        InputError: ``config.file``: no CA in PEM there.
+        InputError: ``config.file``: the file is not a CA in PEM.
     """
-    tls(ca)  # so that a wrong path ends the start, not the first request
+    tls(ca)  # so that a wrong path fails at the start, not at the first request
 
     def fetch(url: str) -> bytes:
         with client(issuer, ca) as http:
@@ -100,7 +103,7 @@ def get(http: httpx.Client, url: str) -> bytes:
     """Return the document at ``url``.
 
     Raises:
-        IssuerUnreachable: ``auth.issuer_unreachable``: no reply, or any but 200 (then :class:`NotThere`).
+        IssuerUnreachable: ``auth.issuer_unreachable``: no reply, or a status other than 200 (:class:`NotThere`).
     """
     response, body = exchange(http, http.build_request("GET", url, headers={"Accept": "application/json"}))
     if response.status_code != 200:
@@ -112,7 +115,7 @@ def discover(issuer: str, fetch: Fetch) -> dict[str, Any]:
     """Return the issuer's metadata (OpenID Connect Discovery 1.0, else RFC 8414).
 
     Raises:
-        IssuerUnreachable: ``auth.issuer_unreachable``: neither document is there.
+        IssuerUnreachable: ``auth.issuer_unreachable``: neither document can be fetched.
         MetadataRefused: ``auth.issuer_metadata``: it names another issuer.
     """
     parts = urlsplit(issuer)
@@ -133,10 +136,10 @@ def discover(issuer: str, fetch: Fetch) -> dict[str, Any]:
 
 
 def endpoint(metadata: dict[str, Any], name: str) -> str:
-    """Return an address out of the metadata.
+    """Return an address from the metadata.
 
     Raises:
-        MetadataRefused: ``auth.issuer_metadata``: none, or plain http to another machine.
+        MetadataRefused: ``auth.issuer_metadata``: the address is missing, or is plain http to another machine.
     """
     url = metadata.get(name)
     try:
@@ -146,15 +149,15 @@ def endpoint(metadata: dict[str, Any], name: str) -> str:
         parts, host = urlsplit(""), ""
     safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))
     if not safe or not host or parts.username is not None or parts.fragment:
-        raise MetadataRefused("auth.issuer_metadata", f"the issuer's {name} is no https address")
+        raise MetadataRefused("auth.issuer_metadata", f"the issuer's {name} is not an https address")
     return str(url)
 
 
 def document(data: bytes) -> dict[str, Any]:
-    """Return a JSON object that was fetched.
+    """Return the JSON object in a fetched document.
 
     Raises:
-        IssuerUnreachable: ``auth.issuer_unreachable``: anything else, such as the page of a proxy.
+        IssuerUnreachable: ``auth.issuer_unreachable``: it is not a JSON object but, for example, a proxy's page.
     """
     try:
         value = json.loads(data)
@@ -166,7 +169,7 @@ def document(data: bytes) -> dict[str, Any]:
 
 
 def skew(response: httpx.Response, now: float) -> str:
-    """Return words about how far this machine's clock is off, if a reply shows that it is by more than 30 s, or ""."""
+    """Return a phrase about this machine's clock if a reply shows that it is off by more than 30 s, or ""."""
     try:
         theirs = parsedate_to_datetime(response.headers["date"]).timestamp()
     except (KeyError, ValueError, TypeError, IndexError):

@@ -1,8 +1,9 @@
-"""Proofs that whoever sends a request holds the key its token is bound to (RFC 9449).
+"""Checks DPoP proofs: the sender of a request holds the key to which its token is bound (RFC 9449).
 
-A proof counts once, for one method, one address, one token, within a minute, and where nonces are demanded only with
-one that this process gave out lately. What was seen is remembered in this process alone: two processes behind one
-address would each take a proof once, so there must be one, and a full memory refuses rather than forgets.
+A proof counts once, for one method, one address and one token, within a minute. If nonces are required, it also needs a
+nonce that this process gave out recently. Used proofs are remembered in this process alone. Two processes behind one
+address would each take a proof once, so only one process may run. A full memory refuses proofs rather than forgets
+them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from .jws import Jws, VerificationKey, public_key, read, thumbprint
 from .refusal import PROOF_ALGORITHMS
 
 WINDOW_S = 60.0
-NONCE_S = 120.0  # a nonce is given out for so long, and taken for as long again
+NONCE_S = 120.0  # a nonce is given out for this long, and accepted for as long again
 MAX_BYTES = 4096
 _FOREIGN = ("crit", "b64", "zip", "jku", "x5u", "x5c")
 _HEX = re.compile("%[0-9A-Fa-f]{2}")
@@ -31,11 +32,11 @@ _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012
 
 
 class Seen:
-    """A bounded memory of what may be used once; safe for threads.
+    """A bounded memory of things that may be used once; safe for threads.
 
     Args:
-        keep_s: an entry stays so long.
-        most: entries; beyond them everything is refused until old ones go.
+        keep_s: how long an entry stays.
+        most: how many entries there may be. A full memory takes no new ones until old ones go.
     """
 
     def __init__(self, keep_s: float, most: int, clock: Callable[[], float] = time.time) -> None:
@@ -44,7 +45,7 @@ class Seen:
         self._lock = threading.Lock()
 
     def first(self, *parts: str) -> bool:
-        """Return whether these parts come together for the first time.
+        """Return whether this combination of parts is seen for the first time, and remember it.
 
         Raises:
             OverflowError: the memory is full.
@@ -63,10 +64,10 @@ class Seen:
 
 
 class Nonces:
-    """Nonces without memory: a MAC over the time, so that all requests of two minutes may use the same.
+    """Nonces that need no memory: a MAC over the time. All requests of two minutes may use the same nonce.
 
     Args:
-        secret: 32 bytes of this process.
+        secret: 32 secret bytes of this process.
     """
 
     def __init__(self, secret: bytes, clock: Callable[[], float] = time.time) -> None:
@@ -77,7 +78,7 @@ class Nonces:
         return self._at(int(self._clock() // NONCE_S))
 
     def good(self, nonce: Any) -> bool:
-        """Return whether a nonce was given out in this span of time or the one before."""
+        """Return whether a nonce was given out in this span of two minutes or the one before."""
         if not isinstance(nonce, str) or not nonce.isascii():
             return False
         span = int(self._clock() // NONCE_S)
@@ -92,7 +93,7 @@ class Proofs:
     """Checks DPoP proofs; safe for threads.
 
     Args:
-        nonces: None where proofs need none.
+        nonces: None if proofs need no nonce.
         most: proofs remembered.
     """
 
@@ -107,17 +108,17 @@ class Proofs:
     def check(
         self, proofs: list[bytes], method: str, url: str, *, token: bytes | None = None, jkt: str | None = None
     ) -> Callable[[], str]:
-        """Return a call that uses the proof up and gives its key's thumbprint; until then nothing has changed.
+        """Return a function that uses the proof up and returns its key's thumbprint. Until then, nothing changes.
 
         Args:
             proofs: the request's DPoP headers.
             method: of the request.
-            url: of the request as its sender knows it; a query is ignored.
+            url: of the request, as its sender knows it. A query is ignored.
             token: the access token that the proof must name, or None at a token endpoint.
-            jkt: thumbprint of the key that the token is bound to.
+            jkt: thumbprint of the key to which the token is bound.
 
         Raises:
-            TokenRefused: ``auth.dpop_*``; the call: ``auth.dpop_replay``, ``auth.dpop_full``.
+            TokenRefused: ``auth.dpop_*``. The returned function raises ``auth.dpop_replay`` and ``auth.dpop_full``.
         """
         if not proofs:
             raise _refused("auth.dpop_missing", "the request has no DPoP proof")
@@ -130,7 +131,7 @@ class Proofs:
             if not _same(jws.claims.get("ath"), expected):
                 raise _refused("auth.dpop_ath", "the DPoP proof is for another token")
         if jkt is not None and not _same(key.thumbprint, jkt):
-            raise TokenRefused("auth.dpop_binding", "the token is bound to another key than the DPoP proof's")
+            raise TokenRefused("auth.dpop_binding", "the token is bound to a key other than the DPoP proof's")
         if self._nonces is not None and not self._nonces.good(jws.claims.get("nonce")):
             raise TokenRefused(
                 "auth.dpop_nonce",
@@ -152,7 +153,7 @@ class Proofs:
         return use
 
     def _read(self, proof: bytes) -> tuple[Jws, VerificationKey]:
-        """Return a proof whose signature is its own key's."""
+        """Return a proof and its key, after checking that the key signed the proof."""
         try:
             if len(proof) > MAX_BYTES:
                 raise ValueError("too long")
@@ -169,9 +170,9 @@ class Proofs:
         return jws, key
 
     def _key(self, jwk: Any) -> VerificationKey:
-        """Return the key of a proof; importing one costs as much as a signature, so the latest are kept."""
+        """Return the key of a proof. Importing a key costs as much as a signature, so the latest are kept."""
         if not isinstance(jwk, dict) or jwk.keys() - {"kty", "crv", "x", "y"}:
-            raise ValueError("a proof's key has its required members and no others")
+            raise ValueError("expected a key with exactly its required members")
         name = thumbprint(jwk)
         with self._lock:
             if name in self._keys:
@@ -185,7 +186,7 @@ class Proofs:
         return key
 
     def _claims(self, claims: dict[str, Any], method: str, url: str) -> str:
-        """Return the ``jti`` of a proof that is for this request and of this minute."""
+        """Return the ``jti`` of a proof, after checking that it is for this request and from the last minute."""
         jti, htm, htu, iat = (claims.get(name) for name in ("jti", "htm", "htu", "iat"))
         texts = isinstance(jti, str) and isinstance(htm, str) and isinstance(htu, str)
         number = isinstance(iat, int | float) and not isinstance(iat, bool) and abs(iat) < 1e12
@@ -199,7 +200,7 @@ class Proofs:
 
 
 def target(url: str) -> str | None:
-    """Return an address in the one form in which ``htu`` is compared (RFC 3986 section 6.2), or None for junk.
+    """Return an address in the form in which ``htu`` is compared (RFC 3986 section 6.2), or None if it is malformed.
 
     >>> target("HTTPS://Fl.Example.org:443/a%7eb?x=1") == target("https://fl.example.org/a~b")
     True

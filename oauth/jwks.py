@@ -1,8 +1,8 @@
-"""The issuer's public keys, kept fresh: read again after a while, and early for a key id that is not known yet.
+"""The issuer's public keys: fetched again after a while, and earlier for a key id that is not known yet.
 
-A flood of made-up key ids makes one fetch per cooldown, never more; the price is that a key the issuer uses
-before it has published it, or within the cooldown after another unknown one, is refused for that long. While the
-issuer cannot be reached the last keys stay, at most a day. One bad key in the document does the others no harm.
+A flood of made-up key ids causes at most one fetch per cooldown. In return, a new key may be refused for that long: if
+the issuer uses it before publishing it, or within the cooldown after another unknown key id. While the issuer cannot be
+reached, the last keys stay valid for at most a day. A bad key in the document does not affect the others.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .jws import VerificationKey, public_key
 logger = logging.getLogger(__name__)
 STALE_S = 24 * 3600.0
 RETRY_S = 5.0  # after a fetch that failed before any succeeded
-WAIT_S = 1.0  # for another thread's fetch, where old keys are at hand
+WAIT_S = 1.0  # for another thread's fetch, if there are old keys
 MAX_KEYS = 64
 
 
@@ -31,7 +31,7 @@ class _Snapshot:
     fetched: float
 
     def age_s(self, now: float) -> float:
-        """How old; without end after the clock was set back."""
+        """Return the age in seconds; infinite if the clock was set back."""
         return now - self.fetched if now >= self.fetched else float("inf")
 
 
@@ -40,8 +40,8 @@ class IssuerKeys:
 
     Args:
         issuer: its address.
-        ttl_s: the keys are read again after this time.
-        cooldown_s: at least so long between two fetches for unknown key ids, and after one that failed.
+        ttl_s: the keys are fetched again after this time.
+        cooldown_s: least time between two fetches for unknown key ids, and after a fetch that failed.
         fetch: returns the document at an address.
         clock: now, in seconds.
     """
@@ -57,10 +57,10 @@ class IssuerKeys:
         self._not_for_unknown_before = 0.0
 
     def find(self, kid: str) -> tuple[VerificationKey, ...]:
-        """Return the keys with this id, or none.
+        """Return the keys with this id; empty if there are none.
 
         Raises:
-            KeysUnavailable: no keys to look in.
+            KeysUnavailable: the issuer's keys are not known.
         """
         held = self._fresh()
         if kid not in held.keys and self._may_look(self._not_for_unknown_before):
@@ -68,7 +68,7 @@ class IssuerKeys:
         return held.keys.get(kid, ())
 
     def _fresh(self) -> _Snapshot:
-        """Return the keys, read again if they are old and it can be done; others go on with the old ones meanwhile."""
+        """Return the keys, fetched again if they are old. Other threads use the old keys meanwhile."""
         held = self._snapshot
         if held is not None and held.age_s(self._clock()) < self._ttl_s:
             return held
@@ -84,7 +84,7 @@ class IssuerKeys:
         return held
 
     def _look_again(self, kid: str, held: _Snapshot) -> _Snapshot:
-        """Return the keys after one fetch for an unknown id, made here or by another thread just now."""
+        """Return the keys after a fetch for an unknown id, made here or by another thread just now."""
         if not self._fetching.acquire(timeout=WAIT_S):
             return held
         try:
@@ -101,7 +101,7 @@ class IssuerKeys:
         return now >= not_before or now < not_before - max(self._cooldown_s, RETRY_S)  # the clock was set back
 
     def _refresh(self, *, discovered: str) -> None:
-        """Replace the keys by what the issuer publishes now; on failure nothing changes but the time of the next."""
+        """Replace the keys with what the issuer publishes now. On failure, only the time of the next fetch changes."""
         try:
             uri = discovered or endpoint(discover(self._issuer, self._fetch), "jwks_uri")
             keys = _keys(self._fetch(uri))
@@ -116,17 +116,19 @@ def _keys(data: bytes) -> dict[str, tuple[VerificationKey, ...]]:
     """Return the usable keys of a JWKS document by id.
 
     Raises:
-        IssuerUnreachable: ``auth.issuer_unreachable``: not a JWKS, or one of more than 64 keys.
+        IssuerUnreachable: ``auth.issuer_unreachable``: not a JWKS, or more than 64 keys.
     """
     listed = document(data).get("keys")
     if not isinstance(listed, list) or len(listed) > MAX_KEYS:
-        raise IssuerUnreachable("auth.issuer_unreachable", f"the issuer's keys are no list of at most {MAX_KEYS}")
+        raise IssuerUnreachable(
+            "auth.issuer_unreachable", f"expected a list of at most {MAX_KEYS} keys from the issuer"
+        )
     found: dict[str, tuple[VerificationKey, ...]] = {}
     for jwk in listed:
         try:
             key = public_key(jwk)
         except ValueError:
-            continue  # a kind we do not use, or junk: no reason to lose the others
+            continue  # of a kind that is not used here, or malformed: the others stay
         if key.kid is not None:
             found[key.kid] = (*found.get(key.kid, ()), key)
     return found

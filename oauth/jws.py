@@ -1,8 +1,8 @@
-"""Signed tokens as JWS compact (RFC 7515): one strict way to read them, one to sign and to verify them.
+"""Signed tokens in JWS compact form (RFC 7515): strict reading, signing and verifying.
 
-A key fits an algorithm by its type and curve, and by its own ``alg`` where it has one; secret keys and "none" do not
-exist here. What a header says never chooses the key or the algorithm: callers hold a list of allowed ones and look
-keys up themselves. This is the only module that knows joserfc.
+A key fits an algorithm by its type and curve, and by its own ``alg`` if it has one. Secret keys and "none" are not
+supported. A header never chooses the key or the algorithm: callers hold a list of allowed algorithms and look keys up
+themselves. No other module knows joserfc.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _IMPORT: dict[str, type[Key]] = {"EC": ECKey, "OKP": OKPKey, "RSA": RSAKey}
 
 @dataclass(frozen=True)
 class Jws:
-    """A token that was read and not yet verified."""
+    """A token that was read and is not verified yet."""
 
     header: dict[str, Any]
     claims: dict[str, Any]
@@ -54,17 +54,17 @@ class Jws:
 
 @dataclass(frozen=True, eq=False)
 class VerificationKey:
-    """A key that verifies."""
+    """A public key that verifies signatures."""
 
     key: Key
     kid: str | None
     kind: tuple[str, str]  # key type and curve
-    algorithm: str | None  # the only one that the key is for, where it says so
+    algorithm: str | None  # the only algorithm for this key, if it names one
     thumbprint: str
 
     @property
     def jwk(self) -> dict[str, str]:
-        """The key as a public JWK, with no more than what it is and its ``kid``."""
+        """The key as a public JWK with its required members and its ``kid`` only."""
         found = {name: str(self.key[name]) for name in _REQUIRED[self.kind[0]]}
         return found if self.kid is None else {**found, "kid": self.kid}
 
@@ -78,20 +78,20 @@ class VerificationKey:
             return False
         try:
             return JWSRegistry.algorithms[algorithm].verify(jws.signed, jws.signature, self.key)
-        except ValueError:  # a signature of a form that the library does not even try
+        except ValueError:  # a signature of a form that the library rejects
             return False
 
 
 @dataclass(frozen=True, eq=False)
 class SigningKey:
-    """A key that signs, always with the same algorithm."""
+    """A private key that signs, always with the same algorithm."""
 
     key: Key
     algorithm: str
     public: VerificationKey
 
     def sign(self, header: Mapping[str, Any], claims: Mapping[str, Any]) -> str:
-        """Return the claims as a signed token; the header gets ``alg`` and, where the key has one, ``kid``."""
+        """Return the claims as a signed token. ``alg`` and, if the key has one, ``kid`` are added to the header."""
         named = {"kid": self.public.kid} if self.public.kid is not None and "jwk" not in header else {}
         parts = ({**named, **header, "alg": self.algorithm}, dict(claims))
         signed = ".".join(b64(json.dumps(part, separators=(",", ":")).encode()) for part in parts)
@@ -100,10 +100,10 @@ class SigningKey:
 
 
 def read(token: bytes) -> Jws:
-    """Return header, claims and signature of a token; nothing in it can be trusted yet.
+    """Return header, claims and signature of a token. Nothing in them can be trusted yet.
 
     Raises:
-        ValueError: not three parts of canonical base64url, or not JSON objects without doubled names and NaN.
+        ValueError: not three parts of canonical base64url, or not JSON objects, or a name twice or NaN in them.
     """
     parts = token.decode("ascii").split(".")
     if len(parts) != 3:
@@ -116,7 +116,7 @@ def public_key(jwk: Any) -> VerificationKey:
     """Return the key that a public JWK describes.
 
     Raises:
-        ValueError: a secret or unknown kind of key, a use other than signatures, RSA of less than 2048 bits, or junk.
+        ValueError: malformed, a secret key, a key of unknown kind, not for signatures, or RSA of less than 2048 bits.
     """
     if not isinstance(jwk, dict) or _SECRET & jwk.keys():
         raise ValueError("not a public JWK")
@@ -130,7 +130,7 @@ def private_key(jwk: Any) -> SigningKey:
     """Return the key that a private JWK describes.
 
     Raises:
-        ValueError: as :func:`public_key`; or not a private JWK, or for an algorithm that does not fit it.
+        ValueError: as :func:`public_key`; or not a private JWK, or its ``alg`` does not fit it.
     """
     if not isinstance(jwk, dict) or "d" not in jwk:
         raise ValueError("not a private JWK")
@@ -143,10 +143,10 @@ def private_key(jwk: Any) -> SigningKey:
 
 
 def from_ec(key: ec.EllipticCurvePrivateKey) -> SigningKey:
-    """Return a key of ``cryptography`` as one that signs; it has no ``kid``.
+    """Return a key of ``cryptography`` as a signing key without a ``kid``.
 
     Raises:
-        ValueError: on another curve than P-256, P-384 and P-521.
+        ValueError: the curve is not P-256, P-384 or P-521.
     """
     if not isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1 | ec.SECP521R1):
         raise ValueError("expected P-256, P-384 or P-521")
@@ -156,17 +156,17 @@ def from_ec(key: ec.EllipticCurvePrivateKey) -> SigningKey:
 
 
 def new_key() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a new P-256 key as private and as public JWK; its ``kid`` is its thumbprint."""
+    """Return a new P-256 key as private and as public JWK. Its ``kid`` is its thumbprint."""
     made = ECKey.generate_key("P-256", private=True)
     named = {"kid": made.thumbprint(), "alg": "ES256", "use": "sig"}
     return {**made.as_dict(private=True), **named}, {**made.as_dict(private=False), **named}
 
 
 def thumbprint(jwk: Any) -> str:
-    """Return the RFC 7638 thumbprint (SHA-256) of a JWK, whatever it is worth as a key.
+    """Return the RFC 7638 thumbprint (SHA-256) of a JWK. It is not checked whether the JWK is a usable key.
 
     Raises:
-        ValueError: a required member is missing or no text.
+        ValueError: a required member is missing or not a text.
     """
     names = _REQUIRED.get(str(jwk.get("kty")), ()) if isinstance(jwk, dict) else ()
     if not names or not all(isinstance(jwk.get(name), str) for name in names):
@@ -175,12 +175,12 @@ def thumbprint(jwk: Any) -> str:
 
 
 def _import(jwk: dict[str, Any]) -> Key:
-    thumbprint(jwk)  # whose demands on the required members the library does not make
+    thumbprint(jwk)  # checks the required members, which the library does not
     if jwk.get("use", "sig") != "sig":
         raise ValueError("the key is not for signatures")
     try:
         return _IMPORT[jwk["kty"]].import_key(dict(jwk))
-    except Exception as error:  # the library fails in many ways on junk, KeyError and UnsupportedAlgorithm among them
+    except Exception as error:  # junk makes the library raise KeyError, UnsupportedAlgorithm and others
         raise ValueError("not a usable JWK") from error
 
 
@@ -192,7 +192,7 @@ def _public(key: Key, jwk: dict[str, Any]) -> VerificationKey:
     if isinstance(key, RSAKey):
         if key.public_key.key_size not in RSA_BITS:
             raise ValueError(f"expected RSA of {RSA_BITS.start} to {RSA_BITS.stop - 1} bits")
-    else:  # one key, one spelling: its thumbprint is a name that others pin
+    else:  # a key has one spelling, because others pin its thumbprint
         plain = key.binding.export_public_key(key.public_key)  # type: ignore[arg-type]
         if any(jwk[name] != value for name, value in plain.items()):
             raise ValueError("the JWK is not in canonical form")
@@ -212,7 +212,7 @@ def _object(data: bytes) -> dict[str, Any]:
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a name stands there twice")
+        raise ValueError("a name occurs twice")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The two keys of a login: the OAuth client's, which signs assertions, and the one that tokens are bound to."""
+"""The two keys of a login: the OAuth client's key, which signs assertions, and the key to which tokens are bound."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from .jws import SigningKey, from_ec, new_key, private_key
 class DpopKey:
     """A key that proves who sends a request (RFC 9449): P-384 (ES384) or P-256 (ES256).
 
-    A node uses its node key, so that its token's ``cnf.jkt`` is the pin by which the others know it.
+    A node uses its node key, so that its token's ``cnf.jkt`` is the pin by which others know it.
 
     Raises:
-        InputError: ``config.key``: another curve.
+        InputError: ``config.key``: the key is on another curve.
     """
 
     def __init__(self, key: ec.EllipticCurvePrivateKey, *, clock: Callable[[], float] = time.time) -> None:
@@ -39,16 +39,17 @@ class DpopKey:
 
     @classmethod
     def generate(cls) -> DpopKey:
-        """Return a new P-384 key, for a process that is no node."""
+        """Return a new P-384 key, for a process that is not a node."""
         return cls(ec.generate_private_key(ec.SECP384R1()))
 
     def proof(self, method: str, url: str, *, token: str | None = None, nonce: str | None = None) -> str:
         """Return a proof for one request.
 
         Args:
+            method: of the request.
             url: of the request; its query is left out.
-            token: the access token that goes with it.
-            nonce: that the server asked for.
+            token: the access token that goes with the request.
+            nonce: the nonce that the server asked for.
         """
         target = urlunsplit(urlsplit(url)._replace(query="", fragment=""))
         claims = {"jti": secrets.token_urlsafe(16), "htm": method, "htu": target, "iat": int(self._clock())}
@@ -63,7 +64,7 @@ def load_key(path: Path) -> SigningKey:
     """Return the OAuth client's key.
 
     Raises:
-        InputError: ``config.key``: missing, readable by others, or no private JWK.
+        InputError: ``config.key``: missing, readable by others, or not a private JWK.
     """
     try:
         with path.open("rb") as file:
@@ -74,12 +75,16 @@ def load_key(path: Path) -> SigningKey:
             "config.key", f"key {path} cannot be read: {error.strerror}", hint="moonflower keys new CONFIG makes one"
         ) from error
     if mode & 0o077:
-        raise InputError("config.key", f"key {path} can be read by others", hint=f"chmod 600 {path}")
+        raise InputError(
+            "config.key", f"key {path} can be read by others; expected mode 0600", hint=f"chmod 600 {path}"
+        )
     try:
         return private_key(json.loads(data))
     except (ValueError, RecursionError) as error:
         raise InputError(
-            "config.key", f"key {path} is no private JWK", hint="the public half is for the issuer"
+            "config.key",
+            f"key {path} is not a private JWK",
+            hint="the private half belongs here, the public half at the issuer",
         ) from error
 
 
@@ -89,7 +94,7 @@ def new_client_key() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def make_client_key(path: Path) -> tuple[Path, ...]:
-    """Create an OAuth client's key (0600) unless the file is there; return the files that were made.
+    """Create an OAuth client's key (0600) unless the file exists, and return the files that were made.
 
     Raises:
         InputError: ``config.key``: the file cannot be written.

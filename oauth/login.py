@@ -1,7 +1,8 @@
-"""How a member or an operator gets its token and uses it: client credentials, private_key_jwt, DPoP.
+"""Getting and using a member's or an operator's token: client credentials, private_key_jwt, DPoP.
 
-A token source keeps one token, renews it early, and asks the issuer once however many threads want it. While the
-issuer is out a token that is still good is used on, and the issuer is asked again at most every 5 seconds.
+A token source keeps one token, renews it early, and asks the issuer once, however many threads want the token. While
+the issuer is unreachable, a token that is still valid stays in use, and the issuer is asked again at most every 5
+seconds.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ __all__ = ["DpopKey", "IssuerUnreachable", "LoginRefused", "ServerAuth", "TokenS
 
 ASSERTION_S = 60
 RETRY_S = 5.0
-EARLY_S = 60.0  # before a token ends, or a fifth of its life, whichever is less
+EARLY_S = 60.0  # a token is renewed this long before its end, or a fifth of its life, whichever is less
 METADATA_S = 3600.0
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,8192}=*")
@@ -36,15 +37,15 @@ class TokenSource:
     """Gets tokens of one scope; safe for threads.
 
     Args:
-        settings: whose tokens, and as which client.
+        settings: the issuer, and the client in whose name tokens are asked for.
         key: to which tokens are bound; needed unless ``settings.binding`` is "none".
         scope: words to ask for, such as ``fl:train``.
         clock: now, in seconds since 1970.
-        http: a client of one's own; by default one is made and kept.
+        http: an HTTP client to use; by default a new one is made and kept.
 
     Raises:
-        InputError: ``config.key``: the client's key cannot be used, or binding lacks its key; ``config.file``: the
-            CA cannot be read.
+        InputError: ``config.key``: the client's key cannot be used, or the key for binding is missing;
+            ``config.file``: the CA cannot be read.
     """
 
     def __init__(
@@ -80,17 +81,17 @@ class TokenSource:
         self._http.close()
 
     def token(self) -> str:
-        """Return a token that is good for now, fetched only if need be.
+        """Return a valid token, fetched only if necessary.
 
         Raises:
             LoginRefused: ``auth.client_refused``: the issuer refuses this client.
-            IssuerUnreachable: ``auth.issuer_unreachable``: it does not answer, and no token is left.
-            Refused: ``auth.issuer_metadata``: the issuer's address is another's.
+            IssuerUnreachable: ``auth.issuer_unreachable``: it does not answer, and no valid token is left.
+            Refused: ``auth.issuer_metadata``: the metadata at the issuer's address is another issuer's.
         """
         held = self._held()
         if held is not None:
             return held
-        # Whoever still has a good token does not wait for the thread that renews it.
+        # While the token is still good, callers do not wait for the thread that renews it.
         if not self._fetching.acquire(blocking=not self._good()):
             return self._token
         try:
@@ -100,9 +101,9 @@ class TokenSource:
             self._fetching.release()
 
     def refused(self, token: str) -> None:
-        """Note that the server refused a token: the next :meth:`token` is a new one.
+        """Note that the server refused a token, so that the next :meth:`token` fetches a new one.
 
-        A server that refuses whatever it gets cannot make us ask the issuer more often than every 5 seconds.
+        A server that refuses every token cannot make this client ask the issuer more often than every 5 seconds.
         """
         with self._lock:
             now = self._clock()
@@ -156,16 +157,18 @@ class TokenSource:
             raise LoginRefused(
                 "auth.client_refused",
                 f"the issuer gives {self._settings.client_id!r} no token: {status} {said}".rstrip() + self._skew,
-                hint="ask whoever runs the issuer whether client, key, scope and audience are registered there",
+                hint="ask the issuer's administrator whether client, key, scope and audience are registered there",
             )
         token, kind, life = reply.get("access_token"), reply.get("token_type"), reply.get("expires_in", 60)
         wanted = "bearer" if self._key is None else "dpop"
         if not isinstance(kind, str) or kind.lower() != wanted:
             raise LoginRefused("auth.client_refused", f"the issuer's token is not of the type {wanted}")
         if not isinstance(token, str) or not _TOKEN.fullmatch(token):
-            raise LoginRefused("auth.client_refused", "the issuer's token is no token")
+            raise LoginRefused("auth.client_refused", "the issuer's access_token is missing or malformed")
         if isinstance(life, bool) or not isinstance(life, int | float) or not 0 < life <= 86400:
-            raise LoginRefused("auth.client_refused", "the issuer's token has no life between 0 and 86400 s")
+            raise LoginRefused(
+                "auth.client_refused", "the issuer's expires_in is not a time of more than 0 and at most 86400 s"
+            )
         return token, float(life)
 
     def _described(self) -> dict[str, Any]:
@@ -175,7 +178,7 @@ class TokenSource:
         return self._metadata
 
     def _ask(self, url: str) -> tuple[int, dict[str, Any]]:
-        """Return status and reply of the token endpoint; each request has an assertion and a proof of its own."""
+        """Return status and reply of the token endpoint. Each request has its own assertion and proof."""
         form = {
             "grant_type": "client_credentials",
             "client_id": self._settings.client_id,
@@ -195,7 +198,7 @@ class TokenSource:
             return 200, document(body)
         try:
             return response.status_code, document(body)
-        except IssuerUnreachable:  # a refusal without a reason is one nevertheless
+        except IssuerUnreachable:  # a refusal without a reason is still a refusal
             return response.status_code, {}
 
     def _assertion(self, token_endpoint: str) -> str:
@@ -215,11 +218,12 @@ class TokenSource:
 class ServerAuth(httpx.Auth):
     """Puts token and proof on each request to the server; safe for threads.
 
-    A reply that asks for a nonce is answered once with it; one that refuses the token, once with a new token.
+    If a reply asks for a nonce, the request is repeated once with the nonce. If a reply refuses the token, it is
+    repeated once with a new token.
 
     Args:
         source: of tokens.
-        key: the same as the source's, or None for tokens that are not bound.
+        key: the same key as the source's, or None for tokens that are not bound.
     """
 
     def __init__(self, source: TokenSource, key: DpopKey | None) -> None:
@@ -227,7 +231,7 @@ class ServerAuth(httpx.Auth):
         self._nonce: str | None = None  # the newest; one assignment, so no lock
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Yield the request, and again where a reply gives reason to."""
+        """Yield the request, and yield it again if a reply gives reason to."""
         token, reasons = self._source.token(), {"nonce", "token"}
         while True:
             self._sign(request, token)
@@ -253,7 +257,7 @@ class ServerAuth(httpx.Auth):
 
 
 def _reason(response: httpx.Response) -> str:
-    """Return what a reply wants: "nonce", "token", or "" for nothing that we can give."""
+    """Return what a reply asks for: "nonce", "token", or "" for nothing that can be given."""
     if response.status_code != 401:
         return ""
     challenges = response.headers.get_list("WWW-Authenticate")
@@ -265,7 +269,7 @@ def _reason(response: httpx.Response) -> str:
 
 
 def _plain(value: Any) -> str:
-    """Return what an issuer said, as printable words; long ones, such as a token that it repeats, are left out."""
+    """Return an issuer's text as printable words, without long ones, such as a token that it repeats."""
     words = (value if isinstance(value, str) else "")[:200].split()
     shown = " ".join(word if len(word) <= 40 else "..." for word in words)
     return "".join(character if character.isascii() and character.isprintable() else "?" for character in shown)

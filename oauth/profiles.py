@@ -1,7 +1,7 @@
-"""The shapes of access tokens, one for each kind of issuer: a table, so that a difference is a line and not a branch.
+"""Profiles of access tokens, one for each kind of issuer, as a table: a difference is a line, not a branch.
 
-``rfc9068`` is the standard; the others are what Keycloak, Entra ID, Auth0 and Okta give unless they are told
-otherwise. Where a shape shares its ``typ`` with ID tokens, the other marks of an ID token are refused.
+``rfc9068`` is the standard. The others are what Keycloak, Entra ID, Auth0 and Okta issue by default. If a profile
+shares its ``typ`` with ID tokens, the other marks of an ID token are refused.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class Profile:
     """How to read an issuer's access tokens.
 
     Attributes:
-        types: ``typ`` headers in lower case, without "application/"; "" stands for none.
-        clients: claims that name the client; those that are there must agree.
-        scopes: claims that hold scopes, as words in a text or as a list; all that are there count.
+        types: ``typ`` headers in lower case, without "application/"; "" for a missing one.
+        clients: claims that name the client. Those that are present must agree.
+        scopes: claims that hold scopes, as words in a text or as a list. All that are present count.
         algorithms: of signatures.
-        kinds: values of the claim ``typ``, or empty where that means nothing.
+        kinds: values of the claim ``typ``, or empty if that claim means nothing.
     """
 
     types: frozenset[str]
@@ -36,7 +36,7 @@ class Profile:
     kinds: frozenset[str] = frozenset()
 
     def client(self, claims: Mapping[str, Any]) -> str:
-        """Return the client that the token was given to.
+        """Return the client to which the token was issued.
 
         Raises:
             TokenRefused: ``auth.client_missing``, ``auth.claims_malformed``.
@@ -45,13 +45,15 @@ class Profile:
         if not named or "sub" not in claims:
             raise TokenRefused("auth.client_missing", "the token does not name its client and subject")
         if not all(isinstance(name, str) and 0 < len(name) <= 256 for name in [*named, claims["sub"]]):
-            raise TokenRefused("auth.claims_malformed", "the token's client or subject is no name")
+            raise TokenRefused(
+                "auth.claims_malformed", "the token's client or subject is not a name of 1 to 256 characters"
+            )
         if len(set(named)) > 1:
-            raise TokenRefused("auth.claims_malformed", "the token names two clients")
+            raise TokenRefused("auth.claims_malformed", "the token names more than one client")
         return str(named[0])
 
     def granted(self, claims: Mapping[str, Any]) -> frozenset[str]:
-        """Return the scopes that the token grants; a claim of another form than text or list of texts grants none."""
+        """Return the scopes that the token grants. A claim that is not a text or a list of texts grants none."""
         words: set[str] = set()
         for name in self.scopes:
             value = claims.get(name)
@@ -62,14 +64,14 @@ class Profile:
         return frozenset(words - {""})
 
     def refuse_id_token(self, claims: Mapping[str, Any], client: str) -> None:
-        """Check that the token is for an API and not about a login.
+        """Check that the token is an access token and not an ID token.
 
         Raises:
             TokenRefused: ``auth.id_token``.
         """
         if claims.get("aud") in (client, [client]) or _ID_TOKEN_MARKS & claims.keys():
             raise TokenRefused("auth.id_token", "this is an ID token; expected an access token")
-        if self.kinds and claims.get("typ") not in tuple(self.kinds):  # it may be a list, which no set looks up
+        if self.kinds and claims.get("typ") not in tuple(self.kinds):  # it may be a list, which a set cannot look up
             raise TokenRefused("auth.id_token", "the token's claim typ is not that of an access token")
 
 

@@ -1,4 +1,4 @@
-"""Why a request's token does not open the door: a code for log and metrics, and the reply that OAuth asks for."""
+"""Refusals of a request's token: their codes for log and metrics, and the reply header that OAuth requires."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ CODES = (
     "auth.typ_refused",
     "auth.unknown_kid",
 )
-"""Every code that a refused request can have: the metrics show each, as 0 until it happens."""
+"""All codes that a refused request can have. The metrics show each of them, as 0 until it happens."""
 _UNFIT = str.maketrans({'"': "'", "\\": "/"})  # RFC 6750 section 3: not in a description
 
 

@@ -1,9 +1,9 @@
-"""Who sends a request: the access token is verified (RFC 9068, RFC 6750), and the proof that goes with it (RFC 9449).
+"""Finds out who sends a request: verifies the access token (RFC 9068, RFC 6750) and its proof (RFC 9449).
 
-In this order, and the first failure ends it: one Authorization header; a token of bearable size; no header that
-points to keys; an algorithm, a type and an issuer that are ours; a key of the issuer that fits the algorithm; the
-signature; times, audience, client; whether it is bound to a key; the proof; the scope. Only a request that passes
-all of it changes anything: its proof is used up.
+The checks are made in this order, and the first failure ends them: one Authorization header; the token's size; no
+header that points to keys; an algorithm, a type and an issuer that are allowed; a key of the issuer that fits the
+algorithm; the signature; times, audience, client; whether the token is bound to a key; the proof; the scope. Only a
+request that passes all checks changes anything: its proof is used up.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ __all__ = ["Principal", "TokenRefused", "TokenVerifier"]
 
 Headers = Sequence[tuple[bytes, bytes]]
 MAX_BYTES = 8192
-_POINTERS = ("jku", "x5u", "jwk", "x5c", "crit", "b64", "zip")  # none chooses our key or how we read
+_POINTERS = ("jku", "x5u", "jwk", "x5c", "crit", "b64", "zip")  # no header chooses the key or how the token is read
 
 
 @dataclass(frozen=True)
 class Principal:
-    """Who asks. Two issuers may know different clients by one name, so ``client_id`` alone names nobody.
+    """The sender of a request. Two issuers may use one name for different clients, so ``client_id`` alone names nobody.
 
     Attributes:
-        jkt: RFC 7638 thumbprint of the key that the token is bound to, or None.
-        expires: seconds since 1970; leeway comes on top.
+        jkt: RFC 7638 thumbprint of the key to which the token is bound, or None.
+        expires: seconds since 1970, without leeway.
     """
 
     issuer: str
@@ -51,7 +51,7 @@ class Principal:
 
 @dataclass(frozen=True)
 class _Accepted:
-    """A token whose signature was right, with what can still turn against it later."""
+    """A token that was accepted, with the values that have to be checked again later."""
 
     principal: Principal
     kid: str
@@ -63,10 +63,10 @@ class TokenVerifier:
     """Verifies the tokens of one issuer; safe for threads.
 
     Args:
-        settings: whose tokens count.
+        settings: which issuer's tokens count, and how they are checked.
         url: address of this server as its clients write it, such as ``https://fl.example.org:8443``.
         clock: now, in seconds since 1970.
-        fetch: returns the document at an address; by default over https.
+        fetch: returns the document at an address; over https by default.
         secret: 32 bytes for the nonces.
         most_proofs: how many proofs of the last two minutes are remembered.
         most_tokens: how many accepted tokens are remembered.
@@ -102,11 +102,11 @@ class TokenVerifier:
         self._lock = threading.Lock()
 
     def nonce(self) -> str:
-        """Return the DPoP nonce to put on replies; a refusal with ``auth.dpop_nonce`` carries it already."""
+        """Return the DPoP nonce to put on replies. A refusal with ``auth.dpop_nonce`` carries it already."""
         return self._nonces.current()
 
     def knows(self, headers: Headers) -> bool:
-        """Return whether the request's token was accepted before; says nothing about this request."""
+        """Return whether the request's token was accepted before. This says nothing about this request."""
         try:
             _, token = _credentials(headers)
         except TokenRefused:
@@ -120,11 +120,11 @@ class TokenVerifier:
         Args:
             method: such as ``POST``.
             path: as sent; a query is ignored.
-            headers: names in any case.
-            scope: words that the token must all grant.
+            headers: names in upper or lower case.
+            scope: words, all of which the token must grant.
 
         Raises:
-            TokenRefused: ``auth.*``: with status and headers of the reply.
+            TokenRefused: ``auth.*``, with status and headers of the reply.
         """
         scheme = "Bearer" if self._settings.binding == "none" else "DPoP"
         try:
@@ -134,7 +134,9 @@ class TokenVerifier:
             scheme = "DPoP" if principal.jkt is not None else scheme
             use = self._binding(principal, given, method, path, headers, token)
             if not set(scope.split()) <= principal.scopes:
-                raise TokenRefused("auth.scope", "the token lacks the scope", 403, error="insufficient_scope")
+                raise TokenRefused(
+                    "auth.scope", f"the token does not grant the scope {scope}", 403, error="insufficient_scope"
+                )
             use()
         except TokenRefused as refusal:
             challenge(refusal, scheme, scope=scope)
@@ -142,14 +144,14 @@ class TokenVerifier:
         return principal
 
     def own(self, token: bytes, jkt: str) -> Principal:
-        """Return who logged in: the token is one that this server got itself, from its issuer's token endpoint.
+        """Return who logged in. This server itself got the token from its issuer's token endpoint.
 
-        All is checked as for a request, but for what goes with one: there is no proof, so the token must be bound to
-        this server's own key, or, with ``binding = "none"``, to none.
+        The checks are those of a request, except that there is no proof. The token must therefore be bound to this
+        server's own key or, with ``binding = "none"``, to no key.
 
         Args:
             token: access token.
-            jkt: thumbprint of the key that it was asked for with.
+            jkt: thumbprint of the key with which the token was asked for.
 
         Raises:
             TokenRefused: ``auth.*``.
@@ -158,20 +160,22 @@ class TokenVerifier:
             raise TokenRefused("auth.too_large", f"the token is longer than {MAX_BYTES} bytes")
         principal = self._token(token)
         if principal.jkt is None and self._settings.binding == "dpop":
-            raise TokenRefused("auth.binding_required", "the token is not bound to a key; this server wants DPoP")
+            raise TokenRefused("auth.binding_required", "the token is not bound to a key; this server requires DPoP")
         if principal.jkt not in (None, jkt):
-            raise TokenRefused("auth.dpop_binding", "the token is bound to another key than the DPoP proof's")
+            raise TokenRefused("auth.dpop_binding", "the token is bound to a key other than the DPoP proof's")
         return principal
 
     def _binding(
         self, principal: Principal, given: str, method: str, path: str, headers: Headers, token: bytes
     ) -> Callable[[], object]:
-        """Return what is left to do once all else is right: a proof is to be used up."""
+        """Return the function to call once all else is right, which uses the proof up."""
         if principal.jkt is None:
             if given == "dpop":
                 raise TokenRefused("auth.dpop_unbound", "the token is not bound to a key; DPoP needs one that is")
             if self._settings.binding == "dpop":
-                raise TokenRefused("auth.binding_required", "the token is not bound to a key; this server wants DPoP")
+                raise TokenRefused(
+                    "auth.binding_required", "the token is not bound to a key; this server requires DPoP"
+                )
             return lambda: None
         if given != "dpop":
             raise TokenRefused("auth.dpop_downgrade", "the token is bound to a key; expected DPoP, not Bearer")
@@ -180,7 +184,7 @@ class TokenVerifier:
         return self._proofs.check(proofs, method, url, token=token, jkt=principal.jkt)
 
     def _token(self, token: bytes) -> Principal:
-        """Return whose token it is; a token that was accepted before is only asked what time may have changed."""
+        """Return whose token it is. Of a token that was accepted before, only key and times are checked again."""
         name = hashlib.sha256(token).digest()
         with self._lock:
             accepted = self._accepted.get(name)
@@ -208,7 +212,7 @@ class TokenVerifier:
         if _type(header) not in self._profile.types:
             raise TokenRefused("auth.typ_refused", "the token's typ is not that of this issuer's access tokens")
         if claims.get("iss") != self._settings.issuer:
-            raise TokenRefused("auth.issuer_unknown", "the token is of another issuer")
+            raise TokenRefused("auth.issuer_unknown", "the token is from another issuer")
         key = self._signer(header, algorithm, jws)
         starts, expires = self._times(claims)
         self._timely(starts, expires)
@@ -220,7 +224,7 @@ class TokenVerifier:
         return _Accepted(principal, str(key.kid), key.thumbprint, starts)
 
     def _signer(self, header: dict[str, Any], algorithm: str, jws: Jws) -> VerificationKey:
-        """Return the issuer's key that signed."""
+        """Return the issuer's key that signed the token."""
         kid = header.get("kid")
         if not isinstance(kid, str) or not kid:
             raise TokenRefused("auth.kid_missing", "the token does not name the key that signed it")
@@ -240,15 +244,17 @@ class TokenVerifier:
             return self._keys.find(kid)
         except KeysUnavailable:
             raise TokenRefused(
-                "auth.jwks_unavailable", "the issuer's keys cannot be had; try later", 503, [("Retry-After", "5")]
+                "auth.jwks_unavailable", "the issuer's keys are unavailable; try later", 503, [("Retry-After", "5")]
             ) from None
 
     def _times(self, claims: dict[str, Any]) -> tuple[float, float]:
-        """Return from when till when the token counts."""
+        """Return the times from which and until which the token is valid."""
         exp, iat = _seconds(claims.get("exp")), _seconds(claims.get("iat"))
         nbf = _seconds(claims.get("nbf", iat))
-        if exp - iat > self._settings.max_lifetime_s:  # and iat is not ahead of us, so exp is not far
-            raise TokenRefused("auth.lifetime_too_long", f"it lives longer than {self._settings.max_lifetime_s} s")
+        if exp - iat > self._settings.max_lifetime_s:  # iat is not in the future, so exp is near
+            raise TokenRefused(
+                "auth.lifetime_too_long", f"the token lives longer than {self._settings.max_lifetime_s} s"
+            )
         return max(iat, nbf), exp
 
     def _timely(self, starts: float, expires: float) -> None:
@@ -272,12 +278,15 @@ def _credentials(headers: Headers) -> tuple[str, bytes]:
         raise TokenRefused("auth.no_token", "the request has no token", error="")
     if len(found) > 1:
         raise TokenRefused(
-            "auth.multiple_authorization", "the request has two Authorization headers", 400, error="invalid_request"
+            "auth.multiple_authorization",
+            "the request has more than one Authorization header",
+            400,
+            error="invalid_request",
         )
     scheme, _, token = found[0].partition(b" ")
     kind = scheme.lower().decode("latin-1")
     if kind not in ("bearer", "dpop"):
-        raise TokenRefused("auth.scheme", "the Authorization header is of another scheme", error="")
+        raise TokenRefused("auth.scheme", "the Authorization scheme is not Bearer or DPoP", error="")
     token = token.strip(b" ")
     if len(token) > MAX_BYTES:
         raise TokenRefused("auth.too_large", f"the token is longer than {MAX_BYTES} bytes")
@@ -285,23 +294,23 @@ def _credentials(headers: Headers) -> tuple[str, bytes]:
 
 
 def _type(header: dict[str, Any]) -> str | None:
-    """Return the header's ``typ`` in one form, "" for none, None for junk."""
+    """Return the header's ``typ`` in canonical form, "" if it is missing, None if it is not a text."""
     value = header.get("typ", "")
     return value.lower().removeprefix("application/") if isinstance(value, str) else None
 
 
 def _seconds(value: Any) -> float:
-    """Return a NumericDate; true is no number, and neither is "soon"."""
+    """Return a NumericDate. A boolean or a text is refused."""
     if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e12:
-        raise TokenRefused("auth.claims_malformed", "exp, iat or nbf of the token is missing or no time")
+        raise TokenRefused("auth.claims_malformed", "exp, iat or nbf of the token is missing or not a time")
     return float(value)
 
 
 def _bound_to(claims: dict[str, Any]) -> str | None:
-    """Return the thumbprint in ``cnf``; a binding that we cannot check is no reason to take the token unbound."""
+    """Return the thumbprint in ``cnf``. A token whose binding cannot be checked is refused, not taken as unbound."""
     if "cnf" not in claims:
         return None
     match claims["cnf"]:
         case {"jkt": str(jkt), **others} if not others:
             return jkt
-    raise TokenRefused("auth.cnf_unknown", "the token is bound in a way that is not known here")
+    raise TokenRefused("auth.cnf_unknown", "the token is bound in a way that this server does not know")

@@ -1,1 +1,1 @@
-"""What both sides sign and say: one page a document, and the one room that knows Flower's encoding."""
+"""The documents and messages that both sides sign and exchange, and Flower's encoding of them."""

@@ -1,6 +1,6 @@
-"""The act: what a new circle changes about the one before, and what that gives away, in words.
+"""The act: what a new circle changes about the circle before, and what that gives away, in sentences.
 
-Everybody who signs makes these words from what it itself holds: no word of the coordinator's is in them.
+Every member that signs makes these sentences from its own data. None of them comes from the coordinator.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from ..configs.recipe import KeyChange, changes
 from .circle import Circle, Start
 
 RECOUNTED = ("data.", "schema.", "task.ref", "code", "training.max_rows")
-"""Keys of the recipe whose change makes everybody count its rows anew; so do other members."""
+"""Keys of the recipe whose change makes every member count its rows anew. A change of members does so, too."""
 BY_RULE = ("task.", "training.")
-"""Keys in which a recipe may differ that a node signs by the rule ``same-names``, less those in :data:`BY_HAND`."""
+"""Keys that a recipe may change if a node is to sign by the rule ``same-names``, except those in :data:`BY_HAND`."""
 BY_HAND = ("task.ref", "training.report_every", "training.max_rows")
 _MORE_IS_SAFER = (
     "federation.min_members",
@@ -33,12 +33,12 @@ class Act:
     """What a circle changes.
 
     Attributes:
-        joins, leaves: (name, pin) pairs; a member with a new key does both.
-        changed: keys of the recipe that differ; of a first circle none.
+        joins, leaves: (name, pin) pairs. A member with a new key is in both.
+        changed: keys of the recipe that differ; empty for a first circle.
         lowers: keys of the recipe whose change lowers a protection.
         recounts: rows are counted anew.
-        new_ledgers: names.
-        start: where runs start from now on, in place of version 0; None for version 0.
+        new_ledgers: names of the members that begin a new ledger.
+        start: where runs start from now on, instead of version 0; None for version 0.
     """
 
     joins: tuple[tuple[str, str], ...]
@@ -51,7 +51,7 @@ class Act:
 
     @classmethod
     def between(cls, before: Circle | None, after: Circle) -> Act:
-        """Return what ``after`` changes about ``before``, the circle that whoever asks lives in; None for none."""
+        """Return what ``after`` changes about ``before``, the circle that the caller is in now, or None."""
         if before is None:
             return cls(after.members, (), (), (), True, after.new_ledgers, after.start)
         changed = changes(before.recipe.as_dict(), after.recipe.as_dict())
@@ -67,22 +67,22 @@ class Act:
 
     @property
     def must_recount(self) -> bool:
-        """Whether rows have to be counted anew: other members, or other rules for which rows count."""
+        """Whether rows have to be counted anew: the members changed, or the rules for which rows count."""
         return bool(self.joins or self.leaves) or any(one.key.startswith(RECOUNTED) for one in self.changed)
 
     @property
     def by_rule(self) -> bool:
-        """Whether it is one that ``same-names`` signs: the same members, other options of task and training."""
+        """Whether ``same-names`` signs this act: the same members, and other options of task and training only."""
         keys = [one.key for one in self.changed]
         within = all(key.startswith(BY_RULE) and key not in BY_HAND for key in keys)
         imports = self.start is not None and self.start.imported
         return within and not (self.joins or self.leaves or self.recounts or self.new_ledgers or imports)
 
     def words(self, *, spent: bool = False) -> list[str]:
-        """Return it in sentences, the ones first that somebody has to read first.
+        """Return the act as sentences, the most important first.
 
         Args:
-            spent: a sum was opened over the version from which runs start, as whoever asks knows.
+            spent: the caller knows that a sum was opened over the version from which runs start.
         """
         said = self._start_words(spent)
         said += [f"LOWERS A PROTECTION: {change_words(one)}." for one in self.lowers]
@@ -97,16 +97,16 @@ class Act:
         ]
         said += [f"{change_words(one)}." for one in self.changed if one not in self.lowers and one.key != _DRAW]
         if any(one.key == _DRAW for one in self.changed):
-            said.append("Version 0 is drawn anew, so that no sum was opened over it before.")
+            said.append("Version 0 is drawn anew, so no sum was opened over it before.")
         if self.settings:
             said.append(
-                "A changed recipe gives away what it touches: sums under the old one and under the new one, over the "
-                "same rows, differ in that alone."
+                "A changed recipe gives away what it touches: over the same rows, sums under the old recipe and under "
+                "the new one differ only in that."
             )
         if self.recounts and not self.first:
             said.append(
-                "Rows are counted anew: whoever compares the counts of before and after learns what was added and "
-                "what went, of a single member that joins or leaves its number of rows."
+                "Rows are counted anew: a party that compares the counts before and after learns what was added and "
+                "what was removed. For a single member that joins or leaves, that is its number of rows."
             )
         return said or ["Nothing changes but the number."]
 
@@ -115,30 +115,30 @@ class Act:
             return []
         which, trust = (
             f"sha256:{self.start.sha256}",
-            ("Nobody sees in its numbers whether it was shaped so that the next sums single out rows."),
+            "Its numbers do not show whether it was shaped so that the next sums single out rows.",
         )
         if self.start.imported:
             return [
                 f"IMPORTS A MODEL: runs start from the file {which}, which no sum of this federation made. {trust} "
-                "Trust it as much as whoever made it."
+                "Trust it as much as you trust its maker."
             ]
         if self.first:
             return [
                 f"STARTS FROM A MODEL that members of an earlier circle promoted, {which}; this node saw nothing of "
-                f"that. {trust} Trust it as much as those members."
+                f"that. {trust} Trust it as much as you trust those members."
             ]
         said = [f"Runs start from the version {which}, which all names promoted, with its scaling."]
         if spent:
             said.insert(
                 0,
-                "STARTS WHERE SUMS WERE OPENED: whoever compares them with the sums of this circle can tell what a "
-                "member that joins or leaves, or a changed recipe, adds to them.",
+                "STARTS WHERE SUMS WERE OPENED: a party that compares them with the sums of this circle can tell what "
+                "a joining or leaving member, or a changed recipe, adds to them.",
             )
         return said
 
     @property
     def settings(self) -> tuple[KeyChange, ...]:
-        """The keys that somebody changed: all but that from which version 0 is drawn."""
+        """The changed keys, except the key from which version 0 is drawn."""
         return tuple(one for one in self.changed if one.key != _DRAW)
 
     @property
@@ -156,12 +156,12 @@ def change_words(change: KeyChange) -> str:
     if change.before is None and change.key.startswith("schema."):
         return f"{change.key}: {_value(change.after)} is new"
     if change.after is None and change.key.startswith("schema."):
-        return f"{change.key}: {_value(change.before)} goes"
+        return f"{change.key}: {_value(change.before)} is removed"
     return f"{change.key}: {_value(change.before)} becomes {_value(change.after)}"
 
 
 def pin_words(pin: str) -> str:
-    """Return the first 96 bits of a pin as six words that can be read out, as proquints (arXiv:0901.4016).
+    """Return the first 96 bits of a pin as six words that can be read aloud: proquints (arXiv:0901.4016).
 
     >>> pin_words("fwAAAQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")
     'lusab-babad-babab-babab-babab-babab'

@@ -1,8 +1,8 @@
-"""An answer: how a member says, once in a context, that a list of envelopes and a total may be opened together.
+"""An answer: a member's agreement, once in a context, that a list of envelopes and a total may be opened together.
 
-The document is signed by the node key. It is written to the ledger before it leaves, and a member signs one in a
-context, ever (rule 2). The sealed answer itself goes beside it: the one-time key under the masks of all pairs, under
-the circle's key.
+The node key signs the document. It is written to the ledger before it leaves, and a member never signs a second one in
+a context (rule 2). The sealed answer travels beside it: the one-time key, masked for every pair of members and
+encrypted with the circle's key.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ _KIND, _HEX = "moonflower.answer", re.compile(r"[0-9a-f]{64}")
 
 
 def list_digest(headers: Iterable[str]) -> str:
-    """Return the digest of a list: the sorted header digests of a sum."""
+    """Return the digest of a list, which is the sorted header digests of a sum."""
     return digest({"kind": "moonflower.list", "headers": sorted(headers)})
 
 
 @dataclass(frozen=True)
 class AnswerDocument:
-    """What a member signs of its answer.
+    """The part of an answer that the member signs.
 
     Attributes:
         context: digest of the RoundContext.
         headers: digest of the list.
         total: SHA-256 of the sealed total.
-        tau: functionals of the member's own body, see ``crypto.tau``.
+        tau: functionals of the member's own body; see ``crypto.tau``.
         answer: SHA-256 of the sealed answer.
     """
 
@@ -53,7 +53,7 @@ class AnswerDocument:
         """Return the document in ``data``.
 
         Raises:
-            Refused: ``open.list``: it is none.
+            Refused: ``open.list``: the document is malformed.
         """
         try:
             value: dict[str, Any] = parse_canonical(data)
@@ -68,20 +68,20 @@ class AnswerDocument:
         except (ValueError, TypeError, KeyError, AttributeError):
             good = False
         if not good:
-            raise Refused("open.list", "an answer's document is malformed")
+            raise Refused("open.list", "malformed answer document")
         return found
 
 
 @dataclass(frozen=True)
 class SignedAnswer:
-    """A document as it travels, with its signature."""
+    """An answer document and its signature, as they travel."""
 
     data: bytes
     signature: bytes
 
     @classmethod
     def sign(cls, identity: Identity, document: AnswerDocument) -> SignedAnswer:
-        """Return a document signed by its member."""
+        """Return the document, signed with the member's node key."""
         data = document.encode()
         return cls(data, identity.sign("answer", data))
 
@@ -91,14 +91,14 @@ class SignedAnswer:
         return hashlib.sha256(self.data).hexdigest()
 
     def verify(self, card: Card, context: str, headers: str, total: str) -> AnswerDocument:
-        """Return the document, if this member signed it about exactly this list and total.
+        """Return the document, if this member signed it for exactly this context, list and total.
 
         Raises:
-            Refused: ``envelope.signature``; ``open.list``: about another context, list or total.
+            Refused: ``envelope.signature``; ``open.list``: for another context, list or total.
         """
         if not card.node.verify("answer", self.data, self.signature):
             raise Refused("envelope.signature", f"the answer is not signed by the node key of {card.name!r}")
         found = AnswerDocument.parse(self.data)
         if (found.context, found.headers, found.total) != (context, headers, total):
-            raise Refused("open.list", f"{card.name!r} answered another context, list or total")
+            raise Refused("open.list", f"{card.name!r} answered for another context, list or total")
         return found

@@ -1,9 +1,9 @@
-"""What an approver signs: one decision about one model version, and which signatures count towards a release.
+"""Approvers' signed decisions about a model version, and which signatures count towards a release.
 
-A decision's bytes are canonical JSON, so that a browser can make and sign the same ones. They name the version's digest
-and ``after``, the log's index of what was released last: a decision that was used, or kept back, decides nothing once
-something else was released. The approver's public key stands on the card of the member for which it decides, and the
-card is signed by that member's node key: so whoever knows the members' pins can check a release without trusting the
+A decision's bytes are canonical JSON, so that a browser can make and sign the same bytes. They name the version's
+digest and ``after``, the log's index of the last release. A decision that was used or kept back therefore has no effect
+once something else was released. The approver's public key is on the card of the member for which it decides, and that
+member's node key signs the card. A reader who knows the members' pins can thus check a release without trusting the
 coordinator (:func:`counted`).
 """
 
@@ -26,8 +26,8 @@ ACTIONS: tuple[Action, ...] = get_args(Action)
 MAX_DECISION_BYTES = 4096
 MAX_REASON = 200
 REASON_HELP = (
-    f"It stands in the log for good, for all members to read: at most {MAX_REASON} characters, no person's name, "
-    "no address, no number or date that tells who somebody is."
+    f"It stays in the log permanently and all members can read it: at most {MAX_REASON} characters, no person's name, "
+    "no address, and no number or date that identifies a person."
 )
 _MAX_NAME = 256
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -37,14 +37,14 @@ _FIELDS = frozenset({"action", "after", "approver", "federation", "member", "rea
 
 @dataclass(frozen=True)
 class Decision:
-    """What one approver decides about one version.
+    """One approver's decision about one version.
 
     Attributes:
-        federation: its name.
+        federation: name of the federation.
         action: ``approve``: release this version; ``reject``: never release it; ``rollback``: go back to it.
         sha256: digest of the version's file.
-        after: index of the log's entry that says what is released now; -1 while nothing was.
-        member: for whom the approver decides.
+        after: index of the log's entry of the current release; -1 before the first release.
+        member: the member for which the approver decides.
         approver: the approver's name on that member's card.
         reason: for the log; may be empty for ``approve`` only.
     """
@@ -66,7 +66,7 @@ class Decision:
         """Return the decision in ``data``, which may be anything.
 
         Raises:
-            Refused: ``release.malformed``: no decision; ``release.reason``: one whose reason cannot go into the log.
+            Refused: ``release.malformed``: not a decision; ``release.reason``: its reason cannot go into the log.
         """
         try:
             if len(data) > MAX_DECISION_BYTES:
@@ -87,7 +87,7 @@ class Decision:
         except (ValueError, TypeError, AttributeError):
             good = False
         if not good:
-            raise Refused("release.malformed", "this is no decision about a model version")
+            raise Refused("release.malformed", "not a decision about a model version")
         if problem := reason_problem(decision.action, decision.reason):
             raise Refused("release.reason", problem)
         return decision
@@ -95,14 +95,14 @@ class Decision:
 
 @dataclass(frozen=True)
 class SignedDecision:
-    """A decision's bytes with a signature; ``verify`` says whose."""
+    """A decision's bytes with a signature. ``verify`` says whose it is."""
 
     data: bytes
     signature: bytes
 
     @classmethod
     def by(cls, key: ec.EllipticCurvePrivateKey, decision: Decision) -> SignedDecision:
-        """Return the decision, signed."""
+        """Return the decision, signed with the approver's key."""
         data = decision.encode()
         return cls(data, sign(key, "approval", data))
 
@@ -121,18 +121,18 @@ class SignedDecision:
             raise Refused("release.malformed", "expected a decision as text, and its signature") from None
 
     def as_dict(self) -> dict[str, str]:
-        """The pair as JSON-able values."""
+        """Return the decision and its signature as JSON-able values."""
         return {"decision": self.data.decode("ascii"), "signature": b64(self.signature)}
 
     def verify(self, cards: Mapping[str, Card]) -> tuple[Decision, Approver]:
-        """Return the decision and who made it.
+        """Return the decision and the approver who made it.
 
         Args:
-            cards: member → card, of those whose decisions count.
+            cards: member → card, of the members whose decisions count.
 
         Raises:
-            Refused: ``release.malformed``, ``release.reason``; ``release.unknown_approver``: no such member, or nobody
-                of this name on its card; ``release.signature``: not signed with the key that stands there.
+            Refused: ``release.malformed``, ``release.reason``; ``release.unknown_approver``: no such member, or no
+                approver of this name on its card; ``release.signature``: not signed with the approver's key.
         """
         decision = Decision.parse(self.data)
         card = cards.get(decision.member)
@@ -140,7 +140,8 @@ class SignedDecision:
         if decision.approver not in known:
             raise Refused(
                 "release.unknown_approver",
-                f"{decision.approver!r} is no approver on the card of a member {decision.member!r} that may take part",
+                f"expected an approver on the card of a member that may take part; got {decision.approver!r} of member "
+                f"{decision.member!r}",
             )
         approver = known[decision.approver]
         if not approver.key.verify("approval", self.data, self.signature):
@@ -157,10 +158,10 @@ S = TypeVar("S", bound=SignedDecision)
 def counted(
     signed: Iterable[S], cards: Mapping[str, Card], *, federation: str, action: Action, sha256: str, after: int
 ) -> tuple[S, ...]:
-    """Return those that count towards one release: right today, each member once, each key once.
+    """Return the decisions that count towards one release: valid now, one per member and one per key.
 
-    The first of a member counts, and the first of a key: so a key that stands on two members' cards is one approver.
-    Taking them in order finds at most as many as there are pairs of different members and keys.
+    The first decision of each member and of each key counts, so a key on two members' cards is one approver. Taking the
+    decisions in order finds at most as many as there are pairs of different members and keys.
     """
     found: list[S] = []
     members, keys = set[str](), set[str]()
@@ -179,21 +180,21 @@ def counted(
 
 
 def reason_problem(action: str, reason: str) -> str:
-    """Return why a reason cannot go into the log, or "". It cannot be taken out again.
+    """Return why a reason cannot go into the log, or "". A reason in the log cannot be taken out again.
 
     >>> reason_problem("reject", "AUC fell in two hospitals")
     ''
     >>> reason_problem("reject", "ask anna@example.org")
-    'the reason looks like personal data: an @, a date, or six digits in a row; it would stand in the log for good'
+    'the reason looks like personal data: an @, a date, or six digits in a row; it would stay in the log permanently'
     """
     if not reason and action != "approve":
         return f"expected a reason to {action}"
     if len(reason) > MAX_REASON or not reason.isprintable() or reason != reason.strip():
         return f"expected a reason of at most {MAX_REASON} printable characters on one line"
-    if _PERSONAL.search(unicodedata.normalize("NFKC", reason)):  # a full-width @ is one, too
+    if _PERSONAL.search(unicodedata.normalize("NFKC", reason)):  # a full-width @ counts, too
         return (
             "the reason looks like personal data: an @, a date, or six digits in a row; "
-            "it would stand in the log for good"
+            "it would stay in the log permanently"
         )
     return ""
 
@@ -202,7 +203,7 @@ def _is_name(value: object) -> bool:
     return isinstance(value, str) and 0 < len(value) <= _MAX_NAME and value.isprintable()
 
 
-# An approver's key as a file or a browser holds it.
+# An approver's key, as in a file or a browser.
 
 
 def private_jwk(key: ec.EllipticCurvePrivateKey) -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""The circle: who trains together, under which recipe. A sum is over everybody in it, or it is not opened (rule 2).
+"""The circle: who trains together, and under which recipe. A sum opens only if it is over all its members (rule 2).
 
-It begins when every name in it has signed its digest (rule 1). The digest stands in every context: members that live in
-other circles seal under other contexts, and nothing opens. What a node does about circles is in ``client/circles.py``,
-what the coordinator keeps of them in ``server/records/circles.py``; neither of them has to trust the other.
+A circle begins when every member in it has signed its digest (rule 1). The digest is part of every context, so members
+that are in other circles seal under other contexts, and nothing opens. ``client/circles.py`` has what a node does about
+circles, and ``server/records/circles.py`` what the coordinator keeps of them. Neither has to trust the other.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..errors import InputError, Refused
 KIND = "moonflower.circle"
 LAST_NUMBER = 2**31
 SIGNATURE_DAYS = 30
-"""A signature under a circle that has not begun holds for so long."""
+"""For how many days a signature under a circle that has not begun is valid."""
 _PIN = re.compile(r"[A-Za-z0-9_-]{43}")
 _DIGEST = re.compile(DIGEST)
 _SIGNED = "circle"  # domains of signatures
@@ -32,12 +32,12 @@ _LEAVES = "farewell"
 
 @dataclass(frozen=True)
 class Start:
-    """A version from which the runs of a circle start, in place of version 0; its scaling is theirs.
+    """A version from which the runs of a circle start, instead of version 0. The runs use its scaling.
 
     Attributes:
         sha256: of its file, 64 hex digits.
         identity: see :attr:`~moonflower.protocol.model_version.Version.identity`.
-        imported: it came from outside; else members promoted it in an earlier circle.
+        imported: it came from outside. If False, members promoted it in an earlier circle.
     """
 
     sha256: str
@@ -49,11 +49,11 @@ class Start:
         """Return a start that came from outside.
 
         Raises:
-            ValueError: it is none.
+            ValueError: malformed.
         """
         made = cls(str(raw["sha256"]), str(raw["identity"]), bool(raw["imported"]))
         if made.as_dict() != raw or not all(_DIGEST.fullmatch(one) for one in (made.sha256, made.identity)):
-            raise ValueError("no start")
+            raise ValueError("not a start")
         return made
 
     def as_dict(self) -> dict[str, Any]:
@@ -66,12 +66,12 @@ class Circle:
     """All members of a federation, by name and pin, and the recipe under which they train.
 
     Attributes:
-        number: from 1; a circle replaces those with lower numbers.
+        number: from 1. A circle replaces those with lower numbers.
         members: (name, pin) pairs, sorted by name.
         recipe: every setting that acts on a member's own value.
-        counted: number of the circle in whose first run the members' rows were counted: that of an earlier circle
-            where the counts and the scaling that follows from them are carried over.
-        new_ledgers: names whose ledger was lost: they begin a new one with this circle.
+        counted: number of the circle in whose first run the members' rows were counted. It is an earlier circle's
+            number where the counts, and the scaling that follows from them, are carried over.
+        new_ledgers: names of the members that lost their ledger and begin a new one with this circle.
         start: where its runs start; None for version 0.
     """
 
@@ -96,15 +96,15 @@ class Circle:
         """Return the circle of these members under this recipe.
 
         Args:
-            recipe: of all of them.
+            recipe: of all members.
             pins: name → pin, of every member.
-            number: its own.
-            counted: see :class:`Circle`; None for its own number.
-            new_ledgers: names.
+            number: the circle's.
+            counted: see :class:`Circle`; None for the circle's own number.
+            new_ledgers: see :class:`Circle`.
             start: see :class:`Circle`.
 
         Raises:
-            Refused: ``circle.differs``: too few members, two that are one, or a number that no circle can have.
+            Refused: ``circle.differs``: too few members, a name or pin twice, or a number that no circle can have.
         """
         members, fresh = tuple(sorted(pins.items())), tuple(sorted({*new_ledgers}))
         least = max(recipe.federation.min_members, 2)
@@ -114,9 +114,10 @@ class Circle:
             raise Refused("circle.differs", "two members of the circle share a name or a pin")
         counted = number if counted is None else counted
         if not 1 <= counted <= number <= LAST_NUMBER:
-            raise Refused("circle.differs", f"circle {number} with rows of {counted}; expected 1 to {LAST_NUMBER}")
+            found = f"circle {number} with rows counted in circle {counted}"
+            raise Refused("circle.differs", f"{found}; expected 1 <= counted <= number <= {LAST_NUMBER}")
         if not {*fresh} <= {*pins}:
-            raise Refused("circle.differs", "a new ledger of somebody who is not in the circle")
+            raise Refused("circle.differs", "new_ledgers names a member that is not in the circle")
         return cls(number, members, recipe, counted, fresh, start)
 
     @classmethod
@@ -124,14 +125,14 @@ class Circle:
         """Return a circle that came from outside.
 
         Raises:
-            Refused: ``circle.differs``: it is none.
+            Refused: ``circle.differs``: malformed.
         """
         try:
             recipe = parse_recipe(raw["recipe"], where="the circle")
             pins = {str(name): str(pin) for name, pin in raw["members"]}
             good = (0 < len(name) <= 64 and name.isprintable() and _PIN.fullmatch(pin) for name, pin in pins.items())
             if not all(good):
-                raise ValueError("no name, or no pin")
+                raise ValueError("not a name, or not a pin")
             lost, start = map(str, raw["new_ledgers"]), None if raw["start"] is None else Start.parse(raw["start"])
             made = cls.of(recipe, pins, number=raw["number"], counted=raw["counted"], new_ledgers=lost, start=start)
             if canonical(made.as_dict()) != canonical(raw):
@@ -139,7 +140,9 @@ class Circle:
         except InputError as error:
             raise Refused("circle.differs", str(error)) from None
         except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
-            raise Refused("circle.differs", "what came is no circle") from None
+            raise Refused(
+                "circle.differs", "malformed circle: a field is missing, unknown or of the wrong form"
+            ) from None
         return made
 
     def as_dict(self) -> dict[str, Any]:
@@ -156,17 +159,17 @@ class Circle:
 
     @property
     def federation(self) -> str:
-        """Its name."""
+        """Name of the federation."""
         return self.recipe.federation.name
 
     @property
     def practice(self) -> bool:
-        """Whether its members' secrets come from a seed: whoever knows it knows which rows are whose."""
+        """Whether members' secrets come from a seed. A party that knows the seed knows which rows are whose."""
         return self.recipe.federation.practice
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All names, sorted."""
+        """Names of all members, sorted."""
         return tuple(name for name, _ in self.members)
 
     @cached_property
@@ -176,7 +179,7 @@ class Circle:
 
     @property
     def first(self) -> str:
-        """Who makes the key under which answers travel."""
+        """Name of the member that makes the circle's key, under which answers travel."""
         return self.members[0][0]
 
     @cached_property
@@ -186,22 +189,22 @@ class Circle:
 
     @cached_property
     def draw(self) -> str:
-        """What version 0 is drawn from."""
+        """The value from which version 0 is drawn."""
         return draw_of(self.recipe, self.names)
 
     def offer(self, seed: int, rounds: int, start: str = "") -> dict[str, Any]:
-        """Return what a run in this circle carries, with what it chose.
+        """Return the offer of a run in this circle: the recipe's tables with the run's seed, rounds and start.
 
         Args:
             seed, rounds: of the run.
-            start: SHA-256 of the version of this circle that it starts from; "" for where the circle starts.
+            start: SHA-256 of the version of this circle from which the run starts; "" for the circle's own start.
 
         Raises:
             Refused: ``circle.differs``: more rounds than the recipe has.
         """
         allowed = self.recipe.training.rounds
         if not (0 <= seed < 2**63 and 1 <= rounds <= allowed):
-            raise Refused("circle.differs", f"training.rounds = {rounds}; expected 1 to {allowed}, the recipe's")
+            raise Refused("circle.differs", f"training.rounds = {rounds}; expected 1 to {allowed}, the recipe's limit")
         whole = self.recipe.as_dict()
         tables = {name: whole[name] for name in ("federation", "task", "crypto", "gate")}
         training = {**whole["training"], "seed": seed, "rounds": rounds}
@@ -210,13 +213,13 @@ class Circle:
 
     @property
     def starts_at(self) -> str:
-        """SHA-256 of the version where it starts; "" for version 0."""
+        """SHA-256 of the version from which its runs start; "" for version 0."""
         return "" if self.start is None else self.start.sha256
 
 
 @dataclass(frozen=True)
 class Signature:
-    """One member's signature under a digest; which member's, its pin says.
+    """One member's signature under a digest. The key's pin says which member's.
 
     Attributes:
         key: public node key.
@@ -232,26 +235,28 @@ class Signature:
 
     @classmethod
     def parse(cls, raw: Any) -> Signature:
-        """Return a signature that came from outside, not checked yet.
+        """Return a signature that came from outside. It is not checked yet.
 
         Raises:
-            Refused: ``circle.differs``: it is none.
+            Refused: ``circle.differs``: malformed.
         """
         try:
             made = cls(PublicKey.from_jwk(raw["key"]), unb64(raw["signature"]))
             if made.as_dict() != raw:
                 raise ValueError("another spelling")
         except (LookupError, TypeError, ValueError, AttributeError):
-            raise Refused("circle.differs", "what came is no signature") from None
+            raise Refused(
+                "circle.differs", "malformed signature under a circle: expected a key and a signature"
+            ) from None
         return made
 
 
 @dataclass(frozen=True)
 class SignedCircle:
-    """A circle with the signatures that there are; :meth:`parse` is the only way in from outside.
+    """A circle with the signatures so far. :meth:`parse` is the only way in from outside.
 
     Attributes:
-        circle: what they are under.
+        circle: what the signatures cover.
         signatures: name → signature, each checked.
     """
 
@@ -260,7 +265,7 @@ class SignedCircle:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Names that have not signed; none: the circle has begun."""
+        """Names of the members that have not signed. If empty, the circle has begun."""
         return tuple(name for name in self.circle.names if name not in self.signatures)
 
     def as_dict(self) -> dict[str, Any]:
@@ -270,16 +275,16 @@ class SignedCircle:
 
     @classmethod
     def parse(cls, raw: Any) -> SignedCircle:
-        """Return a circle and its signatures, once every one of them is found to be right.
+        """Return a circle and its signatures, after checking every signature.
 
         Raises:
             Refused: ``circle.differs``.
         """
         if not isinstance(raw, Mapping) or {*raw} != {"circle", "signatures"}:
-            raise Refused("circle.differs", "what came is no circle with its signatures")
+            raise Refused("circle.differs", "malformed circle: expected a circle and its signatures")
         circle, listed = Circle.parse(raw["circle"]), raw["signatures"]
         if not isinstance(listed, Mapping):
-            raise Refused("circle.differs", "what came is no circle with its signatures")
+            raise Refused("circle.differs", "malformed circle: expected a circle and its signatures")
         signatures = {str(name): Signature.parse(one) for name, one in listed.items()}
         for name, one in signatures.items():
             check_signature(circle, name, one)
@@ -287,12 +292,12 @@ class SignedCircle:
 
 
 def sign(identity: Identity, circle: Circle) -> Signature:
-    """Return a member's signature under a circle; ``client/circles.py`` says when there may be one."""
+    """Return a member's signature under a circle. ``client/circles.py`` says when a member may sign."""
     return Signature(identity.card.node, identity.sign(_SIGNED, circle.digest.encode()))
 
 
 def check_signature(circle: Circle, name: str, one: Signature) -> None:
-    """Check that a signature is that of a member of the circle.
+    """Check that a signature under a circle is from the member of this name.
 
     Raises:
         Refused: ``circle.differs``.
@@ -300,17 +305,17 @@ def check_signature(circle: Circle, name: str, one: Signature) -> None:
     if circle.pins.get(name) != one.key.pin:
         raise Refused("circle.differs", f"the signature of {name!r} is by a key that the circle does not name")
     if not one.key.verify(_SIGNED, circle.digest.encode(), one.signature):
-        raise Refused("circle.differs", f"the signature of {name!r} is not under circle {circle.number}")
+        raise Refused("circle.differs", f"the signature of {name!r} does not match circle {circle.number}")
 
 
 @dataclass(frozen=True)
 class Farewell:
-    """A member's signed word that it leaves one circle; others may begin the next one without it at once.
+    """A member's signed statement that it leaves a circle. The others may begin the next circle without it at once.
 
     Attributes:
         circle: digest of the circle that it leaves.
         name: the member's.
-        signed: by its node key.
+        signed: signature of its node key.
     """
 
     circle: str
@@ -323,10 +328,10 @@ class Farewell:
 
     @classmethod
     def parse(cls, raw: Any) -> Farewell:
-        """Return a farewell that came from outside, not checked yet.
+        """Return a farewell that came from outside. It is not checked yet.
 
         Raises:
-            Refused: ``circle.differs``: it is none.
+            Refused: ``circle.differs``: malformed.
         """
         try:
             signed = Signature.parse({"key": raw["key"], "signature": raw["signature"]})
@@ -334,18 +339,20 @@ class Farewell:
             if made.as_dict() != raw:
                 raise ValueError("another spelling")
         except (LookupError, TypeError, ValueError):
-            raise Refused("circle.differs", "what came is no farewell") from None
+            raise Refused(
+                "circle.differs", "malformed farewell: expected a circle, a name, a key and a signature"
+            ) from None
         return made
 
     def is_from(self, name: str, pin: str, circle: str) -> bool:
-        """Return whether this is what a member with this pin signed when it left a circle."""
+        """Return whether the member with this name and pin signed this farewell to this circle."""
         if (self.name, self.circle, self.signed.key.pin) != (name, circle, pin):
             return False
         return self.signed.key.verify(_LEAVES, _leaving(circle, name), self.signed.signature)
 
 
 def say_farewell(identity: Identity, circle: str) -> Farewell:
-    """Return a member's farewell to a circle, which it names by its digest."""
+    """Return a member's farewell to the circle with this digest."""
     signed = Signature(identity.card.node, identity.sign(_LEAVES, _leaving(circle, identity.name)))
     return Farewell(circle, identity.name, signed)
 
@@ -360,5 +367,5 @@ def _count(members: int) -> str:
 
 def _least(smallest: int) -> str:
     if smallest == 2:
-        return "expected two or more: of one alone the sum is its own update"
-    return f"expected {smallest} or more (min_members); of two, each reads the other's update"
+        return "expected two or more: the sum of one member is its own update"
+    return f"expected {smallest} or more (min_members); in a circle of two, each member reads the other's update"

@@ -1,4 +1,4 @@
-"""What there is of circles, as the server shows it to nodes and desks: ``GET /api/circle``."""
+"""The circles and signatures that the server shows to nodes and submitters: ``GET /api/circle``."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .circle import Farewell, SignedCircle
 
 @dataclass(frozen=True)
 class CircleBoard:
-    """What there is of circles now.
+    """The circles at a server, their signatures, and farewells.
 
     Attributes:
-        living: the circle that began last, with all signatures; None: none did.
-        proposed: those that wait for signatures, by number.
+        living: the circle that began last, with all signatures; None before the first.
+        proposed: the circles that wait for signatures, by number.
         farewells: to the living circle; :meth:`Farewell.is_from` checks one.
-        newest: the highest number that somebody signed, or that waits for signatures; 0 for none.
+        newest: the highest number of a circle that a member signed or that waits for signatures; 0 for none.
     """
 
     living: SignedCircle | None
@@ -42,10 +42,10 @@ class CircleBoard:
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> CircleBoard:
-        """Return what came from a server; every signature under a circle was checked, and nothing else.
+        """Return what came from a server. Every signature under a circle is checked, and nothing else.
 
         Raises:
-            Refused: ``circle.differs``: a circle, a signature or a farewell is none.
+            Refused: ``circle.differs``: a circle, a signature or a farewell is malformed.
         """
         try:
             living, proposed, farewells, newest = (raw[one] for one in ("living", "proposed", "farewells", "newest"))
@@ -56,4 +56,5 @@ class CircleBoard:
                 int(newest),
             )
         except (KeyError, TypeError, ValueError):
-            raise Refused("circle.differs", "the server shows circles in another form") from None
+            expected = "expected living, proposed, farewells and newest"
+            raise Refused("circle.differs", f"the server's list of circles is malformed; {expected}") from None

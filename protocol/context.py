@@ -1,4 +1,4 @@
-"""What a round is: the fields that every envelope, opening and vote is signed over (rule 1)."""
+"""The context of a round: the fields that the signature of every envelope, opening and vote covers (rule 1)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .circle import Circle
 
 @dataclass(frozen=True)
 class RoundContext:
-    """One context for all members of a sum; its digest stands in every header.
+    """The context that all members of a sum share. Its digest is in every header.
 
     Attributes:
         federation: name of the federation.
@@ -31,13 +31,13 @@ class RoundContext:
         task: task reference and options.
         package: version of moonflower.
         crypto: the plan: N, q, lanes, bits, summands.
-        circle: digest of the circle: everybody in it is in the sum.
+        circle: digest of the circle, all of whose members are in the sum.
         roster: digest of its members' cards.
         key: SHA-256 of the circle's key, under which answers travel.
         frozen: digest of what does not travel: frozen tensors and integer buffers.
         offer: digest of the whole offer, so that the gate is agreed as well.
         checkpoint: of the coordinator's log, as :func:`checkpoint_label` writes it, that every member of the sum has
-            witnessed (rule 7): who was shown another history trains under another context.
+            witnessed (rule 7). A member that was shown another history trains under another context.
     """
 
     federation: str
@@ -65,7 +65,7 @@ class RoundContext:
 
     @cached_property
     def params(self) -> str:
-        """Digest of the crypto parameters alone, so that a mismatch there has its own code."""
+        """Digest of the crypto parameters alone, so that a mismatch of them has its own code."""
         return digest(self.crypto)
 
     def at(self, number: int, planned: int, purpose: str, base: str, checkpoint: str) -> RoundContext:
@@ -75,7 +75,7 @@ class RoundContext:
 
 @dataclass(frozen=True)
 class Terms:
-    """What everybody in a run has agreed to, beside the offer.
+    """What all members of a run have agreed to, beside the offer.
 
     Attributes:
         circle: of the run.
@@ -93,7 +93,7 @@ class Terms:
 
 
 def template(run: str, offer: Offer, raw_offer: Mapping[str, Any], terms: Terms) -> RoundContext:
-    """Return what all contexts of a run share, of no round yet: see :meth:`RoundContext.at`.
+    """Return what all contexts of a run share, without a round yet; see :meth:`RoundContext.at`.
 
     Args:
         run: its identifier.
@@ -123,7 +123,7 @@ def template(run: str, offer: Offer, raw_offer: Mapping[str, Any], terms: Terms)
 
 
 def context_digest(fields: Mapping[str, Any]) -> str:
-    """Return the digest of a context by its fields, which another version of moonflower may have had more of."""
+    """Return the digest of a context from its fields. Another version of moonflower may have other fields."""
     return digest({"kind": "moonflower.context.v2", **fields})
 
 

@@ -1,9 +1,9 @@
-"""An envelope: what a member sends. A strict header, signed by the node key, then the sealed body.
+"""An envelope: a strict header that the node key signs, then the sealed body.
 
     "MFE2" | u32 header length | header: canonical JSON | signature, 96 bytes | body: residues
 
-:class:`RawEnvelope` is bytes from the wire; it becomes an :class:`Envelope` only through :func:`check`, in the
-order: form, signature, member, parameters, replay, context, mask key, size, and last the body's digest, so that
+A :class:`RawEnvelope` is bytes from the wire. Only :func:`check` turns it into an :class:`Envelope`. It checks form,
+signature, member, parameters, replay, context, mask key, size and last the body's digest, in this order, so that
 nothing large is read before its sender is known. Integers are little-endian.
 """
 
@@ -23,7 +23,7 @@ from .context import RoundContext
 
 MAGIC = b"MFE2"  # format 2; the digit counts up
 MAX_HEADER_BYTES = 4096
-HALF_FROM = 1 << 20  # bodies from this size on are hashed by two threads: hashlib lets go of the interpreter
+HALF_FROM = 1 << 20  # bodies from this size on are hashed by two threads: hashlib releases the GIL
 _HEX, _WORD = re.compile(r"[0-9a-f]{64}"), re.compile(r"[a-z][a-z0-9_]{0,31}")
 _second_half = ThreadPoolExecutor(1, "moonflower-hash")
 
@@ -52,7 +52,7 @@ class Header:
 
     Attributes:
         member: who sealed it.
-        run, number, purpose: the round, in clear so that a refusal can say what is off.
+        run, number, purpose: the round, in clear so that a refusal can say what differs.
         context: digest of the RoundContext that the member trained under.
         params: digest of the crypto parameters.
         body: digest of the body (:func:`body_digest`).
@@ -76,7 +76,7 @@ class Header:
 
     @classmethod
     def parse(cls, data: bytes) -> Header:
-        """Return the header in ``data``; whose it is, :meth:`SignedHeader.verify` says.
+        """Return the header in ``data``. :meth:`SignedHeader.verify` checks whose it is.
 
         Raises:
             Refused: ``envelope.malformed``.
@@ -86,7 +86,9 @@ class Header:
             version = value.pop("v")
             header = cls(**value)
         except (ValueError, TypeError, KeyError, AttributeError):
-            raise Refused("envelope.malformed", "the header is not canonical") from None
+            raise Refused(
+                "envelope.malformed", "the header is not canonical JSON with the fields of an envelope's header"
+            ) from None
         texts = (header.member, header.run)
         digests = (header.context, header.params, header.body, header.mask)
         numbers = (header.number, header.body_bytes)
@@ -105,7 +107,7 @@ class Header:
 
 @dataclass(frozen=True)
 class SignedHeader:
-    """A header as it travels to the openers, without the body."""
+    """A signed header without the body, as it travels to the openers."""
 
     data: bytes
     signature: bytes
@@ -125,7 +127,7 @@ class SignedHeader:
             raise Refused("envelope.signature", f"the header is not signed by the node key of {card.name!r}")
         header = Header.parse(self.data)
         if header.member != card.name:
-            raise Refused("envelope.member", f"the header names another member than {card.name!r}")
+            raise Refused("envelope.member", f"the header names a member other than {card.name!r}")
         return header
 
 
@@ -139,7 +141,7 @@ class Envelope:
 
 
 def seal(identity: Identity, context: RoundContext, body: bytes, mask: bytes) -> OwnEnvelope:
-    """Return the envelope of a sealed vector, signed by ``identity`` over this context.
+    """Return the envelope of a sealed vector for this context, signed by ``identity``.
 
     Args:
         identity: the member.
@@ -164,7 +166,7 @@ def seal(identity: Identity, context: RoundContext, body: bytes, mask: bytes) ->
 
 
 def most_bytes(body_bytes: int) -> int:
-    """Return how many bytes an envelope takes at most, whose body takes so many.
+    """Return the largest size in bytes of an envelope with a body of ``body_bytes``.
 
     >>> most_bytes(1_000_000)
     1004200
@@ -173,7 +175,7 @@ def most_bytes(body_bytes: int) -> int:
 
 
 def body_digest(body: bytes | memoryview) -> str:
-    """Return the digest of a body: SHA-256 over the SHA-256 of its two halves, the first the shorter by one at most."""
+    """Return the digest of a body: SHA-256 over the SHA-256 of its halves. The second may be one byte longer."""
     view = memoryview(body)
     first, second = view[: len(body) // 2], view[len(body) // 2 :]
     if len(body) < HALF_FROM:
@@ -185,7 +187,7 @@ def body_digest(body: bytes | memoryview) -> str:
 
 
 def split(raw: RawEnvelope) -> tuple[SignedHeader, memoryview]:
-    """Return the signed header and the body, by form alone.
+    """Return the signed header and the body of an envelope, checking its form only.
 
     Raises:
         Refused: ``envelope.malformed``.
@@ -197,7 +199,8 @@ def split(raw: RawEnvelope) -> tuple[SignedHeader, memoryview]:
         found, expected = data[3:4].decode(errors="replace"), MAGIC[3:].decode()
         raise Refused("envelope.malformed", f"an envelope of format {found}, expected format {expected}")
     if data[:4] != MAGIC or not 0 < length <= MAX_HEADER_BYTES or len(data) < start:
-        raise Refused("envelope.malformed", f"{len(data)} bytes are no envelope")
+        form = f"{MAGIC.decode()}, a header of 1 to {MAX_HEADER_BYTES} bytes and a signature"
+        raise Refused("envelope.malformed", f"not an envelope: {len(data)} bytes, expected {form}")
     return SignedHeader(data[8 : 8 + length], data[8 + length : start]), memoryview(data)[start:]
 
 
@@ -211,19 +214,19 @@ def check(raw: RawEnvelope, card: Card, context: RoundContext, body_bytes: int) 
     signed, body = split(raw)
     header = signed.verify(card)
     if header.params != context.params:
-        raise Refused("envelope.params", "sealed under other crypto parameters")
+        raise Refused("envelope.params", "sealed under crypto parameters other than this round's")
     if (header.number, header.purpose, header.run) != (context.number, context.purpose, context.run):
         raise Refused(
             "envelope.replay",
             f"sealed for {header.purpose} {header.number}, expected {context.purpose} {context.number}",
         )
     if header.context != context.digest:
-        raise Refused("envelope.context", "sealed under another context than this round's")
+        raise Refused("envelope.context", "sealed under a context other than this round's")
     check_public(bytes.fromhex(header.mask), card.name)
     if len(body) != header.body_bytes:
-        raise Refused("envelope.signature", "the body is not as long as the header signs")
+        raise Refused("envelope.signature", f"body of {len(body)} bytes, the signed header says {header.body_bytes}")
     if len(body) != body_bytes:
         raise Refused("envelope.malformed", f"body of {len(body)} bytes, expected {body_bytes}")
     if body_digest(body) != header.body:
-        raise Refused("envelope.signature", "the body is not the one that the header signs")
+        raise Refused("envelope.signature", "the body does not have the digest in the signed header")
     return Envelope(header, signed, body)

@@ -1,7 +1,7 @@
-"""The gate: what a candidate becomes. Pure; it bounds damage, it does not prove honesty (rule 7).
+"""The gate: whether a candidate is promoted, kept or refused. It bounds damage; it does not prove honesty (rule 7).
 
-Coordinator, members and auditors come to the same verdict from the same signed words. A vote is a word: numbers in
-clear, round after round, would give a member's own gradient away.
+The gate is a pure function, so coordinator, members and auditors reach the same verdict from the same signed votes. A
+vote is a word and not a number, because numbers in clear, round after round, would give a member's own gradient away.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ VOTES: tuple[Vote, ...] = ("better", "same", "worse", "abstain")
 Status = Literal["promoted", "kept", "refused"]
 STEP_FACTOR, HISTORY = 3.0, 5
 SWALLOWED = 1.1
-"""Lengths of an opened sum beside its coins alone, up to which everybody is warned: it says little that they do not."""
+"""Up to this length, relative to its coins alone, an opened sum says little beyond the coins: all are warned."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate says of a candidate.
+    """The gate's verdict on a candidate.
 
     Attributes:
         status: ``promoted``: the new best version; ``kept``: trained further, never released; ``refused``.
-        code: "" unless refused: ``gate.step`` or ``gate.worse``.
-        minority: members that found it worse although it was not refused.
+        code: ``gate.step`` or ``gate.worse`` if refused, else "".
+        minority: members that voted worse although the candidate was not refused.
     """
 
     status: Status
@@ -47,17 +47,19 @@ def judge(
 ) -> Verdict:
     """Return the verdict on a candidate.
 
-    Before any word counts its length: not finite, longer than ``max_step``, or longer than three times the longest of
-    the last five that were not refused. Then the words that count decide; ``abstain`` does not count. More than half
-    ``worse`` refuse. More than half ``better``, each ``worse`` taken away from them, promote: a hostile member and half
-    of the others would else promote what costs one of them ever more.
-    A word that does not count is never worth more than ``better`` or ``worse``, so nothing is gained by it.
+    The candidate's length is checked first. It is refused if the length is not finite, is more than ``max_step``, or is
+    more than three times the longest of the last five candidates that were not refused.
+
+    Then the votes decide. ``abstain`` does not count. The candidate is refused if more than half of the counting votes
+    are ``worse``. It is promoted if ``better`` minus ``worse`` is more than half of them. Without the subtraction, a
+    hostile member and half of the others could promote what costs one of them more in every round. An ``abstain`` is
+    never worth more than ``better`` or ``worse``, so nothing is gained by it.
 
     Args:
-        votes: each opener's word, one of :data:`VOTES`.
-        norm: Euclidean norm of the opened mean; None when the candidate is not finite.
-        norms: norms of the candidates of this run so far that were not refused, oldest first.
-        in_range: whether the opened sum is one that members can make.
+        votes: each opener's vote, one of :data:`VOTES`.
+        norm: Euclidean norm of the opened mean; None if the candidate is not finite.
+        norms: norms of this run's candidates so far that were not refused, oldest first.
+        in_range: whether honest members can make the opened sum.
         settings: [gate].
     """
     if not in_range or norm is None or not math.isfinite(norm) or norm > _longest(norms, settings):
@@ -71,27 +73,27 @@ def judge(
 
 
 def _longest(norms: Sequence[float], settings: GateSettings) -> float:
-    """Return the longest mean that may pass; ``max_step`` is 0 in a practice that has not found one."""
+    """Return the longest mean that may pass. In a practice, ``max_step`` is 0 until one is found."""
     bound = settings.max_step or math.inf
     return min(bound, STEP_FACTOR * max(norms[-HISTORY:])) if norms else bound
 
 
 def counted(votes: Mapping[str, str]) -> dict[str, int]:
-    """Return how often each word was said."""
+    """Return how many votes each word of :data:`VOTES` has."""
     found = Counter(votes.values())
     return {word: found[word] for word in VOTES}
 
 
 def vote_on(loss: float | None, good: Sequence[float | None], settings: GateSettings) -> Vote:
-    """Return a member's word on a candidate.
+    """Return a member's vote on a candidate.
 
-    *Worse* is beside the lowest loss of all good versions, not of the best one alone: a member that loses a little in
-    every round would else never say so.
+    *Worse* compares with the lowest loss of all good versions, not only with the best version's. A member that loses a
+    little in every round would otherwise never vote worse.
 
     Args:
-        loss: of the candidate on the member's own validation rows; None or not finite: it is as bad as can be.
-        good: of the version where the run began and of those promoted since, oldest first; None where one was never
-            measured here.
+        loss: of the candidate on the member's own validation rows. None or not finite counts as the worst.
+        good: losses of the version where the run began and of those promoted since, oldest first. None for a version
+            that was never measured here.
         settings: [gate].
     """
     best = good[-1] if good else None

@@ -1,6 +1,6 @@
-"""What coordinator and members say to each other: frozen messages, and which one answers which.
+"""The messages between coordinator and members, and which message answers which.
 
-One class a message. How they travel as Flower records is in ``records.py``. A field that is declared a
+Each message is a frozen class. ``records.py`` has their form as Flower records. A field declared a
 :class:`RawEnvelope` accepts nothing but an envelope, so a plaintext update is refused by type at both ends.
 """
 
@@ -19,7 +19,7 @@ MAX_TENSORS = 10_000
 
 
 class Attachment(BaseModel):
-    """Base of what goes along with a message, whatever that is about: strict, frozen, no unknown fields."""
+    """Base of what travels along with any message: strict, frozen, no unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -39,9 +39,9 @@ class Shown(Attachment):
     """What the coordinator shows of its log with every message.
 
     Attributes:
-        checkpoint: its newest one, a signed note.
-        key: that signs it, as text.
-        since: the entries of the checkpoint that this member is believed to hold; 0 for none.
+        checkpoint: its newest checkpoint, a signed note.
+        key: the key that signs it, as text.
+        since: size of the checkpoint that this member is believed to hold; 0 for none.
         proof: that the log only grew since then: Merkle hashes in hex (RFC 9162 section 2.1.4).
     """
 
@@ -52,26 +52,26 @@ class Shown(Attachment):
 
 
 class Witnessed(Attachment):
-    """What a member says of the log with every reply: the newest checkpoint that it holds, countersigned by it."""
+    """What a member says of the log with every reply: the newest checkpoint that it holds, countersigned."""
 
     checkpoint: str
 
 
 class Refusal(Body):
-    """A member's answer when it does not do what it was asked: a code, never an exception's text (rule 12)."""
+    """A member's reply if it refuses a request: a code, never an exception's text (rule 12)."""
 
     kind = "refusal"
     code: str = Field(pattern=r"^[a-z_]+\.[a-z_]+$", max_length=64)
 
 
 class Enrol(Body):
-    """May this run take place at your node?
+    """Asks a member to take part in a run.
 
     Attributes:
         run: identifier.
-        circle: that it is in, with the signatures of all its members (``SignedCircle``).
-        seed, rounds: what the run chose.
-        start: SHA-256 of the version of the circle that it chose to start from; "" for where the circle starts.
+        circle: the run's circle, with the signatures of all its members (``SignedCircle``).
+        seed, rounds: of the run.
+        start: SHA-256 of the version of the circle from which the run starts; "" for the circle's own start.
     """
 
     kind = "enrol"
@@ -83,13 +83,13 @@ class Enrol(Body):
 
 
 class Enrolled(Body):
-    """The member's card, and what all members must share.
+    """The member's card, and the digests that all members must share.
 
     Attributes:
         agreed: digests by field, all of :data:`SHARED`.
         frozen: digest of each tensor that does not travel, by its name.
-        sizes: by purpose: parameters of an update, or how many whole numbers.
-        key: digest of the circle's key that this member holds; "" for none.
+        sizes: by purpose: the number of an update's parameters, or of whole numbers.
+        key: digest of the circle's key that this member holds; "" if it holds none.
     """
 
     kind = "enrolled"
@@ -107,10 +107,10 @@ class Enrolled(Body):
 
 
 class MakeKey(Body):
-    """Asks the first name of the circle to wrap the circle's key for every member.
+    """Asks the circle's first member to wrap the circle's key for every member.
 
     Attributes:
-        run: that is to begin.
+        run: the run that is to begin.
         roster: all members' cards, sorted by name.
     """
 
@@ -132,12 +132,12 @@ class KeyMade(Body):
 
 
 class TakeSeat(Body):
-    """Tells a member who takes part in a run, and hands it the circle's key where it has none.
+    """Tells a member who takes part in a run, and hands it the circle's key if it has none.
 
     Attributes:
-        run: that is to begin.
+        run: the run that is to begin.
         roster: all members' cards, sorted by name.
-        ciphertext, signature: the key from the circle's first name; empty where the member said that it holds it.
+        ciphertext, signature: the key from the circle's first member; empty if this member said that it holds the key.
     """
 
     kind = "take_seat"
@@ -148,7 +148,7 @@ class TakeSeat(Body):
 
 
 class SeatTaken(Body):
-    """The member's signed word on which key it holds.
+    """The member's signed statement of which key it holds.
 
     Attributes:
         key: SHA-256 of the circle's key.
@@ -161,12 +161,11 @@ class SeatTaken(Body):
 
 
 class RoundRequest(Body):
-    """Base of what is asked in a round.
+    """Base of all requests in a round.
 
     Attributes:
-        run: which agreement it is under.
-        number, round, purpose, base, checkpoint: the round's own part of the RoundContext; the member knows the
-            rest.
+        run: the run, under whose agreement the request is.
+        number, round, purpose, base, checkpoint: the round's part of the RoundContext. The member knows the rest.
     """
 
     run: str
@@ -181,9 +180,9 @@ class Seal(RoundRequest):
     """Asks for a sealed vector: statistics, an update trained from ``base``, or tallies of ``base``.
 
     Attributes:
-        model: the base's file; for statistics that of the version that the run starts from, empty for version 0.
+        model: the base's file. For statistics, the file of the version from which the run starts; empty for version 0.
         proof: what proves the base (rule 3); empty for statistics.
-        refused: proof of the newest candidate, where that was refused and the base is older; else empty.
+        refused: proof of the newest candidate, if it was refused and the base is older; else empty.
     """
 
     kind = "seal"
@@ -205,7 +204,7 @@ class Sealed(Body):
 
 
 class Ask(RoundRequest):
-    """Asks every member of the circle to answer: may this list and this total be opened together?
+    """Asks every member of the circle for its answer: may this list and this total be opened together?
 
     Attributes:
         headers, signatures: each member's signed envelope header.
@@ -219,12 +218,12 @@ class Ask(RoundRequest):
 
 
 class Answered(Body):
-    """The member's answer, the same bytes whenever it is asked.
+    """The member's answer. It is the same bytes whenever it is asked.
 
     Attributes:
-        document: canonical bytes, see ``protocol.answer``.
-        signature: under it.
-        answer: the one-time key under its masks, sealed with the circle's key: seeds, then residues.
+        document: canonical bytes; see ``protocol.answer``.
+        signature: under the document.
+        answer: the masked one-time key, sealed with the circle's key: seeds, then residues.
         answer_s: seconds it took.
     """
 
@@ -242,10 +241,10 @@ class Open(RoundRequest):
         documents, signatures: each member's answer document.
         seeds: of each member's sealed answer.
         keys: the sum of the sealed answers: residues without seeds.
-        answers: the sealed answers themselves, where their sum did not open; else empty.
+        answers: the sealed answers themselves if their sum did not open; else empty.
         total: the sealed sum.
-        best: SHA-256 of the best version, which the vote compares with; "" where there is no vote.
-        upload: whether this member shall send the result along.
+        best: SHA-256 of the best version, with which the vote compares; "" if there is no vote.
+        upload: whether this member sends the result with its reply.
     """
 
     kind = "open"
@@ -260,11 +259,11 @@ class Open(RoundRequest):
 
 
 class Opened(Body):
-    """An opener's signed statement about the result, its vote, and the result itself if it was asked for it.
+    """An opener's signed statement about the result, its vote, and the result itself if that was asked for.
 
     Attributes:
         statement: canonical bytes, the same from every opener (see ``protocol.statement``).
-        vote: one of ``gate.VOTES``; "" where there is no vote.
+        vote: one of ``gate.VOTES``; "" if there is no vote.
         vote_signature: over the result, the version it was compared with, and the vote.
     """
 
@@ -278,13 +277,13 @@ class Opened(Body):
 
 
 class Waits(Body):
-    """Tells a member that has done its part for whom the run waits; nothing is asked of it.
+    """Tells a member that has done its part for which members the run waits. Nothing is asked of it.
 
     Attributes:
-        run: that waits.
+        run: the run that waits.
         number: of the round; 0 before the first.
-        step: what is awaited, one of ``words.STEPS``.
-        since: member → when it was asked first; ISO 8601, UTC.
+        step: what the run waits for, one of ``words.STEPS``.
+        since: member → when it was first asked; ISO 8601, UTC.
         why: member → one of ``words.WHY``.
         returns: member → how often its node came back meanwhile.
     """
@@ -299,19 +298,19 @@ class Waits(Body):
 
 
 class Noted(Body):
-    """The member has written it into its own log."""
+    """Confirms that the member has written the notice into its own log."""
 
     kind = "noted"
 
 
 @dataclass(frozen=True)
 class Route(Generic[Q, A]):
-    """A kind of exchange.
+    """A kind of exchange: a request and its reply.
 
     Attributes:
         name: Flower's message type.
-        request: what is asked.
-        reply: what an answer is.
+        request: class of the request.
+        reply: class of the reply.
     """
 
     name: str

@@ -1,14 +1,15 @@
 """A model version as bytes: a canonical safetensors file, named by its SHA-256.
 
-The file is what openers sign (rule 4), what a base is proved by (rule 3) and what ``predict`` loads, so its
-bytes must be the same everywhere: the header is canonical JSON, tensors are float32 in layout order, and the
-metadata key ``moonflower`` holds the manifest (task, schema, scaling). A candidate keeps its base's header and frozen
-tensors byte for byte and changes the other numbers only. Another key marks a copy of a version that nobody released; it
-has another digest than the version, so no proof and no approval is about it.
+Openers sign the file (rule 4), it proves a base (rule 3), and ``predict`` loads it. Its bytes must therefore be the
+same everywhere: the header is canonical JSON, tensors are float32 in layout order, and the metadata key ``moonflower``
+holds the manifest (task, schema, scaling). A candidate keeps its base's header and frozen tensors byte for byte and
+changes the other numbers only. Another metadata key marks a copy of a version that is not released. The copy's digest
+differs from the version's, so no proof and no approval covers it.
 
-In the file come first the tensors that travel, then the optimiser's state, then the frozen tensors, which no training
-changes and a prediction needs: under their own names, sorted, in their own types, and listed in the metadata key
-``moonflower.frozen``. They are in every version of every round: a large frozen backbone is stored and sent that often.
+The file holds first the tensors that travel, then the optimiser's state, then the frozen tensors. No training changes
+the frozen tensors, but a prediction needs them. They have their own names, sorted, and their own types, and the
+metadata key ``moonflower.frozen`` lists them. They are in every version of every round, so a large frozen backbone is
+stored and sent that often.
 
 Format: https://huggingface.co/docs/safetensors (8-byte little-endian header length, JSON header, data).
 """
@@ -31,7 +32,7 @@ from ..errors import InputError
 
 MAX_HEADER_BYTES = 4 << 20
 _KEY = "moonflower"
-_STATE = "__optimiser__."  # before the name of a state; no tensor of a model may be called so
+_STATE = "__optimiser__."  # prefix of a state's name, which no tensor of a model may have
 _MARK = {"moonflower.release": "unreleased"}
 _FROZEN = "moonflower.frozen"
 FROZEN_TYPES = {
@@ -39,7 +40,7 @@ FROZEN_TYPES = {
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
     "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1",
 }  # fmt: skip
-"""What a frozen tensor can be: safetensors' name of a type to NumPy's, little-endian in the file."""
+"""Types of frozen tensors: safetensors' name → NumPy's, little-endian in the file."""
 _TYPE_OF = {np.dtype(code): name for name, code in FROZEN_TYPES.items()}
 
 
@@ -70,9 +71,9 @@ class Version:
         manifest: what ``predict`` needs: format, federation, task, schema, scaling, package.
         layout: the tensors, in file order.
         vector: ``float32[n]``, all tensors flattened and joined; read-only view of ``data``.
-        state: what the optimiser remembers, by name, ``float32[n]`` each; read-only views of ``data``.
-        frozen: what no training changes, by name; read-only views of ``data``, perhaps not aligned.
-        unreleased: it is a copy that was marked as not released; False says nothing.
+        state: the optimiser's state by name, ``float32[n]`` each; read-only views of ``data``.
+        frozen: the frozen tensors by name; read-only views of ``data``, perhaps not aligned.
+        unreleased: the file is a copy that is marked as not released. False does not mean that it is released.
     """
 
     sha256: str
@@ -86,10 +87,10 @@ class Version:
 
     @cached_property
     def identity(self) -> str:
-        """SHA-256 over what a member's update follows from: layout, numbers and scaling; 64 hex digits.
+        """SHA-256 over what determines a member's update: layout, numbers and scaling; 64 hex digits.
 
-        Two files are one base where they share it, whatever else they say. The optimiser's state is left out: it acts
-        on what was opened, and the same numbers under another state would be the same base again.
+        Two files with the same identity are the same base, whatever else differs. The optimiser's state is left out: it
+        acts on what was opened, so the same numbers with another state are the same base.
         """
         about = {
             "layout": [[spec.name, list(spec.shape)] for spec in self.layout],
@@ -99,7 +100,7 @@ class Version:
         return digest(about)
 
     def tensors(self) -> dict[str, NDArray[np.float32]]:
-        """Return each tensor that travels by name, as read-only views."""
+        """Return the tensors that travel, by name, as read-only views."""
         out, start = {}, 0
         for spec in self.layout:
             out[spec.name] = self.vector[start : start + spec.size].reshape(spec.shape)
@@ -121,7 +122,7 @@ def build(
         vector: ``float32[n]`` with n the sum of their sizes; all finite.
         manifest: JSON-able.
         state: the optimiser's, ``float32[n]`` by name.
-        frozen: what does not travel, by name; none empty, each of a type in ``FROZEN_TYPES``.
+        frozen: tensors that do not travel, by name; not empty, each of a type in ``FROZEN_TYPES``.
 
     Raises:
         ValueError: the vector or a state does not fit the layout; a frozen tensor is empty, of another type, or has the
@@ -131,7 +132,7 @@ def build(
 
 
 def marked(version: Version) -> Version:
-    """Return a copy of a version that says of itself that it is not released; another file, with another digest."""
+    """Return a copy of a version, marked as not released. It is another file with another digest."""
     metadata = {_KEY: canonical(version.manifest).decode(), **_MARK}
     return _build(version.layout, version.vector, version.state, version.frozen, metadata)
 
@@ -146,7 +147,8 @@ def _build(
     kept = {name: frozen[name] for name in sorted(frozen)}
     for name, value in kept.items():
         if value.dtype not in _TYPE_OF or not value.size:
-            raise ValueError(f"frozen tensor {name!r} is {value.dtype}{list(value.shape)}; no version can hold that")
+            found = f"frozen tensor {name!r} is {value.dtype}{list(value.shape)}"
+            raise ValueError(f"{found}; expected a tensor that is not empty, of a type in {', '.join(FROZEN_TYPES)}")
     if kept:
         metadata = {**metadata, _FROZEN: canonical(list(kept)).decode()}
     states = [TensorSpec(_STATE + name, vector.shape) for name in sorted(state)]
@@ -161,7 +163,7 @@ def _build(
         raise ValueError(f"two tensors share a name, or one is called __metadata__ or {_STATE}…")
     length = sum(spec.size for spec in layout)
     if {vector.shape, *(one.shape for one in state.values())} != {(length,)}:
-        raise ValueError(f"vector has shape {vector.shape}, the layout holds {length} numbers; so must every state")
+        raise ValueError(f"vector has shape {vector.shape}; expected ({length},) as in the layout, also for states")
     text = canonical(header)
     text += b" " * (-len(text) % 8)
     numbers = [_numbers(vector), *(_numbers(state[name]) for name in sorted(state))]
@@ -170,10 +172,10 @@ def _build(
 
 
 def candidate(base: Version, vector: Vector, state: Mapping[str, Vector] | None = None) -> Version:
-    """Return ``base`` with other numbers: same header and frozen tensors, byte for byte.
+    """Return ``base`` with other numbers, and with the same header and frozen tensors, byte for byte.
 
     Raises:
-        ValueError: the vector's or a state's shape is not the base's, or the states have not the same names.
+        ValueError: the vector's or a state's shape differs from the base's, or the states have other names.
     """
     state = state or {}
     if {vector.shape, *(one.shape for one in state.values())} != {base.vector.shape} or {*state} != {*base.state}:
@@ -185,7 +187,7 @@ def candidate(base: Version, vector: Vector, state: Mapping[str, Vector] | None 
 
 
 def parse(data: bytes) -> Version:
-    """Return the version whose file is ``data``; everything is checked before anything is used.
+    """Return the version whose file is ``data``, after checking all of it.
 
     Raises:
         InputError: ``data.model``: not a canonical version file.
@@ -199,23 +201,23 @@ def parse(data: bytes) -> Version:
         manifest = json.loads(metadata.pop(_KEY))
         listed = parse_canonical(metadata.pop(_FROZEN).encode()) if _FROZEN in metadata else None
         if metadata not in ({}, _MARK):
-            raise _bad("its metadata holds more than a manifest")
+            raise _bad("its metadata holds more than a manifest and moonflower's marks")
         places = _places(header)
         moving = places[: len(places) - len(listed or ())]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError):
         raise _bad("its header is not a canonical safetensors header with a moonflower manifest") from None
     end = places[-1].end if places else 0
     if not isinstance(manifest, dict) or len(data) != 8 + length + end or length % 8:
-        raise _bad(f"{len(data) - 8 - length} bytes of numbers, the header announces {end}")
+        raise _bad(f"{len(data) - 8 - length} bytes of numbers, its header promises {end}")
     names = [place.spec.name for place in places[len(moving) :]]
     if listed is not None and (listed != sorted(names) or names != listed or not names):
-        raise _bad("the frozen tensors that it lists are not those behind all others, by name")
+        raise _bad("its list of frozen tensors differs from the tensors behind all others, sorted by name")
     own = tuple(place.spec for place in moving if not place.spec.name.startswith(_STATE))
     size = sum(spec.size for spec in own)
     states = [place.spec for place in moving[len(own) :]]
     order = sorted(spec.name for spec in states if spec.shape == (size,) and spec.name.startswith(_STATE))
     if order != [spec.name for spec in states] or any(name.startswith(_STATE) for name in names):
-        raise _bad("an optimiser's state is not as long as its tensors, or not behind them")
+        raise _bad("an optimiser's state does not have the length of its tensors, or does not come after them")
     if any(place.kind != "F32" for place in moving):
         raise _bad("a tensor that travels is not float32")
     numbers = np.frombuffer(data, dtype="<f4", offset=8 + length, count=size * (1 + len(states)))
@@ -238,7 +240,7 @@ class _Place:
 
 
 def _places(header: Mapping[str, Any]) -> list[_Place]:
-    """Return the tensors of a header in file order: none empty, one behind the other, each of a known type."""
+    """Return the tensors of a header in file order, checked: not empty, contiguous, each of a known type."""
     places: list[_Place] = []
     start = 0
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
@@ -247,7 +249,7 @@ def _places(header: Mapping[str, Any]) -> list[_Place]:
             raise _bad(f"tensor {name!r} is empty")
         end = start + np.dtype(FROZEN_TYPES[kind]).itemsize * spec.size
         if canonical(entry) != canonical({"dtype": kind, "shape": spec.shape, "data_offsets": [start, end]}):
-            raise _bad(f"tensor {name!r} is not in place")
+            raise _bad(f"tensor {name!r} does not have the offsets of its type, shape and place")
         places.append(_Place(kind, spec, start, end))
         start = end
     return places
@@ -258,12 +260,12 @@ def _value(data: bytes, begin: int, place: _Place) -> NDArray[Any]:
     kind = np.dtype(FROZEN_TYPES[place.kind])
     flat = np.frombuffer(data, dtype=kind, offset=begin + place.start, count=place.spec.size)
     if kind == np.bool_ and flat.view(np.uint8).max() > 1:
-        raise _bad(f"tensor {place.spec.name!r} holds a truth value that is neither 0 nor 1")
+        raise _bad(f"tensor {place.spec.name!r} holds a boolean that is neither 0 nor 1")
     return flat.reshape(place.spec.shape)
 
 
 def _numbers(values: NDArray[Any], kind: str = "<f4") -> memoryview:
-    """Return the bytes of an array, copied only where they are not in order already."""
+    """Return the bytes of an array, copied only if they are not contiguous and of this type already."""
     return np.ascontiguousarray(values, dtype=kind).data.cast("B")
 
 

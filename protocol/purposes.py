@@ -1,7 +1,7 @@
-"""What a sealed sum is for, as a value that both sides hold: no other module asks for a purpose by its name.
+"""Purposes of sealed sums, as values that both sides hold. No other module compares a purpose's name.
 
-The first three are here. A further one is a :class:`Purpose` and, at members, what they do for it
-(``client/purposes.py``); neither needs a change anywhere else.
+The first three are here. A further purpose is a :class:`Purpose` here and, at members, what they do for it
+(``client/purposes.py``). Neither needs a change anywhere else.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ class Purpose:
     """A purpose of sealed sums.
 
     Attributes:
-        name: in contexts, headers, statements and the log: a word in lower case.
-        when: in the life of a run: once at its start, in every round, or with every report.
+        name: in contexts, headers, statements and the log; a word in lower case.
+        when: once at a run's start, in every round, or with every report.
         result: what a statement's digest names, in words.
-        trained: members contribute what training changed about a model; else whole numbers.
-        based: it is about a model version, which members are sent; else about their rows alone.
+        trained: members contribute what training changed in a model. If False, they contribute whole numbers.
+        based: the sum is about a model version, which is sent to members. If False, it is about their rows alone.
         makes_version: a model version follows from the opened sum.
         voted: members vote on that version.
-        measures: its metrics are those of the version that it is about.
+        measures: the sum's metrics are those of the version that it is about.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Purpose:
     measures: bool = False
 
     def lanes(self, size: int, plan: Plan) -> int:
-        """Return how many lanes a sum takes; ``size`` is the number of values, or of whole numbers."""
+        """Return how many lanes a sum takes. ``size`` is the number of values, or of whole numbers."""
         return size if self.trained else size * plan.limbs
 
 
@@ -51,10 +51,10 @@ Purposes = Mapping[str, Purpose]
 
 
 def by_name(purposes: Iterable[Purpose]) -> Purposes:
-    """Return purposes by their names.
+    """Return purposes by name.
 
     Raises:
-        ValueError: two share a name.
+        ValueError: two purposes share a name.
     """
     listed = list(purposes)
     found = {one.name: one for one in listed}

@@ -1,7 +1,7 @@
-"""Messages as Flower records: the one room that knows Flower's encoding.
+"""Messages as Flower records. No other module knows Flower's encoding.
 
-Text and numbers travel as canonical JSON in a ConfigRecord; bytes are put together into one piece for blobs and one for
-an envelope, because Flower makes several requests for every piece. Small pieces stand in the same record, large ones
+Text and numbers travel as canonical JSON in a ConfigRecord. Bytes are joined into one piece for all blobs and one for
+the envelope, because Flower makes several requests for every piece. Small pieces are in the same record. Large pieces
 are Arrays, which Flower cuts into chunks. A piece is named by its type.
 """
 
@@ -36,7 +36,7 @@ __all__ = [
 ENVELOPE, BLOB = "moonflower.envelope.v2", "moonflower.blob.v1"
 _KIND, _JSON, _LOG = "kind", "json", "log"
 INLINE_BYTES = 1 << 20
-"""Pieces up to here stand in the message's own record: one request of Flower's instead of four."""
+"""Pieces up to this size are in the message's own record: Flower makes one request instead of four."""
 A = TypeVar("A", bound=Attachment)
 M = TypeVar("M", bound=Body)
 
@@ -47,15 +47,15 @@ def attach(attachment: Attachment, records: RecordDict) -> None:
 
 
 def attached(kind: type[A], records: RecordDict) -> A:
-    """Return what came along with a message.
+    """Return the attachment of a message.
 
     Raises:
-        Refused: ``audit.missing``: nothing, or nothing of this form.
+        Refused: ``audit.missing``: the message has no attachment, or one of another form.
     """
     try:
         return kind.model_validate(parse_canonical(str(records.config_records["message"][_LOG]).encode()))
     except (KeyError, ValueError):
-        raise Refused("audit.missing", "the message shows nothing of the log") from None
+        raise Refused("audit.missing", "the message carries nothing about the log, or in another form") from None
 
 
 def to_records(body: Body) -> RecordDict:
@@ -92,8 +92,8 @@ def from_records(kind: type[M], records: RecordDict) -> M:
     """Return the message in ``records``.
 
     Raises:
-        Refused: ``envelope.plaintext`` where an envelope was due and something else came;
-            ``envelope.malformed`` for any other wrong form.
+        Refused: ``envelope.plaintext``: something else came instead of an envelope;
+            ``envelope.malformed``: any other wrong form.
     """
     envelopes = [name for name in kind.model_fields if _is_envelope(kind, name)]
     wrong = "envelope.plaintext" if envelopes else "envelope.malformed"
@@ -122,13 +122,13 @@ def from_records(kind: type[M], records: RecordDict) -> M:
 
 
 def unsealed(vector: NDArray[np.float32]) -> RecordDict:
-    """Return a reply that carries a vector in clear where an envelope is due: what the drill ``plaintext`` sends."""
+    """Return a reply with a vector in clear instead of an envelope, as the drill ``plaintext`` sends it."""
     arrays = ArrayRecord({"update": Array(vector)})
     return RecordDict({"message": ConfigRecord({_KIND: "sealed"}), "bytes": arrays})
 
 
 def kind_of(records: RecordDict) -> str:
-    """Return what kind of message records say that they are; "" for none."""
+    """Return the kind of message that records claim to be; "" if they name none."""
     config = records.config_records.get("message")
     return str(config.get(_KIND, "")) if config is not None else ""
 
@@ -142,16 +142,16 @@ def _array(stype: str, data: bytes) -> Array:
 
 
 def _pieces(config: Mapping[str, Any], arrays: Mapping[str, Array]) -> dict[str, bytes]:
-    """Return what came as bytes, by type; a type that came twice, or an array under another's name, is none of ours."""
+    """Return the pieces of bytes by type. A type that came twice, or an array under another name, is malformed."""
     small = {name: value for name, value in config.items() if name not in (_KIND, _JSON, _LOG)}
     large = {array.stype: array.data for name, array in arrays.items() if array.stype == name}
     if len(large) < len(arrays) or {*small} & {*large} or not all(isinstance(data, bytes) for data in small.values()):
-        return {"pieces of another form": b""}
+        return {"malformed pieces": b""}
     return small | large
 
 
 def _split(whole: bytes, sizes: Mapping[str, Any]) -> dict[str, bytes | dict[str, bytes]]:
-    """Return the blobs that were put together, by field.
+    """Return the joined blobs, split by field.
 
     Raises:
         Refused: ``envelope.malformed``: the sizes do not add up.
@@ -162,12 +162,12 @@ def _split(whole: bytes, sizes: Mapping[str, Any]) -> dict[str, bytes | dict[str
     def take(size: Any) -> bytes:
         nonlocal at
         if type(size) is not int or size < 0:
-            raise Refused("envelope.malformed", "the size of a blob is no whole number")
+            raise Refused("envelope.malformed", "the size of a blob is not a whole number of 0 or more")
         at += size
         return whole[at - size : at]
 
     for name, size in sizes.items():
         fields[name] = {key: take(part) for key, part in size.items()} if isinstance(size, dict) else take(size)
     if at != len(whole):
-        raise Refused("envelope.malformed", f"the blobs' sizes add up to {at} bytes, {len(whole)} came")
+        raise Refused("envelope.malformed", f"the blobs have {len(whole)} bytes together; their sizes add up to {at}")
     return fields

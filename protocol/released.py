@@ -1,13 +1,13 @@
-"""Checking, without the coordinator, that a model file is a released version: from its card and the members' pins.
+"""Checks, without the coordinator, that a model file is a released version, from its model card and the members' pins.
 
-The card came from whoever handed the file over. Of what it says nothing counts but what carries signatures:
+The model card came with the file, from a party that is not trusted. Only its signed parts count:
 
-1. the members' cards, signed by node keys whose pins the reader holds; all others are left aside;
-2. the openers' statement: members made the version with exactly these bytes together, and everybody signed it;
+1. the members' cards, signed by node keys whose pins the reader holds. All others are ignored.
+2. the openers' statement: members together made the version with exactly these bytes, and every member signed it.
 3. the approvals: as many members as the reader asks for, each with a key on its own card, signed this digest, for one
    federation, one action and one place in the log.
 
-What it cannot show: that nobody rejected the version or released another one since. That stands in the log only.
+This check cannot show that the version was not rejected or replaced since. Only the log shows that.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from .statement import Proof, Statement
 
 @dataclass(frozen=True)
 class Checked:
-    """What was found to be true of a file.
+    """What the check found out about a file.
 
     Attributes:
-        federation: whose version it is.
-        openers: members that made it together and signed it.
-        approvals: decisions that released it.
+        federation: the federation whose version it is.
+        openers: the pinned members that made the version together and signed it.
+        approvals: the decisions that released it.
     """
 
     federation: str
@@ -40,18 +40,19 @@ class Checked:
 
 
 def check(version: Version, card: Any, pins: Mapping[str, str], *, min_approvals: int, min_openers: int = 2) -> Checked:
-    """Return what is true of a version, if it was released.
+    """Return what is proved about a version, if it was released.
 
     Args:
         version: the file.
-        card: its model card, as parsed JSON; anything, in the hands of a stranger.
-        pins: member → pin, of those whom the reader knows.
-        min_approvals: members whose approvers must have signed.
-        min_openers: pinned members that must have signed the opening; of the others nothing is known.
+        card: its model card, as parsed JSON. It is not trusted and may be anything.
+        pins: member → pin, of the members that the reader knows.
+        min_approvals: how many members' approvers must have signed.
+        min_openers: how many pinned members must have signed the opening. Nothing is known of the other members.
 
     Raises:
-        Refused: ``release.unreleased``: the file is marked so, or too few approvals are right; ``release.digest``: the
-            card is about another file; ``release.malformed``: no card; ``base.unknown``: members did not make it.
+        Refused: ``release.unreleased``: the file is marked so, or has too few valid approvals; ``release.digest``: the
+            card is about another file; ``release.malformed``: not a model card; ``base.unknown``: members did not make
+            the version.
     """
     if version.unreleased:
         raise Refused("release.unreleased", "the file is marked as not released")
@@ -61,7 +62,7 @@ def check(version: Version, card: Any, pins: Mapping[str, str], *, min_approvals
         listed = [] if by is None else list(by["approvals"])
         signed = [SignedDecision.from_dict({name: one[name] for name in ("decision", "signature")}) for one in listed]
     except (Refused, KeyError, TypeError, ValueError, AttributeError):
-        raise Refused("release.malformed", "the model card is not one of moonflower's") from None
+        raise Refused("release.malformed", "not a moonflower model card") from None
     if sha256 != version.sha256:
         raise Refused("release.digest", f"the card is about {sha256!r}, the file is {version.sha256}")
     known = _pinned(cards, pins)
@@ -78,7 +79,7 @@ def check(version: Version, card: Any, pins: Mapping[str, str], *, min_approvals
 
 
 def _opened(proof: Proof, known: Mapping[str, Card]) -> tuple[Statement, tuple[str, ...]]:
-    """Return the statement, and which pinned members of the sum signed it: all of them, or it is none.
+    """Return the statement and the pinned members of the sum, all of whom must have signed it.
 
     Raises:
         Refused: ``base.unknown``.
@@ -87,7 +88,7 @@ def _opened(proof: Proof, known: Mapping[str, Card]) -> tuple[Statement, tuple[s
         statement = Statement.parse(proof.statement)
         openers = tuple(name for name in statement.members if name in known)
         if {*proof.words} != {*statement.members}:
-            raise Refused("base.unknown", "not everybody in the sum signed it")
+            raise Refused("base.unknown", "not signed by every member of the sum")
         for name in openers:
             proof.words[name].check(known[name], proof.statement, proof.best)
     except Refused as error:
@@ -96,7 +97,7 @@ def _opened(proof: Proof, known: Mapping[str, Card]) -> tuple[Statement, tuple[s
 
 
 def _pinned(cards: list[Any], pins: Mapping[str, str]) -> dict[str, Card]:
-    """Return member → card, of those whose card carries the pin that the reader holds."""
+    """Return member → card, for the cards that carry the pin that the reader holds."""
     found = {}
     for value in cards:
         try:
@@ -111,7 +112,7 @@ def _pinned(cards: list[Any], pins: Mapping[str, str]) -> dict[str, Card]:
 def _approvals(
     signed: list[SignedDecision], cards: Mapping[str, Card], federation: str, sha256: str
 ) -> tuple[Decision, ...]:
-    """Return the most decisions that agree on action and place in the log, and count."""
+    """Return the largest set of decisions that count and agree on action and place in the log."""
     best: tuple[SignedDecision, ...] = ()
     for one in signed:
         try:

@@ -1,6 +1,6 @@
-"""What openers sign: the result of an opening, and the proof that all names' words about it make.
+"""The statement that openers sign about an opening's result, and the proof that all members' signatures on it make.
 
-The statement's bytes are a pure function of the opened sum and the round, so that honest openers sign the same.
+The statement's bytes are a pure function of the opened sum and the round, so honest openers sign the same bytes.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class Statement:
     Attributes:
         context: digest of the RoundContext.
         federation, run, number, purpose, base: the round, in clear.
-        members: everybody in the sum, sorted.
+        members: all members of the sum, sorted.
         headers: digest of the list of their headers.
         sha256: the model version that results (statistics, update) or that was measured (tallies).
-        norm: Euclidean norm of the opened mean update; 0 where there is none, None where the candidate is not finite.
-        signal: how long the opened sum is beside one of coins alone, of the group where that is least; else 0.
-        in_range: False when the sum holds what honest members cannot add up to.
+        norm: Euclidean norm of the opened mean update; 0 if there is no update, None if the candidate is not finite.
+        signal: length of the opened sum relative to a sum of coins alone, for the group where that is least; else 0.
+        in_range: False if the sum holds a value that honest members cannot add up to.
         metrics: of tallies; else empty.
     """
 
@@ -60,7 +60,7 @@ class Statement:
         signal: float = 0.0,
         metrics: Mapping[str, float | None] | None = None,
     ) -> Statement:
-        """Return the statement about an opening of the sum of these headers (member to header digest)."""
+        """Return the statement about an opened sum of these headers (member → header digest)."""
         members = tuple(sorted(headers))
         return cls(
             context.digest,
@@ -117,11 +117,11 @@ class Statement:
 
 @dataclass(frozen=True)
 class Words:
-    """What one member said of an opening: its signature under the statement, and its vote.
+    """One member's signature under a statement, and its signed vote.
 
     Attributes:
         signature: under the statement.
-        vote: its word on the version that results, one of ``gate.VOTES``; "" where there is no vote.
+        vote: on the version that results, one of ``gate.VOTES``; "" if there is no vote.
         vote_signature: over the result, the version it was compared with, and the vote.
     """
 
@@ -144,12 +144,12 @@ class Words:
 
 @dataclass(frozen=True)
 class Proof:
-    """A statement with the words of all names: proves a base (rule 3).
+    """A statement with the signature and vote of every member. It proves a base (rule 3).
 
     Attributes:
         statement: its bytes.
-        best: SHA-256 of the version that the votes compare with; "" where there is no vote.
-        words: of each member of the sum.
+        best: SHA-256 of the version with which the votes compare; "" if there is no vote.
+        words: signatures and vote of each member of the sum.
     """
 
     statement: bytes
@@ -162,7 +162,7 @@ class Proof:
         return {member: one.vote for member, one in sorted(self.words.items())}
 
     def as_dict(self) -> dict[str, Any]:
-        """The proof as JSON-able values."""
+        """Return the proof as JSON-able values."""
         return {
             "statement": self.statement.decode(),
             "best": self.best,
@@ -191,7 +191,7 @@ class Proof:
             raise Refused("base.unknown", "the base's proof is malformed") from None
 
     def verify(self, roster: Roster) -> Statement:
-        """Return the statement, once everybody of the roster is found to have signed it and its vote.
+        """Return the statement, after checking that every member on the roster signed it and its vote.
 
         Raises:
             Refused: ``base.unknown``.
@@ -199,9 +199,9 @@ class Proof:
         try:
             statement = Statement.parse(self.statement)
         except Refused:
-            raise Refused("base.unknown", "the base's proof holds no statement") from None
+            raise Refused("base.unknown", "the base's proof does not hold a valid statement") from None
         if statement.members != roster.names or {*self.words} != {*roster.names}:
-            raise Refused("base.unknown", "the base's proof does not hold the words of all names")
+            raise Refused("base.unknown", "the base's proof does not hold the signature and vote of every member")
         for card in roster.cards:
             try:
                 self.words[card.name].check(card, self.statement, self.best)
@@ -212,7 +212,7 @@ class Proof:
 
 def _vote(value: Any) -> str:
     if value not in ("", *VOTES):
-        raise ValueError("no vote")
+        raise ValueError("not a vote")
     return str(value)
 
 
@@ -222,7 +222,7 @@ def sign_statement(identity: Identity, statement: Statement) -> bytes:
 
 
 def vote_bytes(statement: bytes, best: str, vote: str) -> bytes:
-    """Return what a vote's signature covers: the result, the version it was compared with, and the vote."""
+    """Return the bytes that a vote's signature covers: the result, the version compared with, and the vote."""
     return canonical({"statement": digest_of(statement), "best": best, "vote": vote})
 
 

@@ -1,4 +1,4 @@
-"""How a waiting is said: what a member is asked, and why it is waited for."""
+"""Phrases about a run that waits: what a member is asked for, and why it has not answered."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ STEPS = {
 WHY = {
     "absent": "not connected",
     "silent": "connected, and has not answered",
-    "broke": "its process broke and is asked again",
-    "revoked": "shut out at the server's door: moonflower member add, or a circle without it",
+    "broke": "its process failed and is asked again",
+    "revoked": "revoked at the server: run moonflower member add, or propose a circle without it",
 }

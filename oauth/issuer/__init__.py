@@ -1,1 +1,1 @@
-"""The embedded issuer, for trials on one machine; the only room that knows authlib."""
+"""The embedded issuer, for trials on one machine; the only package that knows authlib."""

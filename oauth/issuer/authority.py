@@ -1,11 +1,11 @@
-"""The embedded issuer's decisions: which client may have which token. authlib does the protocol, this room the rules.
+"""The embedded issuer's rules about which client may have which token. authlib implements the protocol.
 
-What authlib leaves open is closed here: a client proves itself with a signed assertion of at most two minutes that is
-for this issuer and counts once; scopes that it may not have are refused, not dropped; the one resource is known; each
-token is bound to the key of a DPoP proof and lives as long as the settings say. A client either asks in its own name or
-lets people log in (authorization code, PKCE with S256 only), never both; a person gets of what is asked for what it may
-have, and a code counts once, within a minute. This is the only module that knows authlib. Nothing here logs a token:
-authlib's debug lines would, and its logger is silent.
+These rules close what authlib leaves open. A client authenticates with a signed assertion that lives at most two
+minutes, is for this issuer and counts once. Scopes that it may not have are refused, not dropped. Only one resource is
+accepted. Each token is bound to the key of a DPoP proof and lives as long as the settings say. A client either asks in
+its own name or lets people log in (authorization code, PKCE with S256 only), never both. A person gets only those of
+the scopes asked for that it may have. A code counts once, within a minute. This is the only module that knows authlib.
+Nothing here logs a token. authlib's debug lines would, so its logger is silenced.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class Problem(OAuth2Error):
 
 @dataclass(frozen=True)
 class IssuerClient(ClientMixin):
-    """A registered client; ``jkt`` is the key of the proof with which it asks now.
+    """A registered client. ``jkt`` is the thumbprint of the key of its present request's proof.
 
-    ``redirect`` is where it gets the codes of people that log in; a client without asks in its own name.
+    ``redirect`` is the address to which the codes of people who log in go. A client without it asks in its own name.
     """
 
     client_id: str
@@ -67,11 +67,11 @@ class IssuerClient(ClientMixin):
         return self.client_id
 
     def get_allowed_scope(self, scope: str) -> str:
-        """Return what is granted: exactly what was asked for, as the grant has checked it."""
+        """Return the granted scope: exactly what was asked for, which the grant has checked."""
         return scope
 
     def check_endpoint_auth_method(self, method: str, endpoint: str) -> bool:
-        """Return whether the client may prove itself like this."""
+        """Return whether the client may authenticate with this method."""
         return method == METHOD
 
     def check_grant_type(self, grant_type: str) -> bool:
@@ -83,17 +83,17 @@ class IssuerClient(ClientMixin):
         return response_type == "code" and self.redirect is not None
 
     def check_redirect_uri(self, redirect_uri: str) -> bool:
-        """Return whether codes may go there: to the very address that is registered."""
+        """Return whether codes may go to this address, which must be exactly the registered one."""
         return redirect_uri == self.redirect
 
     def get_default_redirect_uri(self) -> str | None:
-        """Return no address: a request names it."""
+        """Return None, because a request has to name the address."""
         return None
 
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody who may log in."""
+    """A person who may log in."""
 
     name: str
     scopes: frozenset[str]
@@ -101,7 +101,7 @@ class Person:
 
 @dataclass(frozen=True)
 class _Code:
-    """An authorization code that was given out; the names of the last two fields are authlib's."""
+    """An authorization code that was given out. authlib sets the names of the last two fields."""
 
     client_id: str
     redirect: str
@@ -119,7 +119,7 @@ class _Code:
 
 
 class _Request(OAuth2Request):
-    """A request. Its address is a stand-in: authlib refuses any but https, and ours may be http on loopback."""
+    """A request. Its address is a placeholder: authlib accepts only https, and ours may be http on loopback."""
 
     def __init__(self, form: dict[str, str], proofs: list[bytes], method: str = "POST") -> None:
         super().__init__(method, "https://issuer.invalid/token", headers={})
@@ -166,10 +166,10 @@ class _Assertions(JWTBearerClientAssertion):
         return jws.claims
 
     def verify_claims(self, claims: dict[str, Any]) -> None:
-        """Check that the assertion is the client's own, for us, of this minute, and used for the first time."""
+        """Check that the assertion is the client's own, for this issuer, recent, and used for the first time."""
         times = [claims.get(name) for name in ("exp", "iat")] + [claims.get("nbf", 0)]
         if not all(isinstance(one, int | float) and not isinstance(one, bool) and abs(one) < 1e12 for one in times):
-            raise InvalidClientError(description="exp, iat or nbf of the client assertion is missing or no time")
+            raise InvalidClientError(description="exp, iat or nbf of the client assertion is missing or not a time")
         exp, iat, nbf = (float(one or 0) for one in times)
         now, named = self._clock(), claims.get("aud")
         if claims.get("iss") != claims.get("sub"):
@@ -194,7 +194,7 @@ class _Assertions(JWTBearerClientAssertion):
 
 
 class _Grant(ClientCredentialsGrant):
-    """Client credentials (RFC 6749 section 4.4), with a resource (RFC 8707) and a bound token (RFC 9449)."""
+    """Client credentials (RFC 6749 section 4.4) with a resource (RFC 8707) and a bound token (RFC 9449)."""
 
     TOKEN_ENDPOINT_AUTH_METHODS = (METHOD,)
 
@@ -206,7 +206,7 @@ class _Grant(ClientCredentialsGrant):
     def validate_requested_scope(self) -> None:
         asked = (self.request.payload.scope or "").split()
         if not asked or not set(asked) <= self.client.scopes:
-            raise InvalidScopeError(description="the client may not have this scope, or named none")
+            raise InvalidScopeError(description="the client may not have this scope, or asked for none")
 
     def create_token_response(self) -> tuple[int, dict[str, Any], Any]:
         token = self.generate_token(scope=self.request.payload.scope, include_refresh_token=False)
@@ -214,7 +214,7 @@ class _Grant(ClientCredentialsGrant):
 
 
 class _CodeGrant(AuthorizationCodeGrant):
-    """Authorization code (RFC 6749 section 4.1) with PKCE (RFC 7636), resource and bound token as above."""
+    """Authorization code (RFC 6749 section 4.1) with PKCE (RFC 7636), a resource and a bound token."""
 
     TOKEN_ENDPOINT_AUTH_METHODS = (METHOD,)
 
@@ -222,7 +222,7 @@ class _CodeGrant(AuthorizationCodeGrant):
         payload, client = self.request.payload, self.server.query_client(self.request.payload.client_id)
         asked = set((payload.scope or "").split())
         if not asked or not asked <= client.scopes:
-            raise InvalidScopeError(description="the client may not have this scope, or named none")
+            raise InvalidScopeError(description="the client may not have this scope, or asked for none")
         if payload.data.get("resource", self.server.audience) != self.server.audience:
             raise Problem("invalid_target", "the resource is not one that this issuer gives tokens for")
         if not payload.data.get("code_challenge") or payload.data.get("code_challenge_method") != "S256":
@@ -244,11 +244,11 @@ class _CodeGrant(AuthorizationCodeGrant):
 
 def _check_no_secret(request: _Request) -> None:
     if "client_secret" in request.form:
-        raise InvalidRequestError("this issuer knows no client secrets")
+        raise InvalidRequestError("this issuer does not accept client secrets")
 
 
 def _bind(grant: Any) -> None:
-    """Check what goes with every token request, and bind the token to the key of its proof."""
+    """Check client, resource and proof of a token request, and bind the token to the proof's key."""
     form, authority, client = grant.request.form, grant.server, grant.request.client
     if form.get("client_id", client.client_id) != client.client_id:
         raise InvalidClientError(description="client_id is not the client of the assertion")
@@ -282,7 +282,7 @@ class _Codes:
         return name
 
     def take(self, name: str, client_id: str) -> _Code | None:
-        """Return what a code is for, once, to the client that it was given to."""
+        """Return what a code was given out for, once, and only to the client that it was given to."""
         with self._lock:
             held = self._open.pop(name, None)
         good = held is not None and held.client_id == client_id and held.until > self._clock()
@@ -290,7 +290,7 @@ class _Codes:
 
 
 class _Tokens(JWTBearerTokenGenerator):
-    """Access tokens as RFC 9068 has them, bound to the client's key."""
+    """Access tokens in the form of RFC 9068, bound to the client's key."""
 
     def __init__(self, issuer: str, audience: str, ttl_s: int, key: SigningKey, clock: Callable[[], float]) -> None:
         super().__init__(issuer, alg=key.algorithm, expires_generator=ttl_s)
@@ -322,11 +322,11 @@ class Authority(AuthorizationServer):
 
     Args:
         issuer: its address.
-        audience: the one resource that it gives tokens for.
-        ttl_s: life of a token.
-        person_ttl_s: life of one that a person logged in for.
+        audience: the only resource for which it gives tokens.
+        ttl_s: lifetime of a token in seconds.
+        person_ttl_s: lifetime of a token for which a person logged in.
         key: signs tokens.
-        clients: by client_id; read anew for each request, so that one taken out gets no more tokens.
+        clients: by client_id. Read anew for each request, so that a removed client gets no more tokens.
         clock: now, in seconds since 1970.
     """
 
@@ -351,10 +351,10 @@ class Authority(AuthorizationServer):
         self.register_token_generator("authorization_code", _Tokens(issuer, audience, person_ttl_s, key, clock))
 
     def asked(self, query: dict[str, str]) -> str:
-        """Return the client's address to which a code that is asked for may go.
+        """Return the client's address to which the requested code may go.
 
         Raises:
-            ValueError: it may go nowhere; the text is for the person, and nothing is sent to the client.
+            ValueError: it may go nowhere. The text is for the person; nothing is sent to the client.
         """
         try:
             return str(self.get_consent_grant(_Request(query, [], "GET")).redirect_uri)
@@ -362,14 +362,14 @@ class Authority(AuthorizationServer):
             raise ValueError(f"{error.error}: {error.description}") from None
 
     def granted(self, query: dict[str, str], person: Person) -> str:
-        """Return the address to which to send the browser of a person that has logged in, with a code (RFC 9207).
+        """Return the address, with a code (RFC 9207), to which to send the browser of a person who has logged in.
 
         Raises:
-            ValueError: as :meth:`asked`; or the person may have nothing of what is asked for.
+            ValueError: as :meth:`asked`; or the person may have none of the scopes that were asked for.
         """
         redirect, scope = self.asked(query), set(query["scope"].split()) & person.scopes
         if not scope:
-            raise ValueError(f"{person.name} may have nothing of what this asks for")
+            raise ValueError(f"{person.name} may have none of the scopes that this asks for")
         until, words = self._clock() + CODE_S, " ".join(sorted(scope))
         try:
             code = self.codes.give(_Code(query["client_id"], redirect, words, person, until, query["code_challenge"]))
@@ -388,21 +388,21 @@ class Authority(AuthorizationServer):
         return reply
 
     def create_oauth2_request(self, request: _Request) -> _Request:
-        """Return the request as authlib wants it, which it is."""
+        """Return the request, which already has the form that authlib wants."""
         return request
 
     def handle_response(self, status: int, body: dict[str, Any], headers: Any) -> JSONResponse:
-        """Return the reply; a refusal is logged."""
+        """Return the reply, after logging it if it is a refusal."""
         if status >= 400:
             why = body.get("error_description") or body.get("error")
             logger.warning("a request was refused: %s", why, extra={"code": body.get("error")})
         return JSONResponse(body, status, dict(headers))
 
     def save_token(self, token: dict[str, Any], request: _Request) -> None:
-        """Keep no token: they verify by themselves."""
+        """Do nothing: tokens are verified by their signature, so they are not kept."""
 
     def send_signal(self, name: str, *args: Any, **kwargs: Any) -> None:
-        """Tell nobody."""
+        """Do nothing: authlib's signals are not used."""
 
 
 def _text(value: Any) -> bool:

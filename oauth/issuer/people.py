@@ -1,7 +1,7 @@
-"""How people log in at the embedded issuer: one page, for one machine, and no password in any config.
+"""The embedded issuer's login page: for people on one machine, with no password in any config.
 
-Every person gets a new pass phrase at every start, of 100 random bits, in a file that only the issuer's user can read.
-That is enough for a trial and for nothing else: a real federation's people log in where they log in anyway.
+At every start, every person gets a new pass phrase of 100 random bits, in a file that only the issuer's user can read.
+This is enough for a trial and for nothing else. In a real federation, people use their organisation's login.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ button { font: inherit; font-weight: 600; padding: 11px 20px; border: 0; border-
 
 
 class People:
-    """Who may log in, and the page where they do.
+    """The people who may log in, and the page on which they do.
 
     Args:
-        people: who.
-        folder: the issuer's; their pass phrases are written there.
-        authority: gives the codes.
+        people: those who may log in.
+        folder: the issuer's folder, to which their pass phrases are written.
+        authority: gives out the codes.
 
     Raises:
         InputError: ``config.value``: the file cannot be written.
@@ -91,8 +91,8 @@ class People:
             person = self._known(said.get("name", ""), said.get("passphrase", ""))
             if person is None:
                 self._tries.spend(address)
-                logger.warning("a login was refused: name and pass phrase do not belong together")
-                return _page("Name and pass phrase do not belong together.", redirect, 401)
+                logger.warning("a login was refused: name and pass phrase do not match")
+                return _page("Name and pass phrase do not match.", redirect, 401)
             try:
                 to = await run_in_threadpool(self._authority.granted, query, person)
             except ValueError as problem:
@@ -109,7 +109,7 @@ class People:
         ]
 
     def _known(self, name: str, phrase: str) -> Person | None:
-        """Return who logs in; a name that nobody has costs as much time as a wrong pass phrase."""
+        """Return the person who logs in. An unknown name takes as much time as a wrong pass phrase."""
         person, expected = self._people.get(name, (None, _phrase()))
         return person if hmac.compare_digest(phrase.strip().encode(), expected.encode()) else None
 
@@ -118,12 +118,12 @@ def _query(request: Request) -> dict[str, str]:
     """Return the query of a request.
 
     Raises:
-        ValueError: it is too long, or a parameter stands there twice.
+        ValueError: it is too long, or a parameter occurs twice.
     """
     text = request.url.query
     pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=32) if len(text) <= MAX_QUERY else []
     if not pairs or len(dict(pairs)) != len(pairs):
-        raise ValueError("this is no request of a dashboard that this issuer knows")
+        raise ValueError("not a request from a dashboard that this issuer knows")
     return dict(pairs)
 
 
@@ -141,7 +141,7 @@ def _write(path: Path, phrases: dict[str, str]) -> None:
 
 
 def _page(problem: str, redirect: str, status: int) -> HTMLResponse:
-    """Return the page; ``redirect`` is where the form may lead, "" for no form."""
+    """Return the page. ``redirect`` is the address to which the form may lead, "" for no form."""
     said = f'<p class="bad" role="alert">{html.escape(problem)}</p>' if problem else ""
     fields = (
         '<label>Name<input name="name" autocomplete="username" required autofocus></label>'

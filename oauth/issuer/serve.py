@@ -1,7 +1,7 @@
-"""The embedded issuer: an OAuth 2.0 authorization server for one machine, so that a federation can be tried at once.
+"""The embedded issuer: an OAuth 2.0 authorization server for one machine, for trying out a federation.
 
-It listens on loopback unless told otherwise in so many words. Its clients are those of its config; its signing key
-is made at first use, in a file that nobody else can ever read, and so are people's pass phrases (``people.py``).
+It listens on loopback unless told otherwise explicitly. Its clients are those of its config. Its signing key is made at
+first use, in a file that no other user can read. So are people's pass phrases (``people.py``), at every start.
 """
 
 from __future__ import annotations
@@ -43,14 +43,15 @@ BODY_S = 10.0
 
 
 def application(config: IssuerConfig, url: str, *, clock: Callable[[], float] = time.time) -> Starlette:
-    """Return the issuer as an ASGI app; ``app.state.clients`` holds its clients and may change.
+    """Return the issuer as an ASGI app. ``app.state.clients`` holds its clients and may change.
 
     Args:
+        config: the issuer's config.
         url: its address, which is also its name in tokens.
         clock: now, in seconds since 1970.
 
     Raises:
-        InputError: ``config.key``: a client's key, or our own, cannot be used; ``config.value``: an unknown scope.
+        InputError: ``config.key``: a client's key or the issuer's key cannot be used; ``config.value``: unknown scope.
     """
     clients = {one.client_id: _client(one) for one in config.client}
     key = signing_key(config.issuer.state / KEY_FILE)
@@ -93,11 +94,12 @@ def serve(config: IssuerConfig, *, expose: bool = False, on_ready: Callable[[str
     """Serve until SIGTERM or SIGINT.
 
     Args:
-        expose: listen on an address that other machines can reach.
-        on_ready: called with the issuer's address once it answers; port 0 in ``listen`` stands for a free one.
+        config: the issuer's config.
+        expose: allow an address that other machines can reach.
+        on_ready: called with the issuer's address once it answers. Port 0 in ``listen`` takes any free port.
 
     Raises:
-        InputError: ``config.value``: an address that is not loopback, or not ours, or taken; and as
+        InputError: ``config.value``: the address is not loopback, not this machine's, or taken; and as
             :func:`application`.
     """
     host, _, port = config.issuer.listen.rpartition(":")
@@ -106,7 +108,7 @@ def serve(config: IssuerConfig, *, expose: bool = False, on_ready: Callable[[str
         raise InputError(
             "config.value",
             f"[issuer] listen: {config.issuer.listen!r} can be reached from other machines; expected 127.0.0.1:PORT",
-            hint="the embedded issuer is for one machine; for others take a real one, or say --expose",
+            hint="the embedded issuer is for one machine; for other machines use a real issuer, or pass --expose",
         )
     logs.to_stderr(config.issuer.log_format, "issuer")
     with _listening(host, int(port), config.issuer.listen) as listener:
@@ -132,7 +134,7 @@ def serve(config: IssuerConfig, *, expose: bool = False, on_ready: Callable[[str
 
 
 class _Server(uvicorn.Server):
-    """uvicorn that says when it is ready, and for which a signal is a request to end and no error."""
+    """A uvicorn server that says when it is ready, and that ends without an error on a signal."""
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -156,10 +158,10 @@ class _Server(uvicorn.Server):
 
 
 def signing_key(path: Path) -> SigningKey:
-    """Return the key in ``path``, made there (P-256, mode 0600) if there is none.
+    """Return the key in ``path``, which is made (P-256, mode 0600) if it is missing.
 
     Raises:
-        InputError: ``config.key``: others can read it, or it is no private JWK; ``config.value``: cannot be written.
+        InputError: ``config.key``: others can read it, or it is not a private JWK; ``config.value``: cannot be written.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -167,12 +169,18 @@ def signing_key(path: Path) -> SigningKey:
             with suppress(FileExistsError):  # if another process was faster its key stays
                 files.create(path, json.dumps(new_key()[0]).encode(), 0o600)
         if path.stat().st_mode & 0o077:
-            raise InputError("config.key", f"{path} can be read by others", hint=f"chmod 600 {path}, or delete it")
+            raise InputError(
+                "config.key",
+                f"{path} can be read by others; expected mode 0600",
+                hint=f"chmod 600 {path}, or delete it",
+            )
         return private_key(json.loads(path.read_bytes()))
     except OSError as error:
         raise InputError("config.value", f"[issuer] state: {path} cannot be used: {error.strerror}") from error
     except ValueError as error:
-        raise InputError("config.key", f"{path} is no private JWK", hint="delete it, and a new one is made") from error
+        raise InputError(
+            "config.key", f"{path} is not a private JWK", hint="delete it and moonflower makes a new key"
+        ) from error
 
 
 def _person(name: str, scopes: tuple[str, ...]) -> Person:
@@ -196,7 +204,7 @@ def _client(settings: IssuerClientSettings) -> IssuerClient:
         raise InputError("config.key", f"{named}: {settings.key} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(
-            "config.key", f"{named}: {settings.key} is no public JWK", hint="the private half stays with the client"
+            "config.key", f"{named}: {settings.key} is not a public JWK", hint="the private half stays with the client"
         ) from error
     return IssuerClient(settings.client_id, key, scopes, redirect=settings.redirect)
 
@@ -222,7 +230,7 @@ async def _form(request: Request) -> dict[str, str]:
     """Return the fields of a form.
 
     Raises:
-        ValueError: not a form, too long, too slow, or a field that stands there twice; the text is for the client.
+        ValueError: not a form, too long, too slow, or a field twice. The text is for the client.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/x-www-form-urlencoded":
@@ -235,7 +243,7 @@ async def _form(request: Request) -> dict[str, str]:
                 if len(body) > MAX_BODY_BYTES:
                     raise ValueError(f"the request is longer than {MAX_BODY_BYTES} bytes")
     except (TimeoutError, ClientDisconnect):
-        raise ValueError("the request did not come in time") from None
+        raise ValueError("the request did not arrive in time") from None
     try:
         text = body.decode("ascii")
         pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
@@ -243,13 +251,13 @@ async def _form(request: Request) -> dict[str, str]:
         raise ValueError("the form is malformed") from None
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a parameter stands there twice")
+        raise ValueError("a parameter occurs twice")
     return found
 
 
 @contextmanager
 def _listening(host: str, port: int, listen: str) -> Iterator[socket.socket]:
-    """Give a socket that listens: bound first, because its port is part of the issuer's name."""
+    """Yield a listening socket. It is bound first, because its port is part of the issuer's name."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=128)

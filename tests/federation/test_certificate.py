@@ -475,10 +475,10 @@ def refuse(chosen: Chosen) -> None:
 BAD = "audit.certificate"
 ALL = list(NAMES)
 FORGED = {
-    "unsigned circle": (of("circle_signed", "details", "signature", to=b64(b"s" * 96)), BAD, "is not under circle 1"),
+    "unsigned circle": (of("circle_signed", "details", "signature", to=b64(b"s" * 96)), BAD, "does not match circle 1"),
     "another's signature": (of("circle_signed", "member", to="Basel"), BAD, "a key that the circle does not name"),
     "recipe": (
-        of("circle_proposed", "details", "document", "recipe", "training", "lr", to=9.0), BAD, "is not under circle 1"
+        of("circle_proposed", "details", "document", "recipe", "training", "lr", to=9.0), BAD, "does not match circle 1"
     ),
     "cards": (another_card, BAD, "does not carry the pinned key"),
     "card": (
@@ -562,14 +562,14 @@ FORGED = {
             for what in ("signatures", "votes", "vote_signatures")
         ],
         "audit.openers",
-        "does not hold the words of all names",
+        "does not hold the signature and vote of every member",
     ),
     "outsider's signature": (
         of("opened", "details", "signatures", to=lambda s: {**s, "Basel": s["Hungary"]}),
         BAD,
         "proof is malformed",
     ),
-    "not everybody": (resigned(*NAMES[:3]), "audit.openers", "does not hold the words of all names"),
+    "not everybody": (resigned(*NAMES[:3]), "audit.openers", "does not hold the signature and vote of every member"),
     "clear number": (resigned(number=9), BAD, "plain fields are not those of its context"),
     "clear base": (resigned(base="0" * 64), BAD, "plain fields are not those of its context"),
     "clear run": (resigned(run="x"), BAD, "plain fields are not those of its context"),

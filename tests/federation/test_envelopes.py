@@ -230,17 +230,17 @@ def test_whatever_was_changed_is_found_and_named(federation: Callable[..., Feder
     honest = file.read_bytes()
     header = 8 + int.from_bytes(honest[4:8], "little")
     for at, said in (
-        (0, "bytes are no envelope"),
+        (0, "not an envelope: "),
         (header - 2, "its header's digest is"),
         (header, "not signed by the node key of 'Hungary'"),
-        (header + 96, "the body is not the one that the header signs"),
-        (len(honest) - 1, "the body is not the one that the header signs"),
+        (header + 96, "the body does not have the digest in the signed header"),
+        (len(honest) - 1, "the body does not have the digest in the signed header"),
     ):
         file.write_bytes(honest[:at] + bytes([honest[at] ^ 1]) + honest[at + 1 :])
         refused("audit.envelope", "the envelope of 'Hungary'", one)
         refused("audit.envelope", said, one)
     file.write_bytes(honest[:-1])
-    refused("audit.envelope", "the body is not as long", one)
+    refused("audit.envelope", " bytes, the signed header says ", one)
     file.write_bytes(place(one, 1, "Cleveland").read_bytes())
     refused("audit.envelope", "the envelope of 'Hungary': its header's digest is", one)
     file.write_bytes(place(one, 2, "Hungary").read_bytes())
@@ -257,7 +257,7 @@ def test_the_first_envelope_that_is_wrong_is_named(federation: Callable[..., Fed
     assert one.carry_out() == "done"
     for member in ("VA Long Beach", "Switzerland", "Cleveland"):
         place(one, 1, member).write_bytes(b"MFE2")
-        refused("audit.envelope", f"the envelope of {member!r}: 4 bytes are no envelope", one)
+        refused("audit.envelope", f"the envelope of {member!r}: not an envelope: 4 bytes, expected MFE2, ", one)
 
 
 def test_a_sum_that_is_not_that_of_the_envelopes_is_found(federation: Callable[..., Federation]) -> None:

@@ -305,7 +305,8 @@ def test_an_act_says_where_its_runs_start_and_an_import_first(done: Federation) 
 )
 def test_a_start_that_is_none_is_refused(done: Federation, start: Any) -> None:
     raw = next_circle(done, None).circle.as_dict()
-    assert refused("circle.differs", Circle.parse, {**raw, "start": start}) == "what came is no circle"
+    wrong = "malformed circle: a field is missing, unknown or of the wrong form"
+    assert refused("circle.differs", Circle.parse, {**raw, "start": start}) == wrong
 
 
 def test_a_version_says_that_its_training_began_from_an_import(one: Federation) -> None:

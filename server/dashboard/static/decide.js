@@ -91,7 +91,7 @@ export function decide(app, action, { card, approvers }, listing) {
       h(
         'p',
         { id: 'reason-said', class: 'hint' },
-        'It stands in the log for good, for all members to read: no names of people, no addresses, no numbers or dates that tell who somebody is.',
+        'It stays in the log permanently and all members can read it: no names of people, no addresses, and no numbers or dates that identify a person.',
       ),
       h(
         'details',

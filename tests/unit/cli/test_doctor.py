@@ -175,7 +175,7 @@ def test_a_nodes_keys_are_looked_at(staged: Path) -> None:
     says(made(lambda: machine.client_keys(config)), "failed", "oauth.key can be read by others")
     config.oauth.key.chmod(0o600)
     config.oauth.key.write_bytes((config.oauth.key.with_name("oauth.pub")).read_bytes())
-    says(made(lambda: machine.login_key(config.oauth.key)), "failed", "is no private JWK")
+    says(made(lambda: machine.login_key(config.oauth.key)), "failed", "is not a private JWK")
     (folder / "witness.key").unlink()
     says(made(lambda: machine.client_keys(config)), "failed", "witness.key is missing")
 
@@ -240,8 +240,8 @@ def test_cas(tmp_path: Path) -> None:
     junk.write_text("no certificate")
     says(machine.ca({"[client] ca": good, "[oauth] ca": None}, NOW), "ok", "[client] ca ca.pem")
     says(machine.ca({"a": None}, NOW), "ok", "no ca is set")
-    says(machine.ca({"a": junk}, NOW), "failed", "no certificate in PEM")
-    says(machine.ca({"a": tmp_path / "none"}, NOW), "failed", "no certificate in PEM")
+    says(machine.ca({"a": junk}, NOW), "failed", "is not a readable certificate in PEM")
+    says(machine.ca({"a": tmp_path / "none"}, NOW), "failed", "is not a readable certificate in PEM")
     says(machine.ca({"a": good}, NOW + timedelta(days=40)), "failed", "expired on")
 
 
@@ -416,7 +416,7 @@ METADATA = {"issuer": ISSUER, "jwks_uri": f"{ISSUER}/jwks", "token_endpoint": f"
         (METADATA, {"keys": []}, "failed", "publishes no key"),
         (METADATA, {"keys": [{**PUBLIC, "kid": 7}, {"kty": "oct"}]}, "failed", "publishes no key"),
         (METADATA, [], "failed", "not a JSON object"),
-        ({**METADATA, "jwks_uri": "http://elsewhere.org/jwks"}, {}, "failed", "no https address"),
+        ({**METADATA, "jwks_uri": "http://elsewhere.org/jwks"}, {}, "failed", "is not an https address"),
     ],
 )
 def test_the_issuer(monkeypatch: pytest.MonkeyPatch, metadata: Any, jwks: Any, status: str, words: str) -> None:

@@ -218,7 +218,7 @@ def test_marked_rows_are_the_test_rows() -> None:
     assert set(validation) == {*plain[1]} - {*test}  # a mark changes nothing for the others
     all_marked = some.take(np.array([0, 2, 5]))
     assert len(parts_of(all_marked, marked)[0]) == 1  # training always has a row
-    refused("data.column", "the rows come without a column 'fold'; there is none to choose from",
+    refused("data.column", "the rows come without a column 'fold'; there is nothing to choose from",
             split, rows(3), marked, secret=A, member="a")  # fmt: skip
     refused("data.empty", "member 'a' has no row; expected at least one",
             split, rows(0), settings(), secret=A, member="a")  # fmt: skip
@@ -276,7 +276,7 @@ def test_sites_that_are_no_members(sites: list[str | None], message: str) -> Non
 def test_partition_needs_its_column() -> None:
     refused("data.site", 'partition = "site" needs [data] site; expected the column that names the member',
             partition, rows(2), settings(), SimulateSettings(), 1)  # fmt: skip
-    refused("data.site", "the rows come without a column 'site'; there is none to choose from",
+    refused("data.site", "the rows come without a column 'site'; there is nothing to choose from",
             partition, rows(2), SITE, SimulateSettings(), 1)  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from support.circles import heart_offer
 from support.superlink import client_config
 
 NEWEST, VERSION_1 = store.USER_VERSION, 3
-WAY_OUT = "with the moonflower that wrote it export what you want to keep, then move the file away and start anew"
+WAY_OUT = "export what you want to keep with the moonflower that wrote it, then move the file away and start again"
 
 
 def made(folder: Path, kind: str) -> Path:

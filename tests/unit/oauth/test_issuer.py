@@ -379,9 +379,9 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (json.dumps(dict(ANNA.key.as_dict(private=True))), "no public JWK"),
-        ("{}", "no public JWK"),
-        ("[" * 5000, "no public JWK"),
+        (json.dumps(dict(ANNA.key.as_dict(private=True))), "is not a public JWK"),
+        ("{}", "is not a public JWK"),
+        ("[" * 5000, "is not a public JWK"),
         (None, "cannot be read"),
     ],
 )

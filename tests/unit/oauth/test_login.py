@@ -619,7 +619,7 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> Non
     "content", ["", "{}", "[]", "junk", "[" * 5000, new_client_key()[1], {"kty": "oct", "k": "c2VjcmV0", "d": "x"}]
 )
 def test_a_file_that_is_no_private_key_is_refused(tmp_path: Path, content: Any) -> None:
-    with pytest.raises(InputError, match="no private JWK") as refusal:
+    with pytest.raises(InputError, match="is not a private JWK") as refusal:
         load_key(write(tmp_path / "key", content))
     assert refusal.value.code == "config.key"
 

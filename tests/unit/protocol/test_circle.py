@@ -96,7 +96,7 @@ def test_another_bound_on_rows_has_them_counted_anew_by_hand() -> None:
 def test_one_alone_is_no_circle() -> None:
     """Of one alone the sum is its own update."""
     said = refused({"anna": "pin-a"})
-    assert said == "a circle of one member; expected two or more: of one alone the sum is its own update"
+    assert said == "a circle of one member; expected two or more: the sum of one member is its own update"
     assert "a circle of 0 members" in refused({})
     assert "a circle of one member" in refused({"anna": "pin-a"}), "two are the fewest"
 
@@ -104,7 +104,8 @@ def test_one_alone_is_no_circle() -> None:
 def test_two_are_a_circle_only_where_min_members_says_so() -> None:
     two = {"anna": "pin-a", "bert": "pin-b"}
     said = refused(two, smallest=3)
-    assert said == "a circle of 2 members; expected 3 or more (min_members); of two, each reads the other's update"
+    why = "in a circle of two, each member reads the other's update"
+    assert said == f"a circle of 2 members; expected 3 or more (min_members); {why}"
     assert circle_of(two).names == ("anna", "bert")
     assert circle_of(PINS, 3).names == ("anna", "bert", "cleo")
     assert "a circle of 3 members" in refused(PINS, smallest=4)

@@ -65,7 +65,7 @@ def test_a_marked_copy_has_the_same_numbers_and_another_digest() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="holds 7"):
+    with pytest.raises(ValueError, match=r"expected \(7,\)"):
         build(LAYOUT, VECTOR[:6], MANIFEST)
     with pytest.raises(ValueError, match="share a name"):
         build((LAYOUT[1], LAYOUT[1]), VECTOR[:2], MANIFEST)
@@ -112,7 +112,9 @@ def test_frozen_tensors_that_no_version_can_hold() -> None:
         np.zeros((2, 0), dtype="i8"),
     ]
     for value in kinds:
-        with pytest.raises(ValueError, match=r"frozen tensor 'x' is .*; no version can hold that"):
+        with pytest.raises(
+            ValueError, match=r"frozen tensor 'x' is .*; expected a tensor that is not empty, of a type in F64, "
+        ):
             build(LAYOUT, VECTOR, MANIFEST, None, {"x": value})
     for name in ("a.bias", "__metadata__", "__optimiser__.m", "__optimiser__.n"):
         with pytest.raises(ValueError, match="share a name"):

@@ -98,7 +98,9 @@ def test_what_no_member_would_believe_is_not_kept(desk: Desk) -> None:
     desk.propose(made)
     assert "a key that the circle does not name" in refused(desk.sign(made, "anna", by="bert"))
     assert "a key that the circle does not name" in refused(desk.sign(made, "dora"))
-    assert "is not under circle 1" in refused(desk.sign(made, "anna", signature=sign_of(desk, desk.circle(2), "anna")))
+    assert "does not match circle 1" in refused(
+        desk.sign(made, "anna", signature=sign_of(desk, desk.circle(2), "anna"))
+    )
     assert "there is no circle" in refused(desk.sign(desk.circle(9), "anna"))
     for junk in ({}, [], "x", 7, {"circle": 1, "member": "anna"}, {"circle": made.digest, "member": ["anna"]}):
         refused(desk.ask("POST", "/api/circle/signatures", junk))
@@ -123,14 +125,14 @@ def sign_of(desk: Desk, made: Circle, name: str) -> str:
         (lambda raw: raw["recipe"]["schema"].pop("label"), "has no 'label'"),
         (lambda raw: raw.update(number=0), "circle 0"),
         (lambda raw: raw.update(number=2**31 + 1), "circle 2147483649"),
-        (lambda raw: raw.update(counted=2), "rows of 2"),
+        (lambda raw: raw.update(counted=2), "rows counted in circle 2"),
         (lambda raw: raw.update(new_ledgers=["dora"]), "not in the circle"),
-        (lambda raw: raw.update(more=1), "no circle"),
-        (lambda raw: raw["members"].reverse(), "no circle"),
+        (lambda raw: raw.update(more=1), "malformed circle: "),
+        (lambda raw: raw["members"].reverse(), "malformed circle: "),
         (lambda raw: raw["members"].pop(), "a circle of 2 members; expected 3"),
-        (lambda raw: raw["members"][0].reverse(), "no circle"),
-        (lambda raw: raw["members"][0].__setitem__(0, "an\x1b[2Jna"), "no circle"),
-        (lambda raw: raw["members"][0].__setitem__(0, "\ud800"), "no circle"),
+        (lambda raw: raw["members"][0].reverse(), "malformed circle: "),
+        (lambda raw: raw["members"][0].__setitem__(0, "an\x1b[2Jna"), "malformed circle: "),
+        (lambda raw: raw["members"][0].__setitem__(0, "\ud800"), "malformed circle: "),
         (lambda raw: raw["recipe"]["task"].update(note="\ud800"), "no JSON form"),
     ],
 )
