@@ -54,7 +54,7 @@ def key_sum(seat: Seated, request: Open, checked: Answers) -> Ints:
     if not request.answers:
         return seat.key.open(request.keys, [request.seeds[name] for name in names])
     if {*request.answers} != {*names}:
-        raise Refused("open.list", "the sealed answers are not those of every name in the circle")
+        raise Refused("open.list", "expected one sealed answer of every member of the circle, and of nobody else")
     added, seeds = AnswerSum(answer_plan(seat.plan)), []
     for name in names:
         if hashlib.sha256(request.answers[name]).hexdigest() != checked.digests[name]:

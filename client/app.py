@@ -101,14 +101,16 @@ class Member:
         """Agree to a run in the circle that this member lives in, and say what all members must share."""
         circle = self._enter(SignedCircle.parse(request.circle))
         if request.start not in ("", circle.starts_at) and not self.circles.saw_promoted(request.start):
-            raise Refused("base.unknown", "the run is to start from a version that this circle did not promote here")
+            raise Refused(
+                "base.unknown", "the run starts from a version that this node did not see this circle promote"
+            )
         offer = circle.offer(request.seed, request.rounds, request.start)
         before, now_s = self.ledger.runs.agreement(request.run), self._clock()
         if before is None:
             check_recipe(circle.recipe, len(circle.names), self.circles.own)
             check_day(self.circles.own, self.ledger.runs.agreed_since(now_s - DAY_S))
         elif digest(before.offer) != digest(offer):
-            raise Refused("envelope.context", "this run was agreed to under another offer")
+            raise Refused("envelope.context", "this member agreed to this run under another offer")
         self.ledger.runs.agree(request.run, offer, now_s)
         agreed = self._agreement(request.run)
         key = self.ledger.circle_key(agreed.key_use)
@@ -124,7 +126,7 @@ class Member:
         """Wrap the circle's key for everybody in it; its first name makes it, once."""
         agreed = self._agreement(request.run)
         if self.identity.name != agreed.circle.first:
-            raise Refused("circle.key", f"{agreed.circle.first!r} makes the circle's key")
+            raise Refused("circle.key", f"only {agreed.circle.first!r} makes the circle's key")
         roster = agreed.roster(request.roster)
         key = self.ledger.circle_key(agreed.key_use)
         if key is None:
@@ -142,7 +144,7 @@ class Member:
             self.ledger.keep_key(agreed.key_use, key)
         held = self.ledger.circle_key(agreed.key_use)
         if held is None:
-            raise Refused("circle.key", "this member holds no key of the circle, and none came")
+            raise Refused("circle.key", "this member does not have the circle's key, and the request brought none")
         self.ledger.runs.seat(request.run, request.roster, hashlib.sha256(held).hexdigest())
         self._seated.pop(request.run, None)
         return circle_key.taken(self.identity, agreed.key_use, held)
@@ -153,7 +155,7 @@ class Member:
         context = guard.round_context(seat.template, request, self.kit.known)
         guard.check_witnessed(request, self.ledger.has_witnessed(request.checkpoint))
         if self.ledger.answered(context.digest) is not None:
-            raise Refused("seal.already", f"{context.purpose} {context.number} was sealed and answered")
+            raise Refused("seal.already", f"{context.purpose} {context.number} was already sealed and answered")
         kept, before = self.held.read(context.digest), self.ledger.sealed(context.digest)
         if kept is not None and before is not None:
             return Sealed(envelope=RawEnvelope(kept.envelope), seal_s=0.0)
@@ -278,7 +280,9 @@ class Member:
                 check_envelope(self.circles.own, agreed.envelope_bytes)
                 self._agreed, self._seated = {run: agreed}, {}
         if agreed is None or agreed.circle.digest != circle.digest:
-            raise Refused("circle.changed", f"this member lives in circle {circle.number}, which is not the run's")
+            raise Refused(
+                "circle.changed", f"this member lives in circle {circle.number}, and the run is in another one"
+            )
         return agreed
 
     def _seat(self, request: Seal | Ask | Open) -> tuple[Agreed, Seated]:
@@ -362,7 +366,7 @@ class Member:
         try:
             self.ledger.remember_refusal(request.kind, code, **about)
         except Exception as error:
-            logger.warning("the refusal is not in the journal: %s", type(error).__name__)
+            logger.warning("the refusal could not be written to the journal: %s", type(error).__name__)
         return to_records(Refusal(code=code))
 
 

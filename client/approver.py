@@ -50,9 +50,11 @@ def load_approver_key(path: Path) -> ec.EllipticCurvePrivateKey:
         raise InputError(
             "config.key",
             f"key {path} can be read by others; expected mode 0600",
-            hint=f"chmod 600 {path}, and a new key if anybody may have read it",
+            hint=f"chmod 600 {path}; make a new key if others may have read this one",
         )
     try:
         return parse_private_jwk(json.loads(data))
     except (ValueError, RecursionError):
-        raise InputError("config.key", f"key {path} is no approver's key; expected a private JWK on P-384") from None
+        raise InputError(
+            "config.key", f"key {path} is not an approver's key; expected a private JWK on P-384"
+        ) from None

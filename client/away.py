@@ -27,11 +27,11 @@ def tell(request: Waits, names: Iterable[str]) -> None:
     step = STEPS.get(request.step, "answer")
     for member, since in request.since.items():
         if member not in known:
-            raise Refused("envelope.member", "the run waits for somebody who is not in this member's circle")
+            raise Refused("envelope.member", "the run waits for a member that is not in this member's circle")
         why = WHY.get(request.why.get(member, ""), "away")
         back = request.returns.get(member, 0)
         often = f", came back {back} times" if back else ""
         logger.warning(
-            "the run waits for %s to %s, since %s (%s%s); nothing is lost and nothing is to be done here",
+            "the run waits for %s to %s, since %s (%s%s); nothing is lost, and there is nothing to do here",
             *(member, step, logs.printable(since[:40]), why, often),
         )

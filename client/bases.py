@@ -44,9 +44,9 @@ def of_request(
     )
     base = model_version.parse(request.model)
     if base.sha256 != context.base or base.layout != agreed.learner.layout:
-        raise Refused("base.unknown", "the model that came is not the base that was announced")
+        raise Refused("base.unknown", "the model in the request is not the base that the request names")
     if not purpose.trained and start is not None and base.identity == start.identity:
-        raise Refused("base.unknown", "others may have measured where the circle starts: it is not measured again")
+        raise Refused("base.unknown", "the circle's start is not measured again: others may have measured it")
     agreed.learner.prepare(base.manifest["scaling"])
     number, norm = known.said.number, known.said.norm or 0.0
     return Base(base.sha256, base.identity, base.data, purpose.trained, known.promoted, number, norm)
@@ -83,14 +83,14 @@ def check_start(data: bytes, sha256: str, start: Start | None, learner: Learner)
     try:
         found = model_version.parse(data)
     except InputError:
-        raise Refused("base.unknown", "what came as the run's start is no model version") from None
+        raise Refused("base.unknown", "the run's start is not a model version") from None
     if found.sha256 != sha256:
-        raise Refused("base.unknown", "what came as the run's start is another version")
+        raise Refused("base.unknown", "the run's start is not the version that the offer names")
     if start is not None and start.sha256 == sha256 and start.identity != found.identity:
-        raise Refused("base.unknown", "the circle's start has other numbers than its signed document says")
+        raise Refused("base.unknown", "the circle's start has other numbers than the signed circle says")
     own = learner.scaling(learner.summary().tolist())
     if found.layout != learner.layout or not _alike(found.manifest.get("scaling"), own):
-        raise Refused("base.unknown", "the run's start is not of the recipe's task and schema")
+        raise Refused("base.unknown", "the run's start does not fit the recipe's task and schema")
     if not np.isfinite(found.vector).all():
         raise Refused("base.unknown", "the run's start holds a number that is not finite")
     frozen = learner.frozen
@@ -99,7 +99,7 @@ def check_start(data: bytes, sha256: str, start: Start | None, learner: Learner)
         for name in frozen
     )
     if not same:
-        raise Refused("agree.frozen", "what does not travel is not in the run's start as the task makes it")
+        raise Refused("agree.frozen", "the run's start differs from the task in tensors that do not travel")
     return found
 
 

@@ -66,7 +66,7 @@ def check_log(
     try:
         checkpoint = open_checkpoint(shown.checkpoint, Verifier.parse(key))
     except InputError as error:
-        raise Refused("audit.signature", f"the log's key is none: {error}") from None
+        raise Refused("audit.signature", str(error)) from None
     if len(shown.checkpoint.splitlines()) != _LINES:
         raise Refused("audit.signature", "the checkpoint is not signed by the log alone")
     found = HeldCheckpoint(checkpoint.size, checkpoint.root, key, checkpoint.note)
@@ -76,7 +76,7 @@ def check_log(
         known = newest if found.size == newest.size else held_at(found.size)
         if known is not None and known.root == found.root:
             return None
-        what = "is not the one that was witnessed" if known else "is an earlier one that this member never saw"
+        what = "is not the one that this member witnessed" if known else "is earlier, and this member never saw it"
         entries = f"the log of {found.size} entries, root {found.root.hex()}"
         raise _other(known or newest, f"{entries}, {what}", proved=known is not None)
     if shown.since != newest.size:

@@ -50,7 +50,7 @@ def unwrapped(identity: Identity, use: str, plan: Plan, first: str, roster: Rost
     """
     body = _wrapped(use, identity.name, request.ciphertext)
     if not roster.card(first).node.verify(_KIND, body, request.signature):
-        raise Refused("circle.key", f"the circle's key is not signed by {first!r}, who makes it")
+        raise Refused("circle.key", f"the circle's key is not signed by {first!r}, the member that makes it")
     key = identity.unwrap(request.ciphertext, _info(use, identity.name))
     AnswerKey(plan, key)  # or it would not load, and decrypt what it encrypts
     return key

@@ -62,9 +62,9 @@ def check_recipe(recipe: Recipe, members: int, own: Own) -> None:
             limit is, or, where it has none, the line to add.
     """
     if recipe.federation.practice != own.practice:
-        found = "comes from a seed, and the circle is none of practice" if own.practice else "is its own"
-        tail = "" if own.practice else ", and the circle is one of practice"
-        raise Refused("circle.differs", f"the secret of this node {found}{tail}")
+        found = "comes from a seed, and the circle is not a practice" if own.practice else "is its own"
+        tail = "" if own.practice else ", and the circle is a practice"
+        raise Refused("circle.differs", f"this node's secret {found}{tail}")
     if recipe.numerics != NUMERICS:
         raise Refused(
             "circle.differs",
@@ -78,7 +78,7 @@ def check_recipe(recipe: Recipe, members: int, own: Own) -> None:
     except InputError as error:
         raise Refused("task.refused", str(error)) from None
     if code != recipe.code:
-        raise Refused("circle.differs", f"code: the task {recipe.task.ref!r} installed here is another one")
+        raise Refused("circle.differs", f"code: the task {recipe.task.ref!r} installed here differs")
     for key in missing(own.circle):
         raise Refused(f"config.{key}", nothing_of(key))
     least = own.circle.min_members
@@ -90,7 +90,7 @@ def check_recipe(recipe: Recipe, members: int, own: Own) -> None:
     )
     for name, limit, kept in limits:
         if not kept:
-            raise Refused(f"config.{name}", f"the recipe's {name} passes this node's limit, {limit:g}")
+            raise Refused(f"config.{name}", f"the recipe's {name} is outside this node's limit, {limit:g}")
 
 
 def check_day(own: Own, agreed_s: Sequence[float]) -> None:
@@ -111,8 +111,8 @@ def check_day(own: Own, agreed_s: Sequence[float]) -> None:
         next_s = datetime.fromtimestamp(agreed_s[len(agreed_s) - most] + DAY_S, UTC)
         raise Refused(
             "config.runs_a_day",
-            f"{len(agreed_s)} runs began here within 24 hours, and this node allows {most}; expected the next one from "
-            f"{next_s:%Y-%m-%d %H:%M} UTC on, or a larger runs_a_day under [circle]",
+            f"{len(agreed_s)} runs began here within 24 hours, and this node allows {most}; the next one may begin at "
+            f"{next_s:%Y-%m-%d %H:%M} UTC, or set a larger runs_a_day under [circle]",
         )
 
 
@@ -172,7 +172,9 @@ class Circles:
         """
         standing = self.standing
         if standing.lost is not None:
-            raise Refused("ledger.lost", "the ledger of this node is lost; a circle with a higher number has to say so")
+            raise Refused(
+                "ledger.lost", "this node's ledger is lost; expected a circle with a higher number that says so"
+            )
         if standing.living is None:
             left = standing.newest is not None
             raise Refused("circle.differs", "this node left its circle" if left else "this node lives in no circle yet")
@@ -261,14 +263,17 @@ class Circles:
         def may(standing: CircleStanding, start: KnownStart) -> None:
             standing.check_signable(circle, self.name, start)
             if standing.let_go(circle, given, now):  # the worker may have begun another circle meanwhile
-                raise Refused("circle.differs", "this node lives in another circle since; look at it again")
+                raise Refused(
+                    "circle.differs", "this node has entered another circle meanwhile; look at this one again"
+                )
 
         known = self.standing.of(circle.digest)
         if known is None or not known.turn:
             self._book.sign(circle, now, by_hand, may)
         elif not known.begun and all(one.circle.digest != circle.digest for one in self.standing.unfinished(now)):
             raise Refused(
-                "circle.differs", f"the signature under circle {circle.number} was withdrawn; a number is signed once"
+                "circle.differs",
+                f"the signature under circle {circle.number} was withdrawn; this node signs each number only once",
             )
         elif by_hand:
             self._book.confirm(circle)
@@ -331,7 +336,7 @@ class Circles:
 
     def _lose(self, number: int) -> None:
         self._book.lose(number)
-        logger.error("this node's ledger is not the one that signed circle %d: it seals nothing", number)
+        logger.error("this node's ledger is not the one that signed circle %d; this node seals nothing", number)
 
 
 def circles_of(config: ClientConfig, keys: Keyring, book: CircleBook) -> Circles:

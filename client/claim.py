@@ -45,7 +45,7 @@ def claim(config: ClientConfig, federation: str) -> None:
     if other != mine:
         raise InputError(
             "data.claimed",
-            f"the rows of {table} are in federation {other['federation']!r}, as member {other['member']!r} with state "
-            f"folder {other['state']}; expected rows that are in one circle",
-            hint=f"after a farewell to that one: remove {place}",
+            f"the rows of {table} are already in use: federation {other['federation']!r}, member {other['member']!r}, "
+            f"state folder {other['state']}; expected rows that are in one circle only",
+            hint=f"say farewell to that federation, then remove {place}",
         )

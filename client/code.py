@@ -29,7 +29,7 @@ def code_of(ref: str) -> str:
     except OSError as error:
         raise InputError("config.task", f"the source of task {ref!r} cannot be read: {error.strerror}") from None
     if not texts:
-        raise InputError("config.task", f"there is no source of task {ref!r}; expected a module that is installed here")
+        raise InputError("config.task", f"task {ref!r} has no source here; expected an installed module")
     return digest(texts)
 
 

@@ -84,7 +84,7 @@ def check_witnessed(request: Seal, witnessed: bool) -> None:
         Refused: ``audit.fork``.
     """
     if not witnessed:
-        raise Refused("audit.fork", f"the round is bound to a checkpoint that was not shown here: {request.checkpoint}")
+        raise Refused("audit.fork", f"the round is bound to a checkpoint not witnessed here: {request.checkpoint}")
 
 
 def round_context(template: RoundContext, request: RoundRequest, purposes: Purposes) -> RoundContext:
@@ -95,13 +95,14 @@ def round_context(template: RoundContext, request: RoundRequest, purposes: Purpo
     """
     purpose = purposes.get(request.purpose)
     if request.run != template.run or purpose is None or min(request.number, request.round) < 0:
-        raise Refused("envelope.context", "the request is not about the run that was agreed to")
+        raise Refused("envelope.context", "the request does not belong to the run that this member agreed to")
     if purpose.trained and not 1 <= request.round <= int(template.training["rounds"]):
-        raise Refused("envelope.context", "the request is for a round that the run does not have")
+        raise Refused("envelope.context", "the request is for a round that the run does not plan")
     if purpose.when == "start" and (request.number, request.round) != (0, 0):
-        raise Refused("envelope.context", "the request asks for what begins a run under the number of a round")
+        raise Refused("envelope.context", "the request's purpose belongs to the start of a run; expected round 0")
     if bool(request.base) != purpose.based:
-        raise Refused("envelope.context", "the request is about a base where there is none, or about none")
+        expected = "a base" if purpose.based else "no base"
+        raise Refused("envelope.context", f"the request is for purpose {purpose.name!r}; expected {expected}")
     return template.at(request.number, request.round, request.purpose, request.base, request.checkpoint)
 
 
@@ -175,8 +176,11 @@ class BaseRules:
         problems = (
             (said.sha256 != context.base, "is of another version"),
             (not said.in_range, "is of a sum that was out of range"),
-            (bool(code), f"is of a candidate that was refused by the words of all names: {code}"),
-            (trained and said.number < before.number and not before.trained, "is of an older version than the last"),
+            (bool(code), f"is of a candidate that the gate refused: {code}"),
+            (
+                trained and said.number < before.number and not before.trained,
+                "is of an older version than the one that this member trained from last",
+            ),
         )
         for wrong, what in problems:
             if wrong:
@@ -190,7 +194,7 @@ class BaseRules:
         said, verdict = self._said(refused) if refused else (None, None)
         was = verdict is not None and not verdict.accepted
         if said is None or (said.number, said.sha256) != newest or not was:
-            raise Refused("base.unknown", f"the candidate of round {newest[0]} is newer and was not shown as refused")
+            raise Refused("base.unknown", f"the candidate of round {newest[0]} is newer, and no proof shows it refused")
 
     def _said(self, proof: Mapping[str, Any]) -> tuple[Statement, Verdict | None]:
         """Return what a proof of this run says, and what the gate says; None where nobody votes."""
@@ -200,7 +204,7 @@ class BaseRules:
         if (said.federation, said.run) != (self.context.federation, self.context.run):
             raise Refused("base.unknown", "the base's proof is of another run")
         if made is None or not made.makes_version:
-            raise Refused("base.unknown", "the base's proof is no model's")
+            raise Refused("base.unknown", "the base's proof is not about a model")
         if not made.voted:
             return said, None
         norms = [norm for number, norm in sorted(self.before.norms.items()) if number < said.number]
@@ -214,7 +218,7 @@ def check_best(request: Open, best: str) -> None:
         Refused: ``base.unknown``.
     """
     if request.best != best:
-        raise Refused("base.unknown", "the vote is to compare with a version that is not the best of the run")
+        raise Refused("base.unknown", "the request names another best version than this member knows")
 
 
 def check_list(
@@ -236,7 +240,7 @@ def check_list(
     """
     names = {*roster.names}
     if {*request.headers} != names or {*request.signatures} != names:
-        raise Refused("open.list", "the list does not hold one header of every name in the circle")
+        raise Refused("open.list", "the list does not hold exactly one header of every member of the circle")
     digests, masks = {}, {}
     for card in roster.cards:
         signed = SignedHeader(request.headers[card.name], request.signatures[card.name])
@@ -248,10 +252,10 @@ def check_list(
     found = SealList(digests, masks, request.total)
     if given is not None:
         if (dict(given.headers), given.total) != (digests, found.total):
-            raise Refused("open.list", "this member answered another list or total in this context")
+            raise Refused("open.list", "this member already answered another list or total in this context")
         return found
     if not own or not hmac.compare_digest(own, digests[member]):
-        raise Refused("open.list", "this member's own header is not the one that it sealed")
+        raise Refused("open.list", "this member's header on the list is not the one that it sealed")
     return found
 
 
@@ -284,9 +288,9 @@ def check_answers(context: RoundContext, request: Open, given: OwnAnswer | None,
     if given is None or given.context != context.digest:
         raise Refused("open.list", "this member did not answer in this context")
     if any({*named} != names for named in (request.documents, request.signatures, request.seeds)):
-        raise Refused("open.list", "the answers are not those of every name in the circle")
+        raise Refused("open.list", "expected one answer of every member of the circle, and of nobody else")
     if hashlib.sha256(request.total).hexdigest() != given.total:
-        raise Refused("open.list", "the total that came is not the one that was answered")
+        raise Refused("open.list", "the total is not the one that this member answered")
     wanted = list_digest(given.headers.values())
     documents = {
         card.name: SignedAnswer(request.documents[card.name], request.signatures[card.name]).verify(
@@ -328,7 +332,7 @@ def check_total(plan: Plan, answers: Answers, given: OwnAnswer, total: bytes, la
     """
     expected = len(plan.primes) * tau.FUNCTIONALS
     if any(len(one) != expected for one in answers.tau.values()):
-        raise Refused("open.tau", f"an answer does not hold {expected} functionals")
+        raise Refused("open.tau", f"an answer has the wrong number of functionals; expected {expected}")
     headers = list_digest(given.headers.values())
     found = tau.functionals(plan, headers, given.total, residues_of(plan, total, lanes))
     if found != tau.added(plan, list(answers.tau.values())):

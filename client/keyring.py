@@ -128,7 +128,7 @@ def _approvers(config: ClientConfig) -> list[Approver]:
         except (ValueError, RecursionError):
             raise InputError(
                 "config.value",
-                f"[[approver]] {one.name}: key is no public JWK on P-384",
+                f"[[approver]] {one.name}: key is not a public JWK on P-384",
                 hint="moonflower keys approver FILE prints it",
             ) from None
     return found
@@ -153,7 +153,9 @@ def _read(path: Path, what: str) -> object:
 
 
 def _wrong(path: Path, what: str) -> InputError:
-    return InputError("config.key", f"key file {path} holds no {what} key; expected PKCS#8 PEM without a pass phrase")
+    return InputError(
+        "config.key", f"key file {path} holds no {what} key; expected PKCS#8 PEM without a pass phrase"
+    )
 
 
 def _dump(secret: NodeSecret) -> bytes:
@@ -162,7 +164,7 @@ def _dump(secret: NodeSecret) -> bytes:
 
 
 def _secret(path: Path) -> NodeSecret:
-    restore = "put it back from your backup; a new one would deal this node's rows out anew"
+    restore = "restore it from your backup; a new secret would deal this node's rows out anew"
     data = _bytes(path, "node secret", f"{restore}; for a node that never ran: moonflower member card CONFIG")
     try:
         found = parse_canonical(data.removesuffix(b"\n"))
@@ -192,7 +194,7 @@ def _bytes(path: Path, what: str, missing: str = "moonflower member card CONFIG"
     if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
         raise InputError(
             "config.key",
-            f"key file {path} has mode {stat.S_IMODE(mode):04o}; expected 0600: others may not read it",
-            hint=f"chmod 600 {path}, and new keys if anybody may have read it",
+            f"key file {path} has mode {stat.S_IMODE(mode):04o}; expected 0600, so that others cannot read it",
+            hint=f"chmod 600 {path}; make new keys if others may have read it",
         )
     return data

@@ -163,7 +163,7 @@ class Statistics:
         if found is None:
             found = [at.learner.rows, *at.learner.tested().tolist(), *at.learner.summary().tolist()]
         if len(found) != self.size(at.learner):
-            raise Refused("circle.differs", "the counts that are carried over are not those of this task")
+            raise Refused("circle.differs", "the row counts carried over are from another task")
         return Given(Contribution(tuple(found)), facts={_counted(at): found})
 
     def conclude(self, at: MemberRound, headers: Mapping[str, str], sums: OpenedSum) -> Conclusion:

@@ -60,14 +60,14 @@ def stretched(layout: Layout, buffers: Collection[str], clips: Mapping[str, floa
     spare = sorted({*clips} - used - {_ANY})
     if spare:
         names = ", ".join(spec.name for spec in layout[:8])
-        raise InputError("config.value", f"crypto.clip: no tensor is called {spare[0]!r}; the model has {names}")
+        raise InputError("config.value", f"crypto.clip: no tensor matches {spare[0]!r}; the model has {names}")
     return Scale(tuple(found), value_bits)
 
 
 def _pattern(name: str, clips: Mapping[str, float]) -> str:
     fitting = sorted((one for one in clips if fnmatch.fnmatchcase(name, one)), key=lambda one: (-len(one), one))
     if not fitting:
-        raise InputError("config.value", f'crypto.clip has nothing for tensor {name!r}; expected a pattern such as "*"')
+        raise InputError("config.value", f'crypto.clip has no pattern for tensor {name!r}; expected one such as "*"')
     return fitting[0]
 
 

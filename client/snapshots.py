@@ -88,7 +88,7 @@ def without(used: Hashes, table: Hashes, before: Iterable[Hashes], least: int) -
     for more in range(least - 1, len(kept)):
         if may_replace(kept[more:], sets, least):
             return kept[more:]
-    raise Refused("snapshot.small", "too few rows are left to leave out others beside the deleted ones")
+    raise Refused("snapshot.small", "too few rows are left to leave out others together with the deleted ones")
 
 
 def digest_of(hashes: Hashes) -> str:
@@ -245,7 +245,7 @@ class Snapshots:
         for count in range(len(counted) - 1, 0, -1):
             if may_replace(counted[:count], sets.values(), self._least):
                 return counted[:count]
-        raise Refused("snapshot.small", "too few rows are left to leave out others beside those above max_rows")
+        raise Refused("snapshot.small", "too few rows are left to leave out others together with those above max_rows")
 
     def _rows(self, name: str, wanted: Hashes, table: Rows, hashes: Hashes) -> Rows:
         """Return the rows of a set, from the table or from the state folder."""

@@ -146,16 +146,18 @@ class CircleStanding:
         if self.lost is not None:
             self._check_found(circle, name)
         if self.lost is None and newest is not None and name in circle.new_ledgers:
-            raise Refused("circle.differs", "the circle says that this node's ledger was lost; it is here")
+            raise Refused("circle.differs", "the circle says that this node lost its ledger, but the ledger is here")
         if any(one.left and one.circle.digest == circle.digest for one in self.known):
             raise Refused(
-                "circle.differs", f"this node said farewell to circle {number}; expected one with a higher number"
+                "circle.differs", f"this node said farewell to circle {number}; expected a circle with a higher number"
             )
         for one in self.known:
             if one.turn and one.circle.number == number and one.circle.digest != circle.digest:
-                raise Refused("circle.differs", f"this node signed another circle {number}; a number is signed once")
+                raise Refused(
+                    "circle.differs", f"this node signed another circle {number}; it signs each number only once"
+                )
         if newest is not None and number <= newest.circle.number:
-            raise Refused("circle.differs", f"this node has lived in circle {newest.circle.number}; it never goes back")
+            raise Refused("circle.differs", _no_return(newest.circle.number))
         if newest is not None and circle.federation != newest.circle.federation and not newest.left:
             raise Refused(
                 "circle.differs",
@@ -170,8 +172,8 @@ class CircleStanding:
         if not (circle.number > self.lost and name in circle.new_ledgers):
             raise Refused(
                 "ledger.lost",
-                f"the ledger of this node is lost; expected a circle above {self.lost} that names {name!r} among those "
-                "that begin a new ledger",
+                f"this node's ledger is lost; expected a circle with a number above {self.lost} that names {name!r} "
+                "among the members that begin a new ledger",
                 hint=f"moonflower circle propose CONFIG --new-ledger '{name}'",
             )
 
@@ -179,15 +181,20 @@ class CircleStanding:
         """Check that the circle starts where no sum was opened over, with counts that are right."""
         used = next((one.circle.number for one in self.known if one.begun and one.circle.draw == circle.draw), None)
         if used is not None:
-            raise Refused("circle.differs", f"version 0 is that of circle {used}; expected another training.init_seed")
+            raise Refused(
+                "circle.differs", f"version 0 is the same as in circle {used}; expected another training.init_seed"
+            )
         if newest is None:
             return
         act = Act.between(newest.circle, circle)
         anew = circle.counted == circle.number
         if act.must_recount and not anew:
-            raise Refused("circle.differs", "members or [data] differ; expected rows that are counted anew")
+            raise Refused("circle.differs", "members or [data] differ; expected a circle that counts rows anew")
         if not (anew or circle.counted == newest.circle.counted):
-            raise Refused("circle.differs", f"rows are those of circle {circle.counted}; expected those of this node's")
+            raise Refused(
+                "circle.differs",
+                f"row counts are from circle {circle.counted}; expected those from circle {newest.circle.counted}",
+            )
 
     def _check_start(self, circle: Circle, newest: KnownCircle | None, known: KnownStart) -> None:
         """Check that a version from which a circle starts is one that this node would start from.
@@ -199,12 +206,13 @@ class CircleStanding:
             return
         version = f"version {start.sha256[:16]}"
         if start.imported and known.promoted:
-            raise Refused("base.unknown", f"{version} is called an import; it is of this federation")
+            raise Refused("base.unknown", f"{version} is called an import, but it is from this federation")
         if not (start.imported or known.same):
-            raise Refused("base.unknown", f"{version} was not promoted in this node's ledger")
+            raise Refused("base.unknown", f"this node's ledger does not have {version} as promoted")
         if known.summed and known.better:
-            what = f"a sum was opened over {version}; expected a promoted version over which none was"
-            raise Refused("base.unknown", what, hint="the last version of a run whose last round was promoted is one")
+            what = f"a sum was opened over {version}; expected a promoted version without an opened sum"
+            hint = "for example the last version of a run whose last round was promoted"
+            raise Refused("base.unknown", what, hint=hint)
 
     def let_go(self, circle: Circle, farewells: Iterable[Farewell], now: float) -> tuple[LetGo, ...]:
         """Return whom a circle lets go before their time is over, and who gave no farewell.
@@ -259,6 +267,10 @@ class CircleStanding:
         if known is None or not known.turn:
             raise Refused("circle.differs", f"this node has not signed circle {number}")
         if newest is not None and number <= newest.circle.number:
-            raise Refused("circle.differs", f"this node has lived in circle {newest.circle.number}; it never goes back")
-        why = "it signed a higher one since, left it, or its signature is older than 30 days"
+            raise Refused("circle.differs", _no_return(newest.circle.number))
+        why = "it has since signed a higher circle, has left this one, or signed more than 30 days ago"
         raise Refused("circle.differs", f"this node's signature under circle {number} is withdrawn: {why}")
+
+
+def _no_return(number: int) -> str:
+    return f"this node has already lived in circle {number}; it never goes back"

@@ -87,9 +87,9 @@ def clip(update: Update, context: RoundContext) -> Update:
         if found.cut > max(CUT_FEW, CUT_MOST * found.values):
             raise Refused(
                 "update.failed",
-                f"{found.cut / found.values:.0%} of the update's values in {group!r} lie above the clip, "
-                f"{update.scale.groups[group]:g}; the largest is {found.largest:.3g}: crypto.clip = "
-                f"{rounded_up(found.largest):g} would do, tell whoever proposes the recipe",
+                f"{found.cut / found.values:.0%} of the update's values in {group!r} are above the clip, "
+                f"{update.scale.groups[group]:g}; the largest is {found.largest:.3g}; ask the proposer of the recipe "
+                f"for crypto.clip = {rounded_up(found.largest):g} or more",
             )
     for group, found in counts.items():
         logger.info(

@@ -45,8 +45,8 @@ class LogWitness:
         except OtherHistory as error:
             self._ledger.keep_fork(error.note, shown.checkpoint, proved=error.proved)
             logger.error(
-                "the coordinator's log is not the one that was witnessed here: %s; held is the checkpoint of "
-                "%d entries with root %s",
+                "the coordinator's log is not the one that this member witnessed: %s; this member holds the checkpoint "
+                "of %d entries with root %s",
                 error,
                 error.size,
                 error.root.hex(),

@@ -130,14 +130,14 @@ def _warn(settings: RunSettings, counts: Mapping[str, int]) -> None:
     training, least = settings.training, settings.data.min_count
     most, largest = training.max_rows, max(counts.values())
     if most > max(2 * largest, NICE[0]):
-        said = "training.max_rows = %s is more than twice what any member has; expected about %s: a member may claim it"
+        said = "training.max_rows = %s is more than twice what any member has, and a member may claim it; expected %s"
         logger.warning(said, most, rounded_up(largest))
     for name, count in counts.items():
         if count > most:
             logger.warning("training.max_rows = %s: %s training rows of %s do not count", most, count - most, name)
         if min(count, most) // training.parts < least:
             said = (
-                "training.parts = %s leaves %s fewer rows in a part than data.min_count = %s; a node would not sign it"
+                "training.parts = %s leaves %s fewer rows in a part than data.min_count = %s; a node would refuse that"
             )
             logger.warning(said, training.parts, name, least)
 
@@ -151,8 +151,8 @@ def _contradiction(cast: Cast, members: Mapping[str, Rows]) -> str:
         return f"federation.min_members = {least}; expected at most {count}, the members in the data ({names})"
     if not any(len(part.validation) for part in cast.splits.values()):
         return (
-            f"data.validation_fraction = {data.validation_fraction:g} leaves no member rows to judge with; expected "
-            "more, for nothing is promoted otherwise"
+            f"data.validation_fraction = {data.validation_fraction:g} leaves no member a validation row; expected "
+            "more, because nothing is promoted otherwise"
         )
     if data.test_column is not None and not any(len(part.test) for part in cast.splits.values()):
         marks = {str(mark) for rows in members.values() for mark in rows.groups[data.test_column]} - {"None"}

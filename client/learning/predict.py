@@ -110,7 +110,7 @@ def load_model(path: Path | str, *, allow: Collection[str] | None = None) -> Pre
     except InputError as error:
         raise InputError(error.code, f"model file {path}: {error}", hint=error.hint) from None
     if predictor.version.unreleased:
-        logger.warning("model file %s is not released: nobody who has to approve it has said that it may be used", path)
+        logger.warning("model file %s is not released: approvers have not agreed that it may be used", path)
     return predictor
 
 
@@ -124,7 +124,7 @@ def open_version(version: Version, *, allow: Collection[str] | None = None) -> P
             raise _bad(f"its manifest has no {key!r}")
     options, scaling = manifest["task"], manifest["scaling"]
     if not isinstance(options, dict) or not isinstance(options.get("ref"), str) or not isinstance(scaling, dict):
-        raise _bad("task or scaling in its manifest is no table")
+        raise _bad("task or scaling in its manifest is not a table")
     ref = options["ref"]
     allowed = own_tasks() if allow is None else list(allow)
     if ref not in allowed:

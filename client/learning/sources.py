@@ -86,7 +86,7 @@ def read_table(path: Path) -> pd.DataFrame:
         found = "is not a file" if path.exists() else "does not exist"
         raise InputError("data.file", f"data file {path} {found}; {nearest(path.name, beside)}")
     if not path.name.lower().endswith(_READERS):
-        raise InputError("data.file", f"data file {path} is of no known kind; expected {', '.join(_READERS)}")
+        raise InputError("data.file", f"data file {path} has an unknown ending; expected {', '.join(_READERS)}")
     try:
         parquet = path.name.lower().endswith(".parquet")
         frame = pd.read_parquet(path) if parquet else _read_csv(path)
@@ -95,14 +95,14 @@ def read_table(path: Path) -> pd.DataFrame:
     except ImportError:
         raise InputError(
             "data.file",
-            f"data file {path} is Parquet, and pyarrow is not installed; expected it, or a CSV file",
+            f"data file {path} is Parquet, and pyarrow is not installed; expected pyarrow, or a CSV file",
             hint='pip install "moonflower[parquet]"',
         ) from None
     except (OSError, ValueError, EOFError, csv.Error, zlib.error, pd.errors.ParserWarning) as error:
         reason = _BROKEN.get(type(error).__name__, f"cannot be read ({type(error).__name__})")
         raise InputError("data.file", f"data file {path} {reason}; expected a whole table") from None
     if frame.empty:
-        raise InputError("data.empty", f"data file {path} has no row; expected at least one")
+        raise InputError("data.empty", f"data file {path} has no rows; expected at least one")
     return frame
 
 
@@ -123,7 +123,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
     names = [str(name) for name in header.iloc[0]]
     doubled = [name for name in names if names.count(name) > 1]
     if doubled:  # pandas would rename the second one in silence
-        raise InputError("data.column", f"data file {path} has two columns {doubled[0]!r}; expected one")
+        raise InputError("data.column", f"data file {path} has two columns called {doubled[0]!r}; expected one")
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")

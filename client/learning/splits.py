@@ -45,7 +45,7 @@ def split(rows: Rows, settings: DataSettings, *, secret: NodeSecret, member: str
         InputError: ``data.empty``: no row at all; ``data.column``: no such mark.
     """
     if not len(rows):
-        raise InputError("data.empty", f"member {member!r} has no row; expected at least one")
+        raise InputError("data.empty", f"member {member!r} has no rows; expected at least one")
     hashes = row_hashes(rows, secret, "split")
     first, second = (hashes[:, at] * 2.0**-64 for at in (0, 1))
     if settings.test_column is not None:
@@ -131,7 +131,7 @@ def generator(purpose: str) -> np.random.Generator:
 
 def _group(rows: Rows, name: str, code: str) -> NDArray[np.object_]:
     if name not in rows.groups:
-        raise InputError(code, f"the rows come without a column {name!r}; {nearest(name, rows.groups)}")
+        raise InputError(code, f"the rows have no column {name!r}; {nearest(name, rows.groups)}")
     return rows.groups[name]
 
 
@@ -148,7 +148,7 @@ def _sites(rows: Rows, data: DataSettings) -> dict[str, Rows]:
         if plain in names:
             raise InputError(
                 "data.site",
-                f"{column} holds both {names[plain]!r} and {site!r}; expected one way to write a member's name",
+                f"{column} holds both {names[plain]!r} and {site!r}; expected one spelling of a member's name",
             )
         names[plain] = site
         try:
@@ -168,7 +168,9 @@ def _owners(rows: Rows, simulate: SimulateSettings, count: int, rng: np.random.G
         return owner
     labels = rows.targets.numpy()
     if labels.ndim != 1:
-        raise InputError("config.value", 'partition = "dirichlet" needs one class label a row; expected "random"')
+        raise InputError(
+            "config.value", 'partition = "dirichlet" needs one class label for each row; expected "random"'
+        )
     for label in np.unique(labels):
         index = rng.permutation(np.flatnonzero(labels == label))
         cuts = np.cumsum(rng.dirichlet(np.full(count, simulate.alpha)))[:-1]

@@ -42,8 +42,8 @@ def check_fits(version: Version, task: Task, schema: Schema, draw: str) -> None:
     found |= {name: tensor_digest(value) for name, value in version.frozen.items()}
     odd = next((name for name in dict.fromkeys((*own, *found)) if own.get(name) != found.get(name)), None)
     if odd is not None or list(own) != list(found):
-        what = f"{odd!r} is another tensor" if odd is not None else "its tensors are in another order"
-        raise InputError("data.model", f"version {version.sha256[:16]} is not of this task and schema: {what}")
+        what = f"tensor {odd!r} differs" if odd is not None else "its tensors are in another order"
+        raise InputError("data.model", f"version {version.sha256[:16]} does not fit this task and schema: {what}")
 
 
 def fresh_model(task: Task, schema: Schema, draw: str) -> nn.Module:

@@ -245,7 +245,7 @@ class TorchLearner:
 
     def _part(self, name: Part) -> Rows:
         if self._ready is None:
-            raise RuntimeError("Learner.prepare comes before training and evaluation")
+            raise RuntimeError("call Learner.prepare before training and evaluation")
         rows: Rows = getattr(self._ready, name)
         return rows
 
@@ -330,6 +330,6 @@ def _counts(counts: NDArray[np.int64], what: str) -> NDArray[np.int64]:
     if counts.size and not 0 <= counts.min() <= counts.max() <= MAX_COUNT:
         raise InputError(
             "data.value",
-            f"the task's {what} holds a number outside 0 to {MAX_COUNT}; expected fewer rows, or counts",
+            f"the task's {what} holds a number outside 0 to {MAX_COUNT}; expected counts, or fewer rows",
         )
     return counts

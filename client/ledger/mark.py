@@ -35,8 +35,8 @@ def open_ledger(state: Path, secret: NodeSecret) -> Ledger:
         if ledger.fact_once(_SECRET, named) != named:
             raise InputError(
                 "config.key",
-                "the node secret is not the one with which this ledger began; expected the one from your backup",
-                hint="without it this node is another member: another state folder, moonflower keys new, and a circle",
+                "the node secret is not the one that this ledger began with; expected the one from your backup",
+                hint="without it, join as a new member: a new state folder, moonflower keys new, and a new circle",
             )
     except BaseException:
         ledger.close()

@@ -227,7 +227,7 @@ class Fleet:
             if answer.object_found and answer.object_available:
                 return bytes(answer.object_content)
             if not answer.object_found or time.monotonic() > until:
-                raise FleetError("fleet.object", "the server has no such object")
+                raise FleetError("fleet.object", "the server does not have an object of the message")
             if self._stop.wait(pause):
                 raise Stopped
             pause = min(2 * pause, 0.5)
@@ -260,7 +260,7 @@ class Fleet:
                     raise
                 why, least = str(error), 1.0
             except ValueError as error:  # Flower's way to say that a reply is no protobuf
-                raise FleetError("fleet.answer", "the server's answer makes no sense") from error
+                raise FleetError("fleet.answer", "the server's answer is not a Flower message") from error
             else:
                 self.outage.over()
                 return answer

@@ -101,7 +101,7 @@ def locked(state: Path) -> Iterator[None]:
     except OSError:
         os.close(handle)
         raise InputError(
-            "config.state", f"another client runs on state folder {state}; expected one", hint="stop the other one"
+            "config.state", f"another client already uses state folder {state}; expected one", hint="stop the other one"
         ) from None
     try:
         yield

@@ -158,14 +158,14 @@ class Node:
             if self._fleet.run_fab(work.run_id) == self._digest:
                 self._serve(work)
             else:
-                logger.warning("task.refused: run %d is of another app than the one installed here", work.run_id)
+                logger.warning("task.refused: run %d uses another app than the one installed here", work.run_id)
                 self._answer_error(work, door.INVALID_APP, "app not installed here")
         except RunOver:
-            logger.info("run %d is over, its message is dropped", work.run_id)
+            logger.info("run %d is over; dropping its message", work.run_id)
         except WorkerDied as error:
             if self._stop.is_set():
                 raise self._stopping(work) from None
-            logger.error("%s while it worked on %s; starting another", error, work.kind)
+            logger.error("%s while working on %s; starting another worker", error, work.kind)
             self._answer_error(work, door.CRASHED, str(error))
         except Stopped:
             raise self._stopping(work) from None
@@ -175,7 +175,7 @@ class Node:
         except Forgotten:
             raise
         except FleetError as error:
-            logger.warning("%s is given up: %s", work.kind, error)
+            logger.warning("giving up %s: %s", work.kind, error)
             self._answer_error(work, door.UNAVAILABLE, "message unavailable")
         finally:
             self._answered = time.monotonic()
@@ -228,7 +228,7 @@ class Node:
         except Forgotten:
             raise
         except FleetError as error:
-            logger.info("the error reply was not taken: %s", error)
+            logger.info("the server did not take the error reply: %s", error)
 
     def _stopping(self, work: Work) -> Stopped:
         """Answer the message in hand, trying once: whoever stops us waits."""
@@ -236,7 +236,7 @@ class Node:
         try:
             self._fleet.push_error(work, door.CRASHED, "stopping")
         except (Stopped, MoonflowerError) as error:
-            logger.info("the error reply was not taken: %s", error or "the server cannot be reached")
+            logger.info("the server did not take the error reply: %s", error or "it cannot be reached")
         return Stopped()
 
     def _activate(self, where: str) -> None:
@@ -267,7 +267,7 @@ class Node:
             self._false_starts += 1
         if self._false_starts >= FALSE_STARTS:
             raise WorkerDied("worker exit")
-        logger.error("the idle worker is gone; starting another")
+        logger.error("the idle worker has ended; starting another")
         self._worker.start()
 
     def _pause(self, failed: int) -> None:
@@ -321,8 +321,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the node that the command line names; return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m moonflower.client.node.loop")
     parser.add_argument("config", type=Path)
-    parser.add_argument("--reason", type=int, help="descriptor to write the reason of the end to, as one JSON line")
-    parser.add_argument("--parent", type=int, help="process whose end is the end of this one")
+    parser.add_argument(
+        "--reason", type=int, help="file descriptor that gets the reason for the exit, as one JSON line"
+    )
+    parser.add_argument("--parent", type=int, help="process id of the parent; the node ends when the parent does")
     given = parser.parse_args(arguments)
     if given.parent is not None:
         confine.die_with(given.parent)

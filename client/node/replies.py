@@ -124,8 +124,8 @@ def unreachable(error: httpx.RequestError) -> tuple[str, bool]:
     cause: BaseException | None = error
     for _ in range(8):
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"the server's certificate does not hold: {printable(cause.verify_message, 200)} ([client] ca)", True
+            return f"the server's certificate is not valid: {printable(cause.verify_message, 200)} ([client] ca)", True
         if isinstance(cause, ssl.SSLError):
-            return f"no TLS with the server: {printable(cause.reason or 'handshake failed', 200)}", True
+            return f"TLS with the server failed: {printable(cause.reason or 'handshake failed', 200)}", True
         cause = cause.__cause__ or cause.__context__ if cause else None
     return f"the server cannot be reached ({type(error).__name__})", False

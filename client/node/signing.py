@@ -58,8 +58,8 @@ class Signing:
                 return
             except MoonflowerError as error:
                 if str(error) != self._said:
-                    logger.info("circles cannot be looked at: %s", error, extra={"code": error.code})
+                    logger.info("cannot look at circles: %s", error, extra={"code": error.code})
                 self._said = str(error)
             except Exception as error:  # a thread that ended would sign nothing more, and nobody would see it
-                logger.warning("circles cannot be looked at: %s", type(error).__name__)
+                logger.warning("cannot look at circles: %s", type(error).__name__)
             self._stop.wait(self._every_s)

@@ -70,7 +70,7 @@ def confined(settings: ClientConfig) -> bool:
         raise InputError(
             "config.isolate",
             "the worker's network cannot be taken away here; expected Linux with network namespaces",
-            hint="isolate = false in [client] runs it with a network",
+            hint="isolate = false in [client] lets the worker run with a network",
         )
     return True
 
@@ -131,7 +131,7 @@ class Worker:
             )
         reply = self._app(message, self._context)
         if not isinstance(reply, Message):
-            raise TypeError("the app's reply is no Message")
+            raise TypeError("the app's reply is not a Message")
         return reply
 
     def _send(self, reply: Any, seconds: float) -> None:

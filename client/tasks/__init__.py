@@ -230,7 +230,7 @@ def load_task(ref: str, options: Mapping[str, Any]) -> Task:
     except ModuleNotFoundError as error:
         if error.name is None or not (module_name + ".").startswith(error.name + "."):
             raise InputError(
-                "config.task", f"task module {module_name!r} needs {error.name!r}, not installed"
+                "config.task", f"task module {module_name!r} needs {error.name!r}, which is not installed"
             ) from None
         raise InputError("config.task", f"there is no task {ref!r}; {nearest(ref, own_tasks())}") from None
     except Exception as error:  # a module may raise anything
