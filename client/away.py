@@ -1,4 +1,4 @@
-"""What a member's own log says of those for whom a run waits."""
+"""Lines in a member's own log about the members that a run waits for."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ logger = logging.getLogger(__name__)
 
 
 def tell(request: Waits, names: Iterable[str]) -> None:
-    """Log for whom the run waits, since when, and why.
+    """Log which members the run waits for, since when, and why.
 
     Args:
         request: from the coordinator.
-        names: everybody in the circle.
+        names: all members of the circle.
 
     Raises:
-        Refused: ``envelope.member``: somebody who is not in it.
+        Refused: ``envelope.member``: the request names a member that is not in the circle.
     """
     known = {*names}
     step = STEPS.get(request.step, "answer")

@@ -1,4 +1,4 @@
-"""What a member works from: the base that comes with a request, and the version that a run starts from (rule 3)."""
+"""The versions that a member works from: the base in a request, and the version that a run starts from (rule 3)."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from .seat import Agreed, Seated
 def of_request(
     purposes: Purposes, ledger: Ledger, agreed: Agreed, seat: Seated, context: RoundContext, request: Seal
 ) -> Base | None:
-    """Return the version that came with a request, once this node knows it; None where the purpose is about none.
+    """Return the version that came with a request, if this node knows it; None if the purpose needs no version.
 
     Args:
         purposes: that this member knows.
-        ledger: with what it did in the run before.
+        ledger: has what this member did earlier in the run.
         agreed, seat: of the run.
         context: of the request.
         request: to seal.
@@ -53,7 +53,7 @@ def of_request(
 
 
 def kept(ledger: Ledger, purpose: Purpose, agreed: Agreed, context: RoundContext) -> Version | None:
-    """Return the version that an opening needs, where the ledger has it: the base of training, or the run's start."""
+    """Return the version that an opening needs, if the ledger has it: the base of training, or the run's start."""
     wanted = context.base if purpose.trained else ""
     if purpose.makes_version and not purpose.based:
         wanted = agreed.offer.start
@@ -68,17 +68,17 @@ def _start(agreed: Agreed, request: Seal) -> Base:
 
 
 def check_start(data: bytes, sha256: str, start: Start | None, learner: Learner) -> Version:
-    """Return the version that a run starts from, if it is the one that was agreed to and can be trained here.
+    """Return the version that a run starts from, if this member agreed to it and can train it.
 
     Args:
         data: its file, as it came.
         sha256: that the run's offer names.
-        start: where the circle starts, if that is no version 0.
+        start: the circle's start, if it is not version 0.
         learner: of the run.
 
     Raises:
-        Refused: ``base.unknown``: it is another one, or none for this task; ``agree.frozen``: what does not travel
-            differs from the task's.
+        Refused: ``base.unknown``: it is another version, or does not fit this task; ``agree.frozen``: tensors that do
+            not travel differ from the task's.
     """
     try:
         found = model_version.parse(data)
@@ -104,7 +104,7 @@ def check_start(data: bytes, sha256: str, start: Start | None, learner: Learner)
 
 
 def _alike(found: Any, own: Any) -> bool:
-    """Return whether two scalings have one form: the same keys, lists as long, finite numbers."""
+    """Return whether two scalings have the same form: equal keys, lists of equal length, finite numbers."""
     if isinstance(own, Mapping):
         return isinstance(found, Mapping) and {*found} == {*own} and all(_alike(found[key], own[key]) for key in own)
     if isinstance(own, (list, tuple)):

@@ -1,11 +1,11 @@
 """The member's rules, without IO: what it agrees to, what it trains from, what it seals, what it helps to open.
 
-The twin of ``server/rules.py``. Every function looks at what came from the coordinator and at what the ledger
-remembers, and returns only if all is well; the caller writes to the ledger next, and acts last. The rules are those
-of docs/protocol.md:
+The server's half of the rules is ``server/rules.py``. Every function checks what came from the coordinator against
+what the ledger remembers, and returns only if nothing is wrong. The caller writes to the ledger next, and acts last.
+The rules are those of docs/protocol.md:
 
-2. everybody or nobody: a member answers one list in a context, ever, with one header of every name in its circle;
-3. a base is what this node knows: a version that it signed itself, in this run, beside the words of all names; a run
+2. everybody or nobody: a member answers only one list in a context, and the list has one header of every member;
+3. a base is what this node knows: a version that it signed itself, in this run, beside the votes of all members; a run
    begins at version 0, where its circle starts, or at a version that this node saw promoted in that circle;
 7. a round is bound to a checkpoint of the log that this member has witnessed.
 
@@ -88,7 +88,7 @@ def check_witnessed(request: Seal, witnessed: bool) -> None:
 
 
 def round_context(template: RoundContext, request: RoundRequest, purposes: Purposes) -> RoundContext:
-    """Return the context that a request is about: its own fields, everything else as agreed at enrolment.
+    """Return the context that a request is about: the request's fields, and the rest as agreed at enrolment.
 
     Raises:
         Refused: ``envelope.context``.
@@ -108,13 +108,13 @@ def round_context(template: RoundContext, request: RoundRequest, purposes: Purpo
 
 @dataclass(frozen=True)
 class Before:
-    """What this member did in a run before, as its ledger has it.
+    """What this member did earlier in a run, from its ledger.
 
     Attributes:
-        number: of the newest base that it trained from: the round that made it; -1 for none.
-        trained: it trained from this very base in this very round of the run before: a retry gives the same update.
-        norms: round → norm of the mean that made a base, of those that this member trained from.
-        newest: (round, version) of the newest candidate that it opened; None for none.
+        number: the round that made the newest base that this member trained from; -1 if it has not trained.
+        trained: whether it already trained from this base in this round; a retry gives the same update.
+        norms: round → norm of the mean that made a base, for the bases that this member trained from.
+        newest: (round, version) of the newest candidate that it opened; None if it opened none.
     """
 
     number: int = -1
@@ -129,7 +129,7 @@ class KnownBase:
 
     Attributes:
         said: the statement about it.
-        promoted: by the words of all names; else it is a run's start, or was kept.
+        promoted: whether the votes of all members promoted it; if not, it was kept, or it is a run's start.
     """
 
     said: Statement
@@ -138,11 +138,11 @@ class KnownBase:
 
 @dataclass(frozen=True)
 class BaseRules:
-    """What a base is held against (rule 3).
+    """What a base is checked against (rule 3).
 
     Attributes:
         context: of the round.
-        roster: everybody in the circle, this member too.
+        roster: all members of the circle, including this one.
         offer: of the run.
         purposes: that this member knows.
         before: what it did in this run.
@@ -155,16 +155,16 @@ class BaseRules:
     before: Before
 
     def check(self, proof: Mapping[str, Any], refused: Mapping[str, Any]) -> KnownBase:
-        """Return what was said of the context's base, if this node knows it.
+        """Return what is known of the context's base, if this node knows it.
 
-        It is known by a statement of this run with the signatures of all names, this member's own among them, and
-        the votes of all names, by which it was not refused. It is the newest such candidate: where this member opened
-        a newer one, that has to be shown as refused by the words of all names. An older one is trained from only in
-        the round in which it was trained from before: that gives the same update.
+        A base is known by a statement of this run that all members signed, this one too, and by the votes of all
+        members, which did not refuse it. It must be the newest such candidate. If this member opened a newer one, the
+        request must prove that all votes together refused that one. This member trains from an older base only in the
+        round in which it already trained from it, because that gives the same update.
 
         Args:
             proof: of the base, as it came.
-            refused: of the newest candidate, where that was refused; else empty.
+            refused: proof that the newest candidate was refused; empty if it was not.
 
         Raises:
             Refused: ``base.unknown``.
@@ -197,7 +197,7 @@ class BaseRules:
             raise Refused("base.unknown", f"the candidate of round {newest[0]} is newer, and no proof shows it refused")
 
     def _said(self, proof: Mapping[str, Any]) -> tuple[Statement, Verdict | None]:
-        """Return what a proof of this run says, and what the gate says; None where nobody votes."""
+        """Return what a proof of this run says, and the gate's verdict; the verdict is None if nobody votes."""
         given = Proof.from_dict(proof)
         said = given.verify(self.roster)
         made = self.purposes.get(said.purpose)
@@ -232,11 +232,12 @@ def check_list(
         member: whose guard this is.
         own: digest of the header that this member sealed last in this context; "" for none.
         given: what it answered in this context before, or None.
-        roster: everybody in the circle.
+        roster: all members of the circle.
 
     Raises:
-        Refused: ``open.list``: a name is missing or too many, its own header is not the one that it sealed, or it
-            answered another list or total; ``envelope.signature``, ``.member``, ``.context`` or ``.malformed``.
+        Refused: ``open.list``: the list lacks a member or has another name, its header of this member is not the one
+            that this member sealed, or this member answered another list or total; ``envelope.signature``,
+            ``.member``, ``.context`` or ``.malformed``.
     """
     names = {*roster.names}
     if {*request.headers} != names or {*request.signatures} != names:
@@ -273,13 +274,13 @@ class Answers:
 
 
 def check_answers(context: RoundContext, request: Open, given: OwnAnswer | None, roster: Roster) -> Answers:
-    """Return the answers of all names, if all are about the list and total that this member answered itself.
+    """Return the answers of all members, if all are about the list and total that this member answered itself.
 
     Args:
         context: built from the request and what was agreed.
         request: documents, signatures, and the total.
         given: what this member answered.
-        roster: everybody in the circle.
+        roster: all members of the circle.
 
     Raises:
         Refused: ``open.list``, ``envelope.signature``.
@@ -304,16 +305,16 @@ def check_answers(context: RoundContext, request: Open, given: OwnAnswer | None,
 
 
 def check_tried(request: Open, before: str | None) -> str:
-    """Return the digest of the one sum of answers that is tried in a context.
+    """Return the digest of the only sum of answers that this member tries in a context.
 
-    Whoever sends sums of his own choice would learn the circle's key from which of them open.
+    A coordinator that could send sums of its own choice would learn the circle's key from which of them open.
 
     Args:
-        request: with a sum of answers; or with the answers themselves, each of which its member signed.
+        request: holds a sum of answers, or the answers themselves, each signed by its member.
         before: digest of the sum that was tried in this context, or None.
 
     Raises:
-        Refused: ``open.key``: another sum came.
+        Refused: ``open.key``: the request holds another sum than the one tried before.
     """
     if request.answers:
         return before or ""
@@ -328,7 +329,7 @@ def check_total(plan: Plan, answers: Answers, given: OwnAnswer, total: bytes, la
     """Check that a total is the sum of exactly the bodies that were answered.
 
     Raises:
-        Refused: ``open.tau``; ``envelope.malformed``: it is no total of this length.
+        Refused: ``open.tau``; ``envelope.malformed``: it does not have the length of a total.
     """
     expected = len(plan.primes) * tau.FUNCTIONALS
     if any(len(one) != expected for one in answers.tau.values()):

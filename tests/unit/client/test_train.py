@@ -155,7 +155,7 @@ def test_other_rows_are_judged_with_the_same_scaling() -> None:
 
 def test_learner_refuses_misuse() -> None:
     made = TorchLearner(Tabular(), Split(rows(3), rows(0), rows(0)), SCHEMA, seed=1, secret=secret_of("a"))
-    with pytest.raises(RuntimeError, match="call Learner.prepare before"):
+    with pytest.raises(RuntimeError, match=r"call Learner\.prepare before training"):
         made.train(made.start(), TRAINING, 1)
     with pytest.raises(ValueError, match=r"vector has shape \(3,\), the model takes 4 numbers"):
         learner().evaluate(np.zeros(3, dtype=np.float32), "test")
