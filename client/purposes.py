@@ -248,7 +248,7 @@ class Updates:
         norm = length.value if np.isfinite(vector).all() else None
         signal = round(length.of_coins(len(headers)), SIGNAL_DECIMALS)
         if signal <= gate.SWALLOWED:
-            logger.warning("the sum is no longer than its coins: rounding swallows what was learnt; %s", _WIDER)
+            logger.warning("the sum is not longer than its coins: rounding swallows what was learnt; %s", _WIDER)
         said = Statement.of(context, headers, sha256=made.sha256, norm=norm, signal=signal, in_range=True)
         return Conclusion(said, made)
 

@@ -98,7 +98,7 @@ class Agreed:
         """
         roster = parse_roster(cards, self.circle.pins)
         if roster.names != self.circle.names:
-            raise Refused("circle.differs", "the run is not for everybody in this member's circle, and nobody else")
+            raise Refused("circle.differs", "the run's members are not exactly those of this member's circle")
         return roster
 
 

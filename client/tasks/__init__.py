@@ -140,7 +140,7 @@ class Task:
     def possible(self, totals: Sequence[int], rows: int, schema: Schema) -> bool:
         """Return whether the summed statistics can be those of ``rows`` training rows.
 
-        Every member checks the sums that it opened. If a member says no, it makes no version from them.
+        Every member checks the sums that it opened. If the answer is no, no version follows from them.
         """
         return True
 
