@@ -25,7 +25,7 @@ def wrapped(identity: Identity, use: str, key: bytes, roster: Roster) -> KeyMade
         identity: of the circle's first name.
         use: digest of circle and parameters.
         key: the circle's.
-        roster: everybody in the circle.
+        roster: all members of the circle.
     """
     ciphertexts, signatures = {}, {}
     for card in roster.cards:
@@ -42,7 +42,7 @@ def unwrapped(identity: Identity, use: str, plan: Plan, first: str, roster: Rost
         use: digest of circle and parameters.
         plan: of the sums.
         first: the circle's first name.
-        roster: everybody in the circle.
+        roster: all members of the circle.
         request: with ciphertext and signature.
 
     Raises:

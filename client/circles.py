@@ -147,7 +147,7 @@ class Circles:
 
     Args:
         own: what it brings.
-        book: its ledger's page of them.
+        book: the circles in its ledger.
         clock: seconds since 1970.
     """
 
@@ -181,7 +181,7 @@ class Circles:
         return standing.living
 
     def look(self, shown: Iterable[SignedCircle]) -> None:
-        """Record the circles that the coordinator shows; from now on the time of members that they let go runs.
+        """Record the circles that the coordinator shows; the waiting time of members that they let go begins now.
 
         If a circle has a signature by this node's key that the ledger does not know, another ledger signed it, and that
         one is lost. A signature under a lower number than the present circle's does not matter: this ledger began with

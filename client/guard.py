@@ -5,7 +5,7 @@ what the ledger remembers, and returns only if nothing is wrong. The caller writ
 The rules are those of docs/protocol.md:
 
 2. everybody or nobody: a member answers only one list in a context, and the list has one header of every member;
-3. a base is what this node knows: a version that it signed itself, in this run, beside the votes of all members; a run
+3. a base is a version that this node knows: it signed it itself, in this run, and has the votes of all members; a run
    begins at version 0, where its circle starts, or at a version that this node saw promoted in that circle;
 7. a round is bound to a checkpoint of the log that this member has witnessed.
 
@@ -159,8 +159,8 @@ class BaseRules:
 
         A base is known by a statement of this run that all members signed, this one too, and by the votes of all
         members, which did not refuse it. It must be the newest such candidate. If this member opened a newer one, the
-        request must prove that all votes together refused that one. This member trains from an older base only in the
-        round in which it already trained from it, because that gives the same update.
+        request must prove that the votes of all members refused the newer one. This member trains from an older base
+        only in the round in which it already trained from it, because that gives the same update.
 
         Args:
             proof: of the base, as it came.

@@ -107,7 +107,7 @@ class Seated:
     """A member's seat in a run.
 
     Attributes:
-        roster: the cards of everybody in the circle.
+        roster: the cards of all members of the circle.
         template: the run's RoundContext, of no round yet.
         plan: of its sums.
         key: the circle's, under which answers travel.

@@ -19,7 +19,7 @@ from . import tables
 _LOST = "ledger.lost"
 Check = Callable[[CircleStanding, KnownStart], None]
 MAX_IDLE = 64
-"""Circles that a ledger keeps beside those that its node signed, left, or agreed to."""
+"""Most circles that a ledger keeps in addition to those that its node signed, left, or agreed to."""
 
 
 class CircleBook:

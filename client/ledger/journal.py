@@ -18,7 +18,7 @@ from ...canonical import canonical
 from .tables import journal
 
 DEEDS = {
-    "circle_seen": "was shown a circle for the first time; the time of the members that it lets go begins",
+    "circle_seen": "was shown a circle for the first time; the waiting time of the members that it lets go begins",
     "circle_consented": "its operator agrees to the members that a circle lets go, before their time is over",
     "circle_signed": "signed a circle; from now on others may have its signature",
     "circle_began": "lives in a circle that all its members signed, and no longer in an earlier one",

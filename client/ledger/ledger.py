@@ -340,7 +340,7 @@ def _place(context: RoundContext) -> dict[str, str | int]:
 
 
 def _keep_base(db: Connection, context: RoundContext, base: Base) -> None:
-    """Keep the version that this member works with, in place of the previous one, and note how it came and its use."""
+    """Keep the version that this member works with, in place of the previous one; note if it is promoted or trained."""
     if db.execute(select(tables.models.c.sha256).where(tables.models.c.sha256 == base.sha256)).first() is None:
         db.execute(tables.models.delete())
         db.execute(insert(tables.models).values(sha256=base.sha256, model=base.data))

@@ -1,7 +1,8 @@
 """The thread that asks the server for proposed circles now and then, and signs those that the config admits (rule 1).
 
-It runs beside the loop. It records every proposed circle, so that the time of members that the circle lets go begins.
-It signs the circles that ``[circle] sign`` admits. An error becomes a line in the log, and the thread tries again.
+It runs beside the loop. It records every proposed circle, so that the waiting time of members that the circle lets go
+begins. It signs the circles that ``[circle] sign`` admits. An error becomes a line in the log, and the thread tries
+again.
 """
 
 from __future__ import annotations

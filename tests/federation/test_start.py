@@ -160,7 +160,7 @@ def test_what_a_circle_starts_from_is_not_measured_again(one: Federation) -> Non
 def test_a_circle_starts_from_what_its_signers_saw_promoted(done: Federation) -> None:
     mine = done.members[ANNA].circles
     first, *_, last = (entry.sha256 for entry in versions(done, "run-1"))
-    assert "this node's ledger does not have version" in refused(
+    assert f"this node's ledger does not have version {first[:16]} as promoted" in refused(
         "base.unknown", mine.check, next_circle(done, started_at(done, first)).circle
     )
     lie = replace(started_at(done, last), identity=file(done, first).identity)
