@@ -1,4 +1,4 @@
-"""A member's answer to a list, and the sum of all answers: what only all together open."""
+"""A member's answer to a list, and the sum of all answers. A total opens only with the answers of all members."""
 
 from __future__ import annotations
 
@@ -48,13 +48,14 @@ def key_sum(seat: Seated, request: Open, checked: Answers) -> Ints:
     """Return the sum of all one-time keys.
 
     Raises:
-        Refused: ``open.key``: no such sum opens; ``open.list``: a sealed answer is not the one that was signed.
+        Refused: ``open.key``: the sum of answers does not open; ``open.list``: a sealed answer is not the one that its
+            member signed.
     """
     names = seat.roster.names
     if not request.answers:
         return seat.key.open(request.keys, [request.seeds[name] for name in names])
     if {*request.answers} != {*names}:
-        raise Refused("open.list", "the sealed answers are not those of every name in the circle")
+        raise Refused("open.list", "expected one sealed answer of every member of the circle, and of nobody else")
     added, seeds = AnswerSum(answer_plan(seat.plan)), []
     for name in names:
         if hashlib.sha256(request.answers[name]).hexdigest() != checked.digests[name]:

@@ -1,9 +1,9 @@
-"""The member's half of a round, as a Flower ClientApp. Read it, then ``server/coordinator.py``: that is the round.
+"""The member's half of a round, as a Flower ClientApp. ``server/coordinator.py`` has the other half.
 
-Each handler goes one way: the guard checks the request, the ledger remembers, then the member acts. What a handler
-needs of earlier requests stands in the ledger, so a member may be killed and started again between any two, and asked
-again what it was asked before. Whatever goes wrong leaves the member as a code and nothing else (rule 12); the reason
-stays in the member's own log.
+Each handler takes the same three steps: the guard checks the request, the ledger remembers, then the member acts. What
+a handler needs from earlier requests is in the ledger. So a member can be killed and started again between any two
+requests, and can be asked again what it was asked before. If anything goes wrong, only a code leaves the member (rule
+12). The reason stays in the member's own log.
 """
 
 from __future__ import annotations
@@ -66,16 +66,16 @@ logger = logging.getLogger(__name__)
 
 
 class Member:
-    """One organisation's node: everything it does for the federation.
+    """One organisation's node: everything that it does for the federation.
 
     Args:
         circles: with the member's keys, its own limits, and the circle that it lives in.
-        secret: the node's own; which rows are whose comes from it.
+        secret: the node's; it decides which part each row is in.
         ledger: the member's store.
-        held: what it sealed and did not answer yet.
+        held: what it sealed and has not answered yet.
         learner_for: makes the learner for a circle, an offer and its run from the node's own data.
         clock: seconds since 1970.
-        kit: what it works with; None for that of every member.
+        kit: purposes, steps and optimiser; None for the usual kit of every member.
     """
 
     def __init__(
@@ -95,20 +95,22 @@ class Member:
         self._learner_for = learner_for
         self._agreed: dict[str, Agreed] = {}  # of the newest run; the ledger has what makes them anew
         self._seated: dict[str, Seated] = {}
-        self._tried: dict[str, str] = {}  # context → the one sum of answers that is tried in it
+        self._tried: dict[str, str] = {}  # context → the only sum of answers that is tried in it
 
     def enrol(self, request: Enrol) -> Enrolled:
-        """Agree to a run in the circle that this member lives in, and say what all members must share."""
+        """Agree to a run in the circle that this member lives in, and return what all members must share."""
         circle = self._enter(SignedCircle.parse(request.circle))
         if request.start not in ("", circle.starts_at) and not self.circles.saw_promoted(request.start):
-            raise Refused("base.unknown", "the run is to start from a version that this circle did not promote here")
+            raise Refused(
+                "base.unknown", "the run starts from a version that this node did not see this circle promote"
+            )
         offer = circle.offer(request.seed, request.rounds, request.start)
         before, now_s = self.ledger.runs.agreement(request.run), self._clock()
         if before is None:
             check_recipe(circle.recipe, len(circle.names), self.circles.own)
             check_day(self.circles.own, self.ledger.runs.agreed_since(now_s - DAY_S))
         elif digest(before.offer) != digest(offer):
-            raise Refused("envelope.context", "this run was agreed to under another offer")
+            raise Refused("envelope.context", "this member agreed to this run under another offer")
         self.ledger.runs.agree(request.run, offer, now_s)
         agreed = self._agreement(request.run)
         key = self.ledger.circle_key(agreed.key_use)
@@ -121,10 +123,10 @@ class Member:
         )
 
     def make_key(self, request: MakeKey) -> KeyMade:
-        """Wrap the circle's key for everybody in it; its first name makes it, once."""
+        """Return the circle's key, wrapped for all its members; the circle's first name makes the key, once."""
         agreed = self._agreement(request.run)
         if self.identity.name != agreed.circle.first:
-            raise Refused("circle.key", f"{agreed.circle.first!r} makes the circle's key")
+            raise Refused("circle.key", f"only {agreed.circle.first!r} makes the circle's key")
         roster = agreed.roster(request.roster)
         key = self.ledger.circle_key(agreed.key_use)
         if key is None:
@@ -133,7 +135,7 @@ class Member:
         return circle_key.wrapped(self.identity, agreed.key_use, key, roster)
 
     def take_seat(self, request: TakeSeat) -> SeatTaken:
-        """Take part in a run with everybody in the circle, under its key."""
+        """Take part in a run with all members of the circle, under its key."""
         agreed = self._agreement(request.run)
         roster = agreed.roster(request.roster)
         if request.ciphertext:
@@ -142,18 +144,18 @@ class Member:
             self.ledger.keep_key(agreed.key_use, key)
         held = self.ledger.circle_key(agreed.key_use)
         if held is None:
-            raise Refused("circle.key", "this member holds no key of the circle, and none came")
+            raise Refused("circle.key", "this member does not have the circle's key, and the request brought none")
         self.ledger.runs.seat(request.run, request.roster, hashlib.sha256(held).hexdigest())
         self._seated.pop(request.run, None)
         return circle_key.taken(self.identity, agreed.key_use, held)
 
     def seal(self, request: Seal) -> Sealed:
-        """Return this member's envelope: what the request's purpose asks of it, sealed once in a context."""
+        """Return this member's envelope for the request's purpose, sealed once in a context."""
         agreed, seat = self._seat(request)
         context = guard.round_context(seat.template, request, self.kit.known)
         guard.check_witnessed(request, self.ledger.has_witnessed(request.checkpoint))
         if self.ledger.answered(context.digest) is not None:
-            raise Refused("seal.already", f"{context.purpose} {context.number} was sealed and answered")
+            raise Refused("seal.already", f"{context.purpose} {context.number} was already sealed and answered")
         kept, before = self.held.read(context.digest), self.ledger.sealed(context.digest)
         if kept is not None and before is not None:
             return Sealed(envelope=RawEnvelope(kept.envelope), seal_s=0.0)
@@ -169,7 +171,7 @@ class Member:
         return Sealed(envelope=RawEnvelope(envelope.data), seal_s=seconds)
 
     def answer_list(self, request: Ask) -> Answered:
-        """Say that a list and a total may be opened together: once in a context, and the same bytes ever after."""
+        """Return this member's answer to a list and a total: once in a context, and the same bytes when asked again."""
         agreed, seat = self._seat(request)
         context = guard.round_context(seat.template, request, self.kit.known)
         given, kept = self.ledger.answered(context.digest), self.held.read(context.digest)
@@ -186,7 +188,7 @@ class Member:
         return Answered(document=given.document, signature=given.signature, answer=given.answer, answer_s=seconds)
 
     def open(self, request: Open) -> Opened:
-        """Open a sum that all names answered, compute what follows from it, sign that, and vote."""
+        """Open a sum that all members answered, compute its result, sign the result, and vote."""
         agreed, seat = self._seat(request)
         context = guard.round_context(seat.template, request, self.kit.known)
         given = self.ledger.answered(context.digest)
@@ -238,7 +240,7 @@ class Member:
         return quantise.lanes_of(given, seat.plan)
 
     def _sealed(self, seat: Seated, context: RoundContext, given: Contribution) -> tuple[OwnEnvelope, bytes]:
-        """Return the signed envelope of a contribution, and the seed that everything random in it comes from."""
+        """Return the signed envelope of a contribution, and the seed of all its random values."""
         lanes = self._lanes(seat, given)
         secrets = Secrets.fresh(os.urandom(32), self.secret.value, context.digest, sealed.digest_of(lanes))
         body = sealed.seal(seat.plan, context.digest, secrets, lanes)
@@ -248,10 +250,10 @@ class Member:
         """Return the answer to a list."""
         return answering.own_answer(self.identity, seat, context, kept, listed, lanes)
 
-    # What a handler needs on its way.
+    # What the handlers use.
 
     def _enter(self, shown: SignedCircle) -> Circle:
-        """Return the circle of a run that begins; what was sealed in another one is let go, for it is never opened."""
+        """Return the circle of a run that begins; seals of another circle are deleted: they will never be opened."""
         newest = self.circles.standing.newest
         circle = self.circles.enter(shown)
         if newest is not None and newest.circle.digest != circle.digest:
@@ -262,8 +264,8 @@ class Member:
         """Return what was agreed to for a run; after a restart it is made anew from the ledger's offer.
 
         Raises:
-            Refused: ``circle.changed``: this member lives in another circle since; what :func:`check_recipe` and
-                :func:`check_envelope` raise.
+            Refused: ``circle.changed``: this member has since entered another circle; also what :func:`check_recipe`
+                and :func:`check_envelope` raise.
         """
         circle, agreed = self.circles.living(), self._agreed.get(run)
         if agreed is None:
@@ -278,7 +280,9 @@ class Member:
                 check_envelope(self.circles.own, agreed.envelope_bytes)
                 self._agreed, self._seated = {run: agreed}, {}
         if agreed is None or agreed.circle.digest != circle.digest:
-            raise Refused("circle.changed", f"this member lives in circle {circle.number}, which is not the run's")
+            raise Refused(
+                "circle.changed", f"this member lives in circle {circle.number}, and the run is in another one"
+            )
         return agreed
 
     def _seat(self, request: Seal | Ask | Open) -> tuple[Agreed, Seated]:
@@ -291,7 +295,7 @@ class Member:
         return agreed, self._seated[request.run]
 
     def _let_go(self, context: RoundContext) -> None:
-        """Delete what was sealed for earlier numbers of the same sum: they are repeated under this one."""
+        """Delete seals for earlier numbers of the same sum, because this number repeats them."""
         for other in self.held.contexts():
             if other != context.digest and self.ledger.is_about(other, context.run, context.purpose):
                 self.held.drop(other)
@@ -316,12 +320,12 @@ class Member:
         )
 
     def note(self, request: Waits) -> Noted:
-        """Write into the own log for whom the run waits, once for each change; it asks for nothing."""
+        """Write into this member's log which members the run waits for, once for each change."""
         away.tell(request, self._agreement(request.run).circle.names)
         return Noted()
 
     def answer(self, request: type[Body], records: RecordDict) -> RecordDict:
-        """Return the reply to a message: what was asked for, or a refusal that holds a code and nothing else."""
+        """Return the reply to a message: what was asked for, or a refusal that holds only a code."""
         handlers: dict[type[Body], Callable[[Any], Body]] = {
             Enrol: self.enrol,
             MakeKey: self.make_key,
@@ -343,7 +347,7 @@ class Member:
                 level = logging.INFO if error.code == "audit.behind" else logging.WARNING  # asked again, with the proof
                 logger.log(level, "%s refused: %s", request.kind, error, extra={"code": error.code})
                 reply = self._refusal(request, asked, error.code)
-            except Exception as error:  # rule 12: whatever a task raises may hold a row; only a code may leave
+            except Exception as error:  # rule 12: an exception of a task may hold a row; only a code may leave
                 logger.warning("%s failed: %s", request.kind, type(error).__name__, extra={"code": "update.failed"})
                 logger.debug("the failure in full", exc_info=error)
                 reply = self._refusal(request, asked, "update.failed")
@@ -351,18 +355,18 @@ class Member:
         return reply
 
     def _refusal(self, request: type[Body], asked: Body | None, code: str) -> RecordDict:
-        """Return the refusal of a message, and note it in the journal; a journal that is full or broken stops nothing.
+        """Return the refusal of a message, and note it in the journal; a full or broken journal stops nothing.
 
         Args:
-            request: what the message should have been.
-            asked: what it said, if it could be read.
+            request: the expected type of the message.
+            asked: the message, if it could be read.
             code: why it is refused.
         """
         about = {name: getattr(asked, name) for name in ("run", "number", "purpose") if hasattr(asked, name)}
         try:
             self.ledger.remember_refusal(request.kind, code, **about)
         except Exception as error:
-            logger.warning("the refusal is not in the journal: %s", type(error).__name__)
+            logger.warning("the refusal could not be written to the journal: %s", type(error).__name__)
         return to_records(Refusal(code=code))
 
 

@@ -1,6 +1,6 @@
-"""An approver's key: a private JWK in a file of its own, with which a person signs releases of models.
+"""An approver's key: a private JWK in its own file, with which a person signs releases of models.
 
-It is no key of the node and need not lie on the node's machine. Like those it has no pass phrase.
+It does not belong to the node and need not be on the node's machine. Like the node's keys it has no pass phrase.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def load_approver_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """Return the key in a file.
 
     Raises:
-        InputError: ``config.key``: missing, readable by others, or no such key.
+        InputError: ``config.key``: missing, readable by others, or not an approver's key.
     """
     try:
         with path.open("rb") as file:
@@ -50,9 +50,11 @@ def load_approver_key(path: Path) -> ec.EllipticCurvePrivateKey:
         raise InputError(
             "config.key",
             f"key {path} can be read by others; expected mode 0600",
-            hint=f"chmod 600 {path}, and a new key if anybody may have read it",
+            hint=f"chmod 600 {path}; make a new key if others may have read this one",
         )
     try:
         return parse_private_jwk(json.loads(data))
     except (ValueError, RecursionError):
-        raise InputError("config.key", f"key {path} is no approver's key; expected a private JWK on P-384") from None
+        raise InputError(
+            "config.key", f"key {path} is not an approver's key; expected a private JWK on P-384"
+        ) from None

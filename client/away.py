@@ -1,4 +1,4 @@
-"""What a member's own log says of those for whom a run waits."""
+"""Lines in a member's own log about the members that a run waits for."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ logger = logging.getLogger(__name__)
 
 
 def tell(request: Waits, names: Iterable[str]) -> None:
-    """Log for whom the run waits, since when, and why.
+    """Log which members the run waits for, since when, and why.
 
     Args:
         request: from the coordinator.
-        names: everybody in the circle.
+        names: all members of the circle.
 
     Raises:
-        Refused: ``envelope.member``: somebody who is not in it.
+        Refused: ``envelope.member``: the request names a member that is not in the circle.
     """
     known = {*names}
     step = STEPS.get(request.step, "answer")
     for member, since in request.since.items():
         if member not in known:
-            raise Refused("envelope.member", "the run waits for somebody who is not in this member's circle")
+            raise Refused("envelope.member", "the run waits for a member that is not in this member's circle")
         why = WHY.get(request.why.get(member, ""), "away")
         back = request.returns.get(member, 0)
         often = f", came back {back} times" if back else ""
         logger.warning(
-            "the run waits for %s to %s, since %s (%s%s); nothing is lost and nothing is to be done here",
+            "the run waits for %s to %s, since %s (%s%s); nothing is lost, and there is nothing to do here",
             *(member, step, logs.printable(since[:40]), why, often),
         )

@@ -1,4 +1,4 @@
-"""What a member works from: the base that comes with a request, and the version that a run starts from (rule 3)."""
+"""The versions that a member works from: the base in a request, and the version that a run starts from (rule 3)."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from .seat import Agreed, Seated
 def of_request(
     purposes: Purposes, ledger: Ledger, agreed: Agreed, seat: Seated, context: RoundContext, request: Seal
 ) -> Base | None:
-    """Return the version that came with a request, once this node knows it; None where the purpose is about none.
+    """Return the version that came with a request, if this node knows it; None if the purpose needs no version.
 
     Args:
         purposes: that this member knows.
-        ledger: with what it did in the run before.
+        ledger: has what this member did earlier in the run.
         agreed, seat: of the run.
         context: of the request.
         request: to seal.
@@ -44,16 +44,16 @@ def of_request(
     )
     base = model_version.parse(request.model)
     if base.sha256 != context.base or base.layout != agreed.learner.layout:
-        raise Refused("base.unknown", "the model that came is not the base that was announced")
+        raise Refused("base.unknown", "the model in the request is not the base that the request names")
     if not purpose.trained and start is not None and base.identity == start.identity:
-        raise Refused("base.unknown", "others may have measured where the circle starts: it is not measured again")
+        raise Refused("base.unknown", "the circle's start is not measured again: others may have measured it")
     agreed.learner.prepare(base.manifest["scaling"])
     number, norm = known.said.number, known.said.norm or 0.0
     return Base(base.sha256, base.identity, base.data, purpose.trained, known.promoted, number, norm)
 
 
 def kept(ledger: Ledger, purpose: Purpose, agreed: Agreed, context: RoundContext) -> Version | None:
-    """Return the version that an opening needs, where the ledger has it: the base of training, or the run's start."""
+    """Return the version that an opening needs, if the ledger has it: the base of training, or the run's start."""
     wanted = context.base if purpose.trained else ""
     if purpose.makes_version and not purpose.based:
         wanted = agreed.offer.start
@@ -68,29 +68,29 @@ def _start(agreed: Agreed, request: Seal) -> Base:
 
 
 def check_start(data: bytes, sha256: str, start: Start | None, learner: Learner) -> Version:
-    """Return the version that a run starts from, if it is the one that was agreed to and can be trained here.
+    """Return the version that a run starts from, if this member agreed to it and can train it.
 
     Args:
         data: its file, as it came.
         sha256: that the run's offer names.
-        start: where the circle starts, if that is no version 0.
+        start: the circle's start, if it is not version 0.
         learner: of the run.
 
     Raises:
-        Refused: ``base.unknown``: it is another one, or none for this task; ``agree.frozen``: what does not travel
-            differs from the task's.
+        Refused: ``base.unknown``: it is another version, or does not fit this task; ``agree.frozen``: tensors that do
+            not travel differ from the task's.
     """
     try:
         found = model_version.parse(data)
     except InputError:
-        raise Refused("base.unknown", "what came as the run's start is no model version") from None
+        raise Refused("base.unknown", "the run's start is not a model version") from None
     if found.sha256 != sha256:
-        raise Refused("base.unknown", "what came as the run's start is another version")
+        raise Refused("base.unknown", "the run's start is not the version that the offer names")
     if start is not None and start.sha256 == sha256 and start.identity != found.identity:
-        raise Refused("base.unknown", "the circle's start has other numbers than its signed document says")
+        raise Refused("base.unknown", "the circle's start has other numbers than the signed circle says")
     own = learner.scaling(learner.summary().tolist())
     if found.layout != learner.layout or not _alike(found.manifest.get("scaling"), own):
-        raise Refused("base.unknown", "the run's start is not of the recipe's task and schema")
+        raise Refused("base.unknown", "the run's start does not fit the recipe's task and schema")
     if not np.isfinite(found.vector).all():
         raise Refused("base.unknown", "the run's start holds a number that is not finite")
     frozen = learner.frozen
@@ -99,12 +99,12 @@ def check_start(data: bytes, sha256: str, start: Start | None, learner: Learner)
         for name in frozen
     )
     if not same:
-        raise Refused("agree.frozen", "what does not travel is not in the run's start as the task makes it")
+        raise Refused("agree.frozen", "the run's start differs from the task in tensors that do not travel")
     return found
 
 
 def _alike(found: Any, own: Any) -> bool:
-    """Return whether two scalings have one form: the same keys, lists as long, finite numbers."""
+    """Return whether two scalings have the same form: equal keys, lists of equal length, finite numbers."""
     if isinstance(own, Mapping):
         return isinstance(found, Mapping) and {*found} == {*own} and all(_alike(found[key], own[key]) for key in own)
     if isinstance(own, (list, tuple)):

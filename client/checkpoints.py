@@ -1,4 +1,4 @@
-"""The member's rule about the coordinator's log, without IO: a checkpoint only appends to those before it."""
+"""The member's rule about the coordinator's log, without IO: a checkpoint may only append to earlier checkpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import InputError, OtherHistory, Refused
 from ..protocol.context import checkpoint_label
 from ..protocol.messages import Shown
 
-_LINES = 5  # of a checkpoint: origin, size, root, a blank one, the log's signature
+_LINES = 5  # of a checkpoint: origin, size, root, a blank line, the log's signature
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class HeldCheckpoint:
 
     @property
     def label(self) -> str:
-        """How a RoundContext names it."""
+        """The checkpoint's name in a RoundContext."""
         return checkpoint_label(self.key, self.size, self.root)
 
     @property
@@ -48,17 +48,17 @@ def check_log(
 
     Args:
         shown: as it came.
-        newest: the newest checkpoint that this member holds; None takes the first that comes.
-        held_at: an earlier one that it held, by its size.
-        log_key: the key that this node's config pins; else the first one that signed is the only one from then on.
+        newest: the newest checkpoint that this member holds; with None, the first checkpoint is accepted.
+        held_at: returns an earlier checkpoint by its size, if this member held it.
+        log_key: the key that this node's config pins; if None, the first key that signed is pinned.
 
     Returns:
-        None where the message shows an earlier checkpoint that is known here.
+        None if the message shows an earlier checkpoint that is known here.
 
     Raises:
         OtherHistory: ``audit.fork``: another history, or one that was rolled back.
-        Refused: ``audit.signature``: not signed by the log's key; ``audit.behind``: its proof begins elsewhere than at
-            what this member holds.
+        Refused: ``audit.signature``: not signed by the log's key; ``audit.behind``: its proof does not begin at the
+            checkpoint that this member holds.
     """
     key = log_key or (newest.key if newest else shown.key)
     if shown.key != key or (newest is not None and newest.key != key):
@@ -66,7 +66,7 @@ def check_log(
     try:
         checkpoint = open_checkpoint(shown.checkpoint, Verifier.parse(key))
     except InputError as error:
-        raise Refused("audit.signature", f"the log's key is none: {error}") from None
+        raise Refused("audit.signature", str(error)) from None
     if len(shown.checkpoint.splitlines()) != _LINES:
         raise Refused("audit.signature", "the checkpoint is not signed by the log alone")
     found = HeldCheckpoint(checkpoint.size, checkpoint.root, key, checkpoint.note)
@@ -76,7 +76,7 @@ def check_log(
         known = newest if found.size == newest.size else held_at(found.size)
         if known is not None and known.root == found.root:
             return None
-        what = "is not the one that was witnessed" if known else "is an earlier one that this member never saw"
+        what = "is not the one that this member witnessed" if known else "is earlier, and this member never saw it"
         entries = f"the log of {found.size} entries, root {found.root.hex()}"
         raise _other(known or newest, f"{entries}, {what}", proved=known is not None)
     if shown.since != newest.size:

@@ -1,7 +1,7 @@
-"""The circle's key: its first name makes it once, wraps it for everybody, and all sign which one they hold.
+"""The circle's key: the circle's first name makes it once and wraps it for all members; each signs which key it holds.
 
-Answers travel under it, so that opened integers stay from a coordinator that no member helps. Whoever holds it reads
-sums, never a member's value: no claim about one member rests on it.
+Answers are encrypted under it, so a coordinator that no member helps cannot read opened integers. The key's holders can
+read sums, never a member's value: no claim about a single member depends on this key.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def wrapped(identity: Identity, use: str, key: bytes, roster: Roster) -> KeyMade
         identity: of the circle's first name.
         use: digest of circle and parameters.
         key: the circle's.
-        roster: everybody in the circle.
+        roster: all members of the circle.
     """
     ciphertexts, signatures = {}, {}
     for card in roster.cards:
@@ -35,29 +35,29 @@ def wrapped(identity: Identity, use: str, key: bytes, roster: Roster) -> KeyMade
 
 
 def unwrapped(identity: Identity, use: str, plan: Plan, first: str, roster: Roster, request: TakeSeat) -> bytes:
-    """Return the key that came from the circle's first name, once it works.
+    """Return the key that came from the circle's first name, after a check that it works.
 
     Args:
         identity: the member's.
         use: digest of circle and parameters.
         plan: of the sums.
         first: the circle's first name.
-        roster: everybody in the circle.
+        roster: all members of the circle.
         request: with ciphertext and signature.
 
     Raises:
-        Refused: ``circle.key``: not signed by the first name, not for this member, or no key of these parameters.
+        Refused: ``circle.key``: not signed by the first name, not for this member, or not a key of these parameters.
     """
     body = _wrapped(use, identity.name, request.ciphertext)
     if not roster.card(first).node.verify(_KIND, body, request.signature):
-        raise Refused("circle.key", f"the circle's key is not signed by {first!r}, who makes it")
+        raise Refused("circle.key", f"the circle's key is not signed by {first!r}, the member that makes it")
     key = identity.unwrap(request.ciphertext, _info(use, identity.name))
     AnswerKey(plan, key)  # or it would not load, and decrypt what it encrypts
     return key
 
 
 def taken(identity: Identity, use: str, key: bytes) -> SeatTaken:
-    """Return a member's signed word on which key it holds."""
+    """Return a member's signed statement of which key it holds."""
     found = hashlib.sha256(key).hexdigest()
     return SeatTaken(key=found, signature=b64(identity.sign(_KIND, _held(use, identity.name, found))))
 

@@ -1,7 +1,7 @@
-"""A node's doors to circles: it is shown some, signs one, lives in one, leaves one. The rules are in ``standing.py``.
+"""A node's circles: it sees them, signs them, lives in one of them and leaves it. The rules are in ``standing.py``.
 
-The worker that seals, the loop that talks to the server and the commands of the operator each have one, over the same
-ledger; whatever one of them signs is on disk before its signature is made.
+The worker that seals, the loop that talks to the server and the operator's commands each have a :class:`Circles`, over
+the same ledger. What any of them signs is on disk before the signature is made.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Own:
 
     Attributes:
         identity: its keys.
-        practice: its secret comes from a seed.
+        practice: whether its secret comes from a seed.
         floor: its own limits.
-        circle: which circles it signs by itself, and the limits that have no default.
+        circle: the circles that it signs by itself, and the limits that have no default.
     """
 
     identity: Identity
@@ -49,22 +49,22 @@ class Own:
 
 
 def check_recipe(recipe: Recipe, members: int, own: Own) -> None:
-    """Check that a recipe is within a node's own limits (rule 9), and that what is installed here can carry it out.
+    """Check that a recipe is within a node's own limits (rule 9), and that the installed software can carry it out.
 
     Args:
         recipe: of a circle.
-        members: how many are in it.
+        members: number of the circle's members.
         own: the node.
 
     Raises:
         Refused: ``circle.differs``, ``task.refused``, ``config.min_members``, ``config.runs_a_day``,
-            ``config.max_envelope_mb``, ``config.train_timeout_s``, ``config.min_approvals``; each says what the node's
-            limit is, or, where it has none, the line to add.
+            ``config.max_envelope_mb``, ``config.train_timeout_s``, ``config.min_approvals``; each names the node's
+            limit, or the line to add if the node has no such limit.
     """
     if recipe.federation.practice != own.practice:
-        found = "comes from a seed, and the circle is none of practice" if own.practice else "is its own"
-        tail = "" if own.practice else ", and the circle is one of practice"
-        raise Refused("circle.differs", f"the secret of this node {found}{tail}")
+        found = "comes from a seed, and the circle is not a practice" if own.practice else "is its own"
+        tail = "" if own.practice else ", and the circle is a practice"
+        raise Refused("circle.differs", f"this node's secret {found}{tail}")
     if recipe.numerics != NUMERICS:
         raise Refused(
             "circle.differs",
@@ -78,7 +78,7 @@ def check_recipe(recipe: Recipe, members: int, own: Own) -> None:
     except InputError as error:
         raise Refused("task.refused", str(error)) from None
     if code != recipe.code:
-        raise Refused("circle.differs", f"code: the task {recipe.task.ref!r} installed here is another one")
+        raise Refused("circle.differs", f"code: the task {recipe.task.ref!r} installed here differs")
     for key in missing(own.circle):
         raise Refused(f"config.{key}", nothing_of(key))
     least = own.circle.min_members
@@ -90,7 +90,7 @@ def check_recipe(recipe: Recipe, members: int, own: Own) -> None:
     )
     for name, limit, kept in limits:
         if not kept:
-            raise Refused(f"config.{name}", f"the recipe's {name} passes this node's limit, {limit:g}")
+            raise Refused(f"config.{name}", f"the recipe's {name} is outside this node's limit, {limit:g}")
 
 
 def check_day(own: Own, agreed_s: Sequence[float]) -> None:
@@ -98,8 +98,8 @@ def check_day(own: Own, agreed_s: Sequence[float]) -> None:
 
     Args:
         own: the node.
-        agreed_s: when the runs of the last 24 hours were agreed to, the earliest first. Those in the future are among
-            them: a clock that was set back opens no door.
+        agreed_s: when the runs of the last 24 hours were agreed to, the earliest first. Times in the future count, so
+            that setting the clock back allows no more runs.
 
     Raises:
         Refused: ``config.runs_a_day``.
@@ -111,17 +111,17 @@ def check_day(own: Own, agreed_s: Sequence[float]) -> None:
         next_s = datetime.fromtimestamp(agreed_s[len(agreed_s) - most] + DAY_S, UTC)
         raise Refused(
             "config.runs_a_day",
-            f"{len(agreed_s)} runs began here within 24 hours, and this node allows {most}; expected the next one from "
-            f"{next_s:%Y-%m-%d %H:%M} UTC on, or a larger runs_a_day under [circle]",
+            f"{len(agreed_s)} runs began here within 24 hours, and this node allows {most}; the next one may begin at "
+            f"{next_s:%Y-%m-%d %H:%M} UTC, or set a larger runs_a_day under [circle]",
         )
 
 
 def check_envelope(own: Own, size: int) -> None:
-    """Check that a run's envelopes are not larger than this node seals (rule 9).
+    """Check that a run's envelopes do not exceed the largest that this node seals (rule 9).
 
     Args:
         own: the node.
-        size: bytes of the largest, at most.
+        size: upper bound on the largest envelope, in bytes.
 
     Raises:
         Refused: ``config.max_envelope_mb``.
@@ -138,7 +138,7 @@ def check_envelope(own: Own, size: int) -> None:
 
 
 def _enough(size: int) -> float | int:
-    """Return a limit in MB that admits an envelope of so many bytes: a whole number from one on."""
+    """Return a limit in MB that admits an envelope of ``size`` bytes; from 1 MB it is a whole number."""
     return -(-size // MB) if size >= MB else math.ceil(size / MB * 1000) / 1000
 
 
@@ -147,7 +147,7 @@ class Circles:
 
     Args:
         own: what it brings.
-        book: its ledger's page of them.
+        book: the circles in its ledger.
         clock: seconds since 1970.
     """
 
@@ -161,29 +161,31 @@ class Circles:
 
     @property
     def standing(self) -> CircleStanding:
-        """How this node stands now."""
+        """This node's present standing."""
         return self._book.standing()
 
     def living(self) -> Circle:
         """Return the circle in which this node seals and answers.
 
         Raises:
-            Refused: ``ledger.lost``; ``circle.differs``: it lives in none.
+            Refused: ``ledger.lost``; ``circle.differs``: it lives in no circle.
         """
         standing = self.standing
         if standing.lost is not None:
-            raise Refused("ledger.lost", "the ledger of this node is lost; a circle with a higher number has to say so")
+            raise Refused(
+                "ledger.lost", "this node's ledger is lost; expected a circle with a higher number that says so"
+            )
         if standing.living is None:
             left = standing.newest is not None
             raise Refused("circle.differs", "this node left its circle" if left else "this node lives in no circle yet")
         return standing.living
 
     def look(self, shown: Iterable[SignedCircle]) -> None:
-        """Take note of circles that the coordinator shows: the clock of those whom they let go begins.
+        """Record the circles that the coordinator shows; the waiting time of members that they let go begins now.
 
-        A signature by this node's own key that its ledger does not know of tells that the ledger is not the one that
-        signed: it is lost. One under a lower number than that of the circle that it lives in tells nothing new: the
-        ledger began with that circle, or the act is as good as gone.
+        If a circle has a signature by this node's key that the ledger does not know, another ledger signed it, and that
+        one is lost. A signature under a lower number than the present circle's does not matter: this ledger began with
+        the present circle, or the act can no longer begin here.
         """
         standing = self.standing
         last = standing.newest.circle.number if standing.newest else 0
@@ -199,10 +201,10 @@ class Circles:
                 logger.info("circle %d of %d members is proposed", circle.number, len(circle.names))
 
     def enter(self, shown: SignedCircle) -> Circle:
-        """Return the circle of a run that begins, once this node lives in it.
+        """Return the circle of a run that begins, after this node has entered it.
 
         Raises:
-            Refused: ``circle.differs``: not all names signed it, this node did not, or it lives in another one;
+            Refused: ``circle.differs``: not all members signed it, this node did not, or it lives in another circle;
                 ``ledger.lost``.
         """
         self._check_me(shown.circle)
@@ -215,7 +217,7 @@ class Circles:
         return self.living()
 
     def check(self, circle: Circle) -> None:
-        """Check that this node may sign a circle, but for whom it lets go; nothing is written.
+        """Check that this node may sign a circle, apart from the members that it lets go; nothing is written.
 
         Raises:
             Refused: ``circle.differs``, ``base.unknown``, ``ledger.lost``, ``task.refused``, ``config.*``.
@@ -229,23 +231,23 @@ class Circles:
         return self._book.start(circle)
 
     def saw_promoted(self, sha256: str) -> bool:
-        """Return whether all names promoted a version in the circle in which this node lives, as it saw."""
+        """Return whether this node saw all members promote a version in the circle in which it lives."""
         living = self.standing.living
         return living is not None and self._book.promoted_in(sha256) == living.digest
 
     def pending(self, circle: Circle, farewells: Iterable[Farewell]) -> tuple[LetGo, ...]:
-        """Return whom a circle lets go whose time is not over, and who gave no farewell."""
+        """Return the members that a circle lets go before their time is over and without a farewell."""
         return self.standing.let_go(circle, farewells, self._clock())
 
     def sign(self, circle: Circle, farewells: Iterable[Farewell], *, by_hand: bool) -> Signature | None:
-        """Return this node's signature under a circle; None while somebody's time is not over.
+        """Return this node's signature under a circle; None while it must wait for a member that the circle lets go.
 
-        By hand, that somebody is waited for is agreed to: the node signs by itself when the time is over.
+        With ``by_hand``, the operator's consent is recorded, and the node signs by itself when the time is over.
 
         Args:
             circle: that was shown.
-            farewells: of whom it lets go.
-            by_hand: its operator decided so, for this circle.
+            farewells: of the members that it lets go.
+            by_hand: the operator decided to sign this circle.
 
         Raises:
             Refused: as :meth:`check`.
@@ -261,14 +263,17 @@ class Circles:
         def may(standing: CircleStanding, start: KnownStart) -> None:
             standing.check_signable(circle, self.name, start)
             if standing.let_go(circle, given, now):  # the worker may have begun another circle meanwhile
-                raise Refused("circle.differs", "this node lives in another circle since; look at it again")
+                raise Refused(
+                    "circle.differs", "this node has entered another circle meanwhile; look at this one again"
+                )
 
         known = self.standing.of(circle.digest)
         if known is None or not known.turn:
             self._book.sign(circle, now, by_hand, may)
         elif not known.begun and all(one.circle.digest != circle.digest for one in self.standing.unfinished(now)):
             raise Refused(
-                "circle.differs", f"the signature under circle {circle.number} was withdrawn; a number is signed once"
+                "circle.differs",
+                f"the signature under circle {circle.number} was withdrawn; this node signs each number only once",
             )
         elif by_hand:
             self._book.confirm(circle)
@@ -279,8 +284,8 @@ class Circles:
     ) -> list[tuple[Circle, Signature]]:
         """Return signatures under the circles that this node signs by itself, the lowest number first.
 
-        Those are: the one that ``[circle] sign`` names, those that ``same-names`` admits, and those to which its
-        operator agreed before the time of whom they let go was over.
+        These are the circle that ``[circle] sign`` names, those that ``same-names`` admits, and those to which the
+        operator agreed before the time of the members that they let go was over.
         """
         given, made = list(farewells), []
         for one in sorted(shown, key=lambda signed: signed.circle.number):
@@ -299,18 +304,18 @@ class Circles:
         return made
 
     def farewell(self, circle: Circle) -> Farewell:
-        """Return this node's farewell to a circle; from now on it seals and answers nothing in it.
+        """Return this node's farewell to a circle; from now on this node seals and answers nothing in it.
 
         Raises:
-            Refused: ``circle.differs``: this node is not in it.
+            Refused: ``circle.differs``: this node is not in the circle.
         """
         self._check_me(circle)
-        self._book.see(circle, self._clock())  # a lost ledger says farewell as well
+        self._book.see(circle, self._clock())  # a node without its ledger can say farewell too
         self._book.leave(circle)
         return say_farewell(self.own.identity, circle.digest)
 
     def _by_hand(self, circle: Circle) -> bool | None:
-        """Return whether a circle is signed because somebody named it; False: by a rule; None: not at all."""
+        """Return True if the operator chose to sign a circle, False if a rule signs it, None if it is not signed."""
         rule, standing = self.own.circle.sign, self.standing
         known = standing.of(circle.digest)
         if rule == f"{BY_DIGEST}{circle.digest}" or (known is not None and known.consented):
@@ -331,13 +336,13 @@ class Circles:
 
     def _lose(self, number: int) -> None:
         self._book.lose(number)
-        logger.error("this node's ledger is not the one that signed circle %d: it seals nothing", number)
+        logger.error("this node's ledger is not the one that signed circle %d; this node seals nothing", number)
 
 
 def circles_of(config: ClientConfig, keys: Keyring, book: CircleBook) -> Circles:
     """Return the circles of the node that a config describes.
 
     Raises:
-        InputError: ``config.value``: an approver's key is none.
+        InputError: ``config.value``: an approver's key is not valid.
     """
     return Circles(Own(identity_of(config), keys.secret.practice, config.client, config.circle), book)

@@ -1,7 +1,8 @@
-"""Whose rows a table has: a mark beside it, so that a second node or federation over them is refused where it is seen.
+"""A mark beside a table that says which node uses its rows, so that a second node or federation is refused.
 
-Two sums over the same rows, in two circles, differ in the members; whoever knows both subtracts. A folder that cannot
-be written keeps no mark, and a copy of the table has none: nothing can be seen then.
+Two sums over the same rows, in two circles, differ only in the other members, so anybody who knows both can subtract
+them. The mark works only where it can be seen: a folder that cannot be written has no mark, and neither has a copy of
+the table.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ END = ".moonflower"
 
 
 def claim(config: ClientConfig, federation: str) -> None:
-    """Mark the table of a node as in use by it; a table that is dealt out to several members has no mark.
+    """Mark a node's table as in use by this node; a table that is dealt out to several members gets no mark.
 
     Args:
         config: of the node.
@@ -41,11 +42,11 @@ def claim(config: ClientConfig, federation: str) -> None:
         except OSError:
             return  # it cannot be marked here
     except (OSError, ValueError, TypeError, KeyError):
-        return  # it cannot be read, or is no mark of ours
+        return  # it cannot be read, or moonflower did not write it
     if other != mine:
         raise InputError(
             "data.claimed",
-            f"the rows of {table} are in federation {other['federation']!r}, as member {other['member']!r} with state "
-            f"folder {other['state']}; expected rows that are in one circle",
-            hint=f"after a farewell to that one: remove {place}",
+            f"the rows of {table} are already in use: federation {other['federation']!r}, member {other['member']!r}, "
+            f"state folder {other['state']}; expected rows that are in one circle only",
+            hint=f"say farewell to that federation, then remove {place}",
         )

@@ -1,4 +1,4 @@
-"""What a task's code is: a digest that stands in the recipe, so that all members run the same. Nothing is imported."""
+"""The digest of a task's code. It is in the recipe, so that all members run the same code. Nothing is imported here."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _TASKS = Path(__file__).parent / "tasks"
 def code_of(ref: str) -> str:
     """Return the SHA-256 of a task's code, 64 hex digits: of its module, or of every module of its top-level package.
 
-    Of moonflower's own tasks it is the one module: the recipe's ``numerics`` stands for the rest. What a module of
-    somebody else's imports beyond its own top-level package is not in it.
+    For moonflower's own tasks it covers only their module; the recipe's ``numerics`` covers the rest. For other tasks
+    it does not cover what they import from outside their own top-level package.
 
     Raises:
-        InputError: ``config.task``: there is no such module, or its source cannot be read.
+        InputError: ``config.task``: the module does not exist, or its source cannot be read.
     """
     name = ref.partition(":")[0]
     try:
@@ -29,7 +29,7 @@ def code_of(ref: str) -> str:
     except OSError as error:
         raise InputError("config.task", f"the source of task {ref!r} cannot be read: {error.strerror}") from None
     if not texts:
-        raise InputError("config.task", f"there is no source of task {ref!r}; expected a module that is installed here")
+        raise InputError("config.task", f"task {ref!r} has no source here; expected an installed module")
     return digest(texts)
 
 

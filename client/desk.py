@@ -1,4 +1,4 @@
-"""What a node and its operator ask the server about circles; see ``server/door/circle_routes.py``."""
+"""Requests about circles that a node and its operator send to the server (``server/door/circle_routes.py``)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..protocol.circle_board import CircleBoard
 
 
 class CircleDesk:
-    """The server's desk for circles, as a node asks at it.
+    """A node's requests about circles to the server.
 
     Args:
         own: the node's settings.
@@ -29,18 +29,18 @@ class CircleDesk:
         self._api.close()
 
     def shown(self) -> CircleBoard:
-        """Return what there is of circles.
+        """Return the circles that the server shows.
 
         Raises:
-            Refused, InputError: as the server said, or it cannot be reached.
+            Refused, InputError: the server refused, or cannot be reached.
         """
         return CircleBoard.parse(self._api.ask("GET", "/api/circle"))
 
     def hand_in(self, circle: Circle, member: str, signature: Signature) -> bool:
-        """Hand a signature in; return whether the circle begins with it."""
+        """Send a signature to the server; return whether the circle begins with it."""
         body = {"circle": circle.digest, "member": member, **signature.as_dict()}
         return bool(self._api.ask("POST", "/api/circle/signatures", json=body).get("begins"))
 
     def leave(self, farewell: Farewell) -> None:
-        """Hand a farewell in."""
+        """Send a farewell to the server."""
         self._api.ask("POST", "/api/circle/farewells", json=farewell.as_dict())

@@ -1,11 +1,11 @@
 """The member's rules, without IO: what it agrees to, what it trains from, what it seals, what it helps to open.
 
-The twin of ``server/rules.py``. Every function looks at what came from the coordinator and at what the ledger
-remembers, and returns only if all is well; the caller writes to the ledger next, and acts last. The rules are those
-of docs/protocol.md:
+The server's half of the rules is ``server/rules.py``. Every function checks what came from the coordinator against
+what the ledger remembers, and returns only if nothing is wrong. The caller writes to the ledger next, and acts last.
+The rules are those of docs/protocol.md:
 
-2. everybody or nobody: a member answers one list in a context, ever, with one header of every name in its circle;
-3. a base is what this node knows: a version that it signed itself, in this run, beside the words of all names; a run
+2. everybody or nobody: a member answers only one list in a context, and the list has one header of every member;
+3. a base is a version that this node knows: it signed it itself, in this run, and has the votes of all members; a run
    begins at version 0, where its circle starts, or at a version that this node saw promoted in that circle;
 7. a round is bound to a checkpoint of the log that this member has witnessed.
 
@@ -84,36 +84,37 @@ def check_witnessed(request: Seal, witnessed: bool) -> None:
         Refused: ``audit.fork``.
     """
     if not witnessed:
-        raise Refused("audit.fork", f"the round is bound to a checkpoint that was not shown here: {request.checkpoint}")
+        raise Refused("audit.fork", f"the round is bound to a checkpoint not witnessed here: {request.checkpoint}")
 
 
 def round_context(template: RoundContext, request: RoundRequest, purposes: Purposes) -> RoundContext:
-    """Return the context that a request is about: its own fields, everything else as agreed at enrolment.
+    """Return the context that a request is about: the request's fields, and the rest as agreed at enrolment.
 
     Raises:
         Refused: ``envelope.context``.
     """
     purpose = purposes.get(request.purpose)
     if request.run != template.run or purpose is None or min(request.number, request.round) < 0:
-        raise Refused("envelope.context", "the request is not about the run that was agreed to")
+        raise Refused("envelope.context", "the request does not belong to the run that this member agreed to")
     if purpose.trained and not 1 <= request.round <= int(template.training["rounds"]):
-        raise Refused("envelope.context", "the request is for a round that the run does not have")
+        raise Refused("envelope.context", "the request is for a round that the run does not plan")
     if purpose.when == "start" and (request.number, request.round) != (0, 0):
-        raise Refused("envelope.context", "the request asks for what begins a run under the number of a round")
+        raise Refused("envelope.context", "the request's purpose belongs to the start of a run; expected round 0")
     if bool(request.base) != purpose.based:
-        raise Refused("envelope.context", "the request is about a base where there is none, or about none")
+        expected = "a base" if purpose.based else "no base"
+        raise Refused("envelope.context", f"the request is for purpose {purpose.name!r}; expected {expected}")
     return template.at(request.number, request.round, request.purpose, request.base, request.checkpoint)
 
 
 @dataclass(frozen=True)
 class Before:
-    """What this member did in a run before, as its ledger has it.
+    """What this member did earlier in a run, from its ledger.
 
     Attributes:
-        number: of the newest base that it trained from: the round that made it; -1 for none.
-        trained: it trained from this very base in this very round of the run before: a retry gives the same update.
-        norms: round → norm of the mean that made a base, of those that this member trained from.
-        newest: (round, version) of the newest candidate that it opened; None for none.
+        number: the round that made the newest base that this member trained from; -1 if it has not trained.
+        trained: whether it already trained from this base in this round; a retry gives the same update.
+        norms: round → norm of the mean that made a base, for the bases that this member trained from.
+        newest: (round, version) of the newest candidate that it opened; None if it opened none.
     """
 
     number: int = -1
@@ -128,7 +129,7 @@ class KnownBase:
 
     Attributes:
         said: the statement about it.
-        promoted: by the words of all names; else it is a run's start, or was kept.
+        promoted: whether the votes of all members promoted it; if not, it was kept, or it is a run's start.
     """
 
     said: Statement
@@ -137,11 +138,11 @@ class KnownBase:
 
 @dataclass(frozen=True)
 class BaseRules:
-    """What a base is held against (rule 3).
+    """What a base is checked against (rule 3).
 
     Attributes:
         context: of the round.
-        roster: everybody in the circle, this member too.
+        roster: all members of the circle, including this one.
         offer: of the run.
         purposes: that this member knows.
         before: what it did in this run.
@@ -154,16 +155,16 @@ class BaseRules:
     before: Before
 
     def check(self, proof: Mapping[str, Any], refused: Mapping[str, Any]) -> KnownBase:
-        """Return what was said of the context's base, if this node knows it.
+        """Return what is known of the context's base, if this node knows it.
 
-        It is known by a statement of this run with the signatures of all names, this member's own among them, and
-        the votes of all names, by which it was not refused. It is the newest such candidate: where this member opened
-        a newer one, that has to be shown as refused by the words of all names. An older one is trained from only in
-        the round in which it was trained from before: that gives the same update.
+        A base is known by a statement of this run that all members signed, this one too, and by the votes of all
+        members, which did not refuse it. It must be the newest such candidate. If this member opened a newer one, the
+        request must prove that the votes of all members refused the newer one. This member trains from an older base
+        only in the round in which it already trained from it, because that gives the same update.
 
         Args:
             proof: of the base, as it came.
-            refused: of the newest candidate, where that was refused; else empty.
+            refused: proof that the newest candidate was refused; empty if it was not.
 
         Raises:
             Refused: ``base.unknown``.
@@ -175,8 +176,11 @@ class BaseRules:
         problems = (
             (said.sha256 != context.base, "is of another version"),
             (not said.in_range, "is of a sum that was out of range"),
-            (bool(code), f"is of a candidate that was refused by the words of all names: {code}"),
-            (trained and said.number < before.number and not before.trained, "is of an older version than the last"),
+            (bool(code), f"is of a candidate that the gate refused: {code}"),
+            (
+                trained and said.number < before.number and not before.trained,
+                "is of an older version than the one that this member trained from last",
+            ),
         )
         for wrong, what in problems:
             if wrong:
@@ -190,17 +194,17 @@ class BaseRules:
         said, verdict = self._said(refused) if refused else (None, None)
         was = verdict is not None and not verdict.accepted
         if said is None or (said.number, said.sha256) != newest or not was:
-            raise Refused("base.unknown", f"the candidate of round {newest[0]} is newer and was not shown as refused")
+            raise Refused("base.unknown", f"the candidate of round {newest[0]} is newer, and no proof shows it refused")
 
     def _said(self, proof: Mapping[str, Any]) -> tuple[Statement, Verdict | None]:
-        """Return what a proof of this run says, and what the gate says; None where nobody votes."""
+        """Return what a proof of this run says, and the gate's verdict; the verdict is None if nobody votes."""
         given = Proof.from_dict(proof)
         said = given.verify(self.roster)
         made = self.purposes.get(said.purpose)
         if (said.federation, said.run) != (self.context.federation, self.context.run):
             raise Refused("base.unknown", "the base's proof is of another run")
         if made is None or not made.makes_version:
-            raise Refused("base.unknown", "the base's proof is no model's")
+            raise Refused("base.unknown", "the base's proof is not about a model")
         if not made.voted:
             return said, None
         norms = [norm for number, norm in sorted(self.before.norms.items()) if number < said.number]
@@ -214,7 +218,7 @@ def check_best(request: Open, best: str) -> None:
         Refused: ``base.unknown``.
     """
     if request.best != best:
-        raise Refused("base.unknown", "the vote is to compare with a version that is not the best of the run")
+        raise Refused("base.unknown", "the request names another best version than this member knows")
 
 
 def check_list(
@@ -228,15 +232,16 @@ def check_list(
         member: whose guard this is.
         own: digest of the header that this member sealed last in this context; "" for none.
         given: what it answered in this context before, or None.
-        roster: everybody in the circle.
+        roster: all members of the circle.
 
     Raises:
-        Refused: ``open.list``: a name is missing or too many, its own header is not the one that it sealed, or it
-            answered another list or total; ``envelope.signature``, ``.member``, ``.context`` or ``.malformed``.
+        Refused: ``open.list``: the list lacks a member or has another name, its header of this member is not the one
+            that this member sealed, or this member answered another list or total; ``envelope.signature``,
+            ``.member``, ``.context`` or ``.malformed``.
     """
     names = {*roster.names}
     if {*request.headers} != names or {*request.signatures} != names:
-        raise Refused("open.list", "the list does not hold one header of every name in the circle")
+        raise Refused("open.list", "the list does not hold exactly one header of every member of the circle")
     digests, masks = {}, {}
     for card in roster.cards:
         signed = SignedHeader(request.headers[card.name], request.signatures[card.name])
@@ -248,10 +253,10 @@ def check_list(
     found = SealList(digests, masks, request.total)
     if given is not None:
         if (dict(given.headers), given.total) != (digests, found.total):
-            raise Refused("open.list", "this member answered another list or total in this context")
+            raise Refused("open.list", "this member already answered another list or total in this context")
         return found
     if not own or not hmac.compare_digest(own, digests[member]):
-        raise Refused("open.list", "this member's own header is not the one that it sealed")
+        raise Refused("open.list", "this member's header on the list is not the one that it sealed")
     return found
 
 
@@ -269,13 +274,13 @@ class Answers:
 
 
 def check_answers(context: RoundContext, request: Open, given: OwnAnswer | None, roster: Roster) -> Answers:
-    """Return the answers of all names, if all are about the list and total that this member answered itself.
+    """Return the answers of all members, if all are about the list and total that this member answered itself.
 
     Args:
         context: built from the request and what was agreed.
         request: documents, signatures, and the total.
         given: what this member answered.
-        roster: everybody in the circle.
+        roster: all members of the circle.
 
     Raises:
         Refused: ``open.list``, ``envelope.signature``.
@@ -284,9 +289,9 @@ def check_answers(context: RoundContext, request: Open, given: OwnAnswer | None,
     if given is None or given.context != context.digest:
         raise Refused("open.list", "this member did not answer in this context")
     if any({*named} != names for named in (request.documents, request.signatures, request.seeds)):
-        raise Refused("open.list", "the answers are not those of every name in the circle")
+        raise Refused("open.list", "expected one answer of every member of the circle, and of nobody else")
     if hashlib.sha256(request.total).hexdigest() != given.total:
-        raise Refused("open.list", "the total that came is not the one that was answered")
+        raise Refused("open.list", "the total is not the one that this member answered")
     wanted = list_digest(given.headers.values())
     documents = {
         card.name: SignedAnswer(request.documents[card.name], request.signatures[card.name]).verify(
@@ -300,16 +305,16 @@ def check_answers(context: RoundContext, request: Open, given: OwnAnswer | None,
 
 
 def check_tried(request: Open, before: str | None) -> str:
-    """Return the digest of the one sum of answers that is tried in a context.
+    """Return the digest of the only sum of answers that this member tries in a context.
 
-    Whoever sends sums of his own choice would learn the circle's key from which of them open.
+    A coordinator that could send sums of its own choice would learn the circle's key from which of them open.
 
     Args:
-        request: with a sum of answers; or with the answers themselves, each of which its member signed.
+        request: holds a sum of answers, or the answers themselves, each signed by its member.
         before: digest of the sum that was tried in this context, or None.
 
     Raises:
-        Refused: ``open.key``: another sum came.
+        Refused: ``open.key``: the request holds another sum than the one tried before.
     """
     if request.answers:
         return before or ""
@@ -324,11 +329,11 @@ def check_total(plan: Plan, answers: Answers, given: OwnAnswer, total: bytes, la
     """Check that a total is the sum of exactly the bodies that were answered.
 
     Raises:
-        Refused: ``open.tau``; ``envelope.malformed``: it is no total of this length.
+        Refused: ``open.tau``; ``envelope.malformed``: it does not have the length of a total.
     """
     expected = len(plan.primes) * tau.FUNCTIONALS
     if any(len(one) != expected for one in answers.tau.values()):
-        raise Refused("open.tau", f"an answer does not hold {expected} functionals")
+        raise Refused("open.tau", f"an answer has the wrong number of functionals; expected {expected}")
     headers = list_digest(given.headers.values())
     found = tau.functionals(plan, headers, given.total, residues_of(plan, total, lanes))
     if found != tau.added(plan, list(answers.tau.values())):

@@ -1,10 +1,10 @@
 """The member's keys on disk: ``node.key`` (EC P-384), ``sealing.key`` (X25519) and ``witness.key`` (Ed25519).
 
-They are PKCS#8 PEM in the state folder. Beside them lies ``node.secret``, what the node draws from: JSON with
-``secret`` (base64url of 32 bytes, no padding) and ``practice``. Node key and node secret are worth a backup apart from
-the folder: without the one the node is a new member, without the other it deals its rows out anew.
+They are PKCS#8 PEM in the state folder. Beside them is ``node.secret``, from which the node draws: JSON with
+``secret`` (base64url of 32 bytes, no padding) and ``practice``. Keep a backup of node key and node secret outside the
+folder. Without the node key the node is a new member; without the node secret it deals its rows out anew.
 
-The files are readable by their owner only, 0600 in a folder of 0700. There is no pass phrase: a node starts without
+Only their owner can read the files (0600, in a folder of 0700). There is no pass phrase, because a node starts without
 a person. A key file appears whole or not at all, and is never overwritten.
 """
 
@@ -44,7 +44,7 @@ class Keyring:
         node: signs messages, DPoP proofs, Flower's requests.
         sealing: receives wrapped keys.
         witness: countersigns checkpoints of the coordinator's log.
-        secret: what the node draws from.
+        secret: source of the node's draws.
     """
 
     node: ec.EllipticCurvePrivateKey = field(repr=False)
@@ -69,7 +69,7 @@ def make_keys(folder: Path, *, practice: NodeSecret | None = None) -> tuple[Path
 
     Args:
         folder: the node's state folder.
-        practice: secret to write in place of a fresh one, for a federation on one machine.
+        practice: secret to write instead of a fresh one, for a federation on one machine.
 
     Raises:
         InputError: ``config.key``: the folder cannot be written.
@@ -97,7 +97,7 @@ def load_keys(folder: Path) -> Keyring:
     """Return the keys and the secret in ``folder``.
 
     Raises:
-        InputError: ``config.key``: missing, readable by others, or not such a key.
+        InputError: ``config.key``: a key is missing, readable by others, or of another type.
     """
     node, sealing = _read(folder / NODE_FILE, "EC P-384"), _read(folder / SEALING_FILE, "X25519")
     witness = _read(folder / WITNESS_FILE, "Ed25519")
@@ -128,7 +128,7 @@ def _approvers(config: ClientConfig) -> list[Approver]:
         except (ValueError, RecursionError):
             raise InputError(
                 "config.value",
-                f"[[approver]] {one.name}: key is no public JWK on P-384",
+                f"[[approver]] {one.name}: key is not a public JWK on P-384",
                 hint="moonflower keys approver FILE prints it",
             ) from None
     return found
@@ -162,7 +162,7 @@ def _dump(secret: NodeSecret) -> bytes:
 
 
 def _secret(path: Path) -> NodeSecret:
-    restore = "put it back from your backup; a new one would deal this node's rows out anew"
+    restore = "restore it from your backup; a new secret would deal this node's rows out anew"
     data = _bytes(path, "node secret", f"{restore}; for a node that never ran: moonflower member card CONFIG")
     try:
         found = parse_canonical(data.removesuffix(b"\n"))
@@ -180,7 +180,7 @@ def _secret(path: Path) -> NodeSecret:
 
 
 def _bytes(path: Path, what: str, missing: str = "moonflower member card CONFIG") -> bytes:
-    """Return a private file's content; ``missing`` is the hint where there is none."""
+    """Return a private file's content; ``missing`` is the hint if the file does not exist."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -192,7 +192,7 @@ def _bytes(path: Path, what: str, missing: str = "moonflower member card CONFIG"
     if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
         raise InputError(
             "config.key",
-            f"key file {path} has mode {stat.S_IMODE(mode):04o}; expected 0600: others may not read it",
-            hint=f"chmod 600 {path}, and new keys if anybody may have read it",
+            f"key file {path} has mode {stat.S_IMODE(mode):04o}; expected 0600, so that others cannot read it",
+            hint=f"chmod 600 {path}; make new keys if others may have read it",
         )
     return data

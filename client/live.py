@@ -1,7 +1,7 @@
 """The member of a live node: its keys, ledger, circle and floor, and its own rows for every run.
 
-The twin of what ``federation/simulate.py`` does for all members at once. Nothing here talks to anybody: the worker that
-imports it has no network.
+``federation/simulate.py`` does the same for all members at once. Nothing here uses the network: the worker that imports
+this module has none.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ from .tasks import load_task
 
 logger = logging.getLogger(__name__)
 ANY_SEED = 7
-"""Whether a member has rows does not depend on the seed that deals a whole table out to members; which ones does."""
+"""The seed that deals a whole table out does not change which members have rows, only which rows each member gets."""
 
 
 class OwnRows:
-    """The rows that a node's config gives it. The table is read once for as long as its file stays as it is.
+    """The rows that a node's config gives it. The table is read again only when its file changes.
 
     Args:
         config: ``[client] member`` picks the rows where ``[data] site`` or ``[simulate]`` deal the table out.
         secret: the node's: it deals the rows to training, validation and test.
-        snapshots: makes what tells which of the rows a run uses, for a recipe; None for those of the table as it is.
+        snapshots: makes, for a recipe, the snapshots that say which rows a run uses; None uses the table as it is.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class OwnRows:
         return TorchLearner(task, parts, schema, seed=seed, secret=self._secret, draw=circle.draw)
 
     def check(self, recipe: Recipe) -> None:
-        """Check that there are rows, and that they are as a recipe has them; how many there are stays out of every log.
+        """Check that there are rows, and that they fit a recipe; no log says how many there are.
 
         Raises:
             InputError: task or data are wrong, or ``training.parts`` leaves too few rows in a part.
@@ -86,7 +86,7 @@ class OwnRows:
         logger.info("data and schema are in order")
 
     def left_out(self, recipe: Recipe) -> int:
-        """Return how many training rows do not count, for there are more than ``training.max_rows``.
+        """Return how many training rows do not count because they exceed ``training.max_rows``.
 
         Raises:
             InputError: task or data are wrong.
@@ -95,11 +95,11 @@ class OwnRows:
         return len(rows) - min(len(rows), recipe.training.max_rows or len(rows))
 
     def now(self, recipe: Recipe, seed: int = ANY_SEED) -> Split:
-        """Return the table's rows as it is now, as a recipe reads and deals them; ``max_rows`` leaves none out here.
+        """Return the rows of the present table, as a recipe reads and deals them; ``max_rows`` is not applied here.
 
         Raises:
-            InputError: task or data are wrong; ``task.refused``: the task is not on the node's list, so that none of
-                its code is imported.
+            InputError: task or data are wrong; ``task.refused``: the task is not on the node's list, so none of its
+                code is imported.
         """
         if recipe.task.ref not in self._config.client.tasks:
             raise InputError("task.refused", not_listed(recipe.task.ref, self._config.client.tasks))
@@ -114,7 +114,7 @@ class OwnRows:
         about = (recipe.task.model_dump(mode="json"), data.model_dump(mode="json"), schema.digest(), stamp)
         key = canonical(about)
         if self._kept is None or self._kept[0] != key:
-            self._kept = None  # not both in memory at once
+            self._kept = None  # never hold the old and the new table in memory together
             self._kept = (key, task.data(data, schema))
         return self._kept[1]
 
@@ -130,10 +130,10 @@ class OwnRows:
 
 
 def _check_parts(recipe: Recipe, rows: Split) -> None:
-    """Check that no part of an epoch is small enough to say something about one row (rule 5).
+    """Check that no part of an epoch is so small that it tells something about a single row (rule 5).
 
     Raises:
-        InputError: ``config.value``; it does not say how many rows there are.
+        InputError: ``config.value``; the message does not say how many rows there are.
     """
     parts, least = recipe.training.parts, recipe.data.min_count
     if len(rows.train) // parts < least and not recipe.federation.practice:
@@ -145,9 +145,9 @@ def _check_parts(recipe: Recipe, rows: Split) -> None:
 
 
 def member_of(config: ClientConfig) -> Member:
-    """Return the member that a client config describes; its rows are looked at where it lives in a circle already.
+    """Return the member that a client config describes; if it lives in a circle, its rows are checked.
 
-    What its floor refuses is no reason not to start: its log says it now, and every run is told.
+    The node starts even if its floor refuses something. Its log says so now, and every run is told.
 
     Raises:
         InputError: config, keys or data are wrong.
@@ -181,7 +181,7 @@ def snapshots_of(config: ClientConfig, secret: NodeSecret, ledger: Ledger, held:
 
 
 def open_app(config: ClientConfig) -> ClientApp:
-    """Return the ClientApp of a node, warm: what the worker runs.
+    """Return the ClientApp of a node, warmed up; the worker runs it.
 
     Raises:
         InputError: config, keys or data are wrong.
@@ -192,7 +192,7 @@ def open_app(config: ClientConfig) -> ClientApp:
 
 
 def warm_up() -> None:
-    """Take one step of a toy model: torch imports half of itself then, and the first message need not wait for it."""
+    """Take one step of a toy model, so that torch's late imports do not delay the first message."""
     with torch.random.fork_rng(devices=[]):
         model = nn.Linear(2, 1)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

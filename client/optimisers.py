@@ -1,8 +1,8 @@
-"""How a candidate follows from base, state and opened mean: a pure function, the same bits at every opener.
+"""Optimisers: pure functions from base, state and opened mean to a candidate, with the same bits at every opener.
 
-Plain averaging is the first. An optimiser works entry by entry, so that a large model is taken in parts: in NumPy
-float64, one operation after another, rounded to float32 once at the end (rule 4). What it remembers from round to round
-is its state, which is part of the version file.
+Plain averaging is the first. An optimiser works entry by entry, so that a large model can be taken in parts: in NumPy
+float64, one operation after another, rounded to float32 once at the end (rule 4). Its state lasts from round to round
+and is part of the version file.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ State = Mapping[str, Vector]
 
 
 class Optimiser(Protocol):
-    """A rule for candidates."""
+    """A rule that makes candidates."""
 
     @property
     def state(self) -> tuple[str, ...]:
-        """Names of what it remembers, each as long as the model's vector, zero at the start; in lower case."""
+        """Names of its state vectors, in lower case; each is as long as the model's vector and starts at zero."""
 
     def step(self, base: Vector, state: State, mean: Floats) -> tuple[Vector, State]:
         """Return a part of the candidate, and of the state that goes with it.

@@ -1,8 +1,8 @@
-"""What a member does for a purpose: what it contributes to a sealed sum, and what follows from the opened one.
+"""What a member does for a purpose: what it contributes to a sealed sum, and what follows from the opened sum.
 
-Pure functions over a :class:`MemberRound`: every opener computes the same bytes from the same sum (rule 4). Sums of
-rows alone are counted once in a circle and given again as they were (rule 8). Totals of rows stay here: only means,
-spreads, the candidate and metrics go into what is signed or sent."""
+Pure functions over a :class:`MemberRound`: every opener computes the same bytes from the same sum (rule 4). Sums that
+depend only on rows are counted once in a circle, and the same counts are given again later (rule 8). Totals of rows
+stay here: only means, spreads, the candidate and metrics are signed or sent."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ METRIC_DECIMALS = 4  # exact shares would give the federation's test rows away a
 SIGNAL_DECIMALS = 3
 _WIDER = "a larger training.lr, a smaller crypto.clip or more crypto.value_bits would help"
 Measured = dict[str, float | None]
-"""Version → this member's own validation loss; None where its rows leave it undefined."""
+"""Version → this member's own validation loss; None if its rows leave it undefined."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ class MemberRound:
         offer: what the run carries.
         learner: with the node's own rows.
         context: of the round.
-        counted: what sums of rows alone are opened for, once.
-        scale: by which updates travel.
-        floors: what no value of a candidate falls below.
+        counted: the key under which row counts are opened once.
+        scale: of updates on the wire.
+        floors: lower bounds of a candidate's values.
         secret: the node's own, from which an update's coins come.
-        base: the version that the round is about, or from which the run starts; None where there is none.
+        base: the version that the round is about, or from which the run starts; None if there is none.
         steps: between training and sealing.
         optimiser: makes candidates.
-        fact: what the ledger remembers under a name, or None.
+        fact: returns what the ledger remembers under a name, or None.
         metric: this member's own validation loss of a version, if it was measured.
     """
 
@@ -72,7 +72,7 @@ class MemberRound:
         """Return the base.
 
         Raises:
-            Refused: ``base.unknown``: this member has none.
+            Refused: ``base.unknown``: this member does not have it.
         """
         if self.base is None:
             raise Refused("base.unknown", "this member no longer has the base")
@@ -94,7 +94,7 @@ class Given:
 
     Attributes:
         contribution: to the sum.
-        measured: own validation losses that were taken on the way.
+        measured: this member's validation losses that were measured along the way.
         facts: for this member's ledger alone, by name.
     """
 
@@ -109,7 +109,7 @@ class Conclusion:
 
     Attributes:
         statement: to sign.
-        result: the version that results; None where none does.
+        result: the resulting version, or None.
         facts: for this member's ledger alone, by name.
     """
 
@@ -163,15 +163,15 @@ class Statistics:
         if found is None:
             found = [at.learner.rows, *at.learner.tested().tolist(), *at.learner.summary().tolist()]
         if len(found) != self.size(at.learner):
-            raise Refused("circle.differs", "the counts that are carried over are not those of this task")
+            raise Refused("circle.differs", "the row counts carried over are from another task")
         return Given(Contribution(tuple(found)), facts={_counted(at): found})
 
     def conclude(self, at: MemberRound, headers: Mapping[str, str], sums: OpenedSum) -> Conclusion:
-        """Make version 0; the total of rows is a fact of the run, of which each update has its share.
+        """Make version 0; the total of rows is a fact of the run, and gives each update its share.
 
-        Where the run starts from a version, version 0 has the numbers and the scaling of that one. None follows from
-        statistics that cannot be true, or that are others than those opened first in this circle: else a member that
-        claims other rows in each run would move everybody's share and scaling (rule 5).
+        If the run starts from a version, version 0 has the numbers and the scaling of that version. No version follows
+        from statistics that cannot be true, or that differ from those opened first in this circle. Otherwise a member
+        that claims other rows in each run would move everybody's share and scaling (rule 5).
         """
         learner, context, kinds = at.learner, at.context, len(at.learner.tested())
         rows, *totals = opened = list(sums.finish().counters)
@@ -196,7 +196,7 @@ class Statistics:
         return Conclusion(said, made, {_total_rows(context): rows, _tested(context): tested, _opened(context): opened})
 
     def _possible(self, at: MemberRound, members: int, rows: int, totals: list[int]) -> bool:
-        """Return whether opened statistics can be those of so many members, this one among them."""
+        """Return whether opened statistics are possible for this number of members, including this one."""
         own, most = at.fact(_counted(at)) or (), at.offer.training.max_rows
         within = all(mine <= whole for mine, whole in zip(own, (rows, *totals), strict=False))
         bounded = rows > 0 and (not most or rows <= members * most)
@@ -204,7 +204,7 @@ class Statistics:
 
 
 class Updates:
-    """What training changed about a base; a candidate follows."""
+    """Changes that training made to a base; a candidate follows."""
 
     purpose = UPDATE
 
@@ -213,7 +213,7 @@ class Updates:
         return sum(spec.size for spec in learner.layout)
 
     def contribute(self, at: MemberRound) -> Given:
-        """Train from the base, and let the update walk through the steps."""
+        """Train from the base, and pass the update through the steps."""
         base = at.known_base()
         measured = {base.sha256: at.measured(base)}
         vector = at.learner.train(base.vector, at.offer.training, at.context.round)
@@ -222,14 +222,14 @@ class Updates:
         return Given(Contribution((), update.vector, update.share, update.scale, at.secret), measured)
 
     def _share(self, at: MemberRound) -> float:
-        """Return this member's rows over all members', as they were counted (rule 5)."""
+        """Return this member's rows divided by all members' rows, as they were counted (rule 5)."""
         total, counted = at.fact(_total_rows(at.context)), at.fact(_counted(at))
         if total is None or counted is None:
             raise Refused("update.failed", "this member took no part in opening the run's statistics")
         return int(counted[0]) / int(total)
 
     def conclude(self, at: MemberRound, headers: Mapping[str, str], sums: OpenedSum) -> Conclusion:
-        """Make the candidate from base, state and opened mean; none where the sum is out of range."""
+        """Make the candidate from base, state and opened mean; there is no candidate if the sum is out of range."""
         base, context, scale = at.known_base(), at.context, at.scale
         vector, length = np.empty_like(base.vector), Length(scale)
         state = {name: np.empty_like(base.vector) for name in base.state}
@@ -248,7 +248,7 @@ class Updates:
         norm = length.value if np.isfinite(vector).all() else None
         signal = round(length.of_coins(len(headers)), SIGNAL_DECIMALS)
         if signal <= gate.SWALLOWED:
-            logger.warning("the sum is no longer than its coins: rounding swallows what was learnt; %s", _WIDER)
+            logger.warning("the sum is not longer than its coins: rounding swallows what was learnt; %s", _WIDER)
         said = Statement.of(context, headers, sha256=made.sha256, norm=norm, signal=signal, in_range=True)
         return Conclusion(said, made)
 
@@ -256,8 +256,8 @@ class Updates:
 class Tallies:
     """Counts of test rows; metrics over all members' rows follow (rule 10).
 
-    A version is tallied once in a circle, and whoever asks again gets the same counts. Scores are counted into bins
-    whose edges stand in the recipe, and into fewer where there are not ten test rows of each kind for one.
+    A version is tallied once in a circle, and later requests get the same counts. Scores are counted into bins whose
+    edges are in the recipe, and into fewer bins if there are not ten test rows of each kind per bin.
     """
 
     purpose = TALLIES
@@ -267,7 +267,7 @@ class Tallies:
         return len(learner.tally(learner.start(), 1))
 
     def contribute(self, at: MemberRound) -> Given:
-        """Judge the base on the own test rows, once; say nothing where there are too few in the federation."""
+        """Count the base's scores on this member's test rows, once; give zeros if the federation has too few."""
         base, bins = at.known_base(), self._bins(at)
         found = at.fact(_tallied(at.context))
         if found is None:
@@ -284,7 +284,7 @@ class Tallies:
         return Conclusion(said)
 
     def _bins(self, at: MemberRound) -> int:
-        """Return into how many bins scores are counted; 0 where there are not ten test rows of each kind."""
+        """Return into how many bins scores are counted; 0 if there are not ten test rows of each kind."""
         tested = at.fact(_tested(at.context))
         if tested is None:
             raise Refused("update.failed", "this member took no part in opening the run's statistics")
@@ -292,7 +292,7 @@ class Tallies:
 
 
 def vote(at: MemberRound, candidate: model_version.Version, good: Sequence[str]) -> tuple[gate.Vote, Measured]:
-    """Return this member's word on a candidate beside the run's good versions, and what was measured (rule 7)."""
+    """Return this member's vote on a candidate against the run's good versions, and what was measured (rule 7)."""
     if not at.learner.judges:
         return "abstain", {}
     losses = [at.metric(sha256) for sha256 in good]
@@ -324,10 +324,10 @@ def _counted(at: MemberRound) -> str:
 
 @dataclass(frozen=True)
 class Kit:
-    """What a member works with; the same at every member of a run.
+    """Purposes, steps and optimiser; the same at every member of a run.
 
     Attributes:
-        purposes: what its sums can be for.
+        purposes: of its sums.
         steps: between training and sealing, in order.
         optimiser: makes candidates.
     """
@@ -342,9 +342,9 @@ class Kit:
         return by_name(one.purpose for one in self.purposes)
 
     def of(self, name: str) -> MemberPurpose:
-        """Return a purpose by its name; it is one of :attr:`known`."""
+        """Return a purpose by its name, which must be in :attr:`known`."""
         return next(one for one in self.purposes if one.purpose.name == name)
 
     def with_steps(self, first: Iterable[Step]) -> Kit:
-        """Return a kit whose chain begins with other steps: for drills."""
+        """Return a kit whose chain begins with additional steps, for drills."""
         return Kit(self.purposes, (*first, *self.steps), self.optimiser)

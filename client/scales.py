@@ -1,9 +1,9 @@
-"""By which clip each tensor of a model travels, and what no candidate falls below (rule 6).
+"""The clip of each tensor of a model, and the lower bounds of a candidate's values (rule 6).
 
-The recipe's clip is one number, or one for each pattern of tensor names; where several patterns fit a name, the longest
-counts, of equally long ones the first by the alphabet: a recipe's bytes keep no other order. Buffers, which training
-does not follow a gradient for, are groups apart from parameters even under one pattern, so that what a group's sum
-says of rounding is said of like values.
+The recipe's clip is one number, or one for each pattern of tensor names. If several patterns fit a name, the longest
+counts; of equally long patterns, the first by the alphabet, because a recipe's bytes keep no other order. Buffers have
+no gradient. They are in groups apart from parameters, even under one pattern, so that the rounding of a group is
+measured over like values.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from .learning.learner import Learner, Vector
 
 _ANY = "*"
 _KEPT = 1 / 16
-"""Of the distance to its lower bound, what a value keeps at least in a round."""
+"""Least share of the distance to its lower bound that a value keeps in a round."""
 
 
 def scale_of(learner: Learner, crypto: CryptoSettings) -> Scale:
     """Return the scale of a model's updates.
 
     Raises:
-        InputError: ``config.value``: a tensor that no pattern of ``crypto.clip`` is for, or a pattern for none.
+        InputError: ``config.value``: a tensor that no pattern of ``crypto.clip`` fits, or a pattern that fits none.
     """
     given = 1.0 if crypto.clip == AUTO else crypto.clip
     clips = given if isinstance(given, dict) else {_ANY: float(given)}
@@ -36,16 +36,16 @@ def scale_of(learner: Learner, crypto: CryptoSettings) -> Scale:
 
 
 def stretched(layout: Layout, buffers: Collection[str], clips: Mapping[str, float], value_bits: int) -> Scale:
-    """Return a scale.
+    """Return a scale from a clip for each pattern.
 
     Args:
         layout: the tensors that travel.
-        buffers: names of those that are none of the parameters.
+        buffers: names of the tensors that are not parameters.
         clips: pattern → clip.
         value_bits: of one value.
 
     Raises:
-        InputError: ``config.value``: a tensor that no pattern is for, or a pattern that is for no tensor.
+        InputError: ``config.value``: a tensor that no pattern fits, or a pattern that fits no tensor.
     """
     found: list[Stretch] = []
     used: set[str] = set()
@@ -60,34 +60,35 @@ def stretched(layout: Layout, buffers: Collection[str], clips: Mapping[str, floa
     spare = sorted({*clips} - used - {_ANY})
     if spare:
         names = ", ".join(spec.name for spec in layout[:8])
-        raise InputError("config.value", f"crypto.clip: no tensor is called {spare[0]!r}; the model has {names}")
+        raise InputError("config.value", f"crypto.clip: no tensor matches {spare[0]!r}; the model has {names}")
     return Scale(tuple(found), value_bits)
 
 
 def _pattern(name: str, clips: Mapping[str, float]) -> str:
     fitting = sorted((one for one in clips if fnmatch.fnmatchcase(name, one)), key=lambda one: (-len(one), one))
     if not fitting:
-        raise InputError("config.value", f'crypto.clip has nothing for tensor {name!r}; expected a pattern such as "*"')
+        raise InputError("config.value", f'crypto.clip has no pattern for tensor {name!r}; expected one such as "*"')
     return fitting[0]
 
 
 def patterns(layout: Layout, buffers: Collection[str]) -> dict[str, str]:
     """Return the patterns by which a clip is found for a model: tensor → pattern.
 
-    Parameters share one; each buffer has its own: the running variances of two layers can be a thousand times apart.
+    Parameters share one pattern. Each buffer has its own, because the running variances of two layers can be a thousand
+    times apart.
     """
     return {spec.name: spec.name if spec.name in buffers else _ANY for spec in layout}
 
 
 class Floors:
-    """What no value of a candidate falls below.
+    """Lower bounds of a candidate's values.
 
-    A variance that is kept from round to round (``running_var`` of BatchNorm) makes no sense below 0, and rounding
-    could carry it there. Such a value keeps at least a sixteenth of its distance to the bound in a round: elementwise,
-    the same bits at every opener.
+    A running variance (``running_var`` of BatchNorm) makes no sense below 0, but rounding could carry it there. In a
+    round, such a value keeps at least a sixteenth of its distance to the bound: elementwise, with the same bits at
+    every opener.
 
     Args:
-        learner: with the model's layout, and a lower bound by tensor.
+        learner: has the model's layout, and lower bounds by tensor.
     """
 
     def __init__(self, learner: Learner) -> None:
@@ -99,7 +100,7 @@ class Floors:
             start += spec.size
 
     def keep(self, base: Vector, candidate: Vector) -> None:
-        """Raise what fell too low, in place.
+        """Raise values that fell too low, in place.
 
         Args:
             base: ``float32[n]``.

@@ -1,10 +1,10 @@
-"""What a member sealed and did not answer yet: one file a context, outside ledger and backups.
+"""What a member sealed and has not answered yet: one file per context, outside ledger and backups.
 
     "MFS2" | seed, 32 bytes | the envelope
 
-The file is there, synced, before the envelope's first byte leaves, and goes before the answer leaves: from then on
-nobody can seal or answer in this context again. Whoever has the seed has the vector. A node that lost the file seals
-anew, under a fresh key.
+The file is written and synced before the envelope's first byte leaves the member. It is deleted before the answer
+leaves: from then on nobody can seal or answer in this context again. Anybody who has the seed can compute the vector.
+A node that lost the file seals anew, under a fresh key.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class HeldSeal:
     """A sealed context. Its ``repr`` shows nothing of the seed.
 
     Attributes:
-        seed: everything random of the seal comes from it.
-        envelope: as it travels.
+        seed: source of all random values of the seal.
+        envelope: as it is sent.
     """
 
     seed: bytes = field(repr=False)
@@ -47,7 +47,7 @@ class HeldSeal:
         return split(RawEnvelope(self.envelope))[1]
 
     def is_whole(self, context: str) -> bool:
-        """Return whether the envelope is of this context and has the body of its header, and the seed its mask key."""
+        """Return whether the envelope is of this context, and its header matches the body and the seed's mask key."""
         try:
             header = Header.parse(self.signed.data)
         except Refused:
@@ -60,8 +60,8 @@ class Seals:
     """The seals of a member.
 
     Args:
-        folder: made (0700) when there is something to keep; None keeps them in memory (simulate). What a killed process
-            left half written goes: a seed may be in it.
+        folder: made (0700) when there is something to keep; None keeps them in memory (simulate). Files that a killed
+            process left half written are deleted, because they may hold a seed.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -78,7 +78,7 @@ class Seals:
         files.replace(self._path(context), _MAGIC + seal.seed + seal.envelope, 0o600)
 
     def read(self, context: str) -> HeldSeal | None:
-        """Return the seal of a context; None where there is none, or none that is whole."""
+        """Return the seal of a context; None if it is missing or damaged."""
         if self._folder is None:
             return self._held.get(context)
         try:
@@ -90,19 +90,19 @@ class Seals:
         return found if data.startswith(_MAGIC) and found.is_whole(context) else None
 
     def drop_all(self) -> None:
-        """Delete everything: it is never answered."""
+        """Delete all seals; they will never be answered."""
         for context in self.contexts():
             self.drop(context)
 
     def drop(self, context: str) -> None:
-        """Delete the seal of a context, synced; nothing happens where there is none."""
+        """Delete the seal of a context, synced; do nothing if there is no seal."""
         if self._folder is None:
             self._held.pop(context, None)
             return
         files.remove(self._path(context))
 
     def contexts(self) -> list[str]:
-        """Return the contexts that are sealed and not answered."""
+        """Return the contexts that are sealed and not yet answered."""
         if self._folder is None:
             return sorted(self._held)
         return sorted(path.name for path in self._folder.glob("*") if _NAME.fullmatch(path.name))

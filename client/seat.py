@@ -1,4 +1,4 @@
-"""What a member agreed to for a run, and its seat in it; both are made from the ledger, after a restart too."""
+"""What a member agreed to for a run, and its seat in it. Both are made from the ledger, so they survive a restart."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from .scales import Floors, scale_of
 
 @dataclass(frozen=True)
 class Agreed:
-    """What this member agreed to for a run at enrolment, and its half of what all must share.
+    """What this member agreed to for a run at enrolment, and its own values of what all members must share.
 
     Attributes:
         offer: the run's.
         raw: the offer as it came.
         learner: with the node's own rows.
-        circle: everybody in the run; this node lives in it.
+        circle: all members of the run; this node lives in it.
         plan: of its sums.
-        shared: what all members must say alike.
+        shared: values that must be the same at all members.
         frozen: digest of each tensor that does not travel, by name.
         sizes: how many numbers a vector of each purpose holds.
-        scale: by which updates travel.
-        floors: what no value of a candidate falls below.
-        envelope_bytes: of its largest envelope, at most.
+        scale: of updates on the wire.
+        floors: lower bounds of a candidate's values.
+        envelope_bytes: upper bound on the size of its largest envelope.
     """
 
     offer: Offer
@@ -87,18 +87,18 @@ class Agreed:
 
     @property
     def counted(self) -> str:
-        """What sums of rows alone are opened for, once (rule 8); circles that carry the counts over share it."""
+        """The key under which row counts are opened once (rule 8); circles that carry the counts over share it."""
         return digest([self.circle.federation, self.circle.counted, self.shared["schema"]])
 
     def roster(self, cards: Iterable[Any]) -> Roster:
-        """Return the cards of everybody in the circle, each with the pin that the circle has for it.
+        """Return the cards of all members of the circle, each with the pin that the circle has for it.
 
         Raises:
-            Refused: ``circle.differs``; ``circle.card``: one is malformed.
+            Refused: ``circle.differs``; ``circle.card``: a card is malformed.
         """
         roster = parse_roster(cards, self.circle.pins)
         if roster.names != self.circle.names:
-            raise Refused("circle.differs", "the run is not for everybody in this member's circle, and nobody else")
+            raise Refused("circle.differs", "the run's members are not exactly those of this member's circle")
         return roster
 
 
@@ -107,7 +107,7 @@ class Seated:
     """A member's seat in a run.
 
     Attributes:
-        roster: the cards of everybody in the circle.
+        roster: the cards of all members of the circle.
         template: the run's RoundContext, of no round yet.
         plan: of its sums.
         key: the circle's, under which answers travel.
@@ -120,7 +120,7 @@ class Seated:
 
     @classmethod
     def at(cls, run: str, agreed: Agreed, kept: Agreement, key: bytes | None) -> Seated:
-        """Return the seat that this member took, if it still stands.
+        """Return the seat that this member took, if it is still valid.
 
         Args:
             run: its identifier.
@@ -129,7 +129,7 @@ class Seated:
             key: the circle's, from the ledger.
 
         Raises:
-            Refused: ``circle.key``: no seat was taken, or the key is another one since.
+            Refused: ``circle.key``: no seat was taken, or the key has changed since.
         """
         if key is None or hashlib.sha256(key).hexdigest() != kept.key:
             raise Refused("circle.key", "this member took no seat in the run, or holds another key since")

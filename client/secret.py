@@ -1,7 +1,7 @@
-"""What a node draws from: which row is in which part, and in which order batches come, is its own secret (rule 8).
+"""The node's secret. It decides which row is in which part, and in which order batches come (rule 8).
 
-Whoever knew it could tell from a row whether a member trained with it, and subtract the draws of its training.
-It is no key: nothing is signed or opened with it, and it never leaves the node.
+Somebody who knew it could tell whether a member trained with a given row, and could subtract the draws of its training.
+The secret is not a key: nothing is signed or opened with it, and it never leaves the node.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class NodeSecret:
 
     Attributes:
         value: 32 bytes.
-        practice: it follows from a run's public seed, so it hides nothing: for federations on one machine.
+        practice: the secret follows from a run's public seed, so it hides nothing; for federations on one machine.
 
     Raises:
         ValueError: not 32 bytes.
@@ -37,12 +37,12 @@ class NodeSecret:
 
     @classmethod
     def fresh(cls) -> NodeSecret:
-        """Return a new one from the operating system."""
+        """Return a new secret from the operating system's random source."""
         return cls(secrets.token_bytes(BYTES), practice=False)
 
     @classmethod
     def for_practice(cls, seed: int, name: str) -> NodeSecret:
-        """Return the one of a member of a practice run: HKDF with SHA-256 of seed and name, the same everywhere.
+        """Return the secret of a member of a practice run: HKDF with SHA-256 of seed and name, the same everywhere.
 
         Args:
             seed: of the run, not negative.

@@ -1,12 +1,13 @@
-"""Which rows a node uses: a snapshot of its table, fixed for a run, that changes by enough rows or not at all.
+"""The rows that a node uses: a snapshot of its table, fixed for a run, that changes by enough rows or not at all.
 
-What only one member changed between two sums is that member's, and where it changed by one row, that row's. So
-training, validation and test rows are each replaced only by rows that differ by ``min_count`` or more, added and
-removed ones together, from *every* set of their kind that was in use before; or that are one of these again. Else those
-in use stay, and the state folder keeps them, whatever becomes of the table.
+If only one member changed its rows between two sums, the difference of the sums is that member's. If it changed a
+single row, the difference is that row's. So training, validation and test rows are each replaced only by a set that
+differs from *every* set of their kind that was in use before, by ``min_count`` rows or more, added and removed rows
+together; or by one of these sets again. Otherwise the rows in use stay, and the state folder keeps them, whatever
+happens to the table.
 
-Of a table that its operator calls ``append_only`` only keyed hashes are kept: rows that are not in use are not trained
-with, and a row that is gone was deleted. Who deletes a row at once leaves out ``min_count`` - 1 more of the same part.
+Of a table that its operator calls ``append_only`` only keyed hashes are kept. Rows that are not in use are not trained
+with, and a row that is gone was deleted. Deleting a row at once leaves out ``min_count`` - 1 more rows of its part.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def apart(one: Hashes, other: Hashes) -> int:
 
 
 def may_replace(new: Hashes, before: Iterable[Hashes], least: int) -> bool:
-    """Return whether a set may be used after these: it is one of them, or differs from every one by ``least`` rows."""
+    """Return whether a set may follow the sets before: it is one of them, or differs from each by ``least`` rows."""
     distances = [apart(new, one) for one in before]
     return 0 in distances or all(distance >= least for distance in distances)
 
@@ -68,13 +69,13 @@ def index_of(wanted: Hashes, rows: Hashes) -> NDArray[np.int64]:
 
 
 def without(used: Hashes, table: Hashes, before: Iterable[Hashes], least: int) -> Hashes:
-    """Return the rows in use that are still in the table, less so many that it may replace every set before.
+    """Return the rows in use that are still in the table, minus enough others that they may follow every set before.
 
-    Those that are left out beside are the ones with the smallest hashes.
+    The rows with the smallest hashes are left out.
 
     Args:
-        used: in use.
-        table: that is there now, of the same part.
+        used: rows in use.
+        table: rows of the same part in the table now.
         before: every set that was in use.
         least: rows by which sets have to differ.
 
@@ -88,7 +89,7 @@ def without(used: Hashes, table: Hashes, before: Iterable[Hashes], least: int) -
     for more in range(least - 1, len(kept)):
         if may_replace(kept[more:], sets, least):
             return kept[more:]
-    raise Refused("snapshot.small", "too few rows are left to leave out others beside the deleted ones")
+    raise Refused("snapshot.small", "too few rows are left to leave out others together with the deleted ones")
 
 
 def digest_of(hashes: Hashes) -> str:
@@ -107,7 +108,7 @@ class PartState:
         changed: rows by which they differ.
         least: rows by which a new set has to differ.
         gone: rows in use that are no longer in the table.
-        beyond: rows in the table that do not count, for there are more than ``max_rows``.
+        beyond: rows in the table that do not count because they exceed ``max_rows``.
     """
 
     name: str
@@ -120,7 +121,7 @@ class PartState:
 
 
 def compare(used: Mapping[str, Hashes], table: Split, secret: NodeSecret, least: int, most: int = 0) -> list[PartState]:
-    """Return how the rows in use, by part, stand to a table; ``most``: training rows that count, 0 for all."""
+    """Return how the rows in use, by part, differ from a table; ``most``: training rows that count, 0 for all."""
     states = []
     for name, before in used.items():
         now = row_hashes(getattr(table, name), secret, "snapshot")
@@ -140,13 +141,13 @@ class Snapshots:
     """The snapshots of a node.
 
     Args:
-        used: which sets were in use, as keyed hashes, and which runs have which.
+        used: the sets that were in use, as keyed hashes, and the sets of each run.
         folder: of the rows in use; made (0700) when there is something to keep.
         secret: the node's own, under which rows are hashed.
         least: ``min_count``: rows by which a new set has to differ.
-        most: ``max_rows``: training rows that count, the table's first; 0 for all.
-        append_only: no rows are kept, for the table still has them.
-        let_go: deletes what was sealed and not answered, for it holds rows that are deleted.
+        most: ``max_rows``: how many training rows count, the first of the table; 0 for all.
+        append_only: keep no rows, because the table still has them.
+        let_go: deletes what was sealed and not answered, because it holds rows that are deleted.
     """
 
     def __init__(
@@ -164,7 +165,7 @@ class Snapshots:
         self._least, self._most, self._append_only, self._let_go = least, most, append_only, let_go
 
     def of_run(self, run: str, table: Split) -> Split:
-        """Return the rows that a run uses: those that it used before, or the table's where they may be used, or others.
+        """Return the rows that a run uses: its earlier rows, the table's rows if they are allowed, or other rows.
 
         Raises:
             Refused: ``snapshot.lost``: the rows in use are neither in the state folder nor in the table;
@@ -186,7 +187,7 @@ class Snapshots:
         return Split(**rows)
 
     def states(self, table: Split) -> list[PartState]:
-        """Return how the rows in use stand to the table; empty where none was used yet."""
+        """Return how the rows in use differ from the table; empty if no run has used rows yet."""
         used = self._used.newest() or {}
         return compare(
             {name: self._sets(name)[digest] for name, digest in used.items()},
@@ -197,7 +198,7 @@ class Snapshots:
         )
 
     def delete_gone(self, table: Split) -> list[str]:
-        """Let go of the rows in use that are gone from the table, and of ``min_count`` - 1 others of their part each.
+        """Drop the rows in use that are gone from the table, and ``min_count`` - 1 others of each such part.
 
         Returns:
             The parts that changed.
@@ -234,7 +235,8 @@ class Snapshots:
         """Return the set that a new run uses.
 
         Raises:
-            Refused: ``snapshot.small``: the set in use has more rows than count now, and too few are left to differ.
+            Refused: ``snapshot.small``: the set in use has more rows than count now, and a smaller set cannot differ
+                enough.
         """
         used, counted = self._used.newest(), _counted(name, table, self._most)
         if used is None or may_replace(counted, sets.values(), self._least):
@@ -245,7 +247,7 @@ class Snapshots:
         for count in range(len(counted) - 1, 0, -1):
             if may_replace(counted[:count], sets.values(), self._least):
                 return counted[:count]
-        raise Refused("snapshot.small", "too few rows are left to leave out others beside those above max_rows")
+        raise Refused("snapshot.small", "too few rows are left to leave out others together with those above max_rows")
 
     def _rows(self, name: str, wanted: Hashes, table: Rows, hashes: Hashes) -> Rows:
         """Return the rows of a set, from the table or from the state folder."""

@@ -1,15 +1,15 @@
-"""How a node stands to circles, and what follows: rule 1 of ``docs/protocol.md`` as a state machine without IO.
+"""A node's standing to circles, and what it may do: rule 1 of ``docs/protocol.md`` as a state machine without IO.
 
 1. A node lives in the circle with the highest number that it signed and of which it was shown all signatures. It never
    goes back.
-2. It signs a number once. A signature under a higher number withdraws those under lower ones that have not begun; so do
-   30 days. It may sign a lower number while a higher one has not begun.
+2. It signs a number once. A signature under a higher number withdraws those under lower numbers that have not begun. A
+   signature also ends after 30 days. A node may sign a lower number while a higher one has not begun.
 3. It lets a member go at the member's own signed farewell to the circle that it lives in, or ``let_go_days`` of that
-   circle after it first saw the act. The same name under another pin is somebody else.
-4. A circle starts where no sum was opened over, if there is such a place: at a version 0 that is drawn anew, or at one
-   that this node saw promoted. Rows are counted anew exactly where others' rows, or others' rules for them, would make
-   the old counts wrong; else its act says so.
-5. Whoever lost its ledger signs nothing but a circle with a higher number that says so.
+   circle after it first saw the act. The same name under another pin is another member.
+4. A circle starts at a version over which no sum was opened, if there is one: at a newly drawn version 0, or at a
+   version that this node saw promoted. Rows are counted anew exactly where other members' rows, or other rules for
+   rows, would make the old counts wrong; otherwise its act says so.
+5. A node that lost its ledger signs only a circle with a higher number that says so.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..protocol.circle import SIGNATURE_DAYS, Circle, Farewell
 
 DAY_S = 86400.0
 JUMP = 100
-"""A number that is higher than the last by more is asked about, and signed by no rule."""
+"""No rule signs a number that exceeds the last one by more than this; the operator is asked."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class KnownCircle:
     """A circle that this node was shown.
 
     Attributes:
-        circle: it.
+        circle: the circle itself.
         seen_s: when this node first saw it, seconds since 1970.
-        signed_s: when this node signed it; None: it did not.
-        turn: which of its signatures that was, from 1; 0 for none.
-        by_hand: its operator decided so, for this circle.
-        consented: the operator agrees to whom it lets go, before their time is over.
+        signed_s: when this node signed it; None if it did not.
+        turn: number of this signature among the node's signatures, from 1; 0 if it did not sign.
+        by_hand: the operator decided to sign this circle.
+        consented: the operator agrees to the members that it lets go, before their time is over.
         spent: when this node signed it, a sum had been opened over the version from which it starts.
-        begun: this node was shown the signatures of all names.
+        begun: this node was shown the signatures of all members.
         left: this node said farewell to it.
     """
 
@@ -55,11 +55,11 @@ class KnownCircle:
 
 @dataclass(frozen=True)
 class LetGo:
-    """A member that a circle lets go, and that gave no farewell.
+    """A member that a circle lets go without its farewell.
 
     Attributes:
         name: its name.
-        due_s: when it may be let go without one, seconds since 1970.
+        due_s: when it may be let go without a farewell, seconds since 1970.
     """
 
     name: str
@@ -71,10 +71,10 @@ class KnownStart:
     """What a node knows of the version from which a circle starts.
 
     Attributes:
-        promoted: it saw all names promote a version with these numbers, in a circle in which it lived.
-        same: that was this very file.
-        summed: it answered a sum of updates over it.
-        better: in the circle in which it lives it saw versions promoted over which it answered none.
+        promoted: it saw all members promote a version with these numbers, in a circle in which it lived.
+        same: the promoted version was this same file.
+        summed: it answered a sum of updates over the version.
+        better: in its present circle it saw promoted versions over which it answered no sum.
     """
 
     promoted: bool = False
@@ -84,17 +84,17 @@ class KnownStart:
 
     @property
     def unspent(self) -> bool:
-        """Whether this node saw it promoted, and answered no sum over it."""
+        """Whether this node saw the version promoted, and answered no sum over it."""
         return self.same and not self.summed
 
 
 @dataclass(frozen=True)
 class CircleStanding:
-    """How a node stands.
+    """A node's standing to circles.
 
     Attributes:
         known: every circle that it was shown.
-        lost: number of the newest circle in the ledger that it lost; None: it has its own.
+        lost: number of the newest circle in the ledger that it lost; None if it has its ledger.
     """
 
     known: tuple[KnownCircle, ...] = ()
@@ -102,21 +102,21 @@ class CircleStanding:
 
     @property
     def newest(self) -> KnownCircle | None:
-        """The circle with the highest number that has begun here; a node that left it lives in none."""
+        """The circle with the highest number that has begun here, or None; the node may have left it since."""
         return max((one for one in self.known if one.begun), key=lambda one: one.circle.number, default=None)
 
     @property
     def living(self) -> Circle | None:
-        """The circle in which this node seals and answers; None for none."""
+        """The circle in which this node seals and answers, or None."""
         newest = self.newest
         return None if newest is None or newest.left or self.lost is not None else newest.circle
 
     def of(self, digest: str) -> KnownCircle | None:
-        """Return what this node knows of a circle."""
+        """Return what this node knows of a circle, or None."""
         return next((one for one in self.known if one.circle.digest == digest), None)
 
     def unfinished(self, now: float) -> tuple[KnownCircle, ...]:
-        """Return the circles that this node signed, that have not begun, and under which its signature still holds."""
+        """Return the circles that this node signed and that have not begun, if its signature is still valid."""
         last = self.newest.circle.number if self.newest else 0
         return tuple(
             one
@@ -132,12 +132,12 @@ class CircleStanding:
         return any(other.circle.number > one.circle.number and other.turn > one.turn for other in self.known)
 
     def check_signable(self, circle: Circle, name: str, start: KnownStart) -> None:
-        """Check that this node, called ``name``, may sign a circle, but for whom it lets go.
+        """Check that this node, called ``name``, may sign a circle; :meth:`let_go` checks the members that leave.
 
         Args:
-            circle: that is proposed.
+            circle: the proposed circle.
             name: this node's.
-            start: what it knows of where the circle starts.
+            start: what this node knows of the circle's start.
 
         Raises:
             Refused: ``circle.differs``; ``base.unknown``; ``ledger.lost``.
@@ -146,16 +146,18 @@ class CircleStanding:
         if self.lost is not None:
             self._check_found(circle, name)
         if self.lost is None and newest is not None and name in circle.new_ledgers:
-            raise Refused("circle.differs", "the circle says that this node's ledger was lost; it is here")
+            raise Refused("circle.differs", "the circle says that this node lost its ledger, but the ledger is here")
         if any(one.left and one.circle.digest == circle.digest for one in self.known):
             raise Refused(
-                "circle.differs", f"this node said farewell to circle {number}; expected one with a higher number"
+                "circle.differs", f"this node said farewell to circle {number}; expected a circle with a higher number"
             )
         for one in self.known:
             if one.turn and one.circle.number == number and one.circle.digest != circle.digest:
-                raise Refused("circle.differs", f"this node signed another circle {number}; a number is signed once")
+                raise Refused(
+                    "circle.differs", f"this node signed another circle {number}; it signs each number only once"
+                )
         if newest is not None and number <= newest.circle.number:
-            raise Refused("circle.differs", f"this node has lived in circle {newest.circle.number}; it never goes back")
+            raise Refused("circle.differs", _no_return(newest.circle.number))
         if newest is not None and circle.federation != newest.circle.federation and not newest.left:
             raise Refused(
                 "circle.differs",
@@ -165,51 +167,57 @@ class CircleStanding:
         self._check_start(circle, newest, start)
 
     def _check_found(self, circle: Circle, name: str) -> None:
-        """Check that a circle says that this node begins a new ledger, above whatever the lost one had signed."""
+        """Check that a circle says that this node begins a new ledger, with a number above those of the lost ledger."""
         assert self.lost is not None
         if not (circle.number > self.lost and name in circle.new_ledgers):
             raise Refused(
                 "ledger.lost",
-                f"the ledger of this node is lost; expected a circle above {self.lost} that names {name!r} among those "
-                "that begin a new ledger",
+                f"this node's ledger is lost; expected a circle with a number above {self.lost} that names {name!r} "
+                "among the members that begin a new ledger",
                 hint=f"moonflower circle propose CONFIG --new-ledger '{name}'",
             )
 
     def _check_base(self, circle: Circle, newest: KnownCircle | None) -> None:
-        """Check that the circle starts where no sum was opened over, with counts that are right."""
+        """Check that the circle's version 0 is new, and that its row counts are right."""
         used = next((one.circle.number for one in self.known if one.begun and one.circle.draw == circle.draw), None)
         if used is not None:
-            raise Refused("circle.differs", f"version 0 is that of circle {used}; expected another training.init_seed")
+            raise Refused(
+                "circle.differs", f"version 0 is the same as in circle {used}; expected another training.init_seed"
+            )
         if newest is None:
             return
         act = Act.between(newest.circle, circle)
         anew = circle.counted == circle.number
         if act.must_recount and not anew:
-            raise Refused("circle.differs", "members or [data] differ; expected rows that are counted anew")
+            raise Refused("circle.differs", "members or [data] differ; expected a circle that counts rows anew")
         if not (anew or circle.counted == newest.circle.counted):
-            raise Refused("circle.differs", f"rows are those of circle {circle.counted}; expected those of this node's")
+            raise Refused(
+                "circle.differs",
+                f"row counts are from circle {circle.counted}; expected those from circle {newest.circle.counted}",
+            )
 
     def _check_start(self, circle: Circle, newest: KnownCircle | None, known: KnownStart) -> None:
-        """Check that a version from which a circle starts is one that this node would start from.
+        """Check that this node agrees to the version from which a circle starts.
 
-        A node that was in no circle before, or lost its ledger, has nothing to hold it against: its act says so.
+        A node that was in no circle before, or lost its ledger, cannot check the version; its act says so.
         """
         start = circle.start
         if start is None or newest is None or self.lost is not None:
             return
         version = f"version {start.sha256[:16]}"
         if start.imported and known.promoted:
-            raise Refused("base.unknown", f"{version} is called an import; it is of this federation")
+            raise Refused("base.unknown", f"{version} is called an import, but it is from this federation")
         if not (start.imported or known.same):
-            raise Refused("base.unknown", f"{version} was not promoted in this node's ledger")
+            raise Refused("base.unknown", f"this node's ledger does not have {version} as promoted")
         if known.summed and known.better:
-            what = f"a sum was opened over {version}; expected a promoted version over which none was"
-            raise Refused("base.unknown", what, hint="the last version of a run whose last round was promoted is one")
+            what = f"a sum was opened over {version}; expected a promoted version without an opened sum"
+            hint = "for example the last version of a run whose last round was promoted"
+            raise Refused("base.unknown", what, hint=hint)
 
     def let_go(self, circle: Circle, farewells: Iterable[Farewell], now: float) -> tuple[LetGo, ...]:
-        """Return whom a circle lets go before their time is over, and who gave no farewell.
+        """Return the members that a circle lets go before their time is over and without a farewell.
 
-        Also where the ledger is lost: of the circle that it knows nobody is let go sooner for that.
+        A lost ledger makes no difference: no member of the circle that the node knows is let go sooner.
         """
         newest, known = self.newest, self.of(circle.digest)
         if newest is None or newest.left:
@@ -225,7 +233,7 @@ class CircleStanding:
         )
 
     def fits_rule(self, circle: Circle, now: float, start: KnownStart) -> bool:
-        """Return whether the rule ``same-names`` signs a circle; ``start``: what is known of where that starts."""
+        """Return whether the rule ``same-names`` signs a circle; ``start``: what is known of the circle's start."""
         living = self.living
         if living is None or circle.number > living.number + JUMP:
             return False
@@ -235,17 +243,17 @@ class CircleStanding:
         return Act.between(living, circle).by_rule and not by_hand
 
     def check_begins(self, circle: Circle, name: str, now: float, start: KnownStart) -> None:
-        """Check that a circle, of which all signatures are here, begins for this node, called ``name``.
+        """Check that a circle with all its signatures begins for this node, called ``name``.
 
         Args:
-            circle: that is signed.
+            circle: signed by all its members.
             name: this node's.
             now: seconds since 1970.
-            start: what it knows of where the circle starts: a sum may have been opened over that since it signed.
+            start: what this node knows of the circle's start; a sum may have been opened over it since it signed.
 
         Raises:
-            Refused: ``circle.differs``: this node did not sign it, or its signature holds no more; ``base.unknown``;
-                ``ledger.lost``.
+            Refused: ``circle.differs``: this node did not sign it, or its signature is not valid any more;
+                ``base.unknown``; ``ledger.lost``.
         """
         if self.lost is not None:
             self._check_found(circle, name)  # it may have signed this one before it was shown what it had lost
@@ -259,6 +267,10 @@ class CircleStanding:
         if known is None or not known.turn:
             raise Refused("circle.differs", f"this node has not signed circle {number}")
         if newest is not None and number <= newest.circle.number:
-            raise Refused("circle.differs", f"this node has lived in circle {newest.circle.number}; it never goes back")
-        why = "it signed a higher one since, left it, or its signature is older than 30 days"
+            raise Refused("circle.differs", _no_return(newest.circle.number))
+        why = "it has since signed a higher circle, has left this one, or signed more than 30 days ago"
         raise Refused("circle.differs", f"this node's signature under circle {number} is withdrawn: {why}")
+
+
+def _no_return(number: int) -> str:
+    return f"this node has already lived in circle {number}; it never goes back"

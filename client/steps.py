@@ -1,8 +1,8 @@
-"""What happens to a member's update between training and sealing: an ordered chain of steps, each Update → Update.
+"""The steps between training and sealing: an ordered chain, in which each step turns an Update into an Update.
 
-A step sees one update and the round that it is for, and reaches back to nothing. Clipping is the last one of every
-member, and what does not fit is not sealed: a sum of cut updates would be no mean (rule 6). The reason, and which clip
-would do, stand in the member's own log; the coordinator learns a code.
+A step sees only one update and its round. Clipping is every member's last step. An update that does not fit the clip is
+not sealed, because a sum of cut updates would not be a mean (rule 6). The member's own log says why, and which clip
+would fit; the coordinator learns only a code.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .learning.learner import Vector
 
 logger = logging.getLogger(__name__)
 CUT_MOST, CUT_FEW = 0.05, 1
-"""Share of a group's values that may be cut, and how many may always be."""
+"""Share of a group's values that may be cut, and the number of values that may always be cut."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Update:
 
     Attributes:
         vector: ``float32[n]``; a step may change it in place.
-        scale: by which it travels.
-        share: of it in the mean.
+        scale: of the update on the wire.
+        share: weight of the update in the mean.
     """
 
     vector: Vector
@@ -44,15 +44,15 @@ class Step(Protocol):
     """One step of the chain."""
 
     def __call__(self, update: Update, context: RoundContext) -> Update:
-        """Return the update as it goes on.
+        """Return the update for the next step.
 
         Raises:
-            Refused: it must not be sealed.
+            Refused: the update must not be sealed.
         """
 
 
 def finite(update: Update, context: RoundContext) -> Update:
-    """Let an update pass whose values are all finite.
+    """Return the update if all its values are finite.
 
     Raises:
         Refused: ``update.failed``.
@@ -73,10 +73,10 @@ class _Counted:
 
 
 def clip(update: Update, context: RoundContext) -> Update:
-    """Cut every value to its clip, and say in the own log what is cut, or is rounded to chance.
+    """Cut every value to its clip; the member's own log says how many are cut, or below half a step.
 
     Raises:
-        Refused: ``update.failed``: more than one value of twenty of a group would be cut, and two at least.
+        Refused: ``update.failed``: more than one value in twenty of a group would be cut, and at least two.
     """
     counts = {group: _Counted() for group in update.scale.groups}
     for start in range(0, len(update.vector), BLOCK):
@@ -87,9 +87,9 @@ def clip(update: Update, context: RoundContext) -> Update:
         if found.cut > max(CUT_FEW, CUT_MOST * found.values):
             raise Refused(
                 "update.failed",
-                f"{found.cut / found.values:.0%} of the update's values in {group!r} lie above the clip, "
-                f"{update.scale.groups[group]:g}; the largest is {found.largest:.3g}: crypto.clip = "
-                f"{rounded_up(found.largest):g} would do, tell whoever proposes the recipe",
+                f"{found.cut / found.values:.0%} of the update's values in {group!r} are above the clip, "
+                f"{update.scale.groups[group]:g}; the largest is {found.largest:.3g}; ask the proposer of the recipe "
+                f"for crypto.clip = {rounded_up(found.largest):g} or more",
             )
     for group, found in counts.items():
         logger.info(
@@ -102,7 +102,7 @@ def clip(update: Update, context: RoundContext) -> Update:
 
 
 def _cut(part: Vector, most: float, half: float, found: _Counted) -> None:
-    """Cut a part of an update in place, and count."""
+    """Cut a part of an update in place, and count what was cut."""
     sizes = np.abs(part)
     found.values += len(part)
     found.cut += int((sizes > most).sum())

@@ -1,7 +1,7 @@
 """The member as a witness of the coordinator's log: it checks what every message shows, keeps it, and countersigns.
 
-The rule is in ``checkpoints.py``. What a member once took it never lets go, so a coordinator that shows another
-history is refused with every message until it returns to the one that this member knows.
+The rule is in ``checkpoints.py``. A member never gives up a history that it once accepted. If a coordinator shows
+another history, the member refuses every message until the coordinator returns to the history that the member knows.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ logger = logging.getLogger(__name__)
 
 
 class LogWitness:
-    """A member's eye on the log.
+    """A member's view of the coordinator's log.
 
     Args:
         identity: countersigns with its witness key.
-        ledger: remembers.
-        log_key: the only key that may sign the log; None pins the first one that is seen.
+        ledger: keeps the checkpoints.
+        log_key: the only key that may sign the log; None pins the first key that is seen.
         clock: seconds since 1970.
     """
 
@@ -34,7 +34,7 @@ class LogWitness:
         self._identity, self._ledger, self._log_key, self._clock = identity, ledger, log_key, clock
 
     def look(self, records: RecordDict) -> None:
-        """Check what a message shows of the log against what this member holds, and keep it.
+        """Check the checkpoint in a message against the one that this member holds, and keep it.
 
         Raises:
             Refused: ``audit.missing``, ``audit.signature``, ``audit.fork`` or ``audit.behind``.
@@ -45,8 +45,8 @@ class LogWitness:
         except OtherHistory as error:
             self._ledger.keep_fork(error.note, shown.checkpoint, proved=error.proved)
             logger.error(
-                "the coordinator's log is not the one that was witnessed here: %s; held is the checkpoint of "
-                "%d entries with root %s",
+                "the coordinator's log is not the one that this member witnessed: %s; this member holds the checkpoint "
+                "of %d entries with root %s",
                 error,
                 error.size,
                 error.root.hex(),
@@ -56,7 +56,7 @@ class LogWitness:
             self._ledger.keep_checkpoint(taken)
 
     def countersign(self, records: RecordDict) -> None:
-        """Add the newest checkpoint that this member holds to a reply, countersigned; nothing if it holds none."""
+        """Add this member's newest checkpoint to a reply, countersigned; add nothing if it has no checkpoint."""
         held = self._ledger.newest_checkpoint()
         if held is not None:
             attach(Witnessed(checkpoint=self.signed(held)), records)

@@ -1,1 +1,1 @@
-"""Rows, models and training: what a member does with its own data, and what a model version is used with."""
+"""Rows, models and training: what a member does with its own data, and the use of a model version."""

@@ -1,7 +1,7 @@
-"""What a practice finds where its config leaves it open: clip and longest step, from round 1 of all members' rows.
+"""Finds the clip and the longest step that a practice's config leaves open, from round 1 over all members' rows.
 
-Whoever has everybody's rows can look at everybody's update, so this is for practice alone. What is found is a constant
-of the run, and the report has the line for the recipe.
+This needs the updates of all members, so it is for practice only. The found values are constants of the run, and the
+report has the line for the recipe.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from ..scales import patterns, scale_of
 from .learner import Learner
 
 CLIP_ROOM = 4.0
-"""Times the largest value of round 1."""
+"""The clip is this many times the largest value of round 1."""
 STEP_ROOM = 10.0
-"""Times the length of round 1's mean, in a practice; a recipe's is three times the longest of a whole run."""
+"""A practice's longest step is this many times the length of round 1's mean; a recipe's is three times the longest step
+of a whole run."""
 LEAST = 1e-6
 
 
@@ -64,7 +65,7 @@ def _tensors(learner: Learner) -> list[slice]:
 
 
 def _clips(learner: Learner, largest: Sequence[float]) -> float | dict[str, float]:
-    """Return a clip for each group of tensors; one number where there is one group."""
+    """Return a clip for each group of tensors, or one number if there is only one group."""
     found: dict[str, float] = {}
     named = patterns(learner.layout, learner.buffers)
     for spec, most in zip(learner.layout, largest, strict=True):
@@ -85,7 +86,7 @@ def _length(updates: Sequence[np.ndarray[Any, Any]], rows: Sequence[int], scale:
 
 
 def rounded_up(value: float) -> float:
-    """Return the smallest number of two digits that is not below ``value``.
+    """Return the smallest number with two significant digits that is not below ``value``.
 
     >>> rounded_up(0.0321), rounded_up(8.0), rounded_up(123.4)
     (0.033, 8.0, 130.0)

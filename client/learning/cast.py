@@ -1,6 +1,7 @@
-"""Who takes part where one table holds everybody's rows: a run config, and each member's part of its data.
+"""The members of a practice, in which one table holds all members' rows: a run config, and each member's rows.
 
-Members' secrets follow from the run's seed (practice), the same as ``moonflower up`` writes into its nodes' folders.
+Members' secrets follow from the run's seed (practice); ``moonflower up`` writes the same secrets into its nodes'
+folders.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from .torch import TorchLearner
 
 logger = logging.getLogger(__name__)
 NICE = (10, 15, 20, 25, 30, 40, 50, 60, 80, 100)
-"""What :func:`rounded_up` rounds to, but for zeros at the end."""
+"""The numbers to which :func:`rounded_up` rounds, apart from zeros at the end."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Cast:
         return load_task(self.settings.task.ref, self.settings.task.options)
 
     def everyone(self) -> TorchLearner:
-        """Return a learner of all members' rows together, as only a practice can."""
+        """Return a learner of all members' rows together, which only a practice can make."""
         return self.learner("pooled", join([self.splits[name] for name in self.names]))
 
     @cached_property
@@ -75,21 +76,21 @@ class Cast:
 
     @cached_property
     def draw(self) -> str:
-        """What version 0 is drawn from."""
+        """Seed of version 0."""
         return draw_of(self.recipe, self.names)
 
 
 def prepare(config: Path, overrides: Iterable[str] = ()) -> Cast:
     """Return the cast of a run config: settings, schema, every member's rows; all checked.
 
-    Where ``training.max_rows`` is 0, it becomes what the largest member's training rows round up to.
+    If ``training.max_rows`` is 0, it becomes the largest member's number of training rows, rounded up.
 
     Args:
         config: run config (TOML).
         overrides: ``table.key=value`` strings.
 
     Raises:
-        InputError: anything in them is wrong.
+        InputError: something in the config or its data is wrong.
     """
     settings = load_run(config, overrides)
     task = load_task(settings.task.ref, settings.task.options)
@@ -126,24 +127,24 @@ def rounded_up(rows: int) -> int:
 
 
 def _warn(settings: RunSettings, counts: Mapping[str, int]) -> None:
-    """Say where settings do not suit the members' training rows; ``counts``: member → how many it has."""
+    """Warn if settings do not suit the members' training rows; ``counts``: member → number of training rows."""
     training, least = settings.training, settings.data.min_count
     most, largest = training.max_rows, max(counts.values())
     if most > max(2 * largest, NICE[0]):
-        said = "training.max_rows = %s is more than twice what any member has; expected about %s: a member may claim it"
+        said = "training.max_rows = %s is more than twice what any member has, and a member may claim it; expected %s"
         logger.warning(said, most, rounded_up(largest))
     for name, count in counts.items():
         if count > most:
             logger.warning("training.max_rows = %s: %s training rows of %s do not count", most, count - most, name)
         if min(count, most) // training.parts < least:
             said = (
-                "training.parts = %s leaves %s fewer rows in a part than data.min_count = %s; a node would not sign it"
+                "training.parts = %s leaves %s fewer rows in a part than data.min_count = %s; a node would refuse that"
             )
             logger.warning(said, training.parts, name, least)
 
 
 def _contradiction(cast: Cast, members: Mapping[str, Rows]) -> str:
-    """Return where the config asks for what its data cannot give, or ""."""
+    """Return what the config asks for that its data cannot give, or ""."""
     count, data = len(members), cast.settings.data
     least = cast.settings.federation.min_members
     if least > count:
@@ -151,8 +152,8 @@ def _contradiction(cast: Cast, members: Mapping[str, Rows]) -> str:
         return f"federation.min_members = {least}; expected at most {count}, the members in the data ({names})"
     if not any(len(part.validation) for part in cast.splits.values()):
         return (
-            f"data.validation_fraction = {data.validation_fraction:g} leaves no member rows to judge with; expected "
-            "more, for nothing is promoted otherwise"
+            f"data.validation_fraction = {data.validation_fraction:g} leaves no member a validation row; expected "
+            "more, because nothing is promoted otherwise"
         )
     if data.test_column is not None and not any(len(part.test) for part in cast.splits.values()):
         marks = {str(mark) for rows in members.values() for mark in rows.groups[data.test_column]} - {"None"}

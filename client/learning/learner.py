@@ -1,7 +1,7 @@
-"""What a member asks of whatever learns: a :class:`Learner`. ``torch.py`` has the first; others can come.
+"""The interface of everything that learns: a :class:`Learner`. ``torch.py`` has the first one; others can be added.
 
-Rules: a vector in, a vector out, the same bits for the same inputs; no call depends on an earlier one but for
-:meth:`Learner.prepare`, so that a node that was started again gives the same update.
+Rules: a vector in, a vector out, the same bits for the same inputs. No call depends on an earlier call, except on
+:meth:`Learner.prepare`, so that a restarted node gives the same update.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Learner(Protocol):
 
     @property
     def layout(self) -> Layout:
-        """Names and shapes of what travels, in the order in which a vector holds them."""
+        """Names and shapes of the tensors that travel, in the order in which a vector holds them."""
 
     @property
     def buffers(self) -> Collection[str]:
-        """Names of what travels without following a gradient."""
+        """Names of the tensors that travel but have no gradient."""
 
     @property
     def floors(self) -> Mapping[str, float]:
@@ -51,11 +51,11 @@ class Learner(Protocol):
 
     @property
     def frozen(self) -> Mapping[str, NDArray[Any]]:
-        """The start value of everything that a prediction needs and that does not travel, by name."""
+        """The start value of every tensor that a prediction needs and that does not travel, by name."""
 
     @property
     def frozen_digests(self) -> Mapping[str, str]:
-        """Name of each of them → SHA-256 over type, shape and bytes, 64 hex digits."""
+        """Name of each frozen tensor → SHA-256 over its type, shape and bytes, 64 hex digits."""
 
     def start(self) -> Vector:
         """Return the start vector, ``float32[n]``; it depends on task, schema and draw only."""
@@ -67,19 +67,19 @@ class Learner(Protocol):
         """Return means and spreads from the summed statistics, JSON-able; the same bits at every member."""
 
     def possible(self, totals: Sequence[int], rows: int) -> bool:
-        """Return whether summed statistics can be those of so many rows; the same at every member."""
+        """Return whether summed statistics are possible for this number of rows; the same at every member."""
 
     def prepare(self, scaling: Mapping[str, Any]) -> None:
-        """Fix the scaling; needed before :meth:`train` and whatever evaluates."""
+        """Fix the scaling; call this before training and evaluation."""
 
     def train(self, base: Vector, training: TrainingSettings, number: int) -> Vector:
-        """Return the vector after a round's training from ``base``; ``number`` is the round's and seeds every draw."""
+        """Return the vector after a round's training from ``base``; the round's ``number`` seeds every random draw."""
 
     def evaluate(self, vector: Vector, part: Part | Rows) -> Metrics:
-        """Return the metrics of a vector on a part of the own rows, or on other raw rows; None where undefined."""
+        """Return a vector's metrics on a part of this member's rows, or on other raw rows; None where undefined."""
 
     def personalised(self, vector: Vector) -> Metrics | None:
-        """Return the metrics on the own test rows with the private part; None where there is no such part."""
+        """Return the metrics on this member's test rows with the private part; None if there is no such part."""
 
     def tested(self) -> NDArray[np.int64]:
         """Return how many test rows of each kind there are, ``int64[c]`` in ``[0, 2^38)``, to be summed."""
@@ -91,4 +91,4 @@ class Learner(Protocol):
         """Return the metrics of all members' test rows from the summed tallies."""
 
     def data_digest(self) -> str:
-        """Return the SHA-256 of all the member's rows, however they are ordered and split."""
+        """Return the SHA-256 of all the member's rows; order and split do not change it."""

@@ -1,7 +1,7 @@
-"""Using a model version: it carries task, schema, scaling and every number, so one file and this package are enough.
+"""Predictions from a model version: it carries task, schema, scaling and every number, so one file is enough.
 
-A model file comes from elsewhere. It must not make this machine import code that its owner did not name: its
-task reference is looked up in an allow-list before anything is imported, and all is checked before use.
+A model file comes from elsewhere. It must not make this machine import code that the machine's owner did not name. So
+its task reference is looked up in an allow-list before anything is imported, and everything is checked before use.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Predictor:
 
     Attributes:
         version: the parsed file.
-        task: what it was trained for.
+        task: the task that it was trained for.
         schema: columns that a table needs.
         scaling: the federation's means and spreads, as the task wrote them.
         model: the network, with the version's numbers.
@@ -51,7 +51,7 @@ class Predictor:
     model: nn.Module
 
     def predict(self, frame: pd.DataFrame) -> NDArray[np.float64]:
-        """Return the probabilities of every row of a table; a label column is not needed, others are ignored.
+        """Return the probabilities of every row of a table; it needs no label column, and extra columns are ignored.
 
         Returns:
             ``float64[n]``, of the second class; with more than two classes ``float64[n, classes]``.
@@ -87,7 +87,7 @@ class Predictor:
 
 
 def load_model(path: Path | str, *, allow: Collection[str] | None = None) -> Predictor:
-    """Return the model version in the file ``path``, ready to predict; a copy marked as not released says so.
+    """Return the model version in the file ``path``, ready to predict; log a warning if it is marked as not released.
 
     Args:
         path: a ``.safetensors`` file that a run or ``moonflower model export`` wrote.
@@ -110,12 +110,12 @@ def load_model(path: Path | str, *, allow: Collection[str] | None = None) -> Pre
     except InputError as error:
         raise InputError(error.code, f"model file {path}: {error}", hint=error.hint) from None
     if predictor.version.unreleased:
-        logger.warning("model file %s is not released: nobody who has to approve it has said that it may be used", path)
+        logger.warning("model file %s is not released: approvers have not agreed that it may be used", path)
     return predictor
 
 
 def open_version(version: Version, *, allow: Collection[str] | None = None) -> Predictor:
-    """Return a parsed model version, ready to predict; arguments and errors as :func:`load_model`."""
+    """Return a parsed model version, ready to predict; arguments and errors are as in :func:`load_model`."""
     manifest = version.manifest
     if manifest.get("format") != _FORMAT:
         raise _bad(f"its format is {manifest.get('format')!r}; expected {_FORMAT}")
@@ -124,7 +124,7 @@ def open_version(version: Version, *, allow: Collection[str] | None = None) -> P
             raise _bad(f"its manifest has no {key!r}")
     options, scaling = manifest["task"], manifest["scaling"]
     if not isinstance(options, dict) or not isinstance(options.get("ref"), str) or not isinstance(scaling, dict):
-        raise _bad("task or scaling in its manifest is no table")
+        raise _bad("task or scaling in its manifest is not a table")
     ref = options["ref"]
     allowed = own_tasks() if allow is None else list(allow)
     if ref not in allowed:
@@ -155,7 +155,7 @@ def predict_file(
     Args:
         model_path: the model version.
         data_path: the rows; the file needs the schema's columns, no label.
-        out: CSV file to write, in the rows' order; None = none.
+        out: CSV file to write, in the rows' order; None writes no file.
         allow: as in :func:`load_model`.
 
     Raises:
@@ -175,7 +175,7 @@ def _frozen(version: Version, model: nn.Module) -> dict[str, Tensor]:
     """Return the version's frozen tensors, which are exactly those of its task's model.
 
     Raises:
-        InputError: ``data.model``: names one that is missing, too many, or of another type or shape.
+        InputError: ``data.model``: a tensor is missing, unknown, or of another type or shape; the message names it.
     """
     found = {name: torch.from_numpy(np.array(value)) for name, value in version.frozen.items()}
     wanted = frozen_of(model)

@@ -1,5 +1,6 @@
-"""A member's rows in memory, and how a table's columns become numbers. Nothing is guessed: a value that the schema does
-not allow is refused, by column and value, never by row.
+"""A member's rows in memory, and how a table's columns become numbers.
+
+Nothing is guessed: a value that the schema does not allow is refused. The message names column and value, never a row.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Rows:
     Attributes:
         inputs: raw or prepared inputs, ``[n, …]``.
         targets: what to predict, ``[n, …]``; class indices ``int64[n]`` unless the task says otherwise.
-        groups: text columns that are no inputs (site, test mark), each ``object[n]``, None where empty.
+        groups: text columns that are not inputs (site, test mark), each ``object[n]``, None where a cell is empty.
     """
 
     inputs: Tensor
@@ -54,14 +55,14 @@ class Rows:
 
 @dataclass(frozen=True)
 class Split:
-    """The parts of a member's rows, each in the order of keyed hashes; ``train`` has a row, the others may be empty."""
+    """The parts of a member's rows, each in the order of keyed hashes; only ``train`` always has a row."""
 
     train: Rows
     validation: Rows
     test: Rows
 
     def capped(self, max_rows: int) -> Split:
-        """Return it with the first ``max_rows`` training rows alone; 0 for all."""
+        """Return a copy with only the first ``max_rows`` training rows; 0 keeps all."""
         if not 0 < max_rows < len(self.train):
             return self
         return replace(self, train=self.train.take(np.arange(max_rows)))
@@ -71,7 +72,7 @@ def need(frame: pd.DataFrame, names: Iterable[str], where: str) -> None:
     """Check that ``frame`` has every column in ``names``.
 
     Raises:
-        InputError: ``data.column``: names the file, the column and the nearest one.
+        InputError: ``data.column``: the message names the file, the column and the nearest column name.
     """
     known = [str(name) for name in frame.columns]
     for name in names:

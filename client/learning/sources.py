@@ -1,4 +1,4 @@
-"""Where rows come from: a :class:`Source` reads them and says when they changed. A table's file is the first one."""
+"""Sources of rows: a :class:`Source` reads rows and says when they changed. The first one is a table in a file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BROKEN = {
 
 
 class Source(Protocol):
-    """Rows that lie somewhere: in a file, a folder, a database."""
+    """Rows in a file, a folder or a database."""
 
     def frame(self) -> pd.DataFrame:
         """Return all rows as a table.
@@ -38,7 +38,7 @@ class Source(Protocol):
         """
 
     def stamp(self) -> tuple[int, ...]:
-        """Return what changes when the rows do; () where nothing can be said."""
+        """Return numbers that change when the rows change; () if that is not known."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def source_of(settings: DataSettings) -> Source:
     """Return the source that ``[data]`` names.
 
     Raises:
-        InputError: ``data.file``: it names none.
+        InputError: ``data.file``: it names no source.
     """
     if settings.path is None:
         raise InputError("data.file", "[data] path is missing; expected a CSV or Parquet file")
@@ -75,7 +75,7 @@ def read_table(path: Path) -> pd.DataFrame:
     """Return the table in a CSV (also .gz) or Parquet file; CSV cells stay text.
 
     Raises:
-        InputError: ``data.file``: missing, unreadable or of an unknown kind; ``data.empty``: no row.
+        InputError: ``data.file``: missing, unreadable or of an unknown kind; ``data.empty``: no rows.
     """
     if not path.is_file():
         beside = (
@@ -86,7 +86,7 @@ def read_table(path: Path) -> pd.DataFrame:
         found = "is not a file" if path.exists() else "does not exist"
         raise InputError("data.file", f"data file {path} {found}; {nearest(path.name, beside)}")
     if not path.name.lower().endswith(_READERS):
-        raise InputError("data.file", f"data file {path} is of no known kind; expected {', '.join(_READERS)}")
+        raise InputError("data.file", f"data file {path} has an unknown ending; expected {', '.join(_READERS)}")
     try:
         parquet = path.name.lower().endswith(".parquet")
         frame = pd.read_parquet(path) if parquet else _read_csv(path)
@@ -95,14 +95,14 @@ def read_table(path: Path) -> pd.DataFrame:
     except ImportError:
         raise InputError(
             "data.file",
-            f"data file {path} is Parquet, and pyarrow is not installed; expected it, or a CSV file",
+            f"data file {path} is Parquet, and pyarrow is not installed; expected pyarrow, or a CSV file",
             hint='pip install "moonflower[parquet]"',
         ) from None
     except (OSError, ValueError, EOFError, csv.Error, zlib.error, pd.errors.ParserWarning) as error:
         reason = _BROKEN.get(type(error).__name__, f"cannot be read ({type(error).__name__})")
         raise InputError("data.file", f"data file {path} {reason}; expected a whole table") from None
     if frame.empty:
-        raise InputError("data.empty", f"data file {path} has no row; expected at least one")
+        raise InputError("data.empty", f"data file {path} has no rows; expected at least one")
     return frame
 
 
@@ -122,13 +122,13 @@ def _read_csv(path: Path) -> pd.DataFrame:
     header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     names = [str(name) for name in header.iloc[0]]
     doubled = [name for name in names if names.count(name) > 1]
-    if doubled:  # pandas would rename the second one in silence
-        raise InputError("data.column", f"data file {path} has two columns {doubled[0]!r}; expected one")
+    if doubled:  # pandas would silently rename the second one
+        raise InputError("data.column", f"data file {path} has two columns called {doubled[0]!r}; expected one")
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
     with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
-        if any(0 < len(row) < len(names) for row in csv.reader(file)):  # pandas would fill it up in silence
+        if any(0 < len(row) < len(names) for row in csv.reader(file)):  # pandas would silently fill it up
             raise InputError(
                 "data.file", f"data file {path} has a row with fewer cells than the header; expected a whole table"
             )

@@ -1,8 +1,9 @@
-"""Which rows are whose: a member's into training, validation and test, or a whole table dealt out to members.
+"""Splits of rows: a member's rows into training, validation and test, or a whole table dealt out to members.
 
-A member's rows are dealt by a keyed hash of each row alone, under the node's own secret (rule 8): a row's part does not
-depend on the other rows, on their order or on the run, so a table that grows moves no row, and nobody else can tell
-which rows a member trained with. Dealing a whole table out to members is seeded by the run: everybody may know it.
+A member's rows are dealt by a keyed hash of each row, under the node's own secret (rule 8). A row's part does not
+depend on other rows, on their order or on the run. So a table that grows moves no row to another part, and without the
+secret nobody can compute which rows a member trained with. Dealing a whole table out to members is seeded by the run,
+which everybody may know.
 """
 
 from __future__ import annotations
@@ -27,25 +28,26 @@ _CELLS = 1 << 20
 
 
 def split(rows: Rows, settings: DataSettings, *, secret: NodeSecret, member: str) -> Split:
-    """Return the parts of a member's rows, each in the order of its rows' keyed hashes, whatever the table's is.
+    """Return the parts of a member's rows, each in the order of its rows' keyed hashes; the table's order is ignored.
 
-    A row is its inputs and targets as read; equal rows are in the same part, as often as they occur. Of two numbers in
-    [0, 1) that its keyed hash gives, the first below ``test_fraction`` makes it a test row, else the second below
-    ``validation_fraction`` a validation row, else it is a training row. So the sizes of the parts vary by chance. Where
-    no row is left for training, it gets the one with the smallest hash, and its equals: of the validation rows, or if
-    there is none of the test rows. The test part does not depend on ``validation_fraction``.
+    A row is its inputs and targets as read. Equal rows are in the same part, as often as they occur. A row's keyed hash
+    gives two numbers in [0, 1). If the first is below ``test_fraction``, it is a test row. Else, if the second is below
+    ``validation_fraction``, it is a validation row. Else it is a training row. So the sizes of the parts vary by
+    chance. If no row is left for training, the row with the smallest hash and its equals become training rows: taken
+    from the validation rows, or from the test rows if there are no validation rows. The test part does not depend on
+    ``validation_fraction``.
 
     Args:
         rows: one row or more.
-        settings: fractions; or a mark (``test_column``, ``test_value``), which then says alone what a test row is.
+        settings: fractions; or a mark (``test_column``, ``test_value``), which then alone decides what a test row is.
         secret: the node's own.
         member: name, for messages.
 
     Raises:
-        InputError: ``data.empty``: no row at all; ``data.column``: no such mark.
+        InputError: ``data.empty``: no rows; ``data.column``: the mark's column is missing.
     """
     if not len(rows):
-        raise InputError("data.empty", f"member {member!r} has no row; expected at least one")
+        raise InputError("data.empty", f"member {member!r} has no rows; expected at least one")
     hashes = row_hashes(rows, secret, "split")
     first, second = (hashes[:, at] * 2.0**-64 for at in (0, 1))
     if settings.test_column is not None:
@@ -66,7 +68,7 @@ def split(rows: Rows, settings: DataSettings, *, secret: NodeSecret, member: str
 
 
 def parts_of(order: NDArray[np.int64], parts: int) -> list[NDArray[np.int64]]:
-    """Return an epoch's parts in their order, without empty ones; their sizes differ by one at most.
+    """Return an epoch's parts in their order, without empty parts; their sizes differ by one at most.
 
     >>> [len(part) for part in parts_of(np.arange(10), 4)]
     [3, 3, 2, 2]
@@ -75,9 +77,9 @@ def parts_of(order: NDArray[np.int64], parts: int) -> list[NDArray[np.int64]]:
 
 
 def row_hashes(rows: Rows, secret: NodeSecret, purpose: str) -> NDArray[np.uint64]:
-    """Return two numbers for every row, ``uint64[n, 2]``: HMAC-SHA256 of its cells for a purpose, 128 bits of it.
+    """Return two numbers for every row, ``uint64[n, 2]``: 128 bits of the HMAC-SHA256 of its cells for a purpose.
 
-    Cells count as float64, so that their type does not matter; all NaN are equal, and so are 0 and -0.
+    Cells are hashed as float64, so that their type does not matter. All NaN are equal, and so are 0 and -0.
     """
     out = np.empty((len(rows), 2), dtype=np.uint64)
     cells = [rows.inputs.reshape(len(rows), -1), rows.targets.reshape(len(rows), -1)]
@@ -92,7 +94,7 @@ def row_hashes(rows: Rows, secret: NodeSecret, purpose: str) -> NDArray[np.uint6
 
 
 def join(splits: Sequence[Split]) -> Split:
-    """Return the parts of all members put together, for the pooled baseline."""
+    """Return the parts of all members joined, for the pooled baseline."""
     return Split(
         Rows.concat([s.train for s in splits]),
         Rows.concat([s.validation for s in splits]),
@@ -111,7 +113,7 @@ def partition(rows: Rows, data: DataSettings, simulate: SimulateSettings, seed: 
         seed: of the draws.
 
     Raises:
-        InputError: ``data.site``: site missing, written in two ways, or no valid name; ``data.empty``: fewer
+        InputError: ``data.site``: a site is missing, spelt in two ways, or not a valid name; ``data.empty``: fewer
             rows than members; ``config.value``: dirichlet without class labels.
     """
     if simulate.partition == "site":
@@ -131,7 +133,7 @@ def generator(purpose: str) -> np.random.Generator:
 
 def _group(rows: Rows, name: str, code: str) -> NDArray[np.object_]:
     if name not in rows.groups:
-        raise InputError(code, f"the rows come without a column {name!r}; {nearest(name, rows.groups)}")
+        raise InputError(code, f"the rows have no column {name!r}; {nearest(name, rows.groups)}")
     return rows.groups[name]
 
 
@@ -148,7 +150,7 @@ def _sites(rows: Rows, data: DataSettings) -> dict[str, Rows]:
         if plain in names:
             raise InputError(
                 "data.site",
-                f"{column} holds both {names[plain]!r} and {site!r}; expected one way to write a member's name",
+                f"{column} holds both {names[plain]!r} and {site!r}; expected one spelling of a member's name",
             )
         names[plain] = site
         try:
@@ -168,7 +170,9 @@ def _owners(rows: Rows, simulate: SimulateSettings, count: int, rng: np.random.G
         return owner
     labels = rows.targets.numpy()
     if labels.ndim != 1:
-        raise InputError("config.value", 'partition = "dirichlet" needs one class label a row; expected "random"')
+        raise InputError(
+            "config.value", 'partition = "dirichlet" needs one class label for each row; expected "random"'
+        )
     for label in np.unique(labels):
         index = rng.permutation(np.flatnonzero(labels == label))
         cuts = np.cumsum(rng.dirichlet(np.full(count, simulate.alpha)))[:-1]

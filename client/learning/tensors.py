@@ -1,4 +1,4 @@
-"""A task's model as tensors: how it is made, which of them travel, and how a vector becomes a model again."""
+"""A task's model as tensors: how it is made, which tensors travel, and how a vector becomes a model again."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def check_fits(version: Version, task: Task, schema: Schema, draw: str) -> None:
     """Check that a version is one of a task's model, so that runs can start from it.
 
     Args:
-        version: that is to be trained further.
+        version: the version to train further.
         task, schema: of the circle.
-        draw: what its version 0 is drawn from.
+        draw: seed of the circle's version 0.
 
     Raises:
-        InputError: ``data.model``: another model; names the first tensor that differs.
+        InputError: ``data.model``: it is of another model; the message names the first tensor that differs.
     """
     model = fresh_model(task, schema, draw)
     frozen = {name: tensor_digest(value.detach().numpy()) for name, value in frozen_of(model).items()}
@@ -42,12 +42,12 @@ def check_fits(version: Version, task: Task, schema: Schema, draw: str) -> None:
     found |= {name: tensor_digest(value) for name, value in version.frozen.items()}
     odd = next((name for name in dict.fromkeys((*own, *found)) if own.get(name) != found.get(name)), None)
     if odd is not None or list(own) != list(found):
-        what = f"{odd!r} is another tensor" if odd is not None else "its tensors are in another order"
-        raise InputError("data.model", f"version {version.sha256[:16]} is not of this task and schema: {what}")
+        what = f"tensor {odd!r} differs" if odd is not None else "its tensors are in another order"
+        raise InputError("data.model", f"version {version.sha256[:16]} does not fit this task and schema: {what}")
 
 
 def fresh_model(task: Task, schema: Schema, draw: str) -> nn.Module:
-    """Return the task's model as ``draw`` makes it; the global torch generator is as it was afterwards."""
+    """Return the task's model as ``draw`` makes it; the global torch generator is left unchanged."""
     number = torch_seed(f"start|{draw}".encode())
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(number)  # torch.manual_seed keeps a stack trace a call for absent devices
@@ -68,7 +68,7 @@ def frozen_of(model: nn.Module) -> dict[str, Tensor]:
     """Return what does not travel, by name: frozen parameters and integer buffers, without empty ones.
 
     Raises:
-        InputError: ``config.task``: one is of a type that no version can hold, such as bfloat16.
+        InputError: ``config.task``: a tensor has a type that no version can hold, such as bfloat16.
     """
     travels = {spec.name for spec in layout_of(model)}
     found = {name: value for name, value in model.state_dict().items() if value.numel() and name not in travels}
@@ -88,14 +88,14 @@ def tensor_digest(value: NDArray[Any]) -> str:
 
 
 def check_hidden(model: nn.Module, other: Callable[[], nn.Module]) -> None:
-    """Check that no buffer outside the state dict was drawn: no version carries it, so predictions would differ.
+    """Check that no buffer outside the state dict is random: no version carries it, so predictions would differ.
 
     Args:
         model: as one seed makes it.
-        other: makes it from another seed; called only where there is such a buffer.
+        other: makes the model from another seed; called only if there is such a buffer.
 
     Raises:
-        InputError: ``config.task``: names the buffer.
+        InputError: ``config.task``: the message names the buffer.
     """
     kept = model.state_dict()
     hidden = {name: value for name, value in model.named_buffers(remove_duplicate=False) if name not in kept}
@@ -110,7 +110,7 @@ def check_hidden(model: nn.Module, other: Callable[[], nn.Module]) -> None:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Return whether two tensors hold the same; NaN is NaN."""
+    """Return whether two tensors hold the same values; NaN equals NaN."""
     return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
 
 
@@ -132,7 +132,7 @@ def load(model: nn.Module, origin: Mapping[str, Tensor], layout: Layout, vector:
     with torch.no_grad():
         for name, kept in origin.items():
             state[name].copy_(kept)
-        for spec in layout:  # one tensor at a time: a whole second vector would be a lot of memory
+        for spec in layout:  # one tensor at a time: a second whole vector would take much memory
             piece = np.array(vector[start : start + spec.size], dtype=np.float32)
             state[spec.name].copy_(torch.from_numpy(piece.reshape(spec.shape)))
             start += spec.size

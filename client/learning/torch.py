@@ -1,13 +1,12 @@
 """A member's training: a vector in, a vector out, the same bits for the same inputs.
 
 What travels is a flat ``float32[n]``: trainable floating parameters and floating buffers, in state-dict
-order. The rest of the state dict, frozen parameters and integer buffers, stays where it is; before every use it is set
+order. The rest of the state dict, frozen parameters and integer buffers, stays where it is. Before every use it is set
 back to the start, so that no call depends on an earlier one and a restarted node gives the same update. A version
-carries it, whole, and members compare its digests: a model predicts elsewhere what it predicted in the run.
+carries all of it, and members compare its digests, so a model predicts elsewhere what it predicted in the run.
 
-The start is drawn from what the circle's recipe says, the same at every member. Batches and dropout follow from the
-node's secret (rule 8), seed and round: members with equal rows differ, and a round that is repeated trains the same
-update.
+The start is drawn from the circle's recipe, the same at every member. Batches and dropout follow from the node's secret
+(rule 8), seed and round. So members with equal rows differ, and a round that is repeated trains the same update.
 """
 
 from __future__ import annotations
@@ -54,12 +53,12 @@ class TorchLearner:
         split: the member's raw rows.
         schema: of the rows.
         seed: of the run.
-        secret: the node's own; with seed and round it seeds every draw of training.
-        draw: what the start is drawn from; by default the seed.
+        secret: the node's own; with seed and round it seeds every random draw of training.
+        draw: seed of the start; by default the run's seed.
 
     Raises:
         InputError: ``config.task``: the model has no trainable parameter, a frozen tensor that no version can hold, or
-            a drawn tensor outside its state dict.
+            a random tensor outside its state dict.
     """
 
     def __init__(
@@ -123,7 +122,7 @@ class TorchLearner:
         return _counts(self.task.summary(self._raw.train, self.schema), "summary")
 
     def data_digest(self) -> str:
-        """Return the SHA-256 of all the member's rows, however they are ordered and split."""
+        """Return the SHA-256 of all the member's rows; order and split do not change it."""
         parts = [Rows(part.inputs, part.targets) for part in (self._raw.train, self._raw.validation, self._raw.test)]
         whole = Rows.concat([part for part in parts if len(part)])
         rows = [whole.inputs.reshape(len(whole), -1).double(), whole.targets.reshape(len(whole), -1).double()]
@@ -135,11 +134,11 @@ class TorchLearner:
         return self.task.scaling([int(total) for total in totals], self.schema)
 
     def possible(self, totals: Sequence[int], rows: int) -> bool:
-        """Return whether summed statistics can be those of so many rows."""
+        """Return whether summed statistics are possible for this number of rows."""
         return self.task.possible([int(total) for total in totals], rows, self.schema)
 
     def prepare(self, scaling: Mapping[str, Any]) -> None:
-        """Fix the scaling and prepare all parts with it; needed before ``train`` and whatever evaluates."""
+        """Fix the scaling and prepare all parts with it; call this before training and evaluation."""
         if self._ready is not None and self._scaling == scaling:
             return
         self._scaling = dict(scaling)
@@ -149,14 +148,14 @@ class TorchLearner:
     def train(self, base: Vector, training: TrainingSettings, number: int) -> Vector:
         """Return the vector after ``local_epochs`` of plain SGD from ``base``.
 
-        An epoch cuts the rows, in an order of its own, into ``parts`` whose sizes differ by one at most, and takes a
-        step with each. A step's gradient is the sum over its part divided by (rows / parts), so that to first order an
-        update does not depend on which rows share a part (rule 5). Parts without a row are passed over.
+        Each epoch orders the rows anew, cuts them into ``parts`` whose sizes differ by one at most, and takes a step
+        with each. A step's gradient is the sum over its part divided by (rows / parts), so that to first order an
+        update does not depend on which rows share a part (rule 5). Parts without a row are skipped.
 
         Args:
             base: ``float32[n]``.
             training: epochs, learning rate, parts; FedProx' mu adds mu/2 |w - base|² to the loss.
-            number: of the round; with secret and seed it seeds the order of the rows, and dropout.
+            number: of the round; with secret and seed it seeds the order of the rows and dropout.
 
         Returns:
             ``float32[n]``; may hold NaN or infinities when training diverged.
@@ -175,10 +174,10 @@ class TorchLearner:
             return flatten(self.model.state_dict(), self.layout)
 
     def evaluate(self, vector: Vector, part: Part | Rows) -> Metrics:
-        """Return the task's metrics of ``vector`` on a part of the own rows, or on other raw rows.
+        """Return the task's metrics of ``vector`` on a part of this member's rows, or on other raw rows.
 
-        All of ``METRICS`` are there. None is a metric that the rows leave undefined, as all are without rows;
-        NaN or an infinity is the model's own doing.
+        All of ``METRICS`` are present. A metric is None if the rows leave it undefined, as when there are no rows. NaN
+        and infinities come from the model.
         """
         rows = self._part(part) if isinstance(part, str) else self._prepared(part)
         with _steady(self._size):
@@ -198,7 +197,7 @@ class TorchLearner:
 
         Args:
             vector: ``float32[n]``.
-            bins: into how many a score may be counted, 1 or more.
+            bins: number of bins for scores, 1 or more.
 
         Raises:
             InputError: ``data.value``: a number outside.
@@ -210,18 +209,18 @@ class TorchLearner:
             return _counts(self.task.tally(outputs, rows.targets, bins), "tally")
 
     def scores(self, vector: Vector, part: Part) -> NDArray[np.float64]:
-        """Return the task's scores of ``vector`` on a part of the own rows, as :meth:`Task.scores` gives them."""
+        """Return the task's scores of ``vector`` on a part of this member's rows, as :meth:`Task.scores` gives them."""
         rows = self._part(part)
         with _steady(self._size):
             self._load(vector)
             return self.task.scores(self._outputs(rows))
 
     def overall(self, totals: Sequence[int], bins: int) -> Metrics:
-        """Return the metrics of all members' test rows from the summed tallies, counted into so many bins."""
+        """Return the metrics of all members' test rows from the summed tallies over ``bins`` bins."""
         return self.task.overall([int(total) for total in totals], bins)
 
     def personalised(self, vector: Vector) -> Metrics | None:
-        """Return the metrics on the own test rows with the private part, None when the task has none."""
+        """Return the metrics on this member's test rows with the private part; None if the task has no such part."""
         rows, own = self._part("test"), self._part("train")
         with _steady(self._size):
             self._load(vector)
@@ -232,10 +231,10 @@ class TorchLearner:
             return self._metrics(rows, private)
 
     def fit(self, training: TrainingSettings) -> Vector:
-        """Return the vector after all rounds on the own rows alone, scaled by their own statistics.
+        """Return the vector after all rounds on this learner's rows alone, scaled by their own statistics.
 
-        This prepares the learner anew: use one of its own for a baseline. With the rows of one member it is
-        the ``alone`` baseline, with those of all members the ``pooled`` one.
+        This prepares the learner anew, so use a separate learner for a baseline. With one member's rows it is the
+        ``alone`` baseline, with all members' rows the ``pooled`` one.
         """
         self.prepare(self.scaling(self.summary().tolist()))
         vector = self.start()
@@ -245,7 +244,7 @@ class TorchLearner:
 
     def _part(self, name: Part) -> Rows:
         if self._ready is None:
-            raise RuntimeError("Learner.prepare comes before training and evaluation")
+            raise RuntimeError("call Learner.prepare before training and evaluation")
         rows: Rows = getattr(self._ready, name)
         return rows
 
@@ -281,9 +280,10 @@ class TorchLearner:
 
 
 class _Even:
-    """Lets layers that normalise keep the mean over all rows of a round, so that no part counts for more than another.
+    """Makes normalising layers keep the mean over all rows of a round, so that every part counts the same.
 
-    With their own momentum the last part counts most, and the order of the rows shows in the buffers to first order.
+    With the layers' own momentum the last part would count most, and the buffers would show the order of the rows to
+    first order.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -292,7 +292,7 @@ class _Even:
         self._seen = 0
 
     def take(self, rows: int) -> None:
-        """Prepare for a part of so many rows."""
+        """Prepare for a part of ``rows`` rows."""
         self._seen += rows
         for layer in self._layers:
             layer.momentum = rows / self._seen
@@ -330,6 +330,6 @@ def _counts(counts: NDArray[np.int64], what: str) -> NDArray[np.int64]:
     if counts.size and not 0 <= counts.min() <= counts.max() <= MAX_COUNT:
         raise InputError(
             "data.value",
-            f"the task's {what} holds a number outside 0 to {MAX_COUNT}; expected fewer rows, or counts",
+            f"the task's {what} holds a number outside 0 to {MAX_COUNT}; expected counts, or fewer rows",
         )
     return counts

@@ -1,1 +1,1 @@
-"""What a member must not forget: its ledger, the tables in it, and the journal of what it did."""
+"""A member's permanent records: its ledger, the tables in it, and the journal of what it did."""

@@ -1,4 +1,4 @@
-"""What a node knows of circles: which it saw and when, which it signed, in which it has lived. Part of the ledger."""
+"""The circles in the ledger: which circles a node saw and when, which it signed, and in which it has lived."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from . import tables
 _LOST = "ledger.lost"
 Check = Callable[[CircleStanding, KnownStart], None]
 MAX_IDLE = 64
-"""Circles that a ledger keeps beside those that its node signed, left, or agreed to."""
+"""Most circles that a ledger keeps in addition to those that its node signed, left, or agreed to."""
 
 
 class CircleBook:
@@ -34,7 +34,7 @@ class CircleBook:
         self._store, self._note = store, note
 
     def standing(self) -> CircleStanding:
-        """Return how this node stands."""
+        """Return this node's standing to circles."""
         with self._store.read() as db:
             return self._standing(db)
 
@@ -64,8 +64,9 @@ class CircleBook:
         Args:
             circle: that was seen.
             now: seconds since 1970.
-            by_hand: its operator decided so, for this circle.
-            check: raises where it may not, in the same transaction: two processes sign from one ledger.
+            by_hand: the operator decided to sign this circle.
+            check: raises if the node may not sign; runs in the same transaction, because two processes sign from one
+                ledger.
         """
         with self._store.transaction() as db:
             start = self._start(db, circle)
@@ -77,20 +78,20 @@ class CircleBook:
             self._note(db, "circle_signed", circle=circle.digest, circle_number=circle.number)
 
     def confirm(self, circle: Circle) -> None:
-        """Remember that the operator decided for a circle that this node has signed already, perhaps by a rule."""
+        """Remember that the operator chose a circle that this node has already signed, perhaps by a rule."""
         with self._store.transaction() as db:
             column = tables.circles.c
             db.execute(tables.circles.update().where(column.digest == circle.digest).values(by_hand=True))
 
     def consent(self, circle: Circle) -> None:
-        """Remember that the operator agrees to what a circle lets go, before its time is over."""
+        """Remember that the operator agrees to the members that a circle lets go, before their time is over."""
         with self._store.transaction() as db:
             column = tables.circles.c
             db.execute(tables.circles.update().where(column.digest == circle.digest).values(consented=True))
             self._note(db, "circle_consented", circle=circle.digest, circle_number=circle.number)
 
     def begin(self, circle: Circle, check: Check) -> None:
-        """Remember that all names signed a circle: this node lives in it from now on."""
+        """Remember that all members signed a circle; this node lives in it from now on."""
         with self._store.transaction() as db:
             standing = self._standing(db)
             check(standing, self._start(db, circle))
@@ -108,7 +109,7 @@ class CircleBook:
             self._note(db, "circle_left", circle=circle.digest, circle_number=circle.number)
 
     def lose(self, number: int) -> None:
-        """Remember that this ledger is not the one that this node had; ``number``: of the newest circle in that."""
+        """Remember that this is not the node's earlier ledger; ``number``: of the newest circle in the earlier one."""
         with self._store.transaction() as db:
             before = self._standing(db).lost
             row = {"key": _LOST, "value": canonical(max(number, before or 0)).decode()}
@@ -117,7 +118,7 @@ class CircleBook:
                 self._note(db, "ledger_lost", circle_number=number)
 
     def _forget_old(self, db: Connection) -> None:
-        """Forget the circles that nothing was done about but for the newest: whoever shows them has no end of them."""
+        """Forget old circles about which this node did nothing, because a server can show any number of them."""
         column = tables.circles.c
         idle = column.signed_s.is_(None) & ~column.consented & ~column.left
         old = select(column.digest).where(idle).order_by(column.seen_s.desc()).offset(MAX_IDLE)
@@ -145,7 +146,7 @@ class CircleBook:
 
 @lru_cache(maxsize=64)
 def _parsed(document: str) -> Circle:
-    """Return a circle that was found to be one when it was kept; a member looks at its own with every message."""
+    """Return the circle in a kept document; cached, because a member looks at its own circle with every message."""
     return Circle.parse(json.loads(document))
 
 

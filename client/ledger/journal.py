@@ -1,7 +1,7 @@
 """The journal of a member: its own record of what it did and what it refused, in the ledger's transactions.
 
-An entry is written in the transaction of the deed that it is about. It holds digests, names and codes; no key, no count
-of rows, no value of a row.
+An entry is written in the transaction of the deed that it is about. It holds digests, names and codes. It never holds a
+key, a count of rows or a value of a row.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from ...canonical import canonical
 from .tables import journal
 
 DEEDS = {
-    "circle_seen": "was shown a circle for the first time; the clock of those whom it lets go begins",
-    "circle_consented": "its operator agrees to whom a circle lets go, before their time is over",
-    "circle_signed": "signed a circle: from here on others may hold its signature",
-    "circle_began": "lives in a circle, which all names in it signed, and in no earlier one any more",
-    "circle_left": "said farewell to a circle: it seals and answers nothing in it any more",
-    "ledger_lost": "its ledger is not the one that it had; it waits for a circle that says so",
-    "agreed": "took part in a run, for this offer",
+    "circle_seen": "was shown a circle for the first time; the waiting time of the members that it lets go begins",
+    "circle_consented": "its operator agrees to the members that a circle lets go, before their time is over",
+    "circle_signed": "signed a circle; from now on others may have its signature",
+    "circle_began": "lives in a circle that all its members signed, and no longer in an earlier one",
+    "circle_left": "said farewell to a circle; it no longer seals or answers in it",
+    "ledger_lost": "its ledger is not the one that it had before; it waits for a circle that says so",
+    "agreed": "agreed to this offer of a run",
     "seated": "took part in a run with these members, under this key of the circle",
     "sealed": "sealed an envelope under this context",
-    "answered": "answered this list and total; from here on they may have been opened",
+    "answered": "answered this list and total; from now on they may have been opened",
     "opened": "opened the sum and signed what follows from it",
     "judged": "voted on a candidate",
-    "refused": "refused a message; code: why",
-    "let_go": "let go of what it held, for its operator decided so; from then on that no longer binds it",
+    "refused": "refused a message; the code says why",
+    "let_go": "dropped what it held, because its operator decided so; from now on that no longer binds it",
 }
-REFUSALS = 10_000  # that a journal holds: whoever asks for nonsense without end does not fill this member's disk
+REFUSALS = 10_000  # most refusals that a journal holds, so that endless bad requests do not fill this member's disk
 
 
 def note(db: Connection, time_s: float, event: str, **about: Any) -> None:
@@ -42,7 +42,7 @@ def note(db: Connection, time_s: float, event: str, **about: Any) -> None:
 
 
 def note_once(db: Connection, time_s: float, event: str, **about: Any) -> None:
-    """Write an entry, unless the journal holds the same: who is asked again does nothing new."""
+    """Write an entry, unless the journal already holds it: repeating an old answer is not a new deed."""
     entry = _entry(time_s, event, about)
     same = [journal.c[name].is_not_distinct_from(value) for name, value in entry.items() if name != "time"]
     if db.execute(select(journal.c.idx).where(*same).limit(1)).first() is None:
@@ -50,7 +50,7 @@ def note_once(db: Connection, time_s: float, event: str, **about: Any) -> None:
 
 
 def note_refusal(db: Connection, time_s: float, code: str, **about: Any) -> None:
-    """Write that a message was refused; the same once, and not more than ``REFUSALS``."""
+    """Write that a message was refused; the same refusal once, and at most ``REFUSALS`` in all."""
     noted = select(func.count()).select_from(journal).where(journal.c.event == "refused")
     if db.execute(noted).scalar_one() < REFUSALS:
         note_once(db, time_s, "refused", code=code, **about)

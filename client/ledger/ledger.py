@@ -1,11 +1,11 @@
-"""What a member must not forget: its own SQLite file (0600), synced to disk before the member acts on it.
+"""A member's ledger: its own SQLite file (0600), synced to disk before the member acts on it.
 
-Which runs the member agreed to and with whom, the circle's key, what was sealed from which base, what was answered in
-each context, the versions that the member holds and its own validation metric of each. A member that was killed at any
-moment goes on from it, and from the seals beside it (``client/seals.py``). The coordinator never sees it. The rules
-that read it are in ``client/guard.py``.
+It holds the runs that the member agreed to and with whom, the circle's key, what was sealed from which base, what was
+answered in each context, and the versions that the member holds, with its own validation metric of each. A member that
+was killed at any moment continues from the ledger and from the seals beside it (``client/seals.py``). The coordinator
+never sees it. The rules that read it are in ``client/guard.py``.
 
-Every transition is one transaction, and writes an entry of the journal (``journal.py``) in it. The tables are in
+Every transition is one transaction, which also writes an entry of the journal (``journal.py``). The tables are in
 ``tables.py``.
 """
 
@@ -35,7 +35,7 @@ from .run_book import RunBook
 
 FILE_NAME = "ledger.db"
 APPLICATION_ID = 0x6D666C64  # "mfld"
-CHECKPOINTS = 1000  # that a member keeps
+CHECKPOINTS = 1000  # most checkpoints that a member keeps
 _FORK, _PROVED_FORK = "log.fork", "log.fork.proved"
 
 
@@ -44,10 +44,10 @@ class Base:
     """A version that this member works with.
 
     Attributes:
-        sha256, identity: of it, see :class:`~moonflower.protocol.model_version.Version`.
+        sha256, identity: of the version, see :class:`~moonflower.protocol.model_version.Version`.
         data: its file.
-        trained: it is trained from, not only judged.
-        promoted: by all names, as this member saw; else it is one that a run starts from.
+        trained: whether it is trained from, not only judged.
+        promoted: whether this member saw all members promote it.
         number: of the round that made it.
         norm: of the update that led to it.
     """
@@ -69,9 +69,9 @@ class Ledger:
         clock: seconds since 1970.
 
     Attributes:
-        circles: that it knows.
-        row_sets: that it used.
-        runs: that it agreed to.
+        circles: circles that the member knows.
+        row_sets: sets of rows that it used.
+        runs: runs that it agreed to.
     """
 
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.time) -> None:
@@ -85,7 +85,7 @@ class Ledger:
         self._store.close()
 
     def keep_key(self, use: str, key: bytes) -> None:
-        """Keep the circle's key, in place of an earlier one for the same use."""
+        """Keep the circle's key; it replaces an earlier key for the same use."""
         row = {"use": use, "digest": hashlib.sha256(key).hexdigest(), "key": key}
         with self._store.transaction() as db:
             db.execute(insert(tables.keys).values(row).on_conflict_do_update(["use"], set_=row))
@@ -110,8 +110,8 @@ class Ledger:
         Args:
             context: what it was sealed under.
             header: digest of the envelope's header.
-            base: that was trained from or judged; its file replaces the one before. None where there is none.
-            metrics: version → this member's own validation metric, of those that were measured on the way.
+            base: version that was trained from or judged; its file replaces the previous one. None if there is no base.
+            metrics: version → this member's own validation metric, for the versions measured along the way.
             facts: for this member alone, such as what it counted.
         """
         row: dict[str, Any] = {
@@ -139,7 +139,7 @@ class Ledger:
         return None if found is None else str(found)
 
     def good(self, run: str, base: str) -> list[str]:
-        """Return a run's good versions when a base was trained from, oldest first: where it began, and the promoted."""
+        """Return a run's good versions up to a base, oldest first: its start, and the promoted versions."""
         row = tables.bases.c
         reached = select(func.max(row.number)).where((row.run == run) & (row.sha256 == base)).scalar_subquery()
         good = (row.run == run) & (row.number <= reached) & (row.promoted | (row.number == 0))
@@ -154,7 +154,7 @@ class Ledger:
             return db.execute(select(row.context).where(where)).first() is not None
 
     def before(self, context: RoundContext) -> Before:
-        """Return what this member did in a context's run before (rule 3)."""
+        """Return what this member did earlier in a context's run (rule 3)."""
         row, base = tables.sealed.c, tables.bases.c
         again = (row.run == context.run) & (row.base == context.base) & (row.round == context.round)
         with self._store.read() as db:
@@ -169,7 +169,7 @@ class Ledger:
         return Before(max(numbers, default=-1), trained is not None, norms, newest)
 
     def remember_answered(self, context: RoundContext, given: OwnAnswer) -> None:
-        """Persist what this member answers in a context, before it does; the first one holds (rule 2)."""
+        """Persist what this member answers in a context, before it answers; the first answer holds (rule 2)."""
         row = {**vars(given), "headers": canonical(dict(given.headers)).decode()}
         with self._store.transaction() as db:
             db.execute(insert(tables.answered).values(row))
@@ -193,15 +193,15 @@ class Ledger:
         metrics: Mapping[str, float | None] | None = None,
         candidate: str = "",
     ) -> None:
-        """Persist what this member is about to say of an opened sum, before it says so.
+        """Persist this member's statement about an opened sum, before it is sent.
 
         Args:
             context: of the round.
             said: what was signed, for the journal.
             facts: that follow from the sum, such as the total of all members' rows; for this member alone.
-            vote: on the candidate, for the journal; None where there is none to be had.
-            metrics: version → this member's own validation metric, of those that were measured on the way.
-            candidate: SHA-256 of the version that members vote on; "" where there is none.
+            vote: on the candidate, for the journal; None if there is no vote.
+            metrics: version → this member's own validation metric, for the versions measured along the way.
+            candidate: SHA-256 of the version that members vote on; "" if there is none.
         """
         with self._store.transaction() as db:
             for key, value in (facts or {}).items():
@@ -223,12 +223,12 @@ class Ledger:
         number: int | None = None,
         purpose: str = "",
     ) -> None:
-        """Note in the journal that a message was refused, and why; the same once, and not without end.
+        """Note in the journal that a message was refused, and why; each refusal once, and only up to a limit.
 
         Args:
             kind: of the message.
             code: of the refusal.
-            run, number, purpose: what the message said that it is about; not checked by anybody.
+            run, number, purpose: what the message claims to be about; not checked.
         """
         said = {"run": run[:80], "number": _stored(number), "purpose": purpose[:20]}
         with self._store.transaction() as db:
@@ -251,7 +251,7 @@ class Ledger:
         return None if value is None else float(value)
 
     def keep_checkpoint(self, held: HeldCheckpoint) -> None:
-        """Keep a checkpoint of the coordinator's log that this member witnessed; old ones but the newest go."""
+        """Keep a checkpoint that this member witnessed; only the newest ``CHECKPOINTS`` checkpoints stay."""
         with self._store.transaction() as db:
             db.execute(insert(tables.witnessed).values(**vars(held)).on_conflict_do_nothing())
             size = tables.witnessed.c.size
@@ -265,13 +265,13 @@ class Ledger:
         return None if row is None else HeldCheckpoint(**row._asdict())
 
     def checkpoint(self, size: int) -> HeldCheckpoint | None:
-        """Return the checkpoint of this size, if this member witnessed it lately."""
+        """Return the checkpoint of this size, if this member witnessed it and still has it."""
         with self._store.read() as db:
             row = db.execute(select(tables.witnessed).where(tables.witnessed.c.size == size)).one_or_none()
         return None if row is None else HeldCheckpoint(**row._asdict())
 
     def has_witnessed(self, label: str) -> bool:
-        """Return whether this member lately witnessed the checkpoint with this label."""
+        """Return whether this member witnessed the checkpoint with this label and still has it."""
         size = label.partition(" ")[0]
         if not (size.isascii() and size.isdigit() and len(size) < 19):
             return False
@@ -279,7 +279,7 @@ class Ledger:
         return held is not None and held.label == label
 
     def forget_checkpoints(self) -> None:
-        """Let go of every checkpoint, so that the next one is taken as the first: the operator decided so."""
+        """Delete every checkpoint at the operator's wish, so that the next one is taken as the first."""
         with self._store.transaction() as db:
             newest = db.execute(select(func.max(tables.witnessed.c.size))).scalar_one()
             db.execute(tables.witnessed.delete())
@@ -287,15 +287,15 @@ class Ledger:
             self._note(db, "let_go", kind="checkpoints", newest=newest)
 
     def keep_fork(self, held: str, shown: str, *, proved: bool) -> None:
-        """Keep two checkpoints, signed by one key, of which one was not shown to be a later state of the other.
+        """Keep two checkpoints, signed by one key, if nothing shows that one is a later state of the other.
 
-        The first two stay, and the first two that prove it. What proves nothing, as a proof of growth that is junk,
-        anybody can make as often as he likes, and must not stand in the place of a proof.
+        The first such pair stays, and so does the first pair that proves a fork. A pair without proof, such as one with
+        a junk proof of growth, can be made as often as a coordinator likes. It must not take the place of a proof.
 
         Args:
-            held: note of the one that this member held.
-            shown: note of the one that it refused.
-            proved: they are two histories for anybody who reads them: of one size, with different roots.
+            held: note of the checkpoint that this member held.
+            shown: note of the checkpoint that it refused.
+            proved: whether the pair alone proves two histories: equal sizes, different roots.
         """
         with self._store.transaction() as db:
             row = {
@@ -305,7 +305,7 @@ class Ledger:
             db.execute(insert(tables.facts).values(row).on_conflict_do_nothing())
 
     def fork(self) -> dict[str, str] | None:
-        """Return what :meth:`keep_fork` kept, rather what proves it; or None."""
+        """Return the pair that :meth:`keep_fork` kept, preferably one that proves a fork; or None."""
         found = self.fact(_PROVED_FORK) or self.fact(_FORK)
         return None if found is None else dict(found)
 
@@ -316,14 +316,14 @@ class Ledger:
         return None if value is None else json.loads(value)
 
     def fact_once(self, key: str, value: Any) -> Any:
-        """Keep a value under a key where there is none yet; return the one that is kept."""
+        """Keep a value under a key that has none yet; return the kept value."""
         row = {"key": key, "value": canonical(value).decode()}
         with self._store.transaction() as db:
             db.execute(insert(tables.facts).values(row).on_conflict_do_nothing())
             return json.loads(db.execute(select(tables.facts.c.value).where(tables.facts.c.key == key)).scalar_one())
 
     def journal(self) -> list[dict[str, Any]]:
-        """Return what this member did and refused, oldest first: a dict an entry, ``what`` as JSON-able values."""
+        """Return what this member did and refused, oldest first: a dict per entry, ``what`` as JSON-able values."""
         with self._store.read() as db:
             return journal.entries(db)
 
@@ -340,7 +340,7 @@ def _place(context: RoundContext) -> dict[str, str | int]:
 
 
 def _keep_base(db: Connection, context: RoundContext, base: Base) -> None:
-    """Keep the version that this member works with, in place of the one before, and where its training began."""
+    """Keep the version that this member works with, in place of the previous one; note if it is promoted or trained."""
     if db.execute(select(tables.models.c.sha256).where(tables.models.c.sha256 == base.sha256)).first() is None:
         db.execute(tables.models.delete())
         db.execute(insert(tables.models).values(sha256=base.sha256, model=base.data))

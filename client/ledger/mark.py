@@ -1,7 +1,7 @@
-"""Opening a node's ledger, and telling whether it is the one that this node had (rule 1: ``ledger.lost``).
+"""Opens a node's ledger, and tells whether it is the ledger that this node had before (rule 1: ``ledger.lost``).
 
-A mark lies beside the keys, and the same one in the ledger. A ledger without the mark that lies there is another one:
-what this node signed, sealed and answered before stands in it no more.
+The same mark is beside the keys and in the ledger. A ledger without the mark beside the keys is another ledger: it does
+not have what this node signed, sealed and answered before.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def open_ledger(state: Path, secret: NodeSecret) -> Ledger:
 
     Args:
         state: the folder.
-        secret: the node's: rows that another secret dealt were summed under this ledger.
+        secret: the node's; it must be the secret that dealt the rows summed under this ledger.
 
     Raises:
-        InputError: ``config.state``: it cannot be opened; ``config.key``: the node secret is another one.
+        InputError: ``config.state``: it cannot be opened; ``config.key``: it began with another node secret.
     """
     ledger = Ledger(state / FILE_NAME)
     try:
@@ -35,8 +35,8 @@ def open_ledger(state: Path, secret: NodeSecret) -> Ledger:
         if ledger.fact_once(_SECRET, named) != named:
             raise InputError(
                 "config.key",
-                "the node secret is not the one with which this ledger began; expected the one from your backup",
-                hint="without it this node is another member: another state folder, moonflower keys new, and a circle",
+                "the node secret is not the one that this ledger began with; expected the one from your backup",
+                hint="without it, join as a new member: a new state folder, moonflower keys new, and a new circle",
             )
     except BaseException:
         ledger.close()
@@ -45,7 +45,7 @@ def open_ledger(state: Path, secret: NodeSecret) -> Ledger:
 
 
 def _check(ledger: Ledger, place: Path) -> None:
-    """Mark a ledger that is new here; one that is not the marked one is lost."""
+    """Mark a ledger that is new here; record that the marked ledger is lost if this is another one."""
     try:
         found = place.read_text().strip() if place.exists() else ""
     except (OSError, UnicodeDecodeError):

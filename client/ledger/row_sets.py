@@ -1,4 +1,4 @@
-"""Which sets of rows a member used, as keyed hashes, and which runs had which: what snapshots need of its ledger."""
+"""The sets of rows that a member used, as keyed hashes, and the sets of each run. Snapshots need them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class RowSets:
         self._store, self._note = store, note
 
     def of_run(self, run: str) -> dict[str, str] | None:
-        """Return the digests of the sets that a run has, by part; None where none were chosen yet."""
+        """Return the digests of a run's sets, by part; None if none were chosen yet."""
         with self._store.read() as db:
             return _digests(db, snapshots.c.run == run)
 
     def newest(self) -> dict[str, str] | None:
-        """Return the digests of the sets in use, by part: those of the run that chose last."""
+        """Return the digests of the sets in use, by part: those of the run that chose last; None if no run has."""
         with self._store.read() as db:
             return _digests(db, true())
 
@@ -49,7 +49,7 @@ class RowSets:
             db.execute(insert(snapshots).values(row))
 
     def replace(self, changed: Mapping[str, tuple[str, bytes]]) -> None:
-        """Record that the sets in use are others, for rows were deleted; the run that has them goes on with these."""
+        """Replace the sets in use because rows were deleted; the run that has them continues with the new ones."""
         with self._store.transaction() as db:
             _add(db, changed)
             newest = select(snapshots.c.id).order_by(snapshots.c.id.desc()).limit(1).scalar_subquery()

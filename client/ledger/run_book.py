@@ -1,4 +1,4 @@
-"""The ledger's page of runs: which this node agreed to, when, and with whom it took its seat in them."""
+"""The runs in the ledger: which runs this node agreed to, when, and with which members it took its seat."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Agreement:
     Attributes:
         offer: what it carries.
         roster: its members' cards, in order; empty until this member took its seat.
-        key: SHA-256 of the circle's key then.
+        key: SHA-256 of the circle's key at that time.
     """
 
     offer: dict[str, Any]
@@ -42,7 +42,7 @@ class RunBook:
         self._store, self._note, self._note_once = store, note, note_once
 
     def agree(self, run: str, offer: Mapping[str, Any], now_s: float) -> None:
-        """Keep what a run was agreed to for, and when; the first offer and the first time stay.
+        """Keep the offer that this member agreed to for a run, and when; the first offer and the first time stay.
 
         Args:
             run: its identifier.
@@ -63,13 +63,13 @@ class RunBook:
         return Agreement(dict(json.loads(row.offer)), json.loads(row.roster or "[]"), row.key or "")
 
     def agreed_since(self, moment_s: float) -> tuple[float, ...]:
-        """Return when runs were agreed to later than a moment, the earliest first; also those in the clock's future."""
+        """Return the times after a moment at which runs were agreed to, earliest first, including future times."""
         at_s = agreements.c.agreed_s
         with self._store.read() as db:
             return tuple(db.execute(select(at_s).where(at_s > moment_s).order_by(at_s)).scalars())
 
     def seat(self, run: str, roster: Sequence[Mapping[str, Any]], key: str) -> None:
-        """Keep with whom this member takes part in a run, and under which key; the newest counts."""
+        """Keep the members with which this member takes part in a run, and the key; the newest call counts."""
         row = {"roster": canonical([dict(card) for card in roster]).decode(), "key": key}
         with self._store.transaction() as db:
             db.execute(agreements.update().where(agreements.c.run == run).values(row))

@@ -1,4 +1,4 @@
-"""The tables of a member's ledger (``ledger.py``), on one page. The circle's key is in it: the file is 0600."""
+"""The tables of a member's ledger (``ledger.py``). They hold the circle's key, so the ledger's file is 0600."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ agreements = Table(
     Column("run", String, primary_key=True),
     Column("offer", String, nullable=False),
     Column("agreed_s", Float, nullable=False),  # by the node's own clock
-    Column("roster", String),  # null until the member took its seat
+    Column("roster", String),  # null until the member takes its seat
     Column("key", String),
 )
 circles = Table(
@@ -20,8 +20,8 @@ circles = Table(
     Column("digest", String, primary_key=True),
     Column("document", String, nullable=False),  # canonical JSON
     Column("seen_s", Float, nullable=False),
-    Column("signed_s", Float),  # null until this node signed it
-    Column("turn", Integer),  # 1 for the first that it signed
+    Column("signed_s", Float),  # null until this node signs it
+    Column("turn", Integer),  # 1 for the first circle that it signed
     Column("by_hand", Boolean, nullable=False),
     Column("consented", Boolean, nullable=False),
     Column("spent", Boolean, nullable=False),
@@ -44,7 +44,7 @@ sealed = Table(
     Column("number", Integer, nullable=False),
     Column("round", Integer, nullable=False),
     Column("base", String, nullable=False),
-    Column("identity", String, nullable=False),  # of the base that was trained from; "" where none was
+    Column("identity", String, nullable=False),  # of the base that was trained from; "" if there was no training
     Column("header", String, nullable=False),
     Index("sealed_by_base", "run", "base", "round"),
     Index("sealed_by_identity", "identity"),
@@ -52,7 +52,7 @@ sealed = Table(
 promoted = Table(
     "promoted",
     metadata,
-    Column("sha256", String, primary_key=True),  # of a version that all names promoted, as this member saw
+    Column("sha256", String, primary_key=True),  # of a version that this member saw all members promote
     Column("identity", String, nullable=False),
     Column("circle", String, nullable=False),
     Index("promoted_by_identity", "identity"),

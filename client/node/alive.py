@@ -1,7 +1,7 @@
-"""The node's sign of life: an empty file in its state folder that is as old as the server's last answer to a heartbeat.
+"""The node's sign of life: an empty file in its state folder, touched whenever the server answers a heartbeat.
 
-``moonflower health`` looks at its age. It says nothing that ``client.log`` does not, and nobody relies on it but
-whoever watches the process.
+``moonflower health`` looks at the file's age. The file says nothing that ``client.log`` does not say. Only those who
+monitor the process rely on it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ STALE_S = 45.0
 
 
 def give(folder: Path) -> None:
-    """Note that the server has just heard from this node; a disk that takes no file is no reason to stop."""
+    """Note that the server has just heard from this node; a disk that cannot be written does not stop the node."""
     with contextlib.suppress(OSError):
         (folder / FILE_NAME).touch(mode=0o600)
 
 
 def take_back(folder: Path) -> None:
-    """Note that this node is not connected any more."""
+    """Note that this node is no longer connected."""
     with contextlib.suppress(OSError):
         (folder / FILE_NAME).unlink(missing_ok=True)
 

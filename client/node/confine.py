@@ -1,6 +1,6 @@
-"""What a child process of the node may have: a clean environment, no network, and no life after its parent.
+"""Limits for a child process of the node: a clean environment, no network, and no life after its parent.
 
-Linux only where it says so; elsewhere the functions do what they can and say what they could not.
+Some limits exist only on Linux. On other systems the functions do what they can, and report what they could not do.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ALLOWED = (
     "TZ",
     "VIRTUAL_ENV",
 )
-"""Variables that the worker may see; a ``*`` stands at the end. Tokens, proxies and cloud keys are not among them."""
+"""Variables that the worker may see; ``*`` fits any ending. Tokens, proxies and cloud keys are not among them."""
 
 _CLONE_NEWUSER, _CLONE_NEWNET, _PR_SET_PDEATHSIG = 0x10000000, 0x40000000, 1
 _M_MMAP_THRESHOLD, _LARGE_BLOCK = -3, 4 << 20
@@ -46,13 +46,13 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def die_with(parent: int) -> None:
-    """Arrange that this process is killed when its parent, process ``parent``, is no more.
+    """Arrange that this process is killed when its parent, process ``parent``, ends.
 
-    Call it again after anything that changes credentials: Linux forgets the arrangement then.
+    Call this again after anything that changes credentials, because Linux drops the arrangement then.
     """
     if sys.platform != "linux" or ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    if os.getppid() != parent:  # it died before we asked
+    if os.getppid() != parent:  # the parent ended before we asked
         os._exit(0)
 
 
@@ -63,10 +63,10 @@ def _watch(parent: int) -> None:
 
 
 def take_network_away() -> bool:
-    """Move this process into an empty network namespace; return whether it verifiably is in one.
+    """Move this process into an empty network namespace; return whether a check finds it there.
 
-    Must come before the first thread. Root needs nothing else; others also enter a user namespace of their own, in
-    which they stay who they are.
+    Call this before the first thread starts. Root needs nothing else. Other users also enter a new user namespace, in
+    which they keep their user and group.
     """
     if sys.platform != "linux":
         return False
@@ -80,14 +80,14 @@ def take_network_away() -> bool:
             Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
             Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
         except OSError:
-            pass  # the namespace holds all the same; only names of users are lost
+            pass  # the namespace works anyway; only the names of users are lost
     return interfaces() == {"lo"}
 
 
 def give_back_memory() -> None:
-    """Return what a job used to the machine: cycles of objects, and what glibc would keep for later.
+    """Give a job's memory back to the machine: cycles of objects, and memory that glibc would keep for later.
 
-    Left alone, a worker stays as large as its largest moment. What there is at the first call is not looked at again.
+    Otherwise a worker stays as large as it ever was. Later calls ignore the objects that exist at the first call.
     """
     gc.collect()
     if not gc.get_freeze_count():
@@ -99,7 +99,7 @@ def give_back_memory() -> None:
 
 
 def interfaces() -> set[str]:
-    """Return the network interfaces that this process sees; {} where the kernel does not tell."""
+    """Return the network interfaces that this process sees; an empty set if the kernel does not say."""
     try:
         lines = Path("/proc/self/net/dev").read_text().splitlines()[2:]
     except OSError:

@@ -1,10 +1,10 @@
-"""Flower's Fleet protocol as the node needs it: log in, ask for work, fetch, answer. No other client module knows it.
+"""The node's part of Flower's Fleet protocol: log in, ask for work, fetch, answer. No other client module uses it.
 
-Requests are those of Flower's own node, signed with the node key as Flower wants it; on top comes a token from
-whatever ``httpx.Auth`` is given. What a reply means is decided in ``replies.py``; what did not come is asked for
-again, for ever, with a growing pause, one log line when it begins and one when it is over.
+Requests are those of Flower's own node, signed with the node key as Flower wants it. A token from the given
+``httpx.Auth`` is added. ``replies.py`` decides what a reply means. Without a reply, the node asks again without end,
+with growing pauses. It writes one log line when an outage begins and one when it is over.
 
-Redirects are not followed: a coordinator must not send a node's signed requests elsewhere.
+Redirects are not followed, because a coordinator must not send a node's signed requests elsewhere.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE_S = 0.2
 TIMEOUT_S = 30.0
 OBJECT_PATIENCE_S = 60.0
-"""A message shows before its objects are all there; longer than this it is broken."""
+"""A message can arrive before all its objects; after this time without them it counts as broken."""
 IN_FLIGHT = 2
 """Objects (of at most 5 MiB each) that this process holds at once, in either direction."""
 INVALID_APP: int = ErrorCode.INVALID_FAB
@@ -73,14 +73,14 @@ class Work:
 
 
 class Fleet:
-    """The server, as this node reaches it. Safe for several threads; one of them pulls.
+    """This node's connection to the server. Safe for several threads; only one of them pulls.
 
     Args:
         url: the coordinator's address.
         key: the node key.
         ca: private CA of the coordinator (PEM); None for the machine's own list.
-        auth: adds and renews the token; None where the server wants none.
-        stop: once it is set, nothing is asked twice: :class:`Stopped`.
+        auth: adds and renews the token; None if the server wants no token.
+        stop: once it is set, nothing is asked again, and :class:`Stopped` is raised.
         clock: seconds since the epoch, to compare with the server's.
     """
 
@@ -103,7 +103,7 @@ class Fleet:
             Gate(auth, clock),
         ]
         self._client = FleetHttpClient(url.rstrip("/"), interceptors=interceptors, verify=_trust(ca))
-        if is_loopback(urlsplit(url).hostname or ""):  # a proxy is for the way out
+        if is_loopback(urlsplit(url).hostname or ""):  # a proxy is only for other machines
             self._client._client.close()
             self._client._client = httpx.Client(verify=_trust(ca), timeout=TIMEOUT_S, trust_env=False)
         self._client._client.follow_redirects = False
@@ -112,14 +112,14 @@ class Fleet:
         self._run: tuple[int, str] = (0, "")
 
     def activate(self) -> int:
-        """Log in; return the node's id. Whatever is in the way but a refusal is waited for."""
+        """Log in; return the node's id. Any obstacle except a refusal is waited out."""
         request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
         answer = self._ask(self._client.ActivateNode, request, stubborn=True)
         self._node, self._run = Node(node_id=answer.node_id), (0, "")
         return int(answer.node_id)
 
     def deactivate(self) -> None:
-        """Log out, if the server can be reached: it stops sending work at once."""
+        """Log out, if the server can be reached, so that it stops sending work at once."""
         if self._node.node_id:
             self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
 
@@ -128,7 +128,7 @@ class Fleet:
 
         Raises:
             Forgotten: the server does not know it.
-            Exception: whatever else went wrong; the next one will tell.
+            Exception: anything else that went wrong; the next heartbeat will tell.
         """
         node = self._node
         request = SendNodeHeartbeatRequest(node=node, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
@@ -150,14 +150,14 @@ class Fleet:
         return Work(int(about.run_id), str(about.message_id), str(about.message_type), ids, head)
 
     def run_fab(self, run_id: int) -> str:
-        """Return the digest of the app bundle of a run that is going on; the last run's is remembered."""
+        """Return the digest of the app bundle of a run that goes on; the last run's digest is cached."""
         if self._run[0] != run_id:
             answer = self._ask(self._client.GetRun, GetRunRequest(node=self._node, run_id=run_id))
             self._run = (run_id, str(answer.run.fab_hash))
         return self._run[1]
 
     def is_over(self, run_id: int) -> bool:
-        """Return whether a run has ended, asking once; no answer is no."""
+        """Return whether a run has ended, asking once; without an answer, return False."""
         try:
             self._client.GetRun(GetRunRequest(node=self._node, run_id=run_id))
         except (RunOver, Forgotten):
@@ -167,7 +167,7 @@ class Fleet:
         return False
 
     def objects(self, work: Work) -> Iterator[bytes]:
-        """Yield the message's objects in the order of ``work.ids``, with two on their way at a time."""
+        """Yield the message's objects in the order of ``work.ids``, fetching two at a time."""
         waiting: list[Future[bytes]] = []
         try:
             for name in work.ids:
@@ -191,7 +191,7 @@ class Fleet:
         Args:
             work: what is answered.
             reply: the reply without content, as a Flower protobuf.
-            tree: its object tree, likewise.
+            tree: its object tree, as a Flower protobuf.
             seconds: how long the work took.
         """
         message, objects = ProtoMessage.FromString(reply), ObjectTree.FromString(tree)
@@ -207,7 +207,7 @@ class Fleet:
         return Upload(self, work.run_id, str(answer.session_id), tuple(name for name in order if name in wanted))
 
     def push_error(self, work: Work, code: int, text: str) -> None:
-        """Answer a message with an error: a code and a fixed word, never an exception's text (rule 12)."""
+        """Answer a message with an error: a code and a fixed text, never an exception's text (rule 12)."""
         reply = Message(Error(code, text), reply_to=work.head)
         reply.metadata.__dict__["_message_id"] = reply.object_id
         tree = get_object_tree(reply).SerializeToString()
@@ -215,7 +215,7 @@ class Fleet:
         upload.send(reply.deflate() for _ in upload.wanted)
 
     def close(self) -> None:
-        """Give up the connections."""
+        """Close the connections."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
@@ -227,7 +227,7 @@ class Fleet:
             if answer.object_found and answer.object_available:
                 return bytes(answer.object_content)
             if not answer.object_found or time.monotonic() > until:
-                raise FleetError("fleet.object", "the server has no such object")
+                raise FleetError("fleet.object", "the server does not have an object of the message")
             if self._stop.wait(pause):
                 raise Stopped
             pause = min(2 * pause, 0.5)
@@ -240,7 +240,7 @@ class Fleet:
             raise FleetError("fleet.object", "the server did not take an object of the reply")
 
     def _ask(self, rpc: Callable[[Any], Any], request: Any, *, stubborn: bool = False) -> Any:
-        """Return the answer to a request, asked until there is one."""
+        """Return the answer to a request, asking until there is an answer."""
         tries = 0
         while True:
             least = 0.0
@@ -259,13 +259,13 @@ class Fleet:
                 if not stubborn:
                     raise
                 why, least = str(error), 1.0
-            except ValueError as error:  # Flower's way to say that a reply is no protobuf
-                raise FleetError("fleet.answer", "the server's answer makes no sense") from error
+            except ValueError as error:  # Flower's way to say that a reply is not a protobuf
+                raise FleetError("fleet.answer", "the server's answer is not a Flower message") from error
             else:
                 self.outage.over()
                 return answer
             tries += 1
-            if tries > 1 or least >= 1.0:  # a connection that was idle may be gone once; that is no news
+            if tries > 1 or least >= 1.0:  # an idle connection may have closed: one failure is not worth a line
                 self.outage.begin(why)
             pause = max(least, min(FIRST_PAUSE_S * 2 ** min(tries - 1, 10), LONGEST_PAUSE_S))
             if self._stop.wait(pause * (0.5 + secrets.randbelow(501) / 1000)):

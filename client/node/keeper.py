@@ -1,14 +1,14 @@
-"""The keeper: the small parent of ``moonflower client``. It starts the node, keeps the log, and starts it again.
+"""The keeper: the small parent process of ``moonflower client``. It starts and restarts the node, and keeps the log.
 
-It checks the config before anything starts, and holds a lock on the state folder, because two nodes with one ledger
-could seal a round twice. It knows neither flwr nor torch nor the network, so there is little that could end it.
+It checks the config before anything starts. It holds a lock on the state folder, because two nodes with one ledger
+could seal a round twice. It uses neither flwr nor torch nor the network, so little can make it fail.
 
 ====================  ================================================================
 the node ended with   then
 ====================  ================================================================
 0                     done
-2                     config or data are wrong: said, not tried again
-77                    refused: tried again after 1 s and after 5 s, then said
+2                     config or data are wrong: reported, not tried again
+77                    refused: tried again after 1 s and after 5 s, then reported
 anything else         started again after 1, 2, 4 … 30 s; from 1 s on if it lived a minute
 ====================  ================================================================
 """
@@ -51,7 +51,7 @@ class NodeExit:
     Attributes:
         status: its exit status; negative for a signal.
         lived_s: how long it ran.
-        code, message, hint: what it said last, or "".
+        code, message, hint: from its last words, or "".
     """
 
     status: int
@@ -66,8 +66,8 @@ def keep(config: Path, *, once: bool = False, command: Sequence[str] = NODE) -> 
 
     Args:
         config: client config.
-        once: let the node end as it ends; do not start it again.
-        command: what starts a node; the config and the descriptor for its last words are added.
+        once: do not start the node again after it ends.
+        command: starts a node; the config and the descriptor for its last words are added.
 
     Raises:
         InputError: config, keys or data are wrong, or another client uses the state folder.
@@ -75,7 +75,7 @@ def keep(config: Path, *, once: bool = False, command: Sequence[str] = NODE) -> 
     settings = load_config(ClientConfig, config)
     state = settings.client.state
     load_keys(state)
-    os.umask(0o077)  # for all that this process and its children write
+    os.umask(0o077)  # for all files that this process and its children write
     stop = threading.Event()
     with locked(state), _signals(stop):
         journal = LogFile(settings.client.log_format, settings.client.member, state)
@@ -87,10 +87,10 @@ def keep(config: Path, *, once: bool = False, command: Sequence[str] = NODE) -> 
 
 @contextlib.contextmanager
 def locked(state: Path) -> Iterator[None]:
-    """Hold the lock of a state folder; the system lets go of it when this process ends, however it does.
+    """Hold the lock of a state folder; the system releases it when this process ends in any way.
 
     Raises:
-        InputError: ``config.state``: another client has it, or it cannot be written.
+        InputError: ``config.state``: another client has the lock, or the folder cannot be written.
     """
     try:
         handle = os.open(state / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
@@ -101,7 +101,7 @@ def locked(state: Path) -> Iterator[None]:
     except OSError:
         os.close(handle)
         raise InputError(
-            "config.state", f"another client runs on state folder {state}; expected one", hint="stop the other one"
+            "config.state", f"another client already uses state folder {state}; expected one", hint="stop the other one"
         ) from None
     try:
         yield
@@ -154,7 +154,7 @@ class _Keeper:
         return 0
 
     def _one(self) -> NodeExit:
-        """Run one node until it ends, or until we are to stop."""
+        """Run one node until it ends, or until the keeper is asked to stop."""
         began = time.monotonic()
         hear, tell = os.pipe()
         with open(hear, "rb") as reason:

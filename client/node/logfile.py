@@ -1,7 +1,7 @@
-"""The member's own log: what its node, worker and keeper say, on stderr and in ``state/client.log``.
+"""The member's own log: entries of its node, worker and keeper, on stderr and in ``state/client.log``.
 
-The node and its worker write to their stderr. The keeper reads both through one pipe and is the only one that writes
-the file, so that what a dying process prints is in it too.
+The node and its worker write to their stderr. The keeper reads both through one pipe, and only the keeper writes the
+file, so that the file also has what a dying process prints.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ LONGEST_LINE = 1 << 16
 
 
 class LogFile:
-    """The keeper's log: what it says itself, and what its children print.
+    """The keeper's log: its own entries, and what its children print.
 
     Args:
         form: of its lines, and of the children's.
         member: name.
-        folder: where ``client.log`` is kept; it is rotated at 5 MB, three old ones stay.
+        folder: where ``client.log`` is kept; it is rotated at 5 MB, and three old files stay.
     """
 
     def __init__(self, form: LogFormat, member: str, folder: Path) -> None:
@@ -46,11 +46,11 @@ class LogFile:
         self._file = file
 
     def say(self, level: int, message: str) -> None:
-        """Write a line of the keeper's own."""
+        """Write an entry of the keeper."""
         self._own.log(level, "%s", message)
 
     def follow(self, pipe: IO[bytes]) -> threading.Thread:
-        """Copy what comes through ``pipe`` until it ends, line by line; return the thread that does it."""
+        """Start to copy ``pipe`` line by line until it ends; return the thread that copies."""
         thread = threading.Thread(target=self._copy, args=(pipe,), daemon=True)
         thread.start()
         return thread
@@ -77,7 +77,7 @@ class _Through(logging.Handler):
         self._target, self._form = target, form
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record; a terminal that is gone must not end the keeper."""
+        """Write a record; a closed terminal must not end the keeper."""
         line = logging.makeLogRecord({"msg": "%s", "args": (self._form.format(record),), "levelno": record.levelno})
         with contextlib.suppress(OSError, ValueError):
             self._target.handle(line)

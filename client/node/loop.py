@@ -1,15 +1,15 @@
-"""The node: logs in, asks for work, hands it to the worker, sends what comes back. It never sees a row.
+"""The node: it logs in, asks for work, hands work to the worker, and sends the replies. It never sees a row.
 
 ``python -m moonflower.client.node.loop CONFIG``. One message at a time:
 
-1. pull a message; its run must be of the app bundle that is installed here, or it is answered with an error;
-2. hand its objects to the worker, two on their way at a time;
-3. wait for the worker; every 5 s ask whether the run is still on;
+1. pull a message; its run must use the app bundle that is installed here, or the answer is an error;
+2. hand its objects to the worker, fetching two at a time;
+3. wait for the worker, and ask every 5 s whether the run still goes on;
 4. announce the reply, then send the objects that the server lacks.
 
-No step writes to disk, and code is never fetched. (A sign of life, ``alive.py``, and circles, ``signing.py``, are no
-part of a step.) What goes wrong with a message is an error reply or, when the run is over, silence; the node goes on.
-It ends with 0 when it is asked to, with 2 when config or data are wrong, with 77 (EX_NOPERM) when server or issuer
+No step writes to disk, and code is never fetched. (The sign of life, ``alive.py``, and circles, ``signing.py``, are not
+part of a step.) If a message fails, the node answers with an error, or not at all if the run is over, and goes on.
+It ends with 0 when it is asked to stop, with 2 when config or data are wrong, with 77 (EX_NOPERM) when server or issuer
 refuse it, and with 75 (EX_TEMPFAIL) for anything unexpected.
 """
 
@@ -52,11 +52,11 @@ logger = logging.getLogger(__name__)
 ASKED, WRONG, BROKEN, REFUSED = 0, 2, os.EX_TEMPFAIL, os.EX_NOPERM
 SCOPE = "fl:train"
 SLOWER = 0.1
-"""The next look comes after this part of the time without work: a wait gets a tenth longer at most."""
+"""The node looks again after this share of the time without work, so a wait gets at most a tenth longer."""
 SLACK_S = 60.0
-"""What a message may take beyond the training time that the member's floor allows."""
+"""Time that a message may take beyond the training time that the member's floor allows."""
 LINGER_S = 1.0
-"""Between the last answer and the logout: Flower throws away what a node said that logged out before it was read."""
+"""Time between the last answer and the logout: Flower drops an answer if its node logs out before it is read."""
 FALSE_STARTS = 3
 
 
@@ -66,11 +66,11 @@ class Node:
     Args:
         fleet: the server.
         worker: the warm child.
-        stop: set by whoever wants the node to end.
+        stop: set to end the node.
         digest: of the app bundle that is installed here.
-        limit_s: what a message may take in the worker.
-        poll_s: between two looks for work while there is some; the longer there is none, the rarer.
-        idle_poll_s: between two looks at most.
+        limit_s: most seconds that a message may take in the worker.
+        poll_s: seconds between two looks for work while there is work; the node looks less often without work.
+        idle_poll_s: most seconds between two looks.
         state: folder for the sign of life, or None.
     """
 
@@ -130,7 +130,7 @@ class Node:
                 failed = 0
             except Forgotten as error:
                 logger.warning("%s; logging in again", error)
-                if failed:  # the login works and the rest does not: no hurry
+                if failed:  # the login works but the rest does not: no hurry
                     self._pause(failed)
                 failed += 1
                 self._activate(where)
@@ -158,14 +158,14 @@ class Node:
             if self._fleet.run_fab(work.run_id) == self._digest:
                 self._serve(work)
             else:
-                logger.warning("task.refused: run %d is of another app than the one installed here", work.run_id)
+                logger.warning("task.refused: run %d uses another app than the one installed here", work.run_id)
                 self._answer_error(work, door.INVALID_APP, "app not installed here")
         except RunOver:
-            logger.info("run %d is over, its message is dropped", work.run_id)
+            logger.info("run %d is over; dropping its message", work.run_id)
         except WorkerDied as error:
             if self._stop.is_set():
                 raise self._stopping(work) from None
-            logger.error("%s while it worked on %s; starting another", error, work.kind)
+            logger.error("%s while working on %s; starting another worker", error, work.kind)
             self._answer_error(work, door.CRASHED, str(error))
         except Stopped:
             raise self._stopping(work) from None
@@ -175,7 +175,7 @@ class Node:
         except Forgotten:
             raise
         except FleetError as error:
-            logger.warning("%s is given up: %s", work.kind, error)
+            logger.warning("giving up %s: %s", work.kind, error)
             self._answer_error(work, door.UNAVAILABLE, "message unavailable")
         finally:
             self._answered = time.monotonic()
@@ -228,15 +228,15 @@ class Node:
         except Forgotten:
             raise
         except FleetError as error:
-            logger.info("the error reply was not taken: %s", error)
+            logger.info("the server did not take the error reply: %s", error)
 
     def _stopping(self, work: Work) -> Stopped:
-        """Answer the message in hand, trying once: whoever stops us waits."""
+        """Answer the message in hand, trying once, because the process that stops the node waits for it."""
         self._worker.kill()
         try:
             self._fleet.push_error(work, door.CRASHED, "stopping")
         except (Stopped, MoonflowerError) as error:
-            logger.info("the error reply was not taken: %s", error or "the server cannot be reached")
+            logger.info("the server did not take the error reply: %s", error or "it cannot be reached")
         return Stopped()
 
     def _activate(self, where: str) -> None:
@@ -260,14 +260,14 @@ class Node:
             logger.debug("cannot log out: %r", error)
 
     def _mind_worker(self) -> None:
-        """Replace an idle worker that is gone."""
+        """Replace an idle worker that has ended."""
         if self._worker.alive:
             return
         if not self._worker.ready:
             self._false_starts += 1
         if self._false_starts >= FALSE_STARTS:
             raise WorkerDied("worker exit")
-        logger.error("the idle worker is gone; starting another")
+        logger.error("the idle worker has ended; starting another")
         self._worker.start()
 
     def _pause(self, failed: int) -> None:
@@ -291,7 +291,7 @@ def run(config: Path, auth: httpx.Auth | None, keys: Keyring, settings: ClientCo
         Refused: server or issuer refuse this node.
     """
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):  # also where they were inherited as ignored
+    for number in (signal.SIGTERM, signal.SIGINT):  # even if they were inherited as ignored
         signal.signal(number, lambda *_: stop.set())
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # a closed terminal; nohup has it ignored
         signal.signal(signal.SIGHUP, lambda *_: stop.set())
@@ -321,8 +321,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the node that the command line names; return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m moonflower.client.node.loop")
     parser.add_argument("config", type=Path)
-    parser.add_argument("--reason", type=int, help="descriptor to write the reason of the end to, as one JSON line")
-    parser.add_argument("--parent", type=int, help="process whose end is the end of this one")
+    parser.add_argument(
+        "--reason", type=int, help="file descriptor that gets the reason for the exit, as one JSON line"
+    )
+    parser.add_argument("--parent", type=int, help="process id of the parent; the node ends when the parent does")
     given = parser.parse_args(arguments)
     if given.parent is not None:
         confine.die_with(given.parent)
@@ -348,7 +350,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _login(settings: ClientConfig, keys: Keyring) -> httpx.Auth:
-    """Return what gets the node its tokens; they are bound to the node key."""
+    """Return the authentication that gets the node's tokens; with DPoP they are bound to the node key."""
     key = DpopKey(keys.node) if settings.oauth.binding == "dpop" else None
     return ServerAuth(TokenSource(settings.oauth, key, SCOPE), key)
 
@@ -356,4 +358,4 @@ def _login(settings: ClientConfig, keys: Keyring) -> httpx.Auth:
 if __name__ == "__main__":
     code = main()
     logging.shutdown()
-    os._exit(code)  # a thread that waits for the network must not hold a node that was asked to stop
+    os._exit(code)  # a thread that waits for the network must not hold up a node that was asked to stop

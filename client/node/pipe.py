@@ -1,9 +1,13 @@
-"""The node's end of the pipe to its worker: start it, hand it a message, take the reply, start it anew.
+"""The node's end of the pipe to its worker: start the worker, hand it a message, take the reply, restart it.
 
-The pipe carries frames of JSON or bytes, no pickle. The node sends a job, then the message's objects, then ``go``; an
-empty frame in place of any of them calls the job off. The worker sends ``ok``, the reply without content, its object
-tree; the node names the objects that it wants; the worker sends them one by one. Whatever does not go that way ends the
-worker.
+The pipe carries frames of JSON or bytes, never pickle:
+
+1. the node sends a job, then the message's objects, then ``go``; an empty frame instead of any of them cancels the job;
+2. the worker sends ``ok``, the reply without content, and the reply's object tree;
+3. the node names the objects that it wants;
+4. the worker sends them one by one.
+
+Any other order ends the worker.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from . import confine
 APP = "moonflower.client.live:open_app"
 START_LIMIT_S = 300.0
 STALL_S = 60
-"""A frame that was begun must be over by then."""
+"""Most seconds from the beginning of a frame to its end."""
 TICK_S = 0.5
 
 
@@ -37,7 +41,7 @@ class WorkerReply:
 
     Attributes:
         reply: Flower protobuf of the message.
-        tree: likewise of its object tree.
+        tree: Flower protobuf of its object tree.
         seconds: how long the app took.
     """
 
@@ -55,9 +59,9 @@ class Pipe:
         given: variables, of which the worker sees those that :mod:`confine` allows.
 
     Attributes:
-        ready: it has read the data and waits for work, or works.
-        isolated: it has no network.
-        busy: it is in the middle of a job; only a new start gets it out if the job is given up.
+        ready: whether the worker has read the data and waits for work, or works.
+        isolated: whether the worker has no network.
+        busy: whether it is in the middle of a job; to abandon the job, start the worker anew.
     """
 
     def __init__(self, config: Path, *, app: str = APP, given: Mapping[str, str] = os.environ) -> None:
@@ -78,7 +82,7 @@ class Pipe:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start the process, in place of the one before; :meth:`wait` says when it is ready."""
+        """Start the process, in place of an earlier one; :meth:`wait` returns when it is ready."""
         self.kill()
         ours, theirs = socket.socketpair()
         with ours, theirs:
@@ -95,7 +99,7 @@ class Pipe:
             self._pipe = Connection(ours.detach())
 
     def kill(self) -> None:
-        """End the process, whatever it does."""
+        """End the process, whatever it is doing."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -109,11 +113,11 @@ class Pipe:
         """Wait until the worker is ready for work.
 
         Args:
-            tick: called now and then while this waits; what it raises ends the waiting.
+            tick: called now and then during the wait; an exception from it ends the wait.
 
         Raises:
-            InputError: what the worker found wrong with config or data.
-            WorkerDied: it did not get that far.
+            InputError: the worker found config or data wrong.
+            WorkerDied: the worker ended before it was ready.
         """
         if self.ready:
             return
@@ -125,10 +129,10 @@ class Pipe:
     def work(
         self, job: Mapping[str, Any], objects: Iterable[bytes], limit_s: float, tick: Callable[[], None]
     ) -> WorkerReply | None:
-        """Return the reply to a message; None if the app failed, which left the worker in order.
+        """Return the reply to a message; None if the app failed and the worker can go on.
 
         Args:
-            job: what the worker must know beside the objects.
+            job: what the worker must know besides the objects.
             objects: of the message; if taking them fails, the worker forgets the job.
             limit_s: seconds that it may take.
             tick: as in :meth:`wait`.
@@ -157,7 +161,7 @@ class Pipe:
         return WorkerReply(reply, tree, float(head["seconds"]))
 
     def contents(self, wanted: Iterable[str]) -> Iterator[bytes]:
-        """Yield the wanted objects of the reply; none wanted ends the job. To be taken to the end."""
+        """Yield the wanted objects of the reply; an empty list ends the job. Iterate to the end."""
         names = list(wanted)
         self._give(json.dumps(names).encode())
         for _ in names:

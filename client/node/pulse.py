@@ -1,4 +1,4 @@
-"""What the node minds beside its work: that the server sees it alive, and that the work is still wanted."""
+"""Threads beside the node's work: heartbeats to the server, and checks that the work is still wanted."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ HEARTBEAT_S, WATCH_S = 10.0, 5.0
 
 
 class Pulse:
-    """Heartbeats in a thread of their own; nothing ends it but :meth:`stop`.
+    """Heartbeats in their own thread, which only :meth:`stop` ends.
 
     Args:
         fleet: the server.
-        every_s: seconds between two.
-        heard: called when the server has taken one.
+        every_s: seconds between two heartbeats.
+        heard: called when the server has taken a heartbeat.
 
     Attributes:
         problem: what the last heartbeat found that the node must act on, or None.
@@ -34,11 +34,11 @@ class Pulse:
         self.problem: MoonflowerError | None = None
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End; a beat that is under way is not waited for."""
+        """End the thread without waiting for a heartbeat that is under way."""
         self._end.set()
 
     def _beat(self) -> None:
@@ -50,7 +50,7 @@ class Pulse:
             except Refused as problem:
                 if problem.code != "auth.issuer_unreachable":
                     self.problem = problem
-            except Exception as error:  # out of reach: pulling says so, and the next beat comes
+            except Exception as error:  # out of reach: pulling reports it, and the next heartbeat follows
                 logger.debug("a heartbeat failed: %r", error)
             else:
                 self.problem = None
@@ -59,7 +59,7 @@ class Pulse:
 
 
 class Watch:
-    """Finds out, without waiting for it, whether a run is over.
+    """Finds out whether a run is over, without blocking.
 
     Args:
         fleet: the server.
@@ -73,7 +73,7 @@ class Watch:
         self._over = False
 
     def over(self) -> bool:
-        """Return whether the run was over when the server was last asked, every 5 s."""
+        """Return whether the run was over when the server was last asked; it is asked every 5 s."""
         if time.monotonic() > self._next and (self._asking is None or not self._asking.is_alive()):
             self._next = time.monotonic() + WATCH_S
             self._asking = threading.Thread(target=self._ask, name="watch", daemon=True)  # the server may hang

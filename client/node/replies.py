@@ -1,8 +1,8 @@
-"""What the server's replies mean to a node, and what it means that none came.
+"""What the server's replies mean to a node, and what a missing reply means.
 
 * no answer, 408, 429, 502, 503, 504: ask again (:class:`Again`), with a growing pause;
-* refused by the gateway (a code of ours, or a 401 that asks for a token): :class:`NodeRefused`;
-* 401 otherwise: :class:`Forgotten`, Flower does not know this key any more, or the clocks differ;
+* refused by the gateway (one of moonflower's codes, or a 401 that asks for a token): :class:`NodeRefused`;
+* 401 otherwise: :class:`Forgotten`, Flower no longer knows this key, or the clocks differ;
 * 403: :class:`RunOver`; anything else: :class:`FleetError`.
 """
 
@@ -28,7 +28,7 @@ LONGEST_PAUSE_S = 20.0
 
 
 class Outage:
-    """Says once that something is out of reach, and once that it is back."""
+    """Logs once that something is out of reach, and once that it is back."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now, self._lock = now, threading.Lock()
@@ -51,15 +51,16 @@ class Outage:
 
 
 class Gate:
-    """Interceptor next to the wire: adds the token and the request's id for both sides' logs, and judges every reply,
-    so that Flower's own code sees only good ones (it would end the process on some).
+    """Interceptor next to the wire: adds the token and the request's id for both sides' logs, and judges every reply.
+
+    Flower's own code sees only good replies; it would end the process on some of the others.
     """
 
     def __init__(self, auth: httpx.Auth | None, clock: Callable[[], float]) -> None:
         self._auth, self._clock = auth, clock
 
     def intercept(self, context: Any, call_next: Callable[[Any], httpx.Response]) -> httpx.Response:
-        """Return the reply to a request, if it is a good one."""
+        """Return the reply to a request, if it is a success."""
         context.request.headers[REQUEST_HEADER] = this_request()
         if self._auth is None:
             response = call_next(context)
@@ -79,7 +80,7 @@ class Gate:
         return response
 
     def judge(self, response: httpx.Response) -> Exception:
-        """Return what a reply that is no success means."""
+        """Return the exception for a reply that is not a success."""
         status, (code, detail) = response.status_code, _said(response)
         if status in (408, 429, 502, 503, 504):
             return Again(f"the server is not ready (status {status})", _retry_after(response))
@@ -96,7 +97,7 @@ class Gate:
 
 
 def _said(response: httpx.Response) -> tuple[str, str]:
-    """Return code and detail of an error reply: ours, or the text that Flower gives."""
+    """Return code and detail of an error reply: moonflower's, or the text that Flower gives."""
     try:
         body = json.loads(response.content[:65536])
     except (ValueError, RecursionError):
@@ -109,7 +110,7 @@ def _said(response: httpx.Response) -> tuple[str, str]:
 
 
 def _quoted(response: httpx.Response) -> str:
-    """Return by which id the server's log knows the request, where it says so."""
+    """Return the id of the request in the server's log, if the reply names it."""
     given = response.headers.get(REQUEST_HEADER, "")
     return f" (request {given})" if given and request_id(given) == given else ""
 
@@ -120,12 +121,12 @@ def _retry_after(response: httpx.Response) -> float:
 
 
 def unreachable(error: httpx.RequestError) -> tuple[str, bool]:
-    """Return why there was no answer, and whether a person has to mend it."""
+    """Return why there was no answer, and whether a person has to fix it."""
     cause: BaseException | None = error
     for _ in range(8):
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"the server's certificate does not hold: {printable(cause.verify_message, 200)} ([client] ca)", True
+            return f"the server's certificate is not valid: {printable(cause.verify_message, 200)} ([client] ca)", True
         if isinstance(cause, ssl.SSLError):
-            return f"no TLS with the server: {printable(cause.reason or 'handshake failed', 200)}", True
+            return f"TLS with the server failed: {printable(cause.reason or 'handshake failed', 200)}", True
         cause = cause.__cause__ or cause.__context__ if cause else None
     return f"the server cannot be reached ({type(error).__name__})", False

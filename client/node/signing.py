@@ -1,7 +1,8 @@
-"""The node signs circles by itself, as its config says: it looks at the server's desk now and then (rule 1).
+"""The thread that asks the server for proposed circles now and then, and signs those that the config admits (rule 1).
 
-A thread beside the loop. It takes note of every circle that is proposed, so that the clock of those whom it lets go
-begins, and signs those that ``[circle] sign`` admits. Whatever goes wrong is a line in the log, and tried again.
+It runs beside the loop. It records every proposed circle, so that the waiting time of members that the circle lets go
+begins. It signs the circles that ``[circle] sign`` admits. An error becomes a line in the log, and the thread tries
+again.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ class Signing:
     Args:
         desk: of the server.
         circles: the node's.
-        stop: set by whoever wants the node to end.
-        every_s: between two looks.
+        stop: set to end the node.
+        every_s: seconds between two looks.
     """
 
     def __init__(self, desk: CircleDesk, circles: Circles, stop: threading.Event, every_s: float = LOOK_S) -> None:
@@ -38,10 +39,10 @@ class Signing:
         return thread
 
     def look(self) -> None:
-        """Look once: take note of what is proposed, and sign what the config admits.
+        """Look once: record the proposed circles, and sign those that the config admits.
 
         Raises:
-            Refused, InputError: as the server said, or it cannot be reached.
+            Refused, InputError: the server refused, or cannot be reached.
         """
         shown = self._desk.shown()
         self._circles.look(shown.all)
@@ -58,8 +59,8 @@ class Signing:
                 return
             except MoonflowerError as error:
                 if str(error) != self._said:
-                    logger.info("circles cannot be looked at: %s", error, extra={"code": error.code})
+                    logger.info("cannot look at circles: %s", error, extra={"code": error.code})
                 self._said = str(error)
-            except Exception as error:  # a thread that ended would sign nothing more, and nobody would see it
-                logger.warning("circles cannot be looked at: %s", type(error).__name__)
+            except Exception as error:  # if the thread ended, it would sign nothing more, and nobody would notice
+                logger.warning("cannot look at circles: %s", type(error).__name__)
             self._stop.wait(self._every_s)

@@ -1,10 +1,10 @@
 """The warm worker: the process that holds the member's rows, and has no network.
 
-``python -m moonflower.client.node.worker FD CONFIG APP PARENT``, started by the node (``pipe.py``). It takes the
-network away from itself before it imports anything that a member may have written, reads the data, says that it is
-ready, and serves one job at a time over its one pipe. It ends when the pipe or its parent does.
+``python -m moonflower.client.node.worker FD CONFIG APP PARENT``, started by the node (``pipe.py``). It gives up its
+network before it imports anything that a member may have written. Then it reads the data, says that it is ready, and
+serves one job at a time over its only pipe. It ends when the pipe or its parent does.
 
-Whatever goes wrong in the app leaves this process as "not ok", without a word; the reason stays in the member's log.
+If the app fails, only "not ok" leaves this process, without a text. The reason stays in the member's log.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ App = Callable[[Any, Any], Any]
 
 def main(handle: int, config: Path, app: str, parent: int) -> None:
     """Serve until the pipe ends; exits with status 2 if config or data are wrong."""
-    # They are meant for the whole group; the node decides when this process ends.
+    # These signals are for the whole process group; the node decides when this process ends.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     confine.die_with(parent)
@@ -59,10 +59,10 @@ def main(handle: int, config: Path, app: str, parent: int) -> None:
 
 
 def confined(settings: ClientConfig) -> bool:
-    """Return whether the network was taken away.
+    """Take the network away if the config says so; return whether it was taken away.
 
     Raises:
-        InputError: ``config.isolate``: it was to be, and could not.
+        InputError: ``config.isolate``: the config says so, and it could not be done.
     """
     if not settings.client.isolate:
         return False
@@ -70,7 +70,7 @@ def confined(settings: ClientConfig) -> bool:
         raise InputError(
             "config.isolate",
             "the worker's network cannot be taken away here; expected Linux with network namespaces",
-            hint="isolate = false in [client] runs it with a network",
+            hint="isolate = false in [client] lets the worker run with a network",
         )
     return True
 
@@ -91,7 +91,7 @@ class Worker:
         """Wait for a job and do it.
 
         Raises:
-            EOFError: the node is gone.
+            EOFError: the node has ended.
         """
         job, contents = json.loads(self._pipe.recv_bytes()), {}
         for name in job["ids"]:
@@ -131,7 +131,7 @@ class Worker:
             )
         reply = self._app(message, self._context)
         if not isinstance(reply, Message):
-            raise TypeError("the app's reply is no Message")
+            raise TypeError("the app's reply is not a Message")
         return reply
 
     def _send(self, reply: Any, seconds: float) -> None:
@@ -143,7 +143,7 @@ class Worker:
             no_object_id_recompute,
         )
 
-        with no_object_id_recompute():  # the reply does not change any more; hashing it once is enough
+        with no_object_id_recompute():  # the reply no longer changes, so hashing it once is enough
             reply.metadata.__dict__["_message_id"] = reply.object_id
             tree, objects = get_object_tree(reply), get_all_nested_objects(reply)
             self._say({"ok": True, "seconds": seconds})

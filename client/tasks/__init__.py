@@ -1,14 +1,19 @@
-"""What is trained: a task says how rows become inputs, which model, which loss, which metrics.
+"""Tasks: a task says how rows become inputs, and has the model, the loss and the metrics.
 
-A task of your own is one object with ``model``, ``loss`` and ``metrics``; if its rows come from something
-else than one table of the schema's columns, also ``data`` and ``inputs``. Everything else has a default. See
-``digits.py`` for a worked example. The object is made from ``[task]`` by :func:`load_task`: ``ref`` names a
-factory, usually the class itself, and the table's other keys are its keyword arguments.
+Your own task is one object with ``model``, ``loss`` and ``metrics``. If its rows do not come from one table of the
+schema's columns, it also has ``data`` and ``inputs``. Everything else has a default. See ``digits.py`` for a worked
+example. :func:`load_task` makes the object from ``[task]``: ``ref`` names a factory, usually the class itself, and the
+table's other keys are its keyword arguments.
 
-The framework calls, in this order: ``data``, then a split; ``summary`` of the training rows, summed over all
-members under encryption; ``possible`` and ``scaling`` of the sums; ``prepare`` of every part; ``model``; ``loss`` on
-the rows of a step; ``metrics`` on whole parts; ``tally`` of the test rows, summed under encryption; ``overall`` of
-the sums.
+The framework calls, in this order:
+
+1. ``data``, then a split;
+2. ``summary`` of the training rows, summed over all members under encryption;
+3. ``possible`` and ``scaling`` of the sums;
+4. ``prepare`` of every part;
+5. ``model``, then ``loss`` on the rows of a step;
+6. ``metrics`` on whole parts;
+7. ``tally`` of the test rows, summed under encryption, then ``overall`` of the sums.
 """
 
 from __future__ import annotations
@@ -34,25 +39,25 @@ __all__ = ["METRICS", "Metrics", "Rows", "Task", "fixed", "load_task", "own_task
 
 Metrics = dict[str, float | None]
 METRICS = ("loss", "accuracy", "auc", "average_precision")
-"""What every report shows; a task may leave some out, they are None then, and may add others."""
+"""Metrics that every report shows. A task may leave some out, which are then None, and may add others."""
 
 MAX_COUNT = 2**38 - 1
 """Largest number in one member's summary or tally: the sum over 1024 members stays below 2^48."""
 MOST_BINS, ROWS_A_BIN = 64, 10
-"""Of a tally, and how many test rows of each kind there are for one: fewer would tell of single rows over many runs."""
+"""Most bins of a tally, and test rows of each kind per bin: with fewer, many runs would tell of single rows."""
 FRACTION_BITS = 16
-"""Fixed point of the default tally and of the tabular task: 2^22 rows of loss 1 a member fit."""
+"""Fixed point of the default tally and of the tabular task: 2^22 rows of loss 1 fit for each member."""
 
 
 class Task:
-    """Base class of tasks: what must be written raises NotImplementedError, the rest has a default."""
+    """Base class of tasks: methods that you must write raise NotImplementedError, the others have a default."""
 
     def schema(self) -> Schema | None:
-        """Return the task's own schema, or None: then ``[data] schema`` names a file."""
+        """Return the task's own schema, or None if ``[data] schema`` names a file."""
         return None
 
     def data(self, settings: DataSettings, schema: Schema) -> Rows:
-        """Return all rows that ``[data]`` names, raw: as :meth:`inputs` and :meth:`targets` make them.
+        """Return all rows that ``[data]`` names, raw, as :meth:`inputs` and :meth:`targets` make them.
 
         Raises:
             InputError: ``data.*`` or ``config.value``: ``[data]`` contradicts the schema.
@@ -72,10 +77,10 @@ class Task:
         return Rows(inputs, targets, read_groups(frame, settings))
 
     def inputs(self, frame: Any, schema: Schema, where: str = "data") -> Tensor:
-        """Return the raw inputs of a table's rows; needs no label, so ``predict`` uses it too.
+        """Return the raw inputs of a table's rows; ``predict`` uses it too, so it must not need a label.
 
         Args:
-            frame: ``pandas.DataFrame`` of n rows; other columns than the schema's are ignored.
+            frame: ``pandas.DataFrame`` of n rows; columns that are not in the schema are ignored.
             schema: the columns.
             where: name of the table in messages.
 
@@ -95,9 +100,9 @@ class Task:
         return torch.from_numpy(schema.label.read(frame[schema.label.name], where))
 
     def model(self, schema: Schema, generator: torch.Generator) -> nn.Module:
-        """Return a fresh model whose numbers depend on ``schema`` and ``generator`` only.
+        """Return a fresh model whose numbers depend only on ``schema`` and ``generator``.
 
-        The global torch generator is seeded around the call too, so default initialisation is fine.
+        The global torch generator is seeded around the call too, so default initialisation works.
         """
         raise NotImplementedError
 
@@ -108,7 +113,8 @@ class Task:
     def metrics(self, outputs: Tensor, targets: Tensor) -> Metrics:
         """Return the metrics of ``outputs = model(inputs)`` over one row or more.
 
-        ``loss`` should be among them (the gate's default); a metric that the rows leave undefined is None.
+        ``loss`` should be among them, because the gate uses it by default. A metric that the rows leave undefined is
+        None.
         """
         raise NotImplementedError
 
@@ -128,13 +134,13 @@ class Task:
         return np.zeros(0, dtype=np.int64)
 
     def scaling(self, totals: Sequence[int], schema: Schema) -> dict[str, Any]:
-        """Return what :meth:`prepare` needs, from the summed statistics: JSON-able, the same everywhere."""
+        """Return what :meth:`prepare` needs from the summed statistics: JSON-able, the same everywhere."""
         return {}
 
     def possible(self, totals: Sequence[int], rows: int, schema: Schema) -> bool:
         """Return whether the summed statistics can be those of ``rows`` training rows.
 
-        Every member asks this of the sums that it opened; where one says no, no version follows from them.
+        Every member checks the sums that it opened. If the answer is no, no version follows from them.
         """
         return True
 
@@ -145,7 +151,7 @@ class Task:
     def tested(self, targets: Tensor) -> NDArray[np.int64]:
         """Return how many test rows a member has of each kind that a tally tells apart, such as a class.
 
-        The counts are summed once in a circle; the smallest bounds how finely :meth:`tally` may count.
+        The counts are summed once in a circle. The smallest sum limits how finely :meth:`tally` may count.
 
         Returns:
             ``int64[c]``, every number in ``[0, MAX_COUNT]``; c depends on the task only, 1 or more. Here: all rows.
@@ -158,7 +164,7 @@ class Task:
         Args:
             outputs: of the model.
             targets: of the same rows.
-            bins: into how many a score may be counted, 1 or more: one for ten rows of a kind.
+            bins: number of bins for scores, 1 or more: at most one for every ten rows of a kind.
 
         Returns:
             ``int64[m]``, every number in ``[0, MAX_COUNT]``; m depends on the task only. Here: rows, and loss
@@ -170,7 +176,7 @@ class Task:
         return np.array([rows, *sums], dtype=np.int64)
 
     def overall(self, totals: Sequence[int], bins: int) -> Metrics:
-        """Return the metrics over all members' test rows from the summed tallies, counted into so many bins."""
+        """Return the metrics over all members' test rows from the summed tallies over ``bins`` bins."""
         rows, *sums = totals
         means = [total / 2**FRACTION_BITS / rows if rows else None for total in sums]
         return dict(zip(METRICS, (*means, None, None), strict=True))
@@ -185,7 +191,7 @@ class Task:
 
 
 def fixed(total: float) -> int:
-    """Return a sum in units of 2^-16, cut to ``[0, MAX_COUNT]``; NaN becomes the largest.
+    """Return a sum in units of 2^-16, cut to ``[0, MAX_COUNT]``; NaN becomes ``MAX_COUNT``.
 
     >>> fixed(1.5), fixed(-1.0), fixed(float("nan")) == MAX_COUNT
     (98304, 0, True)
@@ -198,7 +204,7 @@ def schema_for(task: Task, settings: DataSettings) -> Schema:
     """Return the schema of a run: the file that ``[data]`` names, or else the task's own.
 
     Raises:
-        InputError: ``config.*``: there is none, or the file is wrong.
+        InputError: ``config.*``: there is no schema, or its file is wrong.
     """
     if settings.schema_path is not None:
         return load_schema(settings.schema_path)
@@ -215,14 +221,14 @@ def schema_for(task: Task, settings: DataSettings) -> Schema:
 def load_task(ref: str, options: Mapping[str, Any]) -> Task:
     """Return the task that ``[task]`` names.
 
-    This imports code: whoever got ``ref`` from elsewhere checks it against an allow-list first (rule 9).
+    This imports code. If ``ref`` comes from elsewhere, check it against an allow-list first (rule 9).
 
     Args:
         ref: ``package.module:attribute``, a factory of tasks.
         options: its keyword arguments, from TOML or JSON.
 
     Raises:
-        InputError: ``config.task``: module, attribute or option unknown, or an option's value refused.
+        InputError: ``config.task``: module, attribute or option is unknown, or the task refuses an option's value.
     """
     module_name, _, attribute = ref.partition(":")
     try:
@@ -230,7 +236,7 @@ def load_task(ref: str, options: Mapping[str, Any]) -> Task:
     except ModuleNotFoundError as error:
         if error.name is None or not (module_name + ".").startswith(error.name + "."):
             raise InputError(
-                "config.task", f"task module {module_name!r} needs {error.name!r}, not installed"
+                "config.task", f"task module {module_name!r} needs {error.name!r}, which is not installed"
             ) from None
         raise InputError("config.task", f"there is no task {ref!r}; {nearest(ref, own_tasks())}") from None
     except Exception as error:  # a module may raise anything

@@ -400,7 +400,7 @@ def test_what_is_wrong_is_said_before_anything_is_signed(one: Federation) -> Non
     lines = [line for line in said.splitlines() if line.startswith("- ")]  # of the act
     assert lines[0].startswith("- LOWERS A PROTECTION: federation.min_members: 3 becomes 2")
     refused = one.type("cleveland", "circle sign client.toml --yes", status=1)
-    assert "the recipe's min_members passes this node's limit, 3" in refused
+    assert "the recipe's min_members is outside this node's limit, 3" in refused
     assert not board().proposed[-1].signatures
     one.run_config("lr = 0.1", "lr = 0.3")
     one.propose()
@@ -416,7 +416,7 @@ def test_what_is_wrong_is_said_before_anything_is_signed(one: Federation) -> Non
     (twin / "client.toml").write_text(text.replace('"patients.csv"', '"../cleveland/patients.csv"'))
     shutil.copytree(one.folder / "cleveland" / "state", twin / "state")
     second = one.type("twin", "circle sign client.toml --yes --number 3", status=2)
-    assert "are in federation 'heart', as member 'cleveland' with state folder" in second
+    assert "are already in use: federation 'heart', member 'cleveland', state folder" in second
     shown = json.loads(one.type("desk", "circle show --as operator.toml --json"))["circles"]
     assert [one_["number"] for one_ in shown] == [1, 2, 3]
     page = one.folder / "desk" / "circle.html"
@@ -443,7 +443,7 @@ def test_a_circle_starts_from_what_was_promoted_or_brought_in_and_a_run_from_wha
     assert "there is no model version" in one.propose("--start 77", status=2)
     joins = "--with ../long-beach/card.json"
     one.run_config("hidden = []", "hidden = [4]")
-    assert "is not of this task and schema" in one.propose(f"{joins} --start {last}", status=2)
+    assert "does not fit this task and schema" in one.propose(f"{joins} --start {last}", status=2)
     one.run_config("lr = 0.1", "lr = 0.1")
     said = one.propose(f"{joins} --start {last[:8]}")
     assert f"Runs start from the version sha256:{last}, which all names promoted" in " ".join(said.split())

@@ -113,7 +113,7 @@ def tree(folder: Path) -> dict[str, bytes]:
         ('data.drop="fold"', "data.drop = 'fold'; expected a list"),
         ("data.test_fraction=1", "data.test_fraction = 1; expected a number at least 0 and below 1"),
         ("data.test_column=fold", "data: test_column and test_value go together"),
-        ("data.validation_fraction=0", "data.validation_fraction = 0 leaves no member rows to judge with"),
+        ("data.validation_fraction=0", "data.validation_fraction = 0 leaves no member a validation row"),
         ("task.ref=tabular", "task.ref = 'tabular'; expected \"package.module:attribute\""),
         ("task.ref=nowhere:task", "there is no task 'nowhere:task'; expected one of: moonflower.client.tasks"),
         ("task.ref=moonflower.client.tasks.tabula:task", "did you mean 'moonflower.client.tasks.tabular:task'?"),
@@ -198,7 +198,7 @@ def heart_with(folder: Path, rows: list[list[str]] | bytes, name: str = "rows.cs
         ("y", "2", "column 'y' holds '2', which the schema does not list; expected one of: 0, 1"),
         ("y", "", "label 'y' has an empty cell; expected a class in every row"),
         ("site", "", "rows.csv: column 'site' has an empty cell; expected a member's name in every row"),
-        ("site", "cleveland", "holds both 'Cleveland' and 'cleveland'; expected one way to write a member's name"),
+        ("site", "cleveland", "holds both 'Cleveland' and 'cleveland'; expected one spelling of a member's name"),
         ("site", "*", "rows.csv: column 'site' holds '*'; expected a name of 1 to 64 letters"),
     ],
 )
@@ -213,14 +213,14 @@ def test_a_table_that_is_none(refused: Any, tmp_path: Path) -> None:
     packed = (CONFIGS / "data" / "heart.csv.gz").read_bytes()
     for name, content, says in [
         ("rows.csv", b"", "rows.csv is empty; expected a header and rows"),
-        ("rows.csv", rows[:1], "rows.csv has no row; expected at least one"),
+        ("rows.csv", rows[:1], "rows.csv has no rows; expected at least one"),
         ("rows.csv", b"\x00\xff\x01" * 100, "rows.csv is not text in UTF-8"),
         ("rows.csv.gz", packed[:4000], "rows.csv.gz is cut off"),
         ("rows.csv.gz", b"a,b\n", "rows.csv.gz is not compressed as its name says"),
-        ("rows.xls", rows, "rows.xls is of no known kind; expected .csv, .csv.gz, .parquet"),
+        ("rows.xls", rows, "rows.xls has an unknown ending; expected .csv, .csv.gz, .parquet"),
         ("rows.csv", [*rows, rows[1][:3]], "rows.csv has a row with fewer cells than the header"),
         ("rows.csv", [*rows, rows[1] * 2], "rows.csv has a row with more cells than the header"),
-        ("rows.csv", [["sex", *rows[0][1:]], *rows[1:]], "rows.csv has two columns 'sex'; expected one"),
+        ("rows.csv", [["sex", *rows[0][1:]], *rows[1:]], "rows.csv has two columns called 'sex'; expected one"),
         ("rows.csv", [["aeg", *rows[0][1:]], *rows[1:]], "rows.csv has no column 'age'; did you mean 'aeg'?"),
     ]:
         refused("simulate", heart_with(tmp_path, content, name), says=says)

@@ -254,7 +254,7 @@ def test_an_update_that_does_not_fit_is_told_to_its_own_member_alone(
     done = simulate(HEART, out=folders("scaled"), overrides=FOUR, drills=["scale@1:Hungary"])
     (why,) = [one.getMessage() for one in caplog.records if "above the clip" in one.getMessage()]
     assert "crypto.clip = " in why
-    assert "would do" in why
+    assert "ask the proposer of the recipe" in why
     assert not any("above the clip" in json.dumps(entry) for entry in entries(done))
 
 

@@ -542,8 +542,8 @@ def test_a_circle_for_a_lost_ledger_is_above_what_that_signed(one_sequence: Sequ
     one.given[old.digest] = {name: sign(identity(name, 1), old) for name in NAMES}
     node.circles.look([one._shown(old)])
     assert node.circles.standing.lost == 6
-    for number, said in ((5, "expected a circle above 6"), (6, "expected a circle above 6")):
-        with pytest.raises(Refused, match=said):
+    for number in (5, 6):
+        with pytest.raises(Refused, match="expected a circle with a number above 6"):
             node.circles.sign(circle(number, (1, 1, 1, 1), 1, 100 + number, number, ("anna",)), (), by_hand=True)
     assert node.circles.sign(circle(7, (1, 1, 1, 1), 1, 107, 7, ("anna",)), (), by_hand=True) is not None
 

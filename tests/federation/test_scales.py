@@ -62,9 +62,9 @@ def test_the_longest_pattern_counts_and_the_alphabet_decides_between_equals() ->
 
 
 def test_a_tensor_without_a_clip_and_a_clip_without_a_tensor_are_refused_by_name() -> None:
-    with pytest.raises(InputError, match=r"crypto.clip has nothing for tensor '0.weight'; expected a pattern"):
+    with pytest.raises(InputError, match=r"crypto.clip has no pattern for tensor '0.weight'; expected one"):
         stretched(LAYOUT, BUFFERS, {"1.*": 1.0}, 16)
-    with pytest.raises(InputError, match=r"crypto.clip: no tensor is called '3.\*'; the model has 0.weight, 0.bias"):
+    with pytest.raises(InputError, match=r"crypto.clip: no tensor matches '3.\*'; the model has 0.weight, 0.bias"):
         stretched(LAYOUT, BUFFERS, {"3.*": 1.0, "*": 1.0}, 16)
 
 

@@ -160,13 +160,13 @@ def test_what_a_circle_starts_from_is_not_measured_again(one: Federation) -> Non
 def test_a_circle_starts_from_what_its_signers_saw_promoted(done: Federation) -> None:
     mine = done.members[ANNA].circles
     first, *_, last = (entry.sha256 for entry in versions(done, "run-1"))
-    assert "was not promoted in this node's ledger" in refused(
+    assert f"this node's ledger does not have version {first[:16]} as promoted" in refused(
         "base.unknown", mine.check, next_circle(done, started_at(done, first)).circle
     )
     lie = replace(started_at(done, last), identity=file(done, first).identity)
     refused("base.unknown", mine.check, next_circle(done, lie).circle)
     said = refused("base.unknown", mine.check, next_circle(done, started_at(done, last, imported=True)).circle)
-    assert "is called an import; it is of this federation" in said
+    assert "is called an import, but it is from this federation" in said
     mine.check(next_circle(done, started_at(done, last)).circle)
 
 
@@ -259,7 +259,7 @@ def test_the_numbers_of_a_start_are_those_of_the_signed_circle(done: Federation)
     learner = done.members[ANNA]._agreement("run-1").learner
     wrong = Start(good.sha256, "ab" * 32, imported=True)
     said = refused("base.unknown", bases.check_start, good.data, good.sha256, wrong, learner)
-    assert "other numbers than its signed document says" in said
+    assert "other numbers than the signed circle says" in said
 
 
 def test_a_run_that_starts_from_a_version_takes_no_statistics_without_it(one: Federation) -> None:

@@ -74,7 +74,7 @@ def test_one_member_that_is_shown_a_fork_says_so_and_trains_no_more(live: Live, 
         told.unlink()
     assert (shown["status"], shown["code"]) == ("failed", "audit.fork"), "nobody opens anything without it"
     assert refusals(live, since) == {(VICTIM, "audit.fork")}
-    assert "the coordinator's log is not the one that was witnessed here" in live.output(VICTIM)
+    assert "the coordinator's log is not the one that this member witnessed" in live.output(VICTIM)
     said = member_log(live, VICTIM, "--json")
     assert said.returncode == 1
     fork = json.loads(said.stdout)["fork"]

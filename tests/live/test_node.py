@@ -424,7 +424,7 @@ def test_what_is_out_of_reach_is_asked_again(
     url, auth, words = {
         "nobody": (f"http://127.0.0.1:{port}", None, "the server cannot be reached (ConnectError)"),
         "issuer": (link.url, Tokens(issuer), "the issuer cannot be reached"),
-        "tls": (link.url.replace("http", "https"), None, "no TLS with the server: "),
+        "tls": (link.url.replace("http", "https"), None, "TLS with the server failed: "),
     }[kind]
     fleet = door(url, tmp_path, stop=Stop(), auth=auth)
     with pytest.raises(Stopped):
@@ -523,7 +523,7 @@ def test_a_certificate_that_does_not_hold_is_named(
         server.join()
         fleet.close()
     (said,) = [record.getMessage() for record in caplog.records]
-    assert said.startswith("the server cannot be reached" if trusted else "the server's certificate does not hold: ")
+    assert said.startswith("the server cannot be reached" if trusted else "the server's certificate is not valid: ")
 
 
 @contextmanager
@@ -747,7 +747,7 @@ def test_the_real_node_says_what_is_wrong_and_waits_for_its_issuer(link: SuperLi
     assert lines.count("[info] lives in no circle yet: moonflower circle sign process=worker member=Cleveland") == 1
     (tried,) = [line for line in lines if "; trying again until it works process=node member=Cleveland" in line]
     assert tried.startswith("[warning] ")
-    assert sum(line.startswith("[info] circles cannot be looked at: the issuer at") for line in lines) == 1
+    assert sum(line.startswith("[info] cannot look at circles: the issuer at") for line in lines) == 1
     assert len(lines) == 3
 
 

@@ -73,8 +73,8 @@ def test_csv_gz_and_parquet_read_the_same(tmp_path: Path) -> None:
     ("name", "content", "code", "message"),
     [
         ("empty.csv", b"", "data.empty", "data file {} is empty; expected a header and rows"),
-        ("header.csv", b"a,b\n", "data.empty", "data file {} has no row; expected at least one"),
-        ("x.xlsx", b"a", "data.file", "data file {} is of no known kind; expected .csv, .csv.gz, .parquet"),
+        ("header.csv", b"a,b\n", "data.empty", "data file {} has no rows; expected at least one"),
+        ("x.xlsx", b"a", "data.file", "data file {} has an unknown ending; expected .csv, .csv.gz, .parquet"),
         ("x.csv.gz", b"a,b\n1,2\n", "data.file",
             "data file {} is not compressed as its name says; expected a whole "
             "table"),
@@ -87,7 +87,7 @@ def test_csv_gz_and_parquet_read_the_same(tmp_path: Path) -> None:
         ("x.csv", b"a,b\n1,2,3\n", "data.file",
             "data file {} has a row with more cells than the header; expected a whole "
             "table"),
-        ("x.csv", b"a,b,a\n1,2,3\n", "data.column", "data file {} has two columns 'a'; expected one"),
+        ("x.csv", b"a,b,a\n1,2,3\n", "data.column", "data file {} has two columns called 'a'; expected one"),
         (
             "cut.csv.gz", gzip.compress(np.random.default_rng(1).bytes(9999).hex().encode())[:5000],
             "data.file", "data file {} is cut off; expected a whole table",
@@ -218,9 +218,9 @@ def test_marked_rows_are_the_test_rows() -> None:
     assert set(validation) == {*plain[1]} - {*test}  # a mark changes nothing for the others
     all_marked = some.take(np.array([0, 2, 5]))
     assert len(parts_of(all_marked, marked)[0]) == 1  # training always has a row
-    refused("data.column", "the rows come without a column 'fold'; there is nothing to choose from",
+    refused("data.column", "the rows have no column 'fold'; there is nothing to choose from",
             split, rows(3), marked, secret=A, member="a")  # fmt: skip
-    refused("data.empty", "member 'a' has no row; expected at least one",
+    refused("data.empty", "member 'a' has no rows; expected at least one",
             split, rows(0), settings(), secret=A, member="a")  # fmt: skip
 
 
@@ -257,10 +257,10 @@ def test_partition_by_site_sorts_names_and_keeps_rows() -> None:
     [
         (["a", None], "the table: column 'site' has an empty cell; expected a member's name in every row"),
         (["Bern", "Bern "],
-            "the table: column 'site' holds both 'Bern' and 'Bern '; expected one way to write a member's "
+            "the table: column 'site' holds both 'Bern' and 'Bern '; expected one spelling of a member's "
             "name"),
         (["BERN", "Bern"],
-            "the table: column 'site' holds both 'BERN' and 'Bern'; expected one way to write a member's "
+            "the table: column 'site' holds both 'BERN' and 'Bern'; expected one spelling of a member's "
             "name"),
         (
             ["a", "b!"],
@@ -276,7 +276,7 @@ def test_sites_that_are_no_members(sites: list[str | None], message: str) -> Non
 def test_partition_needs_its_column() -> None:
     refused("data.site", 'partition = "site" needs [data] site; expected the column that names the member',
             partition, rows(2), settings(), SimulateSettings(), 1)  # fmt: skip
-    refused("data.site", "the rows come without a column 'site'; there is nothing to choose from",
+    refused("data.site", "the rows have no column 'site'; there is nothing to choose from",
             partition, rows(2), SITE, SimulateSettings(), 1)  # fmt: skip
 
 
@@ -304,5 +304,5 @@ def test_dealing_too_few_rows_or_rows_without_classes() -> None:
     simulate = SimulateSettings(partition="dirichlet", members=3)
     refused("data.empty", "the table has 2 rows; expected at least one for each of 3",
             partition, rows(2), settings(), simulate, 1)  # fmt: skip
-    refused("config.value", 'partition = "dirichlet" needs one class label a row; expected "random"',
+    refused("config.value", 'partition = "dirichlet" needs one class label for each row; expected "random"',
             partition, Rows(torch.zeros(9, 1), torch.zeros(9, 2)), settings(), simulate, 1)  # fmt: skip

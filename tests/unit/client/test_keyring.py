@@ -94,7 +94,7 @@ def test_a_card_names_who_may_release(tmp_path: Path) -> None:
     (named,) = parse_card(identity_of(load_config(ClientConfig, config)).card.as_dict()).approvers
     assert (named.name, named.key.pin) == ("head of risk", key.pin)
     config.write_text(plain + approver.replace('"P-384"', '"P-256"'))
-    with pytest.raises(InputError, match="no public JWK on P-384") as raised:
+    with pytest.raises(InputError, match="not a public JWK on P-384") as raised:
         identity_of(load_config(ClientConfig, config))
     assert raised.value.code == "config.value"
     config.write_text(plain + approver + approver.replace("risk", "data"))

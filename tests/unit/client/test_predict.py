@@ -113,8 +113,8 @@ def test_a_model_file_cannot_import_code(tmp_path: Path, monkeypatch: pytest.Mon
     [
         ({"format": 2}, "data.model", "its format is 2; expected 1"),
         ({"scaling": "gone"}, "data.model", "its manifest has no 'scaling'"),
-        ({"scaling": []}, "data.model", "task or scaling in its manifest is no table"),
-        ({"task": {"hidden": []}}, "data.model", "task or scaling in its manifest is no table"),
+        ({"scaling": []}, "data.model", "task or scaling in its manifest is not a table"),
+        ({"task": {"hidden": []}}, "data.model", "task or scaling in its manifest is not a table"),
         ({"schema": None}, "data.model", "it has no schema, and its task has none of its own"),
         ({"schema": {}}, "config.schema", "the model's schema: the schema has no 'columns'"),
         ({"task": {**TASK, "hidden": [5]}}, "data.model", "its tensors are not those of its task's model"),

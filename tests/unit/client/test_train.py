@@ -155,7 +155,7 @@ def test_other_rows_are_judged_with_the_same_scaling() -> None:
 
 def test_learner_refuses_misuse() -> None:
     made = TorchLearner(Tabular(), Split(rows(3), rows(0), rows(0)), SCHEMA, seed=1, secret=secret_of("a"))
-    with pytest.raises(RuntimeError, match="prepare comes before"):
+    with pytest.raises(RuntimeError, match=r"call Learner\.prepare before training"):
         made.train(made.start(), TRAINING, 1)
     with pytest.raises(ValueError, match=r"vector has shape \(3,\), the model takes 4 numbers"):
         learner().evaluate(np.zeros(3, dtype=np.float32), "test")
@@ -251,7 +251,11 @@ def test_where_no_bound_is_set_practice_takes_one_from_the_largest_member(
 @pytest.mark.parametrize(
     ("setting", "name", "said"),
     [
-        ("max_rows=500", "", "training.max_rows = 500 is more than twice what any member has; expected about 200"),
+        (
+            "max_rows=500",
+            "",
+            "training.max_rows = 500 is more than twice what any member has, and a member may claim it; expected 200",
+        ),
         ("parts=10", "Switzerland", "training.parts = 10 leaves Switzerland fewer rows in a part than data.min_count"),
         ("max_rows=100", "Cleveland", "training.max_rows = 100: "),
     ],

@@ -107,10 +107,10 @@ def test_the_clip_cuts_one_value_of_a_group_and_says_so_in_the_own_log(caplog: p
 def test_an_update_that_does_not_fit_is_not_sealed_and_the_own_log_names_the_clip_that_would_do() -> None:
     values = [0.1] * 60
     clip(update_of([*values[:57], 5.0, -5.0, 5.0], 2.0), ABOUT)
-    with pytest.raises(Refused, match=r"7% of the update's values in 'group-0' lie above the clip, 2;") as refused:
+    with pytest.raises(Refused, match=r"7% of the update's values in 'group-0' are above the clip, 2;") as refused:
         clip(update_of([*values[:56], 5.0, -5.0, 5.0, 7.123], 2.0), ABOUT)
     assert refused.value.code == "update.failed"
-    assert "crypto.clip = 7.2 would do" in str(refused.value)
+    assert "ask the proposer of the recipe for crypto.clip = 7.2 or more" in str(refused.value)
     with pytest.raises(Refused, match="group-1"):
         clip(update_of([*values, *values[:56], 5.0, 5.0, 5.0, 5.0], 2.0, 2.0), ABOUT)
     with pytest.raises(Refused, match="100%"):

@@ -309,7 +309,7 @@ def test_what_is_no_approvers_key_is_refused_and_not_quoted(tmp_path: Path) -> N
             parse_private_jwk(bad)
     for text in (*map(json.dumps, others), "", "{", "\xff", "[" * 100_000):
         path.write_text(text)
-        with pytest.raises(InputError, match="is no approver's key") as refusal:
+        with pytest.raises(InputError, match="is not an approver's key") as refusal:
             load_approver_key(path)
         assert good["d"][:20] not in str(refusal.value)
 
