@@ -160,7 +160,8 @@ class Coordinator:
             Ended: ``run.patience``, ``run.max_failed``.
         """
         if self._patience.code:
-            raise Ended(self._patience.code, "too many rounds in a row brought nothing; the last good model stays")
+            message = "too many rounds in a row were refused or failed; the last good model stays"
+            raise Ended(self._patience.code, message)
 
     def _start(self) -> None:
         """Open the statistics, once in a run; the openers compute version 0 from them (rules 4 and 5)."""
@@ -172,7 +173,7 @@ class Coordinator:
         collected = sums.collect(context, dict.fromkeys(sums.seats.roster.names))
         agreed, start = sums.open(collected, "")
         if start is None:
-            raise Refused("stats.impossible", "the members' statistics hold what honest members cannot add up to")
+            raise Refused("stats.impossible", "impossible statistics: those of honest members cannot add up to them")
         self.state.models.write(start)
         with self.state.store.transaction() as db:
             version_number = self.state.models.next_version(db)
@@ -222,7 +223,7 @@ class Coordinator:
                 tries[entry.sha256] += 1
             first = damaged[0]
             if tries[first.sha256] > settings.patience + settings.max_failed or first.number not in planned:
-                raise Refused("data.model", f"model {first.sha256} is damaged and could not be made again")
+                raise Refused("data.model", f"model {first.sha256} is damaged on disk and could not be restored")
             self._round(planned[first.number])
 
     # Reports over all members' rows (rule 11).

@@ -119,7 +119,7 @@ def _key(run: Run, seated: Roster, answers: Mapping[str, Enrolled], at: str) -> 
     if lacking:
         made = _ask_all(run, MAKE_KEY, {first: MakeKey(run=run.id, roster=cards)}, "key", at)[first]
         if not {*made.ciphertexts} == {*made.signatures} == {*seated.names}:
-            raise Refused("circle.key", f"{first!r} did not make the circle's key for everybody in it")
+            raise Refused("circle.key", f"{first!r} did not make the circle's key for every member")
     requests = {
         member: TakeSeat(
             run=run.id,
@@ -133,7 +133,7 @@ def _key(run: Run, seated: Roster, answers: Mapping[str, Enrolled], at: str) -> 
     key = taken[first].key
     if any(one.key != key for one in taken.values()):
         run.note("refused_member", member=first, code="circle.key")
-        raise Refused("circle.key", f"{first!r} gave members different keys of the circle")
+        raise Refused("circle.key", f"{first!r} gave the members different keys of the circle")
     return key, {member: taken[member].signature for member in seated.names}
 
 

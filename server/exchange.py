@@ -293,7 +293,7 @@ def _answer(route: Route[Q, A], reply: Message, asked: Awaited, message: str, no
     if reply.has_error():
         asked.broke += 1
     elif asked.behind == RESENDS:
-        return Refused(BEHIND, "the member was asked again and again")
+        return Refused(BEHIND, f"the member is still behind after {RESENDS} more proofs of the log's growth")
     else:
         asked.behind += 1
     asked.ask_again(now)

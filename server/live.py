@@ -74,7 +74,7 @@ def _coordinator(grid: Grid, state: State, run: str, own: ServerSettings) -> Coo
     nodes = connected(grid, pins)
     exchange = Exchange(Replies(grid), tuple(pins), nodes, WallClock(), revoked=revoked, away_after_s=own.away_after_s)
     if signed.circle.practice and not is_loopback(own.listen.rpartition(":")[0]):
-        raise Refused("circle.differs", "a practice run, at a server that can be reached from other machines")
+        raise Refused("circle.differs", "a practice circle, but server.listen is not a loopback address")
     return Coordinator(exchange, state, row.offer, signed, run)
 
 

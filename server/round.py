@@ -98,7 +98,7 @@ class Rounds:
         with self._state.store.read() as db:
             junk = [one for one in history.finished(db, self._run.id) if one.code == "open.key"]
         if len(junk) >= JUNK:
-            raise Ended("circle.junk", f"in {len(junk)} rounds the answers of all names opened nothing")
+            raise Ended("circle.junk", f"in {len(junk)} rounds the answers of all members did not open the sum")
 
     def _judge(
         self,
@@ -179,7 +179,7 @@ def newest_whole(models: Models, chain: list[Entry], run: str) -> Entry:
     for entry in reversed(chain):
         if models.is_whole(entry.sha256):
             return entry
-    raise Refused("data.model", f"no model of run {run} is whole; the newest is {chain[-1].sha256}")
+    raise Refused("data.model", f"every model of run {run} is damaged on disk; the newest is {chain[-1].sha256}")
 
 
 def version_entry(

@@ -130,7 +130,7 @@ class Collection:
         missing = [member for member in self.roster.names if member not in self.accepted]
         if missing:
             said = ", ".join(f"{member}: {self.named.get(member, 'not waited for')}" for member in missing)
-            raise Refused("round.too_few", f"a sum is over everybody in the circle; not in it: {said}")
+            raise Refused("round.too_few", f"a sum needs every member of the circle; missing: {said}")
         return self.roster.names
 
 
@@ -185,7 +185,7 @@ class Hearing:
             Refused: ``open.list``, ``envelope.signature``, ``envelope.context`` or ``open.disagree``.
         """
         if member in self.statements:
-            raise Refused("open.list", "the opener answered before")
+            raise Refused("open.list", "the member opened this sum before")
         words = Words(opened.signature, opened.vote, opened.vote_signature)
         words.check(self.roster.card(member), opened.statement, self.best)
         said = Statement.parse(opened.statement)
@@ -208,7 +208,7 @@ class Hearing:
         missing = len(self.roster.names) - len(self.statements)
         if missing:
             code = Counter(self.refused.values() or ["circle.away"]).most_common(1)[0][0]
-            raise Refused(code, f"{missing} of {len(self.roster.names)} members did not open")
+            raise Refused(code, f"{missing} of {len(self.roster.names)} members did not open the sum")
         different = {*self.statements.values()}
         if len(different) != 1:
             raise Refused("open.disagree", f"the openers signed {len(different)} different results")
@@ -239,7 +239,7 @@ class SaidWords:
         candidate = Statement.parse(opened.statement).sha256
         before = self._said.setdefault((member, candidate, hearing.best), opened.vote)
         if before != opened.vote:
-            what = f"{member!r} said {before!r} and {opened.vote!r} of candidate {candidate[:16]}"
+            what = f"{member!r} voted {before!r}, then {opened.vote!r}, on candidate {candidate[:16]}"
             raise Ended("gate.forked", f"{what}; the last good model stays")
 
 

@@ -83,9 +83,9 @@ class Run:
         with self.state.store.read() as db:
             row, living = history.run_row(db, self.id), circles.living_digest(db)
         if row is not None and row.stop:
-            raise Ended("run.stopped", "somebody asked for the run's end; the last good model stays")
+            raise Ended("run.stopped", "the run was stopped on request; the last good model stays")
         if living != self.circle.digest:
-            raise Ended("circle.changed", "another circle began, and this run was not in it; the last good model stays")
+            raise Ended("circle.changed", "another circle began during the run; the last good model stays")
 
     def ask(
         self,

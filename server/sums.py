@@ -270,7 +270,7 @@ class Sums:
                 self._wire.answer_s.append(answered.answer_s)
         if refused:
             said = ", ".join(f"{member}: {code}" for member, code in sorted(refused.items()))
-            raise Refused(refused[min(refused)], f"only all answers together open a sum; not there: {said}")
+            raise Refused(refused[min(refused)], f"only the answers of all members open a sum; missing: {said}")
         return found
 
     def _heard(self, collected: Collected, best: str, request: Opening, results: dict[str, bytes]) -> AgreedOpening:
@@ -321,7 +321,7 @@ class Sums:
         try:
             return model_version.parse(results[wanted])
         except InputError as error:
-            raise Refused("open.disagree", f"the result that everybody signed is no model: {error}") from None
+            raise Refused("open.disagree", f"the result that every member signed is not a model: {error}") from None
 
     def _hear(self, hearing: Hearing, answer: Answer[Opened], results: dict[str, bytes]) -> None:
         try:

@@ -79,7 +79,8 @@ class Witnesses:
             for member, note in sorted(heard.items()):
                 held = open_checkpoint(note, self._log.verifier)
                 if member in self._strange:
-                    logger.error("holds a log of %d entries that is not this one", held.size, extra={"member": member})
+                    words = "the member holds a log of %d entries that is not this one"
+                    logger.error(words, held.size, extra={"member": member})
                     self._log.append(
                         db,
                         "warned",

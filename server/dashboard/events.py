@@ -101,7 +101,7 @@ class Events:
                         _put(queue, self._newest)
                     seen = mark
             except Exception as error:  # a locked database, a full disk: the next look may do better
-                logger.warning("the dashboard could not look at the records: %s", str(error).partition("\n")[0])
+                logger.warning("the dashboard could not read the records: %s", str(error).partition("\n")[0])
             await asyncio.sleep(LOOK_S)
 
 

@@ -133,7 +133,7 @@ class Dashboard:
 
     def _static(self, request: Request, name: str) -> Response:
         if name not in self._files:
-            return _error(404, "http.not_found", "there is nothing here")
+            return _error(404, "http.not_found", "no such page")
         data, tag = self._files[name]
         headers = {"cache-control": "no-cache", "etag": tag}
         if request.headers.get("if-none-match") == tag:
@@ -204,7 +204,7 @@ class Dashboard:
         try:
             stream = await self.events.stream(cookie, state)
         except Full:
-            return _error(503, "session.full", "too many pages listen already; close some")
+            return _error(503, "session.full", "too many open pages; close some")
         headers = {"x-accel-buffering": "no", "cache-control": "no-store, no-transform"}
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
@@ -215,11 +215,11 @@ class Dashboard:
             return _error(401, "session.none", "nobody is logged in, or no longer")
         scopes = self._scopes(request.method, path)
         if scopes is None:
-            return _error(404, "http.not_found", "there is nothing here")
+            return _error(404, "http.not_found", "no such route")
         if request.method != "GET" and not self._is_own(request):
             return _error(403, "session.origin", "the request is not from a page of this server")
         if not session.held.principal.scopes & set(scopes):
-            return _error(403, "session.scope", f"this takes {' or '.join(scopes)}")
+            return _error(403, "session.scope", f"this needs the scope {' or '.join(scopes)}")
         return _Handed(self._api, path, session.held.principal)
 
     async def _session(self, request: Request, *, use: bool = True) -> Session | None:

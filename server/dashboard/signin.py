@@ -116,13 +116,14 @@ class Login:
         if seed is None or not hmac.compare_digest(
             query.get("state", "").encode(), self._derived(seed, "state").encode()
         ):
-            raise Refused("session.login", "this browser did not begin this login, or too long ago")
+            raise Refused("session.login", "this browser did not begin this login, or began it too long ago")
         expected = {self._oauth.issuer, ""} if not self._says_who() else {self._oauth.issuer}
         if query.get("iss", "") not in expected:
-            raise Refused("session.login", "the reply is another issuer's")
+            raise Refused("session.login", "the reply comes from another issuer")
         code = query.get("code", "")
         if "error" in query or not 0 < len(code) <= MAX_PARAMETER:
-            raise Refused("session.login", f"the issuer says {_plain(query.get('error', 'nothing'))}")
+            found = _plain(query.get("error", "nothing"))
+            raise Refused("session.login", f"expected a code from the issuer, got {found}")
         return self._held(
             {
                 "grant_type": "authorization_code",
@@ -157,7 +158,7 @@ class Login:
         try:
             data = token.encode("ascii")
         except UnicodeEncodeError:
-            raise Refused("session.login", "the issuer's token is no token") from None
+            raise Refused("session.login", "the issuer's token has characters outside ASCII") from None
         principal = self._verifier.own(data, self._dpop.public.thumbprint if self._dpop else "")
         refresh = reply.get("refresh_token")
         return OpenSession(principal, _called(read(data).claims), refresh if isinstance(refresh, str) else "")
@@ -200,11 +201,11 @@ class Login:
     def _described(self) -> dict[str, Any]:
         """Return the issuer's metadata; while it is away it is asked every few seconds, and nobody waits in a queue."""
         if not self._lock.acquire(timeout=WAIT_S):
-            raise IssuerUnreachable("auth.issuer_unreachable", "the issuer is being asked, and does not answer")
+            raise IssuerUnreachable("auth.issuer_unreachable", "the issuer has not answered an earlier request yet")
         try:
             if not 0 <= self._clock() - self._metadata_at < METADATA_S:
                 if 0 <= self._clock() - self._failed_at < RETRY_S:
-                    raise IssuerUnreachable("auth.issuer_unreachable", "the issuer did not answer a moment ago")
+                    raise IssuerUnreachable("auth.issuer_unreachable", "the issuer did not answer; try again soon")
                 self._failed_at = self._clock()
                 self._metadata = discover(self._oauth.issuer, lambda url: get(self._http, url))
                 self._metadata_at, self._failed_at = self._clock(), -RETRY_S
@@ -234,11 +235,12 @@ def _load(path: Path) -> SigningKey:
     except OSError as error:
         raise InputError("config.key", f"[dashboard] key {path} cannot be read: {error.strerror}") from error
     if mode & 0o077:
-        raise InputError("config.key", f"[dashboard] key {path} can be read by others", hint=f"chmod 600 {path}")
+        message = f"[dashboard] key {path} can be read by others; expected mode 0600"
+        raise InputError("config.key", message, hint=f"chmod 600 {path}")
     try:
         return private_key(json.loads(data))
     except (ValueError, RecursionError) as error:
-        raise InputError("config.key", f"[dashboard] key {path} is no private JWK") from error
+        raise InputError("config.key", f"[dashboard] key {path}: not a private JWK") from error
 
 
 def _called(claims: Mapping[str, Any]) -> str:

@@ -121,10 +121,10 @@ class Api:
                 name = asked.federation.name
                 raise InputError("config.value", f"the run is for {name!r}; expected {self._federation!r}")
             if asked.gate.approvals < self._min_approvals:
-                asks = f"{asked.gate.approvals} approvals release a model of this run"
-                raise InputError("config.value", f"{asks}; expected at least {self._min_approvals} at this server")
+                asks = f"gate.approvals = {asked.gate.approvals}"
+                raise InputError("config.value", f"{asks}: expected at least {self._min_approvals} at this server")
         except (ValueError, RecursionError):
-            return error_reply(400, "config.value", "the run is not JSON")
+            return error_reply(400, "config.value", "the body is not JSON; expected a run")
         except InputError as error:
             return error_reply(400, error.code, str(error))
         try:
@@ -132,7 +132,7 @@ class Api:
         except (Refused, InputError) as error:
             return refusal(error)
         if run is None:
-            return error_reply(409, "run.busy", "another run is not over yet")
+            return error_reply(409, "run.busy", "another run has not ended yet")
         self._accepted()
         return JSONResponse({"run": run}, 201)
 
@@ -159,7 +159,8 @@ class Api:
             differing = not_free(circle.recipe, asked)
             if differing:
                 said = "; ".join(
-                    f"{one.key}: {json.dumps(one.before)} there, {json.dumps(one.after)} asked" for one in differing
+                    f"{one.key}: {json.dumps(one.before)} in the circle, {json.dumps(one.after)} in the run"
+                    for one in differing
                 )
                 what = f"the run differs from circle {circle.number}, which {', '.join(circle.names)} signed, in {said}"
                 raise Refused("circle.differs", what, hint=SIGN_ANEW)
@@ -174,7 +175,7 @@ class Api:
         if row is None or row.offer["circle"] != circle.digest or entry.verdict not in ("start", "promoted"):
             what = f"model {name!r} was not promoted in circle {circle.number}"
             hint = f"moonflower circle propose RUN.toml --start {name}, which all members sign"
-            raise Refused("base.unknown", f"{what}; expected a version of it", hint=hint)
+            raise Refused("base.unknown", f"{what}; expected a version of that circle", hint=hint)
         self._state.models.read(entry.sha256)
         return entry.sha256 if entry.verdict == "promoted" else str(row.offer["start"])
 
@@ -213,7 +214,7 @@ class Api:
             if not -1 <= after < 2**63:
                 raise ValueError
         except ValueError:
-            return error_reply(400, "config.value", "after is the index of an entry")
+            return error_reply(400, "config.value", "after: expected the index of an entry, or -1")
         run = request.path_params["run"]
         entries = await run_in_threadpool(lambda: self._state.log.after(after, MAX_ENTRIES, run=run))
         return JSONResponse({"entries": entries})
@@ -252,7 +253,7 @@ class Api:
         try:
             value = json.loads(await request.body())
         except (ValueError, RecursionError):
-            return error_reply(400, "release.malformed", "the decision is not JSON")
+            return error_reply(400, "release.malformed", "the body is not JSON; expected a signed decision")
         try:
             return JSONResponse(await run_in_threadpool(self._registry.decide, request.path_params["name"], value), 201)
         except (Refused, InputError) as error:
@@ -275,7 +276,7 @@ class Api:
             before = _index(asked["before"]) if "before" in asked else None
             limit = max(1, _index(asked.get("limit", "50")))
         except ValueError:
-            return error_reply(400, "config.value", "before and limit are numbers")
+            return error_reply(400, "config.value", "before and limit: expected whole numbers")
         about = [asked.get(name, "")[:256] for name in ("event", "run", "member")]
         return JSONResponse(await run_in_threadpool(self.views.page, before, limit, *about))
 
@@ -302,5 +303,5 @@ def _index(text: str) -> int:
         ValueError: not plain digits, or more than a log can have.
     """
     if not (text.isascii() and text.isdigit() and len(text) <= 16):
-        raise ValueError("expected a number")
+        raise ValueError("expected a whole number of at most 16 digits")
     return int(text)

@@ -104,5 +104,5 @@ def _text(value: Any, name: str) -> str:
     """
     found = value.get(name) if isinstance(value, dict) else None
     if not isinstance(found, str) or len(found) > 256:
-        raise Refused("circle.differs", f"{name} is missing; expected a text")
+        raise Refused("circle.differs", f"{name} is missing or too long; expected a text of at most 256 characters")
     return found

@@ -164,7 +164,7 @@ class Gateway:
         fleet = path in FLEET and method == "POST"
         scopes = ("fl:train",) if fleet else self._scopes(method, path)
         if scopes is None:
-            await _reply(answer, 404, "http.not_found", "there is nothing here", [])
+            await _reply(answer, 404, "http.not_found", "no such route", [])
             return
         address, member = scope["client"][0] if scope["client"] else "", None
         if scopes:
@@ -199,9 +199,8 @@ class Gateway:
         try:
             wait_s = self._allowance.wait_s(address)
             if wait_s and not self._verifier.knows(headers):
-                raise TokenRefused(
-                    "auth.throttled", "too many refused requests", 429, [("retry-after", str(int(wait_s) + 1))]
-                )
+                retry = [("retry-after", str(int(wait_s) + 1))]
+                raise TokenRefused("auth.throttled", "too many refused requests from this address", 429, retry)
             principal = self._verified(scope["method"], sent, headers, scopes)
             if path in FLEET:
                 member = self._member_of(principal.issuer, principal.client_id)

@@ -136,7 +136,7 @@ def bounded(receive: Callable[[], Any], max_bytes: int, timeout_s: float) -> Cal
         try:
             message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
         except TimeoutError:
-            raise TooMuch("http.body_timeout", "the request's body did not come in time", 408) from None
+            raise TooMuch("http.body_timeout", "the request's body did not arrive in time", 408) from None
         got += len(message.get("body", b""))
         whole = message["type"] != "http.request" or not message.get("more_body", False)
         if got > max_bytes:

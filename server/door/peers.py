@@ -60,8 +60,8 @@ class OwnUserOnly(HttpToolsProtocol):
             transport.abort()
             if time.monotonic() - OwnUserOnly.told >= QUIET_S:
                 OwnUserOnly.told = time.monotonic()
-                known = "a user who did not wait" if user is None else f"user {user}"
-                logger.warning("the loopback listener refused a connection of %s", known)
+                known = "an unknown user" if user is None else f"user {user}"
+                logger.warning("the loopback listener refused a connection from %s", known)
 
 
 def check_supported() -> None:
@@ -71,4 +71,4 @@ def check_supported() -> None:
         InputError: ``config.platform``.
     """
     if not TABLE.is_file():
-        raise InputError("config.platform", f"{TABLE} is missing; expected Linux, which tells whose a connection is")
+        raise InputError("config.platform", f"{TABLE} is missing; expected Linux, which tells who owns a connection")

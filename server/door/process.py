@@ -256,7 +256,7 @@ async def _expire(state: State) -> None:
         try:
             gone = await asyncio.to_thread(state.expire, YOUNG_S)
             if gone:
-                logger.info("%d kept envelopes deleted: their time is over", gone)
+                logger.info("%d kept envelopes deleted: kept as long as the config says", gone)
         except OSError as error:
             logger.error("kept envelopes cannot be deleted: %s", error)
         await asyncio.sleep(EXPIRE_S)
@@ -272,7 +272,7 @@ def _tls(certificate: Path, key: Path) -> ssl.SSLContext:
         context.load_cert_chain(certificate, key)
     except (ssl.SSLError, OSError) as error:
         raise InputError(
-            "config.key", f"{certificate} and {key} are no certificate and key that fit: {error.args[-1]}"
+            "config.key", f"{certificate} and {key}: expected a certificate and its key: {error.args[-1]}"
         ) from None
     return context
 
@@ -286,7 +286,8 @@ def _bound(listen: str, setting: str = "server.listen") -> Iterator[socket.socke
         try:
             bound.bind((host.strip("[]"), int(port)))
         except OSError as error:
-            raise InputError("config.value", f"{setting} = {listen!r}: {error.strerror or error}") from None
+            why = error.strerror or error
+            raise InputError("config.value", f"{setting} = {listen!r}: cannot listen there: {why}") from None
         yield bound
 
 
@@ -307,7 +308,7 @@ def _enter_roster(state: State, config: ServerConfig) -> None:
         gone = roster.revoked(db)
         for one in config.member:
             if one.name in gone:
-                logger.warning("member %s was revoked and stays so; remove it from the config", one.name)
+                logger.warning("member %s was revoked and stays revoked; remove it from the config", one.name)
                 continue
             assert one.client_id is not None
             roster.add(db, state.log, RosterMember(one.name, config.oauth.issuer, one.client_id, one.pin))

@@ -63,7 +63,7 @@ def carrying(folder: Path, run: str) -> Iterator[None]:
     with (folder / LOCK).open("a+") as lock:
         while not _taken(lock):  # a look of the supervisor takes it for a moment, too
             if time.monotonic() > deadline:
-                raise Refused("run.busy", "another process carries out a run on this state")
+                raise Refused("run.busy", "another process is carrying out a run on this state folder")
             time.sleep(LOOK_S / 5)
         lock.truncate(0)
         lock.write(json.dumps({"run": run}))
@@ -138,7 +138,7 @@ class Supervisor:
             try:
                 await asyncio.to_thread(self.look)
             except Exception:  # a full disk, a locked database: the next look may do better
-                logger.exception("the runs could not be looked after; trying again")
+                logger.exception("could not check on the runs; trying again")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), LOOK_S)
             self._woken.clear()
@@ -164,7 +164,7 @@ class Supervisor:
                 return
             self._deaths = 0
         if waiting and not carried:
-            logger.info("its ServerApp is started", extra={"run": waiting[0]})
+            logger.info("starting its ServerApp", extra={"run": waiting[0]})
             self._started = _Started(waiting[0], self._flower.start(waiting[0]), time.monotonic())
 
     def _died(self, run: str) -> None:
@@ -188,7 +188,7 @@ class Supervisor:
         else:
             full = shutil.disk_usage(self._state.folder).free < SPARE_BYTES
             why = f" because the disk of {self._state.folder} is full" if full else ""
-            logger.warning("its ServerApp died%s; another one goes on where it was", why, extra={"run": run})
+            logger.warning("its ServerApp died%s; another one continues where it stopped", why, extra={"run": run})
 
 
 def _finished(db: Connection, run: str) -> int:

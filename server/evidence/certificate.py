@@ -161,7 +161,7 @@ def verify_certificate(certificate: Any, verifier: Verifier, pins: Mapping[str, 
     certified = _certified(certificate, verifier)
     evidence = {name: certificate[name] for name in ("entries", "growth", "checkpoint")}
     if canonical({**certified.as_dict(), **evidence}) != canonical(certificate):
-        raise bad("its plain fields are not what its entries say")
+        raise bad("its plain fields differ from its entries")
     if pins is not None:
         _check_pins(certified.closed, pins)
     return certified
@@ -188,7 +188,7 @@ def _certified(evidence: Mapping[str, Any], verifier: Verifier) -> Certified:
         ends = [entry for entry in entries if entry.event in ("judged", *ENDS)]
         verdict = _verdict(ends, closed, said, proof) if ends else None
     except ODD:
-        raise bad("an entry has another form") from None
+        raise bad("an entry has an unexpected form") from None
     except Refused as error:
         raise error if error.code.startswith("audit.") else bad(str(error)) from None
     return Certified(closed, said, proof, verdict, witnessed, checkpoint)
@@ -207,7 +207,7 @@ def _proved(evidence: Any, verifier: Verifier) -> tuple[list[LogEntry], Checkpoi
             raise ValueError("another index")
         steps = [STEPS.index(entry.event) for entry in entries]
     except ODD:
-        raise bad("expected a list of entries, each with its index and its path, and a checkpoint") from None
+        raise bad("expected a checkpoint, and entries each with its index and Merkle path") from None
     checkpoint = open_checkpoint(note, verifier)
     for index, data, path in claimed:
         merkle.verify_inclusion(merkle.leaf_hash(data), index, checkpoint.size, path, checkpoint.root)
@@ -226,35 +226,35 @@ def _closed(
         raw_offer = run_began.details["offer"]
         of_circle = [entry for entry in entries if entry.event in OF_CIRCLE]
         if len({str(entry.value["run"]) for entry in entries if entry not in of_circle} | {context["run"]}) != 1:
-            raise bad("its entries are of several runs")
+            raise bad("its entries belong to several runs")
         enrolled = [entry for entry in entries if entry.event == "enrolled"]
         circle = _circle(of_circle)
         roster = parse_roster([entry.details["card"] for entry in enrolled], circle.pins)
         if {entry.value["member"]: entry.details["pin"] for entry in enrolled} != circle.pins:
-            raise bad("the pins of its members are not those of the circle")
+            raise bad("the pins of its members differ from those of the circle")
         if not roster.digest == began.details["roster"] == context["roster"]:
-            raise bad("the cards are not the roster of the context")
+            raise bad("the cards differ from the roster of the context")
         seats = tuple(began.details[name] for name in ("circle", "crypto", "key"))
         if tuple(context[name] for name in ("circle", "crypto", "key")) != seats:
-            raise bad("circle, plan or key of the context are not those under which seats were taken")
+            raise bad("circle, plan or key of the context differ from those under which members took their seats")
         offer = parse(Offer, raw_offer, where="the run's offer")
         chosen = circle.offer(offer.training.seed, offer.training.rounds, offer.start)
         agreed = circle.federation, circle.digest, digest(raw_offer)
         if agreed != (context["federation"], context["circle"], context["offer"]) or digest(chosen) != digest(
             raw_offer
         ):
-            raise bad("the context is not that of the run's offer and circle")
+            raise bad("the context differs from the run's offer or circle")
         numbers = {entry.value["number"] for entry in entries if entry.event not in (*OF_CIRCLE, *OF_RUN)}
         if numbers != {context["number"]} or purpose_of(closing) != context["purpose"]:
             raise bad("its entries are about several sums")
         if not {*headers} == {*roster.names} == {*circle.names}:
-            raise bad("the list does not hold one envelope of everybody in the circle")
+            raise bad("the list does not hold one envelope of every member of the circle")
         witnessed = _witnessed(context["checkpoint"], checkpoint, growth, verifier)
         if not began.index < witnessed <= closing.index:
-            raise bad("what its members had witnessed is not of the time between seats and sum")
+            raise bad("the checkpoint that its members witnessed is not from between seats and list")
         _hashes([closing.details["sum"], *headers.values()])
     except ODD:
-        raise bad("an entry has another form") from None
+        raise bad("an entry has an unexpected form") from None
     except (InputError, Refused) as error:
         raise error if error.code.startswith("audit.") else bad(str(error)) from None
     return ClosedSet(offer, context, roster, headers, closing.details["sum"]), witnessed
@@ -274,7 +274,7 @@ def _circle(entries: Sequence[LogEntry]) -> Circle:
         }
     )
     if signed.missing or {entry.details["circle"] for entry in entries} != {signed.circle.digest}:
-        raise bad("not every name in the circle signed it")
+        raise bad("not every member of the circle signed it")
     return signed.circle
 
 
@@ -283,7 +283,7 @@ def _witnessed(label: str, checkpoint: Checkpoint, growth: Sequence[bytes], veri
     size_text, root_text, key = label.split(" ", 2)
     size, (root,) = int(size_text), _hashes([root_text])
     if key != verifier.text():
-        raise Refused("audit.signature", f"its members witnessed the log of key {key}, expected {verifier.text()}")
+        raise Refused("audit.signature", f"its members witnessed the log of key {key}; expected {verifier.text()}")
     if label != checkpoint_label(key, size, root):
         raise ValueError("another spelling")
     merkle.verify_consistency(size, checkpoint.size, growth, root, checkpoint.root)
@@ -304,9 +304,9 @@ def _check_statement(said: Statement, opened: LogEntry, closed: ClosedSet) -> No
         raise bad("the statement is about another context")
     clear = said.federation, said.run, said.number, said.purpose, said.base
     if clear != tuple(context[name] for name in ("federation", "run", "number", "purpose", "base")):
-        raise bad("the statement's plain fields are not those of its context")
+        raise bad("the statement's plain fields differ from its context")
     if said.members != closed.members or said.headers != list_digest(headers.values()):
-        raise bad("the statement is about other envelopes than the list's")
+        raise bad("the statement is about other envelopes than those of the list")
 
 
 def _check_openers(proof: Proof, closed: ClosedSet) -> None:
@@ -318,18 +318,18 @@ def _check_openers(proof: Proof, closed: ClosedSet) -> None:
 
 def _verdict(entries: Sequence[LogEntry], closed: ClosedSet, said: Statement, proof: Proof) -> LoggedVerdict:
     """Return how the round ended, once that is found to follow from signed votes."""
-    end = only([entry for entry in entries if entry.event in ENDS], "an end of the round")
+    end = only([entry for entry in entries if entry.event in ENDS], "one end of the round")
     code = end.value.get("code", "")
     if said.purpose != UPDATE.name:
         raise bad("only an update has a verdict")
     if end.event == "failed":
         if len(entries) != 1 or not code:
-            raise bad("a round that failed has no votes and says why")
+            raise bad("a failed round must have a code and no votes")
         return LoggedVerdict("failed", code, {})
     judged = only([entry for entry in entries if entry.event == "judged"], "votes")
     votes = judged.details["votes"]
     if (votes, judged.details["best"]) != (proof.votes, proof.best):
-        raise bad("the votes are not those that everybody signed")
+        raise bad("the votes differ from those that the members signed")
     counted = gate.judge(
         votes,
         said.norm,

@@ -84,7 +84,7 @@ def gather(
         chosen = _choose(found, number, purpose, run, last)
         growth = tree.consistency(_witnessed(named(chosen, "set_closed")))
     except ODD:
-        raise bad(f"the log's entries of round {number} have another form; another version wrote them") from None
+        raise bad(f"the log's entries of round {number} have an unexpected form; another version wrote them") from None
     return {
         "entries": [
             {
@@ -111,9 +111,10 @@ def _choose(found: Sequence[LogEntry], number: int, purpose: str, run: str, last
         where = f" of run {run!r}" if run else ""
         if runs:
             raise InputError(
-                "config.round", f"{len(runs)} runs {done} {purpose} {number}; choose one: {', '.join(runs)}"
+                "config.round", f"{len(runs)} runs {done} {purpose} of round {number}; choose one: {', '.join(runs)}"
             )
-        raise InputError("config.round", f"no sum was {done} as {purpose} {number}{where}; see moonflower audit show")
+        what = f"no sum was {done} as {purpose} of round {number}{where}"
+        raise InputError("config.round", f"{what}; see moonflower audit show")
     of_run = [entry for entry in found if entry.value.get("run") == runs[0]]
     opened = [sums[-1]] if last == "opened" else []
     if opened:
@@ -144,7 +145,7 @@ def _witnessed(closed: LogEntry) -> int:
 
 def named(entries: Iterable[LogEntry], event: str) -> LogEntry:
     """Return the one entry of an event; see :func:`only`."""
-    return only([entry for entry in entries if entry.event == event], f"an entry {event!r}")
+    return only([entry for entry in entries if entry.event == event], f"one entry {event!r}")
 
 
 def only(found: Sequence[LogEntry], what: str) -> LogEntry:
@@ -169,4 +170,4 @@ def _context_of(entry: LogEntry) -> str:
 
 def bad(reason: str) -> Refused:
     """Return the refusal of what is no certificate, or does not hold together."""
-    return Refused("audit.certificate", f"not a certificate that holds together: {reason}")
+    return Refused("audit.certificate", f"not a valid certificate: {reason}")

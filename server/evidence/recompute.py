@@ -32,7 +32,7 @@ def recompute(closed: ClosedSet, kept: Callable[[str], RawEnvelope]) -> str:
         context, found_plan = RoundContext(**closed.context), dict(closed.context["crypto"])
         plan = Plan(**{**found_plan, "primes": tuple(found_plan["primes"])})
     except (TypeError, KeyError, InputError):
-        raise Refused("audit.certificate", "the round's context is of another version of moonflower") from None
+        raise Refused("audit.certificate", "another version of moonflower wrote the round's context") from None
     running: Sum | None = None
     for member in closed.members:
         card, header = closed.roster.card(member), closed.headers[member]

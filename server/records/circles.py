@@ -91,7 +91,7 @@ def signed(db: Connection, digest: str) -> SignedCircle:
     """
     document = db.execute(select(_circles.c.document).where(_circles.c.digest == digest)).scalar_one_or_none()
     if document is None:
-        raise Refused("circle.differs", f"there is no circle {digest[:16]} here")
+        raise Refused("circle.differs", f"no circle {digest[:16]} at this server")
     rows = select(_signatures).where(_signatures.c.circle == digest).order_by(_signatures.c.member)
     signatures = {row.member: Signature.parse(json.loads(row.document)) for row in db.execute(rows)}
     return SignedCircle(_parsed(document), signatures)
@@ -114,9 +114,10 @@ def propose(db: Connection, log: Log, circle: Circle, now: float) -> None:
     there = board(db, now)
     expected = there.newest + 1
     if not expected <= circle.number <= expected + JUMP:  # whoever proposes must not use the numbers up
-        raise Refused("circle.changed", f"circle {circle.number}: expected {expected}, or at most {JUMP} more")
+        span = f"a number from {expected} to {expected + JUMP}"
+        raise Refused("circle.changed", f"circle {circle.number}: expected {span}")
     if len(there.proposed) >= MAX_PROPOSED:
-        raise Refused("circle.changed", f"{MAX_PROPOSED} circles wait for signatures; expected fewer before another")
+        raise Refused("circle.changed", f"{MAX_PROPOSED} circles wait for signatures already, the most allowed")
     row = {"digest": circle.digest, "number": circle.number, "proposed_s": now, "begun": False}
     db.execute(insert(_circles).values({**row, "document": canonical(circle.as_dict()).decode()}))
     words = Act.between(there.living.circle if there.living else None, circle).words()
@@ -133,9 +134,9 @@ def check_door(db: Connection, circle: Circle) -> None:
     for name, pin in circle.members:
         if name not in known:
             hint = "moonflower member add CARD, at the server"
-            raise Refused("circle.differs", f"{name!r} is not let in at this server's door", hint=hint)
+            raise Refused("circle.differs", f"{name!r} is not on this server's roster", hint=hint)
         if known[name] != pin or name in revoked:
-            what = "was revoked" if name in revoked else f"is let in with the pin {known[name]}, not {pin}"
+            what = "was revoked" if name in revoked else f"has the pin {known[name]} on the roster, not {pin}"
             raise Refused("circle.differs", f"{name!r} {what}", hint="moonflower member add CARD, at the server")
 
 
@@ -151,13 +152,13 @@ def check_start(db: Connection, models: Models, circle: Circle) -> None:
     promoted = any(one.sha256 == start.sha256 and one.verdict == "promoted" for one in models.entries(db))
     if not (start.sha256 in models.imports(db) if start.imported else promoted):
         kind = "imported file" if start.imported else "promoted version"
-        raise Refused("base.unknown", f"there is no {kind} {start.sha256[:16]} at this server to start from")
+        raise Refused("base.unknown", f"this server has no {kind} {start.sha256[:16]} to start from")
     try:
         found = models.read(start.sha256)
     except InputError as error:
         raise Refused("base.unknown", str(error)) from None
     if found.identity != start.identity:
-        raise Refused("base.unknown", f"version {start.sha256[:16]} has other numbers than the circle says")
+        raise Refused("base.unknown", f"version {start.sha256[:16]} does not have the identity that the circle names")
 
 
 def take_signature(db: Connection, log: Log, digest: str, member: str, one: Signature, now: float) -> bool:
@@ -171,7 +172,7 @@ def take_signature(db: Connection, log: Log, digest: str, member: str, one: Sign
     row = {"circle": digest, "member": member, "document": canonical(one.as_dict()).decode(), "signed_s": now}
     if member not in found.signatures:
         if _is_over(db, digest, now):
-            what = f"circle {found.circle.number} cannot begin any more; expected one that is proposed"
+            what = f"circle {found.circle.number} can no longer begin; expected one that waits for signatures"
             raise Refused("circle.differs", what)
         turn = (db.execute(select(func.max(_signatures.c.turn))).scalar_one() or 0) + 1
         db.execute(insert(_signatures).values({**row, "turn": turn}))

@@ -49,24 +49,24 @@ EVENTS = {
     "run_ended": "a run is over; code: why, if not by its plan",
     "enrolled": "a member's card, scopes and parameter digests were accepted",
     "refused_member": "a member was not let in",
-    "member_added": "the roster grew",
-    "member_revoked": "the roster shrank",
+    "member_added": "a member was added to the roster",
+    "member_revoked": "a member was revoked",
     "circle_proposed": "a circle waits for signatures; details: the document, and what it changes, in words",
     "circle_signed": "a member signed a circle; details: its digest, the signature and the key",
-    "circle_began": "all members signed: runs are in this circle from now on",
+    "circle_began": "all members signed: this circle carries the runs from now on",
     "farewell": "a member leaves a circle, by its own signature; others may begin the next one without it at once",
-    "card_taken": "a member's card came by hand; details: the card, with the keys of its witness and its approvers",
-    "seats_taken": "everybody in the circle takes part in the run, and signed which key of the circle it holds",
-    "statistics_opened": "the sealed counts and moments of everybody's rows were opened",
+    "card_taken": "an operator entered a member's card; details: the card, with the keys of witness and approvers",
+    "seats_taken": "every member takes part in the run, and signed which key of the circle it holds",
+    "statistics_opened": "the sealed counts and moments of all members' rows were opened",
     "round_began": "a round was announced on a proved base",
     "envelope_accepted": "a member's sealed update joined the running sum",
     "envelope_refused": "a member's envelope was refused; code: why",
-    "set_closed": "the list is fixed: one envelope of everybody in the circle, and the sealed total",
+    "set_closed": "the list is fixed: one envelope of every member, and the sealed total",
     "answered": "a member answered the list and the total",
     "answer_refused": "a member did not answer; code: why",
     "waited_for": "a run waits for a member that is away; details: at which step, since when, and what keeps it",
     "came_back": "a member that a run waited for has answered; details: since when, and how often its node came back",
-    "opened": "everybody signed the same result",
+    "opened": "all members signed the same result",
     "opening_refused": "a member did not open; code: why",
     "judged": "the gate's votes were counted",
     "promoted": "the candidate is the new last good model",
@@ -75,9 +75,9 @@ EVENTS = {
     "failed": "a round ended without a candidate",
     "tallies_opened": "the federation's display metrics were opened",
     "sum_opened": "a sum of a further purpose was opened; metrics: what follows from it",
-    "warned": "something that needs a person's eye and stopped nothing",
+    "warned": "something that a person should look at; it stopped nothing",
     "approved": "an approver signed for the release of a model version, or for going back to one",
-    "rejected": "an approver rejected a model version, for good",
+    "rejected": "an approver rejected a model version: it can never be released",
     "released": "a model version is the one to use; details: the approvals that made it so",
     "rolled_back": "a version that was released before is the one to use again; details: the approvals",
     "imported": "a model file from outside, for a circle to start from; details: its SHA-256 and identity",
@@ -298,7 +298,7 @@ class Log:
             with self._tree_turn:
                 tree = self._tree_under(connection, newest)
                 if tree.root(checkpoint.size) != checkpoint.root:
-                    message = f"the checkpoint of {checkpoint.size} entries is not that of the log of {newest.size}"
+                    message = f"the stored checkpoint of {checkpoint.size} entries is not in the log of {newest.size}"
                     raise AuditError("audit.fork", message, first_bad=checkpoint.size - 1)
                 return GrowthProof(checkpoint, tuple(proof(tree, checkpoint.size)))
 
@@ -365,7 +365,7 @@ class Log:
             signed = self._open(note, last)
         frontier = unpack(size, nodes)
         if frontier is None or (signed.size, signed.root) != (size, frontier.root()):
-            raise AuditError("audit.fork", f"the tree of {size} entries is not the signed one", first_bad=last)
+            raise AuditError("audit.fork", f"the stored tree of {size} entries is not the signed one", first_bad=last)
         return frontier, signed
 
     def _open(self, note: str, index: int) -> Checkpoint:

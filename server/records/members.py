@@ -118,10 +118,10 @@ def add(db: Connection, log: Log, new: RosterMember) -> bool:
         if shared and known.revoked:
             raise InputError(
                 "config.member",
-                f"member {known.name!r} was revoked; expected a client and key that no other name had",
+                f"{shared[0]} of {new.name!r} belonged to member {known.name!r}, now revoked; expected a new one",
             )
         if shared:
-            raise InputError("config.member", f"{shared[0]} of {new.name!r} is already that of member {known.name!r}")
+            raise InputError("config.member", f"{shared[0]} of {new.name!r} already belongs to member {known.name!r}")
     if readmitted:
         db.execute(_members.delete().where(_members.c.name == new.name))
     db.execute(insert(_members).values(**vars(new)))
@@ -139,7 +139,7 @@ def revoke(db: Connection, log: Log, name: str, reason: str) -> None:
     known = {member.name: member for member in members(db)}
     if name not in known or known[name].revoked:
         present = [member.name for member in known.values() if not member.revoked]
-        what = "was revoked before" if name in known else "is not on the roster"
+        what = "is already revoked" if name in known else "is not on the roster"
         raise InputError("config.member", f"member {name!r} {what}; {nearest(name, present)}")
     db.execute(_members.update().where(_members.c.name == name).values(revoked=True))
     log.append(db, "member_revoked", member=name, reason=reason)

@@ -195,7 +195,7 @@ class Models:
         if len(files) != 1:
             known = [str(entry.version) for entry in entries if entry.version is not None]
             if files:
-                raise InputError("data.model", f"model {name!r} names {len(files)} versions; expected more digits")
+                raise InputError("data.model", f"model {name!r} matches {len(files)} versions; expected more digits")
             raise InputError("data.model", f"there is no model version {name!r}; {nearest(name, known)}")
         return found[-1]
 

@@ -81,7 +81,7 @@ def log_name(folder: Path) -> str:
     try:
         origin = (folder / "log.pub").read_text(encoding="utf-8").partition("+")[0]
     except (OSError, UnicodeDecodeError):
-        raise InputError("config.state", f"{folder} holds no log.pub that can be read") from None
+        raise InputError("config.state", f"{folder}: no readable log.pub; expected a server's state folder") from None
     return origin.removeprefix("moonflower/")
 
 

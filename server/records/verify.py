@@ -110,7 +110,7 @@ def _next(frontier: Frontier, record: Record, later: Iterable[Record], verifier:
             raise AuditError("audit.entry", f"entry {at} is not the one that was signed", first_bad=at)
         raise _displaced(at, index, (_index_in(other.entry) for other in later))
     if record.leaf is not None and record.leaf != leaf:
-        raise AuditError("audit.entry", f"entry {at}: the stored hash is not that of the entry", first_bad=at)
+        raise AuditError("audit.entry", f"entry {at}: the stored hash does not match the entry", first_bad=at)
     if index != at:
         raise AuditError("audit.order", f"entry {at} was signed with the index {index}", first_bad=at)
     return grown
@@ -125,10 +125,10 @@ def _displaced(at: int, found: int, later: Iterable[int | None]) -> AuditError:
 def _compare_tree(frontier: Frontier, size: int, root: bytes) -> None:
     """Check that the database's own tree is the one over its entries."""
     if size > frontier.size:
-        message = f"expected the {size} entries of the log's tree, got {frontier.size}"
+        message = f"expected {size} entries, as in the log's tree; got {frontier.size}"
         raise AuditError("audit.truncated", message, first_bad=frontier.size)
     if (size, root) != (frontier.size, frontier.root()):
-        message = f"the log's tree of {size} entries is not the one over its {frontier.size} entries"
+        message = f"the log's tree of {size} entries does not match its {frontier.size} entries"
         raise AuditError("audit.fork", message, first_bad=size)
 
 
@@ -138,7 +138,7 @@ def _compare_kept(frontier: Frontier, name: str, kept: Checkpoint, found: bytes)
     Of two trees of one size no entry can be named as the first to differ: the newest one under them is.
     """
     if kept.size > frontier.size:
-        message = f"expected the {kept.size} entries of the {name}, got {frontier.size}"
+        message = f"expected {kept.size} entries or more, as in the {name}; got {frontier.size}"
         raise AuditError("audit.truncated", message, first_bad=frontier.size)
     if kept.root != found:
         message = f"the {name} of size {kept.size} has the root {kept.root.hex()}, the log has {found.hex()}"

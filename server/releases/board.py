@@ -38,7 +38,7 @@ from ..records.models import Entry, Models
 
 LOGGED: dict[Action, str] = {"approve": "approved", "reject": "rejected", "rollback": "approved"}
 CHANGED: dict[str, str] = {"approve": "released", "rollback": "rolled_back"}
-OLD = "what is released has changed since this was signed; look again, and sign anew"
+OLD = "the released version changed after this was signed; look at the version again, and sign again"
 
 
 @dataclass(frozen=True)
@@ -195,8 +195,8 @@ class Board:
             if len(self._counted(candidate, decision.action, (signed,))) == len(before):
                 raise Refused(
                     "release.twice",
-                    f"an approver of {decision.member!r}, or the same key, has approved this already; expected another "
-                    "member's",
+                    f"an approver of {decision.member!r}, or the same key, has approved this already; expected an "
+                    "approver of another member",
                 )
         index = log.append(self.db, LOGGED[decision.action], run=candidate.run, member=decision.member, **entry)
         taken = Taken(signed.data, signed.signature, index, now, approver.key.pin)
@@ -238,18 +238,19 @@ class Board:
         if candidate is None or candidate.federation != decision.federation:
             raise Refused(
                 "release.digest",
-                f"no promoted version of this federation is {decision.sha256}; only promoted ones are released",
+                f"no promoted version of this federation has the SHA-256 {decision.sha256}; only promoted versions "
+                "can be released",
             )
         if decision.after != self.releases.after:
             raise Refused("release.outdated", OLD)
         if self.releases.rejection(decision.sha256) is not None:
-            raise Refused("release.rejected", f"version {candidate.version} was rejected, and stays so")
+            raise Refused("release.rejected", f"version {candidate.version} was rejected and can never be released")
         if self._is_current(decision.sha256):
             raise Refused("release.state", f"version {candidate.version} is the released one")
         if decision.action != "reject" and self._step(candidate)[0] != decision.action:
             what = {
                 "approve": "is older than the released one; roll back to it, if it was released before",
-                "rollback": "is none that was released before the present one and is older",
+                "rollback": "cannot be rolled back to; expected an older version that was released before",
             }
             raise Refused("release.state", f"version {candidate.version} {what[decision.action]}")
         return candidate

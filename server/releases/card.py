@@ -45,13 +45,13 @@ PROTECTS = (
     (
         "broken or hostile updates",
         "a candidate that was not finite, was too long a step, or that most members found worse on their own rows was "
-        "thrown away; one that most did not find better is no version",
+        "thrown away; one that most did not find better did not become a version",
     ),
 )
 EXPOSED = (
     "All members but one, together, know the update of that one.",
     "Every opened sum is known to all members, and every version to the coordinator.",
-    "A member that is away, or that answers junk, holds everybody up; junk is not named. So can the coordinator.",
+    "A member that is away or answers junk holds everybody up, and so can the coordinator. Who sent junk is not named.",
     "What only one member changed between two sums is that member's.",
     "All members signed the settings. A run chose its seed and where it started: many seeds over the same rows can "
     "tell the one record in a short last batch.",
@@ -201,6 +201,6 @@ def beside(card: Mapping[str, Any], name: str, version: Version) -> dict[str, An
     if not version.unreleased and version.sha256 != card["sha256"]:
         raise Refused("release.digest", f"expected version {card['sha256']}, got {version.sha256}")
     if version.unreleased != (card["release"]["status"] != "released"):
-        raise Refused("release.outdated", "what is released has changed in this moment; try again")
+        raise Refused("release.outdated", "the released version changed just now; try again")
     about = {"name": name, "sha256": version.sha256, "unreleased": version.unreleased}
     return {**card, "file": about}

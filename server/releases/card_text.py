@@ -81,7 +81,7 @@ def _crypto(crypto: Mapping[str, Any]) -> list[str]:
         "",
         f"- {_parameters(crypto['parameters'])}",
         "",
-        "Protects against",
+        "Protects against:",
         "",
         *(f"- {one['against']}: {one['how']}." for one in crypto["protects"]),
         "",
@@ -93,7 +93,7 @@ def _crypto(crypto: Mapping[str, Any]) -> list[str]:
 
 def _parameters(plan: Mapping[str, Any] | None) -> str:
     if plan is None:
-        return "parameters are not known"
+        return "parameters are unknown"
     bits = math.prod(plan["primes"]).bit_length()
     return (
         f"N = {plan['degree']}, log2 q = {bits}, {plan['lanes']} lanes of {plan['lane_bits']} bits, "

@@ -96,7 +96,7 @@ class Registry:
         with self._store.transaction() as db:
             board = Board(db, self._models)
             if signed.verify(board.cards)[0].sha256 != self._models.find(db, name).sha256:
-                raise Refused("release.digest", "the decision is about another version than the request")
+                raise Refused("release.digest", "the decision is about another version than the one requested")
             outcome = board.decide(signed, self._log)
         return {**vars(outcome), "missing": max(0, outcome.required - outcome.approvals)}
 
@@ -122,7 +122,7 @@ class Registry:
             raise Refused(
                 "release.unreleased",
                 f"version {entry.version} is not released ({status})",
-                hint="--unreleased writes it all the same, marked as such",
+                hint="--unreleased writes it anyway, marked as unreleased",
             )
         version = self._models.read(entry.sha256)
         return version if status == "released" else marked(version)

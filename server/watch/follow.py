@@ -65,7 +65,7 @@ class Follower:
             try:
                 await asyncio.to_thread(self.read_on)
             except Exception as error:  # a locked database, a full disk: the next look may do better
-                logger.warning("the log could not be read on: %s", str(error).partition("\n")[0])
+                logger.warning("new log entries could not be read: %s", str(error).partition("\n")[0])
             await asyncio.sleep(LOOK_S)
 
 

@@ -194,7 +194,7 @@ def _running(scene: Scene) -> str:
     assert run is not None
     if run.run != progress.run:
         return f"A run of {_many(scene.rounds, 'round')} is being started. {_here(scene)}"
-    stopping = " Somebody asked for its end; it stops before the next exchange." if run.stop else ""
+    stopping = " A stop was requested; the run ends before the next exchange." if run.stop else ""
     head = f"Round {progress.round} of {scene.rounds}: "
     many = len(progress.members)
     match progress.step:
@@ -209,7 +209,7 @@ def _running(scene: Scene) -> str:
         case "judge":
             said = head + "the members' votes are being counted."
         case "report":
-            said = head + "done; the members add up how good the model is."
+            said = head + "done; the members measure how good the model is."
         case _ if not progress.round:
             said = "The first round is about to begin."
         case _:
@@ -239,8 +239,8 @@ def _collected(progress: Progress) -> str:
     if 0 < len(missing) <= 2 and sent:
         said += f"; {_listed(missing)} {'is' if len(missing) == 1 else 'are'} still training"
     if progress.left_out:
-        said += f"; {_listed(progress.left_out)} {'is' if len(progress.left_out) == 1 else 'are'} missing, and"
-        said += " without everybody the round is repeated"
+        said += f"; {_listed(progress.left_out)} {'is' if len(progress.left_out) == 1 else 'are'} missing, so"
+        said += " the round is repeated"
     return said + "."
 
 
@@ -252,13 +252,11 @@ def _decision(scene: Scene) -> str:
             return "No version is released."
         return f"Version {scene.released} is released."
     missing = waiting.required - waiting.approvals
-    what = "waits for" if waiting.step == "approve" else "needs for a roll-back"
+    what, end = ("waits for", "") if waiting.step == "approve" else ("needs", " for a roll-back")
     more = "more " if waiting.approvals else ""
-    who = f": anyone of {_listed(waiting.open_to, 'or')}" if waiting.open_to else ", but no other member has one"
-    if len(waiting.open_to) == missing == 1:
-        who = f": somebody of {waiting.open_to[0]}"
+    who = f", from {_listed(waiting.open_to, 'or')}" if waiting.open_to else ", but no other member has one"
     many = "one" if missing == 1 else str(missing)
-    return f"Version {waiting.version} {what} {many} {more}approver{'s' if missing > 1 else ''}{who}."
+    return f"Version {waiting.version} {what} {many} {more}approver{'s' if missing > 1 else ''}{end}{who}."
 
 
 def _here(scene: Scene) -> str:

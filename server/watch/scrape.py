@@ -70,18 +70,18 @@ class Scrape:
         if scope["type"] != "http":
             return
         if (scope["method"], scope["path"]) != ("GET", PATH):
-            await _reply(send, 404, b"there is nothing here\n")
+            await _reply(send, 404, b"not found\n")
             return
         if not self._may_pass(scope["headers"]):
-            self._say(logging.WARNING, "a scrape without the right token was refused")
-            await _reply(send, 401, b"a token is needed\n", [(b"www-authenticate", b'Bearer realm="metrics"')])
+            self._say(logging.WARNING, "refused a scrape without the right token")
+            await _reply(send, 401, b"expected a bearer token\n", [(b"www-authenticate", b'Bearer realm="metrics"')])
             return
         try:
             async with self._turn:
                 text = await run_in_threadpool(generate_latest, self._registry)
         except Exception as error:  # a full disk, a log that was edited: up is 0 then, and the server goes on
-            self._say(logging.ERROR, f"the metrics cannot be had: {type(error).__name__}: {error}".partition("\n")[0])
-            await _reply(send, 503, b"the metrics cannot be had now\n")
+            self._say(logging.ERROR, f"the metrics cannot be read: {type(error).__name__}: {error}".partition("\n")[0])
+            await _reply(send, 503, b"the metrics cannot be read now\n")
             return
         await _reply(send, 200, text, [(b"content-type", CONTENT_TYPE)])
 

@@ -104,13 +104,13 @@ def test_people_watch_a_run_and_release_reject_and_roll_back_its_models(people: 
     until(lambda: watcher.locator("#now-metric-t").count() == 1)
     assert live.remote.show(run)["status"] == "done"
     until(lambda: watcher.locator("figure").first.locator("svg.chart circle").count() == 3)
-    says(watcher, f"Version 3 waits for 2 approvers: anyone of {first} or {second}.")
+    says(watcher, f"Version 3 waits for 2 approvers, from {first} or {second}.")
 
     page = people.decide("Anna", 1, "Reject", "loss is too high")
     page.get_by_text("It was rejected, for good.").wait_for()
     page = people.decide("Anna", 2, "Approve")
-    page.get_by_text(f"1 of 2 approvals are there; 1 more is missing: somebody of {second}.").wait_for()
-    says(watcher, f"Version 2 waits for one more approver: somebody of {second}.")
+    page.get_by_text(f"1 of 2 approvals are there; 1 more is missing, from {second}.").wait_for()
+    says(watcher, f"Version 2 waits for one more approver, from {second}.")
     page.get_by_role("button", name="Approve").click()
     page.get_by_text(f"{first} has signed already.").wait_for()
     page.keyboard.press("Escape")

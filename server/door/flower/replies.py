@@ -77,7 +77,7 @@ class Replies:
                 contents[missing.pop(0)] = reply.object_content
                 newest = time.monotonic()
             elif not reply.object_found or time.monotonic() - newest > self._stall_s:
-                return _given_up(asked, run, "its parts did not come")
+                return _given_up(asked, run, "its parts did not arrive")
             else:
                 time.sleep(PAUSE_S)
         self._client.ConfirmMessageReceived(
@@ -86,8 +86,8 @@ class Replies:
         try:
             message = _answering(asked, inflate_object_from_contents(identifier, contents))
         except Exception as error:  # junk makes Flower stumble in many ways; its words may be the member's
-            logger.warning("a reply was given up: it makes no sense (%s)", type(error).__name__)
-            return _given_up(asked, run, "it makes no sense")
+            logger.warning("dropped a reply that cannot be read (%s)", type(error).__name__)
+            return _given_up(asked, run, "it cannot be read")
         message.metadata.__dict__["_message_id"] = identifier
         return message
 
@@ -95,9 +95,9 @@ class Replies:
 def _answering(asked: str, found: Any) -> Message:
     """Return what was found, if it is a message that answers this one."""
     if not isinstance(found, Message) or found.metadata.reply_to_message_id != asked:
-        raise ValueError("another kind of object, or an answer to another message")
+        raise ValueError("not a message, or not a reply to this one")
     if not (found.has_error() or isinstance(found.content, RecordDict)):
-        raise ValueError("the content is no RecordDict")
+        raise ValueError("the content is not a RecordDict")
     return found
 
 

@@ -88,7 +88,7 @@ class SuperLink:
         account = AccountInfo(flwr_aid=NOOP_FLWR_AID, account_name=NOOP_ACCOUNT_NAME)
         reply = control_handlers.start_run(request, account, self._state, self._fleet_api)
         if not reply.HasField("run_id"):
-            raise RuntimeError("Flower did not take the run")
+            raise RuntimeError("Flower did not accept the run")
         return int(reply.run_id)
 
     def is_over(self, flower_run: int) -> bool:
