@@ -174,7 +174,7 @@ def test_a_code_counts_only_in_the_browser_that_began_the_login_and_once(house: 
         ({"state": "x"}, "did not begin"),
         ({"iss": "https://evil.example.org"}, "another issuer"),
         ({"iss": None}, "another issuer"),
-        ({"code": None}, "the issuer says"),
+        ({"code": None}, "expected a code from the issuer, got nothing"),
         ({"code": "x" * 20}, "no token"),
         ({"error": "access_denied"}, "access_denied"),
     ],
