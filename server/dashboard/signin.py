@@ -1,8 +1,8 @@
 """How a person logs in: authorization code with PKCE (RFC 6749, 7636, 9207, 9700), the token bound to us (RFC 9449).
 
-A login that was begun is remembered by the browser alone, in a cookie: a random seed under this server's MAC. State
-and code verifier are derived from it with a key that never leaves this process, so a flood of logins fills no memory,
-a code that somebody else began counts for nothing, and the browser never learns the verifier.
+Only the browser remembers a login that was begun, in a cookie: a random seed under this server's MAC. State and code
+verifier are derived from it with a key that never leaves this process. So a flood of logins fills no memory, a code
+from a login that another browser began is refused, and the browser never learns the verifier.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CALLBACK = "/ui/callback"
 LOGIN_S = 600
 ASSERTION_S = 60
 METADATA_S = 600.0
-RETRY_S = 5.0  # after which an issuer that was away is asked again
+RETRY_S = 5.0  # an issuer that was away is asked again after this time
 WAIT_S = 2.0
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 MAX_PARAMETER = 4096
@@ -47,11 +47,11 @@ class Login:
 
     Args:
         settings: of the dashboard.
-        oauth: whose tokens count.
-        verifier: of the tokens that come of it.
+        oauth: the issuer and what its tokens must say.
+        verifier: verifies the tokens.
         url: this server's address, as people's browsers know it.
         clock: seconds since 1970.
-        http: a client of one's own.
+        http: an HTTP client to use instead of a new one.
 
     Raises:
         InputError: ``config.key``: the client's key cannot be used.
@@ -78,7 +78,7 @@ class Login:
         self._lock = threading.Lock()
 
     def begin(self) -> tuple[str, str]:
-        """Return the cookie of a new login, and the issuer's address to which it leads.
+        """Return the cookie of a new login, and the issuer's address to send the browser to.
 
         Raises:
             Refused: ``auth.issuer_unreachable``, ``auth.issuer_metadata``.
@@ -102,15 +102,15 @@ class Login:
         return cookie, urlunsplit(parts._replace(query=query))
 
     def finish(self, cookie: str, query: Mapping[str, str]) -> OpenSession:
-        """Return what the issuer gives for the code with which it sent the browser back.
+        """Return what the issuer gives for the code that the browser came back with.
 
         Args:
             cookie: of the login, from the browser.
-            query: of the address that it came back to.
+            query: of the address that the browser came back to.
 
         Raises:
-            Refused: ``session.login``: this browser began no such login, or the issuer said no; ``auth.*``: the token
-                does not count here; ``auth.issuer_unreachable``.
+            Refused: ``session.login``: this browser began no such login, or the issuer refused; ``auth.*``: the token
+                is not valid here; ``auth.issuer_unreachable``.
         """
         seed = self._opened(cookie)
         if seed is None or not hmac.compare_digest(
@@ -199,7 +199,7 @@ class Login:
         return self._described().get("authorization_response_iss_parameter_supported") is True
 
     def _described(self) -> dict[str, Any]:
-        """Return the issuer's metadata; while it is away it is asked every few seconds, and nobody waits in a queue."""
+        """Return the issuer's metadata. While it is away it is asked every few seconds, and no request queues up."""
         if not self._lock.acquire(timeout=WAIT_S):
             raise IssuerUnreachable("auth.issuer_unreachable", "the issuer has not answered an earlier request yet")
         try:
@@ -244,11 +244,11 @@ def _load(path: Path) -> SigningKey:
 
 
 def _called(claims: Mapping[str, Any]) -> str:
-    """Return how a token names the person."""
+    """Return the person's name in a token."""
     found = (claims.get(name) for name in ("preferred_username", "name", "email", "sub"))
     return _plain(next((one for one in found if isinstance(one, str) and one), ""))
 
 
 def _plain(text: object) -> str:
-    """Return what somebody else wrote, short and printable."""
+    """Return foreign text, short and printable."""
     return "".join(c if c.isprintable() else " " for c in str(text))[:100]
