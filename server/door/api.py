@@ -1,7 +1,7 @@
-"""Our own routes behind the gateway: runs, model versions with what people decide about them, and looks at the records.
+"""Our own routes behind the gateway: runs, model versions, decisions about them, and views of the records.
 
-A run carries settings, never code (rule 9). A decision about a version carries a signature; the token only opens the
-door to it.
+A run carries settings, never code (rule 9). A decision about a version carries a signature. The token only lets the
+request in.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .circle_routes import CIRCLE_SCOPES, CircleRoutes
 from .replied import error_reply, refusal
 
 READ = ("fl:run", "fl:audit")
-MODELS = (*READ, "fl:approve")  # not fl:train: a node gets its bases with its messages, and needs no more
+MODELS = (*READ, "fl:approve")  # not fl:train: a node gets its bases with its messages
 MAX_ENTRIES = 500
 SIGN_ANEW = "moonflower circle propose RUN.toml, with the same settings; it begins when all of them have signed"
 _MODEL = re.compile(r"/api/models(?:/(?P<name>[0-9a-f]{1,64})(?P<part>/decisions|/file)?)?")
@@ -46,10 +46,10 @@ class Api:
 
     Args:
         state: the coordinator's records.
-        federation: name; a run for another is refused.
+        federation: its name. A run for another federation is refused.
         accepted: called on the event loop after a run was accepted.
         min_approvals: a run that asks for fewer approvals of a release is refused.
-        views: of the records; None for views that know nothing of who is connected.
+        views: of the records; None for views that do not know who is connected.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Api:
         )
 
     def scopes(self, method: str, path: str) -> Sequence[str] | None:
-        """Return the scopes of which one opens a route; none needed: empty; no such route: None."""
+        """Return the scopes of which one opens a route: empty if none is needed, None if there is no such route."""
         if (method, path) == ("GET", "/health"):
             return ()
         if (method, path) == ("POST", "/api/runs"):
@@ -137,14 +137,14 @@ class Api:
         return JSONResponse({"run": run}, 201)
 
     def _queue(self, asked: Recipe, start: str = "") -> str | None:
-        """Return the identifier of a run in the circle that there is; None while another one is not over.
+        """Queue a run in the present circle and return its identifier; None while another run is not over.
 
         Args:
-            asked: recipe that the run's config makes.
-            start: name of the version to start from; "" for where the circle starts.
+            asked: the recipe from the run's config.
+            start: name of the version to start from; "" for the circle's own start.
 
         Raises:
-            Refused: ``circle.differs``: there is no circle, or the run is not as its recipe says; ``base.unknown``: no
+            Refused: ``circle.differs``: there is no circle, or the run differs from its recipe; ``base.unknown``: no
                 run of this circle promoted the version.
             InputError: ``data.model``: there is no such version.
         """
@@ -169,7 +169,7 @@ class Api:
         return run
 
     def _chosen(self, db: Connection, circle: Circle, name: str) -> str:
-        """Return the SHA-256 of the version of a circle that a run starts from; "" for where the circle starts."""
+        """Return the SHA-256 of the version that a run starts from; "" for the circle's own start."""
         entry = self._state.models.find(db, name)
         row = history.run_row(db, entry.run)
         if row is None or row.offer["circle"] != circle.digest or entry.verdict not in ("start", "promoted"):
@@ -300,7 +300,7 @@ def _index(text: str) -> int:
     """Return a count or an index.
 
     Raises:
-        ValueError: not plain digits, or more than a log can have.
+        ValueError: not plain digits, or too many.
     """
     if not (text.isascii() and text.isdigit() and len(text) <= 16):
         raise ValueError("expected a whole number of at most 16 digits")
