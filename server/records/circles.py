@@ -1,7 +1,7 @@
-"""Circles as the coordinator keeps them: proposed, signed one by one, begun; and farewells. All are in the log.
+"""Circles as the coordinator keeps them: proposed, signed one by one, begun; and farewells. All of it is in the log.
 
-The coordinator relays and decides nothing: a member believes the signatures, and counts its own days
-(``client/standing.py``). What is refused here is what no honest member would sign or believe.
+The coordinator relays and decides nothing: a member believes signatures only, and counts its own days
+(``client/standing.py``). The coordinator refuses only what no honest member would sign or believe.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .models import Models
 DAY_S = 86400.0
 JUMP = 100
 MAX_PROPOSED = 16
-"""Circles that can be waiting for signatures at once."""
+"""Most circles that can wait for signatures at once."""
 _circles = Table(
     "circles",
     metadata,
@@ -55,7 +55,7 @@ _farewells = Table(
 
 
 def board(db: Connection, now: float) -> CircleBoard:
-    """Return what there is of circles."""
+    """Return the living circle, the open proposals and the farewells."""
     column, living = _circles.c, living_circle(db)
     number = living.circle.number if living is not None else 0
     rows = db.execute(select(column.digest).where(column.number > number).order_by(column.number)).scalars()
@@ -69,7 +69,7 @@ def board(db: Connection, now: float) -> CircleBoard:
 
 
 def living_circle(db: Connection) -> SignedCircle | None:
-    """Return the circle that began last, with all signatures; None: none did."""
+    """Return the circle that began last, with all signatures; None if none has begun."""
     column = _circles.c
     found = db.execute(select(column.digest).where(column.begun).order_by(column.number.desc()).limit(1))
     digest = found.scalar_one_or_none()
@@ -77,17 +77,17 @@ def living_circle(db: Connection) -> SignedCircle | None:
 
 
 def living_digest(db: Connection) -> str:
-    """Return the digest of the circle that began last; "" for none."""
+    """Return the digest of the circle that began last; "" if none has begun."""
     column = _circles.c
     found = db.execute(select(column.digest).where(column.begun).order_by(column.number.desc()).limit(1))
     return str(found.scalar_one_or_none() or "")
 
 
 def signed(db: Connection, digest: str) -> SignedCircle:
-    """Return a circle with the signatures that there are.
+    """Return a circle with its signatures so far.
 
     Raises:
-        Refused: ``circle.differs``: there is none with this digest.
+        Refused: ``circle.differs``: no circle has this digest.
     """
     document = db.execute(select(_circles.c.document).where(_circles.c.digest == digest)).scalar_one_or_none()
     if document is None:
@@ -99,21 +99,21 @@ def signed(db: Connection, digest: str) -> SignedCircle:
 
 @lru_cache(maxsize=64)
 def _parsed(document: str) -> Circle:
-    """Return a circle that was found to be one when it was kept; pages and runs look at the same ones."""
+    """Return a circle from its document, which was checked when it was kept. Pages and runs use the same few."""
     return Circle.parse(json.loads(document))
 
 
 def propose(db: Connection, log: Log, circle: Circle, now: float) -> None:
-    """Keep a proposed circle; the same one again changes nothing.
+    """Keep a proposed circle. Proposing it again changes nothing.
 
     Raises:
-        Refused: ``circle.changed``: the number was taken meanwhile, or too many wait for signatures.
+        Refused: ``circle.changed``: the number is taken or too high, or too many circles wait for signatures.
     """
     if db.execute(select(_circles.c.digest).where(_circles.c.digest == circle.digest)).first() is not None:
         return
     there = board(db, now)
     expected = there.newest + 1
-    if not expected <= circle.number <= expected + JUMP:  # whoever proposes must not use the numbers up
+    if not expected <= circle.number <= expected + JUMP:  # a proposal must not use the numbers up
         span = f"a number from {expected} to {expected + JUMP}"
         raise Refused("circle.changed", f"circle {circle.number}: expected {span}")
     if len(there.proposed) >= MAX_PROPOSED:
@@ -125,10 +125,10 @@ def propose(db: Connection, log: Log, circle: Circle, now: float) -> None:
 
 
 def check_door(db: Connection, circle: Circle) -> None:
-    """Check that every name in a circle is let in at this server's door with the pin that the circle has for it.
+    """Check that every member of a circle is on this server's roster, with the pin that the circle has for it.
 
     Raises:
-        Refused: ``circle.differs``: names the first that is not.
+        Refused: ``circle.differs``: names the first member that is not.
     """
     known, revoked = {one.name: one.pin for one in roster.members(db)}, roster.revoked(db)
     for name, pin in circle.members:
@@ -141,7 +141,7 @@ def check_door(db: Connection, circle: Circle) -> None:
 
 
 def check_start(db: Connection, models: Models, circle: Circle) -> None:
-    """Check that the version from which a circle starts is here, whole, and what the circle says of it.
+    """Check that the version from which a circle starts is here, is intact, and is the one that the circle names.
 
     Raises:
         Refused: ``base.unknown``.
@@ -165,7 +165,7 @@ def take_signature(db: Connection, log: Log, digest: str, member: str, one: Sign
     """Keep a member's signature under a circle; return whether the circle begins with it.
 
     Raises:
-        Refused: ``circle.differs``: not that member's, or under a circle that cannot begin any more.
+        Refused: ``circle.differs``: it is not that member's, or the circle can no longer begin.
     """
     found = signed(db, digest)
     check_signature(found.circle, member, one)
@@ -190,7 +190,7 @@ def take_farewell(db: Connection, log: Log, one: Farewell) -> None:
     """Keep a member's farewell to a circle.
 
     Raises:
-        Refused: ``circle.differs``: not signed by a member of it.
+        Refused: ``circle.differs``: it is not signed by a member of that circle.
     """
     left = signed(db, one.circle).circle
     if not one.is_from(one.name, left.pins.get(one.name, ""), left.digest):
@@ -201,10 +201,10 @@ def take_farewell(db: Connection, log: Log, one: Farewell) -> None:
 
 
 def _is_over(db: Connection, digest: str, now: float) -> bool:
-    """Return whether a circle that has not begun cannot begin any more.
+    """Return whether a circle that has not begun can no longer begin.
 
-    It has a number that another one passed, it or a signature under it is too old, or a member that signed it signed a
-    higher one since.
+    That is so if a circle with this number or a higher one has begun, if the proposal or a signature is too old, or
+    if a member that signed it signed a higher one later.
     """
     column = _circles.c
     rows = db.execute(select(column.digest, column.number, column.begun, column.proposed_s)).all()

@@ -286,7 +286,7 @@ def test_nothing_can_be_added_or_left_out(log: Log) -> None:
     refused("audit.certificate", "plain fields", log, {**made, "version": 2.0})
     refused("audit.certificate", "of version 2", log, {**made, "version": 1})
     refused("audit.certificate", "of version 2", log, [made])
-    refused("audit.certificate", "and a checkpoint", log, {**made, "checkpoint": 5})
+    refused("audit.certificate", "expected a checkpoint, and entries", log, {**made, "checkpoint": 5})
     for field in made:
         with pytest.raises(Refused):
             verify_certificate({name: value for name, value in made.items() if name != field}, log.verifier)
