@@ -130,7 +130,7 @@ def add(db: Connection, log: Log, new: RosterMember) -> bool:
 
 
 def revoke(db: Connection, log: Log, name: str, reason: str) -> None:
-    """Revoke a member: its requests are refused from now on. A run waits until it is readmitted or the circle lets it go.
+    """Revoke a member: its requests are refused from now on. Runs wait until it is readmitted or let go.
 
     Raises:
         InputError: ``config.member``: no such member, or already revoked; ``config.reason``: the reason is not allowed.

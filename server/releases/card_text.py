@@ -167,7 +167,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Return what a member or an approver wrote, so that it is text and nothing else to a reader of Markdown."""
+    """Return text of a member or an approver, escaped so that it is only text in Markdown."""
     return re.sub(r"([\\`*_{}\[\]<>#|~&])", r"\\\1", "".join(c if c.isprintable() else " " for c in text))
 
 

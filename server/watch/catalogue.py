@@ -1,4 +1,4 @@
-"""Which metrics there are: names, kinds, labels and what they mean, in the order in which they are shown."""
+"""The catalogue of metrics: names, kinds, labels and meanings, in the order in which they are shown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Metric:
     Attributes:
         name: without :data:`PREFIX`.
         kind: of Prometheus.
-        source: ``log``: of the audit log's entries; ``registry``: rows; ``process``: of this server since its start.
+        source: ``log``: the audit log's entries; ``registry``: rows; ``process``: this server since its start.
         help: one sentence.
         labels: their names.
     """
@@ -28,7 +28,7 @@ class Metric:
 
     @property
     def full_name(self) -> str:
-        """As Prometheus knows it."""
+        """The name in Prometheus."""
         return PREFIX + self.name
 
 

@@ -11,7 +11,7 @@ const SAID = {
   member_added: 'Member added',
   member_revoked: 'Member revoked',
   card_taken: 'New card',
-  seats_taken: 'Everybody takes part',
+  seats_taken: 'All members take part',
   answered: 'Answered',
   answer_refused: 'Answer refused',
   waited_for: 'Waited for',
