@@ -1,9 +1,9 @@
 """The model card of a version: its origin, who took part, what is protected against whom, and who released it.
 
 It is a pure function of the records, as JSON-able values and as Markdown. It leaves the federation with the model, so
-it holds no row counts and no member's own numbers; of votes it holds only the words. It also holds what it takes to check
-the release without trusting the coordinator that wrote it: the openers' signatures, the approvals, and the cards of
-those who signed (``protocol/released.py``).
+it holds no row counts and no member's own numbers; of votes it holds only the words. It also holds everything that
+checks the release without trusting the coordinator that wrote it: the openers' signatures, the approvals, and the cards
+of those who signed (``protocol/released.py``).
 """
 
 from __future__ import annotations

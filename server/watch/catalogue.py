@@ -47,7 +47,7 @@ CATALOGUE = (
     Metric("rounds_failed_in_a_row", "gauge", "log", "Rounds of the newest run failed in a row."),
     Metric("round_promoted_timestamp_seconds", "gauge", "log", "When a round was promoted last; 0 for never."),
     Metric("round_number", "gauge", "registry", "Number of the newest run's newest round that ended."),
-    Metric("round_members", "gauge", "registry", "Members in that round's sum: everybody, or 0."),
+    Metric("round_members", "gauge", "registry", "Members in that round's sum: all members, or 0."),
     Metric("round_votes", "gauge", "registry", "How many of them voted what on that round's candidate.", ("vote",)),
     # runs
     Metric("runs_open", "gauge", "registry", "Runs that are not over.", ("status",)),
