@@ -39,10 +39,14 @@ from support.gateway import (
     PUSH,
     Door,
     Node,
+    door,
+    doors,
     ok,
     run,
 )
 from support.listening import served
+
+__all__ = ["door", "doors"]  # fixtures
 
 # Routes
 
