@@ -1,10 +1,13 @@
-"""The coordinator's half of a round, as a Flower ServerApp. Read ``client/app.py`` first.
+"""The coordinator's side of a run, as a Flower ServerApp. Read ``client/app.py`` first.
 
-A run, in order: everybody in the circle takes a seat (``enrolment``); they open the statistics, which gives version 0;
-then round after round train → seal → add → answer → open + judge → promote or fall back (``sums``, ``gate``), with
-reports on the way. Who is away is waited for; a round that fails is repeated with everybody, under the next number.
-Every transition is one transaction together with its log entry, so that the process may be killed at any moment: the
-next one has the members take seats anew and goes on in the same round. The coordinator holds no key and sees no
+A run goes as follows. Every member of the circle takes a seat (``enrolment``). The members open the statistics, which
+gives version 0. Then each round does train → seal → add → answer → open + judge → promote or fall back (``sums``,
+``gate``), with reports in between.
+
+The run waits for members that are away. A round that fails is repeated with all members, under the next number.
+
+Every transition and its log entry are one transaction, so the process may be killed at any moment. The next process
+has the members take their seats again and continues in the same round. The coordinator holds no key and sees no
 member's update.
 """
 
@@ -40,15 +43,15 @@ class Coordinator:
     """One run of a federation, from its beginning or from where an earlier process was killed.
 
     Args:
-        exchange: to the members.
-        state: the coordinator's records; the run is among them (``history.queue_run``).
+        exchange: sends messages to the members.
+        state: the coordinator's records. They hold the run already (``history.queue_run``).
         offer: what the run carries (rule 9).
-        signed: the circle that the run is in, with all signatures; it is on record.
+        signed: the run's circle with all signatures, as it is on record.
         run: identifier of the run.
-        purposes: what its sums are for.
+        purposes: the purposes of its sums.
 
     Attributes:
-        wire: bytes and seconds of the update rounds that this process carried out.
+        wire: bytes and seconds of the update rounds in this process.
     """
 
     def __init__(
@@ -67,11 +70,11 @@ class Coordinator:
         self._patience = Patience(checked.gate)
 
     def carry_out(self) -> None:
-        """Carry the run out to its planned end; a run that is over stays as it is.
+        """Carry the run out to its planned end. A run that is over stays as it is.
 
         Raises:
-            Ended: by policy: ``run.patience``, ``run.max_failed``, or a refused opening; or ``run.stopped``.
-            Refused: it could not begin: somebody is missing or differs, no statistics.
+            Ended: the policy ended it (``run.patience``, ``run.max_failed``, a refused opening), or ``run.stopped``.
+            Refused: it could not begin: a member refused or differs, or there are no statistics.
         """
         done = self._take_up()
         if done is None:
@@ -86,7 +89,7 @@ class Coordinator:
         self._end("done", history.CONVERGED if self._patience.converged else "")
 
     def _carry_on(self, done: int) -> None:
-        """Carry out what is left after so many planned rounds."""
+        """Carry out what is left after ``done`` planned rounds."""
         self._check_patience()
         self._sums = self._sums_of(self._run, self._seats())
         self._rounds = self._rounds_of(self._run, self._sums)
@@ -103,7 +106,7 @@ class Coordinator:
         self._report_best(None)
 
     def _take_up(self) -> int | None:
-        """Begin the run, or go on with it; return how many of its planned rounds are over, None where it is itself."""
+        """Begin or continue the run; return how many planned rounds are over, or None if the run is over."""
         run = self._run
         self.state.sweep()
         with self.state.store.transaction() as db:
@@ -127,19 +130,19 @@ class Coordinator:
         return max((outcome.round for outcome in finished if outcome.status != "failed"), default=0)
 
     def _sums_of(self, run: Run, seats: Seats) -> Sums:
-        """Return the sums of these seats; a drilled coordinator's are others."""
+        """Return the sums of these seats. Drills override this."""
         return Sums(run, seats, self.wire)
 
     def _rounds_of(self, run: Run, sums: Sums) -> Rounds:
-        """Return the rounds over these sums; a drilled coordinator's are others."""
+        """Return the rounds over these sums. Drills override this."""
         return Rounds(run, sums, self._patience, self.wire)
 
     def _seats(self) -> Seats:
-        """Return the seats of everybody in the circle; once the run has its version 0 they are asked for again.
+        """Return the seats of all members. Once the run has its version 0, a refusal is followed by another try.
 
         Raises:
             Ended: ``run.max_failed``.
-            Refused: before version 0: somebody is missing or differs.
+            Refused: before version 0, a member refused or differs.
         """
         with self.state.store.read() as db:
             begun = bool(self.state.models.entries(db, self._run.id))
@@ -154,16 +157,17 @@ class Coordinator:
                 self._check_patience()
 
     def _check_patience(self) -> None:
-        """Check that not too much went wrong in a row.
+        """Check that the run did not fail too often in a row.
 
         Raises:
             Ended: ``run.patience``, ``run.max_failed``.
         """
         if self._patience.code:
-            raise Ended(self._patience.code, "too many rounds in a row brought nothing; the last good model stays")
+            message = "too many rounds in a row were refused or failed; the last good model stays"
+            raise Ended(self._patience.code, message)
 
     def _start(self) -> None:
-        """Open the statistics, once in a run; the openers compute version 0 from them (rules 4 and 5)."""
+        """Open the statistics, once in a run. The openers compute version 0 from them (rules 4 and 5)."""
         with self.state.store.read() as db:
             if self.state.models.entries(db, self._run.id):
                 return
@@ -172,7 +176,7 @@ class Coordinator:
         collected = sums.collect(context, dict.fromkeys(sums.seats.roster.names))
         agreed, start = sums.open(collected, "")
         if start is None:
-            raise Refused("stats.impossible", "the members' statistics hold what honest members cannot add up to")
+            raise Refused("stats.impossible", "impossible statistics: those of honest members cannot add up to them")
         self.state.models.write(start)
         with self.state.store.transaction() as db:
             version_number = self.state.models.next_version(db)
@@ -188,7 +192,7 @@ class Coordinator:
             )
 
     def _round(self, planned: int) -> None:
-        """Carry out a planned round, again where it fails, and the reports that are due after it."""
+        """Carry out a planned round until it does not fail, and the reports that are due after it."""
         while True:
             outcome = self._rounds.carry_out(planned)
             self._check_patience()
@@ -199,13 +203,13 @@ class Coordinator:
             self._report_best(outcome)
 
     def _mend(self) -> None:
-        """Repeat the rounds whose models are damaged on disk, so that the run goes on from its last good version.
+        """Repeat the rounds whose models are damaged on disk, so that the run continues from its last good version.
 
-        From the same base the same round gives the same bytes again: members train what they trained before.
+        The same round from the same base gives the same bytes, because members train as they trained before.
 
         Raises:
-            Refused: ``data.model``: not even the start is whole, or the disk keeps nothing.
-            Ended: repeated rounds brought nothing, too often in a row.
+            Refused: ``data.model``: even the start is damaged, or repeating did not help.
+            Ended: repeated rounds were refused or failed too often in a row.
         """
         run, settings = self._run, self._run.offer.gate
         tries: Counter[str] = Counter()
@@ -222,24 +226,24 @@ class Coordinator:
                 tries[entry.sha256] += 1
             first = damaged[0]
             if tries[first.sha256] > settings.patience + settings.max_failed or first.number not in planned:
-                raise Refused("data.model", f"model {first.sha256} is damaged and could not be made again")
+                raise Refused("data.model", f"model {first.sha256} is damaged on disk and could not be restored")
             self._round(planned[first.number])
 
     # Reports over all members' rows (rule 11).
 
     def _report_best(self, outcome: Round | None) -> None:
-        """Report the best version unless it was; ``outcome``: the round after which it is due, None at the end."""
+        """Report the best version if it was not reported; ``outcome``: the round it is due after, None at the end."""
         with self.state.store.read() as db:
             last = self.state.models.last_good(db, self._run.id)
             promoted = [outcome for outcome in history.finished(db, self._run.id) if outcome.status == "promoted"]
         if last is None or last.metrics is not None:
             return
         if not promoted and (outcome is not None or self._run.circle.start is not None):
-            return  # members of an earlier circle may have measured where this one starts: it is not measured again
+            return  # members of an earlier circle may have measured the start of this one: do not measure it again
         self._report(promoted[-1] if promoted else None)
 
     def _report(self, outcome: Round | None) -> None:
-        """Open the sums that go with a report of the last good version; one that fails is logged and stops nothing."""
+        """Open the sums of a report on the last good version. A sum that fails is logged and stops nothing."""
         for purpose in self._run.purposes.values():
             if purpose.when == "report":
                 self._open(purpose, outcome)
@@ -283,7 +287,7 @@ class Coordinator:
         self.state.expire()
 
     def _drop_kept(self, db: Connection) -> None:
-        """Delete the files of candidates that were kept, and are nobody's base any more, once the end is on record."""
+        """Delete the files of kept candidates once the end is on record: no round starts from them any more."""
         models = self.state.models
         kept = [entry.sha256 for entry in models.entries(db, self._run.id) if entry.verdict == "kept"]
 
@@ -294,7 +298,7 @@ class Coordinator:
         self.state.store.after_commit(db, drop)
 
     def _release(self, db: Connection) -> None:
-        """Release the last good version, if the run said that this happens by itself; else approvers do it."""
+        """Release the last good version if the run's settings release it automatically; otherwise approvers do."""
         good = self.state.models.last_good(db, self._run.id)
         if good is not None and good.verdict == "promoted":
             Board(db, self.state.models).release_automatically(good, self.state.log)

@@ -1,4 +1,4 @@
-"""Taking seats: everybody in the circle agrees to a run, and holds the circle's key, which the coordinator relays."""
+"""Taking seats: every member agrees to a run and holds the circle's key, which the coordinator relays."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ A = TypeVar("A", bound=Body)
 
 
 def take_seats(run: Run) -> Seats:
-    """Return the seats of everybody in the circle: at a run's start, and after the coordinator was started again.
+    """Return the seats of all members: at a run's start, and after the coordinator was started again.
 
-    Who is away is waited for. Where a sum is not over, members are shown the log as it was when that began: who has not
-    sealed yet would else be asked to in a context whose checkpoint it never saw.
+    Members that are away are waited for. If a sum is not over, members are shown the log as it was when the sum began.
+    Otherwise a member that has not sealed yet would be asked to seal in a context whose checkpoint it never saw.
 
     Raises:
-        Refused: a member refused, or differs from the others; the code is the first one's.
+        Refused: a member refused or differs from the others; the code is the first one's.
     """
     with run.state.store.read() as db:
         at = contexts.bound_to(db, run.id)
@@ -69,10 +69,10 @@ def take_seats(run: Run) -> Seats:
 
 
 def _enrol(run: Run, at: str) -> Mapping[str, Enrolled]:
-    """Return what everybody in the circle said; a disagreement names member and field.
+    """Return what every member said. A disagreement names member and field.
 
     Raises:
-        Refused: somebody does not enrol.
+        Refused: a member did not enrol.
     """
     chosen, start = run.offer.training, run.offer.start
     own = {"start": "" if start == run.circle.starts_at else start}
@@ -107,10 +107,10 @@ def _enrol(run: Run, at: str) -> Mapping[str, Enrolled]:
 
 
 def _key(run: Run, seated: Roster, answers: Mapping[str, Enrolled], at: str) -> tuple[str, dict[str, str]]:
-    """Let everybody take a seat under the circle's key; return its digest, and who signed that it holds it.
+    """Let every member take a seat under the circle's key; return the key's digest and the members' signatures on it.
 
     Raises:
-        Refused: ``circle.key``: its first name gave no key, or not everybody the same; or a member refused.
+        Refused: ``circle.key``: the first member gave no key, or different ones; or a member refused.
     """
     first, cards = run.circle.first, seated.as_list()
     held = {member: answer.key for member, answer in answers.items()}
@@ -119,7 +119,7 @@ def _key(run: Run, seated: Roster, answers: Mapping[str, Enrolled], at: str) -> 
     if lacking:
         made = _ask_all(run, MAKE_KEY, {first: MakeKey(run=run.id, roster=cards)}, "key", at)[first]
         if not {*made.ciphertexts} == {*made.signatures} == {*seated.names}:
-            raise Refused("circle.key", f"{first!r} did not make the circle's key for everybody in it")
+            raise Refused("circle.key", f"{first!r} did not make the circle's key for every member")
     requests = {
         member: TakeSeat(
             run=run.id,
@@ -133,12 +133,12 @@ def _key(run: Run, seated: Roster, answers: Mapping[str, Enrolled], at: str) -> 
     key = taken[first].key
     if any(one.key != key for one in taken.values()):
         run.note("refused_member", member=first, code="circle.key")
-        raise Refused("circle.key", f"{first!r} gave members different keys of the circle")
+        raise Refused("circle.key", f"{first!r} gave the members different keys of the circle")
     return key, {member: taken[member].signature for member in seated.names}
 
 
 def _ask_all(run: Run, route: Route[Q, A], requests: Mapping[str, Q], step: str, at: str) -> dict[str, A]:
-    """Return every member's answer; one that refuses is named."""
+    """Return every member's answer. The error names a member that refused."""
     found: dict[str, A] = {}
     with closing(run.ask(route, requests, run.wait(step), at)) as answers:
         for came in answers:

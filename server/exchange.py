@@ -1,8 +1,8 @@
-"""One exchange with members over a Flower Grid: ask, and take the answers one by one as they come.
+"""One exchange with members over a Flower Grid: ask, and take the answers as they come.
 
-Members' nodes come and go, and whoever is away is waited for. A request is sent once its member has a node, and again
-when the process that got it is gone (its session changed) or Flower reports that it broke. That is safe because every
-request is idempotent at the member: asked twice, it gives the same answer (``client/ledger/ledger.py``).
+Members' nodes come and go, and members that are away are waited for. A request is sent once its member's node is
+connected. It is sent again if the process that got it is gone (its session changed) or Flower reports an error. That
+is safe because requests are idempotent: asked twice, a member gives the same answer (``client/ledger/ledger.py``).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ..protocol.records import from_records, kind_of, to_records
 
 logger = logging.getLogger(__name__)
 POLL_S = 0.1
-LOOK_S = 1.0  # at the latest, between two looks at who is connected
-RESENDS = 2  # where a member needs another proof of the log's growth
-LONGEST_PAUSE_S = 60.0  # before a member whose process broke again and again is asked again
+LOOK_S = 1.0  # longest time between two looks at who is connected
+RESENDS = 2  # if a member needs another proof of the log's growth
+LONGEST_PAUSE_S = 60.0  # before a member whose process keeps failing is asked again
 BEHIND = "audit.behind"
-INVALID_FAB = 7  # flwr.common.constant.ErrorCode: a bundle that the node does not run (contract test)
+INVALID_FAB = 7  # flwr.common.constant.ErrorCode: the node does not run this bundle (contract test)
 
 Q = TypeVar("Q", bound=Body)
 A = TypeVar("A", bound=Body)
@@ -39,27 +39,27 @@ class Clock(Protocol):
         """Return seconds on a clock that never goes back."""
 
     def wait(self, until: float) -> None:
-        """Return when something may have come, at ``until`` at the latest."""
+        """Return when something may have come, or at ``until``."""
 
 
 class Post(Protocol):
     """What an exchange needs of Flower's Grid."""
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Send messages; return their ids in order, "" or None for one that was not taken."""
+        """Send messages; return their ids in order, with "" or None for a message that was not taken."""
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return replies to these messages that are here, few enough to be held together."""
+        """Return replies to these messages that have arrived, few enough to be held in memory together."""
 
 
 class Attaching(Protocol):
-    """What goes along with every message, whatever it is about."""
+    """What is attached to every message."""
 
     def show(self, member: str, records: RecordDict) -> None:
-        """Add it to a message for a member."""
+        """Add the attachment to a message for a member."""
 
     def hear(self, member: str, records: RecordDict) -> None:
-        """Take what a member added to its reply."""
+        """Take what a member attached to its reply."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Answer(Generic[A]):
 
     Attributes:
         member: its name.
-        reply: what it answered, or why there is no answer.
+        reply: its answer, or why there is none.
     """
 
     member: str
@@ -78,7 +78,7 @@ class Answer(Generic[A]):
         """Return what the member answered.
 
         Raises:
-            Refused: it refused, broke, or answered something else.
+            Refused: the member refused, failed, or answered something else.
         """
         if isinstance(self.reply, Refused):
             raise self.reply
@@ -93,7 +93,7 @@ class WallClock:
         return time.monotonic()
 
     def wait(self, until: float) -> None:
-        """Sleep one poll interval, or until then."""
+        """Sleep for one poll interval, or until then if that is sooner."""
         time.sleep(max(0.0, min(POLL_S, until - time.monotonic())))
 
 
@@ -103,7 +103,7 @@ class ConnectedNode:
 
     Attributes:
         id: Flower node id.
-        session: changes whenever the member's process logs in anew; what the one before was asked is lost.
+        session: changes whenever the member's process logs in again. What the process before it was asked is lost.
     """
 
     id: int
@@ -112,18 +112,18 @@ class ConnectedNode:
 
 @dataclass
 class Awaited:
-    """A member that has not answered, and how far the asking has come.
+    """A member that has not answered, and the state of the asking.
 
     Attributes:
-        since: when it was to be asked first, seconds on the exchange's clock.
-        connected: whether its node is, as of now.
-        shut_out: it was revoked, and is waited for until it is let in again.
-        returns: how often its node logged in anew since.
-        node: that the newest message went to; None when one is to be sent.
+        since: when it was first due to be asked, in seconds on the exchange's clock.
+        connected: whether its node is connected now.
+        shut_out: whether it is revoked. It is waited for until it is added again.
+        returns: how often its node logged in again since.
+        node: the node that the newest message went to; None if a message is to be sent.
         message: id of the newest message.
-        sent: when it was sent.
+        sent: when that was sent.
         behind: how often it needed another proof of the log's growth.
-        broke: errors that Flower reported since its node logged in last.
+        broke: errors that Flower reported since its node last logged in.
         not_before: when it is asked again after an error.
     """
 
@@ -140,7 +140,7 @@ class Awaited:
     _session: str | None = None
 
     def see(self, node: ConnectedNode | None) -> None:
-        """Take notice of where its node is now."""
+        """Take note of its node as it is now."""
         self.connected = node is not None
         if node is None or node.session == self._session:
             return
@@ -153,23 +153,23 @@ class Awaited:
         return node is not None and node != self.node and now >= self.not_before
 
     def ask_again(self, now: float) -> None:
-        """Ask it again; after an error the longer after, the more there were."""
+        """Have it asked again, after a pause that grows with the number of errors."""
         self.node = None
         self.not_before = now + min(POLL_S * 2**self.broke, LONGEST_PAUSE_S) if self.broke else 0.0
 
 
 class Awaiting(Protocol):
-    """What looks on while members are waited for."""
+    """What watches the waiting for members."""
 
     @property
     def until(self) -> float:
-        """Return when nobody is waited for any longer."""
+        """Return when the waiting ends."""
 
     def look(self, awaited: Mapping[str, Awaited], now: float) -> Waits | None:
-        """Look at who has not answered; return what all others are to be told. Whatever it raises ends the waiting."""
+        """Look at who has not answered; return what to tell all others. Any exception ends the waiting."""
 
     def came(self, member: str) -> None:
-        """A member answered."""
+        """Take note that a member answered."""
 
 
 class Exchange:
@@ -177,11 +177,11 @@ class Exchange:
 
     Args:
         grid: Flower's Grid.
-        members: every member of the federation, connected or not.
-        nodes: returns the members that are connected now.
-        clock: waiting is measured by it.
-        revoked: returns who is shut out; they are waited for like others, and not asked.
-        away_after_s: a member that is not connected for longer while it is waited for is named.
+        members: all members of the federation, connected or not.
+        nodes: returns the nodes that are connected now, by member.
+        clock: measures the waiting.
+        revoked: returns the revoked members. They are waited for like others, and not asked.
+        away_after_s: a member that is waited for is named once it was not connected for longer than this.
     """
 
     def __init__(
@@ -210,17 +210,17 @@ class Exchange:
     ) -> Iterator[Answer[A]]:
         """Send each member its request; yield answers as they come, refusals among them.
 
-        Ends when all have answered, however long that takes, or when the watch gives up; whoever did not answer is not
-        yielded.
+        Ends when all have answered, however long that takes, or when the watch gives up. Members that did not answer
+        are not yielded.
 
         Args:
             route: the kind of exchange.
             requests: member → request.
-            watch: looks on.
-            letters: what goes along with every message.
+            watch: watches the waiting.
+            letters: what is attached to every message.
         """
         waiting = {member: Awaited(self._clock.now()) for member in sorted(requests)}
-        senders: dict[str, str] = {}  # id of a message → member, of every message sent: a late reply is as good
+        senders: dict[str, str] = {}  # id of a message → member, for every message sent: a late reply counts, too
         while waiting and self._clock.now() < watch.until:
             out = self.revoked()
             connected = {member: node for member, node in self._nodes().items() if member not in out}
@@ -256,7 +256,7 @@ class Exchange:
             logger.info(words, route.name, extra=_named(route.name, member, asked.message))
 
     def _send(self, route: str, member: str, request: Body, node: ConnectedNode, letters: Attaching | None) -> str:
-        """Return the id of the message that was sent; "" where Flower did not take it."""
+        """Return the id of the message that was sent; "" if Flower did not take it."""
         records = to_records(request)
         if letters is not None:
             letters.show(member, records)
@@ -265,7 +265,7 @@ class Exchange:
 
 
 def _tell(route: Route[Q, A], member: str, message: str, took_s: float, answer: A | Refused | None) -> None:
-    """Log a reply: what it means for the round, the audit log says."""
+    """Log a reply. The audit log says what it means for the round."""
     named = _named(route.name, member, message)
     if answer is None:
         logger.info("%s is asked again", route.name, extra=named)
@@ -281,7 +281,7 @@ def _named(route: str, member: str, message: str) -> dict[str, str]:
 
 
 def _answer(route: Route[Q, A], reply: Message, asked: Awaited, message: str, now: float) -> A | Refused | None:
-    """Return what a reply says; None where the member is to be asked again, or was already."""
+    """Return what a reply says; None if the member is to be asked again, or was asked again already."""
     if not reply.has_error():
         said = _read(route, reply)
         if not (isinstance(said, Refused) and said.code == BEHIND):
@@ -289,11 +289,11 @@ def _answer(route: Route[Q, A], reply: Message, asked: Awaited, message: str, no
     elif reply.error.code == INVALID_FAB:
         return Refused("task.refused", "the member's node does not run this bundle")
     if message != asked.message:
-        return None  # about a process that is gone; a newer one was asked since
+        return None  # from a process that is gone; a newer one was asked since
     if reply.has_error():
         asked.broke += 1
     elif asked.behind == RESENDS:
-        return Refused(BEHIND, "the member was asked again and again")
+        return Refused(BEHIND, f"the member is still behind after {RESENDS} more proofs of the log's growth")
     else:
         asked.behind += 1
     asked.ask_again(now)

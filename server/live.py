@@ -1,7 +1,7 @@
 """The ServerApp that Flower's SuperLink starts for a run: the same coordinator as in a simulation, on real nodes.
 
-It is a process of its own. It finds the server's config by the environment, the run by its bundle's config, and
-everything else in the state folder; when it dies, another one goes on from there.
+It is a process of its own. It finds the server's config in the environment, the run in its bundle's config, and
+everything else in the state folder. If it dies, another process continues from there.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main(grid: Grid, context: Context) -> None:
             carrying(folder, run),
         ):
             _coordinator(grid, state, run, config.server).carry_out()
-    except MoonflowerError as error:  # its end is on record; a traceback would only hide it
+    except MoonflowerError as error:  # the run's end is on record; a traceback would only hide it
         logger.warning("the run ended: %s", error, extra={"run": run, "code": error.code})
     except (OSError, OperationalError) as error:  # a full disk: the server starts another process, and says why
         logger.error("the ServerApp broke: %s", str(error).partition("\n")[0], extra={"run": run})
@@ -74,12 +74,12 @@ def _coordinator(grid: Grid, state: State, run: str, own: ServerSettings) -> Coo
     nodes = connected(grid, pins)
     exchange = Exchange(Replies(grid), tuple(pins), nodes, WallClock(), revoked=revoked, away_after_s=own.away_after_s)
     if signed.circle.practice and not is_loopback(own.listen.rpartition(":")[0]):
-        raise Refused("circle.differs", "a practice run, at a server that can be reached from other machines")
+        raise Refused("circle.differs", "a practice circle, but server.listen is not a loopback address")
     return Coordinator(exchange, state, row.offer, signed, run)
 
 
 def connected(grid: Grid, pins: Mapping[str, str]) -> Callable[[], dict[str, ConnectedNode]]:
-    """Return what tells which members' nodes are logged in now; a node that logged in anew has another session."""
+    """Return a function that gives the nodes that are logged in now. A node that logged in again has a new session."""
     names = {pin: name for name, pin in pins.items()}
     known: dict[bytes, str | None] = {}
 

@@ -1,4 +1,4 @@
-"""Everybody's answers to a list, as they come, and what openers are sent of them."""
+"""All members' answers to a list as they come, and what is sent to openers."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .rules import check_answer
 
 @dataclass
 class GivenAnswers:
-    """Everybody's answers to a list.
+    """All members' answers to a list.
 
     Attributes:
         context: of the round.
-        roster: everybody in the circle.
+        roster: all members of the circle.
         running: their sum.
         documents, signatures, seeds, sealed: by member.
     """
@@ -51,15 +51,15 @@ class GivenAnswers:
         return signed
 
     def take_up(self, kept: Mapping[str, KeptAnswer], requests: Mapping[str, Ask]) -> None:
-        """Add what came before the coordinator was started again; what no longer fits is asked for again."""
+        """Add what came before the coordinator was started again. What no longer fits is asked for again."""
         for member, one in kept.items():
-            with suppress(Refused):  # about an envelope that was lost here and sealed anew
+            with suppress(Refused):  # about an envelope that was lost here and sealed again
                 self.add(member, requests[member], Answered(**vars(one), answer_s=0.0))
 
 
 @dataclass(frozen=True)
 class Opening:
-    """What openers are sent; the same for all but for who sends the result, and who gets the answers themselves."""
+    """What is sent to openers: the same for all, except who uploads the result and who gets the answers themselves."""
 
     round: Mapping[str, Any]
     answers: GivenAnswers

@@ -1,4 +1,4 @@
-"""One round of training: collect, open, judge, promote or fall back; every transition is one transaction."""
+"""One round of training: collect, open, judge, promote or fall back. Every transition is one transaction."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Rounds:
         run: the run.
         sums: its sealed sums.
         patience: counts how rounds end.
-        wire: what rounds cost.
+        wire: counts what rounds cost.
     """
 
     def __init__(self, run: Run, sums: Sums, patience: Patience, wire: Wire) -> None:
@@ -39,17 +39,17 @@ class Rounds:
         self._patience, self._wire = patience, wire
 
     def carry_out(self, planned: int) -> Round:
-        """Carry out one planned round to its record: under the number that it was begun, or under the next.
+        """Carry out one planned round and return its record. It keeps the number that it began with, or takes the next.
 
         Raises:
-            Ended: ``circle.junk``: answers that open nothing, for the second time.
+            Ended: ``circle.junk``: for the second time, answers did not open the sum.
         """
         self._state.expire()
         with self._state.store.read() as db:
             entries = self._state.models.entries(db, self._run.id)
         chain = chain_of(entries)
         base = newest_whole(self._state.models, chain, self._run.id)
-        reached = chain[: chain.index(base) + 1]  # of a repetition, what was there the first time
+        reached = chain[: chain.index(base) + 1]  # in a repetition: the versions that existed the first time
         context, sums = self._begin(planned, base), self._sums
         outcome = Round(planned, context.number)
         logs.now_about(round=context.number)
@@ -69,9 +69,9 @@ class Rounds:
         return self._judge(outcome, context, agreed, candidate, reached)
 
     def _begin(self, planned: int, base: Entry) -> RoundContext:
-        """Return the context of a planned round: the one in which it was begun before a restart, if it still fits.
+        """Return the context of a planned round: the one from before a restart, if it still fits, or a new one.
 
-        It does not fit where members have other cards or another base since; then that number has failed.
+        It does not fit if members now have other cards or another base. Then that number has failed.
         """
         run, template = self._run, self._sums.seats.template
         with self._state.store.read() as db:
@@ -90,7 +90,7 @@ class Rounds:
         return template.at(number, planned, UPDATE.name, base.sha256, run.witnesses.newest())
 
     def _check_junk(self) -> None:
-        """Check that openings without a key did not come twice in this run.
+        """Check that fewer than two openings of this run failed for lack of a key.
 
         Raises:
             Ended: ``circle.junk``.
@@ -98,7 +98,7 @@ class Rounds:
         with self._state.store.read() as db:
             junk = [one for one in history.finished(db, self._run.id) if one.code == "open.key"]
         if len(junk) >= JUNK:
-            raise Ended("circle.junk", f"in {len(junk)} rounds the answers of all names opened nothing")
+            raise Ended("circle.junk", f"in {len(junk)} rounds the answers of all members did not open the sum")
 
     def _judge(
         self,
@@ -112,7 +112,7 @@ class Rounds:
 
         Args:
             outcome, context, agreed, candidate: of the round.
-            reached: the versions up to the round's base, oldest first.
+            reached: the versions up to and including the round's base, oldest first.
         """
         run, said, votes = self._run, agreed.statement, agreed.proof.votes
         norms = [entry.norm for entry in reached if entry.norm is not None]
@@ -140,7 +140,7 @@ class Rounds:
         return outcome
 
     def _fail(self, outcome: Round, code: str, context: RoundContext) -> Round:
-        """Record a round that gave no candidate."""
+        """Record a round without a candidate."""
         with self._state.store.transaction() as db:
             failed = replace(outcome, status="failed", code=code)
             self._write(db, failed, context)
@@ -149,7 +149,7 @@ class Rounds:
         return failed
 
     def _write(self, db: Connection, outcome: Round, context: RoundContext) -> None:
-        """Keep a round that ended, and what the wire has cost so far; what came in its context is needed no more."""
+        """Record a round that ended, and the cost so far; drop what came in its context."""
         self._sums.over(db, context)
         history.write_round(db, self._run.id, outcome)
         history.write_summary(db, self._run.id, self._wire.summary(self._sums.params))
@@ -166,26 +166,26 @@ class Rounds:
 
 
 def chain_of(entries: list[Entry]) -> list[Entry]:
-    """Return the versions of a run that rounds were trained from, or are next, oldest first: all but refused ones."""
+    """Return the versions of a run that rounds train from, oldest first: all but the refused ones."""
     return sorted((entry for entry in entries if entry.verdict != "refused"), key=lambda entry: entry.number)
 
 
 def newest_whole(models: Models, chain: list[Entry], run: str) -> Entry:
-    """Return the newest of a run's versions whose file is as it was written: the next round's base, that is.
+    """Return the newest of a run's versions whose file is intact: the next round's base.
 
     Raises:
-        Refused: ``data.model``: none is.
+        Refused: ``data.model``: every file is damaged.
     """
     for entry in reversed(chain):
         if models.is_whole(entry.sha256):
             return entry
-    raise Refused("data.model", f"no model of run {run} is whole; the newest is {chain[-1].sha256}")
+    raise Refused("data.model", f"every model of run {run} is damaged on disk; the newest is {chain[-1].sha256}")
 
 
 def version_entry(
     run: str, model: model_version.Version, number: int, verdict: str, code: str, agreed: AgreedOpening
 ) -> Entry:
-    """Return what the registry keeps of a version that members opened."""
+    """Return the registry's entry for a version that members opened."""
     said = agreed.statement
     return Entry(
         sha256=model.sha256,

@@ -1,12 +1,12 @@
-"""The coordinator's rules, without IO: what it accepts into a sum, what it takes as opened, when a run ends.
+"""The coordinator's rules, without IO: what it accepts into a sum, what counts as opened, and when a run ends.
 
-The twin of ``client/guard.py``. A round, in order:
+``client/guard.py`` has the members' rules. A round, in order:
 
-1. a :class:`Collection` takes envelopes until everybody in the circle has sent one, or somebody refused; each is
-   checked whole before it is added, a refused one leaves no trace;
-2. closing it fixes the list: one envelope of every name (``round.too_few``);
-3. everybody answers that list and total, once; :func:`check_answer` looks at each answer;
-4. a :class:`Hearing` takes the openers' signed statements: all names must say the same;
+1. a :class:`Collection` takes envelopes until every member has sent one, or one has refused. Each envelope is checked
+   completely before it is added, so a refused one leaves no trace;
+2. closing it fixes the list: one envelope of every member (``round.too_few``);
+3. every member answers that list and total, once; :func:`check_answer` checks each answer;
+4. a :class:`Hearing` takes the openers' signed statements: all members must say the same;
 5. the gate judges; :class:`Patience` counts what went wrong in a row and says when the run ends.
 """
 
@@ -27,7 +27,7 @@ from ..protocol.messages import SHARED, Answered, Enrolled, Opened
 from ..protocol.purposes import Purpose
 from ..protocol.statement import Proof, Statement, Words
 
-JUNK = 2  # openings without a key, after which the run ends
+JUNK = 2  # the run ends after this many openings without a key
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Odd:
 
     Attributes:
         code: why.
-        what: in what it differs, where the code does not say it: a tensor's name.
+        what: what differs, if the code does not say it: a tensor's name.
     """
 
     code: str
@@ -47,12 +47,12 @@ class Odd:
 
 
 def agree(answers: Mapping[str, Enrolled], circle: str, purposes: Iterable[str]) -> dict[str, Odd]:
-    """Return, for each member that differs, the first thing in which it does.
+    """Return the first difference of each member that differs from the others.
 
     Args:
         answers: member → what it said.
-        circle: digest of the run's circle; a member in another one differs, however many are in that.
-        purposes: of the run; a member that does not know one differs in it.
+        circle: digest of the run's circle. A member in another circle differs, even if most members are in that one.
+        purposes: of the run; a member that does not know one of them differs.
     """
     names = list(purposes)
     fields: dict[str, dict[str, str]] = {
@@ -90,10 +90,10 @@ class Collection:
 
     Attributes:
         context: the round's.
-        roster: everybody in the circle.
+        roster: all members of the circle.
         body_bytes: length of a body.
-        accepted: member → signed header, of the envelopes in the sum.
-        named: member → code, of those that are not.
+        accepted: member → signed header, for the envelopes in the sum.
+        named: member → code, for members that are not in the sum.
     """
 
     context: RoundContext
@@ -103,7 +103,7 @@ class Collection:
     named: dict[str, str] = field(default_factory=dict)
 
     def check(self, member: str, raw: RawEnvelope) -> Envelope:
-        """Return the envelope that ``member`` sent, once everything about it is right.
+        """Return the envelope that ``member`` sent, after every check on it.
 
         Raises:
             Refused: ``envelope.*``.
@@ -117,12 +117,12 @@ class Collection:
         self.accepted[envelope.header.member] = envelope.signed
 
     def name(self, member: str, code: str) -> None:
-        """Record that a member is not in the sum, and why; an accepted envelope stays accepted."""
+        """Record that a member is not in the sum, and why. An accepted envelope stays accepted."""
         if member not in self.accepted:
             self.named.setdefault(member, code)
 
     def close(self) -> tuple[str, ...]:
-        """Return everybody, sorted.
+        """Return all members, sorted.
 
         Raises:
             Refused: ``round.too_few``.
@@ -130,14 +130,14 @@ class Collection:
         missing = [member for member in self.roster.names if member not in self.accepted]
         if missing:
             said = ", ".join(f"{member}: {self.named.get(member, 'not waited for')}" for member in missing)
-            raise Refused("round.too_few", f"a sum is over everybody in the circle; not in it: {said}")
+            raise Refused("round.too_few", f"a sum needs every member of the circle; missing: {said}")
         return self.roster.names
 
 
 def check_answer(
     context: RoundContext, roster: Roster, member: str, answered: Answered, headers: str, total: str
 ) -> SignedAnswer:
-    """Return a member's answer document, once it is about this list and total and goes with what came.
+    """Return a member's answer document, after checking that it is about this list, this total and the answer received.
 
     Raises:
         Refused: ``open.list``, ``envelope.signature`` or ``envelope.malformed``.
@@ -151,7 +151,7 @@ def check_answer(
 
 @dataclass(frozen=True)
 class AgreedOpening:
-    """An opening's result: the statement that all names signed, and their words."""
+    """An opening's result: the statement that all members signed, with their signatures and votes."""
 
     statement: Statement
     proof: Proof
@@ -159,12 +159,12 @@ class AgreedOpening:
 
 @dataclass
 class Hearing:
-    """The openers' words about one sum.
+    """The openers' statements and votes on one sum.
 
     Attributes:
         purpose: of the sum.
         context: of the round.
-        roster: everybody in the circle.
+        roster: all members of the circle.
         best: SHA-256 of the gate's reference.
         statements, words: member → what it said.
         refused: member → why it did not open.
@@ -179,13 +179,13 @@ class Hearing:
     refused: dict[str, str] = field(default_factory=dict)
 
     def hear(self, member: str, opened: Opened) -> None:
-        """Take an opener's answer, once its signatures and its context are right.
+        """Take an opener's statement, after checking its signatures and its context.
 
         Raises:
             Refused: ``open.list``, ``envelope.signature``, ``envelope.context`` or ``open.disagree``.
         """
         if member in self.statements:
-            raise Refused("open.list", "the opener answered before")
+            raise Refused("open.list", "the member opened this sum before")
         words = Words(opened.signature, opened.vote, opened.vote_signature)
         words.check(self.roster.card(member), opened.statement, self.best)
         said = Statement.parse(opened.statement)
@@ -200,15 +200,15 @@ class Hearing:
             self.refused[member] = code
 
     def conclude(self) -> AgreedOpening:
-        """Return what all names say.
+        """Return what all members say.
 
         Raises:
-            Refused: the refusals' most frequent code; ``open.disagree``: they signed different results.
+            Refused: the most frequent code of the refusals, or ``open.disagree``: members signed different results.
         """
         missing = len(self.roster.names) - len(self.statements)
         if missing:
             code = Counter(self.refused.values() or ["circle.away"]).most_common(1)[0][0]
-            raise Refused(code, f"{missing} of {len(self.roster.names)} members did not open")
+            raise Refused(code, f"{missing} of {len(self.roster.names)} members did not open the sum")
         different = {*self.statements.values()}
         if len(different) != 1:
             raise Refused("open.disagree", f"the openers signed {len(different)} different results")
@@ -217,34 +217,34 @@ class Hearing:
 
     @property
     def disagreeing(self) -> tuple[str, ...]:
-        """Who signed something else than most."""
+        """The members that signed another statement than most did."""
         counted = Counter(self.statements.values()).most_common(1)
         return tuple(sorted(one for one, said in self.statements.items() if said != counted[0][0]))
 
 
 class SaidWords:
-    """What members said of candidates: a word on one of them is for good (rule 7)."""
+    """Members' votes on candidates. A vote on a candidate cannot change (rule 7)."""
 
     def __init__(self) -> None:
         self._said: dict[tuple[str, str, str], str] = {}
 
     def check(self, member: str, opened: Opened, hearing: Hearing) -> None:
-        """Take a member's word that was heard.
+        """Take a member's vote.
 
         Raises:
-            Ended: ``gate.forked``: it said another one of the same candidate, beside the same version.
+            Ended: ``gate.forked``: it voted differently on the same candidate, compared with the same version.
         """
         if not hearing.purpose.voted:
             return
         candidate = Statement.parse(opened.statement).sha256
         before = self._said.setdefault((member, candidate, hearing.best), opened.vote)
         if before != opened.vote:
-            what = f"{member!r} said {before!r} and {opened.vote!r} of candidate {candidate[:16]}"
+            what = f"{member!r} voted {before!r}, then {opened.vote!r}, on candidate {candidate[:16]}"
             raise Ended("gate.forked", f"{what}; the last good model stays")
 
 
 FIRST_ROUNDS = 5
-"""Planned rounds in which nothing need be promoted yet."""
+"""Planned rounds at the start in which a missing promotion does not count."""
 
 
 @dataclass
@@ -253,9 +253,9 @@ class Patience:
 
     Attributes:
         settings: [gate].
-        refused: candidates that were refused in a row.
-        failed: numbers that gave none in a row.
-        idle: planned rounds after the fifth in a row without a promotion.
+        refused: candidates in a row that were refused.
+        failed: round numbers in a row that gave no candidate.
+        idle: planned rounds in a row without a promotion, from the sixth on.
     """
 
     settings: GateSettings
@@ -279,12 +279,12 @@ class Patience:
 
     @property
     def code(self) -> str:
-        """``run.patience`` or ``run.max_failed`` when the run must end by policy, else ""."""
+        """``run.patience`` or ``run.max_failed`` if the run must end by policy, else ""."""
         if self.refused >= self.settings.patience:
             return "run.patience"
         return "run.max_failed" if self.failed >= self.settings.max_failed else ""
 
     @property
     def converged(self) -> bool:
-        """Whether the run is done, for nothing more is gained."""
+        """Whether the run is done because there is nothing more to gain."""
         return bool(self.settings.progress) and self.idle >= self.settings.progress

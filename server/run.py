@@ -1,4 +1,4 @@
-"""What every step of a run shares: its offer, its members, and where its steps are recorded."""
+"""What all steps of a run share: its offer, its members, and where its steps are recorded."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Run:
     Attributes:
         id: identifier.
         offer: what the run carries (rule 9), checked.
-        raw_offer: the same as it is sent.
-        signed: the circle that it is in, with all signatures.
-        exchange: to the members.
+        raw_offer: the same in the form that is sent.
+        signed: its circle, with all signatures.
+        exchange: sends messages to the members.
         state: the coordinator's records.
         witnesses: what members have seen of the log.
-        purposes: what its sums are for, by name.
+        purposes: the purposes of its sums, by name.
     """
 
     id: str
@@ -52,7 +52,7 @@ class Run:
 
     @property
     def circle(self) -> Circle:
-        """Everybody who takes part."""
+        """The circle: all members that take part."""
         return self.signed.circle
 
     def log(self, db: Connection, event: str, **details: Any) -> None:
@@ -65,17 +65,17 @@ class Run:
             self.log(db, event, **details)
 
     def break_off(self, db: Connection, code: str) -> None:
-        """Record that the round in progress, if there is one, has failed, and forget every sum that is not over."""
+        """Record that the round in progress, if any, has failed, and forget every sum that is not over."""
         for broken in history.break_off(db, self.id, code):
             self.log(db, "failed", number=broken.number, code=code)
         contexts.all_over(db, self.id)
 
     def wait(self, step: str, number: int = 0, patience_s: float = 0.0) -> Wait:
-        """Return a waiting for what members are asked; ``patience_s`` is how long it may take one that is there."""
+        """Return a waiting for answers; ``patience_s`` is how long a connected member may take."""
         return Wait(self, step, number, patience_s)
 
     def check_stop(self) -> None:
-        """Check that nobody asked for the run's end, and that no other circle began.
+        """Check that no stop was requested, and that no other circle began.
 
         Raises:
             Ended: ``run.stopped``, ``circle.changed``.
@@ -83,9 +83,9 @@ class Run:
         with self.state.store.read() as db:
             row, living = history.run_row(db, self.id), circles.living_digest(db)
         if row is not None and row.stop:
-            raise Ended("run.stopped", "somebody asked for the run's end; the last good model stays")
+            raise Ended("run.stopped", "the run was stopped on request; the last good model stays")
         if living != self.circle.digest:
-            raise Ended("circle.changed", "another circle began, and this run was not in it; the last good model stays")
+            raise Ended("circle.changed", "another circle began during the run; the last good model stays")
 
     def ask(
         self,
@@ -94,9 +94,9 @@ class Run:
         wait: Wait,
         at: str = "",
     ) -> Generator[Answer[A]]:
-        """Ask members as :meth:`Exchange.ask` does, unless somebody asked for the run's end.
+        """Ask members as :meth:`Exchange.ask` does, unless a stop was requested.
 
-        Every message shows its member the log as it is at checkpoint ``at``, by default the newest.
+        Every message shows its member the log at checkpoint ``at``, by default the newest.
 
         Raises:
             Ended: ``run.stopped``.
@@ -115,10 +115,10 @@ class Seats:
     """A run's seats as the coordinator knows them: who takes part, with which parameters; no key.
 
     Attributes:
-        roster: everybody in the circle.
+        roster: all members of the circle.
         plan: parameters of its sums.
-        sizes: by purpose: parameters of an update, or how many whole numbers.
-        template: RoundContext of the run, to be filled for a round.
+        sizes: purpose → number of parameters of an update, or of whole numbers.
+        template: the run's RoundContext, to be filled in for a round.
     """
 
     roster: Roster
@@ -127,5 +127,5 @@ class Seats:
     template: RoundContext
 
     def lanes(self, purpose: Purpose) -> int:
-        """Values and counter limbs of one sealed vector."""
+        """Return the number of values and counter limbs of one sealed vector."""
         return purpose.lanes(self.sizes[purpose.name], self.plan)

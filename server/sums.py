@@ -1,7 +1,7 @@
-"""Sealed sums, for all purposes: collect everybody's envelopes into a list, have it answered, and have it opened.
+"""Sealed sums of every purpose: collect all members' envelopes into a list, have it answered, and have it opened.
 
-What came is on record at once (``records/contexts.py``): a coordinator that is started again goes on in the same
-context, and asks only those who have not answered.
+What arrives is recorded at once (``records/contexts.py``). A coordinator that is started again continues in the same
+context, and asks only the members that have not answered.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Collected:
     Attributes:
         purpose: of the sum.
         context: the round's.
-        headers: member → signed header, of everybody.
+        headers: member → signed header, for every member.
         total: the sealed total.
     """
 
@@ -72,10 +72,10 @@ class Collected:
 
 
 class Sums:
-    """The sealed sums of a run; what its rounds cost is added to ``wire``.
+    """The sealed sums of a run. The cost of its rounds is added to ``wire``.
 
     Attributes:
-        params: of an update.
+        params: parameters of an update.
     """
 
     def __init__(self, run: Run, seats: Seats, wire: Wire) -> None:
@@ -84,12 +84,12 @@ class Sums:
         self._words = SaidWords()
 
     def context(self, number: int, planned: int, purpose: Purpose, base: str) -> RoundContext:
-        """Return the context of a sum: the one in which it was begun and is not over, or else a new one.
+        """Return the context of a sum: the one that it began in, if it is not over, or else a new one.
 
         Args:
-            number, planned: of the round; 0 for what begins a run.
+            number, planned: of the round; 0 before the first round.
             purpose: of the sum.
-            base: SHA-256 of the version that it is about, or "".
+            base: SHA-256 of the version that the sum is about, or "".
         """
         with self._run.state.store.read() as db:
             begun = contexts.going_on(db, self._run.id, number, purpose.name)
@@ -102,7 +102,7 @@ class Sums:
         return replace(found, checkpoint=self._run.witnesses.newest())
 
     def over(self, db: Connection, context: RoundContext) -> None:
-        """Record that a sum is over, and delete what was kept for it once that is committed."""
+        """Record that a sum is over, and delete what was kept for it after the commit."""
         state, purpose = self._run.state, self._run.purposes[context.purpose]
         kept = contexts.envelopes(db, context.digest)
         contexts.over(db, context.digest)
@@ -122,16 +122,16 @@ class Sums:
         refused: Mapping[str, Any] | None = None,
         check: Check = Collection.check,
     ) -> Collected:
-        """Ask everybody for sealed vectors, add each as it comes, and fix the list; who is away is waited for.
+        """Ask all members for sealed vectors, add each as it comes, wait for members that are away, and fix the list.
 
         Args:
             context: the round's.
-            bases: member → the version it is sent; None where the purpose is about none.
-            refused: proof of the newest candidate, where that was refused; else empty.
+            bases: member → the version that it is sent; None if the purpose needs no version.
+            refused: proof of the newest candidate if that was refused; else empty.
             check: how an envelope is checked before it is added.
 
         Raises:
-            TooFew: ``round.too_few``: somebody refused, or sent what cannot be added.
+            TooFew: ``round.too_few``: a member refused, or sent an envelope that cannot be added.
         """
         run, purpose = self._run, self._run.purposes[context.purpose]
         running = Sum(self.seats.plan, self.seats.lanes(purpose))
@@ -160,7 +160,7 @@ class Sums:
         return collected
 
     def _take_up(self, collecting: _Collecting, check: Check) -> None:
-        """Begin a context, or add what came in it before; an envelope that is damaged on disk is asked for again."""
+        """Begin a context, or add what came in it before. An envelope that is damaged on disk is asked for again."""
         state, collection = self._run.state, collecting.collection
         context = collection.context
         with state.store.transaction() as db:
@@ -175,7 +175,7 @@ class Sums:
             collection.accept(envelope)
 
     def _fix(self, collected: Collected) -> None:
-        """Record the list and its total, before anybody is asked to answer them."""
+        """Record the list and its total, before any member is asked to answer them."""
         context = collected.context
         with self._run.state.store.transaction() as db:
             if contexts.total(db, context.digest) == collected.sha256:
@@ -195,7 +195,7 @@ class Sums:
         """Check an envelope and add it to the sum.
 
         Raises:
-            Refused: it is not added.
+            Refused: it was not added.
         """
         member, sealed = answer.member, answer.body()
         collection, running = collecting.collection, collecting.running
@@ -215,18 +215,18 @@ class Sums:
         collection.accept(envelope)
 
     def open(self, collected: Collected, best: str) -> tuple[AgreedOpening, model_version.Version | None]:
-        """Have everybody answer a list and open its total; return what all say, and the version that follows.
+        """Have all members answer a list and open its total; return what all say, and the version that follows.
 
         Args:
             collected: the list that is fixed.
-            best: SHA-256 of the gate's reference; "" where there is no vote.
+            best: SHA-256 of the gate's reference; "" if there is no vote.
 
         Returns:
-            The agreement, and the version; None where none follows from this purpose or from a sum out of range.
+            The agreement, and the version. It is None if the purpose makes none or the sum is out of range.
 
         Raises:
-            Refused: somebody did not answer or open; the code says why.
-            Ended: ``gate.forked``: a member said two words on one candidate.
+            Refused: a member did not answer or open; the code says why.
+            Ended: ``gate.forked``: a member gave two different votes on one candidate.
         """
         context, results = collected.context, dict[str, bytes]()
         request = self._open_request(collected, self._answers(collected), best)
@@ -237,10 +237,10 @@ class Sums:
         return agreed, self._result(context, request, agreed, results)
 
     def _answers(self, collected: Collected) -> GivenAnswers:
-        """Return everybody's answer to a list.
+        """Return the answers of all members to a list.
 
         Raises:
-            Refused: somebody does not answer; the first one's code.
+            Refused: a member did not answer; the code is the first one's.
         """
         run, context, refused = self._run, collected.context, dict[str, str]()
         requests = {member: self.sent(member, self._answer_request(collected)) for member in self.seats.roster.names}
@@ -270,20 +270,20 @@ class Sums:
                 self._wire.answer_s.append(answered.answer_s)
         if refused:
             said = ", ".join(f"{member}: {code}" for member, code in sorted(refused.items()))
-            raise Refused(refused[min(refused)], f"only all answers together open a sum; not there: {said}")
+            raise Refused(refused[min(refused)], f"only the answers of all members open a sum; missing: {said}")
         return found
 
     def _heard(self, collected: Collected, best: str, request: Opening, results: dict[str, bytes]) -> AgreedOpening:
-        """Have everybody open and judge, and return what all say.
+        """Have all members open and judge, and return what all say.
 
-        Where the sum of the answers did not open, openers get the answers themselves: then it was the coordinator who
-        added wrongly, or a member who answered junk.
+        If the sum of the answers does not open, openers get the answers themselves. Then either the coordinator added
+        wrongly, or a member answered junk.
 
         Args:
             collected: the list.
             best: as in :meth:`open`.
-            request: what openers are sent.
-            results: digest → file, of those that came.
+            request: what is sent to openers.
+            results: digest → file, for those that arrived.
         """
         run, names = self._run, self.seats.roster.names
         hearing = Hearing(collected.purpose, collected.context, self.seats.roster, best)
@@ -305,7 +305,7 @@ class Sums:
     def _result(
         self, context: RoundContext, request: Opening, agreed: AgreedOpening, results: dict[str, bytes]
     ) -> model_version.Version:
-        """Return the version that everybody signed; ask all others where the first did not send it."""
+        """Return the version that every member signed. If the first member did not send it, ask all others."""
         wanted = agreed.statement.sha256
         if wanted not in results:
             again = dict.fromkeys(self.seats.roster.names, request.body(upload=True))
@@ -321,7 +321,7 @@ class Sums:
         try:
             return model_version.parse(results[wanted])
         except InputError as error:
-            raise Refused("open.disagree", f"the result that everybody signed is no model: {error}") from None
+            raise Refused("open.disagree", f"the result that every member signed is not a model: {error}") from None
 
     def _hear(self, hearing: Hearing, answer: Answer[Opened], results: dict[str, bytes]) -> None:
         try:
@@ -346,7 +346,7 @@ class Sums:
         self._note("envelope_refused", collection.context, member=member, code=code)
 
     def _round(self, context: RoundContext) -> dict[str, Any]:
-        """Return what every request of a round says of it."""
+        """Return the fields that every request of a round has."""
         fields = ("number", "round", "purpose", "base", "checkpoint")
         return {"run": self._run.id, **{name: getattr(context, name) for name in fields}}
 

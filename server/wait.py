@@ -1,4 +1,4 @@
-"""Waiting for members, as long as it takes: who is away is waited for, and everybody can see for whom (rule 2)."""
+"""Waiting for members, for as long as it takes. All members can see whom a run waits for (rule 2)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from .exchange import Awaited
     from .run import Run
 
-LOOK_S = 0.5  # between two looks at who is missing, and whether somebody asked for the run's end
-RETURNS = 10  # of a node, after which the others are told again
-GRACE_S = 5.0  # for those who have not answered yet, once one refused: then the number has failed
+LOOK_S = 0.5  # between two looks at who is missing and whether a stop was requested
+RETURNS = 10  # the others are told again each time a node has come back this many more times
+GRACE_S = 5.0  # for those that have not answered yet, once one refused and the number has failed
 
 
 @dataclass
@@ -27,10 +27,10 @@ class Wait:
 
     Attributes:
         run: that waits.
-        step: what is asked of members: see :class:`WaitedFor`.
+        step: what members are asked for; see :class:`WaitedFor`.
         number: of the round; 0 before the first.
-        patience_s: a member that is connected is named after so long, one that is not after ``away_after_s``.
-        until: nobody is waited for any longer, seconds on the exchange's clock.
+        patience_s: a connected member is named after this time, one that is not connected after ``away_after_s``.
+        until: when the waiting ends, in seconds on the exchange's clock.
     """
 
     run: Run
@@ -42,7 +42,7 @@ class Wait:
     _looked: float = -math.inf
 
     def look(self, awaited: Mapping[str, Awaited], now: float) -> Waits | None:
-        """Look at who is missing; name in log and records who is for long, and return that to tell all others.
+        """Look at who is missing. Name those missing for long in log and records; return what to tell the others.
 
         Raises:
             Ended: ``run.stopped``.
@@ -54,7 +54,7 @@ class Wait:
         found = {
             member: self._waited_for(member, one, now)
             for member, one in awaited.items()
-            if member in self._named or now - one.since >= self._after(one)  # who was named stays so until it answers
+            if member in self._named or now - one.since >= self._after(one)  # the named stay named
         }
         if found == self._named:
             return None
@@ -69,7 +69,7 @@ class Wait:
         return self._told(found) if news else None
 
     def came(self, member: str) -> None:
-        """A member answered; if it was named, the log says that it came."""
+        """Take note that a member answered. If it was named, the log says that it came back."""
         one = self._named.pop(member, None)
         if one is None:
             return
@@ -79,11 +79,11 @@ class Wait:
             waiting.write(db, self.run.id, self._named.values())
 
     def give_up(self) -> None:
-        """Wait only a little longer: somebody refused, and the number fails whatever others say."""
+        """Wait only a little longer: a member refused, so the number fails whatever others answer."""
         self.until = min(self.until, self.run.exchange.now() + GRACE_S)
 
     def end(self) -> None:
-        """Nobody is waited for any more."""
+        """End the waiting."""
         if self._named:
             with self.run.state.store.transaction() as db:
                 waiting.write(db, self.run.id, ())

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass
 class Wire:
-    """Bytes and seconds of update rounds, one figure an envelope, answer or opening; reports show medians."""
+    """Bytes and seconds of update rounds: one figure for each envelope, answer or opening. Reports show medians."""
 
     upload_bytes: list[int] = field(default_factory=list)
     answer_bytes: list[int] = field(default_factory=list)
@@ -27,7 +27,7 @@ class Wire:
         self.add_s.append(add_s)
 
     def summary(self, params: int) -> dict[str, Any]:
-        """Return the medians in the form of result.json; null where nothing was measured."""
+        """Return the medians in the form of result.json; null if nothing was measured."""
         medians: dict[str, Any] = {
             name: statistics.median(values) if values else None for name, values in vars(self).items()
         }

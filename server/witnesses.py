@@ -1,8 +1,8 @@
-"""What members have seen of the log: every message shows its member a checkpoint, every reply countersigns one.
+"""What members have seen of the log: every message shows a member a checkpoint, and every reply countersigns one.
 
-A member takes a checkpoint only with a proof that the log merely grew since the one it holds, so a history that was
-rewritten, forked for one member or rolled back is found with the next message. The coordinator keeps what its
-witnesses signed: together with the log that is proof for third parties (C2SP tlog-cosignature).
+A member takes a checkpoint only with a proof that the log has only grown since the one it holds. So the next message
+finds a history that was rewritten, forked for one member or rolled back. The coordinator keeps what its witnesses
+signed. Together with the log that is proof for third parties (C2SP tlog-cosignature).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Witnesses:
         return checkpoint_label(self._log.verifier.text(), checkpoint.size, checkpoint.root)
 
     def shown(self, member: str, at: str) -> Shown:
-        """Return what a member is shown: the checkpoint of this label, and what leads there from the one it holds."""
+        """Return what a member is shown: the checkpoint of this label, and the proof that leads there from its own."""
         size = int(at.split(" ", 1)[0])
         since = min(self._sizes.get(member, 0), size)
         proof = self._log.consistency(since, size)
@@ -55,12 +55,12 @@ class Witnesses:
         )
 
     def hear(self, member: str, records: RecordDict) -> None:
-        """Take what a member countersigned; one that holds another history than this log is remembered as strange."""
+        """Take what a member countersigned. A member that holds another history is remembered as strange."""
         try:
             note = attached(Witnessed, records).checkpoint
             held = open_checkpoint(note, self._log.verifier)
         except Refused:
-            return  # it holds nothing yet, or nothing that this log signed
+            return  # the member holds nothing yet, or nothing that this log signed
         if not self._is_ours(held):
             if self._heard.get(member) != note:
                 self._strange.add(member)
@@ -70,7 +70,7 @@ class Witnesses:
         self._strange.discard(member)
 
     def keep(self, run: str) -> None:
-        """Write down what was heard since the last time, and log who holds another history."""
+        """Record what was heard since the last time, and log who holds another history."""
         heard, self._heard = self._heard, {}
         if not heard:
             return
@@ -79,7 +79,8 @@ class Witnesses:
             for member, note in sorted(heard.items()):
                 held = open_checkpoint(note, self._log.verifier)
                 if member in self._strange:
-                    logger.error("holds a log of %d entries that is not this one", held.size, extra={"member": member})
+                    words = "the member holds a log of %d entries that is not this one"
+                    logger.error(words, held.size, extra={"member": member})
                     self._log.append(
                         db,
                         "warned",
@@ -104,13 +105,13 @@ class Witnesses:
     def _is_ours(self, held: Checkpoint) -> bool:
         try:
             return self._log.at(held.size).root == held.root
-        except ValueError:  # more entries than this log ever had
+        except ValueError:  # a size that this log never had
             return False
 
 
 @dataclass(frozen=True)
 class Letters:
-    """The messages of one exchange: all show the log as it was at one checkpoint."""
+    """The attachments of one exchange's messages: all show the log at one checkpoint."""
 
     witnesses: Witnesses
     at: str

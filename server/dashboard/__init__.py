@@ -1,13 +1,13 @@
-"""Pages for people at the server's address: they look, approve, reject and roll back; off unless the config says so.
+"""Pages for people at the server's address, to look, approve, reject and roll back. Off unless the config asks for it.
 
-Rules of the room:
+Rules of this package:
 1. The browser never sees a token. A person logs in by authorization code with PKCE; the server keeps the token in
-   memory and gives the browser a cookie that says nothing, for this server's own pages only (``sessions.py``,
+   memory and gives the browser a random cookie, for this server's own pages only (``sessions.py``,
    ``signin.py``).
-2. A session may do what the scopes of its token say, on the same routes as a token of its own would (``routes.py``).
+2. A session may do what the scopes of its token allow, on the same routes as the token itself (``routes.py``).
    It changes something only for a request that the page itself sent: own origin, own header.
-3. Pages are files that never change while the server runs: no template, nothing that came from anybody in HTML. Scripts
-   are our own files and nothing else; the policy that says so forbids every other source, the network included.
-4. What an approver decides is signed in the browser, with a key that never leaves it. A page is what the server sends:
-   whoever does not trust the server signs with ``moonflower model approve`` instead.
+3. Pages are files that never change while the server runs. There are no templates, and no input from anyone is put into
+   HTML. Scripts are our own files only; the content security policy forbids every other source.
+4. An approver's decision is signed in the browser, with a key that never leaves it. But the page comes from the server:
+   an approver who does not trust the server signs with ``moonflower model approve`` instead.
 """

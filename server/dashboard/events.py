@@ -1,7 +1,7 @@
-"""Tells every open page that something has changed: one look at the records for all of them (server-sent events).
+"""Tells every open page that something has changed, with one look at the records for all (server-sent events).
 
-Pages are not asked what they know: whoever is told gets the whole overview, and fetches what else it shows. A page that
-is slow gets the newest overview and not all that were in between.
+A page gets the whole overview each time, and fetches what else it shows. A slow page gets the newest overview and skips
+those in between.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ logger = logging.getLogger(__name__)
 State = Literal["live", "stale", "over"]
 LOOK_S = 0.4
 ALIVE_S = 5.0
-KEEP_ALIVE = 3  # times ALIVE_S without news, and a comment keeps proxies from closing the connection
+KEEP_ALIVE = 3  # after this many times ALIVE_S without news, a comment keeps proxies from closing the connection
 MAX_STREAMS = 200
 MAX_STREAMS_EACH = 8
 
 
 class Events:
-    """Who listens. Everything happens on one event loop; the records are read in a thread.
+    """The pages that listen. Everything happens on one event loop; the records are read in a thread.
 
     Args:
         views: of the records.
@@ -43,11 +43,11 @@ class Events:
         """Yield events until the session is over, has to be renewed, or the server ends.
 
         Args:
-            who: whose page it is; each may have a few.
-            state: of the session; looked at before each event, and every few seconds.
+            who: whose page it is. Each session may have a few.
+            state: of the session; checked before each event, and every few seconds.
 
         Raises:
-            Full: there is no room.
+            Full: too many pages listen.
         """
         each = sum(one == who for one in self._listening.values())
         if len(self._listening) >= MAX_STREAMS or each >= MAX_STREAMS_EACH:
@@ -70,7 +70,7 @@ class Events:
                 with suppress(TimeoutError):
                     news = await asyncio.wait_for(queue.get(), ALIVE_S)
                 now = state()
-                if now != "live":  # a page whose token is to be renewed comes back by itself, which renews it
+                if now != "live":  # if the token must be renewed, the page comes back by itself, and that renews it
                     yield b"event: end\ndata: {}\n\n" if now == "over" else b": come again\n\n"
                     return
                 quiet = 0 if news else quiet + 1
@@ -89,7 +89,7 @@ class Events:
             _put(queue, b": the server ends\n\n")
 
     async def _look(self) -> None:
-        """Look for changes as long as somebody listens."""
+        """Look for changes as long as a page listens."""
         seen: object = None
         while self._listening and not self._closed:
             try:
@@ -101,7 +101,7 @@ class Events:
                         _put(queue, self._newest)
                     seen = mark
             except Exception as error:  # a locked database, a full disk: the next look may do better
-                logger.warning("the dashboard could not look at the records: %s", str(error).partition("\n")[0])
+                logger.warning("the dashboard could not read the records: %s", str(error).partition("\n")[0])
             await asyncio.sleep(LOOK_S)
 
 

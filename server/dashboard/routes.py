@@ -1,7 +1,7 @@
-"""The dashboard's routes: pages, login, and the API for whoever is logged in. Everything lies under ``/ui/``.
+"""The dashboard's routes under ``/ui/``: pages, login, and the API for people who are logged in.
 
-``/ui/api/…`` is ``/api/…`` with a session in the place of a token: same routes, same scopes, same refusals. The API
-itself knows no cookies, so a page of somebody else's can make a browser do nothing there.
+``/ui/api/…`` is ``/api/…`` with a session instead of a token: same routes, same scopes, same refusals. The API itself
+knows no cookies, so a foreign page cannot make a browser act there.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ HEADERS = {
 }
 TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
 TYPES |= {"svg": "image/svg+xml"}
-EARLY_S = 60.0  # before a token ends it is renewed
+EARLY_S = 60.0  # a token is renewed this long before it ends
 FAILED_LOGINS_A_MINUTE = 30  # of one address
 AWAY = ("auth.issuer_unreachable", "auth.issuer_metadata")
 USEFUL = frozenset({"fl:run", "fl:audit", "fl:approve"})
@@ -55,12 +55,12 @@ class Dashboard:
     """An ASGI app.
 
     Args:
-        login: of people.
-        sessions: of those who did.
+        login: logs people in.
+        sessions: of people who are logged in.
         api: the API's own app.
-        scopes: of which one opens an API route.
+        scopes: scopes of which one opens an API route.
         views: of the records, for the pages that listen.
-        federation: name.
+        federation: its name.
         url: this server's address.
         clock: seconds since 1970.
     """
@@ -104,7 +104,7 @@ class Dashboard:
         return path in ("/", "/ui") or path.startswith("/ui/")
 
     def close(self) -> None:
-        """End what pages listen to."""
+        """End the pages' event streams."""
         self.events.close()
         self._login.close()
 
@@ -133,7 +133,7 @@ class Dashboard:
 
     def _static(self, request: Request, name: str) -> Response:
         if name not in self._files:
-            return _error(404, "http.not_found", "there is nothing here")
+            return _error(404, "http.not_found", "no such page")
         data, tag = self._files[name]
         headers = {"cache-control": "no-cache", "etag": tag}
         if request.headers.get("if-none-match") == tag:
@@ -142,21 +142,21 @@ class Dashboard:
 
     async def _begin(self, request: Request) -> Response:
         if _origin(f"https://{request.headers.get('host', '')}") != self._origin:
-            return RedirectResponse(f"{self._url}/ui/login", 303)  # the issuer sends the browser there, too
+            return RedirectResponse(f"{self._url}/ui/login", 303)  # where the issuer sends the browser, too
         try:
             cookie, to = await run_in_threadpool(self._login.begin)
         except MoonflowerError as error:
             logger.warning("nobody can log in: %s: %s", error.code, error)
             return RedirectResponse("/ui/?problem=issuer", 303)
         response = RedirectResponse(to, 303)
-        _set(response, LOGIN_COOKIE, cookie, LOGIN_S, "lax")  # it has to come with the issuer's redirection
+        _set(response, LOGIN_COOKIE, cookie, LOGIN_S, "lax")  # it must come with the issuer's redirection
         return response
 
     async def _finish(self, request: Request) -> Response:
         query = dict(request.query_params)
         begun = request.cookies.get(LOGIN_COOKIE, "")
         address = request.client.host if request.client else ""
-        if self._tries.wait_s(address):  # each one makes the server ask the issuer
+        if self._tries.wait_s(address):  # each try makes the server ask the issuer
             return RedirectResponse("/ui/?problem=login", 303)
         try:
             held = await run_in_threadpool(self._login.finish, begun, query)
@@ -195,7 +195,7 @@ class Dashboard:
     async def _events(self, request: Request) -> Response:
         session, cookie = await self._session(request), request.cookies.get(COOKIE, "")
         if session is None:
-            return _error(401, "session.none", "nobody is logged in, or no longer")
+            return _error(401, "session.none", "not logged in, or the session has ended")
 
         def state() -> State:
             found = self._sessions.find(cookie, use=False)
@@ -204,7 +204,7 @@ class Dashboard:
         try:
             stream = await self.events.stream(cookie, state)
         except Full:
-            return _error(503, "session.full", "too many pages listen already; close some")
+            return _error(503, "session.full", "too many open pages; close some")
         headers = {"x-accel-buffering": "no", "cache-control": "no-store, no-transform"}
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
@@ -212,18 +212,18 @@ class Dashboard:
         path = "/api/" + request.path_params["path"]
         session = await self._session(request, use="x-moonflower-poll" not in request.headers)
         if session is None:
-            return _error(401, "session.none", "nobody is logged in, or no longer")
+            return _error(401, "session.none", "not logged in, or the session has ended")
         scopes = self._scopes(request.method, path)
         if scopes is None:
-            return _error(404, "http.not_found", "there is nothing here")
+            return _error(404, "http.not_found", "no such route")
         if request.method != "GET" and not self._is_own(request):
             return _error(403, "session.origin", "the request is not from a page of this server")
         if not session.held.principal.scopes & set(scopes):
-            return _error(403, "session.scope", f"this takes {' or '.join(scopes)}")
+            return _error(403, "session.scope", f"this needs the scope {' or '.join(scopes)}")
         return _Handed(self._api, path, session.held.principal)
 
     async def _session(self, request: Request, *, use: bool = True) -> Session | None:
-        """Return who asks, with a token that counts; one that is about to end is renewed where that can be done."""
+        """Return the session of a request if its token is valid; renew a token that is about to end, if possible."""
         cookie = request.cookies.get(COOKIE, "")
         session = self._sessions.find(cookie, use=use) if cookie else None
         if session is None:
@@ -242,14 +242,14 @@ class Dashboard:
         return session if session is not None and self._sessions.is_good(session) else None
 
     def _is_own(self, request: Request) -> bool:
-        """Return whether one of our own pages sent a request: no other can set this header, nor this origin."""
+        """Return whether one of our own pages sent a request: no other page can set this header or this origin."""
         own = request.headers.get("origin") == self._origin
         site = request.headers.get("sec-fetch-site", "same-origin") == "same-origin"
         return own and site and request.headers.get(HEADER) == "1"
 
 
 class _Handed(Response):
-    """A request that is handed on to the API, as whoever is logged in."""
+    """A request that is handed on to the API in the name of the person who is logged in."""
 
     def __init__(self, api: Any, path: str, principal: Any) -> None:
         super().__init__()
@@ -279,7 +279,7 @@ def _origin(url: str) -> str:
 
 
 def _static() -> dict[str, tuple[bytes, str]]:
-    """Return the files by name, each with its tag."""
+    """Return the files by name, each with its ETag."""
     found = {}
     for file in files(__package__).joinpath("static").iterdir():
         if file.name.rpartition(".")[2] in TYPES:

@@ -1,4 +1,4 @@
-"""Who is logged in: sessions in this process's memory, found by a cookie that is nothing but a long random word."""
+"""Who is logged in: sessions in this process's memory, found by a cookie that is a long random word."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ MAX_SESSIONS = 1000
 
 @dataclass(frozen=True)
 class OpenSession:
-    """What a login gave.
+    """The result of a login.
 
     Attributes:
-        principal: by the verified access token.
-        name: how the issuer calls the person, for that person's own page only.
-        refresh: what a new token can be had for, or "".
+        principal: from the verified access token.
+        name: the person's name at the issuer, for that person's own page only.
+        refresh: the refresh token, or "".
     """
 
     principal: Principal
@@ -34,7 +34,7 @@ class Session:
     """A session.
 
     Attributes:
-        held: of the login, or of its newest renewal.
+        held: the result of the login, or of its newest renewal.
         began, used: seconds since 1970.
     """
 
@@ -44,11 +44,11 @@ class Session:
 
 
 class Sessions:
-    """All of them; safe for threads. Where there are too many, the one that was used longest ago goes.
+    """All sessions; thread-safe. If there are too many, the least recently used one is dropped.
 
     Args:
-        idle_s: one that nobody uses ends after this time.
-        longest_s: any ends after this time.
+        idle_s: a session that is not used ends after this time.
+        longest_s: every session ends after this time.
         clock: seconds since 1970.
     """
 
@@ -67,7 +67,7 @@ class Sessions:
         return cookie
 
     def find(self, cookie: str, *, use: bool = True) -> Session | None:
-        """Return the session of a cookie while it lives; ``use``: a person did something.
+        """Return the session of a cookie while it lives. ``use`` counts this as activity of the person.
 
         A token that has expired leaves a session that can only be renewed: see :meth:`is_good`.
         """
@@ -89,15 +89,15 @@ class Sessions:
             return session
 
     def is_good(self, session: Session) -> bool:
-        """Return whether the session's token still counts."""
+        """Return whether the session's token is still valid."""
         return self._clock() < session.held.principal.expires
 
     def ends(self, session: Session) -> float:
-        """Return when the session ends if nobody renews it; no later than its token."""
+        """Return when the session ends if it is not renewed, which is no later than its token."""
         return min(session.held.principal.expires, session.began + self._longest_s, session.used + self._idle_s)
 
     def renew(self, cookie: str, held: OpenSession) -> None:
-        """Put a new token in the place of the old one; the session lives no longer by that."""
+        """Replace the session's token. That does not make the session longer."""
         with self._lock:
             session = self._open.get(_name(cookie))
             if session is not None:
@@ -110,5 +110,5 @@ class Sessions:
 
 
 def _name(cookie: str) -> bytes:
-    """Return under what a session is kept: not the cookie itself, and looked up in no time that tells anything."""
+    """Return the key of a session: a hash, so that the cookie is not kept and the lookup time tells nothing."""
     return hashlib.sha256(cookie.encode("utf-8", "replace")).digest()

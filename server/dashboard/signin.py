@@ -1,8 +1,8 @@
 """How a person logs in: authorization code with PKCE (RFC 6749, 7636, 9207, 9700), the token bound to us (RFC 9449).
 
-A login that was begun is remembered by the browser alone, in a cookie: a random seed under this server's MAC. State
-and code verifier are derived from it with a key that never leaves this process, so a flood of logins fills no memory,
-a code that somebody else began counts for nothing, and the browser never learns the verifier.
+Only the browser remembers a login that was begun, in a cookie: a random seed under this server's MAC. State and code
+verifier are derived from it with a key that never leaves this process. So a flood of logins fills no memory, a code
+from a login that another browser began is refused, and the browser never learns the verifier.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CALLBACK = "/ui/callback"
 LOGIN_S = 600
 ASSERTION_S = 60
 METADATA_S = 600.0
-RETRY_S = 5.0  # after which an issuer that was away is asked again
+RETRY_S = 5.0  # an issuer that was away is asked again after this time
 WAIT_S = 2.0
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 MAX_PARAMETER = 4096
@@ -47,11 +47,11 @@ class Login:
 
     Args:
         settings: of the dashboard.
-        oauth: whose tokens count.
-        verifier: of the tokens that come of it.
+        oauth: the issuer and what its tokens must say.
+        verifier: verifies the tokens.
         url: this server's address, as people's browsers know it.
         clock: seconds since 1970.
-        http: a client of one's own.
+        http: an HTTP client to use instead of a new one.
 
     Raises:
         InputError: ``config.key``: the client's key cannot be used.
@@ -78,7 +78,7 @@ class Login:
         self._lock = threading.Lock()
 
     def begin(self) -> tuple[str, str]:
-        """Return the cookie of a new login, and the issuer's address to which it leads.
+        """Return the cookie of a new login, and the issuer's address to send the browser to.
 
         Raises:
             Refused: ``auth.issuer_unreachable``, ``auth.issuer_metadata``.
@@ -102,27 +102,28 @@ class Login:
         return cookie, urlunsplit(parts._replace(query=query))
 
     def finish(self, cookie: str, query: Mapping[str, str]) -> OpenSession:
-        """Return what the issuer gives for the code with which it sent the browser back.
+        """Return what the issuer gives for the code that the browser came back with.
 
         Args:
             cookie: of the login, from the browser.
-            query: of the address that it came back to.
+            query: of the address that the browser came back to.
 
         Raises:
-            Refused: ``session.login``: this browser began no such login, or the issuer said no; ``auth.*``: the token
-                does not count here; ``auth.issuer_unreachable``.
+            Refused: ``session.login``: this browser began no such login, or the issuer refused; ``auth.*``: the token
+                is not valid here; ``auth.issuer_unreachable``.
         """
         seed = self._opened(cookie)
         if seed is None or not hmac.compare_digest(
             query.get("state", "").encode(), self._derived(seed, "state").encode()
         ):
-            raise Refused("session.login", "this browser did not begin this login, or too long ago")
+            raise Refused("session.login", "this browser did not begin this login, or began it too long ago")
         expected = {self._oauth.issuer, ""} if not self._says_who() else {self._oauth.issuer}
         if query.get("iss", "") not in expected:
-            raise Refused("session.login", "the reply is another issuer's")
+            raise Refused("session.login", "the reply comes from another issuer")
         code = query.get("code", "")
         if "error" in query or not 0 < len(code) <= MAX_PARAMETER:
-            raise Refused("session.login", f"the issuer says {_plain(query.get('error', 'nothing'))}")
+            found = _plain(query.get("error", "nothing"))
+            raise Refused("session.login", f"expected a code from the issuer, got {found}")
         return self._held(
             {
                 "grant_type": "authorization_code",
@@ -157,7 +158,7 @@ class Login:
         try:
             data = token.encode("ascii")
         except UnicodeEncodeError:
-            raise Refused("session.login", "the issuer's token is no token") from None
+            raise Refused("session.login", "the issuer's token has characters outside ASCII") from None
         principal = self._verifier.own(data, self._dpop.public.thumbprint if self._dpop else "")
         refresh = reply.get("refresh_token")
         return OpenSession(principal, _called(read(data).claims), refresh if isinstance(refresh, str) else "")
@@ -198,13 +199,13 @@ class Login:
         return self._described().get("authorization_response_iss_parameter_supported") is True
 
     def _described(self) -> dict[str, Any]:
-        """Return the issuer's metadata; while it is away it is asked every few seconds, and nobody waits in a queue."""
+        """Return the issuer's metadata. While it is away it is asked every few seconds, and no request queues up."""
         if not self._lock.acquire(timeout=WAIT_S):
-            raise IssuerUnreachable("auth.issuer_unreachable", "the issuer is being asked, and does not answer")
+            raise IssuerUnreachable("auth.issuer_unreachable", "the issuer has not answered an earlier request yet")
         try:
             if not 0 <= self._clock() - self._metadata_at < METADATA_S:
                 if 0 <= self._clock() - self._failed_at < RETRY_S:
-                    raise IssuerUnreachable("auth.issuer_unreachable", "the issuer did not answer a moment ago")
+                    raise IssuerUnreachable("auth.issuer_unreachable", "the issuer did not answer; try again soon")
                 self._failed_at = self._clock()
                 self._metadata = discover(self._oauth.issuer, lambda url: get(self._http, url))
                 self._metadata_at, self._failed_at = self._clock(), -RETRY_S
@@ -234,19 +235,20 @@ def _load(path: Path) -> SigningKey:
     except OSError as error:
         raise InputError("config.key", f"[dashboard] key {path} cannot be read: {error.strerror}") from error
     if mode & 0o077:
-        raise InputError("config.key", f"[dashboard] key {path} can be read by others", hint=f"chmod 600 {path}")
+        message = f"[dashboard] key {path} can be read by others; expected mode 0600"
+        raise InputError("config.key", message, hint=f"chmod 600 {path}")
     try:
         return private_key(json.loads(data))
     except (ValueError, RecursionError) as error:
-        raise InputError("config.key", f"[dashboard] key {path} is no private JWK") from error
+        raise InputError("config.key", f"[dashboard] key {path}: not a private JWK") from error
 
 
 def _called(claims: Mapping[str, Any]) -> str:
-    """Return how a token names the person."""
+    """Return the person's name in a token."""
     found = (claims.get(name) for name in ("preferred_username", "name", "email", "sub"))
     return _plain(next((one for one in found if isinstance(one, str) and one), ""))
 
 
 def _plain(text: object) -> str:
-    """Return what somebody else wrote, short and printable."""
+    """Return foreign text, short and printable."""
     return "".join(c if c.isprintable() else " " for c in str(text))[:100]

@@ -1,1 +1,1 @@
-"""The server's doors: SuperLink, gateway, tokens, issuer. Only this room knows private names of flwr."""
+"""The server's process and the way into it: gateway, limits, routes, and Flower's SuperLink in ``flower/``."""

@@ -1,7 +1,7 @@
-"""Our own routes behind the gateway: runs, model versions with what people decide about them, and looks at the records.
+"""Our own routes behind the gateway: runs, model versions, decisions about them, and views of the records.
 
-A run carries settings, never code (rule 9). A decision about a version carries a signature; the token only opens the
-door to it.
+A run carries settings, never code (rule 9). A decision about a version carries a signature. The token only lets the
+request in.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .circle_routes import CIRCLE_SCOPES, CircleRoutes
 from .replied import error_reply, refusal
 
 READ = ("fl:run", "fl:audit")
-MODELS = (*READ, "fl:approve")  # not fl:train: a node gets its bases with its messages, and needs no more
+MODELS = (*READ, "fl:approve")  # not fl:train: a node gets its bases with its messages
 MAX_ENTRIES = 500
 SIGN_ANEW = "moonflower circle propose RUN.toml, with the same settings; it begins when all of them have signed"
 _MODEL = re.compile(r"/api/models(?:/(?P<name>[0-9a-f]{1,64})(?P<part>/decisions|/file)?)?")
@@ -46,10 +46,10 @@ class Api:
 
     Args:
         state: the coordinator's records.
-        federation: name; a run for another is refused.
+        federation: its name. A run for another federation is refused.
         accepted: called on the event loop after a run was accepted.
         min_approvals: a run that asks for fewer approvals of a release is refused.
-        views: of the records; None for views that know nothing of who is connected.
+        views: of the records; None for views that do not know who is connected.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Api:
         )
 
     def scopes(self, method: str, path: str) -> Sequence[str] | None:
-        """Return the scopes of which one opens a route; none needed: empty; no such route: None."""
+        """Return the scopes of which one opens a route: empty if none is needed, None if there is no such route."""
         if (method, path) == ("GET", "/health"):
             return ()
         if (method, path) == ("POST", "/api/runs"):
@@ -121,10 +121,10 @@ class Api:
                 name = asked.federation.name
                 raise InputError("config.value", f"the run is for {name!r}; expected {self._federation!r}")
             if asked.gate.approvals < self._min_approvals:
-                asks = f"{asked.gate.approvals} approvals release a model of this run"
-                raise InputError("config.value", f"{asks}; expected at least {self._min_approvals} at this server")
+                asks = f"gate.approvals = {asked.gate.approvals}"
+                raise InputError("config.value", f"{asks}: expected at least {self._min_approvals} at this server")
         except (ValueError, RecursionError):
-            return error_reply(400, "config.value", "the run is not JSON")
+            return error_reply(400, "config.value", "the body is not JSON; expected a run")
         except InputError as error:
             return error_reply(400, error.code, str(error))
         try:
@@ -132,19 +132,19 @@ class Api:
         except (Refused, InputError) as error:
             return refusal(error)
         if run is None:
-            return error_reply(409, "run.busy", "another run is not over yet")
+            return error_reply(409, "run.busy", "another run has not ended yet")
         self._accepted()
         return JSONResponse({"run": run}, 201)
 
     def _queue(self, asked: Recipe, start: str = "") -> str | None:
-        """Return the identifier of a run in the circle that there is; None while another one is not over.
+        """Queue a run in the present circle and return its identifier; None while another run is not over.
 
         Args:
-            asked: recipe that the run's config makes.
-            start: name of the version to start from; "" for where the circle starts.
+            asked: the recipe from the run's config.
+            start: name of the version to start from; "" for the circle's own start.
 
         Raises:
-            Refused: ``circle.differs``: there is no circle, or the run is not as its recipe says; ``base.unknown``: no
+            Refused: ``circle.differs``: there is no circle, or the run differs from its recipe; ``base.unknown``: no
                 run of this circle promoted the version.
             InputError: ``data.model``: there is no such version.
         """
@@ -159,7 +159,8 @@ class Api:
             differing = not_free(circle.recipe, asked)
             if differing:
                 said = "; ".join(
-                    f"{one.key}: {json.dumps(one.before)} there, {json.dumps(one.after)} asked" for one in differing
+                    f"{one.key}: {json.dumps(one.before)} in the circle, {json.dumps(one.after)} in the run"
+                    for one in differing
                 )
                 what = f"the run differs from circle {circle.number}, which {', '.join(circle.names)} signed, in {said}"
                 raise Refused("circle.differs", what, hint=SIGN_ANEW)
@@ -168,13 +169,13 @@ class Api:
         return run
 
     def _chosen(self, db: Connection, circle: Circle, name: str) -> str:
-        """Return the SHA-256 of the version of a circle that a run starts from; "" for where the circle starts."""
+        """Return the SHA-256 of the version that a run starts from; "" for the circle's own start."""
         entry = self._state.models.find(db, name)
         row = history.run_row(db, entry.run)
         if row is None or row.offer["circle"] != circle.digest or entry.verdict not in ("start", "promoted"):
             what = f"model {name!r} was not promoted in circle {circle.number}"
             hint = f"moonflower circle propose RUN.toml --start {name}, which all members sign"
-            raise Refused("base.unknown", f"{what}; expected a version of it", hint=hint)
+            raise Refused("base.unknown", f"{what}; expected a version of that circle", hint=hint)
         self._state.models.read(entry.sha256)
         return entry.sha256 if entry.verdict == "promoted" else str(row.offer["start"])
 
@@ -213,7 +214,7 @@ class Api:
             if not -1 <= after < 2**63:
                 raise ValueError
         except ValueError:
-            return error_reply(400, "config.value", "after is the index of an entry")
+            return error_reply(400, "config.value", "after: expected the index of an entry, or -1")
         run = request.path_params["run"]
         entries = await run_in_threadpool(lambda: self._state.log.after(after, MAX_ENTRIES, run=run))
         return JSONResponse({"entries": entries})
@@ -252,7 +253,7 @@ class Api:
         try:
             value = json.loads(await request.body())
         except (ValueError, RecursionError):
-            return error_reply(400, "release.malformed", "the decision is not JSON")
+            return error_reply(400, "release.malformed", "the body is not JSON; expected a signed decision")
         try:
             return JSONResponse(await run_in_threadpool(self._registry.decide, request.path_params["name"], value), 201)
         except (Refused, InputError) as error:
@@ -275,7 +276,7 @@ class Api:
             before = _index(asked["before"]) if "before" in asked else None
             limit = max(1, _index(asked.get("limit", "50")))
         except ValueError:
-            return error_reply(400, "config.value", "before and limit are numbers")
+            return error_reply(400, "config.value", "before and limit: expected whole numbers")
         about = [asked.get(name, "")[:256] for name in ("event", "run", "member")]
         return JSONResponse(await run_in_threadpool(self.views.page, before, limit, *about))
 
@@ -299,8 +300,8 @@ def _index(text: str) -> int:
     """Return a count or an index.
 
     Raises:
-        ValueError: not plain digits, or more than a log can have.
+        ValueError: not plain digits, or too many.
     """
     if not (text.isascii() and text.isdigit() and len(text) <= 16):
-        raise ValueError("expected a number")
+        raise ValueError("expected a whole number of at most 16 digits")
     return int(text)

@@ -1,4 +1,4 @@
-"""Routes about circles: what there is, a proposal, a signature, a farewell. Tokens open the door; keys sign."""
+"""Routes about circles: show, propose, sign, leave. Tokens only let requests in; what counts are signatures."""
 
 from __future__ import annotations
 
@@ -100,9 +100,9 @@ def _text(value: Any, name: str) -> str:
     """Return a text of a JSON object.
 
     Raises:
-        Refused: ``circle.differs``: there is none.
+        Refused: ``circle.differs``: the text is missing or too long.
     """
     found = value.get(name) if isinstance(value, dict) else None
     if not isinstance(found, str) or len(found) > 256:
-        raise Refused("circle.differs", f"{name} is missing; expected a text")
+        raise Refused("circle.differs", f"{name} is missing or too long; expected a text of at most 256 characters")
     return found

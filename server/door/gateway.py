@@ -1,13 +1,19 @@
-"""The one way in from outside: an ASGI app in front of Flower's, with deny as its default.
+"""The only way in from outside: an ASGI app in front of Flower's that denies by default.
 
-Per request, in order: a known route, else 404; an address that was refused too often waits; a token that our issuer
-gave, for us, with the scope of the route (``oauth/tokens.py``); on Flower's routes also that the token's client is a
-member of the roster and not revoked, and that the key which signs the request is the one pinned for that member; then a
-body that is small enough and comes in time. Only then does Flower see the request. Refusals are logged with their code,
-each kind once a minute and member, so that a flood of junk does not fill the log. Whatever breaks behind the door is
-503 in front of it: a node takes that for "later", and 500 or 403 for an end. Every reply carries the id by which our
-log knows the request: the node's own if it named one. The dashboard's pages, if any, come before the token: they have
-sessions of their own (``dashboard/``), and limits on bodies as everybody.
+It checks each request in this order:
+
+1. The route is known, else 404.
+2. The address was not refused too often; otherwise it must wait.
+3. The token is from our issuer, for us, with the scope of the route (``oauth/tokens.py``).
+4. On Flower's routes, the token's client is a member on the roster and not revoked, and the key that signs the request
+   is the one pinned for that member.
+5. The body is small enough and comes in time.
+
+Only then does Flower see the request. Refusals are logged with their code, each kind once a minute and member, so that
+a flood of junk does not fill the log. An error behind the gateway becomes 503 in front of it: a node takes that as
+"later", and 500 or 403 as an end. Every reply carries the request's id in our log, which is the node's own if it named
+one. The dashboard's pages, if any, come before the token: they have sessions of their own (``dashboard/``), and the
+same limits on bodies.
 """
 
 from __future__ import annotations
@@ -67,11 +73,11 @@ OPEN_BODY_BYTES = 64 << 10  # largest body without a token, which a page sends: 
 
 @dataclass(frozen=True)
 class Turn:
-    """Whether something is said now.
+    """Whether something is logged now.
 
     Attributes:
         due: it is.
-        unsaid: how often it was left unsaid since the last time.
+        unsaid: how often it was not logged since the last time.
     """
 
     due: bool
@@ -83,17 +89,17 @@ class Gateway:
 
     Args:
         flower: Flower's app.
-        api: our own routes; gets the :class:`Principal` in ``scope["principal"]``.
-        scopes: scopes of which one opens our route, by (method, path); None for a path that is not there.
-        verifier: of tokens.
-        member_of: the member whose node an OAuth client is, or None.
+        api: our own routes. They get the :class:`Principal` in ``scope["principal"]``.
+        scopes: returns the scopes of which one opens a route of ours, by (method, path); None for an unknown route.
+        verifier: verifies tokens.
+        member_of: returns the member that an OAuth client belongs to, or None.
         login: called with a member and its key's PEM before its node logs in, once that key has signed the request.
         note: called with (code, member, details) for the audit log.
         settings: limits.
-        dashboard: the app of the pages for people; None: there are none.
+        dashboard: the app of the pages for people; None for none.
 
     Attributes:
-        refusals: requests that were refused for their token, by code; those of a flood that the log leaves unsaid, too.
+        refusals: requests that were refused for their token, by code, including those that the log leaves out.
     """
 
     def __init__(
@@ -148,7 +154,7 @@ class Gateway:
             await _reply(send, 503, "http.unavailable", "the server cannot answer now; try later", retry)
 
     def cut(self, code: str, address: str) -> None:
-        """Log that a connection was closed before it came to a request: each kind once a minute."""
+        """Log that a connection was closed before it sent a request: each kind once a minute."""
         turn = self._turn(code, "")
         if turn.due:
             before = f"; {turn.unsaid} more since the last such line" if turn.unsaid else ""
@@ -164,7 +170,7 @@ class Gateway:
         fleet = path in FLEET and method == "POST"
         scopes = ("fl:train",) if fleet else self._scopes(method, path)
         if scopes is None:
-            await _reply(answer, 404, "http.not_found", "there is nothing here", [])
+            await _reply(answer, 404, "http.not_found", "no such route", [])
             return
         address, member = scope["client"][0] if scope["client"] else "", None
         if scopes:
@@ -173,7 +179,7 @@ class Gateway:
         most = self._settings.max_body_mb << 20 if scopes else OPEN_BODY_BYTES
         body = await _whole(bounded(receive, most, self._settings.body_timeout_s))
         if body is None:
-            return  # whoever asked is gone
+            return  # the client is gone
         answer.nonce = self._verifier.nonce()
         if member is not None and path == ACTIVATE:
             await self._activate(scope, receive, answer, body, member)
@@ -181,14 +187,14 @@ class Gateway:
             await (self._flower if fleet else self._api)(scope, _again(body, receive), answer)
 
     async def _activate(self, scope: Any, receive: Any, answer: _Answer, body: bytes, member: RosterMember) -> None:
-        """Let a node log in. The session that its dead process left ends only if the node key signed the request."""
+        """Let a node log in. A session that its dead process left is ended only if the node key signed the request."""
         async with self._activating:
             if _signed(scope["headers"]):
                 await run_in_threadpool(self._login, member, _node_key(scope["headers"]))
             await self._flower(scope, _again(body, receive), answer)
 
     def _admit(self, scope: Any, scopes: Sequence[str], address: str) -> tuple[Principal, RosterMember | None]:
-        """Return who asks, if the request may pass, and on Flower's routes the member.
+        """Return the principal of a request that may pass, and on Flower's routes the member.
 
         Raises:
             TokenRefused: it may not; counted against the address, and logged.
@@ -199,9 +205,8 @@ class Gateway:
         try:
             wait_s = self._allowance.wait_s(address)
             if wait_s and not self._verifier.knows(headers):
-                raise TokenRefused(
-                    "auth.throttled", "too many refused requests", 429, [("retry-after", str(int(wait_s) + 1))]
-                )
+                retry = [("retry-after", str(int(wait_s) + 1))]
+                raise TokenRefused("auth.throttled", "too many refused requests from this address", 429, retry)
             principal = self._verified(scope["method"], sent, headers, scopes)
             if path in FLEET:
                 member = self._member_of(principal.issuer, principal.client_id)
@@ -213,7 +218,7 @@ class Gateway:
                 self._allowance.spend(address)
                 self._tell(refusal.code, member.name if member else "", address, path)
             if path in FLEET and refusal.status == 403:
-                refusal.status = 401  # Flower's nodes take 403 for the end of a run
+                refusal.status = 401  # Flower's nodes take 403 as the end of a run
             if refusal.code in ("auth.node_mismatch", "auth.client_revoked"):
                 challenge(refusal, "DPoP" if principal and principal.jkt else "Bearer")
             raise
@@ -238,7 +243,7 @@ class Gateway:
             raise TokenRefused("auth.client_revoked", "this member was revoked")
 
     def _tell(self, code: str, member: str, address: str, path: str) -> None:
-        """Log a refusal: at once, and then at most once a minute, with how many there were."""
+        """Log a refusal: the first at once, then at most one a minute, with the number of others."""
         turn = self._turn(code, member)
         if not turn.due:
             return
@@ -246,17 +251,17 @@ class Gateway:
         logger.warning("refused %s from %s", path, address, extra={"code": code, "member": member})
         try:
             self._note(code, member, {"path": _route(path), "more": turn.unsaid})
-        except Exception as error:  # a full disk: the refusal stands, written down or not
+        except Exception as error:  # a full disk: the request is refused, recorded or not
             self._say_broken(path, error)
 
     def _say_broken(self, path: str, error: Exception) -> None:
-        """Log what broke, each kind once a minute: a full disk meets every request."""
+        """Log an error, each kind once a minute: a full disk affects every request."""
         if self._turn(type(error).__name__, "").due:
             trace = None if isinstance(error, OSError | OperationalError) else error
             logger.error("%s could not be served: %s", path, str(error).partition("\n")[0], exc_info=trace)
 
     def _turn(self, code: str, member: str) -> Turn:
-        """Return whether it is time to say this: not within a minute of the last time."""
+        """Return whether this may be logged: it was not logged in the last minute."""
         with self._counting:
             now = time.monotonic()
             since, unsaid = self._quiet.get((code, member), (-QUIET_S, 0))
@@ -266,7 +271,7 @@ class Gateway:
 
 
 class _Answer:
-    """The way back: adds the nonce for the next proof; an app's own 500 is kept back, and ``broken`` says so."""
+    """The way back: adds the nonce for the next proof. It holds back an app's own 500, and sets ``broken``."""
 
     def __init__(self, send: Any) -> None:
         self._send = send
@@ -284,7 +289,7 @@ class _Answer:
 
 
 def _named(send: Any, request: str) -> Any:
-    """Return an ASGI ``send`` that says by which id our log knows the request."""
+    """Return an ASGI ``send`` that adds the request's id in our log."""
 
     async def named(message: Any) -> None:
         if message["type"] == "http.response.start":
@@ -296,7 +301,7 @@ def _named(send: Any, request: str) -> Any:
 
 
 async def _whole(receive: Any) -> bytes | None:
-    """Return a request's body, or None if whoever sent it has gone."""
+    """Return a request's body, or None if the client is gone."""
     parts: list[bytes] = []
     while True:
         message = await receive()
@@ -308,7 +313,7 @@ async def _whole(receive: Any) -> bytes | None:
 
 
 def _again(body: bytes, receive: Any) -> Any:
-    """Return an ASGI ``receive`` that gives a body that was read, and then what comes after it."""
+    """Return an ASGI ``receive`` that gives a body that was read already, and then what comes after it."""
     given = False
 
     async def received() -> Any:
@@ -322,7 +327,7 @@ def _again(body: bytes, receive: Any) -> Any:
 
 
 def _route(path: str) -> str:
-    """Return a path as it may stand in the audit log: the rest of ours is whatever a stranger chose to write.
+    """Return a path as it may go into the audit log: without the parts that a stranger may have chosen.
 
     >>> _route("/v1/fleet/pull-messages"), _route("/api/runs"), _route("/api/runs/anna@example.org/log")
     ('/v1/fleet/pull-messages', '/api/runs', '/api/runs/…')
@@ -332,12 +337,12 @@ def _route(path: str) -> str:
 
 
 def _node_key(headers: Headers) -> bytes:
-    """Return the PEM of the key that a Fleet request says it is signed with; Flower's app checks the signature."""
+    """Return the PEM of the key that a Fleet request claims to be signed with. Flower's app checks the signature."""
     return _field(headers, b"flwr-public-key")
 
 
 def _field(headers: Headers, name: bytes) -> bytes:
-    """Return what stands in a header in base64, or nothing if it is not there exactly once."""
+    """Return the decoded base64 of a header, or nothing if the header is not there exactly once."""
     found = [value for one, value in headers if one == name]
     if len(found) != 1:
         return b""
@@ -348,10 +353,10 @@ def _field(headers: Headers, name: bytes) -> bytes:
 
 
 def _signed(headers: Headers) -> bool:
-    """Return whether a Fleet request has its node key's signature; how old that is, Flower's app says."""
+    """Return whether a Fleet request has its node key's signature. Flower's app checks how old that is."""
     key = load_pem_public_key(_node_key(headers))
     stamp = next((value for name, value in headers if name == b"flwr-timestamp"), b"")
-    assert isinstance(key, ec.EllipticCurvePublicKey)  # it is a member's pinned one
+    assert isinstance(key, ec.EllipticCurvePublicKey)  # it is the pinned key of a member
     try:
         key.verify(_field(headers, b"flwr-signature"), stamp, ec.ECDSA(hashes.SHA256()))
     except InvalidSignature:
@@ -360,7 +365,7 @@ def _signed(headers: Headers) -> bool:
 
 
 def pin_of(pem: bytes) -> str | None:
-    """Return the pin of a node key's PEM, or None if it is none, or is spelt in another way than ours."""
+    """Return the pin of a node key's PEM; None if it is not such a key, or not in our spelling."""
     try:
         key = load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm):

@@ -1,4 +1,4 @@
-"""What a connection may take: how long, how much, how many from one address. uvicorn alone has no such limits."""
+"""Limits on connections: time, size, and number from one address. uvicorn alone has no such limits."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ...errors import TooMuch
 
 MAX_HEAD_BYTES = 64 << 10
 OPEN_FILES = 65_536
-# uvicorn warns of every request that is no HTTP: whoever sends many would fill the disk with it. Errors come through.
+# uvicorn warns of every request that is not HTTP, so a flood of them would fill the disk. Errors still come through.
 wire = logging.getLogger(f"{__name__}.wire")
 wire.setLevel(logging.ERROR)
 
 
 def take_all_files() -> None:
-    """Let this process open as many files as it may: connections before their handshake are counted nowhere else."""
+    """Let this process open as many files as allowed: nothing else counts connections before their handshake."""
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most)
     if now != resource.RLIM_INFINITY and now < wanted:
@@ -33,13 +33,13 @@ def take_all_files() -> None:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a connection may take, and who is told when it takes more.
+    """Limits on connections, and what is called when one exceeds them.
 
     Attributes:
-        head_timeout_s: for a request's head: from the first moment, and from a later request's first byte.
+        head_timeout_s: time for a request's head: from the connection's begin, or a later request's first byte.
         per_address: open connections of one address.
-        opened: how many there are now, by address.
-        cut: called with (code, address) for a connection that is closed for it: ``conn.head_timeout``,
+        opened: open connections now, by address.
+        cut: called with (code, address) when a connection is closed for a limit: ``conn.head_timeout``,
             ``conn.head_too_large``, ``conn.too_many``.
     """
 
@@ -69,7 +69,7 @@ class Limited(HttpToolsProtocol):
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Count it no more."""
+        """Stop counting the connection."""
         self._head_is_here()
         opened = self._bounds.opened
         opened[self._address] -= 1
@@ -78,9 +78,9 @@ class Limited(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; those of a head are counted."""
+        """Take bytes, and count those of a head."""
         whole = self.cycle is None or self.cycle.response_complete or not self.cycle.more_body
-        if whole and self._timer is None:  # what comes now is another head, though the answer may be under way
+        if whole and self._timer is None:  # another head begins, even if the answer is still under way
             self._await_head()
         if self._timer is not None:
             self._head_bytes += len(data)
@@ -114,14 +114,14 @@ def protocol(
     open_now: Counter[str] | None = None,
     cut: Callable[[str, str], None] = lambda _code, _address: None,
 ) -> type[asyncio.Protocol]:
-    """Return what makes an HTTP protocol for each connection, within :class:`Bounds`.
+    """Return a factory of HTTP protocols that keep within :class:`Bounds`, one for each connection.
 
     Args:
-        head_timeout_s, per_address, cut: see there.
-        open_now: where connections are counted, if somebody wants to know.
+        head_timeout_s, per_address, cut: as in :class:`Bounds`.
+        open_now: counter of open connections by address, if the caller needs it.
     """
     bounds = Bounds(head_timeout_s, per_address, Counter() if open_now is None else open_now, cut)
-    return cast("type[asyncio.Protocol]", partial(Limited, bounds))  # uvicorn calls it, and no more
+    return cast("type[asyncio.Protocol]", partial(Limited, bounds))  # uvicorn only calls it
 
 
 def bounded(receive: Callable[[], Any], max_bytes: int, timeout_s: float) -> Callable[[], Any]:
@@ -132,11 +132,11 @@ def bounded(receive: Callable[[], Any], max_bytes: int, timeout_s: float) -> Cal
     async def limited() -> Any:
         nonlocal got, whole
         if whole:
-            return await receive()  # waits for the end of the connection, as long as the reply takes
+            return await receive()  # waits for the end of the connection while the reply takes its time
         try:
             message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
         except TimeoutError:
-            raise TooMuch("http.body_timeout", "the request's body did not come in time", 408) from None
+            raise TooMuch("http.body_timeout", "the request's body did not arrive in time", 408) from None
         got += len(message.get("body", b""))
         whole = message["type"] != "http.request" or not message.get("more_body", False)
         if got > max_bytes:

@@ -1,7 +1,7 @@
-"""Keeps the loopback listener to this user: Flower's Runtime API trusts whoever reaches it, and shows tokens in ``ps``.
+"""Keeps other users from the loopback listener: Flower's Runtime API trusts every client, and shows tokens in ``ps``.
 
-The kernel tells whose socket the other end of a loopback connection is; nobody but this process's own user and root
-gets past the first byte.
+The kernel says which user owns the other end of a loopback connection. Only this process's own user and root get past
+the first byte.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ QUIET_S = 60.0
 
 
 def owner(theirs: Address, ours: Address, table: Iterable[str]) -> int | None:
-    """Return the user id of the other end of a connection, from the lines of /proc/net/tcp; None if nobody holds it.
+    """Return the user id of the other end of a connection, from the lines of /proc/net/tcp; None if unknown.
 
-    A socket that its process has closed is there without an inode, and as root's, whoever it was: it counts for nobody.
-    Both ends are compared, for one local port may lead to several places, of several users.
+    A socket that its process has closed is listed without an inode and as root's, whichever user had it, so it does not
+    count. Both ends are compared, because one local port may lead to several places of several users.
     """
     ends = [_shown(*theirs), _shown(*ours)]
     for line in table:
@@ -43,14 +43,15 @@ def _shown(address: str, port: int) -> str:
 
 
 class OwnUserOnly(HttpToolsProtocol):
-    """A connection from a process of this user or of root; any other is closed before it is read, and told of once a
-    minute: who may not come in may not fill the log either.
+    """A connection from a process of this user or of root. Any other is closed before it is read.
+
+    Refusals are logged once a minute, so that they do not fill the log.
     """
 
-    told = -QUIET_S  # when, of all connections
+    told = -QUIET_S  # when a refusal of any connection was last logged
 
     def connection_made(self, transport: Any) -> None:
-        """Look whose the other end is."""
+        """Check which user owns the other end."""
         super().connection_made(transport)
         user = None
         if self.client and self.server and self.server[1] is not None:
@@ -60,15 +61,15 @@ class OwnUserOnly(HttpToolsProtocol):
             transport.abort()
             if time.monotonic() - OwnUserOnly.told >= QUIET_S:
                 OwnUserOnly.told = time.monotonic()
-                known = "a user who did not wait" if user is None else f"user {user}"
-                logger.warning("the loopback listener refused a connection of %s", known)
+                known = "an unknown user" if user is None else f"user {user}"
+                logger.warning("the loopback listener refused a connection from %s", known)
 
 
 def check_supported() -> None:
-    """Check that the kernel says whose a socket is.
+    """Check that the kernel says who owns a socket.
 
     Raises:
         InputError: ``config.platform``.
     """
     if not TABLE.is_file():
-        raise InputError("config.platform", f"{TABLE} is missing; expected Linux, which tells whose a connection is")
+        raise InputError("config.platform", f"{TABLE} is missing; expected Linux, which tells who owns a connection")

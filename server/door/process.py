@@ -1,6 +1,6 @@
-"""The server process: Flower's SuperLink on loopback, our gateway with TLS in front of it, and the runs' supervisor.
+"""The server's process: Flower's SuperLink on loopback, our gateway with TLS in front of it, and the runs' supervisor.
 
-The SuperLink keeps its state in memory: what must outlive a crash is in ``moonflower.db``, and nodes log in again by
+The SuperLink keeps its state in memory. What must outlive a crash is in ``moonflower.db``, and nodes log in again by
 themselves.
 """
 
@@ -51,12 +51,12 @@ from .supervisor import Supervisor
 logger = logging.getLogger(__name__)
 HOLD_S = 5.0
 HANDSHAKE_S = 10.0
-EXPIRE_S = 600.0  # how often the server looks for envelopes that were kept long enough
+EXPIRE_S = 600.0  # how often the server looks for envelopes to delete
 YOUNG_S = 3600.0  # an envelope may be written before the row that says who needs it
 
 
 class _Loop(uvloop.Loop):
-    """An event loop that is not patient with whoever opens a connection and does not get on with TLS."""
+    """An event loop that closes connections whose TLS handshake takes too long."""
 
     async def create_server(self, *arguments: Any, **more: Any) -> Any:
         if more.get("ssl") is not None:
@@ -65,7 +65,7 @@ class _Loop(uvloop.Loop):
 
 
 class NoSignals(uvicorn.Server):
-    """One of several listeners in a process that has its own way with signals."""
+    """One of several listeners in a process that handles signals itself."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -81,8 +81,8 @@ def serve(config: ServerConfig, path: Path) -> None:
         path: its file; the ServerApp reads it too.
 
     Raises:
-        InputError: an address is taken, certificate, key or token cannot be read, the state is another process's,
-            the roster contradicts the state.
+        InputError: an address is taken; certificate, key or token cannot be read; another process uses the state; or
+            the config's members contradict the roster on record.
     """
     peers.check_supported()
     take_all_files()
@@ -112,7 +112,7 @@ async def _run(config: ServerConfig, state: State, sockets: Sockets, tls: ssl.SS
 
 @dataclass(frozen=True)
 class Sockets:
-    """What the server listens on: for members and desks, for its own ServerApp, and for whoever scrapes its metrics."""
+    """What the server listens on: for members and submitters, for its own ServerApp, and for scrapes of its metrics."""
 
     outer: socket.socket
     inner: socket.socket
@@ -120,14 +120,14 @@ class Sockets:
 
 
 class ServerProcess:
-    """The listeners of a server and what goes on beside them, on one event loop.
+    """The listeners of a server and its background tasks, on one event loop.
 
     Args:
         config: of the server.
         state: the coordinator's records.
         sockets: bound already.
-        tls: of the public listener, and of the metrics' where they are not on loopback.
-        token: that whoever scrapes the metrics shows; None where none is asked for.
+        tls: for the public listener, and for the metrics if they are not on loopback.
+        token: the token that a scrape of the metrics must show; None if none is required.
     """
 
     def __init__(
@@ -205,7 +205,7 @@ class ServerProcess:
         logger.info("listening on %s", self.url)
 
     async def _show(self) -> None:
-        """Show the metrics as soon as Flower has started: it can be asked who is connected then."""
+        """Show the metrics once Flower has started and can say who is connected."""
         while not (self._inside.started or self._beside.should_exit):
             await asyncio.sleep(0.05)
         if self._sockets.scraped is not None:
@@ -221,7 +221,7 @@ class ServerProcess:
 
 
 def _listener(app: Any, **more: Any) -> NoSignals:
-    """Return a listener that says what it says through our own log."""
+    """Return a listener that logs through our own log."""
     quiet: dict[str, Any] = {
         "log_level": "warning",
         "log_config": None,
@@ -251,12 +251,12 @@ def _dashboard(config: ServerConfig, api: Api, verifier: TokenVerifier, url: str
 
 
 async def _expire(state: State) -> None:
-    """Delete kept envelopes when their time is over, at the start and then now and again, until cancelled."""
+    """Delete kept envelopes when their time is over: at the start, and then from time to time until cancelled."""
     while True:
         try:
             gone = await asyncio.to_thread(state.expire, YOUNG_S)
             if gone:
-                logger.info("%d kept envelopes deleted: their time is over", gone)
+                logger.info("%d kept envelopes deleted: kept as long as the config says", gone)
         except OSError as error:
             logger.error("kept envelopes cannot be deleted: %s", error)
         await asyncio.sleep(EXPIRE_S)
@@ -272,7 +272,7 @@ def _tls(certificate: Path, key: Path) -> ssl.SSLContext:
         context.load_cert_chain(certificate, key)
     except (ssl.SSLError, OSError) as error:
         raise InputError(
-            "config.key", f"{certificate} and {key} are no certificate and key that fit: {error.args[-1]}"
+            "config.key", f"{certificate} and {key}: expected a certificate and its key: {error.args[-1]}"
         ) from None
     return context
 
@@ -286,7 +286,8 @@ def _bound(listen: str, setting: str = "server.listen") -> Iterator[socket.socke
         try:
             bound.bind((host.strip("[]"), int(port)))
         except OSError as error:
-            raise InputError("config.value", f"{setting} = {listen!r}: {error.strerror or error}") from None
+            why = error.strerror or error
+            raise InputError("config.value", f"{setting} = {listen!r}: cannot listen there: {why}") from None
         yield bound
 
 
@@ -302,12 +303,12 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _enter_roster(state: State, config: ServerConfig) -> None:
-    """Add the config's members to the roster; the roster on record is what counts."""
+    """Add the config's members to the roster. The roster on record is what counts."""
     with state.store.transaction() as db:
         gone = roster.revoked(db)
         for one in config.member:
             if one.name in gone:
-                logger.warning("member %s was revoked and stays so; remove it from the config", one.name)
+                logger.warning("member %s was revoked and stays revoked; remove it from the config", one.name)
                 continue
             assert one.client_id is not None
             roster.add(db, state.log, RosterMember(one.name, config.oauth.issuer, one.client_id, one.pin))

@@ -1,4 +1,4 @@
-"""How our routes say that something went wrong: a status, a code, a sentence."""
+"""Error replies of our routes: a status, a code, a sentence."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _STATUS = {
 
 
 def refusal(error: MoonflowerError) -> Response:
-    """Return the reply to what was refused; 409 where its code has no other status."""
+    """Return the reply to a refused request; status 409 unless its code has another one."""
     return error_reply(_STATUS.get(error.code, 409), error.code, str(error), error.hint)
 
 
 def error_reply(status: int, code: str, detail: str, hint: str = "") -> Response:
-    """Return a reply with a code and a sentence, and what helps if there is something."""
+    """Return a reply with a code, a sentence, and the hint if there is one."""
     return JSONResponse({"code": code, "detail": detail, **({"hint": hint} if hint else {})}, status)

@@ -1,6 +1,6 @@
-"""Sees to it that every accepted run comes to an end: starts its ServerApp, and starts it again when it has died.
+"""Brings every accepted run to its end: starts its ServerApp, and starts it again if it has died.
 
-A ServerApp says who it is by holding a lock on a file that carries its run; the kernel lets go of the lock when the
+A ServerApp identifies itself by holding a lock on a file that names its run. The kernel releases the lock when the
 process ends, however it ends, so nothing has to be guessed from heartbeats or process numbers. Runs are carried out
 one at a time, in the order in which they were accepted.
 """
@@ -32,21 +32,21 @@ logger = logging.getLogger(__name__)
 LOCK = "serverapp.lock"
 LOOK_S = 0.5
 WAIT_S = 30.0
-SPARE_BYTES = 1 << 20  # with less, SQLite or a model's file found no room
-START_S = 60.0  # a ServerApp that has not begun after this time has died before it could say so
+SPARE_BYTES = 1 << 20  # with less free space, a ServerApp probably died of a full disk
+START_S = 60.0  # a ServerApp that has not taken the lock after this time counts as dead
 
 
 class Flower(Protocol):
-    """What is asked of the SuperLink."""
+    """What the supervisor needs of the SuperLink."""
 
     def start(self, run: str) -> int:
         """Start a ServerApp for a run; returns Flower's id."""
 
     def is_over(self, flower_run: int) -> bool:
-        """Return whether it ended, by Flower's account."""
+        """Return whether a run is over, according to Flower."""
 
     def stop(self, flower_run: int) -> None:
-        """End it, by Flower's account."""
+        """End a run for Flower."""
 
     def revive(self) -> None:
         """Start SuperExec again if it has died."""
@@ -54,16 +54,16 @@ class Flower(Protocol):
 
 @contextlib.contextmanager
 def carrying(folder: Path, run: str) -> Iterator[None]:
-    """Hold the lock that says: this process carries out ``run``.
+    """Hold the lock that says that this process carries out ``run``.
 
     Raises:
-        Refused: ``run.busy``: another process does, and does not end.
+        Refused: ``run.busy``: another process holds the lock and does not end.
     """
     deadline = time.monotonic() + WAIT_S
     with (folder / LOCK).open("a+") as lock:
-        while not _taken(lock):  # a look of the supervisor takes it for a moment, too
+        while not _taken(lock):  # the supervisor takes it for a moment, too, when it looks
             if time.monotonic() > deadline:
-                raise Refused("run.busy", "another process carries out a run on this state")
+                raise Refused("run.busy", "another process is carrying out a run on this state folder")
             time.sleep(LOOK_S / 5)
         lock.truncate(0)
         lock.write(json.dumps({"run": run}))
@@ -72,10 +72,10 @@ def carrying(folder: Path, run: str) -> Iterator[None]:
 
 
 def end_with(server: int | None) -> None:
-    """Arrange that this ServerApp ends at once when process ``server`` is no more.
+    """Arrange that this ServerApp ends at once when process ``server`` ends.
 
-    Flower says so once, by an interrupt that a request which is tried again may swallow. A ServerApp that lives on
-    holds the lock, and the next server would wait for it for ever.
+    Flower sends one interrupt for this, and a retried request may swallow that. A ServerApp that lives on holds the
+    lock, and the next server would wait for it forever.
     """
     if server is None:
         return
@@ -119,7 +119,7 @@ class Supervisor:
     Args:
         state: the coordinator's records.
         flower: the SuperLink.
-        restarts: how often in a row a run is started again that brought no round to an end in between.
+        restarts: how often in a row a run is started again without a round that came to an end in between.
     """
 
     def __init__(self, state: State, flower: Flower, restarts: int) -> None:
@@ -138,13 +138,13 @@ class Supervisor:
             try:
                 await asyncio.to_thread(self.look)
             except Exception:  # a full disk, a locked database: the next look may do better
-                logger.exception("the runs could not be looked after; trying again")
+                logger.exception("could not check on the runs; trying again")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), LOOK_S)
             self._woken.clear()
 
     def look(self) -> None:
-        """Take one look: whatever should run and does not is started."""
+        """Look once, and start a run that should be running and is not."""
         self._flower.revive()
         carried = is_carried(self._state.folder)
         with self._state.store.read() as db:
@@ -164,7 +164,7 @@ class Supervisor:
                 return
             self._deaths = 0
         if waiting and not carried:
-            logger.info("its ServerApp is started", extra={"run": waiting[0]})
+            logger.info("starting its ServerApp", extra={"run": waiting[0]})
             self._started = _Started(waiting[0], self._flower.start(waiting[0]), time.monotonic())
 
     def _died(self, run: str) -> None:
@@ -188,7 +188,7 @@ class Supervisor:
         else:
             full = shutil.disk_usage(self._state.folder).free < SPARE_BYTES
             why = f" because the disk of {self._state.folder} is full" if full else ""
-            logger.warning("its ServerApp died%s; another one goes on where it was", why, extra={"run": run})
+            logger.warning("its ServerApp died%s; another one continues where it stopped", why, extra={"run": run})
 
 
 def _finished(db: Connection, run: str) -> int:

@@ -1,18 +1,19 @@
-"""The round certificate: one file from which a third party sees offline who summed what, and who signed the result.
+"""The round certificate: one file that shows a third party, offline, who summed what and who signed the result.
 
-It holds the log's entries that it relies on, each with its Merkle path to one signed checkpoint, and says the same
-again in plain fields. Pure: the log's records come in, no file is touched. What is checked, in order:
+It holds the log's entries that it relies on, each with its Merkle path to one signed checkpoint, and repeats their
+content in plain fields. This module is pure: it takes the log's records and touches no file. Checks, in order:
 
 1. the checkpoint is signed by the log's key, and every entry is under it;
-2. the circle: every name in it signed its digest, and the run's offer is its recipe; each card of the roster carries
-   the pin that the circle has for it, and, where whoever asks brings pins, the one that is given for it;
-3. the list: the context is of this run, circle, roster, plan and offer, and the list holds one envelope of every name;
-   the checkpoint that the context names, which its members had witnessed, is an earlier one of this very log;
-4. the statement is about this context and exactly these envelopes, and all names signed it;
+2. the circle: every member of it signed its digest, and the run's offer is its recipe; each card of the roster carries
+   the pin that the circle has for it, and the pin that the caller gives for it, if any;
+3. the list: the context is of this run, circle, roster, plan and offer, and the list holds one envelope of every
+   member; the checkpoint that the context names, which its members had witnessed, is an earlier one of this log;
+4. the statement is about this context and exactly these envelopes, and all members signed it;
 5. the verdict follows from the votes, and every vote is signed;
-6. the plain fields are what the entries say.
+6. the plain fields equal the content of the entries.
 
-The sum is the coordinator's own word: members check it by their functionals, auditors with ``recompute``.
+A certificate does not prove the sum, which is the coordinator's claim. Members check it with their functionals, and
+auditors with ``recompute``.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class ClosedSet:
-    """A list as the log has it.
+    """A list as it is in the log.
 
     Attributes:
         offer: what the run carries.
         context: the RoundContext's fields, as its version of moonflower wrote them.
-        roster: the cards of everybody in the circle.
+        roster: the cards of all members of the circle.
         headers: member → digest of its envelope's header.
         sum: SHA-256 of the sealed sum's residues.
     """
@@ -60,7 +61,7 @@ class ClosedSet:
 
     @property
     def members(self) -> tuple[str, ...]:
-        """Everybody in the sum, sorted."""
+        """All members in the sum, sorted."""
         return tuple(sorted(self.headers))
 
 
@@ -71,7 +72,7 @@ class LoggedVerdict:
     Attributes:
         status: ``promoted``, ``kept``, ``refused`` or ``failed``.
         code: why, or "".
-        votes: member → its word, one of ``gate.VOTES``; empty where the round failed.
+        votes: member → its vote, one of ``gate.VOTES``; empty if the round failed.
     """
 
     status: str
@@ -84,10 +85,10 @@ class Certified:
     """What a certificate proves.
 
     Attributes:
-        closed: the list and what it was about.
+        closed: the list and its context.
         statement: what the openers signed.
         proof: its bytes, with every signature and vote.
-        verdict: of the gate; None for statistics and tallies, and where the log has none yet.
+        verdict: of the gate; None for statistics and tallies, and if the log has none yet.
         witnessed: entries of the log that its members had witnessed when they sealed.
         checkpoint: of the log.
     """
@@ -123,19 +124,19 @@ class Certified:
 def build_certificate(
     records: Iterable[Record], number: int, purpose: str, verifier: Verifier, run: str = ""
 ) -> dict[str, Any]:
-    """Return the certificate of a sum that was opened, as JSON-able values; it verifies.
+    """Return a valid certificate of a sum that was opened, as JSON-able values.
 
     Args:
         records: of the whole log.
         number: of the round; 0 for statistics.
         purpose: of the sum: a round may have an update and tallies.
         verifier: the log's key.
-        run: needed where several runs have such a sum, as every run has statistics.
+        run: needed if several runs have such a sum. Every run has statistics, for example.
 
     Raises:
-        InputError: ``config.round``: there is none, or more than one.
+        InputError: ``config.round``: no such sum, or several.
         AuditError: an entry cannot be read.
-        Refused: ``audit.*``: what the log says does not hold together.
+        Refused: ``audit.*``: the log contradicts itself.
     """
     evidence = gather(records, number, purpose, run)
     certified = _certified(evidence, verifier)
@@ -143,32 +144,32 @@ def build_certificate(
 
 
 def verify_certificate(certificate: Any, verifier: Verifier, pins: Mapping[str, str] | None = None) -> Certified:
-    """Return what a certificate proves, once everything about it is right. It may come from an adversary.
+    """Return what a certificate proves, after all checks. It may come from an adversary.
 
     Args:
-        certificate: as it was parsed from JSON.
+        certificate: as parsed from JSON.
         verifier: the log's key.
-        pins: member → pin, of everybody in the sum at least; None takes the log's word for who they are.
+        pins: member → pin, at least for all members in the sum; None trusts the log for who they are.
 
     Raises:
         Refused: ``audit.certificate``: of another form, or its parts do not belong together; ``audit.signature``: not
-            this log's; ``audit.entry``: an entry is not in the log; ``audit.fork``: the log is not the one that the
-            members witnessed; ``audit.openers``: not everybody signed, or a signature is wrong; ``audit.pin``: a member
-            is not pinned, or by another pin.
+            signed by this log; ``audit.entry``: an entry is not in the log; ``audit.fork``: the log is not the one that
+            the members witnessed; ``audit.openers``: a signature is missing or wrong; ``audit.pin``: a member has no
+            pin, or another one.
     """
     if not isinstance(certificate, dict) or certificate.get("version") != VERSION:
         raise bad(f"expected a certificate of version {VERSION}")
     certified = _certified(certificate, verifier)
     evidence = {name: certificate[name] for name in ("entries", "growth", "checkpoint")}
     if canonical({**certified.as_dict(), **evidence}) != canonical(certificate):
-        raise bad("its plain fields are not what its entries say")
+        raise bad("its plain fields differ from its entries")
     if pins is not None:
         _check_pins(certified.closed, pins)
     return certified
 
 
 def proved_set(evidence: Any, verifier: Verifier) -> ClosedSet:
-    """Return the set that entries from :func:`gather` are about, once they are found to be in the log.
+    """Return the list that entries from :func:`gather` are about, after checking that they are in the log.
 
     Raises:
         Refused: ``audit.*``, as for a certificate.
@@ -188,14 +189,14 @@ def _certified(evidence: Mapping[str, Any], verifier: Verifier) -> Certified:
         ends = [entry for entry in entries if entry.event in ("judged", *ENDS)]
         verdict = _verdict(ends, closed, said, proof) if ends else None
     except ODD:
-        raise bad("an entry has another form") from None
+        raise bad("an entry has an unexpected form") from None
     except Refused as error:
         raise error if error.code.startswith("audit.") else bad(str(error)) from None
     return Certified(closed, said, proof, verdict, witnessed, checkpoint)
 
 
 def _proved(evidence: Any, verifier: Verifier) -> tuple[list[LogEntry], Checkpoint, list[bytes]]:
-    """Return the entries that are under the checkpoint, in the order of the log, and what it proves of growth."""
+    """Return the entries, checked to be under the checkpoint, in the log's order; the checkpoint; the growth proof."""
     try:
         note, listed = evidence["checkpoint"], evidence["entries"]
         claimed = [(item["index"], item["entry"].encode(), _hashes(item["proof"])) for item in listed if len(item) == 3]
@@ -207,7 +208,7 @@ def _proved(evidence: Any, verifier: Verifier) -> tuple[list[LogEntry], Checkpoi
             raise ValueError("another index")
         steps = [STEPS.index(entry.event) for entry in entries]
     except ODD:
-        raise bad("expected a list of entries, each with its index and its path, and a checkpoint") from None
+        raise bad("expected a checkpoint, and entries each with its index and Merkle path") from None
     checkpoint = open_checkpoint(note, verifier)
     for index, data, path in claimed:
         merkle.verify_inclusion(merkle.leaf_hash(data), index, checkpoint.size, path, checkpoint.root)
@@ -219,49 +220,49 @@ def _proved(evidence: Any, verifier: Verifier) -> tuple[list[LogEntry], Checkpoi
 def _closed(
     entries: Sequence[LogEntry], checkpoint: Checkpoint, growth: Sequence[bytes], verifier: Verifier
 ) -> tuple[ClosedSet, int]:
-    """Return the set, and how much of the log its members had witnessed."""
+    """Return the list, and how much of the log its members had witnessed."""
     try:
         run_began, began, closing = (named(entries, name) for name in ("run_began", "seats_taken", "set_closed"))
         context, headers = closing.details["context"], closing.details["headers"]
         raw_offer = run_began.details["offer"]
         of_circle = [entry for entry in entries if entry.event in OF_CIRCLE]
         if len({str(entry.value["run"]) for entry in entries if entry not in of_circle} | {context["run"]}) != 1:
-            raise bad("its entries are of several runs")
+            raise bad("its entries belong to several runs")
         enrolled = [entry for entry in entries if entry.event == "enrolled"]
         circle = _circle(of_circle)
         roster = parse_roster([entry.details["card"] for entry in enrolled], circle.pins)
         if {entry.value["member"]: entry.details["pin"] for entry in enrolled} != circle.pins:
-            raise bad("the pins of its members are not those of the circle")
+            raise bad("the pins of its members differ from those of the circle")
         if not roster.digest == began.details["roster"] == context["roster"]:
-            raise bad("the cards are not the roster of the context")
+            raise bad("the cards differ from the roster of the context")
         seats = tuple(began.details[name] for name in ("circle", "crypto", "key"))
         if tuple(context[name] for name in ("circle", "crypto", "key")) != seats:
-            raise bad("circle, plan or key of the context are not those under which seats were taken")
+            raise bad("circle, plan or key of the context differ from those under which members took their seats")
         offer = parse(Offer, raw_offer, where="the run's offer")
         chosen = circle.offer(offer.training.seed, offer.training.rounds, offer.start)
         agreed = circle.federation, circle.digest, digest(raw_offer)
         if agreed != (context["federation"], context["circle"], context["offer"]) or digest(chosen) != digest(
             raw_offer
         ):
-            raise bad("the context is not that of the run's offer and circle")
+            raise bad("the context differs from the run's offer or circle")
         numbers = {entry.value["number"] for entry in entries if entry.event not in (*OF_CIRCLE, *OF_RUN)}
         if numbers != {context["number"]} or purpose_of(closing) != context["purpose"]:
             raise bad("its entries are about several sums")
         if not {*headers} == {*roster.names} == {*circle.names}:
-            raise bad("the list does not hold one envelope of everybody in the circle")
+            raise bad("the list does not hold one envelope of every member of the circle")
         witnessed = _witnessed(context["checkpoint"], checkpoint, growth, verifier)
         if not began.index < witnessed <= closing.index:
-            raise bad("what its members had witnessed is not of the time between seats and sum")
+            raise bad("the checkpoint that its members witnessed is not from between seats and list")
         _hashes([closing.details["sum"], *headers.values()])
     except ODD:
-        raise bad("an entry has another form") from None
+        raise bad("an entry has an unexpected form") from None
     except (InputError, Refused) as error:
         raise error if error.code.startswith("audit.") else bad(str(error)) from None
     return ClosedSet(offer, context, roster, headers, closing.details["sum"]), witnessed
 
 
 def _circle(entries: Sequence[LogEntry]) -> Circle:
-    """Return the circle, once every name in it is found to have signed it."""
+    """Return the circle, after checking that every member of it signed it."""
     proposed = named(entries, "circle_proposed")
     signed = SignedCircle.parse(
         {
@@ -274,16 +275,16 @@ def _circle(entries: Sequence[LogEntry]) -> Circle:
         }
     )
     if signed.missing or {entry.details["circle"] for entry in entries} != {signed.circle.digest}:
-        raise bad("not every name in the circle signed it")
+        raise bad("not every member of the circle signed it")
     return signed.circle
 
 
 def _witnessed(label: str, checkpoint: Checkpoint, growth: Sequence[bytes], verifier: Verifier) -> int:
-    """Return the size of the tree that a context names, once it is found to be an earlier state of this log."""
+    """Return the size of the tree that a context names, after checking that it is an earlier state of this log."""
     size_text, root_text, key = label.split(" ", 2)
     size, (root,) = int(size_text), _hashes([root_text])
     if key != verifier.text():
-        raise Refused("audit.signature", f"its members witnessed the log of key {key}, expected {verifier.text()}")
+        raise Refused("audit.signature", f"its members witnessed the log of key {key}; expected {verifier.text()}")
     if label != checkpoint_label(key, size, root):
         raise ValueError("another spelling")
     merkle.verify_consistency(size, checkpoint.size, growth, root, checkpoint.root)
@@ -304,9 +305,9 @@ def _check_statement(said: Statement, opened: LogEntry, closed: ClosedSet) -> No
         raise bad("the statement is about another context")
     clear = said.federation, said.run, said.number, said.purpose, said.base
     if clear != tuple(context[name] for name in ("federation", "run", "number", "purpose", "base")):
-        raise bad("the statement's plain fields are not those of its context")
+        raise bad("the statement's plain fields differ from its context")
     if said.members != closed.members or said.headers != list_digest(headers.values()):
-        raise bad("the statement is about other envelopes than the list's")
+        raise bad("the statement is about other envelopes than those of the list")
 
 
 def _check_openers(proof: Proof, closed: ClosedSet) -> None:
@@ -317,23 +318,23 @@ def _check_openers(proof: Proof, closed: ClosedSet) -> None:
 
 
 def _verdict(entries: Sequence[LogEntry], closed: ClosedSet, said: Statement, proof: Proof) -> LoggedVerdict:
-    """Return how the round ended, once that is found to follow from signed votes."""
-    end = only([entry for entry in entries if entry.event in ENDS], "an end of the round")
+    """Return how the round ended, after checking that this follows from signed votes."""
+    end = only([entry for entry in entries if entry.event in ENDS], "one end of the round")
     code = end.value.get("code", "")
     if said.purpose != UPDATE.name:
         raise bad("only an update has a verdict")
     if end.event == "failed":
         if len(entries) != 1 or not code:
-            raise bad("a round that failed has no votes and says why")
+            raise bad("a failed round must have a code and no votes")
         return LoggedVerdict("failed", code, {})
     judged = only([entry for entry in entries if entry.event == "judged"], "votes")
     votes = judged.details["votes"]
     if (votes, judged.details["best"]) != (proof.votes, proof.best):
-        raise bad("the votes are not those that everybody signed")
+        raise bad("the votes differ from those that the members signed")
     counted = gate.judge(
         votes,
         said.norm,
-        (),  # earlier norms stand in other certificates: a verdict for their sake is the coordinator's word here
+        (),  # earlier norms are in other certificates: a verdict because of them is the coordinator's claim here
         in_range=said.in_range,
         settings=closed.offer.gate,
     )
@@ -345,10 +346,10 @@ def _verdict(entries: Sequence[LogEntry], closed: ClosedSet, said: Statement, pr
 
 
 def _hashes(texts: Iterable[str]) -> list[bytes]:
-    """Return 32-byte hashes that are written in the one spelling of ours.
+    """Return 32-byte hashes from lower-case hexadecimal.
 
     Raises:
-        ValueError: they are not.
+        ValueError: another form.
     """
     found = [bytes.fromhex(text) for text in texts]
     if any(len(node) != merkle.HASH_BYTES for node in found) or [node.hex() for node in found] != list(texts):

@@ -1,6 +1,6 @@
-"""The log's entries about one sum, with their Merkle paths: what a round certificate is made of. Nothing is checked.
+"""The log's entries about one sum, with their Merkle paths: the content of a round certificate, unchecked.
 
-Pure: the log's records come in, no file is touched.
+This module is pure: it takes the log's records and touches no file.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ STEPS = (
     "refused",
     "failed",
 )
-"""Events that a certificate relies on, in the order in which a round logs them; the last four exclude each other."""
+"""Events that a certificate relies on, in the order in which a round logs them. Only one of the last four occurs."""
 OF_CIRCLE, OF_RUN, ENDS = STEPS[:2], STEPS[2:5], STEPS[8:]
-ODD = (LookupError, TypeError, ValueError, AttributeError, RecursionError)  # of reading JSON of another form
+ODD = (LookupError, TypeError, ValueError, AttributeError, RecursionError)  # raised when JSON has another form
 
 
 @dataclass(frozen=True)
 class LogEntry:
-    """One entry of the log: where it stands, its bytes, and what they say."""
+    """One entry of the log: its index, its bytes, and their content."""
 
     index: int
     data: bytes
@@ -50,7 +50,7 @@ class LogEntry:
 
     @property
     def details(self) -> Mapping[str, Any]:
-        """What the event is about."""
+        """The details of the event."""
         found: Mapping[str, Any] = self.value["details"]
         return found
 
@@ -64,8 +64,8 @@ def gather(
 ) -> dict[str, Any]:
     """Return the entries about a sum with their Merkle paths, unchecked; see ``certificate.build_certificate``.
 
-    ``last`` tells how far the sum has to have come: closed is enough to add it up again. Where a sum was closed or
-    opened more than once, after a restart, the last time counts.
+    ``last`` is the step that the sum must have reached; ``set_closed`` is enough to add it up again. If a sum was
+    closed or opened more than once, after a restart, the last time counts.
     """
     tree, note, found = merkle.Tree(), "", list[LogEntry]()
     for at, record in enumerate(records):
@@ -84,7 +84,7 @@ def gather(
         chosen = _choose(found, number, purpose, run, last)
         growth = tree.consistency(_witnessed(named(chosen, "set_closed")))
     except ODD:
-        raise bad(f"the log's entries of round {number} have another form; another version wrote them") from None
+        raise bad(f"the log's entries of round {number} have an unexpected form; another version wrote them") from None
     return {
         "entries": [
             {
@@ -111,9 +111,10 @@ def _choose(found: Sequence[LogEntry], number: int, purpose: str, run: str, last
         where = f" of run {run!r}" if run else ""
         if runs:
             raise InputError(
-                "config.round", f"{len(runs)} runs {done} {purpose} {number}; choose one: {', '.join(runs)}"
+                "config.round", f"{len(runs)} runs {done} {purpose} of round {number}; choose one: {', '.join(runs)}"
             )
-        raise InputError("config.round", f"no sum was {done} as {purpose} {number}{where}; see moonflower audit show")
+        what = f"no sum was {done} as {purpose} of round {number}{where}"
+        raise InputError("config.round", f"{what}; see moonflower audit show")
     of_run = [entry for entry in found if entry.value.get("run") == runs[0]]
     opened = [sums[-1]] if last == "opened" else []
     if opened:
@@ -138,20 +139,20 @@ def _choose(found: Sequence[LogEntry], number: int, purpose: str, run: str, last
 
 
 def _witnessed(closed: LogEntry) -> int:
-    """Return how much of the log a sum is bound to; seats may have been taken anew since, after a restart."""
+    """Return how much of the log a sum is bound to. Members may have taken seats again later, after a restart."""
     return int(closed.details["context"]["checkpoint"].split(" ", 1)[0])
 
 
 def named(entries: Iterable[LogEntry], event: str) -> LogEntry:
     """Return the one entry of an event; see :func:`only`."""
-    return only([entry for entry in entries if entry.event == event], f"an entry {event!r}")
+    return only([entry for entry in entries if entry.event == event], f"one entry {event!r}")
 
 
 def only(found: Sequence[LogEntry], what: str) -> LogEntry:
-    """Return the one entry that was found.
+    """Return the only entry that was found.
 
     Raises:
-        Refused: ``audit.certificate``: there is none, or there are several.
+        Refused: ``audit.certificate``: no entry, or several.
     """
     if len(found) != 1:
         raise bad(f"expected {what}, got {len(found)}")
@@ -168,5 +169,5 @@ def _context_of(entry: LogEntry) -> str:
 
 
 def bad(reason: str) -> Refused:
-    """Return the refusal of what is no certificate, or does not hold together."""
-    return Refused("audit.certificate", f"not a certificate that holds together: {reason}")
+    """Return the refusal of an invalid certificate."""
+    return Refused("audit.certificate", f"not a valid certificate: {reason}")

@@ -1,18 +1,18 @@
-"""What a coordinator's process can make of envelopes: it checks and adds them as a round does, then tries to read them.
+"""What a coordinator's process can read from envelopes: it checks and adds them like a round, then tries to read them.
 
-``moonflower doctor`` starts it as a process of its own (``python -m moonflower.server.evidence.onlooker``), with
-envelopes of a canary update that it also tells it. So it knows what to look for, which a coordinator does not, and has
-what a coordinator has: envelopes, cards, context, plan. It imports what this room may import, which holds no key and
-no SEAL.
+``moonflower doctor`` starts it as a process of its own (``python -m moonflower.server.evidence.onlooker``), and gives
+it envelopes of a canary update together with that update. It has what a coordinator has: envelopes, cards, context and
+plan. Unlike a coordinator, it knows what to look for. It imports only what this package may import, which holds no key
+and no SEAL.
 
-It tries what reads an update that is not sealed, or sealed badly:
+It tries what would read an update that is not sealed, or is sealed badly:
 
-1. the canary's bytes, in every form in which it exists before it is sealed;
-2. coefficients that are the plaintext, or the plaintext and an error: encryption without a key;
+1. the canary's bytes, in every form that it has before it is sealed;
+2. coefficients that are the plaintext, or the plaintext plus an error: encryption without a key;
 3. two envelopes of one canary that differ by errors only: one key used twice;
 4. residues that are not uniform over [0, p): chi-square over 64 equal cells, and over the residues mod 64.
 
-That it fails shows that these ways are shut. It is no proof of security: that is the lattice problem's.
+If it fails, these ways are closed. That does not prove security, which rests on the lattice problem.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Words = NDArray[np.uint64]
 
 
 def look(envelopes: Sequence[bytes], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a coordinator gets out of envelopes of one canary, and their sum.
+    """Return what a coordinator can read from envelopes of one canary, and their sum.
 
     Args:
         envelopes: of two members or more, all of the same canary.
@@ -53,10 +53,10 @@ def look(envelopes: Sequence[bytes], known: Mapping[str, Any]) -> dict[str, Any]
 
     Returns:
         ``total`` (base64); ``needles``: how many forms of the canary were found; ``read``: try → share of coefficients
-        that it reads; ``chi_square``: the largest; ``modules``: forbidden ones that this process has loaded.
+        that it reads; ``chi_square``: the largest; ``modules``: forbidden modules that this process has loaded.
 
     Raises:
-        MoonflowerError: an envelope is not one of this context.
+        MoonflowerError: an envelope does not belong to this context.
     """
     plan = Plan(**{**known["plan"], "primes": tuple(known["plan"]["primes"])})
     context, lanes = RoundContext(**known["context"]), int(known["lanes"])
@@ -89,7 +89,7 @@ def joined(plan: Plan, residues: Sequence[Words]) -> list[int]:
 
 
 def tries(coefficients: Sequence[Sequence[int]], plaintext: Sequence[int], plan: Plan) -> dict[str, float]:
-    """Return, for each way to read a plaintext out of two sealed vectors without a key, the share that it reads.
+    """Return, for each way to read a plaintext from two sealed vectors without a key, the share that it reads.
 
     >>> plan = Plan(1024, (40961,), 1, 8, 9, 2)
     >>> rows = list(range(100))
@@ -131,7 +131,7 @@ def is_blind(found: Mapping[str, Any]) -> bool:
 
 
 def main() -> None:
-    """Read one line of JSON, answer with one, and stay until the input ends, so that the memory can be looked at."""
+    """Read one line of JSON, answer with one, and wait for the end of input, so that the memory can be inspected."""
     asked = json.loads(sys.stdin.readline())
     envelopes = [base64.b64decode(one) for one in asked.pop("envelopes")]
     try:

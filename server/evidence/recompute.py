@@ -1,7 +1,7 @@
-"""Adding a round's sum up again from kept envelopes: the auditor's check of the coordinator's arithmetic. Pure but for
-reading the envelopes, one at a time.
+"""Adds a round's sum up again from kept envelopes, which checks the coordinator's arithmetic.
 
-It shows that the coordinator added exactly what everybody signed. It opens nothing: no key is needed, and none is here.
+It shows that the coordinator added exactly what the members signed. It opens nothing: no key is needed, and none is
+here. The module is pure except for reading the envelopes, one at a time.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from .certificate import ClosedSet
 
 
 def recompute(closed: ClosedSet, kept: Callable[[str], RawEnvelope]) -> str:
-    """Return the SHA-256 of the sum of everybody's envelopes, which is the logged one, bit for bit.
+    """Return the SHA-256 of the sum of all members' envelopes, after checking that it equals the logged one.
 
     Args:
-        closed: the list as the log has it.
-        kept: the envelope with a header digest, as it lies there.
+        closed: the list as it is in the log.
+        kept: returns the kept envelope with a header digest, unchecked.
 
     Raises:
-        Refused: ``audit.envelope``: one is missing or is not what its member signed for this sum, named by its member;
-            ``audit.sum``: the sum is another one than the logged.
+        Refused: ``audit.envelope``: an envelope is missing or is not what its member signed for this sum (the message
+            names the member); ``audit.sum``: the sum differs from the logged one.
     """
     try:
         context, found_plan = RoundContext(**closed.context), dict(closed.context["crypto"])
         plan = Plan(**{**found_plan, "primes": tuple(found_plan["primes"])})
     except (TypeError, KeyError, InputError):
-        raise Refused("audit.certificate", "the round's context is of another version of moonflower") from None
+        raise Refused("audit.certificate", "another version of moonflower wrote the round's context") from None
     running: Sum | None = None
     for member in closed.members:
         card, header = closed.roster.card(member), closed.headers[member]
@@ -41,7 +41,7 @@ def recompute(closed: ClosedSet, kept: Callable[[str], RawEnvelope]) -> str:
             signed, body = split(raw)
             if signed.digest != header:
                 raise Refused("audit.envelope", f"its header's digest is {signed.digest}, the log has {header}")
-            if running is None:  # the log does not hold the model's size: the first body's has to be everybody's
+            if running is None:  # the log does not hold the model's size: all bodies must have the first one's
                 running = Sum(plan, _lanes(plan, len(body)))
             envelope = check(raw, card, context, running.body_bytes)
             running.add(envelope.body)
@@ -54,6 +54,6 @@ def recompute(closed: ClosedSet, kept: Callable[[str], RawEnvelope]) -> str:
 
 
 def _lanes(plan: Plan, body_bytes: int) -> int:
-    """Return the fewest lanes of a vector whose sealed form has this length, or a shorter one where there is none."""
+    """Return the fewest lanes of a vector whose sealed form has this length, or the nearest shorter length."""
     travelling = 8 * body_bytes // plan.coefficient_bits
     return max(1, (travelling - plan.zeros - 7) * plan.lanes + 1)

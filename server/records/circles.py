@@ -1,7 +1,7 @@
-"""Circles as the coordinator keeps them: proposed, signed one by one, begun; and farewells. All are in the log.
+"""Circles as the coordinator keeps them: proposed, signed one by one, begun; and farewells. All of it is in the log.
 
-The coordinator relays and decides nothing: a member believes the signatures, and counts its own days
-(``client/standing.py``). What is refused here is what no honest member would sign or believe.
+The coordinator relays and decides nothing: a member believes signatures only, and counts its own days
+(``client/standing.py``). The coordinator refuses only what no honest member would sign or believe.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .models import Models
 DAY_S = 86400.0
 JUMP = 100
 MAX_PROPOSED = 16
-"""Circles that can be waiting for signatures at once."""
+"""Most circles that can wait for signatures at once."""
 _circles = Table(
     "circles",
     metadata,
@@ -55,7 +55,7 @@ _farewells = Table(
 
 
 def board(db: Connection, now: float) -> CircleBoard:
-    """Return what there is of circles."""
+    """Return the living circle, the open proposals and the farewells."""
     column, living = _circles.c, living_circle(db)
     number = living.circle.number if living is not None else 0
     rows = db.execute(select(column.digest).where(column.number > number).order_by(column.number)).scalars()
@@ -69,7 +69,7 @@ def board(db: Connection, now: float) -> CircleBoard:
 
 
 def living_circle(db: Connection) -> SignedCircle | None:
-    """Return the circle that began last, with all signatures; None: none did."""
+    """Return the circle that began last, with all signatures; None if none has begun."""
     column = _circles.c
     found = db.execute(select(column.digest).where(column.begun).order_by(column.number.desc()).limit(1))
     digest = found.scalar_one_or_none()
@@ -77,21 +77,21 @@ def living_circle(db: Connection) -> SignedCircle | None:
 
 
 def living_digest(db: Connection) -> str:
-    """Return the digest of the circle that began last; "" for none."""
+    """Return the digest of the circle that began last; "" if none has begun."""
     column = _circles.c
     found = db.execute(select(column.digest).where(column.begun).order_by(column.number.desc()).limit(1))
     return str(found.scalar_one_or_none() or "")
 
 
 def signed(db: Connection, digest: str) -> SignedCircle:
-    """Return a circle with the signatures that there are.
+    """Return a circle with its signatures so far.
 
     Raises:
-        Refused: ``circle.differs``: there is none with this digest.
+        Refused: ``circle.differs``: no circle has this digest.
     """
     document = db.execute(select(_circles.c.document).where(_circles.c.digest == digest)).scalar_one_or_none()
     if document is None:
-        raise Refused("circle.differs", f"there is no circle {digest[:16]} here")
+        raise Refused("circle.differs", f"no circle {digest[:16]} at this server")
     rows = select(_signatures).where(_signatures.c.circle == digest).order_by(_signatures.c.member)
     signatures = {row.member: Signature.parse(json.loads(row.document)) for row in db.execute(rows)}
     return SignedCircle(_parsed(document), signatures)
@@ -99,24 +99,25 @@ def signed(db: Connection, digest: str) -> SignedCircle:
 
 @lru_cache(maxsize=64)
 def _parsed(document: str) -> Circle:
-    """Return a circle that was found to be one when it was kept; pages and runs look at the same ones."""
+    """Return a circle from its document, which was checked when it was kept. Pages and runs use the same few."""
     return Circle.parse(json.loads(document))
 
 
 def propose(db: Connection, log: Log, circle: Circle, now: float) -> None:
-    """Keep a proposed circle; the same one again changes nothing.
+    """Keep a proposed circle. Proposing it again changes nothing.
 
     Raises:
-        Refused: ``circle.changed``: the number was taken meanwhile, or too many wait for signatures.
+        Refused: ``circle.changed``: the number is taken or too high, or too many circles wait for signatures.
     """
     if db.execute(select(_circles.c.digest).where(_circles.c.digest == circle.digest)).first() is not None:
         return
     there = board(db, now)
     expected = there.newest + 1
-    if not expected <= circle.number <= expected + JUMP:  # whoever proposes must not use the numbers up
-        raise Refused("circle.changed", f"circle {circle.number}: expected {expected}, or at most {JUMP} more")
+    if not expected <= circle.number <= expected + JUMP:  # a proposal must not use the numbers up
+        span = f"a number from {expected} to {expected + JUMP}"
+        raise Refused("circle.changed", f"circle {circle.number}: expected {span}")
     if len(there.proposed) >= MAX_PROPOSED:
-        raise Refused("circle.changed", f"{MAX_PROPOSED} circles wait for signatures; expected fewer before another")
+        raise Refused("circle.changed", f"{MAX_PROPOSED} circles wait for signatures already, the most allowed")
     row = {"digest": circle.digest, "number": circle.number, "proposed_s": now, "begun": False}
     db.execute(insert(_circles).values({**row, "document": canonical(circle.as_dict()).decode()}))
     words = Act.between(there.living.circle if there.living else None, circle).words()
@@ -124,23 +125,23 @@ def propose(db: Connection, log: Log, circle: Circle, now: float) -> None:
 
 
 def check_door(db: Connection, circle: Circle) -> None:
-    """Check that every name in a circle is let in at this server's door with the pin that the circle has for it.
+    """Check that every member of a circle is on this server's roster, with the pin that the circle has for it.
 
     Raises:
-        Refused: ``circle.differs``: names the first that is not.
+        Refused: ``circle.differs``: names the first member that is not.
     """
     known, revoked = {one.name: one.pin for one in roster.members(db)}, roster.revoked(db)
     for name, pin in circle.members:
         if name not in known:
             hint = "moonflower member add CARD, at the server"
-            raise Refused("circle.differs", f"{name!r} is not let in at this server's door", hint=hint)
+            raise Refused("circle.differs", f"{name!r} is not on this server's roster", hint=hint)
         if known[name] != pin or name in revoked:
-            what = "was revoked" if name in revoked else f"is let in with the pin {known[name]}, not {pin}"
+            what = "was revoked" if name in revoked else f"has the pin {known[name]} on the roster, not {pin}"
             raise Refused("circle.differs", f"{name!r} {what}", hint="moonflower member add CARD, at the server")
 
 
 def check_start(db: Connection, models: Models, circle: Circle) -> None:
-    """Check that the version from which a circle starts is here, whole, and what the circle says of it.
+    """Check that the version from which a circle starts is here, is intact, and is the one that the circle names.
 
     Raises:
         Refused: ``base.unknown``.
@@ -151,27 +152,27 @@ def check_start(db: Connection, models: Models, circle: Circle) -> None:
     promoted = any(one.sha256 == start.sha256 and one.verdict == "promoted" for one in models.entries(db))
     if not (start.sha256 in models.imports(db) if start.imported else promoted):
         kind = "imported file" if start.imported else "promoted version"
-        raise Refused("base.unknown", f"there is no {kind} {start.sha256[:16]} at this server to start from")
+        raise Refused("base.unknown", f"this server has no {kind} {start.sha256[:16]} to start from")
     try:
         found = models.read(start.sha256)
     except InputError as error:
         raise Refused("base.unknown", str(error)) from None
     if found.identity != start.identity:
-        raise Refused("base.unknown", f"version {start.sha256[:16]} has other numbers than the circle says")
+        raise Refused("base.unknown", f"version {start.sha256[:16]} does not have the identity that the circle names")
 
 
 def take_signature(db: Connection, log: Log, digest: str, member: str, one: Signature, now: float) -> bool:
     """Keep a member's signature under a circle; return whether the circle begins with it.
 
     Raises:
-        Refused: ``circle.differs``: not that member's, or under a circle that cannot begin any more.
+        Refused: ``circle.differs``: it is not that member's, or the circle can no longer begin.
     """
     found = signed(db, digest)
     check_signature(found.circle, member, one)
     row = {"circle": digest, "member": member, "document": canonical(one.as_dict()).decode(), "signed_s": now}
     if member not in found.signatures:
         if _is_over(db, digest, now):
-            what = f"circle {found.circle.number} cannot begin any more; expected one that is proposed"
+            what = f"circle {found.circle.number} can no longer begin; expected one that waits for signatures"
             raise Refused("circle.differs", what)
         turn = (db.execute(select(func.max(_signatures.c.turn))).scalar_one() or 0) + 1
         db.execute(insert(_signatures).values({**row, "turn": turn}))
@@ -189,7 +190,7 @@ def take_farewell(db: Connection, log: Log, one: Farewell) -> None:
     """Keep a member's farewell to a circle.
 
     Raises:
-        Refused: ``circle.differs``: not signed by a member of it.
+        Refused: ``circle.differs``: it is not signed by a member of that circle.
     """
     left = signed(db, one.circle).circle
     if not one.is_from(one.name, left.pins.get(one.name, ""), left.digest):
@@ -200,10 +201,10 @@ def take_farewell(db: Connection, log: Log, one: Farewell) -> None:
 
 
 def _is_over(db: Connection, digest: str, now: float) -> bool:
-    """Return whether a circle that has not begun cannot begin any more.
+    """Return whether a circle that has not begun can no longer begin.
 
-    It has a number that another one passed, it or a signature under it is too old, or a member that signed it signed a
-    higher one since.
+    That is so if a circle with this number or a higher one has begun, if the proposal or a signature is too old, or
+    if a member that signed it signed a higher one later.
     """
     column = _circles.c
     rows = db.execute(select(column.digest, column.number, column.begun, column.proposed_s)).all()

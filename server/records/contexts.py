@@ -1,8 +1,8 @@
-"""Sums that are not over: their contexts, and what came of each so far. A context lives until its sum is opened.
+"""Sums that are not over: their contexts, and what came in each so far. A context lives until its sum is opened.
 
-So a coordinator whose process dies goes on in the same context, and nobody is asked again for what it gave. Envelopes
-lie in files (``envelopes.py``); everything else is rows. What is damaged or missing is asked for again: a member gives
-the same bytes.
+So a coordinator whose process dies continues in the same context, and no member is asked again for what it gave.
+Envelopes are files (``envelopes.py``); everything else is rows. What is damaged or missing is asked for again, and a
+member gives the same bytes.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ class KeptAnswer:
 
 
 def begin(db: Connection, context: RoundContext) -> None:
-    """Record a context before anybody is asked in it; one that is there stays."""
+    """Record a context before any member is asked in it. A context that is there stays."""
     row = {"context": context.digest, "run": context.run, "number": context.number, "purpose": context.purpose}
     row |= {"fields": canonical(asdict(context)).decode(), "total": ""}
     db.execute(insert(_contexts).values(row).on_conflict_do_nothing())
 
 
 def going_on(db: Connection, run: str, number: int, purpose: str) -> RoundContext | None:
-    """Return the context of a sum that is not over; None where none was begun."""
+    """Return the context of a sum that is not over; None if it was not begun."""
     row = _contexts.c
     where = (row.run == run) & (row.number == number) & (row.purpose == purpose)
     fields = db.execute(select(row.fields).where(where)).scalar_one_or_none()
@@ -70,7 +70,7 @@ def going_on(db: Connection, run: str, number: int, purpose: str) -> RoundContex
 
 
 def bound_to(db: Connection, run: str) -> str:
-    """Return the checkpoint that a run's sum which is not over is bound to; "" where there is none."""
+    """Return the checkpoint that a run's unfinished sum is bound to; "" if there is no such sum."""
     found = db.execute(select(_contexts.c.fields).where(_contexts.c.run == run).limit(1)).scalar_one_or_none()
     return "" if found is None else str(json.loads(found)["checkpoint"])
 
@@ -81,7 +81,7 @@ def fix(db: Connection, context: str, total: str) -> None:
 
 
 def total(db: Connection, context: str) -> str:
-    """Return the SHA-256 of a context's sealed total; "" where its list is not fixed."""
+    """Return the SHA-256 of a context's sealed total; "" if its list is not fixed."""
     return db.execute(select(_contexts.c.total).where(_contexts.c.context == context)).scalar_one_or_none() or ""
 
 
@@ -92,13 +92,13 @@ def keep_envelope(db: Connection, context: str, member: str, header: str) -> Non
 
 
 def envelopes(db: Connection, context: str) -> dict[str, str]:
-    """Return the header digests of the envelopes that are in a sum, by member; a digest names the envelope's file."""
+    """Return the header digests of a sum's envelopes, by member. A digest is the name of the envelope's file."""
     found = db.execute(select(_sealed).where(_sealed.c.context == context).order_by(_sealed.c.member))
     return {row.member: row.header for row in found}
 
 
 def keep_answer(db: Connection, context: str, member: str, given: KeptAnswer) -> None:
-    """Record a member's answer; it never gives another."""
+    """Record a member's answer. A member never gives another one."""
     row = {"context": context, "member": member, **vars(given)}
     db.execute(insert(_answers).values(row).on_conflict_do_nothing())
 

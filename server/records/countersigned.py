@@ -38,7 +38,7 @@ class Countersigned:
 
 
 def keep(db: Connection, member: str, witness: Countersigned) -> None:
-    """Keep what a member signed, in place of the one before."""
+    """Keep what a member signed, in place of its earlier one."""
     row = {"member": member, **vars(witness)}
     db.execute(insert(_witnesses).values(row).on_conflict_do_update(["member"], set_=row))
 

@@ -1,4 +1,4 @@
-"""The coordinator's database. Modules of this room add their tables to :data:`metadata`."""
+"""The coordinator's database. Modules of this package add their tables to :data:`metadata`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What approvers decided and what was released, as rows; ``server/releases/board.py`` has the rules.
+"""Approvers' decisions and releases, as rows. ``server/releases/board.py`` has the rules.
 
-Rows are only ever added, each in the transaction of its log entry and under that entry's index.
+Rows are only added, each in the transaction of its log entry and under that entry's index.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Taken(SignedDecision):
         return Decision.parse(self.data)
 
     def as_dict(self) -> dict[str, Any]:
-        """The decision as JSON-able values: who, when, what, and what it takes to check the signature."""
+        """The decision as JSON-able values: who, when, what, and everything that a check of the signature needs."""
         said = self.decision
         return {
             "index": self.index,
@@ -80,12 +80,12 @@ class Change:
     """A change of what is released.
 
     Attributes:
-        index: of its log entry; what the next decisions come ``after``.
+        index: of its log entry. The next decisions come ``after`` it.
         time: UTC.
         event: ``released`` or ``rolled_back``.
         sha256, version: what is released since then.
-        required: approvals that it needed; 0: it was released by itself.
-        after: index of the change before; -1 for the first.
+        required: approvals that it needed; 0 for an automatic release.
+        after: index of the change before it; -1 for the first.
         approvals: indices of the decisions that made it.
     """
 
@@ -108,12 +108,12 @@ class Releases:
 
     @property
     def current(self) -> Change | None:
-        """What is released now, and since when."""
+        """The change that released the present version."""
         return self.changes[-1] if self.changes else None
 
     @property
     def after(self) -> int:
-        """What a decision has to come after to count now."""
+        """The value of ``after`` that a decision needs to count now."""
         return self.changes[-1].index if self.changes else -1
 
     def rejection(self, sha256: str) -> Taken | None:
@@ -126,7 +126,7 @@ class Releases:
         return [one for one in self.decisions if one.index in change.approvals]
 
     def newest(self, sha256: str) -> Change | None:
-        """Return the newest change that released a version, or None where there is none."""
+        """Return the newest change that released a version, or None."""
         return next((one for one in reversed(self.changes) if one.sha256 == sha256), None)
 
 

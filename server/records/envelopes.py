@@ -1,9 +1,9 @@
-"""The envelopes of sums that are not over; and where the config says so, those of updates for a while longer.
+"""The envelopes of sums that are not over and, if the config says so, those of updates for a while longer.
 
-The coordinator needs an envelope until every name has voted: its process may die meanwhile. After that it goes, unless
-``keep_envelopes_h`` keeps it so that an auditor can add it up again: then it is written beside its place, synced and
-renamed before its list is fixed, so that whatever list the log names has its envelopes. What that costs stands in
-:data:`WARNING`. Its name is its header's digest, the one that stands in the log. A refused envelope is never kept.
+The coordinator needs an envelope until every member has voted, because its process may die meanwhile. Then it is
+deleted, unless ``keep_envelopes_h`` keeps it so that an auditor can add it up again. In that case it is written beside
+its place, synced and renamed before its list is fixed, so every list in the log has its envelopes. :data:`WARNING` says
+what that costs. The file's name is the digest of the header, as in the log. A refused envelope is never kept.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Envelopes:
     """The kept envelopes, under ``folder``.
 
     Args:
-        folder: made when there is something to keep.
-        hours: how long after its sum was over; 0 keeps nothing that long, and takes away what was kept before.
+        folder: created when there is something to keep.
+        hours: how long an envelope is kept after its sum was over; 0 keeps none and deletes what was kept before.
         clock: seconds since 1970.
     """
 
@@ -41,7 +41,7 @@ class Envelopes:
     def keep(self, number: int, signed: SignedHeader, raw: RawEnvelope) -> None:
         """Keep an envelope that was accepted into a sum of round ``number``."""
         place = self.path(number, signed.digest)
-        if not self.hours:  # what a crash loses or tears is asked for again
+        if not self.hours:  # what a crash loses or damages is asked for again
             place.parent.mkdir(0o700, parents=True, exist_ok=True)
             place.touch(0o600)
             place.write_bytes(raw.data)
@@ -52,7 +52,7 @@ class Envelopes:
             files.create(place, raw.data, 0o600)
 
     def read(self, number: int, header: str) -> RawEnvelope:
-        """Return what is kept in the place of an envelope; nothing about it is checked.
+        """Return a kept envelope, unchecked.
 
         Raises:
             Refused: ``audit.envelope``: it is not there.
@@ -63,26 +63,26 @@ class Envelopes:
             raise Refused("audit.envelope", f"the envelope {header} is not kept here: {error.strerror}") from None
 
     def drop(self, number: int, header: str) -> None:
-        """Delete an envelope whose sum is over and that nobody adds up again; nothing happens where there is none."""
+        """Delete an envelope that is not needed any more, if it is there."""
         place = self.path(number, header)
         place.unlink(missing_ok=True)
         with suppress(OSError):  # not empty, or gone
             place.parent.rmdir()
 
     def expire(self, needed: Collection[str], young_s: float = 0.0) -> int:
-        """Delete what was kept longer than it may be, and return how many files that were.
+        """Delete what was kept long enough, and return the number of deleted files.
 
-        They are deleted as the file system deletes: backups and snapshots of it keep what they have.
+        This deletes files in the file system only. Its backups and snapshots keep what they have.
 
         Args:
-            needed: digests of the headers whose envelopes stay, for their sums are not over.
-            young_s: what is younger stays, for another process may be about to need it.
+            needed: digests of the headers whose envelopes stay, because their sums are not over.
+            young_s: what is younger stays, because another process may be about to need it.
         """
         oldest, gone = self._clock() - max(3600 * self.hours, young_s), 0
         anything = not self.hours and not young_s
         for folder in sorted(self.folder.glob("*")):
             for file in sorted(folder.glob("*")):
-                with suppress(FileNotFoundError):  # the server and the process of a run both look after this
+                with suppress(FileNotFoundError):  # both the server and a run's process delete here
                     if file.name not in needed and (anything or file.stat().st_mtime <= oldest):
                         file.unlink()
                         gone += 1

@@ -32,7 +32,7 @@ _rounds = Table(
     Column("body", String, nullable=False),
 )
 INTERRUPTED = "run.interrupted"
-CONVERGED = "run.converged"  # the code of a run that is done before its planned end: nothing more is gained
+CONVERGED = "run.converged"  # the code of a run that is done early because there is nothing more to gain
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class RunRow:
         offer: what it carries to the members.
         status: ``queued``, then ``running``, then ``done``, ``failed``, ``policy`` or ``stopped``.
         code: why it ended, if not by its plan, or "".
-        stop: somebody asked for its end.
+        stop: whether a stop was requested.
         summary: bytes and seconds of its update rounds, as ``Wire.summary`` gives them; empty before the first round.
     """
 
@@ -58,14 +58,14 @@ class RunRow:
 
 @dataclass(frozen=True)
 class Round:
-    """One round's outcome, as it stands in result.json.
+    """One round's outcome, as in result.json.
 
     Attributes:
         round: which of the run's planned rounds, from 1. A round that failed and its repetition share it.
         number: federation-wide, never reused.
         status: ``running``, ``promoted``, ``kept``, ``refused`` or ``failed``.
         code: why it was refused or failed, or "".
-        members: everybody in the sum; empty before the list is fixed.
+        members: all members in the sum; empty before the list is fixed.
         named: member → code.
         warnings: (member, code) pairs.
         votes: how often each word of ``gate.VOTES`` was said; empty before there was a vote.
@@ -129,7 +129,7 @@ def end_run(db: Connection, run: str, status: str, code: str) -> None:
 
 
 def request_stop(db: Connection, run: str) -> None:
-    """Ask for a run's end; its coordinator looks at it before every exchange."""
+    """Request a run's stop. Its coordinator checks this before every exchange and while it waits."""
     db.execute(_runs.update().where(_runs.c.run == run).values(stop=True))
 
 
@@ -155,7 +155,7 @@ def runs(db: Connection) -> list[RunRow]:
 
 
 def run_row(db: Connection, run: str) -> RunRow | None:
-    """Return a run, or None where there is none."""
+    """Return a run, or None if there is no such run."""
     row = db.execute(select(_runs).where(_runs.c.run == run)).one_or_none()
     return None if row is None else _run_row(row)
 
@@ -172,13 +172,13 @@ def statuses(db: Connection) -> dict[str, int]:
 
 
 def newest_run(db: Connection) -> RunRow | None:
-    """Return the run that was accepted last, or None where there is none."""
+    """Return the run that was accepted last, or None before the first."""
     row = db.execute(select(_runs).order_by(literal_column("rowid").desc()).limit(1)).one_or_none()
     return None if row is None else _run_row(row)
 
 
 def newest_ended(db: Connection, run: str) -> Round | None:
-    """Return a run's newest round that came to an end; one at most is behind it, in progress."""
+    """Return a run's newest round that ended. At most one later round is in progress."""
     found = select(_rounds.c.body).where(_rounds.c.run == run).order_by(_rounds.c.number.desc()).limit(2)
     newest = (Round.from_dict(json.loads(body)) for body in db.execute(found).scalars())
     return next((one for one in newest if one.status != "running"), None)

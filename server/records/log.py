@@ -1,15 +1,15 @@
-"""The audit log: append-only, every entry under a signed Merkle checkpoint.
+"""The audit log: append-only, with every entry under a signed Merkle checkpoint.
 
 Rules of the log:
-1. An entry is appended inside the transaction that makes the change it records: both commit, or neither.
+1. An entry is appended inside the transaction that makes the change it records. Both commit, or neither does.
 2. An entry is canonical JSON; its hash is leaf number ``index`` of the tree, and a checkpoint of the tree
    with ``index`` + 1 leaves, signed by the log's key, is stored beside it.
 3. The tree's frontier lives in the database, never in memory alone, and is used only if the newest stored
-   checkpoint signs it: several processes may append, and a database that was edited is not signed onwards.
-4. Proofs come from a tree in memory, which is a cache of the stored leaf hashes and never a source of truth: it
-   proves only towards a stored checkpoint whose signed root it has.
+   checkpoint signs it. So several processes may append, and nothing is signed on top of an edited database.
+4. Proofs come from a tree in memory. It is a cache of the stored leaf hashes and never a source of truth: it gives
+   proofs only for stored checkpoints whose signed root it has.
 
-``verify.py`` has the rules of looking at it offline.
+``verify.py`` has the rules of offline checks.
 """
 
 from __future__ import annotations
@@ -49,24 +49,24 @@ EVENTS = {
     "run_ended": "a run is over; code: why, if not by its plan",
     "enrolled": "a member's card, scopes and parameter digests were accepted",
     "refused_member": "a member was not let in",
-    "member_added": "the roster grew",
-    "member_revoked": "the roster shrank",
+    "member_added": "a member was added to the roster",
+    "member_revoked": "a member was revoked",
     "circle_proposed": "a circle waits for signatures; details: the document, and what it changes, in words",
     "circle_signed": "a member signed a circle; details: its digest, the signature and the key",
-    "circle_began": "all members signed: runs are in this circle from now on",
+    "circle_began": "all members signed: this circle carries the runs from now on",
     "farewell": "a member leaves a circle, by its own signature; others may begin the next one without it at once",
-    "card_taken": "a member's card came by hand; details: the card, with the keys of its witness and its approvers",
-    "seats_taken": "everybody in the circle takes part in the run, and signed which key of the circle it holds",
-    "statistics_opened": "the sealed counts and moments of everybody's rows were opened",
+    "card_taken": "an operator entered a member's card; details: the card, with the keys of witness and approvers",
+    "seats_taken": "every member takes part in the run, and signed which key of the circle it holds",
+    "statistics_opened": "the sealed counts and moments of all members' rows were opened",
     "round_began": "a round was announced on a proved base",
     "envelope_accepted": "a member's sealed update joined the running sum",
     "envelope_refused": "a member's envelope was refused; code: why",
-    "set_closed": "the list is fixed: one envelope of everybody in the circle, and the sealed total",
+    "set_closed": "the list is fixed: one envelope of every member, and the sealed total",
     "answered": "a member answered the list and the total",
     "answer_refused": "a member did not answer; code: why",
     "waited_for": "a run waits for a member that is away; details: at which step, since when, and what keeps it",
     "came_back": "a member that a run waited for has answered; details: since when, and how often its node came back",
-    "opened": "everybody signed the same result",
+    "opened": "all members signed the same result",
     "opening_refused": "a member did not open; code: why",
     "judged": "the gate's votes were counted",
     "promoted": "the candidate is the new last good model",
@@ -75,9 +75,9 @@ EVENTS = {
     "failed": "a round ended without a candidate",
     "tallies_opened": "the federation's display metrics were opened",
     "sum_opened": "a sum of a further purpose was opened; metrics: what follows from it",
-    "warned": "something that needs a person's eye and stopped nothing",
+    "warned": "something that a person should look at; it stopped nothing",
     "approved": "an approver signed for the release of a model version, or for going back to one",
-    "rejected": "an approver rejected a model version, for good",
+    "rejected": "an approver rejected a model version: it can never be released",
     "released": "a model version is the one to use; details: the approvals that made it so",
     "rolled_back": "a version that was released before is the one to use again; details: the approvals",
     "imported": "a model file from outside, for a circle to start from; details: its SHA-256 and identity",
@@ -103,7 +103,7 @@ _tree = Table(
     Column("nodes", LargeBinary, nullable=False),
 )
 _NEWEST = select(_tree.c.size, _tree.c.nodes, _log.c.checkpoint).outerjoin(_log, _log.c.idx == _tree.c.size - 1)
-_RAW_LEAF = type_coerce(_log.c.leaf, NullType())  # as it lies there: what was edited need not be bytes
+_RAW_LEAF = type_coerce(_log.c.leaf, NullType())  # as stored: after an edit it need not be bytes
 _INSERT = insert(_log)
 _GROW = insert(_tree).prefix_with("OR REPLACE")
 
@@ -117,7 +117,7 @@ class GrowthProof:
 
 
 class Log:
-    """The log of a store, for the coordinator's processes; safe to share between threads.
+    """The log of a store, for the coordinator's processes; thread-safe.
 
     Args:
         store: where the entries are.
@@ -139,7 +139,7 @@ class Log:
         self._listeners = tuple(listeners)
         self._signed: Checkpoint | None = None  # spares a check of our own signature; never a source of truth
         self._tree = Tree()  # rule 4
-        self._tree_turn = threading.Lock()  # taken inside of a read, never around one: a store has turns of its own
+        self._tree_turn = threading.Lock()  # taken inside a read, never around one: the store has locks, too
 
     def append(
         self,
@@ -157,14 +157,14 @@ class Log:
         Args:
             connection: from ``store.transaction()``.
             event: one of :data:`EVENTS`.
-            run, number, member, code: whom and what it is about; left out of the entry when empty.
+            run, number, member, code: what it is about; left out of the entry when empty.
             details: JSON values; never a secret, and of a member's data never more than codes.
 
         Raises:
             ValueError: the event is unknown, a number is not finite, or the entry is larger than a mebibyte.
             TypeError: a detail has no JSON form.
             RuntimeError: ``connection`` is not in a transaction of the store.
-            AuditError: the stored log was edited or is another key's; nothing was appended.
+            AuditError: the stored log was edited or is signed by another key; nothing was appended.
         """
         if event not in EVENTS:
             raise ValueError(f"unknown event {event!r}: {nearest(event, EVENTS)}")
@@ -200,7 +200,7 @@ class Log:
             seen = rows[-1].idx
 
     def after(self, index: int, limit: int, *, run: str = "") -> list[dict[str, Any]]:
-        """Return at most ``limit`` entries behind ``index``, oldest first; only those about ``run``, if it is given."""
+        """Return at most ``limit`` entries after ``index``, oldest first; only those about ``run``, if it is given."""
         query = select(_log.c.idx, _log.c.entry).order_by(_log.c.idx).limit(_PAGE)
         found: list[dict[str, Any]] = []
         with self._store.read() as connection:
@@ -215,7 +215,7 @@ class Log:
     def before(
         self, index: int, limit: int, *, event: str = "", run: str = "", member: str = ""
     ) -> list[dict[str, Any]]:
-        """Return at most ``limit`` entries in front of ``index``, newest first; only those about what is given."""
+        """Return at most ``limit`` entries before ``index``, newest first; only those that match what is given."""
         query = select(_log.c.idx, _log.c.entry).order_by(_log.c.idx.desc()).limit(_PAGE)
         wanted = {"event": event, "run": run, "member": member}
         found: list[dict[str, Any]] = []
@@ -232,7 +232,7 @@ class Log:
         return found[:limit]
 
     def raw(self, index: int) -> str:
-        """Return an entry's own bytes, as text: canonical JSON, which is ASCII.
+        """Return an entry's bytes as text: canonical JSON, which is ASCII.
 
         Raises:
             ValueError: there is no such entry.
@@ -258,10 +258,10 @@ class Log:
             return self._newest(connection)[1]
 
     def at(self, size: int) -> Checkpoint:
-        """Return the stored checkpoint of the log when it had ``size`` entries; there is one for each entry.
+        """Return the stored checkpoint from when the log had ``size`` entries. Every entry has one.
 
         Raises:
-            ValueError: the log never had that size, or it is 0, of which nothing was signed.
+            ValueError: the log never had that size, or it is 0, for which there is no checkpoint.
             AuditError: the stored log was edited or is another key's.
         """
         with self._store.read() as connection:
@@ -298,15 +298,15 @@ class Log:
             with self._tree_turn:
                 tree = self._tree_under(connection, newest)
                 if tree.root(checkpoint.size) != checkpoint.root:
-                    message = f"the checkpoint of {checkpoint.size} entries is not that of the log of {newest.size}"
+                    message = f"the stored checkpoint of {checkpoint.size} entries is not in the log of {newest.size}"
                     raise AuditError("audit.fork", message, first_bad=checkpoint.size - 1)
                 return GrowthProof(checkpoint, tuple(proof(tree, checkpoint.size)))
 
     def _tree_under(self, connection: Connection, newest: Checkpoint) -> Tree:
-        """Return the tree in memory, with every leaf under ``newest``, once it has the root that was signed.
+        """Return the tree in memory with every leaf under ``newest``, after checking it against the signed root.
 
-        It may hold more: another thread's read saw a later state. If it disagrees, another process may have put
-        another database in the place of the one it was read from, so it is read anew, once.
+        It may hold more, from another thread that read a later state. If it disagrees, another process may have
+        replaced the database that it was read from, so it is read once more from the beginning.
         """
         for tree in (self._tree, Tree()):
             self._tree = tree
@@ -318,7 +318,7 @@ class Log:
         raise AuditError("audit.fork", message, first_bad=min(tree.size, newest.size - 1))
 
     def _read_leaves(self, connection: Connection, tree: Tree, size: int) -> None:
-        """Read what ``tree`` lacks of the first ``size`` leaves, up to the first that is missing or no hash."""
+        """Read what ``tree`` lacks of the first ``size`` leaves, up to the first that is missing or is not a hash."""
         known = tree.size
         query = select(_log.c.idx, _RAW_LEAF).where(_log.c.idx >= known, _log.c.idx < size).order_by(_log.c.idx)
         for index, leaf in connection.execute(query):
@@ -327,7 +327,7 @@ class Log:
             tree.append(leaf)
 
     def _at(self, connection: Connection, newest: Checkpoint | None, size: int) -> Checkpoint:
-        """Return the stored checkpoint of ``size``, once it is sure that our key signed that size."""
+        """Return the stored checkpoint of ``size``, after checking that our key signed it."""
         if newest is None or not 1 <= size <= newest.size:
             raise ValueError(f"expected a size from 1 to {newest.size if newest else 0}, got {size}")
         if size == newest.size:
@@ -350,7 +350,7 @@ class Log:
         return self._newest(connection)[0]
 
     def _newest(self, connection: Connection) -> tuple[Frontier, Checkpoint | None]:
-        """Return the stored frontier and the newest checkpoint, once it is sure that this signs that."""
+        """Return the stored frontier and the newest checkpoint, after checking that the one signs the other."""
         row = connection.execute(_NEWEST).one_or_none()
         if row is None:
             if connection.execute(select(_log.c.idx).limit(1)).first() is not None:
@@ -365,7 +365,7 @@ class Log:
             signed = self._open(note, last)
         frontier = unpack(size, nodes)
         if frontier is None or (signed.size, signed.root) != (size, frontier.root()):
-            raise AuditError("audit.fork", f"the tree of {size} entries is not the signed one", first_bad=last)
+            raise AuditError("audit.fork", f"the stored tree of {size} entries is not the signed one", first_bad=last)
         return frontier, signed
 
     def _open(self, note: str, index: int) -> Checkpoint:

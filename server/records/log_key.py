@@ -11,7 +11,7 @@ from ...errors import InputError
 
 
 def open_signer(folder: Path, name: str) -> Signer:
-    """Return the log key of a state folder; made on first use (``log.key``, mode 0600, and ``log.pub``).
+    """Return the log key of a state folder, created on first use (``log.key``, mode 0600, and ``log.pub``).
 
     Raises:
         InputError: the files cannot be written or read, are open to others, are not keys (config.key), or

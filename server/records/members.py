@@ -1,6 +1,6 @@
 """Who may take part: members with their OAuth client and pin. Adding and revoking are entries of the log.
 
-Beside it the newest card of every member that was seen: it holds the keys of its witness and its approvers.
+It also keeps the newest card of every member that was seen, with the keys of its witness and its approvers.
 """
 
 from __future__ import annotations
@@ -51,28 +51,28 @@ class RosterMember:
 
 
 def members(db: Connection) -> list[RosterMember]:
-    """Return all members, revoked ones too, by name."""
+    """Return all members by name, including revoked ones."""
     return [RosterMember(**row._asdict()) for row in db.execute(select(_members).order_by(_members.c.name))]
 
 
 def pins(db: Connection) -> dict[str, str]:
-    """Return name → pin of those who may take part."""
+    """Return name → pin of the members that may take part."""
     return {member.name: member.pin for member in members(db) if not member.revoked}
 
 
 def revoked(db: Connection) -> frozenset[str]:
-    """Return the names of those who may not."""
+    """Return the names of revoked members."""
     return frozenset(member.name for member in members(db) if member.revoked)
 
 
 def keep_card(db: Connection, card: Mapping[str, Any]) -> None:
-    """Keep a member's card, whose pin the caller compared, in place of the one before."""
+    """Keep a member's card in place of its earlier one. The caller has compared the pin."""
     row = {"name": card["name"], "card": canonical(card).decode()}
     db.execute(insert(_cards).values(row).on_conflict_do_update(["name"], set_=row))
 
 
 def take_card(db: Connection, log: Log, card: Mapping[str, Any]) -> None:
-    """Keep a card that came by hand; one that is new here is an entry of the log: it says whose approvals count."""
+    """Keep a card that an operator entered. A new card is logged, because it says whose approvals count."""
     found = db.execute(select(_cards.c.card).where(_cards.c.name == card["name"])).scalar_one_or_none()
     if found != canonical(card).decode():
         keep_card(db, card)
@@ -80,24 +80,24 @@ def take_card(db: Connection, log: Log, card: Mapping[str, Any]) -> None:
 
 
 def cards(db: Connection, *, of_all: bool = False) -> dict[str, Card]:
-    """Return name → newest card of those who were seen and may take part; ``of_all``: and of those who left."""
+    """Return name → newest card of members that may take part; with ``of_all`` also of those that left."""
     gone = frozenset[str]() if of_all else revoked(db)
     found = [parse_card(json.loads(text)) for text in db.execute(select(_cards.c.card)).scalars()]
     return {card.name: card for card in found if card.name not in gone}
 
 
 def by_client(db: Connection, issuer: str, client_id: str) -> RosterMember | None:
-    """Return the member whose node this OAuth client is; revoked ones too."""
+    """Return the member that an OAuth client belongs to, even if it is revoked."""
     where = (_members.c.issuer == issuer) & (_members.c.client_id == client_id)
     row = db.execute(select(_members).where(where)).one_or_none()
     return None if row is None else RosterMember(**row._asdict())
 
 
 def add(db: Connection, log: Log, new: RosterMember) -> bool:
-    """Add a member, or let a revoked one in again, with a new key if it has one; False where it is there, just so.
+    """Add a member, or readmit a revoked one, with a new key if it has one; return False if it is there already.
 
     Raises:
-        InputError: ``config.member``: name, client or pin belong to another entry.
+        InputError: ``config.member``: name, client or pin belong to another member.
     """
     readmitted = False
     for known in members(db):
@@ -118,10 +118,10 @@ def add(db: Connection, log: Log, new: RosterMember) -> bool:
         if shared and known.revoked:
             raise InputError(
                 "config.member",
-                f"member {known.name!r} was revoked; expected a client and key that no other name had",
+                f"{shared[0]} of {new.name!r} belonged to member {known.name!r}, now revoked; expected a new one",
             )
         if shared:
-            raise InputError("config.member", f"{shared[0]} of {new.name!r} is already that of member {known.name!r}")
+            raise InputError("config.member", f"{shared[0]} of {new.name!r} already belongs to member {known.name!r}")
     if readmitted:
         db.execute(_members.delete().where(_members.c.name == new.name))
     db.execute(insert(_members).values(**vars(new)))
@@ -130,16 +130,16 @@ def add(db: Connection, log: Log, new: RosterMember) -> bool:
 
 
 def revoke(db: Connection, log: Log, name: str, reason: str) -> None:
-    """Revoke a member: its requests are refused from now on; a run waits until it is let in again or let go.
+    """Revoke a member: its requests are refused from now on. Runs wait until it is readmitted or let go.
 
     Raises:
-        InputError: ``config.member``: no such member, or revoked already; ``config.reason``: looks like personal data.
+        InputError: ``config.member``: no such member, or already revoked; ``config.reason``: the reason is not allowed.
     """
     reason = check_reason(reason)
     known = {member.name: member for member in members(db)}
     if name not in known or known[name].revoked:
         present = [member.name for member in known.values() if not member.revoked]
-        what = "was revoked before" if name in known else "is not on the roster"
+        what = "is already revoked" if name in known else "is not on the roster"
         raise InputError("config.member", f"member {name!r} {what}; {nearest(name, present)}")
     db.execute(_members.update().where(_members.c.name == name).values(revoked=True))
     log.append(db, "member_revoked", member=name, reason=reason)

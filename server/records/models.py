@@ -1,9 +1,9 @@
-"""The model registry: versions named by the SHA-256 of their file, with lineage, and which one is good.
+"""The model registry: versions named by the SHA-256 of their file, with their lineage and verdict.
 
-A file is written beside its place, synced and renamed before the transaction that makes it count, so that a row
-always has its file; a kill in between leaves a file without a row, which is written anew when it comes up again.
-Refused candidates keep their row and lose their file; kept ones lose theirs when the run ends. Every run has a
-lineage of its own, from its own start; the same file may stand in several.
+A file is written beside its place, synced and renamed before the transaction that makes it count, so every row has its
+file. A kill in between leaves a file without a row, which is overwritten when the same version comes again. Refused
+candidates keep their row and lose their file. Kept ones lose theirs when the run ends. Every run has a lineage of its
+own, from its own start, and the same file may be in several.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ class Entry:
 
     Attributes:
         sha256: digest of its file.
-        version: counts starts and promotions of the whole federation, from 0; None for a candidate that was kept
-            or refused.
+        version: number, counting starts and promotions of the whole federation from 0; None for a candidate that was
+            kept or refused.
         verdict: ``start``, ``promoted``, ``kept`` or ``refused``.
         code: why it was refused, or "".
-        run, number, base: the round that made it, and what it was trained from.
-        members: everybody in the sum.
+        run, number, base: the round that made it, and the version it was trained from.
+        members: all members in the sum.
         proof: the openers' statement and signatures.
-        norm: Euclidean norm of the mean update that led to it; None where there is none, or it is not finite.
-        votes: how often each word of ``gate.VOTES`` was said of it; empty for a start.
+        norm: Euclidean norm of the mean update that led to it; None if there is none, or it is not finite.
+        votes: the number of each vote of ``gate.VOTES``; empty for a start.
         metrics: over all members' test rows, when reported.
         created: UTC time.
     """
@@ -104,11 +104,11 @@ class Models:
         files.replace(self.path(version.sha256), version.data)
 
     def drop(self, sha256: str) -> None:
-        """Delete a version's file; nothing happens where there is none."""
+        """Delete a version's file, if it is there."""
         files.remove(self.path(sha256))
 
     def is_whole(self, sha256: str) -> bool:
-        """Return whether a version's file is there, as it was written."""
+        """Return whether a version's file is there and intact."""
         try:
             self.read(sha256)
         except InputError:
@@ -116,7 +116,7 @@ class Models:
         return True
 
     def read(self, sha256: str) -> Version:
-        """Return a version, its file checked against its name.
+        """Return a version, after checking its file against its name.
 
         Raises:
             InputError: ``data.model``: no such file, or it was changed.
@@ -130,7 +130,7 @@ class Models:
         return version
 
     def record(self, db: Connection, entry: Entry) -> None:
-        """Add a version's row; one of the run that equals it and was not refused stays as it is."""
+        """Add a version's row. A row of this run and file stays as it is, unless it says refused."""
         row = {
             **vars(entry),
             "members": canonical(list(entry.members)).decode(),
@@ -160,30 +160,30 @@ class Models:
         return None if text is None else dict(json.loads(text))
 
     def keep_import(self, db: Connection, sha256: str, created: str) -> bool:
-        """Record a file that came from outside, once it is in its place; return whether it was not there before."""
+        """Record an imported file that is in its place; return whether it is new."""
         row = {"sha256": sha256, "created": created}
         return bool(db.execute(insert(_imports).values(row).on_conflict_do_nothing()).rowcount)
 
     def imports(self, db: Connection) -> dict[str, str]:
-        """Return the SHA-256 of every file that came from outside, and when, oldest first."""
+        """Return SHA-256 → time of every imported file, oldest first."""
         rows = db.execute(select(_imports).order_by(_imports.c.created, _imports.c.sha256))
         return {row.sha256: row.created for row in rows}
 
     def entries(self, db: Connection, run: str | None = None) -> list[Entry]:
-        """Return every version's lineage, of one run or of all, oldest first: a run's name begins with its time."""
+        """Return every version's lineage, of one run or of all, oldest first (a run's name begins with its time)."""
         query = select(_versions).order_by(_versions.c.run, _versions.c.number, literal_column("rowid"))
         return [_entry(row) for row in db.execute(query if run is None else query.where(_versions.c.run == run))]
 
     def last_good(self, db: Connection, run: str | None = None) -> Entry | None:
-        """Return the newest promoted version, of one run or of all; where there is none, the newest start."""
+        """Return the newest promoted version, of one run or of all, or else the newest start."""
         good = [entry for entry in self.entries(db, run) if entry.version is not None]
         return max(good, key=lambda entry: (entry.verdict == "promoted", entry.version), default=None)
 
     def find(self, db: Connection, name: str) -> Entry:
-        """Return the version with this number (``3``) or SHA-256 prefix of at least 6 digits; the newest of one file.
+        """Return the version with this number (``3``) or SHA-256 prefix of at least 6 digits; of one file, the newest.
 
         Raises:
-            InputError: ``data.model``: none, or more than one.
+            InputError: ``data.model``: no version, or several, match.
         """
         entries = self.entries(db)
         found = [
@@ -195,13 +195,13 @@ class Models:
         if len(files) != 1:
             known = [str(entry.version) for entry in entries if entry.version is not None]
             if files:
-                raise InputError("data.model", f"model {name!r} names {len(files)} versions; expected more digits")
+                raise InputError("data.model", f"model {name!r} matches {len(files)} versions; expected more digits")
             raise InputError("data.model", f"there is no model version {name!r}; {nearest(name, known)}")
         return found[-1]
 
 
 def best(entries: Sequence[Entry]) -> Entry:
-    """Return the best of a run's versions, oldest first: the one that was promoted last, or where the run began."""
+    """Return the best of a run's versions, given oldest first: the one promoted last, or the run's start."""
     return [entry for entry in entries if entry.version is not None][-1]
 
 

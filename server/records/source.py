@@ -1,4 +1,4 @@
-"""A log as it lies somewhere, in a database or an export; nothing in it is checked here, and it is never changed."""
+"""Reads a log from a database or an export, unchecked and without changing it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ EXPECTED = f"a {FILE_NAME}, a folder that holds one, or an export of the log"
 
 @dataclass(frozen=True)
 class Record:
-    """One entry as it lies in a source, nothing about it checked.
+    """One entry as it is in a source, unchecked.
 
     Attributes:
         entry: its bytes.
         note: its checkpoint.
         place: row number in the database; None in an export.
         leaf: stored leaf hash; None in an export.
-        fault: "", or the code of why nothing could be read here.
+        fault: "", or the code of why this entry could not be read.
     """
 
     entry: bytes
@@ -46,7 +46,7 @@ class History:
     """An opened source.
 
     Attributes:
-        records: its records in their order, to be read once.
+        records: its records in order, to be read once.
         tree: size and root of the tree that the database appends to; None in an export.
     """
 
@@ -55,7 +55,7 @@ class History:
 
 
 def write(records: Iterable[Record], file: IO[bytes]) -> int:
-    """Write records as JSON lines ``{"checkpoint": note, "entry": canonical JSON}``; returns their number.
+    """Write records as JSON lines ``{"checkpoint": note, "entry": canonical JSON}``; return their number.
 
     Raises:
         AuditError: a record could not be read.
@@ -74,7 +74,7 @@ def opened(source: Path) -> Iterator[History]:
     """Open a database, a folder that holds one, or an export, without changing it.
 
     Raises:
-        InputError: there is nothing to read, or it is not a log (config.state).
+        InputError: there is nothing to read, or it is not a log (``config.state``).
     """
     path = source / FILE_NAME if source.is_dir() else source
     with ExitStack() as stack:
@@ -155,7 +155,7 @@ def _lines(file: IO[bytes]) -> Iterator[Record]:
 
 
 def unpack(size: object, nodes: object) -> Frontier | None:
-    """Return the frontier that was stored as its size and its joined nodes, or None if it is none."""
+    """Return the frontier that was stored as its size and its joined nodes; None if they are not a frontier."""
     if type(size) is not int or size < 0 or not isinstance(nodes, bytes):
         return None
     if len(nodes) != merkle.HASH_BYTES * size.bit_count():

@@ -23,7 +23,7 @@ class State:
     """An open state folder.
 
     Args:
-        folder: created if absent.
+        folder: created if it does not exist.
         federation: name of the federation; the log's origin.
         listeners: called with each log entry once it is committed.
         clock: seconds since 1970.
@@ -52,12 +52,12 @@ class State:
         self.envelopes = Envelopes(folder / ENVELOPES, keep_envelopes_h, clock)
 
     def sweep(self) -> None:
-        """Remove what killed processes left beside files that they were writing."""
+        """Remove the temporary files that killed processes left."""
         for folder in (self.folder, self.models.folder):
             files.sweep(folder)
 
     def expire(self, young_s: float = 0.0) -> int:
-        """Delete envelopes that no sum needs any more and that were kept long enough; see :meth:`Envelopes.expire`."""
+        """Delete envelopes that no sum needs and that were kept long enough; see :meth:`Envelopes.expire`."""
         with self.store.read() as db:
             needed = contexts.headers(db)
         return self.envelopes.expire(needed, young_s)
@@ -73,7 +73,7 @@ def log_origin(federation: str) -> str:
 
 
 def log_name(folder: Path) -> str:
-    """Return what names the log of a folder: as good as the federation's name where that folder is opened.
+    """Return the name of a folder's log, which :class:`State` takes in place of the federation's name.
 
     Raises:
         InputError: ``config.state``: it holds no log.
@@ -81,12 +81,12 @@ def log_name(folder: Path) -> str:
     try:
         origin = (folder / "log.pub").read_text(encoding="utf-8").partition("+")[0]
     except (OSError, UnicodeDecodeError):
-        raise InputError("config.state", f"{folder} holds no log.pub that can be read") from None
+        raise InputError("config.state", f"{folder}: no readable log.pub; expected a server's state folder") from None
     return origin.removeprefix("moonflower/")
 
 
 def open_existing(folder: Path) -> tuple[CoordinatorStore, Models]:
-    """Return the store and models of a folder that must exist already, for commands that only look.
+    """Return the store and models of an existing folder, for commands that only read.
 
     Raises:
         InputError: ``config.state``.

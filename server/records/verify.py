@@ -1,10 +1,10 @@
 """Checking a whole log offline.
 
 Rules:
-1. Nothing in the source is trusted but what the log's key signed. A row's place is attested three times, by
-   its row number, the entry's own index and the size in its checkpoint; its content once, by the root there.
-2. The checks run from the first entry on, so that the first that fails is the first that was touched.
-3. Cutting off the last entries with their checkpoints is seen only with a checkpoint that was kept elsewhere.
+1. Only what the log's key signed is trusted. A row's place is attested three times: by its row number, by the entry's
+   own index, and by the size in its checkpoint. Its content is attested once, by the root there.
+2. The checks run from the first entry on, so the first that fails is the first that was changed.
+3. A cut-off tail, entries with their checkpoints, is found only with a checkpoint that was kept elsewhere.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ class Report:
 def verify(
     source: Path, public_key_text: str, checkpoint_text: str | None = None, witnesses: Mapping[str, str] | None = None
 ) -> Report:
-    """Check a whole log offline, entry by entry; the source is never changed.
+    """Check a whole log offline, entry by entry, without changing the source.
 
     Args:
         source: a ``moonflower.db``, a folder that holds one, or an export.
         public_key_text: the content of ``log.pub``.
-        checkpoint_text: a signed checkpoint that was kept elsewhere. With it a cut-off tail is seen
+        checkpoint_text: a signed checkpoint that was kept elsewhere. It reveals a cut-off tail
             (audit.truncated), and a history that the key's owner rewrote (audit.fork).
-        witnesses: more of them, by what they are called in the report, such as the members' own.
+        witnesses: more such checkpoints, for example the members' own, by their name in the report.
 
     Raises:
-        InputError: the key is not one, or the source is no log (config.key, config.state).
+        InputError: not a key, or not a log (``config.key``, ``config.state``).
     """
     verifier = Verifier.parse(public_key_text.strip())
     texts = {**({} if checkpoint_text is None else {"checkpoint": checkpoint_text}), **(witnesses or {})}
@@ -86,10 +86,10 @@ def verify(
 
 
 def _next(frontier: Frontier, record: Record, later: Iterable[Record], verifier: Verifier) -> Frontier:
-    """Return the frontier with this record's entry, after every check on it.
+    """Return the frontier after this record's entry, which is checked first.
 
     Raises:
-        AuditError: a check failed; ``later``, what follows, was read to tell a swap from a removal.
+        AuditError: a check failed. ``later``, the records after it, was read to tell a swap from a removal.
     """
     at = frontier.size
     if record.fault:
@@ -110,35 +110,35 @@ def _next(frontier: Frontier, record: Record, later: Iterable[Record], verifier:
             raise AuditError("audit.entry", f"entry {at} is not the one that was signed", first_bad=at)
         raise _displaced(at, index, (_index_in(other.entry) for other in later))
     if record.leaf is not None and record.leaf != leaf:
-        raise AuditError("audit.entry", f"entry {at}: the stored hash is not that of the entry", first_bad=at)
+        raise AuditError("audit.entry", f"entry {at}: the stored hash does not match the entry", first_bad=at)
     if index != at:
         raise AuditError("audit.order", f"entry {at} was signed with the index {index}", first_bad=at)
     return grown
 
 
 def _displaced(at: int, found: int, later: Iterable[int | None]) -> AuditError:
-    """Return the error of finding entry ``found`` at place ``at``; ``later``: what the next places hold."""
+    """Return the error for entry ``found`` at place ``at``; ``later``: the entries at the next places."""
     code = "audit.order" if found < at or at in later else "audit.missing"
     return AuditError(code, f"expected entry {at}, found entry {found} in its place", first_bad=at)
 
 
 def _compare_tree(frontier: Frontier, size: int, root: bytes) -> None:
-    """Check that the database's own tree is the one over its entries."""
+    """Check that the database's own tree matches its entries."""
     if size > frontier.size:
-        message = f"expected the {size} entries of the log's tree, got {frontier.size}"
+        message = f"expected {size} entries, as in the log's tree; got {frontier.size}"
         raise AuditError("audit.truncated", message, first_bad=frontier.size)
     if (size, root) != (frontier.size, frontier.root()):
-        message = f"the log's tree of {size} entries is not the one over its {frontier.size} entries"
+        message = f"the log's tree of {size} entries does not match its {frontier.size} entries"
         raise AuditError("audit.fork", message, first_bad=size)
 
 
 def _compare_kept(frontier: Frontier, name: str, kept: Checkpoint, found: bytes) -> None:
     """Check the log against a checkpoint that was kept elsewhere; ``found``: the log's root at its size.
 
-    Of two trees of one size no entry can be named as the first to differ: the newest one under them is.
+    If two trees of one size differ, the first entry that differs cannot be told. The newest one under them is named.
     """
     if kept.size > frontier.size:
-        message = f"expected the {kept.size} entries of the {name}, got {frontier.size}"
+        message = f"expected {kept.size} entries or more, as in the {name}; got {frontier.size}"
         raise AuditError("audit.truncated", message, first_bad=frontier.size)
     if kept.root != found:
         message = f"the {name} of size {kept.size} has the root {kept.root.hex()}, the log has {found.hex()}"
@@ -156,7 +156,7 @@ def _index_in(entry: bytes) -> int | None:
 
 
 def _root_with_index(frontier: Frontier, entry: bytes, index: int) -> bytes:
-    """Return the root if ``entry`` had this index: tells an edited index from a displaced entry."""
+    """Return the root as if ``entry`` had this index; tells an edited index from a displaced entry."""
     return frontier.append(merkle.leaf_hash(canonical(parse_canonical(entry) | {"index": index}))).root()
 
 

@@ -1,4 +1,4 @@
-"""For whom a run waits now: rows that its coordinator writes, and that pages, metrics and commands read."""
+"""The members that a run waits for now: rows that its coordinator writes, and pages, metrics and commands read."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _waiting = Table(
 
 @dataclass(frozen=True)
 class WaitedFor:
-    """A member for whom a run waits.
+    """A member that a run waits for.
 
     Attributes:
         member: its name.
         run: identifier.
         number: federation-wide number of the round; 0 before the first.
-        step: what is asked of it: ``enrol``, ``key``, ``seat``, ``seal``, ``answer`` or ``open``.
-        since: when it was asked first; ISO 8601, UTC.
-        why: ``absent``: its node is not connected; ``silent``: it is, and has not answered; ``broke``: it is asked
-            again, for its process or its connection broke.
+        step: what it is asked for: ``enrol``, ``key``, ``seat``, ``seal``, ``answer`` or ``open``.
+        since: when it was first asked; ISO 8601, UTC.
+        why: ``absent``: its node is not connected; ``silent``: its node is connected and has not answered; ``broke``:
+            it is asked again because its process or its connection failed.
         returns: how often its node came back meanwhile.
     """
 
@@ -48,7 +48,7 @@ class WaitedFor:
 
 
 def write(db: Connection, run: str, found: Iterable[WaitedFor]) -> None:
-    """Record for whom a run waits, in place of what was recorded before; runs are carried out one at a time."""
+    """Record the members that a run waits for, in place of all rows before. Runs are carried out one at a time."""
     db.execute(_waiting.delete())
     rows = [vars(one) for one in found if one.run == run]
     if rows:
@@ -56,5 +56,5 @@ def write(db: Connection, run: str, found: Iterable[WaitedFor]) -> None:
 
 
 def waited_for(db: Connection) -> list[WaitedFor]:
-    """Return for whom a run waits now, by name."""
+    """Return the members that a run waits for now, by name."""
     return [WaitedFor(**row._asdict()) for row in db.execute(select(_waiting).order_by(_waiting.c.member))]

@@ -1,20 +1,20 @@
-"""Who may release a model, and when: the rules, and the one transaction that carries a decision out.
+"""Who may release a model, and when: the rules, and the transaction that carries out a decision.
 
-``promoted`` means better than the best before it, ``released`` good enough to use. In order:
+``promoted`` means better than the best version before it, ``released`` means good enough to use. The rules:
 
-1. a decision is a person's: signed with the key of an approver on the card of a member that may take part;
-2. it is about a version that was promoted, by the digest of its file, and comes after what is released now: once
-   something else was released, all that was signed before decides nothing;
+1. a decision is made by a person: signed with the key of an approver on the card of a member that may take part;
+2. it names a promoted version by the digest of its file, and it comes after the present release: once another version
+   is released, everything that was signed before counts no longer;
 3. ``approve`` is for a version newer than the released one, ``rollback`` for an older one that was released before.
-   Both take effect with the last of as many approvals as are required, each from another member and with another key;
-4. ``reject`` takes one approver and a reason, and is for good: the file is never released (again). What is released now
-   cannot be rejected; it is left by a newer release or by a roll-back only;
-5. nothing is released by itself unless the run said ``release = "automatic"``: then the last good version at the run's
-   planned end, if rules 3 and 4 let it.
+   Both take effect with the last required approval, each from a different member and with a different key;
+4. ``reject`` takes one approver and a reason, and cannot be undone: the file is never released, or released again. The
+   released version cannot be rejected; only a newer release or a roll-back replaces it;
+5. nothing is released automatically unless the run has ``release = "automatic"``. Then its last good version is
+   released at its planned end, if rules 3 and 4 allow it.
 
-The number of approvals is that of the run which made the version; where several runs made the same file, the strictest
-counts. A roll-back also needs as many as what it takes back had needed. What is released says nothing about what rounds
-start from: that is the last version that was not refused, whatever approvers think of it.
+The run that made the version sets the number of approvals. If several runs made the same file, the strictest counts.
+A roll-back also needs as many approvals as the release that it takes back. Releases do not affect what rounds start
+from: that is the last version that was not refused, whatever approvers decide.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from ..records.models import Entry, Models
 
 LOGGED: dict[Action, str] = {"approve": "approved", "reject": "rejected", "rollback": "approved"}
 CHANGED: dict[str, str] = {"approve": "released", "rollback": "rolled_back"}
-OLD = "what is released has changed since this was signed; look again, and sign anew"
+OLD = "the released version changed after this was signed; look at the version again, and sign again"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A promoted version as these rules see it.
+    """A promoted version, with what these rules need of it.
 
     Attributes:
         sha256: digest of its file.
-        version: its number; the newest, where several runs made the same file.
+        version: its number; the newest if several runs made the same file.
         run: that made it.
-        federation: name.
-        required: approvals for a release.
-        automatic: every run that made it releases by itself.
+        federation: the federation's name.
+        required: approvals that a release takes.
+        automatic: whether every run that made it releases automatically.
     """
 
     sha256: str
@@ -64,16 +64,16 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Standing:
-    """How a version stands.
+    """A version's status with the approvers.
 
     Attributes:
         status: ``start``, ``refused``, ``kept``, ``promoted``, ``rejected``, ``released`` (now), ``replaced`` (it was).
         step: what approvers can do to have it released: ``approve``, ``rollback``, or "" for nothing.
-        after: what a decision has to come after.
+        after: the index that a decision must name as ``after``.
         required: approvals that the step takes.
         approvals: those that count towards it.
-        change: what released it last, or None.
-        rejection: who rejected it, or None.
+        change: the change that released it last, or None.
+        rejection: the decision that rejected it, or None.
     """
 
     status: str
@@ -87,12 +87,12 @@ class Standing:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a decision has done.
+    """The effect of a decision.
 
     Attributes:
         event: ``approved``, ``rejected``, ``released`` or ``rolled_back``.
         sha256, version: of the version.
-        approvals: how many count by now; 0 for a rejection.
+        approvals: how many count so far; 0 for a rejection.
         required: how many are needed.
     """
 
@@ -104,7 +104,7 @@ class Outcome:
 
 
 class Board:
-    """The rules on one state of the records, inside a transaction or a read.
+    """The rules, applied to one state of the records inside a transaction or a read.
 
     Args:
         db: connection.
@@ -122,7 +122,7 @@ class Board:
         self._gates: dict[str, tuple[str, GateSettings]] = {}
 
     def candidate(self, sha256: str) -> Candidate | None:
-        """Return a promoted version, or None where no run promoted such a file."""
+        """Return a promoted version, or None if no run promoted this file."""
         found = self._promoted.get(sha256)
         if not found:
             return None
@@ -142,7 +142,7 @@ class Board:
         return self._offered(run)[1]
 
     def federation(self, run: str) -> str:
-        """Return the federation's name, as a run carries it."""
+        """Return the federation's name in a run's offer."""
         return self._offered(run)[0]
 
     def _offered(self, run: str) -> tuple[str, GateSettings]:
@@ -154,7 +154,7 @@ class Board:
         return self._gates[run]
 
     def standing(self, entry: Entry) -> Standing:
-        """Return how a version of the registry stands."""
+        """Return the status of a version of the registry."""
         candidate, after = self.candidate(entry.sha256), self.releases.after
         if candidate is None or entry.verdict != "promoted":
             return Standing(entry.verdict, None, after, 0, (), None, None)
@@ -169,13 +169,13 @@ class Board:
         return Standing(status, step, after, required, approvals, change, rejection)
 
     def decide(self, signed: SignedDecision, log: Log) -> Outcome:
-        """Take a decision, in the open transaction, and release or roll back if it was the last that was missing.
+        """Take a decision in the open transaction, and release or roll back if it is the last approval needed.
 
         Raises:
             Refused: ``release.malformed``, ``release.reason``, ``release.unknown_approver``, ``release.signature``;
                 ``release.digest``: no version of this federation has that digest; ``release.outdated``;
-                ``release.rejected``: it was rejected; ``release.state``: this cannot be done with it now;
-                ``release.twice``: this member, or this key, has approved it already. Nothing has changed then.
+                ``release.rejected``: it was rejected; ``release.state``: this cannot be decided about it now;
+                ``release.twice``: this member, or this key, has approved it already. Nothing changes then.
         """
         decision, approver = signed.verify(self.cards)
         candidate = self._checked(decision)
@@ -186,7 +186,7 @@ class Board:
             "approver": decision.approver,
             "key": approver.key.pin,
             **signed.as_dict(),
-            "card": self.cards[decision.member].as_dict(),  # an auditor needs no other place to find the key
+            "card": self.cards[decision.member].as_dict(),  # so an auditor finds the key here
         }
         now, required = _now(), self._step(candidate)[1]
         before: tuple[SignedDecision, ...] = ()
@@ -195,8 +195,8 @@ class Board:
             if len(self._counted(candidate, decision.action, (signed,))) == len(before):
                 raise Refused(
                     "release.twice",
-                    f"an approver of {decision.member!r}, or the same key, has approved this already; expected another "
-                    "member's",
+                    f"an approver of {decision.member!r}, or the same key, has approved this already; expected an "
+                    "approver of another member",
                 )
         index = log.append(self.db, LOGGED[decision.action], run=candidate.run, member=decision.member, **entry)
         taken = Taken(signed.data, signed.signature, index, now, approver.key.pin)
@@ -213,7 +213,7 @@ class Board:
     def release_automatically(self, entry: Entry, log: Log) -> None:
         """Release a run's last good version at its planned end, if every run that made this file says so (rule 5).
 
-        What rules 3 and 4 do not let through is left as it is, with a warning in the log.
+        A version that rules 3 and 4 do not allow stays unreleased, with a warning in the log.
         """
         candidate = self.candidate(entry.sha256)
         if candidate is None or self.rules(entry.run).release != "automatic" or self._is_current(entry.sha256):
@@ -229,7 +229,7 @@ class Board:
             self._change(log, "released", candidate, 0, [])
 
     def _checked(self, decision: Decision) -> Candidate:
-        """Return the version that a decision is about, if this can be decided about it now (rules 2 to 4).
+        """Return the version that a decision is about, if rules 2 to 4 allow this decision now.
 
         Raises:
             Refused: ``release.digest``, ``release.outdated``, ``release.rejected``, ``release.state``.
@@ -238,24 +238,25 @@ class Board:
         if candidate is None or candidate.federation != decision.federation:
             raise Refused(
                 "release.digest",
-                f"no promoted version of this federation is {decision.sha256}; only promoted ones are released",
+                f"no promoted version of this federation has the SHA-256 {decision.sha256}; only promoted versions "
+                "can be released",
             )
         if decision.after != self.releases.after:
             raise Refused("release.outdated", OLD)
         if self.releases.rejection(decision.sha256) is not None:
-            raise Refused("release.rejected", f"version {candidate.version} was rejected, and stays so")
+            raise Refused("release.rejected", f"version {candidate.version} was rejected and can never be released")
         if self._is_current(decision.sha256):
             raise Refused("release.state", f"version {candidate.version} is the released one")
         if decision.action != "reject" and self._step(candidate)[0] != decision.action:
             what = {
                 "approve": "is older than the released one; roll back to it, if it was released before",
-                "rollback": "is none that was released before the present one and is older",
+                "rollback": "cannot be rolled back to; expected an older version that was released before",
             }
             raise Refused("release.state", f"version {candidate.version} {what[decision.action]}")
         return candidate
 
     def _step(self, candidate: Candidate) -> tuple[Action | None, int]:
-        """Return what can be done to have a version released, and how many approvals that takes (rule 3)."""
+        """Return the step that releases a version, and how many approvals it takes (rule 3)."""
         current = self.releases.current
         if self._is_current(candidate.sha256) or self.releases.rejection(candidate.sha256) is not None:
             return None, candidate.required
@@ -267,7 +268,7 @@ class Board:
         return None, candidate.required
 
     def _current_number(self, current: Change) -> int:
-        """Return the number of the released version; another run may have made its file again since."""
+        """Return the number of the released version. Another run may have made its file again later."""
         found = self.candidate(current.sha256)
         return current.version if found is None else found.version
 
@@ -275,7 +276,7 @@ class Board:
         return self.releases.current is not None and self.releases.current.sha256 == sha256
 
     def _counted(self, candidate: Candidate, action: Action, more: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return the approvals that count now, with ``more`` behind those on record; signatures are checked again."""
+        """Return the approvals that count now, of those on record and then ``more``. Signatures are checked again."""
         return counted(
             (*(one for one in self.releases.decisions if one.decision.sha256 == candidate.sha256), *more),
             self.cards,

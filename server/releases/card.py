@@ -1,9 +1,9 @@
-"""The model card of a version: where it comes from, who took part, what protects whom, and who released it.
+"""The model card of a version: its origin, who took part, what is protected against whom, and who released it.
 
-A pure function of the records, as JSON-able values and as Markdown. It holds no row counts and no member's own numbers,
-for it leaves the federation with the model; of votes it holds the words. What it holds besides is enough to check the
-release without trusting the coordinator that wrote it: the openers' signatures, the approvals, and the cards of those
-who signed (``protocol/released.py``).
+It is a pure function of the records, as JSON-able values and as Markdown. It leaves the federation with the model, so
+it holds no row counts and no member's own numbers; of votes it holds only the words. It also holds everything that
+checks the release without trusting the coordinator that wrote it: the openers' signatures, the approvals, and the cards
+of those who signed (``protocol/released.py``).
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ PROTECTS = (
     (
         "broken or hostile updates",
         "a candidate that was not finite, was too long a step, or that most members found worse on their own rows was "
-        "thrown away; one that most did not find better is no version",
+        "thrown away; one that most did not find better did not become a version",
     ),
 )
 EXPOSED = (
     "All members but one, together, know the update of that one.",
     "Every opened sum is known to all members, and every version to the coordinator.",
-    "A member that is away, or that answers junk, holds everybody up; junk is not named. So can the coordinator.",
+    "A member that is away or answers junk holds everybody up, and so can the coordinator. Who sent junk is not named.",
     "What only one member changed between two sums is that member's.",
     "All members signed the settings. A run chose its seed and where it started: many seeds over the same rows can "
     "tell the one record in a short last batch.",
@@ -87,16 +87,16 @@ def model_card(
 
     Args:
         entry: the version.
-        offer: what its run carried.
-        lineage: good versions of its run up to it, oldest first.
+        offer: the offer of its run.
+        lineage: the good versions of its run up to it, oldest first.
         rounds: of its run, in the form of result.json.
-        plan: crypto parameters of its run's sums; None where they are not known.
-        manifest, parameters: of its file; None where that is gone, as for a candidate that was not promoted.
-        standing: how it stands with the approvers.
+        plan: crypto parameters of its run's sums; None if unknown.
+        manifest, parameters: of its file; None if that is gone, as for a candidate that was not promoted.
+        standing: its status with the approvers.
         releases: all decisions and changes.
-        cards: member → card, of those who left too.
-        origins: versions from which its run started, and the run that made that one, and so on: ``sha256``, and whether
-            it was ``imported``; empty where it started at version 0.
+        cards: member → card, including members that left.
+        origins: the version from which its run started, the version from which the run that made that one started, and
+            so on: ``sha256``, and whether it was ``imported``; empty if the run started at version 0.
     """
     so_far = [one for one in rounds if one["number"] <= entry.number]
     own = next((one for one in so_far if one["number"] == entry.number), None)
@@ -164,7 +164,7 @@ def _gate(
 
 
 def _release(entry: Entry, offer: Offer, standing: Standing, releases: Releases) -> dict[str, Any]:
-    """Return how the version stands, what is missing, and what released it."""
+    """Return the version's status, the missing approvals, and what released it."""
     current = releases.current
     return {
         "status": standing.status,
@@ -193,14 +193,14 @@ def _change(change: Change, releases: Releases) -> dict[str, Any]:
 
 
 def beside(card: Mapping[str, Any], name: str, version: Version) -> dict[str, Any]:
-    """Return a card as it goes with a file that was written out.
+    """Return the card for an exported file.
 
     Raises:
-        Refused: ``release.outdated``: the file is of another moment; ``release.digest``: it is another version's.
+        Refused: ``release.outdated``: the release changed in between; ``release.digest``: the file is another version.
     """
     if not version.unreleased and version.sha256 != card["sha256"]:
         raise Refused("release.digest", f"expected version {card['sha256']}, got {version.sha256}")
     if version.unreleased != (card["release"]["status"] != "released"):
-        raise Refused("release.outdated", "what is released has changed in this moment; try again")
+        raise Refused("release.outdated", "the released version changed just now; try again")
     about = {"name": name, "sha256": version.sha256, "unreleased": version.unreleased}
     return {**card, "file": about}

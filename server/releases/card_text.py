@@ -81,7 +81,7 @@ def _crypto(crypto: Mapping[str, Any]) -> list[str]:
         "",
         f"- {_parameters(crypto['parameters'])}",
         "",
-        "Protects against",
+        "Protects against:",
         "",
         *(f"- {one['against']}: {one['how']}." for one in crypto["protects"]),
         "",
@@ -93,7 +93,7 @@ def _crypto(crypto: Mapping[str, Any]) -> list[str]:
 
 def _parameters(plan: Mapping[str, Any] | None) -> str:
     if plan is None:
-        return "parameters are not known"
+        return "parameters are unknown"
     bits = math.prod(plan["primes"]).bit_length()
     return (
         f"N = {plan['degree']}, log2 q = {bits}, {plan['lanes']} lanes of {plan['lane_bits']} bits, "
@@ -167,7 +167,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Return what a member or an approver wrote, so that it is text and nothing else to a reader of Markdown."""
+    """Return text of a member or an approver, escaped so that it is only text in Markdown."""
     return re.sub(r"([\\`*_{}\[\]<>#|~&])", r"\\\1", "".join(c if c.isprintable() else " " for c in text))
 
 

@@ -1,4 +1,4 @@
-"""The model versions as API and commands show them, and what they do with them: one shape for both."""
+"""Model versions as API and commands show them, and what both can do with them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Registry:
 
     Args:
         store, models: of the folder.
-        log: for decisions; None where there is only looking.
+        log: for decisions; None for read-only use.
     """
 
     def __init__(self, store: CoordinatorStore, models: Models, log: Log | None = None) -> None:
         self._store, self._models, self._log = store, models, log
 
     def listing(self) -> dict[str, Any]:
-        """Return every version, oldest first, which one is released, and the files that came from outside."""
+        """Return every version, oldest first, which one is released, and the imported files."""
         with self._store.read() as db:
             board = Board(db, self._models)
             versions = [_brief(entry, board) for entry in self._models.entries(db)]
@@ -63,7 +63,7 @@ class Registry:
         return {"lineage": entry.as_dict(), "card": card, "approvers": approvers}
 
     def keep_import(self, version: Version) -> bool:
-        """Keep a file that came from outside, for a circle to start from; return whether it was not there before.
+        """Keep an imported file, for a circle to start from; return whether it is new.
 
         Raises:
             InputError: ``data.model``: it is a version of this federation.
@@ -82,11 +82,11 @@ class Registry:
         return new
 
     def decide(self, name: str, value: Any) -> dict[str, Any]:
-        """Take a signed decision about a version, and release it if nothing is missing; returns what came of it.
+        """Take a signed decision about a version, and release it if no approval is missing; return the outcome.
 
         Args:
             name: number, or the first digits of the SHA-256.
-            value: what :meth:`SignedDecision.as_dict` makes; anything, in the hands of a stranger.
+            value: what :meth:`SignedDecision.as_dict` makes; from a stranger it may be anything.
 
         Raises:
             InputError: ``data.model``: no such version. Refused: ``release.*``.
@@ -96,16 +96,16 @@ class Registry:
         with self._store.transaction() as db:
             board = Board(db, self._models)
             if signed.verify(board.cards)[0].sha256 != self._models.find(db, name).sha256:
-                raise Refused("release.digest", "the decision is about another version than the request")
+                raise Refused("release.digest", "the decision is about another version than the one requested")
             outcome = board.decide(signed, self._log)
         return {**vars(outcome), "missing": max(0, outcome.required - outcome.approvals)}
 
     def file(self, name: str, *, unreleased: bool) -> Version:
-        """Return a version's file as it leaves the federation: one that is not released is marked as such.
+        """Return a version's file as it leaves the federation: a version that is not released is marked as such.
 
         Args:
             name: number, or the first digits of the SHA-256; all of them give a file that was imported, as it came.
-            unreleased: it need not be released.
+            unreleased: allow a version that is not released.
 
         Raises:
             InputError: ``data.model``: no such version, or its file is gone. Refused: ``release.unreleased``.
@@ -122,7 +122,7 @@ class Registry:
             raise Refused(
                 "release.unreleased",
                 f"version {entry.version} is not released ({status})",
-                hint="--unreleased writes it all the same, marked as such",
+                hint="--unreleased writes it anyway, marked as unreleased",
             )
         version = self._models.read(entry.sha256)
         return version if status == "released" else marked(version)
@@ -132,7 +132,7 @@ class Registry:
         assert row is not None
         try:
             version: Version | None = self._models.read(entry.sha256)
-        except InputError:  # a candidate that is not promoted keeps its row and loses its file
+        except InputError:  # a candidate that was not promoted keeps its row and loses its file
             version = None
         good = [one for one in self._models.entries(db, entry.run) if one.version is not None]
         return model_card(
@@ -150,7 +150,7 @@ class Registry:
         )
 
     def _origins(self, db: Connection, start: str) -> list[dict[str, Any]]:
-        """Return from which version a run started, from which the run that made that one, and so on."""
+        """Return the version from which a run started, the one from which that version's run started, and so on."""
         found: dict[str, bool] = {}
         imports, entries = self._models.imports(db), self._models.entries(db)
         while start and start not in found:

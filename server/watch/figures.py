@@ -1,11 +1,11 @@
-"""What the audit log adds up to: every count that the metrics show of it.
+"""Counts over the audit log: everything that the metrics take from it.
 
 Rules:
-1. Each entry is taken once, in order. The same log gives the same figures, whoever reads it and whenever: a counter
-   cannot disagree with the log, and a process that was started again goes on counting where the last one was.
-2. Nothing that a stranger or a member chose becomes a name without bound. Members are those of the roster; of the codes
-   that a member gives, the first :data:`MAX_CODES` keep their names and all others are :data:`OTHER`.
-3. Counts of what happened and times when it did; no vote, no digest, no metric of a model.
+1. Each entry is taken once, in order. The same log always gives the same figures. So a counter cannot disagree with the
+   log, and a process that was started again continues counting where the last one was.
+2. The number of names that a stranger or a member can choose is bounded. Members are those of the roster. Of the codes
+   that a member gives, the first :data:`MAX_CODES` keep their names and all others become :data:`OTHER`.
+3. Figures are counts of events and their times. They hold no vote, no digest and no metric of a model.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from ..records.log import EVENTS
 
 Labels = tuple[str, ...]
 BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
-MAX_CODES = 50  # there are about forty that a member of ours can give
+MAX_CODES = 50  # our own members can give about forty
 OTHER = "other"
 PHASES = {"set_closed": "collect", "opened": "open", "judged": "judge"}
-"""What a round did until this event, since the one before or its begin; opening begins with the answers."""
+"""Event → the phase of a round that it ends. A phase begins at the event before, or at the round's begin."""
 KNOWN_ROUNDS = (
     ("promoted", ""),
     ("kept", ""),
@@ -49,7 +49,7 @@ KNOWN_WARNINGS = (
     ("round", "update.coins"),
     ("retention", ""),
 )
-"""What is shown as 0 before it happened: a counter that appears with 1 has not grown, as far as Prometheus can see."""
+"""What is shown as 0 before it happens: Prometheus does not see a counter that appears with 1 as growth."""
 ENDS = ("promoted", "kept", "refused", "failed")
 RUN_ENDS = ("done", "failed", "policy", "stopped")
 
@@ -67,7 +67,7 @@ class Durations:
     total_s: float = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count something that took this long; less than nothing, after a clock was set back, is nothing."""
+        """Count something that took this long. A negative time, after a clock was set back, counts as 0."""
         self.counts[bisect_left(BUCKETS_S, seconds)] += 1
         self.total_s += max(0.0, seconds)
 
@@ -78,7 +78,7 @@ def _known() -> set[str]:
 
 @dataclass
 class _Course:
-    """A round in progress: when it began, and its present phase."""
+    """A round in progress: when it began, and when its present phase did."""
 
     began_s: float
     since_s: float
@@ -158,7 +158,7 @@ class Figures:
                 self.unopened[member, self._bounded(member, code)] += 1
             case "refused_member" if "run" in entry:
                 self.unseated[member, self._bounded(member, code)] += 1
-            case "refused_member":  # one entry a minute for each code and member tells of the others, too
+            case "refused_member":  # one entry a minute for each code and member stands for the others, too
                 self.turned_away[code] += 1 + details.get("more", 0)
             case "warned":
                 self.warnings[details.get("what", ""), self._bounded("", code)] += 1
@@ -173,7 +173,7 @@ class Figures:
                 self.released = details["version"]
 
     def _went_on(self, entry: Mapping[str, Any], now_s: float) -> None:
-        """Measure a phase of a round; statistics and reports have the same events while no round of theirs goes on."""
+        """Measure a phase of a round. Statistics and reports have the same events, but no round in progress."""
         course = self._courses.get(entry["number"])
         if course is not None:
             self.phase_s[PHASES[entry["event"]]].add(now_s - course.since_s)
@@ -199,7 +199,7 @@ class Figures:
                 self.failed_in_a_row += 1
 
     def _bounded(self, member: str, code: str) -> str:
-        """Return a code by its name, or :data:`OTHER` from a member that gave too many different ones (rule 2)."""
+        """Return a code, or :data:`OTHER` if the member gave too many different ones (rule 2)."""
         known = self._codes[member]
         if code not in known and len(known) >= MAX_CODES:
             return OTHER

@@ -1,6 +1,6 @@
-"""The one reader of the log: metrics, dashboard and narrator are told each entry once, in order.
+"""The only reader of the log for metrics, dashboard and narrator: each gets every entry once, in order.
 
-What is told is what was committed. A taker that joins later is first told what it missed, unless it wants news only.
+Only committed entries are handed on. A taker that joins later first gets what it missed, unless it wants news only.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Take = Callable[[dict[str, Any]], None]
 
 
 class Follower:
-    """Follows a log; safe for threads.
+    """Follows a log; thread-safe.
 
     Args:
         log: the coordinator's.
 
     Attributes:
-        size: entries that were handed on so far.
+        size: number of entries handed on so far.
     """
 
     def __init__(self, log: Log) -> None:
@@ -35,7 +35,7 @@ class Follower:
         self.size = 0
 
     def join(self, take: Take, *, news_only: bool = False) -> None:
-        """Hand every entry to ``take``: those that were handed on before first, or only those still to be appended."""
+        """Hand every entry to ``take``: first those handed on before, or only those still to come."""
         with self._turn:
             if news_only:
                 newest = self._log.checkpoint()
@@ -47,7 +47,7 @@ class Follower:
             self._takers.append(take)
 
     def read_on(self) -> int:
-        """Hand on what was appended since the last time; return how many entries there are."""
+        """Hand on what was appended since the last time; return the number of entries."""
         with self._turn:
             self._read_to_end()
             return self.size
@@ -60,17 +60,17 @@ class Follower:
                     take(entry)
 
     async def follow(self) -> None:
-        """Read on now and again, until cancelled."""
+        """Read on at intervals, until cancelled."""
         while True:
             try:
                 await asyncio.to_thread(self.read_on)
             except Exception as error:  # a locked database, a full disk: the next look may do better
-                logger.warning("the log could not be read on: %s", str(error).partition("\n")[0])
+                logger.warning("new log entries could not be read: %s", str(error).partition("\n")[0])
             await asyncio.sleep(LOOK_S)
 
 
 def _from(size: int, take: Take) -> Take:
-    """Return what takes entries from this index on only."""
+    """Return a taker that passes on only the entries from this index on."""
 
     def news(entry: dict[str, Any]) -> None:
         if entry["index"] >= size:

@@ -1,9 +1,9 @@
-"""The server's metrics for Prometheus: what those of the catalogue are at this moment.
+"""The server's metrics for Prometheus: the present values of the catalogue's metrics.
 
 Rules:
-1. Counters come from the audit log alone (``figures.py``), which is read on from where the last scrape left off.
-   Only ``token_refusals_total`` is the process's own: of a flood the log tells once a minute.
-2. Gauges come from the log, from the newest rows of the registry, or from the process. What is not known has no sample.
+1. Counters come from the audit log alone (``figures.py``), which is read from where the last scrape stopped. Only
+   ``token_refusals_total`` is the process's own, because the log has one entry a minute in a flood.
+2. Gauges come from the log, from the newest rows of the registry, or from the process. An unknown value has no sample.
 3. No secret, key, pin, digest or address; no member's vote; nothing that counts rows. A label's value is one of a few
    words, a member of the roster, or the newest run. ``docs/metrics.md`` lists all of it; a test compares.
 """
@@ -58,12 +58,12 @@ class Process:
 
 
 class Metrics(Collector):
-    """Collects the metrics of :data:`CATALOGUE`; safe for threads.
+    """Collects the metrics of :data:`CATALOGUE`; thread-safe.
 
     Args:
         state: the coordinator's records.
-        process: the server; None where none runs.
-        follower: of the log; None for one of its own.
+        process: the server; None if it does not run.
+        follower: of the log; None for a new one.
     """
 
     def __init__(self, state: State, process: Process | None = None, follower: Follower | None = None) -> None:
@@ -118,7 +118,7 @@ class Metrics(Collector):
         return values
 
     def _of_runs(self, db: Connection) -> Values:
-        """Return what the rows say: of all runs, of the newest one, of its newest round that ended."""
+        """Return what the rows say about all runs, the newest run, and its newest round that ended."""
         counts = history.statuses(db)
         values: Values = {"runs_open": {(status,): counts.get(status, 0) for status in ("queued", "running")}}
         run = history.newest_run(db)

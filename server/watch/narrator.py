@@ -1,4 +1,4 @@
-"""Tells whoever watches the server what goes into the audit log: one line each, in words."""
+"""Logs what goes into the audit log, one line each in words, for people who watch the server."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ SAID = {
     "circle_proposed": "a circle waits for signatures: moonflower circle show",
     "circle_signed": "signed a circle",
     "circle_began": "all members signed: a circle begins",
-    "farewell": "says farewell to its circle",
-    "card_taken": "a new card came by hand; whose approvals count may have changed",
+    "farewell": "leaves its circle",
+    "card_taken": "an operator entered a new card; whose approvals count may have changed",
     "refused_member": "refused",
     "run_began": "began",
-    "run_resumed": "goes on after its process died",
+    "run_resumed": "continues after its process died",
     "run_ended": "ended",
-    "seats_taken": "everybody in the circle takes part",
+    "seats_taken": "all members take part",
     "answer_refused": "answer refused",
     "waited_for": "is waited for",
     "came_back": "is back, and has answered",
@@ -56,7 +56,7 @@ BAD = frozenset(
 
 
 def sentence(entry: dict[str, Any]) -> str:
-    """Return an entry of the log in words, or "" for one that nobody waits for; what it is about goes beside them.
+    """Return an entry of the log in words, without what it is about; "" for an entry that people need not see.
 
     >>> sentence({"event": "envelope_refused", "run": "r", "number": 3, "member": "a", "code": "update.failed"})
     'envelope refused'
@@ -74,7 +74,7 @@ def sentence(entry: dict[str, Any]) -> str:
 
 
 def tell(entry: dict[str, Any]) -> None:
-    """Log an entry, if somebody may wait for it."""
+    """Log an entry, if it has words."""
     if words := sentence(entry):
         level = logging.WARNING if entry["event"] in BAD else logging.INFO
         named = {name: entry[name] for name in ("run", "member", "code") if entry.get(name)}

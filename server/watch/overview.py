@@ -1,9 +1,9 @@
 """What is happening now, in one sentence, and what else a person wants to see first.
 
 Rules:
-1. :func:`sentence` is a pure function of a :class:`Scene`: it changes when something happened, not with every second.
-2. The progress of a round is read from the log, each entry once and in order (:class:`Course`), so that looking costs
-   as much as there is new.
+1. :func:`sentence` is a pure function of a :class:`Scene`: it changes when something happens, not every second.
+2. The progress of a round is read from the log, each entry once and in order (:class:`Course`), so that only new
+   entries cost time.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ ENDED = {
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is, as the log tells.
+    """The progress of a run, according to the log.
 
     Attributes:
         run: identifier, or "" before the first.
         round: which of the planned rounds; 0 before the first.
         number: of that round in the whole federation.
-        members: everybody in the circle.
-        sent: whose update is in the round's sum; ``left_out``: whose is not, and will not be.
+        members: all members of the circle.
+        sent: members whose update is in the round's sum; ``left_out``: members whose update will not be in it.
         step: ``enrol``, ``statistics``, ``collect``, ``open``, ``judge``, ``report``, ``between``, ``over``.
         since_s: when the step began; seconds since 1970.
-        goes_on: the step in which the coordinator's process died, until its members have their seats again; else "".
+        goes_on: the step at which the coordinator's process died, until the members have their seats again; else "".
     """
 
     run: str = ""
@@ -65,7 +65,7 @@ class Progress:
         if event == "run_began" or (event == "run_resumed" and entry["run"] != self.run):
             return Progress(run=entry["run"], step="enrol", since_s=_seconds(entry))
         if not self.run or entry.get("run") != self.run:
-            return self  # a decision about a model of another run, a member added
+            return self  # about another run or about none, such as a member that was added
         member, purpose = entry.get("member", ""), details.get("purpose", UPDATE.name)
         now = replace(self, since_s=_seconds(entry))
         match event:
@@ -96,7 +96,7 @@ class Progress:
 
 
 class Course:
-    """The progress that the log tells of; safe for threads."""
+    """The progress according to the log; thread-safe."""
 
     def __init__(self, follower: Follower) -> None:
         self._follower, self._newest = follower, (-1, Progress())
@@ -113,13 +113,13 @@ class Course:
 
 @dataclass(frozen=True)
 class Waiting:
-    """A model version that people have not decided about.
+    """A model version that waits for people's decision.
 
     Attributes:
         version: its number.
         step: ``approve`` or ``rollback``.
         approvals, required: how many have signed, and how many must.
-        open_to: members one of whose approvers may still sign.
+        open_to: members with an approver who may still sign.
     """
 
     version: int
@@ -135,14 +135,14 @@ class Scene:
 
     Attributes:
         run: the newest run, or None.
-        progress: of the run that the log last told of.
+        progress: of the newest run in the log.
         rounds: planned rounds of the newest run.
         promoted: how many of its rounds were.
-        waiting: what people should decide about, or None.
+        waiting: the version that people should decide about, or None.
         released: number of the released version, or None.
         members: that may take part; ``online``: those that are connected, or None where that is not known.
-        away: for whom the run waits, once that is long.
-        signing: number of the circle that waits for signatures, and whose; None for none.
+        away: members that the run has waited for for long.
+        signing: number of the circle that waits for signatures, and the members that have not signed; or None.
     """
 
     run: RunRow | None = None
@@ -194,7 +194,7 @@ def _running(scene: Scene) -> str:
     assert run is not None
     if run.run != progress.run:
         return f"A run of {_many(scene.rounds, 'round')} is being started. {_here(scene)}"
-    stopping = " Somebody asked for its end; it stops before the next exchange." if run.stop else ""
+    stopping = " A stop was requested; the run ends before the next exchange." if run.stop else ""
     head = f"Round {progress.round} of {scene.rounds}: "
     many = len(progress.members)
     match progress.step:
@@ -209,7 +209,7 @@ def _running(scene: Scene) -> str:
         case "judge":
             said = head + "the members' votes are being counted."
         case "report":
-            said = head + "done; the members add up how good the model is."
+            said = head + "done; the members measure how good the model is."
         case _ if not progress.round:
             said = "The first round is about to begin."
         case _:
@@ -218,7 +218,7 @@ def _running(scene: Scene) -> str:
 
 
 def _waits(away: Sequence[WaitedFor]) -> str:
-    """Return for whom a run waits, since when and why.
+    """Return whom a run waits for, since when and why.
 
     >>> _waits([WaitedFor("anna", "r", 3, "seal", "2026-11-29T10:05:00Z", "absent", 0)])
     ' It waits for anna (not connected), since 10:05 UTC.'
@@ -239,26 +239,24 @@ def _collected(progress: Progress) -> str:
     if 0 < len(missing) <= 2 and sent:
         said += f"; {_listed(missing)} {'is' if len(missing) == 1 else 'are'} still training"
     if progress.left_out:
-        said += f"; {_listed(progress.left_out)} {'is' if len(progress.left_out) == 1 else 'are'} missing, and"
-        said += " without everybody the round is repeated"
+        said += f"; {_listed(progress.left_out)} {'is' if len(progress.left_out) == 1 else 'are'} missing, so"
+        said += " the round is repeated"
     return said + "."
 
 
 def _decision(scene: Scene) -> str:
-    """Return what people have to do, or what they did."""
+    """Return what people have to decide, or what they decided."""
     waiting = scene.waiting
     if waiting is None:
         if scene.released is None:
             return "No version is released."
         return f"Version {scene.released} is released."
     missing = waiting.required - waiting.approvals
-    what = "waits for" if waiting.step == "approve" else "needs for a roll-back"
+    what, end = ("waits for", "") if waiting.step == "approve" else ("needs", " for a roll-back")
     more = "more " if waiting.approvals else ""
-    who = f": anyone of {_listed(waiting.open_to, 'or')}" if waiting.open_to else ", but no other member has one"
-    if len(waiting.open_to) == missing == 1:
-        who = f": somebody of {waiting.open_to[0]}"
+    who = f", from {_listed(waiting.open_to, 'or')}" if waiting.open_to else ", but no other member has one"
     many = "one" if missing == 1 else str(missing)
-    return f"Version {waiting.version} {what} {many} {more}approver{'s' if missing > 1 else ''}{who}."
+    return f"Version {waiting.version} {what} {many} {more}approver{'s' if missing > 1 else ''}{end}{who}."
 
 
 def _here(scene: Scene) -> str:
@@ -280,7 +278,7 @@ def _many(count: int, what: str) -> str:
 
 
 def _listed(names: Sequence[str], word: str = "and") -> str:
-    """Return names as a person lists them.
+    """Return names as a list in prose.
 
     >>> _listed(["a", "b", "c"]), _listed(["a"])
     ('a, b and c', 'a')
@@ -329,7 +327,7 @@ def _signing(db: Connection) -> tuple[int, tuple[str, ...]] | None:
 
 
 def waiting(db: Connection, models: Models, board: Board) -> Waiting | None:
-    """Return what people should decide about first: what some have signed already, or else the newest version."""
+    """Return the version to decide about first: one that some have signed already, or else the newest."""
     found: Waiting | None = None
     for entry in models.entries(db):
         if entry.version is None:
@@ -346,7 +344,7 @@ def waiting(db: Connection, models: Models, board: Board) -> Waiting | None:
 
 
 def open_to(board: Board, standing: Standing) -> tuple[str, ...]:
-    """Return the members one of whose approvers can still add an approval that counts."""
+    """Return the members with an approver who can still add an approval that counts."""
     signed = {one.decision.member for one in standing.approvals}
     keys = {one.key for one in standing.approvals}
     return tuple(

@@ -1,6 +1,6 @@
-"""A run's result as the coordinator knows it: the content of result.json, null where it takes members' data to know.
+"""A run's result as the coordinator knows it: the content of result.json, with null for what only members know.
 
-The model is the version that the run promoted last; a run that promoted none has none.
+The model is the version that the run promoted last. A run that promoted no version has no model.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def result(state: State, run: str, *, check_log: bool = True) -> dict[str, Any]:
 
     Args:
         state: the coordinator's records.
-        run: on record.
-        check_log: verify the whole log; else ``audit.verified`` is null.
+        run: a run that is on record.
+        check_log: verify the whole log; otherwise ``audit.verified`` is null.
     """
     with state.store.read() as db:
         row = history.run_row(db, run)
@@ -30,7 +30,7 @@ def result(state: State, run: str, *, check_log: bool = True) -> dict[str, Any]:
         rounds = history.rounds(db, run)
         good = state.models.last_good(db, run)
     if good is not None and good.verdict != "promoted":
-        good = None  # where the run began is not its result
+        good = None  # a run's start is not its result
     names = {name for one in rounds for name in one["members"]}
     names |= {left_out["member"] for one in rounds for left_out in one["named"]}
     newest = state.log.checkpoint()
@@ -59,7 +59,7 @@ def result(state: State, run: str, *, check_log: bool = True) -> dict[str, Any]:
 
 
 def ended(status: str, code: str) -> str | None:
-    """Return how a run ended, in a word; None while it goes on.
+    """Return how a run ended, in one word; None while it goes on.
 
     >>> ended("done", ""), ended("done", "run.converged"), ended("policy", "gate.forked"), ended("running", "")
     ('done', 'converged', 'forked', None)
@@ -70,7 +70,7 @@ def ended(status: str, code: str) -> str | None:
 
 
 def _waited_s(state: State, run: str) -> float:
-    """Return for how many seconds a run waited for members that the log names; who is still missing does not count."""
+    """Return how many seconds a run waited for members that the log names, without those that are still missing."""
     spans, after = list[tuple[float, float]](), -1
     while entries := state.log.after(after, PAGE, run=run):
         after = entries[-1]["index"]

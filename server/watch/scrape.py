@@ -1,7 +1,7 @@
-"""The listener of the metrics, apart from the public one: GET /metrics, on loopback or behind a token of its own.
+"""The listener for metrics, separate from the public one: GET /metrics, on loopback or behind a token of its own.
 
-It knows nothing of OAuth: what scrapes is a machine beside the server, or one that holds the token file. Where others
-can reach the address it speaks TLS with the server's certificate, so that the token does not travel in the clear.
+It does not use OAuth: a scraper runs beside the server, or holds the token file. If other machines can reach the
+address, it speaks TLS with the server's certificate, so that the token does not travel in the clear.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _TOKEN = re.compile(rb"[A-Za-z0-9._~+/=-]{32,512}")  # RFC 6750 b64token; 32 cha
 
 
 def read_token(path: Path) -> bytes:
-    """Return the token in a file that is for its owner only.
+    """Return the token from a file that only its owner can read.
 
     Raises:
-        InputError: ``config.key``: it is missing, open to others, or holds no token of 32 to 512 characters.
+        InputError: ``config.key``: it is missing, readable by others, or not a token of 32 to 512 characters.
     """
     try:
         with path.open("rb") as file:
@@ -52,11 +52,11 @@ def read_token(path: Path) -> bytes:
 
 
 class Scrape:
-    """An ASGI app.
+    """An ASGI app that answers scrapes.
 
     Args:
         registry: what is shown.
-        token: that a request must bear; None: none.
+        token: the token that a request must bear; None for no token.
     """
 
     def __init__(self, registry: CollectorRegistry, token: bytes | None = None) -> None:
@@ -66,22 +66,22 @@ class Scrape:
         self._said: dict[str, float] = {}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one request; its body, which it should not have, is not read."""
+        """Answer one request. A body is not read."""
         if scope["type"] != "http":
             return
         if (scope["method"], scope["path"]) != ("GET", PATH):
-            await _reply(send, 404, b"there is nothing here\n")
+            await _reply(send, 404, b"not found\n")
             return
         if not self._may_pass(scope["headers"]):
-            self._say(logging.WARNING, "a scrape without the right token was refused")
-            await _reply(send, 401, b"a token is needed\n", [(b"www-authenticate", b'Bearer realm="metrics"')])
+            self._say(logging.WARNING, "refused a scrape without the right token")
+            await _reply(send, 401, b"expected a bearer token\n", [(b"www-authenticate", b'Bearer realm="metrics"')])
             return
         try:
             async with self._turn:
                 text = await run_in_threadpool(generate_latest, self._registry)
-        except Exception as error:  # a full disk, a log that was edited: up is 0 then, and the server goes on
-            self._say(logging.ERROR, f"the metrics cannot be had: {type(error).__name__}: {error}".partition("\n")[0])
-            await _reply(send, 503, b"the metrics cannot be had now\n")
+        except Exception as error:  # a full disk, an edited log: `up` is 0 then, and the server continues
+            self._say(logging.ERROR, f"the metrics cannot be read: {type(error).__name__}: {error}".partition("\n")[0])
+            await _reply(send, 503, b"the metrics cannot be read now\n")
             return
         await _reply(send, 200, text, [(b"content-type", CONTENT_TYPE)])
 
@@ -94,7 +94,7 @@ class Scrape:
         return right and scheme.lower() == b"bearer"
 
     def _say(self, level: int, words: str) -> None:
-        """Log something, the same once a minute."""
+        """Log something, at most once a minute for the same words."""
         now = time.monotonic()
         if now - self._said.get(words, -QUIET_S) >= QUIET_S:
             self._said = {**{said: at for said, at in self._said.items() if now - at < QUIET_S}, words: now}
@@ -102,7 +102,7 @@ class Scrape:
 
 
 def served(app: Scrape, settings: ServerSettings, tls: ssl.SSLContext) -> uvicorn.Config:
-    """Return how it is served: as the public listener is, but in the clear where only this machine can listen."""
+    """Return the listener's config: like the public listener, but without TLS on loopback."""
     more: dict[str, Any] = {}
     if settings.metrics and not is_loopback(settings.metrics.rpartition(":")[0]):
         more["ssl_context_factory"] = lambda *_: tls

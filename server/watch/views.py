@@ -1,6 +1,6 @@
-"""The records as people look at them: overview, rounds, members, pages of the log, proofs. One shape for API and pages.
+"""Views of the records for people, the same for API and pages: overview, rounds, members, pages of the log, proofs.
 
-Nothing here changes anything, and nothing is computed that the records do not hold.
+Views change nothing and add nothing to the records.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Views:
 
     Args:
         state: the coordinator's records.
-        online: returns the pins of the nodes that are connected now, where somebody knows.
-        follower: of the log; None for one of its own.
+        online: returns the pins of the nodes that are connected now; None if that is not known.
+        follower: of the log; None for a new one.
     """
 
     def __init__(self, state: State, online: Online | None = None, follower: Follower | None = None) -> None:
@@ -39,7 +39,7 @@ class Views:
         self._course = Course(self._follower)
 
     def mark(self) -> tuple[Any, ...]:
-        """Return what differs as soon as an overview does; cheap."""
+        """Return a value that changes whenever the overview does. This is cheap."""
         entries = self._follower.read_on()
         with self._state.store.read() as db:
             run, away = history.newest_run(db), waited_for(db)
@@ -47,7 +47,7 @@ class Views:
         return (entries, *about, self._connected(), *away)
 
     def overview(self) -> dict[str, Any]:
-        """Return what is happening now: the sentence, and what stands behind it."""
+        """Return what is happening now: the sentence, and the facts behind it."""
         index, progress = self._course.now()
         with self._state.store.read() as db:
             now = scene(db, self._state.models, progress, self._connected())
@@ -68,7 +68,7 @@ class Views:
         }
 
     def rounds(self, run: str = "") -> dict[str, Any] | None:
-        """Return a run's rounds, by default the newest run's, and what its gate looks at; None: no such run."""
+        """Return the rounds of a run, by default the newest, and its gate's metric; None if there is no such run."""
         with self._state.store.read() as db:
             row = history.run_row(db, run) if run else history.newest_run(db)
             if row is None:
@@ -88,7 +88,7 @@ class Views:
         }
 
     def members(self) -> dict[str, Any]:
-        """Return the roster, who is connected and how far each has witnessed the log; and circles, signed or not."""
+        """Return the roster, who is connected, how much of the log each member has witnessed, and the circles."""
         connected = self._connected()
         with self._state.store.read() as db:
             listed, cards, seen = roster.members(db), roster.cards(db, of_all=True), witnessed.witnesses(db)
@@ -110,7 +110,7 @@ class Views:
         return {"members": found, "circles": shown, "size": checkpoint.size if checkpoint else 0}
 
     def page(self, before: int | None, limit: int, event: str, run: str, member: str) -> dict[str, Any]:
-        """Return a page of the log, newest entry first, and what can be looked for."""
+        """Return a page of the log, newest entry first, and the events to filter by."""
         checkpoint = self._state.log.checkpoint()
         size = checkpoint.size if checkpoint else 0
         entries = self._state.log.before(
@@ -119,7 +119,7 @@ class Views:
         return {"entries": entries, "size": size, "events": dict(EVENTS)}
 
     def proof(self, index: int, size: int | None = None) -> dict[str, Any]:
-        """Return an entry's bytes with the proof that it is in the log.
+        """Return an entry's bytes, with the proof that it is in the log.
 
         Raises:
             ValueError: there is no such entry, or the log never had that size.
@@ -154,7 +154,7 @@ class Views:
 
 
 def _circles(board: CircleBoard) -> list[dict[str, Any]]:
-    """Return the circles that there are, as people read them."""
+    """Return all circles in the form that people read."""
     living = board.living.circle if board.living else None
     return [
         {

@@ -104,13 +104,13 @@ def test_people_watch_a_run_and_release_reject_and_roll_back_its_models(people: 
     until(lambda: watcher.locator("#now-metric-t").count() == 1)
     assert live.remote.show(run)["status"] == "done"
     until(lambda: watcher.locator("figure").first.locator("svg.chart circle").count() == 3)
-    says(watcher, f"Version 3 waits for 2 approvers: anyone of {first} or {second}.")
+    says(watcher, f"Version 3 waits for 2 approvers, from {first} or {second}.")
 
     page = people.decide("Anna", 1, "Reject", "loss is too high")
-    page.get_by_text("It was rejected, for good.").wait_for()
+    page.get_by_text("It was rejected. It can never be released").wait_for()
     page = people.decide("Anna", 2, "Approve")
-    page.get_by_text(f"1 of 2 approvals are there; 1 more is missing: somebody of {second}.").wait_for()
-    says(watcher, f"Version 2 waits for one more approver: somebody of {second}.")
+    page.get_by_text(f"1 of 2 approvals are there; 1 more is missing, from {second}.").wait_for()
+    says(watcher, f"Version 2 waits for one more approver, from {second}.")
     page.get_by_role("button", name="Approve").click()
     page.get_by_text(f"{first} has signed already.").wait_for()
     page.keyboard.press("Escape")
@@ -146,7 +146,7 @@ def test_each_sees_and_does_what_their_scopes_allow(people: People) -> None:
     watcher = people.go("Olga", "models/3")
     watcher.get_by_role("heading", name="Version 3").wait_for()
     assert watcher.get_by_role("button", name="Approve").count() == 0
-    assert watcher.get_by_text("Your login may look, not decide").count() == 1
+    assert watcher.get_by_text("You may look, but not decide").count() == 1
     board = people.desk("Nora")
     says(board, "No run now.")
     links = board.get_by_role("navigation").get_by_role("link").all_inner_texts()

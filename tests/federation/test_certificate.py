@@ -123,7 +123,7 @@ def test_a_certificate_of_every_purpose_verifies(log: Log, number: int, purpose:
 
 @pytest.mark.parametrize(("number", "purpose"), [(0, "update"), (0, "tallies"), (1, "tallies"), (4, "update")])
 def test_a_sum_that_is_not_there_has_no_certificate(log: Log, number: int, purpose: str) -> None:
-    with pytest.raises(InputError, match=f"no sum was opened as {purpose} {number}") as error:
+    with pytest.raises(InputError, match=f"no sum was opened as {purpose} of round {number}") as error:
         log.build(number, purpose)
     assert error.value.code == "config.round"
 
@@ -205,7 +205,7 @@ def test_a_sum_that_was_closed_twice_is_certified_as_it_was_opened(federation: C
     assert one.carry_out() == "killed"
     one.kill_at = lambda entry: False
     folder = one.folder
-    with pytest.raises(InputError, match="no sum was opened as statistics 0"):
+    with pytest.raises(InputError, match="no sum was opened as statistics of round 0"):
         Log(folder).build(0, "statistics")
     assert proved_set(gather(Log(folder).records, 0, "statistics", last="set_closed"), Log(folder).verifier)
     (closed,) = one.events("set_closed")
@@ -224,7 +224,7 @@ def test_a_number_that_several_runs_have_needs_the_run(federation: Callable[...,
     one.queue("run-2")
     assert one.carry_out("run-2") == "done"
     log = Log(one.folder)
-    with pytest.raises(InputError, match=r"2 runs opened statistics 0; choose one: run-1, run-2") as error:
+    with pytest.raises(InputError, match=r"2 runs opened statistics of round 0; choose one: run-1, run-2") as error:
         log.build(0, "statistics")
     assert error.value.code == "config.round"
     for run in ("run-1", "run-2"):
@@ -286,7 +286,7 @@ def test_nothing_can_be_added_or_left_out(log: Log) -> None:
     refused("audit.certificate", "plain fields", log, {**made, "version": 2.0})
     refused("audit.certificate", "of version 2", log, {**made, "version": 1})
     refused("audit.certificate", "of version 2", log, [made])
-    refused("audit.certificate", "and a checkpoint", log, {**made, "checkpoint": 5})
+    refused("audit.certificate", "expected a checkpoint, and entries", log, {**made, "checkpoint": 5})
     for field in made:
         with pytest.raises(Refused):
             verify_certificate({name: value for name, value in made.items() if name != field}, log.verifier)
@@ -486,9 +486,9 @@ FORGED = {
         BAD,
         "not signed by its own node key",
     ),
-    "pin": (lambda c: c["enrolled"]["Hungary"]["details"].update(pin="x" * 43), BAD, "not those of the circle"),
-    "roster": (of("seats_taken", "details", "roster", to="0" * 64), BAD, "the cards are not the roster"),
-    "context's roster": (of("set_closed", "details", "context", "roster", to="0" * 64), BAD, "are not the roster"),
+    "pin": (lambda c: c["enrolled"]["Hungary"]["details"].update(pin="x" * 43), BAD, "differ from those of the circle"),
+    "roster": (of("seats_taken", "details", "roster", to="0" * 64), BAD, "the cards differ from the roster"),
+    "context's roster": (of("set_closed", "details", "context", "roster", to="0" * 64), BAD, "differ from the roster"),
     "seats' circle": (of("seats_taken", "details", "circle", to="0" * 64), BAD, "circle, plan or key of the context"),
     "seats' key": (of("seats_taken", "details", "key", to="0" * 64), BAD, "circle, plan or key of the context"),
     "plan": (of("seats_taken", "details", "crypto", "lanes", to=7), BAD, "circle, plan or key of the context"),
@@ -498,28 +498,28 @@ FORGED = {
             of("set_closed", "details", "context", "circle", to="0" * 64),
         ),
         BAD,
-        "not that of the run's offer and circle",
+        "differs from the run's offer or circle",
     ),
     "practice": (
         of("run_began", "details", "offer", "federation", "practice", to=False),
         BAD,
-        "not that of the run's offer and circle",
+        "differs from the run's offer or circle",
     ),
     "least": (
         of("run_began", "details", "offer", "federation", "min_members", to=5),
         BAD,
-        "not that of the run's offer and circle",
+        "differs from the run's offer or circle",
     ),
-    "clip": (of("run_began", "details", "offer", "crypto", "clip", to=9.0), BAD, "not that of the run's offer"),
+    "clip": (of("run_began", "details", "offer", "crypto", "clip", to=9.0), BAD, "differs from the run's offer"),
     "old setting": (
         of("run_began", "details", "offer", "crypto", to=lambda found: {**found, "open_quorum": 1}),
         BAD,
         "unknown key 'crypto.open_quorum'",
     ),
-    "federation": (of("set_closed", "details", "context", "federation", to="x"), BAD, "not that of the run's offer"),
+    "federation": (of("set_closed", "details", "context", "federation", to="x"), BAD, "differs from the run's offer"),
     "offer": (of("run_began", "details", "offer", "gate", "patience", to="x"), BAD, "the run's offer"),
-    "run": (of("run_began", "run", to="run-0"), BAD, "of several runs"),
-    "context's run": (of("set_closed", "details", "context", "run", to="run-0"), BAD, "of several runs"),
+    "run": (of("run_began", "run", to="run-0"), BAD, "belong to several runs"),
+    "context's run": (of("set_closed", "details", "context", "run", to="run-0"), BAD, "belong to several runs"),
     "number": (of("set_closed", "number", to=9), BAD, "about several sums"),
     "opened number": (of("opened", "number", to=9), BAD, "about several sums"),
     "judged number": (of("judged", "number", to=9), BAD, "about several sums"),
@@ -528,18 +528,18 @@ FORGED = {
     "stranger": (
         of("set_closed", "details", "headers", to=lambda h: {**h, "Basel": "0" * 64}),
         BAD,
-        "one envelope of everybody in the circle",
+        "one envelope of every member of the circle",
     ),
     "fewer": (
         of("set_closed", "details", "headers", to=lambda h: {name: h[name] for name in NAMES[:3]}),
         BAD,
-        "one envelope of everybody in the circle",
+        "one envelope of every member of the circle",
     ),
     "context": (of("set_closed", "details", "context", "round", to=9), BAD, "about another context"),
     "header": (of("set_closed", "details", "headers", "Hungary", to="0" * 64), BAD, "other envelopes"),
-    "header's form": (of("set_closed", "details", "headers", "Hungary", to="x"), BAD, "another form"),
-    "header's length": (of("set_closed", "details", "headers", "Hungary", to="00" * 31), BAD, "another form"),
-    "sum's form": (of("set_closed", "details", "sum", to="x"), BAD, "another form"),
+    "header's form": (of("set_closed", "details", "headers", "Hungary", to="x"), BAD, "an unexpected form"),
+    "header's length": (of("set_closed", "details", "headers", "Hungary", to="00" * 31), BAD, "an unexpected form"),
+    "sum's form": (of("set_closed", "details", "sum", to="x"), BAD, "an unexpected form"),
     "statement": (of("opened", "details", "statement", to="{}"), BAD, "statement is malformed"),
     "candidate": (
         of("opened", "details", "statement", to=lambda s: s.replace('"sha256":"', '"sha256":"f')[:-1]),
@@ -570,16 +570,16 @@ FORGED = {
         "proof is malformed",
     ),
     "not everybody": (resigned(*NAMES[:3]), "audit.openers", "does not hold the signature and vote of every member"),
-    "clear number": (resigned(number=9), BAD, "plain fields are not those of its context"),
-    "clear base": (resigned(base="0" * 64), BAD, "plain fields are not those of its context"),
-    "clear run": (resigned(run="x"), BAD, "plain fields are not those of its context"),
+    "clear number": (resigned(number=9), BAD, "plain fields differ from its context"),
+    "clear base": (resigned(base="0" * 64), BAD, "plain fields differ from its context"),
+    "clear run": (resigned(run="x"), BAD, "plain fields differ from its context"),
     "another set": (resigned(members=["Cleveland", "Hungary", "Switzerland"]), BAD, "other envelopes"),
-    "judged vote": (of("judged", "details", "votes", "Hungary", to="abstain"), BAD, "not those that everybody signed"),
-    "judged best": (of("judged", "details", "best", to="0" * 64), BAD, "not those that everybody signed"),
+    "judged vote": (of("judged", "details", "votes", "Hungary", to="abstain"), BAD, "from those that the members"),
+    "judged best": (of("judged", "details", "best", to="0" * 64), BAD, "from those that the members signed"),
     "vote": (of("opened", "details", "votes", "Hungary", to="abstain"), "audit.openers", "the vote is not signed by"),
     "best": (of("opened", "details", "best", to="0" * 64), "audit.openers", "the vote is not signed by"),
     "vote's form": (of("opened", "details", "votes", "Hungary", to="good"), BAD, "proof is malformed"),
-    "dropped vote": (lambda c: c["judged"]["details"]["votes"].pop("Hungary"), BAD, "not those that everybody signed"),
+    "dropped vote": (lambda c: c["judged"]["details"]["votes"].pop("Hungary"), BAD, "from those that the members"),
     "bad votes": (voted(**dict.fromkeys(NAMES[:3], "worse")), BAD, "promoted without a code does not follow"),
     "even votes": (voted(**dict.fromkeys(NAMES[:2], "same")), BAD, "promoted without a code does not follow"),
     "kept": (of("promoted", "event", to="kept"), BAD, "kept without a code does not follow"),
@@ -633,10 +633,10 @@ def test_the_witnessed_checkpoint_is_of_this_log_and_of_the_time_between_seats_a
     stranger = Signer.generate("moonflower/heart").verifier.text()
     refused("audit.signature", "witnessed the log of key", log, labelled(f"{size} {root} {stranger}", int(size)))
     refused("audit.fork", "", log, labelled(f"{size} {'0' * 64} {key}", int(size)))
-    refused(BAD, "another form", log, labelled(f"0{size} {root} {key}", int(size)))
-    refused(BAD, "another form", log, labelled("", int(size)))
+    refused(BAD, "an unexpected form", log, labelled(f"0{size} {root} {key}", int(size)))
+    refused(BAD, "an unexpected form", log, labelled("", int(size)))
     early = f"2 {tree.root(2).hex()} {key}"
-    refused(BAD, "not of the time between seats and sum", log, labelled(early, 2))
+    refused(BAD, "not from between seats and list", log, labelled(early, 2))
     closed_at = next(e["index"] for e in made["entries"] if json.loads(e["entry"])["event"] == "set_closed")
     assert int(size) <= closed_at
     assert {"set_closed", "opened", "judged", "promoted"} <= {json.loads(e["entry"])["event"] for e in made["entries"]}
@@ -668,7 +668,7 @@ def test_a_round_that_failed_has_no_votes_and_says_why(log: Log) -> None:
     def fail(chosen: Chosen) -> None:
         chosen["promoted"] |= {"event": "failed", "code": "open.key"}
 
-    said = "a round that failed has no votes and says why"
+    said = "a failed round must have a code and no votes"
     refused(BAD, said, log, log.forge(fail))
     silent = log.forge(lambda chosen: chosen["promoted"].update(event="failed"))
     entries = [one for one in silent["entries"] if json.loads(one["entry"])["event"] != "judged"]

@@ -283,7 +283,7 @@ def test_three_sign_a_circle_and_train_and_a_changed_line_takes_everybodys_signa
 
     one.run_config("lr = 0.1", "lr = 0.2")
     refused = one.api._queue
-    with pytest.raises(Refused, match=r"training\.lr: 0\.1 there, 0\.2 asked"):
+    with pytest.raises(Refused, match=r"training\.lr: 0\.1 in the circle, 0\.2 in the run"):
         refused(
             one.board().living.circle.recipe.model_copy(
                 update={"training": made.recipe.training.model_copy(update={"lr": 0.2})}
@@ -394,7 +394,7 @@ def test_what_is_wrong_is_said_before_anything_is_signed(one: Federation) -> Non
     stranger.mkdir()
     (stranger / "client.toml").write_text(CLIENT.format(name="stranger", issuer=ISSUER, sign="ask"))
     one.type("stranger", "member card client.toml --out card.json")
-    assert "'stranger' is not let in at this server's door" in one.propose("--with ../stranger/card.json", status=1)
+    assert "'stranger' is not on this server's roster" in one.propose("--with ../stranger/card.json", status=1)
     one.run_config("min_members = 3", "min_members = 2\nlet_go_days = 1")
     said = one.propose()
     lines = [line for line in said.splitlines() if line.startswith("- ")]  # of the act

@@ -463,7 +463,7 @@ def test_a_run_that_ended_by_policy_prints_its_result_too(cli: Cli, tmp_path: Pa
     ended = cli("simulate", HEART, *SHORT, "--json", "--out", "o", *drills)
     assert (ended.status, ended.out.count("\n")) == (3, 1)
     *warnings, error = ended.err.splitlines()
-    assert error == "error: in 2 rounds the answers of all names opened nothing"
+    assert error == "error: in 2 rounds the answers of all members did not open the sum"
     assert {line.rpartition("code=")[2] for line in warnings} == {"open.key"}, "the members say why"
     result = json.loads(ended.out)
     assert [r["status"] for r in result["rounds"]] == ["failed", "promoted", "failed"]

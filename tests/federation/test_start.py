@@ -340,6 +340,6 @@ def test_a_server_proposes_no_start_that_it_does_not_have(one: Federation) -> No
     assert "no promoted version" in refused("base.unknown", check, Start("ab" * 32, "cd" * 32, imported=False))
     assert "no imported file" in refused("base.unknown", check, started_at(one, last, imported=True))
     wrong = replace(started_at(one, last), identity="cd" * 32)
-    assert "has other numbers" in refused("base.unknown", check, wrong)
+    assert "does not have the identity that the circle names" in refused("base.unknown", check, wrong)
     state.models.path(last).write_bytes(b"damaged")
     refused("base.unknown", check, wrong)

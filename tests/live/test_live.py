@@ -179,7 +179,7 @@ def test_an_operator_submits_follows_and_lists_from_the_command_line(live: Live,
     assert "expected 'heart'" in wrong.stderr
     beyond = moonflower("run", str(live.config), *settings, "--set", "training.train_timeout_s=61", "--json")
     assert beyond.returncode == 1, "not as the recipe says that all signed"
-    assert "training.train_timeout_s: 20.0 there, 61.0 asked" in beyond.stderr
+    assert "training.train_timeout_s: 20.0 in the circle, 61.0 in the run" in beyond.stderr
     gone = moonflower("stop", result["run"])
     assert gone.returncode == 1
     assert "over" in gone.stderr

@@ -453,7 +453,7 @@ def test_a_reply_of_nonsense_passes_flower_and_ends_no_serverapp(link: SuperLink
         (reply,) = wait_for(lambda: list(taken.pull_messages([asked])))
         taken.close()
     fleet.close()
-    assert reply.error.reason == "it makes no sense"
+    assert reply.error.reason == "it cannot be read"
 
 
 def test_a_login_that_is_refused_is_refused(link: SuperLink, tmp_path: Path) -> None:

@@ -95,5 +95,5 @@ def test_a_person_that_does_not_agree_is_not_logged_in(desk: Desk) -> None:
     cookie, to = desk.login.begin()
     query = desk.reached(to, "bert", consents=False)
     assert query["error"] == "access_denied"
-    with pytest.raises(Refused, match="the issuer says access_denied"):
+    with pytest.raises(Refused, match="expected a code from the issuer, got access_denied"):
         desk.login.finish(cookie, query)

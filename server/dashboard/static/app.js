@@ -18,10 +18,10 @@ const PAGES = {
 };
 const PROBLEMS = {
   issuer:
-    'The authorization server cannot be reached, or is not what the config says. Try again in a moment; if it stays, ask whoever runs this server.',
-  login: 'The login did not succeed. Try again; if it stays, the server’s log says why.',
+    'The authorization server cannot be reached, or is not what the config says. Try again in a moment; if the problem stays, ask the operator of this server.',
+  login: 'The login failed. Try again. If it fails again, the server’s log says why.',
   scope:
-    'You are known, but your account may do nothing here. Ask for one of the scopes fl:audit, fl:run or fl:approve.',
+    'You are logged in, but your account has no rights here. Ask for one of the scopes fl:audit, fl:run or fl:approve.',
 };
 const MAIN = document.getElementById('main');
 let asked = 0;
@@ -140,7 +140,7 @@ const app = {
 
 function problem(error) {
   MAIN.replaceChildren(
-    h('h1', { tabindex: -1 }, error.status === 404 ? 'There is nothing here' : 'This did not work'),
+    h('h1', { tabindex: -1 }, error.status === 404 ? 'Not found' : 'That did not work'),
     h('p', { class: 'bad' }, `${error.message.charAt(0).toUpperCase()}${error.message.slice(1)}.`.replace(/\.\.$/, '.')),
     h('p', {}, h('button', { type: 'button', class: 'quiet', 'data-action': 'again' }, 'Try again')),
   );
@@ -193,7 +193,7 @@ function welcome(reason = '') {
       h('h1', { tabindex: -1 }, 'moonflower'),
       known ? h('p', { class: 'notice', role: 'alert' }, known) : null,
       reason === 'over'
-        ? h('p', { class: 'notice', role: 'status' }, 'Your session is over. Log in again to go on where you were.')
+        ? h('p', { class: 'notice', role: 'status' }, 'Your session is over. Log in again to continue where you were.')
         : null,
       h('p', {}, 'Runs, members, models and the log of this federation. Log in with your organisation’s account.'),
       h('p', {}, h('a', { class: 'go', href: '/ui/login', 'data-action': 'login' }, 'Log in')),

@@ -27,13 +27,13 @@ export function decisionText(decision) {
   return canonical({ ...Object.fromEntries(FIELDS.map((name) => [name, decision[name]])), v: 1 });
 }
 
-/** Why a reason cannot stand in the log, or "". */
+/** Why a reason cannot go into the log, or "". */
 export function reasonProblem(action, reason) {
   if (!reason && action !== 'approve') return 'Say why: the log keeps the reason.';
   if ([...reason].length > MAX_REASON || reason !== reason.trim() || /[\p{C}\p{Zl}\p{Zp}]/u.test(reason))
-    return `At most ${MAX_REASON} characters on one line, please.`;
+    return `Use one line of at most ${MAX_REASON} characters, without blanks at its ends.`;
   if (PERSONAL.test(reason.normalize('NFKC')))
-    return 'This looks like personal data: an @, a date, or six digits in a row. The log keeps it for good, so say it without.';
+    return 'This looks like personal data: an @, a date, or six digits in a row. The log keeps it forever, so leave it out.';
   return '';
 }
 
@@ -49,11 +49,11 @@ export async function openKey(text) {
   try {
     jwk = JSON.parse(text);
   } catch {
-    throw new Error('This file is no key: expected a private JWK, as `moonflower keys approver` makes it.');
+    throw new Error('This file is not a key: expected a private JWK, as `moonflower keys approver` makes it.');
   }
   if (jwk?.kty !== 'EC' || jwk.crv !== 'P-384' || typeof jwk.d !== 'string') {
     throw new Error(
-      'This file is no approver’s private key: expected a JWK on P-384, as `moonflower keys approver` makes it.',
+      'This file is not an approver’s private key: expected a JWK on P-384, as `moonflower keys approver` makes it.',
     );
   }
   const { kty, crv, x, y, d } = jwk;

@@ -1,4 +1,4 @@
-// One metric over rounds, drawn as the report draws it: what matters is told by shape and number, not by colour alone.
+// One metric over rounds, drawn as in the report: shapes and numbers carry the meaning, not colour alone.
 
 import { fixed, h, s } from './dom.js';
 

@@ -1,11 +1,11 @@
-// Signing a decision: first what it says, then the key, then the signature.
+// Signing a decision: the page shows what it says, asks for the key, and then signs.
 
 import { fixed, h, listed, many, pairs } from './dom.js';
 import { MAX_REASON, decisionText, openKey, reasonProblem, sign } from './approval.js';
 import { post } from './net.js';
 import { votes } from './words.js';
 
-let key = null; // for as long as this page is open; it cannot be read out, and it is never sent
+let key = null; // kept while this page is open; it cannot be read out and is never sent
 
 const VERBS = { approve: 'Approve', reject: 'Reject', rollback: 'Roll back to' };
 
@@ -24,7 +24,7 @@ export function decide(app, action, { card, approvers }, listing) {
       missing > 0
         ? `After your signature ${missing} more ${missing === 1 ? 'is' : 'are'} missing before it is the one to use again.`
         : 'With your signature it is the one to use again, at once.',
-    reject: 'Your signature alone rejects it. That is for good: it can never be released (again).',
+    reject: 'Your signature alone rejects it. It can then never be released, or released again.',
   };
   const decision = () => ({
     federation: card.federation,
@@ -102,7 +102,7 @@ export function decide(app, action, { card, approvers }, listing) {
       h(
         'p',
         { class: 'hint' },
-        'This page comes from the server, and so do the facts above. If you would rather not trust it with your key, sign with ',
+        'This page comes from the server, and so do the facts above. If you do not want to trust it with your key, sign with ',
         h('code', {}, `moonflower model ${action} ${card.version}`),
         ' on your own machine.',
       ),
@@ -135,8 +135,8 @@ export function decide(app, action, { card, approvers }, listing) {
             'or',
           )}.`;
         else if (mine.length)
-          said.textContent = `${listed(mine.map((one) => one.member))} has signed already. Another member’s approver has to.`;
-        else said.textContent = 'This key stands on no member’s card, so it can approve nothing here.';
+          said.textContent = `${listed(mine.map((one) => one.member))} has signed already. An approver of another member has to sign.`;
+        else said.textContent = 'This key is on no member’s card, so it cannot approve anything here.';
         refresh();
       };
       field('key').addEventListener('change', async (event) => {
@@ -144,7 +144,7 @@ export function decide(app, action, { card, approvers }, listing) {
         if (!file) return;
         state.who = null;
         try {
-          if (file.size > 65536) throw new Error('This file is no key: it is too large.');
+          if (file.size > 65536) throw new Error('This file is not a key: it is too large.');
           key = await openKey(await file.text());
           recognise();
         } catch (error) {

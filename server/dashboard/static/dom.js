@@ -1,4 +1,4 @@
-// Building and updating the page. Text is always text: nothing here, or anywhere else, parses HTML.
+// Building and updating the page. Text is always text: no script of these pages parses HTML.
 
 const SVG = 'http://www.w3.org/2000/svg';
 
@@ -21,7 +21,7 @@ export function s(name, attributes, ...children) {
   return fill(document.createElementNS(SVG, name), attributes, children);
 }
 
-/** Change `old` into `now` with as few steps as it takes, so that focus, open details and what was typed stay. */
+/** Change `old` into `now` in as few steps as possible, so that focus, open details and typed text stay. */
 export function patch(old, now) {
   if (old.nodeType !== now.nodeType || old.nodeName !== now.nodeName || key(old) !== key(now)) {
     old.replaceWith(now);

@@ -1,4 +1,4 @@
-// The log, newest entry first; each can be checked in this browser, and the log as a whole against what it saw before.
+// The log, newest entry first. This browser can check each entry, and the whole log against what it saw before.
 
 import { badge, digest, h, many, when } from './dom.js';
 import { get } from './net.js';
@@ -45,7 +45,7 @@ export function view(app, page) {
     h(
       'p',
       { class: 'lede' },
-      `${many(page.size, 'entry').replace('entrys', 'entries')}, each under a signed checkpoint. Nothing can be taken out or changed without being seen.`,
+      `${many(page.size, 'entry').replace('entrys', 'entries')}, each under a signed checkpoint. A check against an earlier checkpoint finds what was removed or changed.`,
     ),
     mine(app),
     h(
@@ -68,7 +68,7 @@ export function view(app, page) {
           { class: 'entries', 'aria-label': 'Entries, newest first' },
           entries.map((entry) => item(entry)),
         )
-      : h('p', { class: 'none' }, 'No such entry.'),
+      : h('p', { class: 'none' }, 'No entry matches.'),
     page.entries.length > shown
       ? h('p', {}, h('button', { type: 'button', class: 'quiet', 'data-action': 'more' }, 'Show older entries'))
       : null,
@@ -80,7 +80,7 @@ function mine(app) {
   const result = app.witnessed;
   const said = [];
   if (result?.fork) said.push(h('p', { class: 'bad' }, result.fork));
-  else if (result?.problem) said.push(h('p', { class: 'bad' }, `The check could not be made: ${result.problem}`));
+  else if (result?.problem) said.push(h('p', { class: 'bad' }, `The log could not be checked: ${result.problem}`));
   else if (held) {
     said.push(
       h(
@@ -88,11 +88,11 @@ function mine(app) {
         {},
         '✓ This browser has followed the log to entry ',
         h('strong', {}, String(held.size - 1)),
-        '; it only grew since ',
+        '. It has only grown since ',
         when(held.first),
         held.signed
-          ? ', signed by the same key all the time.'
-          : '. Signatures were not checked: this browser knows no Ed25519.',
+          ? ', always signed by the same key.'
+          : '. Signatures were not checked, because this browser does not support Ed25519.',
       ),
     );
   } else said.push(h('p', {}, 'This browser has not looked at the log before.'));
@@ -155,7 +155,7 @@ function verdict(entry, result) {
     return h(
       'p',
       { class: 'bad', role: 'status' },
-      `✕ Entry ${entry.index} is not what the log signed: ${result.problem}. Keep a copy, and ask whoever runs the server.`,
+      `✕ Entry ${entry.index} is not what the log signed: ${result.problem}. Keep a copy, and ask the operator of the server.`,
     );
   return h(
     'div',
@@ -202,7 +202,7 @@ function shownValue(value) {
   );
 }
 
-/** Look whether the log only grew since this browser last looked; remembers what it found. */
+/** Check that the log has only grown since this browser last looked, and remember what was found. */
 export async function look(app) {
   try {
     const found = await witness((since) => get(`log/checkpoint?since=${since}`, true));
@@ -210,7 +210,7 @@ export async function look(app) {
   } catch (error) {
     if (error instanceof Fork) app.witnessed = { fork: error.message };
     else if (error.code === 'config.index')
-      app.witnessed = { fork: `The log is shorter than the ${seen()?.size} entries that this browser saw before.` };
+      app.witnessed = { fork: `The log has fewer entries than the ${seen()?.size} that this browser saw before.` };
     else app.witnessed = { problem: error.message };
   }
   app.alarm(app.witnessed.fork ?? '');
@@ -237,13 +237,13 @@ export const actions = {
   async witness(_, app) {
     await look(app);
     app.draw();
-    app.say(app.witnessed.fork ?? app.witnessed.problem ?? 'The log only grew since this browser last looked.');
+    app.say(app.witnessed.fork ?? app.witnessed.problem ?? 'The log has only grown since this browser last looked.');
   },
   async check(target, app) {
     const index = Number(target.dataset.index);
     try {
       const proof = await get(`log/${index}/proof`);
-      if (proof.index !== index) throw new Error('another entry was sent');
+      if (proof.index !== index) throw new Error('the server sent another entry');
       checked.set(index, await checkEntry(proof));
     } catch (error) {
       checked.set(index, { problem: error.message });
@@ -257,7 +257,7 @@ export const actions = {
         h(
           'p',
           {},
-          'The next look counts as the first one: a log that was rewritten in between is not found any more. Only do this if you know why the log is another one, such as after a restored backup.',
+          'The next look counts as the first. If the log was rewritten in between, this browser cannot find that any more. Do this only if you know why the log differs, for example after a restored backup.',
         ),
       ],
       verb: 'Forget it',

@@ -42,7 +42,7 @@ export function view(app, data) {
     h(
       'p',
       { class: 'note' },
-      'A pin is the thumbprint of a node’s key: compare it with the member by another channel. Witnessed: how much of the log the member has countersigned.',
+      'A pin is the fingerprint of a node’s key. Compare it with the member over another channel. Witnessed: how much of the log the member has countersigned.',
     ),
   ];
 }
@@ -83,7 +83,7 @@ function card(app, one, size) {
     !progress.left_out.includes(one.name);
   const states = [];
   if (one.revoked) states.push(badge('bad', 'revoked'));
-  else if (one.online === null) states.push(badge('plain', 'not known'));
+  else if (one.online === null) states.push(badge('plain', 'unknown'));
   else states.push(one.online ? badge('good', 'connected') : badge('warn', 'not connected'));
   if (training) states.push(badge('plain', 'training'));
   if (open && progress.sent.includes(one.name)) states.push(badge('plain', 'update received'));

@@ -30,12 +30,12 @@ function status(entry) {
   const missing = entry.required - entry.approvals;
   if (entry.status === 'released') return badge('good', 'released');
   if (entry.status === 'rejected') return badge('bad', 'rejected');
-  if (entry.status === 'refused') return badge('warn', `refused by the gate`);
+  if (entry.status === 'refused') return badge('warn', 'refused by the gate');
   if (entry.status === 'kept') return badge('plain', 'kept, no better');
   if (entry.step === 'approve')
     return badge(
       entry.approvals ? 'ask' : 'plain',
-      entry.approvals ? `${entry.approvals} of ${entry.required} approvals, ${missing} missing` : `not released`,
+      entry.approvals ? `${entry.approvals} of ${entry.required} approvals, ${missing} missing` : 'not released',
     );
   if (entry.step === 'rollback')
     return badge(
@@ -142,7 +142,7 @@ function one(app, { lineage, card: facts, approvers }, listing) {
               h('div', {}, h('dt', {}, term.replaceAll('_', ' ')), h('dd', {}, fixed(value))),
             ),
           )
-        : h('p', {}, 'Nobody measured this version on all members’ test rows.'),
+        : h('p', {}, 'This version was not measured on all members’ test rows.'),
       h('p', {}, gateSaid(gate)),
     ),
     h(
@@ -199,31 +199,27 @@ export function openTo(release, approvers) {
 
 function sentence({ version, release, gate }, approvers) {
   if (release.status === 'released') return 'This is the released version, the one to use.';
-  if (release.status === 'rejected') return 'It was rejected, for good. It must not be used.';
-  if (release.status === 'refused') return `The gate refused it (${gate.code}). It is no part of the model.`;
+  if (release.status === 'rejected') return 'It was rejected. It can never be released and must not be used.';
+  if (release.status === 'refused') return `The gate refused it (${gate.code}). The model does not contain it.`;
   if (release.status === 'kept')
-    return 'The gate kept it: the next base, no better than the best version. It is never released.';
+    return 'The gate kept it: it is the next base, but no better than the best version. It is never released.';
   if (release.status === 'start') return 'The start of a run. Nothing was learned yet.';
   if (!release.step) return 'It is older than the released version and was never released.';
   const { missing, required } = release;
   const left = openTo(release, approvers);
   const who =
-    left.length === 1
-      ? `somebody of ${left[0]}`
-      : left.length
-        ? `anyone of ${listed(left, 'or')}`
-        : 'but no other member has an approver';
+    left.length ? `from ${listed(left, 'or')}` : 'but no other member has an approver';
   const what = release.step === 'approve' ? 'Not released' : 'It was released before, and another version is now';
   if (release.approvals.length)
-    return `${what}: ${release.approvals.length} of ${required} approvals are there; ${missing} more ${missing === 1 ? 'is' : 'are'} missing: ${who}.`;
+    return `${what}: ${release.approvals.length} of ${required} approvals are there; ${missing} more ${missing === 1 ? 'is' : 'are'} missing, ${who}.`;
   return `${what}: ${release.step === 'approve' ? 'it takes' : 'going back to it takes'} ${many(required, 'approval')} from different members ${left.length ? `: ${listed(left, required < left.length ? 'or' : 'and')} can give ${required === 1 ? 'it' : 'them'}` : ', and no member has an approver'}.`;
 }
 
 function gateSaid(gate) {
   const verdicts = { promoted: 'promoted it', kept: 'kept it', refused: `refused it (${gate.code})` };
-  const said = `The gate ${verdicts[gate.verdict] ?? 'did not look at it'}. `;
+  const said = `The gate ${verdicts[gate.verdict] ?? 'did not judge it'}. `;
   if (!Object.keys(gate.votes).length) return `${said}No vote was taken.`;
-  return `${said}Beside the best version before it, by ${gate.metric} on members’ own rows: ${votes(gate.votes)}.`;
+  return `${said}Compared with the best version before it, by ${gate.metric} on members’ own rows: ${votes(gate.votes)}.`;
 }
 
 function panel(app, facts, approvers, listing) {
@@ -253,7 +249,7 @@ function panel(app, facts, approvers, listing) {
             'p',
             {},
             h('strong', {}, `${signed.length} of ${needed}`),
-            ` ${needed === 1 ? 'approval' : 'approvals'}, each of another member`,
+            ` ${needed === 1 ? 'approval' : 'approvals'}, each from a different member`,
           ),
           h(
             'div',
@@ -307,7 +303,7 @@ function panel(app, facts, approvers, listing) {
 
 function buttons(app, { release, version }) {
   if (!release.step || ['refused', 'kept'].includes(release.status)) return null;
-  if (!app.may('fl:approve')) return h('p', { class: 'note' }, 'Your login may look, not decide (scope fl:approve).');
+  if (!app.may('fl:approve')) return h('p', { class: 'note' }, 'You may look, but not decide: that needs the scope fl:approve.');
   const button = (action, text, kind) =>
     h(
       'button',

@@ -28,13 +28,13 @@ async function ask(path, options = {}) {
   const problem = new Problem(
     reply.status,
     value?.code ?? 'net',
-    value?.detail ?? `The server answers ${reply.status}.`,
+    value?.detail ?? `The server answered with status ${reply.status}.`,
   );
   if (problem.code === 'session.none') gone();
   throw problem;
 }
 
-/** Data of the API. `quiet`: nobody did anything, so the session grows no younger by it. */
+/** Data of the API. `quiet`: the page asks by itself, so this does not count as use of the session. */
 export function get(path, quiet = false) {
   return ask(`/ui/api/${path}`, quiet ? { headers: { 'X-Moonflower-Poll': '1' } } : {});
 }
@@ -54,7 +54,7 @@ export function logOut() {
   return ask('/ui/logout', { method: 'POST', headers: OWN });
 }
 
-/** Listen to what changes; `told` gets each overview, `connected` whether news come at all. */
+/** Listen to changes. `told` gets each overview, `connected` whether the connection is up. */
 export function listen(told, connected) {
   const source = new EventSource('/ui/events');
   source.addEventListener('overview', (event) => {

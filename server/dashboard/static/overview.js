@@ -36,7 +36,7 @@ export function view(app, { rounds, page }) {
       figure(
         'Released model',
         now.released === null ? 'none' : `version ${now.released}`,
-        now.released === null ? 'nobody should use one yet' : 'the one to use',
+        now.released === null ? 'no version should be used yet' : 'the one to use',
       ),
       now.online ? figure('Connected', `${now.online.length} of ${now.members.length}`, 'members') : null,
       figure('Log', String(now.index + 1), 'entries'),
@@ -73,7 +73,7 @@ const STEPS = {
 };
 const WHY = { absent: 'not connected', silent: 'connected', broke: 'its process broke', revoked: 'revoked' };
 
-/** For whom the run waits; nothing is lost meanwhile, and nobody else has to do anything again. */
+/** The members for which the run waits. Nothing is lost meanwhile, and no other member repeats its work. */
 function away(all) {
   return h(
     'ul',

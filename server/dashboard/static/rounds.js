@@ -20,7 +20,7 @@ export function view(app, data) {
       h(
         'p',
         {},
-        'There was no run yet. Whoever has the scope fl:run starts one with ',
+        'There was no run yet. A submitter (scope fl:run) starts one with ',
         h('code', {}, 'moonflower run'),
         '.',
       ),
@@ -76,7 +76,7 @@ function state(data) {
       stopped: 'Stopped',
       failed: 'Failed',
     }[data.status] ?? data.status;
-  const how = converged ? 'Converged, nothing more to gain' : ends + (data.code ? ` (${data.code})` : '');
+  const how = converged ? 'Converged, with nothing more to gain' : ends + (data.code ? ` (${data.code})` : '');
   return `${how}: ${ended.length ? listed(ended) : 'no round has ended'}, of ${many(data.of, 'round')} planned.`;
 }
 
@@ -110,14 +110,14 @@ export function charts(data, id) {
     overRounds(
       `${id}-votes`,
       'Members that found the candidate better',
-      'Beside the best version, each on its own validation rows. More than half of the members that judge promote it; one that is kept is the next base, no better than the best version, and is never released.',
+      'Compared with the best version, each member on its own validation rows. A candidate is promoted if more than half of the members that judge find it better. A candidate that is kept is the next base, no better than the best version, and is never released.',
       marks((one) => one.votes.better, 0),
       { of: data.of, digits: 0, guide: 0 },
     ),
   );
 }
 
-/** Who is a member now, or was when a round of this run went on. */
+/** Who is a member now, or was one during a round of this run. */
 function everybody(data, members) {
   const took = data.rounds.flatMap((one) => [...one.members, ...one.named.map((out) => out.member)]);
   return [...new Set([...members, ...took])].sort();
@@ -192,7 +192,7 @@ export const actions = {
         h(
           'p',
           {},
-          'It ends before its next exchange with the members. The last good model stays, and the log says that somebody asked for the end. A stopped run cannot go on.',
+          'It ends before its next exchange with the members. The last good model stays, and the log says that a stop was requested. A stopped run cannot be continued.',
         ),
       ],
       verb: 'Stop the run',

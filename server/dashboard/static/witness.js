@@ -1,4 +1,4 @@
-// The browser as a witness of the log: RFC 9162 proofs and C2SP checkpoints, checked here and not believed.
+// The browser as a witness of the log: it checks RFC 9162 proofs and C2SP checkpoints itself.
 
 const text = new TextEncoder();
 
@@ -11,7 +11,7 @@ function unhex(word) {
 
 function unbase64(word) {
   const bytes = Uint8Array.from(atob(word), (c) => c.charCodeAt(0));
-  if (btoa(String.fromCharCode(...bytes)) !== word) throw new Error('base64 in another spelling');
+  if (btoa(String.fromCharCode(...bytes)) !== word) throw new Error('base64 that is not canonical');
   return bytes;
 }
 
@@ -32,7 +32,7 @@ const same = (one, other) => hex(one) === hex(other);
 
 /** The root to which a path leads from leaf `index` of `size` (RFC 9162 section 2.1.3.2). */
 export async function rootOf(leaf, index, size, path) {
-  if (!(index >= 0 && index < size)) throw new Error(`entry ${index} cannot be among ${size}`);
+  if (!(index >= 0 && index < size)) throw new Error(`entry ${index} cannot be in a log of ${size} entries`);
   let fn = index;
   let sn = size - 1;
   let root = leaf;
@@ -59,7 +59,7 @@ export async function rootOf(leaf, index, size, path) {
 export async function checkGrowth(first, second, path, firstRoot, secondRoot) {
   if (first > second) throw new Error(`the log had ${first} entries and now has ${second}`);
   if (first === second) {
-    if (path.length || !same(firstRoot, secondRoot)) throw new Error('two roots of one size');
+    if (path.length || !same(firstRoot, secondRoot)) throw new Error(`two different roots of ${first} entries`);
     return;
   }
   const nodes = path.map(unhex);
@@ -92,25 +92,25 @@ export async function checkGrowth(first, second, path, firstRoot, secondRoot) {
     throw new Error('the proof does not lead from one root to the other');
 }
 
-/** The key of a log out of `name+hash+base64`; its hash is compared. */
+/** The key of a log from `name+hash+base64`, its hash checked. */
 export async function openLogKey(line) {
   const [name, id, ...rest] = line.split('+');
   const raw = unbase64(rest.join('+'));
-  if (!name || raw.length !== 33 || raw[0] !== 1) throw new Error('this is no Ed25519 key of a log');
+  if (!name || raw.length !== 33 || raw[0] !== 1) throw new Error('not the Ed25519 key of a log');
   const found = (await sha256(text.encode(`${name}\n`), raw)).slice(0, 4);
   if (hex(found) !== id) throw new Error('the log’s key and its name do not belong together');
   return { name, id, raw: raw.slice(1), line };
 }
 
-/** A checkpoint, its signature checked; `signed` is null where this browser cannot do Ed25519. */
+/** A checkpoint, its signature checked; `signed` is null if this browser does not support Ed25519. */
 export async function openCheckpoint(note, key) {
   const cut = note.lastIndexOf('\n\n');
   const body = note.slice(0, cut + 1);
   const [origin, size, root, nothing] = body.split('\n');
   if (cut < 0 || origin !== key.name || nothing !== '' || !/^(0|[1-9][0-9]{0,15})$/.test(size))
-    throw new Error('this is no checkpoint of this log');
+    throw new Error('not a checkpoint of this log');
   const bytes = unbase64(root);
-  if (bytes.length !== 32) throw new Error('the checkpoint’s root is no SHA-256');
+  if (bytes.length !== 32) throw new Error('the checkpoint’s root is not a SHA-256');
   const lines = note
     .slice(cut + 2)
     .split('\n')
@@ -140,7 +140,7 @@ async function verified(key, signature, message) {
   return true;
 }
 
-// What this browser saw last. It trusts the first key that it sees, as a person does who looks for the first time.
+// What this browser saw last. It trusts the first key that it sees.
 
 const PLACE = 'moonflower.log';
 
@@ -186,7 +186,7 @@ export async function witness(ask) {
   return { ...kept, grown: before ? now.size - before.size : null };
 }
 
-/** Check in steps that an entry is in the log; each step is told in words. */
+/** Check in steps that an entry is in the log; returns each step in words. */
 export async function checkEntry(proof) {
   const steps = [];
   const leaf = await leafHash(proof.entry);
@@ -200,9 +200,9 @@ export async function checkEntry(proof) {
     `With ${proof.proof.length} other hashes it leads to the root ${hex(root).slice(0, 16)}… over ${checkpoint.size} entries.`,
   );
   if (checkpoint.signed) steps.push(`That root is signed by the log’s key ${key.name}+${key.id}.`);
-  else steps.push('This browser knows no Ed25519: whether the root is signed was not checked.');
+  else steps.push('This browser does not support Ed25519, so the signature of the root was not checked.');
   const before = seen();
-  if (before && before.key === proof.key) steps.push('It is the key that this browser knows.');
-  else if (before) throw new Error('it is another key than the one that this browser knows');
+  if (before && before.key === proof.key) steps.push('This is the key that this browser knows.');
+  else if (before) throw new Error('the log’s key is not the one that this browser knows');
   return { steps, signed: checkpoint.signed, size: checkpoint.size };
 }

@@ -11,7 +11,7 @@ const SAID = {
   member_added: 'Member added',
   member_revoked: 'Member revoked',
   card_taken: 'New card',
-  seats_taken: 'Everybody takes part',
+  seats_taken: 'All members take part',
   answered: 'Answered',
   answer_refused: 'Answer refused',
   waited_for: 'Waited for',
@@ -56,7 +56,7 @@ export function kind(entry) {
 
 const VOTES = { better: 'better', same: 'same', worse: 'worse', abstain: 'abstained' };
 
-/** What members said of a candidate, beside the best version; a dash where there was no vote. */
+/** How members voted on a candidate; a dash if there was no vote. */
 export function votes(counts) {
   const said = Object.keys(VOTES).filter((one) => counts?.[one]);
   return said.map((one) => `${counts[one]} ${VOTES[one]}`).join(', ') || '–';

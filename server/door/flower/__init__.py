@@ -1,1 +1,1 @@
-"""Flower's SuperLink behind our door; of the server, only this room knows private names of flwr."""
+"""Flower's SuperLink behind our gateway. Only this package of the server uses private names of flwr."""

@@ -1,7 +1,7 @@
-"""Holds a request for an object that is announced but not yet uploaded, so that nobody has to ask again.
+"""Holds a request for an object that is announced but not yet uploaded, so that no client has to ask again.
 
-Flower shows a message before its objects have come, and whoever asks too early waits a second. Wrapped around the
-SuperLink's app, this answers in the moment in which the object is there.
+Flower shows a message before its objects have arrived, and a client that asks too early waits a second. Wrapped around
+the SuperLink's app, this answers as soon as the object is there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class HoldObjects:
 
     Args:
         app: the SuperLink's.
-        hold_s: how long a request is held at most; then it is answered as it stands.
+        hold_s: longest time a request is held; after it the request is answered as the app answers it then.
     """
 
     def __init__(self, app: Any, hold_s: float) -> None:
@@ -67,7 +67,7 @@ class HoldObjects:
         await send({"type": "http.response.body", "body": reply})
 
     async def _once(self, scope: Any, body: bytes) -> tuple[Any, bytes]:
-        """Return the app's reply to the request, asked anew."""
+        """Return the app's reply to the request, asked once more."""
         asked, start, parts = False, {}, []
 
         async def receive() -> Any:

@@ -1,7 +1,7 @@
-"""Brings what a ServerApp says into the server's log: Flower starts it without an output of its own.
+"""Brings a ServerApp's output into the server's log: Flower starts it without an output of its own.
 
-The server holds both ends of a pipe; a ServerApp of the same user finds the way in under ``/proc``. Without it a
-ServerApp that broke would leave no word about why.
+The server holds both ends of a pipe, and a ServerApp of the same user finds its writing end under ``/proc``. Without it
+a ServerApp that failed would leave no trace of why.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ LONGEST_LINE = 1 << 16
 
 
 def opened(form: LogFormat) -> Path:
-    """Return where this process hears its ServerApps, for as long as it lives; what they say goes to its own stderr."""
+    """Return the path that ServerApps write to. While this process lives, it copies their lines to its own stderr."""
     hear, tell = os.pipe()
     threading.Thread(target=_copy, args=(os.fdopen(hear, "rb"), form), name="overheard", daemon=True).start()
     return Path(f"/proc/{os.getpid()}/fd/{tell}")
 
 
 def stream_to(path: Path | None) -> IO[str] | None:
-    """Return the way in, or None where there is none, or its server is gone."""
+    """Return a stream to that path, or None if there is no path or its server is gone."""
     try:
         return None if path is None else path.open("w", buffering=1, encoding="utf-8", errors="replace")
     except OSError:

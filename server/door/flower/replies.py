@@ -1,12 +1,12 @@
 """Takes replies from Flower's Runtime API, each in a thread of its own.
 
-Flower shows a reply when it is announced, before its parts have been uploaded, and its own Grid waits for the parts of
-one reply before it looks at the next: a member that is killed in the middle of an upload, or announces and uploads
-nothing, would hold up everybody for three minutes. Here it holds up nobody, and is given up once nothing has come
-from it for a while; whoever asked may ask it again.
+Flower shows a reply when it is announced, before its parts have been uploaded. Its own Grid waits for the parts of one
+reply before it looks at the next. A member that is killed during an upload, or announces and uploads nothing, would
+hold up all others for three minutes. Here it holds up no one. Its reply is given up after a while without news, and the
+member may be asked again.
 
-What is in a reply is the member's own making. One of which Flower can make nothing, or that says that it answers
-something else, is an error of that member, and not the end of this process.
+A reply's content is chosen by the member. A reply that Flower cannot read, or that answers another message, is an error
+of that member and does not end this process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 logger = logging.getLogger(__name__)
 STALL_S = 30.0
 PAUSE_S = 0.05
-AT_ONCE = 16  # replies that are being fetched; one at a time is handed out
+AT_ONCE = 16  # replies that are fetched at once; they are handed out one at a time
 
 
 class Replies:
@@ -36,7 +36,7 @@ class Replies:
 
     Args:
         grid: an ``HttpGrid``.
-        stall_s: a reply of which no part came for so long is given up.
+        stall_s: a reply is given up if no part of it came for this long.
     """
 
     def __init__(self, grid: Any, stall_s: float = STALL_S) -> None:
@@ -49,7 +49,7 @@ class Replies:
         return list(self._grid.push_messages(messages))
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the reply to one of these messages, if one is here whole; an error where its parts did not come."""
+        """Return a complete reply to one of these messages, if there is one; an error if its parts did not arrive."""
         wanted = list(message_ids)
         unseen = [one for one in wanted if one not in self._coming]
         if unseen:
@@ -63,7 +63,7 @@ class Replies:
         return []
 
     def close(self) -> None:
-        """Wait for nothing more."""
+        """Stop fetching."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _fetched(self, asked: str, identifier: str, tree: Any) -> Message:
@@ -77,7 +77,7 @@ class Replies:
                 contents[missing.pop(0)] = reply.object_content
                 newest = time.monotonic()
             elif not reply.object_found or time.monotonic() - newest > self._stall_s:
-                return _given_up(asked, run, "its parts did not come")
+                return _given_up(asked, run, "its parts did not arrive")
             else:
                 time.sleep(PAUSE_S)
         self._client.ConfirmMessageReceived(
@@ -85,19 +85,19 @@ class Replies:
         )
         try:
             message = _answering(asked, inflate_object_from_contents(identifier, contents))
-        except Exception as error:  # junk makes Flower stumble in many ways; its words may be the member's
-            logger.warning("a reply was given up: it makes no sense (%s)", type(error).__name__)
-            return _given_up(asked, run, "it makes no sense")
+        except Exception as error:  # junk fails in many ways; the error's text may be the member's own words
+            logger.warning("dropped a reply that cannot be read (%s)", type(error).__name__)
+            return _given_up(asked, run, "it cannot be read")
         message.metadata.__dict__["_message_id"] = identifier
         return message
 
 
 def _answering(asked: str, found: Any) -> Message:
-    """Return what was found, if it is a message that answers this one."""
+    """Return what was found if it is a message that answers this one."""
     if not isinstance(found, Message) or found.metadata.reply_to_message_id != asked:
-        raise ValueError("another kind of object, or an answer to another message")
+        raise ValueError("not a message, or not a reply to this one")
     if not (found.has_error() or isinstance(found.content, RecordDict)):
-        raise ValueError("the content is no RecordDict")
+        raise ValueError("the content is not a RecordDict")
     return found
 
 

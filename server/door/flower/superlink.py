@@ -1,6 +1,6 @@
-"""Flower's SuperLink in this process: its app behind our door, and the few things that are asked of it.
+"""Flower's SuperLink in this process: its app behind our gateway, and the few calls that we make to it.
 
-Of flwr's private names, those of the server side are here and in ``hold.py`` only (contract test).
+flwr's private names of the server side are used here and in ``hold.py`` only (contract test).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _superlink = importlib.import_module("flwr.superlink.cli.flower_superlink")
 
 
 class SuperLink:
-    """The SuperLink's app, and the few things that are asked of it in process."""
+    """The SuperLink's app, and the few calls that we make to it in process."""
 
     def __init__(self, port: int) -> None:
         arguments, sys.argv = (
@@ -57,7 +57,7 @@ class SuperLink:
             logging.getLogger("flwr").setLevel(logging.WARNING)
         settings = dataclasses.replace(settings, enable_supernode_auth=True)
         self.app = create_app(settings, _superlink.SuperLinkLifespan)
-        # The others serve the Control API, which nobody reaches here, and cost half a millisecond a request each.
+        # The others serve the Control API, which cannot be reached here, and each costs half a millisecond a request.
         self.app.user_middleware = [one for one in self.app.user_middleware if _needed(one)]
         self._fleet_api = settings.fleet_api_type
 
@@ -88,11 +88,11 @@ class SuperLink:
         account = AccountInfo(flwr_aid=NOOP_FLWR_AID, account_name=NOOP_ACCOUNT_NAME)
         reply = control_handlers.start_run(request, account, self._state, self._fleet_api)
         if not reply.HasField("run_id"):
-            raise RuntimeError("Flower did not take the run")
+            raise RuntimeError("Flower did not accept the run")
         return int(reply.run_id)
 
     def is_over(self, flower_run: int) -> bool:
-        """Return whether Flower takes a ServerApp's run for ended."""
+        """Return whether a ServerApp's run is over, according to Flower."""
         found = self._state.get_run_info(run_ids=[flower_run])
         return not found or found[0].status.status == "finished"
 
@@ -101,7 +101,7 @@ class SuperLink:
         self._state.stop_run(flower_run)
 
     def revive(self) -> None:
-        """Start the process that starts ServerApps again, if it has died."""
+        """Restart SuperExec, the process that starts ServerApps, if it has died."""
         lifespan = self.app.state.superlink_lifespan
         process = lifespan.superexec_process
         if process is not None and process.poll() is not None:
@@ -109,19 +109,19 @@ class SuperLink:
             lifespan._start_superexec_if_needed()
 
     def rest(self) -> None:
-        """End that process: it would complain of a server that does not answer any more."""
+        """End SuperExec, which would otherwise complain that the server does not answer any more."""
         process = self.app.state.superlink_lifespan.superexec_process
         if process is not None:
             process.terminate()
 
 
 def _needed(middleware: Any) -> bool:
-    """Return whether one of Flower's middlewares has work on the Fleet or the Runtime API."""
+    """Return whether one of Flower's middlewares is needed for the Fleet API or the Runtime API."""
     return middleware.cls in NEEDED or middleware.kwargs.get("dispatch") is http_error_translator
 
 
 def runtime_only(app: Any) -> Any:
-    """Return an ASGI app that shows of Flower's only what a ServerApp needs, and not what the gateway guards."""
+    """Return an ASGI app with only the routes of Flower's app that a ServerApp needs, not those behind the gateway."""
 
     async def shown(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and not scope["path"].startswith("/v1/runtime/"):
@@ -133,7 +133,7 @@ def runtime_only(app: Any) -> Any:
 
 
 def surround(folder: Path, path: Path, log: Path) -> None:
-    """Tell Flower's processes where they are: own home, no network of their own, our config, our log."""
+    """Set the environment of Flower's processes: their home, no proxy for loopback, our config, our log."""
     home = folder / "flower"
     home.mkdir(mode=0o700, exist_ok=True)
     os.environ["FLWR_HOME"] = str(home.resolve())
@@ -144,4 +144,4 @@ def surround(folder: Path, path: Path, log: Path) -> None:
     os.environ[bundle.SERVER_CONFIG] = str(path.resolve())
     os.environ[bundle.SERVER_LOG] = str(log)
     os.environ[bundle.SERVER_PROCESS] = str(os.getpid())
-    os.environ["FLWR_LOG_LEVEL"] = "WARNING"  # SuperExec has no other way to be told
+    os.environ["FLWR_LOG_LEVEL"] = "WARNING"  # SuperExec has no other way to set it

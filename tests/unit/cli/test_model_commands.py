@@ -172,12 +172,16 @@ def test_rejecting_and_rolling_back(cli: Cli, state: Path, release: Callable[[in
         (["approve", 3, "--key", "Hungary.jwk", "--member", "Cleveland"], 2, "is not on the card of 'Cleveland'"),
         (["approve", 3, "--key", "none.jwk"], 2, "key none.jwk cannot be read"),
         (["approve", 9, "--key", "Hungary.jwk"], 2, "there is no model version '9'"),
-        (["approve", 0, "--key", "Hungary.jwk"], 1, "only promoted ones are released"),
+        (["approve", 0, "--key", "Hungary.jwk"], 1, "only promoted versions can be released"),
         (["approve", 3], 2, "Missing option '--key'"),
         (["reject", 3, "--key", "Hungary.jwk"], 2, "expected a reason to reject"),
         (["reject", 3, "--key", "Hungary.jwk", "--reason", ""], 2, "expected a reason to reject"),
         (["reject", 3, "--key", "Hungary.jwk", "--reason", "anna@example.org"], 2, "looks like personal data"),
-        (["rollback", 3, "--key", "Hungary.jwk", "--reason", "x"], 1, "none that was released before"),
+        (
+            ["rollback", 3, "--key", "Hungary.jwk", "--reason", "x"],
+            1,
+            "cannot be rolled back to; expected an older version",
+        ),
         (["approve", 3, "--key", "Hungary.jwk", "--as", "o.toml", "--state", "state"], 2, "exclude each other"),
         (["approve", 3, "--key", "Hungary.jwk", "--state", "none"], 2, "none holds no moonflower.db"),
     ],
@@ -200,7 +204,7 @@ def test_a_key_on_several_cards_needs_a_member(cli: Cli, state: Path) -> None:
     assert (done.status, "expected --member" in done.err) == (2, True)
     assert cli("model", "approve", 3, "--key", f"{CLEVELAND}.jwk", "--yes", "--member", HUNGARY).status == 0
     done = cli("model", "approve", 3, "--key", f"{CLEVELAND}.jwk", "--yes", "--member", CLEVELAND)
-    assert (done.status, "another member's" in done.err) == (1, True)
+    assert (done.status, "approver of another member" in done.err) == (1, True)
 
 
 # The card
@@ -355,8 +359,8 @@ def test_a_file_and_a_card_that_do_not_belong_together_are_not_written(
     before = sorted(tmp_path.iterdir())
     second, third = (parse(whole(cli, state, number).read_bytes()) for number in (2, 3))
     for asked, file, says in (
-        (3, third, "what is released has changed in this moment"),
-        (2, marked(second), "what is released has changed in this moment"),
+        (3, third, "the released version changed just now"),
+        (2, marked(second), "the released version changed just now"),
         (2, third, f"expected version {second.sha256}, got {third.sha256}"),
     ):
         monkeypatch.setattr(Registry, "file", lambda self, name, *, unreleased, file=file: file)

@@ -174,7 +174,7 @@ def test_a_code_counts_only_in_the_browser_that_began_the_login_and_once(house: 
         ({"state": "x"}, "did not begin"),
         ({"iss": "https://evil.example.org"}, "another issuer"),
         ({"iss": None}, "another issuer"),
-        ({"code": None}, "the issuer says"),
+        ({"code": None}, "expected a code from the issuer, got nothing"),
         ({"code": "x" * 20}, "no token"),
         ({"error": "access_denied"}, "access_denied"),
     ],
@@ -732,32 +732,31 @@ def running(**changes: Any) -> Scene:
         (running(sent=("a",)), "Round 7 of 20: 1 of 4 members has sent its update."),
         (
             running(left_out=("d",)),
-            "Round 7 of 20: 3 of 4 members have sent their update; d is missing, and without everybody the round is "
-            "repeated.",
+            "Round 7 of 20: 3 of 4 members have sent their update; d is missing, so the round is repeated.",
         ),
         (
             running(step="open"),
             "Round 7 of 20: the sum of 3 updates is being opened and judged by its members.",
         ),
         (running(step="judge"), "Round 7 of 20: the members' votes are being counted."),
-        (running(step="report"), "Round 7 of 20: done; the members add up how good the model is."),
+        (running(step="report"), "Round 7 of 20: done; the members measure how good the model is."),
         (running(step="between"), "Round 7 of 20 is over; the next step is being prepared."),
         (running(step="enrol"), "A run of 20 rounds begins: members enrol."),
         (
             running(step="between", stop=True),
-            "Round 7 of 20 is over; the next step is being prepared. Somebody asked for its end; it stops before the "
-            "next exchange.",
+            "Round 7 of 20 is over; the next step is being prepared. A stop was requested; the run ends "
+            "before the next exchange.",
         ),
         (running(status="queued"), "A run of 20 rounds was accepted and is being started. The roster has 4 members."),
         (
             running(status="done", promoted=17, waiting=Waiting(12, "approve", 1, 2, ("Hungary", "Switzerland"))),
             "No run now. The last one ended well: 17 of 20 rounds gave a better version. Version 12 waits for one more "
-            "approver: anyone of Hungary or Switzerland.",
+            "approver, from Hungary or Switzerland.",
         ),
         (
             running(status="done", promoted=17, waiting=Waiting(12, "approve", 1, 2, ("Hungary",))),
             "No run now. The last one ended well: 17 of 20 rounds gave a better version. Version 12 waits for one more "
-            "approver: somebody of Hungary.",
+            "approver, from Hungary.",
         ),
         (
             running(status="done", promoted=17, waiting=Waiting(12, "approve", 0, 2, ())),
@@ -861,7 +860,7 @@ def test_the_overview_names_what_waits_for_whom(house: House) -> None:
     house.shelf.decide("approve", 2, "anna")
     second = browser.get("/ui/api/overview").json()
     assert (second["waiting"]["version"], second["waiting"]["open_to"]) == (2, ["bert", "cleo"]), "what was begun"
-    assert "Version 2 waits for one more approver: anyone of bert or cleo." in second["sentence"]
+    assert "Version 2 waits for one more approver, from bert or cleo." in second["sentence"]
     house.shelf.decide("approve", 2, "cleo")
     third = browser.get("/ui/api/overview").json()
     assert (third["released"], third["waiting"]["version"]) == (2, 3)

@@ -39,10 +39,14 @@ from support.gateway import (
     PUSH,
     Door,
     Node,
+    door,
+    doors,
     ok,
     run,
 )
 from support.listening import served
+
+__all__ = ["door", "doors"]  # fixtures
 
 # Routes
 
@@ -85,7 +89,7 @@ def test_whatever_is_not_a_known_route_is_404_and_reaches_nothing(door: Door) ->
             lines = [*door.proven(method, path, held, door.anna.dpop), *door.anna.flower()]
             reply = raw(port, method, path, lines)
             assert reply.startswith(b"HTTP/1.1 404 "), (method, path, reply)
-            assert method == "HEAD" or reply.endswith(b'{"code": "http.not_found", "detail": "there is nothing here"}')
+            assert method == "HEAD" or reply.endswith(b'{"code": "http.not_found", "detail": "no such route"}')
         assert raw(port, "GET", "/health", []).endswith(b'{"ok":true}')
     assert door.flower.reached == []
     assert door.ours.reached == ["/health"]
@@ -713,18 +717,20 @@ def test_a_run_is_queued_once_and_the_next_waits_until_it_is_over(door: Door) ->
 def test_a_run_that_differs_from_the_recipe_is_refused_by_its_key(door: Door) -> None:
     begin(door.state, heart_recipe())
     for change, said in (
-        ("training.lr=0.2", "training.lr: 0.1 there, 0.2 asked"),
-        ("training.rounds=21", "training.rounds: 20 there, 21 asked"),
-        ("data.min_count=11", "data.min_count: 10 there, 11 asked"),
-        ("federation.let_go_days=13", "federation.let_go_days: 14 there, 13 asked"),
-        ("gate.max_failed=6", "gate.max_failed: 5 there, 6 asked"),
+        ("training.lr=0.2", "training.lr: 0.1 in the circle, 0.2 in the run"),
+        ("training.rounds=21", "training.rounds: 20 in the circle, 21 in the run"),
+        ("data.min_count=11", "data.min_count: 10 in the circle, 11 in the run"),
+        ("federation.let_go_days=13", "federation.let_go_days: 14 in the circle, 13 in the run"),
+        ("gate.max_failed=6", "gate.max_failed: 5 in the circle, 6 in the run"),
     ):
         reply = run(door.desked("POST", "/api/runs", asked(change)))
         assert reply.verdict == (409, "circle.differs")
         assert reply.json["detail"].endswith(f"which anna, bert, cleo signed, in {said}"), reply
         assert reply.json["hint"].startswith("moonflower circle propose")
     several = run(door.desked("POST", "/api/runs", asked("training.lr=0.2", "crypto.value_bits=8"))).json["detail"]
-    assert several.endswith("in training.lr: 0.1 there, 0.2 asked; crypto.value_bits: 16 there, 8 asked")
+    assert several.endswith(
+        "in training.lr: 0.1 in the circle, 0.2 in the run; crypto.value_bits: 16 in the circle, 8 in the run"
+    )
     assert run(door.desked("GET", "/api/runs")).json == {"runs": []}
 
 

@@ -186,7 +186,7 @@ def test_what_breaks_is_503_and_said_once(caplog: pytest.LogCaptureFixture) -> N
     with scraped(configured(**LOOPBACK), registered=broken) as port:
         for _ in range(3):
             assert httpx.get(f"http://127.0.0.1:{port}/metrics").status_code == 503
-    assert caplog.text.count("the metrics cannot be had") == 1
+    assert caplog.text.count("the metrics cannot be read") == 1
 
 
 def test_a_server_without_the_right_to_its_token_does_not_start(tmp_path: Path) -> None:
