@@ -272,7 +272,7 @@ def test_three_sign_a_circle_and_train_and_a_changed_line_takes_everybodys_signa
     printed = said.partition("The digest that is signed")[0]
     assert max(map(len, printed.splitlines())) <= 80, "a terminal of 80 columns"
     assert "it waits for hungary, switzerland" in said
-    assert "a circle that waits for the signature of 'cleveland' is not there" in one.type(
+    assert "no circle waits for the signature of 'cleveland'; expected a proposed circle" in one.type(
         "cleveland", "circle sign client.toml --yes", status=2
     )
     one.configure("hungary", sign=f"sha256:{made.digest}")
@@ -358,7 +358,7 @@ def test_a_member_that_lost_its_disk_comes_back_with_its_keys_or_with_new_ones(o
         file.unlink()  # the mark, too: the whole folder was lost, and keys and secret came from the backup
     assert one.run("run-2", *THREE) == "ledger.lost", "it is shown its own signature, and does not have it"
     assert "this node's ledger was lost" not in one.propose("--new-ledger hungary")
-    assert "--new-ledger goes with such a circle" in one.type("hungary", "circle sign client.toml --yes", status=2)
+    assert "--new-ledger is for a circle that says so" in one.type("hungary", "circle sign client.toml --yes", status=2)
     one.type("hungary", "circle sign client.toml --yes --new-ledger")
     one.sign("cleveland", "switzerland")
     assert one.run("run-3", *THREE) == "done"
@@ -388,7 +388,7 @@ def test_what_is_wrong_is_said_before_anything_is_signed(one: Federation) -> Non
     board = one.board
     assert "--without bergen: not in the circle" in one.propose("--without bergen", status=2)
     (one.folder / "desk" / "junk.json").write_text("{}")
-    assert "is not a member card that its own key signed" in one.propose("--with junk.json", status=2)
+    assert "not a member's card signed with its own key" in one.propose("--with junk.json", status=2)
     assert "cannot be read" in one.propose("--with none.json", status=2)
     stranger = one.folder / "stranger"
     stranger.mkdir()
@@ -484,7 +484,7 @@ def test_a_circle_starts_from_what_was_promoted_or_brought_in_and_a_run_from_wha
     assert "../junk.safetensors: not a moonflower model version" in said
     said = one.type("server", "model import ../brought.safetensors --state state")
     brought = said.split()[-1]
-    assert "it is here already" in one.type("server", "model import ../brought.safetensors --state state")
+    assert "imported already" in one.type("server", "model import ../brought.safetensors --state state")
     assert brought[:12] in one.type("server", "model list --state state")
     one.propose(f"--start {brought}")
     said = one.type("cleveland", "circle sign client.toml --yes --number 4").partition("What it changes")[2]

@@ -402,7 +402,7 @@ DATA = CONFIGS / "data" / "heart.csv.gz"
         (["model", "export", "9", "--out", "m"], "there is no model version '9'"),
         (["model", "export", "1", "--unreleased", "--out", "taken"], "--out taken cannot be written: File exists"),
         (["model", "export", "1", "--unreleased", "--out", "no/m"], "--out no/m cannot be written: No such file"),
-        (["audit", "prove", "999"], "there is no entry 999; expected an index below"),
+        (["audit", "prove", "999"], "the log has no entry 999; expected an index below"),
         (["audit", "show", "--event", "promotd"], "unknown event 'promotd'; did you mean 'promoted'?"),
         (["audit", "export", "--out", "taken"], "--out taken cannot be written: File exists"),
         (["audit", "verify", "--key", "nope"], "nope cannot be read: No such file or directory"),
