@@ -131,7 +131,7 @@ def floor(config: ClientConfig) -> Check:
     lacking = missing(config.circle) if config.client.tasks else ("tasks", *missing(config.circle))
     if not lacking:
         return Check("floor", "ok", "client.toml bounds tasks, circles, runs a day and envelopes")
-    said = f"client.toml says nothing of {', '.join(lacking)}; what that would bound is refused"
+    said = f"client.toml has no line for {', '.join(lacking)}; what these would bound is refused"
     return Check("floor", "warning", said, "the lines to add are among the sentences below")
 
 

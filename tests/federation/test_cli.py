@@ -367,9 +367,9 @@ def test_a_state_folder_that_is_none(refused: Any, tmp_path: Path, command: str)
     [
         (["nope.csv", "--label", "y"], "data file nope.csv does not exist; did you mean 'one.csv'?"),
         ([".", "--label", "y"], "data file . is not a file"),
-        (["one.csv", "--label", "z"], "there is no column 'z'"),
-        (["one.csv", "--label", "y", "--site", "sit"], "there is no column 'sit'; did you mean 'site'?"),
-        (["one.csv", "--label", "y", "--drop", "q"], "there is no column 'q'"),
+        (["one.csv", "--label", "z"], "the table has no column 'z'"),
+        (["one.csv", "--label", "y", "--site", "sit"], "the table has no column 'sit'; did you mean 'site'?"),
+        (["one.csv", "--label", "y", "--drop", "q"], "the table has no column 'q'"),
         (["one.csv", "--label", "y", "--min-count", "0"], "0 is not in the range"),
         (["one.csv", "--label", "x"], "label 'x' has 1 different values; expected 2 to 1000"),
         (["one.csv", "--label", "y", "--out", "one.csv"], "--out one.csv cannot be written: File exists"),

@@ -707,7 +707,7 @@ def test_a_nodes_floor_is_printed_in_sentences(cli: Cli, staged: Path, monkeypat
     config.write_text("\n".join(lines))
     out = cli(config)[1]
     checked, _, spoken = out.partition("\n\n")
-    assert "warning  floor       client.toml says nothing of runs_a_day, max_envelope_mb; what that would" in checked
+    assert "warning  floor       client.toml has no line for runs_a_day, max_envelope_mb; what these would" in checked
     assert all(len(line) <= 80 for line in spoken.splitlines()), "at 80 columns"
     assert "- No circle has fewer than 3 members.\n" in spoken
     assert "- Only this task runs here: moonflower.client.tasks.tabular:task.\n" in spoken

@@ -98,7 +98,7 @@ def test_a_card_names_who_may_release(tmp_path: Path) -> None:
         identity_of(load_config(ClientConfig, config))
     assert raised.value.code == "config.value"
     config.write_text(plain + approver + approver.replace("risk", "data"))
-    with pytest.raises(InputError, match=r"key .* stands there twice"):
+    with pytest.raises(InputError, match=r"key .* is listed twice"):
         load_config(ClientConfig, config)
 
 
