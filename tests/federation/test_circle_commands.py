@@ -439,7 +439,7 @@ def test_a_circle_starts_from_what_was_promoted_or_brought_in_and_a_run_from_wha
         begun, good = models.entries(db, "run-1")[0].sha256, models.last_good(db, "run-1")
     assert good is not None
     last = good.sha256
-    assert "was not promoted; expected one that was, or an import" in one.propose("--start 0", status=1)
+    assert "was not promoted; expected a promoted or an imported version" in one.propose("--start 0", status=1)
     assert "there is no model version" in one.propose("--start 77", status=2)
     joins = "--with ../long-beach/card.json"
     one.run_config("hidden = []", "hidden = [4]")

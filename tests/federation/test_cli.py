@@ -254,8 +254,8 @@ def test_a_small_member_still_takes_part(cli: Cli, tmp_path: Path, kept: str) ->
 @pytest.mark.parametrize(
     ("out", "says"),
     [
-        ("full", "--out full is not empty; expected an empty or absent folder"),
-        ("file", "--out file is no folder; expected an empty or absent folder"),
+        ("full", "--out full is not empty; expected a new or empty folder"),
+        ("file", "--out file is not a folder; expected a new or empty folder"),
         ("file/below", "--out file/below cannot be made (Not a directory)"),
         ("new/../file/x", "--out new/../file/x cannot be made (Not a directory)"),
         ("/proc/moonflower/x", "--out /proc/moonflower/x cannot be made"),

@@ -253,7 +253,7 @@ def test_keys_are_made_once_and_shown(tmp_path: Path, capsys: pytest.CaptureFixt
     assert '"d"' not in public
     keys_command.keys_show(config)
     assert capsys.readouterr().out == said.out
-    with pytest.raises(InputError, match="there already"):
+    with pytest.raises(InputError, match="all keys exist already"):
         keys_command.keys_new(config)
 
 
