@@ -94,7 +94,7 @@ def verdicts(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"Whether federation helps {listed(unknown)} is not known here.")
     elif unknown:
         lines.append(
-            "It is not known here whether federation helps a member: this run has no loss of models that"
+            "This run cannot say whether federation helps a member: it has no loss of models that"
             " members trained alone."
         )
     return lines

@@ -240,8 +240,8 @@ def test_cas(tmp_path: Path) -> None:
     junk.write_text("no certificate")
     says(machine.ca({"[client] ca": good, "[oauth] ca": None}, NOW), "ok", "[client] ca ca.pem")
     says(machine.ca({"a": None}, NOW), "ok", "no ca is set")
-    says(machine.ca({"a": junk}, NOW), "failed", "cannot be read as a certificate (PEM)")
-    says(machine.ca({"a": tmp_path / "none"}, NOW), "failed", "cannot be read as a certificate (PEM)")
+    says(machine.ca({"a": junk}, NOW), "failed", "no certificate in PEM")
+    says(machine.ca({"a": tmp_path / "none"}, NOW), "failed", "no certificate in PEM")
     says(machine.ca({"a": good}, NOW + timedelta(days=40)), "failed", "expired on")
 
 
@@ -663,7 +663,7 @@ def test_a_run_config_without_its_rows(cli: Cli, tmp_path: Path) -> None:
     path.write_text(text.replace("data/heart.schema.toml", str(CONFIGS / "data/heart.schema.toml")))
     status, out, _ = cli(path)
     assert status == 0
-    assert "absent.csv is not here → enough for moonflower run" in out
+    assert "absent.csv does not exist → this is enough for moonflower run" in out
 
 
 def test_a_node_whose_issuer_is_away(cli: Cli, staged: Path) -> None:
