@@ -308,7 +308,7 @@ def test_three_sign_a_circle_and_train_and_a_changed_line_takes_everybodys_signa
     )
     assert one.board().living.circle == second
     assert one.run("run-2", *THREE) == "done"
-    assert "circle 2 has these members and this recipe" in one.propose(status=2)
+    assert "circle 2 already has these members and this recipe" in one.propose(status=2)
     events = [entry["event"] for entry in one.state.log.entries()]
     assert [events.count(f"circle_{what}") for what in ("proposed", "signed", "began")] == [2, 6, 2]
     report = verify(one.folder / "server" / "state", (one.folder / "server" / "state" / "log.pub").read_text())
