@@ -89,7 +89,7 @@ def _login(settings: ClientConfig | OperatorConfig | ServerConfig, path: Path) -
     if not isinstance(settings, ServerConfig):
         return settings.oauth.client_id, settings.oauth.key
     if settings.dashboard is None or settings.dashboard.key is None:
-        raise InputError("config.key", f"{path}: no key is named; a server has one only under [dashboard]")
+        raise InputError("config.key", f"{path} names no key; a server has a key only under [dashboard]")
     return settings.dashboard.client_id, settings.dashboard.key
 
 
