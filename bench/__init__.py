@@ -1,1 +1,1 @@
-"""What sealing costs, side by side with other ways, on one vector and machine."""
+"""Measure what sealing costs, side by side with other schemes, on one vector and machine."""

@@ -1,4 +1,4 @@
-"""How others seal, as the bench measures it: with their own code, on the same vector."""
+"""Other schemes, as the bench measures them: with their own code, on the same vector."""
 
 from __future__ import annotations
 

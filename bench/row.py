@@ -1,4 +1,4 @@
-"""A row of the bench: the vector that it is about, how its seconds are taken, and its fields."""
+"""A row of the bench: its vector, how its time is measured, and its fields."""
 
 from __future__ import annotations
 

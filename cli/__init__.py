@@ -1,1 +1,1 @@
-"""The command line: one file a command, mounted by ``__main__`` on first use."""
+"""The command line: one file for each command, mounted by ``__main__`` on first use."""

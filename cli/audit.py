@@ -1,4 +1,4 @@
-"""``moonflower audit``: look at the log, verify it, prove an entry or a round, write it out. It only reads, offline."""
+"""``moonflower audit``: show the log, verify it, prove an entry or a round, export it. It only reads, and offline."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ audit = typer.Typer(name="audit", help="The append-only log of what the coordina
 
 State = Annotated[Path, typer.Option("--state", help="State folder of the server.", show_default=True)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Run = Annotated[str, typer.Option("--run", help="Run, where several have a sum of this number.")]
+Run = Annotated[str, typer.Option("--run", help="Run, if several runs have a sum of this number.")]
 _STATE = Path("state")
 _COLUMNS = ("index", "time", "event", "run", "number", "member", "code", "details")
-_MAX_TEXT_BYTES = 1 << 20  # of a key or a checkpoint that a person hands in
+_MAX_TEXT_BYTES = 1 << 20  # of a key or a checkpoint that a person gives
 _MAX_CERTIFICATE_BYTES = 64 << 20  # a thousand members' cards, signatures and Merkle paths take 5 MB
 _PIN_CHARACTERS = 43
 _PLAIN = ("federation", "run", "number", "purpose", "members", "headers", "sum", "statement", "verdict")
@@ -49,7 +49,7 @@ def show(
     run: Annotated[str, typer.Option(help="Only entries of this run.")] = "",
     event: Annotated[str, typer.Option(help="Only entries of this event.")] = "",
 ) -> None:
-    """Print the entries, oldest first; unverified, see `verify`."""
+    """Print the entries, oldest first. They are not verified: see `verify`."""
     if event and event not in EVENTS:
         raise InputError("config.event", f"unknown event {event!r}; {nearest(event, EVENTS)}")
     _not_empty(state)
@@ -62,25 +62,25 @@ def show(
     table = Table(*_COLUMNS, box=None, pad_edge=False)
     for entry in chosen:
         table.add_row(*(_cell(entry.get(column)) for column in _COLUMNS))
-    with page(uncut=True) as console:  # one line an entry
+    with page(uncut=True) as console:  # one line for each entry
         console.print(table, no_wrap=True, overflow="ellipsis")
 
 
 @audit.command()
 def verify(
-    source: Annotated[Path, typer.Argument(help="A moonflower.db, a folder that holds one, or an export.")],
+    source: Annotated[Path, typer.Argument(help="A moonflower.db, a folder that holds it, or an export.")],
     key: Annotated[Path | None, typer.Option(help="The log's public key; default: log.pub beside SOURCE.")] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="A checkpoint kept elsewhere: shows a cut-off or rewritten log.")
+        Path | None, typer.Option(help="A checkpoint kept elsewhere: reveals a truncated or rewritten log.")
     ] = None,
     witness: Annotated[
         list[Path] | None,
-        typer.Option(help="A member's own checkpoint (moonflower member log): the same, for each one (repeatable)."),
+        typer.Option(help="A member's own checkpoint (moonflower member log), for the same check (repeatable)."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check every entry and signature. Exit status: 0 verifies, 1 does not, 2 cannot be read."""
-    if checkpoint is None and not witness:  # with one, a file of which nothing is left is a log that was cut off
+    """Check every entry and signature. Exit status: 0 the log verifies, 1 it does not, 2 it cannot be read."""
+    if checkpoint is None and not witness:  # given either, an empty file is a log that was truncated
         _not_empty(source)
     kept = None if checkpoint is None else _read(checkpoint)
     seen = {f"witness {path}": _read(path) for path in witness or ()}
@@ -92,9 +92,9 @@ def verify(
     elif report.ok:
         typer.echo(f"verified: {report.entries} entries, root {report.root}")
         for name in seen:
-            typer.echo(f"{name}: holds an earlier state of this very log, or this one")
+            typer.echo(f"{name}: holds an earlier state of this log, or this state")
     else:
-        typer.echo(f"does not verify: {report.code}: {report.reason}; {report.entries} entries before it do")
+        typer.echo(f"does not verify: {report.code}: {report.reason}; the {report.entries} entries before it verify")
     if not report.ok:
         raise typer.Exit(1)
 
@@ -105,13 +105,13 @@ def prove(
     state: State = _STATE,
     as_json: Json = False,
 ) -> None:
-    """Print what shows a third party that an entry is in the log: Merkle path, signed checkpoint, key."""
+    """Print the proof that an entry is in the log, for a third party: Merkle path, signed checkpoint, key."""
     _not_empty(state)
     with opened(state) as history:
         records = list(history.records)
     verifier = _key(state / "log.pub")
     if index >= len(records):
-        raise InputError("config.index", f"there is no entry {index}; expected an index below {len(records)}")
+        raise InputError("config.index", f"the log has no entry {index}; expected an index below {len(records)}")
     entry = records[index].entry
     try:
         checkpoint = open_checkpoint(records[-1].note, verifier)
@@ -144,12 +144,12 @@ def prove(
 def certificate(
     number: Annotated[int, typer.Argument(metavar="ROUND", help="Number of the round; 0: statistics.", min=0)],
     state: State = _STATE,
-    purpose: Annotated[str, typer.Option(help="Of the sum.  [default: update, for 0 statistics]")] = "",
+    purpose: Annotated[str, typer.Option(help="Purpose of the sum.  [default: update; statistics for 0]")] = "",
     run: Run = "",
     out: Annotated[Path | None, typer.Option(help="New file for the certificate.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the certificate itself, one JSON object.")] = False,
 ) -> None:
-    """Make a round's certificate: a file that a third party checks offline with `check`; print what it proves."""
+    """Make a round's certificate and print what it proves. A third party checks that file offline with `check`."""
     _not_empty(state)
     verifier = _key(_folder(state) / "log.pub")
     chosen = purpose or (UPDATE if number else STATISTICS).name
@@ -170,14 +170,14 @@ def certificate(
 @audit.command()
 def check(
     file: Annotated[Path, typer.Argument(help="A round's certificate, as `certificate` wrote it.")],
-    key: Annotated[Path, typer.Option(help="The log's public key (log.pub), from where you trust it.")],
+    key: Annotated[Path, typer.Option(help="The log's public key (log.pub), from a source that you trust.")],
     pin: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=PIN, from the member itself; with it every member of the set needs one."),
+        typer.Option(help="NAME=PIN, from the member itself; either for every member of the set, or for none."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check a round's certificate, offline. Exit status: 0 all of it is right, 1 it is not, 2 it cannot be read."""
+    """Check a round's certificate, offline. Exit status: 0 it verifies, 1 it does not, 2 it cannot be read."""
     verifier, pins = _key(key), _pins(pin or [])
     text = _read(file, _MAX_CERTIFICATE_BYTES)
     try:
@@ -195,7 +195,7 @@ def check(
     typer.echo("verified")
     _print_page(found)
     if not pins:
-        typer.echo("No --pin was given: that these keys are the members' is the log's word alone.")
+        typer.echo("No --pin was given: only the log says that these keys are the members'.")
 
 
 @audit.command()
@@ -205,7 +205,10 @@ def recompute(
     run: Run = "",
     as_json: Json = False,
 ) -> None:
-    """Add a round's kept envelopes up again and compare with the log. The server keeps none unless it is told to."""
+    """Add up a round's kept envelopes again and compare the sum with the log.
+
+    The server keeps envelopes only if its config says so (keep_envelopes_h).
+    """
     _not_empty(state)
     folder = _folder(state)
     with opened(state) as history:
@@ -216,13 +219,13 @@ def recompute(
         raise Refused(
             "audit.envelope",
             f"no envelope of round {number} is kept in {kept.folder}",
-            hint="a server keeps them only with keep_envelopes_h in its config, and only for so many hours",
+            hint="a server keeps envelopes only for the hours that keep_envelopes_h in its config allows",
         )
     found = add_up(closed, lambda header: kept.read(number, header))
     if as_json:
         _print_json({"ok": True, "number": number, "members": list(closed.members), "sum": found})
         return
-    typer.echo(f"the sum of {len(closed.members)} envelopes is the logged one, bit for bit: {found}")
+    typer.echo(f"the sum of {len(closed.members)} envelopes equals the logged sum, bit for bit: {found}")
 
 
 @audit.command()
@@ -230,7 +233,7 @@ def export(
     out: Annotated[Path, typer.Option(help="New file to write.")],
     state: State = _STATE,
 ) -> None:
-    """Write the log as JSON lines, one entry with its checkpoint each; `verify` reads that too."""
+    """Write the log as JSON lines, each an entry with its checkpoint. `verify` reads this file too."""
     _not_empty(state)
     with opened(state) as history, new_file(out) as file:
         count = write(history.records, file)
@@ -244,12 +247,12 @@ def _print_page(certified: Certified) -> None:
     purpose = FIRST.get(said.purpose)
     lines = {
         "about": f"{said.purpose} {said.number} of run {said.run}, {said.federation}",
-        "members": f"{', '.join(said.members)} ({len(said.members)}, everybody in circle {context['circle'][:12]})",
+        "members": f"{', '.join(said.members)} ({len(said.members)}, all members of circle {context['circle'][:12]})",
         "base": said.base,
-        "sealed sum": f"{closed.sum} (the coordinator's word: see recompute)",
+        "sealed sum": f"{closed.sum} (claimed by the coordinator: see recompute)",
         (purpose.result if purpose else said.purpose): said.sha256,
-        "signed by": f"{', '.join(sorted(proof.words))} ({len(proof.words)}, everybody)",
-        "in range": "yes" if said.in_range else "no: honest members cannot add up to this",
+        "signed by": f"{', '.join(sorted(proof.words))} ({len(proof.words)}, all members)",
+        "in range": "yes" if said.in_range else "no: honest members' updates cannot add up to this",
         "metrics": ", ".join(f"{name} {value}" for name, value in sorted(said.metrics.items())),
     }
     if verdict is not None:
@@ -259,7 +262,7 @@ def _print_page(certified: Certified) -> None:
     elif purpose and purpose.voted:
         lines["verdict"] = "none in the log yet"
     lines["log"] = f"{checkpoint.origin}, {checkpoint.size} entries, root {checkpoint.root.hex()}"
-    lines["witnessed"] = f"its members sealed after they had seen the first {certified.witnessed} of them"
+    lines["witnessed"] = f"the members sealed after they had seen the first {certified.witnessed} entries"
     for name, value in lines.items():
         if value:
             typer.echo(f"{name:<15} {_cell(value).plain}")
@@ -271,7 +274,9 @@ def _pins(given: list[str]) -> dict[str, str]:
         name, equals, value = text.rpartition("=")
         if not (equals and name and len(value) == _PIN_CHARACTERS) or name in pins:
             raise InputError(
-                "config.member", f"--pin {text}: expected NAME=PIN, each member once (moonflower keys show)"
+                "config.member",
+                f"--pin {text}: expected NAME=PIN with a pin of {_PIN_CHARACTERS} characters, each member once",
+                hint="moonflower keys show prints a member's pin",
             )
         pins[name] = value
     return pins
@@ -285,7 +290,7 @@ def _parsed(text: str) -> Any:
 
 
 def _entry(record: Record, at: int) -> dict[str, Any]:
-    """Return an entry for display; its place in the file counts, whatever it claims."""
+    """Return an entry for display. Errors name its place in the file, whatever index it claims."""
     try:
         value = json.loads(record.entry)
     except (ValueError, RecursionError):
@@ -296,7 +301,7 @@ def _entry(record: Record, at: int) -> dict[str, Any]:
 
 
 def _cell(value: object) -> Text:
-    """Return one cell; control characters, as of a terminal, are taken out."""
+    """Return one cell, with control characters replaced."""
     if value is None:
         return Text("")
     text = value if isinstance(value, str) else json.dumps(value)
@@ -304,10 +309,10 @@ def _cell(value: object) -> Text:
 
 
 def _not_empty(source: Path) -> None:
-    """Check that there is something: an empty file would be the export of an empty log.
+    """Check that the source exists and is not empty: an empty file would pass as the export of an empty log.
 
     Raises:
-        InputError: config.state.
+        InputError: ``config.state``.
     """
     if not source.exists() or (source.is_file() and not source.stat().st_size):
         found = "is empty" if source.exists() else "does not exist"
@@ -330,7 +335,7 @@ def _read(path: Path, limit: int = _MAX_TEXT_BYTES) -> str:
     """Return a small text file.
 
     Raises:
-        InputError: it is missing, too large or not text (config.path).
+        InputError: ``config.path``: it is missing or not text.
     """
     try:
         with path.open("rb") as file:

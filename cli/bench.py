@@ -20,12 +20,12 @@ def bench(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
-    """Measure sealing, adding and opening side by side with other ways, on this machine, in one run."""
+    """Measure sealing, adding and opening on this machine, side by side with other schemes."""
     if nvflare_python is not None and not nvflare_python.is_file():
         raise InputError(
             "config.file", f"--nvflare-python {nvflare_python}: no such file; expected a Python interpreter"
         )
-    from ..bench import measure as measuring  # SEAL comes with it, which a server may be without
+    from ..bench import measure as measuring  # needs SEAL, which a server may not have installed
 
     shapes = [(count, 1) for count in params] if params else list(measuring.SHAPES)
     result: dict[str, Any] = measuring.bench(shapes, nvflare_python, lambda what: typer.echo(what, err=True))

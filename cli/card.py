@@ -13,11 +13,13 @@ def read_card(path: Path) -> Card:
     """Return the card in a file.
 
     Raises:
-        InputError: ``config.path``: it cannot be read; ``config.member``: it is no card that its own key signed.
+        InputError: ``config.path``: it cannot be read; ``config.member``: not a card signed with its own key.
     """
     try:
         return parse_card(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise InputError("config.path", f"card {path} cannot be read: {error.strerror}") from None
     except (ValueError, Refused):
-        raise InputError("config.member", f"{path} is not a member card that its own key signed") from None
+        raise InputError(
+            "config.member", f"{path}: not a member's card signed with its own key (moonflower member card)"
+        ) from None

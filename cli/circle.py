@@ -1,4 +1,4 @@
-"""``moonflower circle``: who trains together, and under which recipe: proposed at a desk, signed at every node."""
+"""``moonflower circle``: who trains together and under which recipe. A submitter proposes it; every node signs it."""
 
 from __future__ import annotations
 
@@ -37,16 +37,14 @@ if TYPE_CHECKING:
 
 circle = typer.Typer(no_args_is_help=True, help="Who trains together: propose, show, sign, leave.")
 JUMP = 100
-Page = Annotated[
-    Path | None, typer.Option("--page", help="Also write it as a page (HTML) that can be printed and filed.")
-]
+Page = Annotated[Path | None, typer.Option("--page", help="Also write it as an HTML page to print and file.")]
 
 
 @circle.command("propose")
 def propose(
     config: RunConfig,
     with_cards: Annotated[
-        list[Path] | None, typer.Option("--with", metavar="CARD", help="Card of a member that joins (repeatable).")
+        list[Path] | None, typer.Option("--with", metavar="CARD", help="Card of a joining member (repeatable).")
     ] = None,
     without: Annotated[
         list[str] | None, typer.Option("--without", metavar="NAME", help="Member to let go (repeatable).")
@@ -57,15 +55,16 @@ def propose(
     ] = None,
     start: Annotated[
         str,
-        typer.Option("--start", metavar="VERSION", help="Promoted version, or imported file, that runs start from."),
+        typer.Option("--start", metavar="VERSION", help="Version that runs start from: promoted or imported."),
     ] = "",
     operator: Operator = OPERATOR,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Propose a circle: its members, and the run config as their recipe. It begins when all of them have signed it.
+    """Propose a circle: its members, and the run config as its recipe. It begins when every member has signed it.
 
-    The first circle names every member by --with CARD; later ones keep their members but for what is said here.
+    The first circle names every member with --with CARD. A later circle keeps the members of the last one, except for
+    the changes given here.
     """
     from ..client.tasks import load_task, schema_for
     from ..federation.remote import Remote
@@ -85,7 +84,10 @@ def propose(
             made = replace(made, counted=before.counted)
         act = Act.between(before, made)
         if before is not None and not (act.settings or act.joins or act.leaves or act.new_ledgers or act.start):
-            raise InputError("config.value", f"{config}: circle {before.number} has these members and this recipe")
+            raise InputError(
+                "config.value",
+                f"{config}: circle {before.number} already has these members and this recipe; expected a change",
+            )
         remote.propose(made)
     finally:
         remote.close()
@@ -99,12 +101,12 @@ def propose(
         console.print(f"Circle {made.number} of {escape(made.federation)!r} is proposed: sha256:{made.digest}")
         print_list(console, "What it changes", act.words())
         console.print(f"\nIt begins when all have signed: {', '.join(made.names)}", markup=False)
-        console.print("Each of them: moonflower circle sign CLIENT.toml")
+        console.print("Each member runs: moonflower circle sign CLIENT.toml")
 
 
 @circle.command("show")
 def show(operator: Operator = OPERATOR, page_file: Page = None, as_json: AsJson = False) -> None:
-    """Show the circle that there is, those that wait for signatures, and whose signatures are missing."""
+    """Show the current circle, the circles that wait for signatures, and whose signatures are missing."""
     from ..federation.remote import Remote
 
     remote = Remote(load_config(OperatorConfig, operator))
@@ -130,23 +132,28 @@ def show(operator: Operator = OPERATOR, page_file: Page = None, as_json: AsJson 
                 console, heading, _members_lines(one.circle) if lives else Act.between(before, one.circle).words()
             )
         for left in shown.farewells:
-            console.print(f"{left.name} said farewell to the circle that there is.", markup=False)
+            console.print(f"{left.name} has said farewell to the current circle.", markup=False)
 
 
 @circle.command("sign")
 def sign(
     config: ClientFile,
-    number: Annotated[int | None, typer.Option("--number", help="Which, where several wait for signatures.")] = None,
+    number: Annotated[
+        int | None, typer.Option("--number", help="Number of the circle, if several wait for signatures.")
+    ] = None,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Ask nothing; never covers letting somebody go who gave no farewell.")
+        bool,
+        typer.Option("--yes", help="Do not ask, except about letting go of a member that gave no farewell."),
     ] = False,
-    new_ledger: Annotated[bool, typer.Option("--new-ledger", help="This node's ledger was lost; begin anew.")] = False,
+    new_ledger: Annotated[
+        bool, typer.Option("--new-ledger", help="This node lost its ledger: start a new one.")
+    ] = False,
     page_file: Page = None,
 ) -> None:
-    """Sign the circle that is proposed, for this node: who is in it, what it changes, and its recipe in sentences.
+    """Sign a proposed circle for this node. Shows its members, what it changes, and its recipe in sentences.
 
-    It works while the client runs. Compare the words of others' keys with them by another channel, such as the
-    telephone: the coordinator alone decides whose messages arrive.
+    It works while the client runs. Compare the words of the other members' keys with them over another channel, such
+    as the telephone: the coordinator alone decides whose messages arrive.
     """
     with _node(config) as (settings, circles, desk):
         shown = desk.shown()
@@ -156,7 +163,9 @@ def sign(
         if (circles.name in made.new_ledgers) != new_ledger:
             said = "says that this node's ledger was lost" if not new_ledger else "does not say that it was lost"
             raise InputError(
-                "config.value", f"circle {made.number} {said}", hint="--new-ledger goes with such a circle"
+                "config.value",
+                f"circle {made.number} {said}",
+                hint="--new-ledger is for a circle that says so, and only for that",
             )
         circles.check(made)
         _check_rows(settings, made)
@@ -179,17 +188,19 @@ def sign(
 @circle.command("farewell")
 def farewell(
     config: ClientFile,
-    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Leave the circle: this node seals nothing in it any more, and the others may begin the next one at once.
+    """Leave the circle: this node seals nothing in it any more, and the others may begin the next circle at once.
 
-    It needs the node key and nothing else of the state folder, so that who lost its disk can still leave.
+    It needs only the node key from the state folder, so a member that lost its disk can still leave.
     """
     with _node(config) as (_, circles, desk):
         pin, shown = circles.own.identity.card.node.pin, desk.shown()
         mine = [one.circle for one in shown.all if one.circle.pins.get(circles.name) == pin]
         if not mine:
-            raise InputError("config.value", f"no circle at {config} names {circles.name!r} with this node's key")
+            raise InputError(
+                "config.value", f"{config}: the server has no circle that names {circles.name!r} with this node's key"
+            )
         numbers = " and ".join(str(one.number) for one in mine)
         if not yes and not typer.confirm(f"Leave circle {numbers}? Runs in it end, for all members"):
             raise typer.Exit(1)
@@ -200,7 +211,7 @@ def farewell(
 
 @contextmanager
 def _node(path: Path) -> Iterator[tuple[ClientConfig, Circles, CircleDesk]]:
-    """Give a node's config, its circles, and the server's desk."""
+    """Yield a node's config, its circles, and its connection to the server."""
     from ..client.circles import circles_of
     from ..client.desk import CircleDesk
     from ..client.keyring import load_keys
@@ -221,7 +232,7 @@ def _node(path: Path) -> Iterator[tuple[ClientConfig, Circles, CircleDesk]]:
 
 
 def _recipe(settings: RunSettings, schema: Schema, number: int) -> Recipe:
-    """Return the recipe of a circle: a run config, with a version 0 that no earlier one had."""
+    """Return the recipe of a circle: a run config, with a version 0 that no earlier circle had."""
     from ..client.code import code_of
 
     training = settings.training.model_copy(update={"init_seed": settings.training.init_seed + number - 1})
@@ -230,7 +241,7 @@ def _recipe(settings: RunSettings, schema: Schema, number: int) -> Recipe:
 
 
 def _start(remote: Remote, name: str, made: Circle) -> Start:
-    """Return where a circle is to start, once the version is found to be of its task and schema."""
+    """Return where a circle starts, after a check that the version fits its task and schema."""
     from ..client.learning.tensors import check_fits
     from ..client.tasks import load_task
 
@@ -253,16 +264,16 @@ def _members(before: Circle | None, cards: dict[str, str], without: list[str]) -
 
 
 def _choose(shown: CircleBoard, circles: Circles, number: int | None) -> SignedCircle:
-    """Return the circle that is to be signed."""
+    """Return the circle to sign."""
     open_ones = [one for one in shown.proposed if circles.name in one.missing]
     if number is not None:
         open_ones = [one for one in open_ones if one.circle.number == number]
     if not open_ones:
-        what = f"circle {number}" if number is not None else "a circle"
+        what = f"circle {number} does not wait" if number is not None else "no circle waits"
         raise InputError(
             "config.value",
-            f"{what} that waits for the signature of {circles.name!r} is not there; expected one that was proposed",
-            hint="moonflower circle propose RUN.toml, at the desk of whoever runs the federation",
+            f"{what} for the signature of {circles.name!r}; expected a proposed circle",
+            hint="the submitter proposes one: moonflower circle propose RUN.toml",
         )
     if len(open_ones) > 1:
         numbers = ", ".join(str(one.circle.number) for one in open_ones)
@@ -271,7 +282,7 @@ def _choose(shown: CircleBoard, circles: Circles, number: int | None) -> SignedC
 
 
 def _check_rows(settings: ClientConfig, made: Circle) -> None:
-    """Check that this node's rows are as the recipe has them, before anything is signed."""
+    """Check that this node's rows fit the recipe, before anything is signed."""
     from ..client.claim import claim
     from ..client.keyring import load_keys
     from ..client.live import OwnRows
@@ -285,7 +296,7 @@ def _check_rows(settings: ClientConfig, made: Circle) -> None:
 
 
 def _print(made: Circle, act: list[str], me: str, before: Circle | None) -> None:
-    """Print a circle as whoever signs it reads it; what the last one did not say is marked."""
+    """Print a circle for the person who signs it; lines that the last circle did not have are marked."""
     last = sentences(before.recipe, len(before.names)) if before is not None else {}
     with page() as console:
         console.print(f"Circle {made.number} of {escape(made.federation)!r}", style="bold")
@@ -303,19 +314,19 @@ def _members_lines(made: Circle, me: str = "") -> list[str]:
 
 
 def _ask(made: Circle, act: Act, circles: Circles, waiting: tuple[LetGo, ...], *, yes: bool) -> None:
-    """Ask whoever signs; what is asked can be answered only by who read it."""
+    """Ask the person who signs. Only a person who has read the circle can answer."""
     last = circles.standing.newest.circle.number if circles.standing.newest else 0
     if made.number > last + JUMP + 1 and not typer.confirm(f"Circle {made.number} comes after {last}. Is that meant"):
         raise typer.Exit(1)
     for one in waiting:
         typer.echo(
-            f"{one.name} gave no farewell. The coordinator alone decides whose messages arrive here: ask {one.name} by "
-            "the channel by which you read its key.",
+            f"{one.name} gave no farewell. The coordinator alone decides whose messages arrive here: ask {one.name} "
+            "over the channel by which you read its key.",
             err=True,
         )
-        said = typer.prompt(f"Its name, if it may be let go on {_day([one])}", default="", show_default=False, err=True)
+        said = typer.prompt(f"Type its name to let it go on {_day([one])}", default="", show_default=False, err=True)
         if said != one.name:
-            raise InputError("config.value", f"{one.name} is not let go; nothing was signed")
+            raise InputError("config.value", f"{one.name} was not let go; nothing was signed")
     if yes:
         return
     for name, pin in act.joins:
@@ -327,9 +338,9 @@ def _ask(made: Circle, act: Act, circles: Circles, waiting: tuple[LetGo, ...], *
             raise InputError(
                 "config.member", f"{said!r} is not word {which + 1} of the key of {name}; nothing was signed"
             )
-    said = typer.prompt("The first four digits of the digest, if you sign", err=True)
+    said = typer.prompt("To sign, type the first four digits of the digest", err=True)
     if said.strip().lower().removeprefix("sha256:") != made.digest[:4]:
-        raise InputError("config.value", "that is not the digest of this circle; nothing was signed")
+        raise InputError("config.value", "these are not the first digits of this circle's digest; nothing was signed")
 
 
 def _day(waiting: tuple[LetGo, ...] | list[LetGo]) -> str:

@@ -1,4 +1,4 @@
-"""A circle as a page that can be printed, signed by hand and filed."""
+"""A circle as an HTML page to print, sign by hand and file."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def circle_page(one: SignedCircle, before: Circle | None) -> str:
     """Return a circle as HTML: what it changes, who is in it, its recipe in sentences, and a line to sign on.
 
     Args:
-        one: the circle, with the signatures that there are.
-        before: the circle that it follows; None where it is the one that there is, or the first.
+        one: the circle, with the signatures so far.
+        before: the circle that it follows; None for the current circle, or the first.
     """
     made = one.circle
     rows = "".join(
@@ -42,7 +42,7 @@ def circle_page(one: SignedCircle, before: Circle | None) -> str:
         f"{rows}</table>"
         f"{recipe}<h2>What is signed</h2><p>The digest <code>sha256:{made.digest}</code>, which covers the members and "
         "every setting of the recipe.</p>"
-        '<p class="line">Place, date, name and signature of whoever signs for a member</p></section></html>\n'
+        '<p class="line">Place, date, name and signature of the person who signs for a member</p></section></html>\n'
     )
 
 

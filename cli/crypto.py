@@ -1,4 +1,4 @@
-"""``moonflower crypto plan``: what parameters a federation gets."""
+"""``moonflower crypto plan``: the crypto parameters that a federation gets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..crypto import planner
 from ..crypto.answer_plan import answer_plan
 from ..errors import InputError
 
-crypto = typer.Typer(no_args_is_help=True, help="Crypto parameters: what a federation gets, and what they cost.")
+crypto = typer.Typer(no_args_is_help=True, help="Crypto parameters that a federation gets, and their cost.")
 
 PROTECTS = (
     (
@@ -43,7 +43,7 @@ def plan(
     params: Annotated[int, typer.Option(min=1, help="Parameters of the model.")] = 1_000_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
-    """Print the parameters that a federation of this size gets, and neighbours of it to compare with."""
+    """Print the parameters that a federation of this size gets, and those of similar sizes to compare."""
     wanted = planner.plan(members, value_bits, params)
     if as_json:
         typer.echo(json.dumps(_row(wanted, params), allow_nan=False))

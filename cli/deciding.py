@@ -1,4 +1,4 @@
-"""What an approver reads and signs about a model version, and what came of it."""
+"""What an approver reads and signs about a model version, and the result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .output import print_json, visible
 
 
 class Versions(Protocol):
-    """Where versions are looked up and decided about: a folder's :class:`Registry`, or a server."""
+    """Where versions are looked up and decided: a folder's :class:`Registry`, or a server."""
 
     def listing(self) -> dict[str, Any]:
         """Return every version."""
@@ -28,7 +28,7 @@ class Versions(Protocol):
         """Return one version with its card."""
 
     def decide(self, name: str, value: Any) -> dict[str, Any]:
-        """Hand a decision over."""
+        """Hand in a decision; return its result."""
 
     def file(self, name: str, *, unreleased: bool) -> Version:
         """Return a version's file."""
@@ -37,12 +37,12 @@ class Versions(Protocol):
 def decided(
     source: Versions, action: Action, name: str, key: EllipticCurvePrivateKey, member: str, reason: str, *, ask: bool
 ) -> dict[str, Any]:
-    """Show an approver what a decision is about, sign it, hand it over; return what came of it."""
+    """Show an approver what a decision is about, sign it and hand it in; return the result."""
     shown = source.shown(name)
     found = shown["card"]
     sha256 = str(found["sha256"])
     if str(found["version"]) != name and not sha256.startswith(name):
-        raise Refused("release.digest", f"asked for {name!r}, the server shows {sha256}")
+        raise Refused("release.digest", f"asked for version {name!r}, but the server shows {sha256}")
     who = _approver(shown["approvers"], PublicKey(key.public_key()).pin, member)
     after = found["release"]["after"]
     decision = Decision(found["federation"], action, sha256, after, who["member"], who["approver"], reason)
@@ -54,7 +54,7 @@ def decided(
 
 
 def tell(outcome: Mapping[str, Any], as_json: bool) -> None:
-    """Say what came of a decision."""
+    """Print the result of a decision."""
     if as_json:
         print_json(outcome)
         return
@@ -68,7 +68,7 @@ def tell(outcome: Mapping[str, Any], as_json: bool) -> None:
 
 
 def _brief(found: Mapping[str, Any], decision: Decision) -> Iterator[str]:
-    """Yield what an approver should have seen before signing."""
+    """Yield what an approver must see before signing."""
     gate, release, metrics = found["gate"], found["release"], found["metrics"] or {}
     yield f"version   {found['version']} of {found['federation']}, run {found['run']}, {found['created']}"
     yield f"SHA-256   {found['sha256']}"
@@ -80,7 +80,7 @@ def _brief(found: Mapping[str, Any], decision: Decision) -> Iterator[str]:
     yield f"metrics   {', '.join(f'{name} {value}' for name, value in metrics.items()) or 'none were reported'}"
     yield f"approvals {len(release['approvals'])} of {release['required']} so far"
     if release["released"]:
-        yield f"released  version {release['released']['version']} is, at the moment"
+        yield f"released  version {release['released']['version']} is released at the moment"
     yield f"to sign   {decision.encode().decode()}"
 
 
@@ -98,10 +98,10 @@ def _approver(approvers: list[dict[str, str]], thumbprint: str, member: str) -> 
         where = f"the card of {member!r}" if member else "any member's card"
         raise InputError(
             "release.unknown_approver",
-            f"the key {thumbprint} is not on {where}",
+            f"the key {thumbprint} is not on {where}; expected an approver's key",
             hint="the member adds [[approver]] to client.toml; its card then comes with the next run, or by member add",
         )
     if len(found) > 1:
         names = ", ".join(one["member"] for one in found)
-        raise InputError("release.unknown_approver", f"the key is on the cards of {names}; expected --member")
+        raise InputError("release.unknown_approver", f"the key is on the cards of {names}; expected --member NAME")
     return found[0]

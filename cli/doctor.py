@@ -1,4 +1,4 @@
-"""``moonflower doctor``: is everything in order around a config?"""
+"""``moonflower doctor``: check a config and everything that it depends on."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def doctor(
     config: Annotated[Path, typer.Argument(help="Any config (TOML): of a run, client, server, operator or issuer.")],
     as_json: AsJson = False,
 ) -> None:
-    """Check a config and all around it: keys, TLS, clock, issuer, disk, state, and that encryption is on.
+    """Check a config and what it depends on: keys, TLS, clock, issuer, disk, state, and that encryption is on.
 
-    Of a node it also says in sentences what may run there, and under which recipe.
+    For a node it also says in sentences what may run there, and under which recipe.
 
-    Exit status: 0 all well (there may be warnings), 1 something failed, 2 the config cannot be read.
+    Exit status: 0 nothing failed (there may be warnings), 1 something failed, 2 the config cannot be read.
     """
     checks = carry_out(steps(config))
     said = spoken(config, checks)

@@ -1,4 +1,4 @@
-"""Shows a run while it goes on: one bar, and one line for everything that went wrong."""
+"""Show a run while it goes on: one bar, and one line for everything that went wrong."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SHOWN = {"enrolled": "keys", "seats_taken": "keys", "round_began": "train", "set
 
 @contextmanager
 def shown(rounds: int, *, quiet: bool) -> Iterator[Callable[[Event], None]]:
-    """Give a function that takes log entries of a run, and show them on stderr until the end of the block."""
+    """Yield a function that takes log entries of a run and shows them on stderr until the end of the block."""
     console = Console(stderr=True, quiet=quiet)
     columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -53,7 +53,7 @@ def shown(rounds: int, *, quiet: bool) -> Iterator[Callable[[Event], None]]:
 
 
 def _why(entry: Event) -> str:
-    """Return what stands behind an entry: its code, or of a waiting its step, why and since when."""
+    """Return the reason for an entry: its code, or for a wait its step, why and since when."""
     details = entry.get("details", {})
     if entry["event"] == "waited_for":
         return f"to {STEPS[details['step']]}, since {details['since']}: {WHY[details['why']]}"

@@ -1,7 +1,7 @@
-"""``moonflower health``: is the server or the node of a config well? For whatever watches a container or a service.
+"""``moonflower health``: whether the server or the node of a config is well, for container engines and systemd.
 
-One sentence on stdout, and the exit status: 0 well, 1 not, whatever the reason. It asks no other machine: the server is
-asked at its own address, and of a node it looks at the sign of life that the node leaves in its state folder.
+It prints one sentence and exits with status 0 if the process is well, else 1. It asks no other machine: it asks the
+server at its own address, and reads the sign of life that a node leaves in its state folder.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ TIMEOUT_S = 5.0
 def health(
     config: Annotated[Path, typer.Argument(help="Server or client config (TOML).", show_default=False)],
 ) -> None:
-    """Say whether the server or the node of a config is well: exit status 0 or 1.
+    """Say whether the server or the node of a config is well. Exit status: 0 it is, 1 it is not.
 
-    A server is well if it answers, a node if its server heard from it in the last 45 s.
+    A server is well if it answers. A node is well if its server heard from it in the last 45 s.
     """
     well, sentence = look(config)
     typer.echo(sentence)
@@ -45,7 +45,7 @@ def look(config: Path) -> tuple[bool, str]:
 
 
 def server(settings: ServerSettings) -> tuple[bool, str]:
-    """Return whether the server answers on its own address, with a certificate that still holds."""
+    """Return whether the server answers on its own address, with a valid certificate."""
     host, _, port = settings.listen.rpartition(":")
     where = f"{settings.federation}: the server at {settings.listen}"
     connection = http.client.HTTPSConnection(own_address(host), int(port), timeout=TIMEOUT_S, context=_trust(settings))
@@ -53,7 +53,7 @@ def server(settings: ServerSettings) -> tuple[bool, str]:
         connection.request("GET", "/health")
         status = connection.getresponse().status
     except ssl.SSLCertVerificationError as error:
-        return False, f"{where} shows a certificate that does not hold beside tls_cert: {error.verify_message}"
+        return False, f"{where} shows a certificate that does not match tls_cert: {error.verify_message}"
     except (OSError, http.client.HTTPException) as error:
         return False, f"{where} does not answer ({type(error).__name__})"
     finally:
@@ -68,12 +68,12 @@ def node(settings: NodeSettings) -> tuple[bool, str]:
         return False, f"{settings.member}: the node is not connected"
     heard = f"{settings.member}: the server last heard from the node {age:.0f} s ago"
     if abs(age) > alive.STALE_S:
-        return False, f"{heard}; expected at most {alive.STALE_S:.0f}"
+        return False, f"{heard}; expected at most {alive.STALE_S:.0f} s"
     return True, heard
 
 
 def _trust(settings: ServerSettings) -> ssl.SSLContext:
-    """Return what trusts the server's own certificate and no other; its name is that of another address.
+    """Return a TLS context that trusts only the server's own certificate, whose name is that of another address.
 
     Raises:
         InputError: ``config.file``: it cannot be read.
@@ -84,5 +84,7 @@ def _trust(settings: ServerSettings) -> ssl.SSLContext:
     try:
         context.load_verify_locations(settings.tls_cert)
     except OSError as error:  # ssl.SSLError is one
-        raise InputError("config.file", f"tls_cert {settings.tls_cert} is no readable certificate (PEM)") from error
+        raise InputError(
+            "config.file", f"tls_cert {settings.tls_cert} cannot be read; expected a certificate (PEM)"
+        ) from error
     return context

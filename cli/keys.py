@@ -27,15 +27,15 @@ def keys_new(
         Path | None, typer.Option("--public", help="Also write the public half of the OAuth key (JWK).")
     ] = None,
 ) -> None:
-    """Create the keys that are missing: that of the OAuth client, and a node's own in its state folder.
+    """Create the missing keys: the key of the OAuth client, and a node's own keys in its state folder.
 
-    The public half of the OAuth key, printed last, is for whoever runs the authorization server.
+    The public half of the OAuth key is printed last. Send it to the people who run the authorization server.
     """
     from ..oauth.keys import load_key, make_client_key
 
     settings = _either(config)
     if card is not None and not isinstance(settings, ClientConfig):
-        raise InputError("config.value", f"{config} is no client config; expected one where --card is asked for")
+        raise InputError("config.value", f"{config}: not a client config; --card writes the card of a node")
     made = make_client_key(_login(settings, config)[1])
     if isinstance(settings, ClientConfig):
         made += make_keys(settings.client.state)
@@ -46,7 +46,7 @@ def keys_new(
         written[public] = canonical(load_key(_login(settings, config)[1]).public.jwk) + b"\n"
     write_new(written)
     if not (made or written):
-        raise InputError("config.key", f"all keys of {config} are there already", hint=f"moonflower keys show {config}")
+        raise InputError("config.key", f"{config}: all keys exist already", hint=f"moonflower keys show {config}")
     tell_keys(made)
     _show(settings, config)
 
@@ -59,11 +59,11 @@ def keys_show(config: AnyConfig) -> None:
 
 @keys.command("approver")
 def keys_approver(
-    file: Annotated[Path, typer.Argument(help="File to write; must not exist. Keep it where only you read it.")],
+    file: Annotated[Path, typer.Argument(help="File to write; must not exist. Keep it where only you can read it.")],
 ) -> None:
     """Create the key with which a person signs releases of models, and print its public half.
 
-    The line goes into [[approver]] of the member's client.toml, beside a name, which should be a role.
+    The printed line goes into [[approver]] of the member's client.toml, beside a name. Use a role as the name.
     """
     from ..client.approver import make_approver_key
     from ..crypto.identity import PublicKey
@@ -75,7 +75,7 @@ def keys_approver(
 
 
 def _either(path: Path) -> ClientConfig | OperatorConfig | ServerConfig:
-    """Return the config of a client, of an operator, or of a server with a dashboard, by the table that it has."""
+    """Return a client, operator or server config; the kind follows from the tables in the file."""
     tables = read_toml(path, "config")
     if "operator" in tables:
         return load_config(OperatorConfig, path)
@@ -89,7 +89,7 @@ def _login(settings: ClientConfig | OperatorConfig | ServerConfig, path: Path) -
     if not isinstance(settings, ServerConfig):
         return settings.oauth.client_id, settings.oauth.key
     if settings.dashboard is None or settings.dashboard.key is None:
-        raise InputError("config.key", f"{path} names no key; a server has one for [dashboard] only")
+        raise InputError("config.key", f"{path} names no key; a server has a key only under [dashboard]")
     return settings.dashboard.client_id, settings.dashboard.key
 
 

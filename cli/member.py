@@ -1,4 +1,4 @@
-"""``moonflower member``: who takes part, and what a member's own node holds."""
+"""``moonflower member``: the server's roster, and what a member's own node holds."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ member = typer.Typer(no_args_is_help=True, help="Who takes part: cards, roster."
 
 
 def _opened(settings: ServerConfig) -> State:
-    """Open the server's state. Whichever is first, the server or this, makes it for its own user only."""
+    """Open the server's state. If it does not exist yet, it is created for the current user only."""
     os.umask(0o077)
     return State(settings.server.state, settings.server.federation)
 
@@ -44,9 +44,9 @@ def add(
     cards: Annotated[list[Path], typer.Argument(help="Cards that members sent (moonflower member card).")],
     config: ServerFile = Path("server.toml"),
 ) -> None:
-    """Let a member in at this server's door, also one that was revoked. A circle says who trains together.
+    """Put a member on this server's roster, or back on it after a revocation. A circle says who trains together.
 
-    Compare the pin with the member by another channel, such as the telephone.
+    Compare the pin with the member over another channel, such as the telephone.
     """
     settings = load_config(ServerConfig, config)
     sent, told = [_card(path, settings.oauth.issuer) for path in cards], []
@@ -57,7 +57,7 @@ def add(
                 new = RosterMember(one.name, one.issuer, one.client_id, one.node.pin)
                 added = roster.add(db, state.log, new)
                 roster.take_card(db, state.log, one.as_dict())
-                told.append(f"{new.name}: {'added' if added else 'on the roster already'}, pin {new.pin}")
+                told.append(f"{new.name}: {'added' if added else 'already on the roster'}, pin {new.pin}")
     finally:
         state.close()
     for line in told:
@@ -65,7 +65,7 @@ def add(
 
 
 def _card(path: Path, issuer: str) -> Card:
-    """Return a card that somebody sent, if its issuer is this server's."""
+    """Return the card in a file, if its issuer is this server's."""
     card = read_card(path)
     if card.issuer != issuer:
         raise InputError(
@@ -100,13 +100,13 @@ def show(
 @member.command("revoke")
 def revoke(
     name: Annotated[str, typer.Argument(help="Member's name.")],
-    reason: Annotated[str, typer.Option("--reason", help="For the log, which keeps it for good: no personal data.")],
+    reason: Annotated[str, typer.Option("--reason", help="Reason, which the log keeps for ever: no personal data.")],
     config: ServerFile = Path("server.toml"),
 ) -> None:
-    """Shut a member out at the server's door, at once. A run waits for it until it is let in again or let go.
+    """Shut a member out of the server at once. A run waits for it until it is let in again or let go.
 
-    It stays in the circle: moonflower circle propose RUN.toml --without NAME lets it go, and moonflower member add CARD
-    lets it in again.
+    The member stays in the circle. `moonflower circle propose RUN.toml --without NAME` lets it go;
+    `moonflower member add CARD` lets it in again.
     """
     settings = load_config(ServerConfig, config)
     state = _opened(settings)
@@ -138,7 +138,7 @@ def card(
     config: ClientFile,
     out: Annotated[Path | None, typer.Option("--out", help="File to write; must not exist.  [default: stdout]")] = None,
 ) -> None:
-    """Print this member's signed card (public), and on stderr its pin; keys that are missing are created."""
+    """Print this member's signed card (public), and its pin on stderr. Missing keys are created."""
     settings = load_config(ClientConfig, config)
     tell_keys(make_keys(settings.client.state))
     own = identity_of(settings).card
@@ -154,14 +154,15 @@ def card(
 def log(
     config: ClientFile,
     forget: Annotated[
-        bool, typer.Option("--forget", help="Let go of it, after the coordinator explained why: trust the next one.")
+        bool,
+        typer.Option("--forget", help="Forget it and trust the next checkpoint, once the coordinator explained why."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Print the newest checkpoint of the coordinator's log that this member witnessed, with its cosignature.
 
     An auditor compares a copy of the log with it: moonflower audit verify COPY --witness FILE.
-    Exit status 1: the coordinator showed a history that contradicts it; the other checkpoint follows on stderr.
+    Exit status 1: the coordinator showed a history that contradicts it. The other checkpoint is printed on stderr.
     """
     from ..client.witness import LogWitness
 
@@ -177,13 +178,13 @@ def log(
         said = {"size": size, "checkpoint": note, "key": key, "witness": identity.card.as_witness.text(), "fork": fork}
         typer.echo(json.dumps(said))
     elif note is None:
-        typer.echo("this member has witnessed nothing of a log yet", err=True)
+        typer.echo("this member has not witnessed a checkpoint yet", err=True)
     else:
         typer.echo(note, nl=False)
     if forget:
         typer.echo("forgotten: the next checkpoint that comes is taken as the first", err=True)
     elif fork:
-        typer.echo(f"the coordinator showed another history than the one held here:\n{fork['shown']}", err=True)
+        typer.echo(f"the coordinator showed a history that contradicts the one held here:\n{fork['shown']}", err=True)
         raise typer.Exit(1)
 
 
@@ -192,9 +193,9 @@ def journal(
     config: ClientFile,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")] = False,
 ) -> None:
-    """Print what this member did and refused, from its own ledger: what it sealed, opened, voted, and why it refused.
+    """Print what this member did, from its own ledger: what it sealed, opened and voted, and what it refused and why.
 
-    Digests, names and codes; no key, no row, no count of rows. It works beside a client that runs.
+    It shows digests, names and codes; no key, no row, no count of rows. It works while the client runs.
     """
     settings = load_config(ClientConfig, config)
     with _ledger(settings) as ledger:
@@ -226,15 +227,15 @@ def statistics(
         bool,
         typer.Option(
             "--delete-gone",
-            help="Let go at once of rows that are gone from the table, and of min_count - 1 others of their part each.",
+            help="Drop at once rows that are gone from the table, and min_count - 1 other rows of each of their parts.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")] = False,
 ) -> None:
-    """Show which rows this node uses, and how they differ from its table: counts that are for its operator alone.
+    """Show how many rows this node uses, and how they differ from its table. The counts are for its operator alone.
 
-    A run uses the rows of the run before until a part has changed by min_count rows or more. --delete-gone needs the
-    client to be stopped; what it sealed and nobody opened goes as well.
+    A run uses the rows of the run before until a part has changed by min_count rows or more. Stop the client before
+    --delete-gone, which also deletes what the node sealed and nobody opened.
     """
     from ..client.live import OwnRows, snapshots_of
     from ..client.node.keeper import locked
@@ -245,7 +246,11 @@ def statistics(
     with _ledger(settings) as ledger:
         circle = ledger.circles.standing().living
         if circle is None:
-            raise InputError("config.value", "this node lives in no circle: no run uses rows of it")
+            raise InputError(
+                "config.value",
+                "this node is in no circle, so no run uses its rows; expected a circle that has begun",
+                hint="moonflower circle show",
+            )
         found = snapshots_of(settings, secret, ledger, Seals(settings.client.state / FOLDER), circle.recipe)
         table, changed = OwnRows(settings, secret).now(circle.recipe), list[str]()
         if delete_gone:
@@ -259,7 +264,9 @@ def statistics(
     for one in states:
         shown.add_row(one.name, *(str(n) for n in (one.in_use, one.table, one.changed, one.least, one.gone)))
     with page() as console:
-        console.print(shown if states else "No run has used rows of this node yet: the next one uses the table's.")
+        console.print(
+            shown if states else "No run has used rows of this node yet. The next run uses those of the table."
+        )
     if beyond := sum(one.beyond for one in states):
         most = circle.recipe.training.max_rows
         typer.echo(f"training.max_rows = {most}: {beyond} of the table's training rows do not count", err=True)
@@ -269,7 +276,7 @@ def statistics(
 
 
 def _short(value: object) -> str:
-    """Return a detail as a person reads it: of a digest the first digits."""
+    """Return a detail for a person to read; a digest is cut to its first digits."""
     if isinstance(value, list):
         return " + ".join(map(str, value))
     return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)

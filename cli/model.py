@@ -1,4 +1,4 @@
-"""``moonflower model``: versions, their cards, and what people decide about them, in a folder or at a server."""
+"""``moonflower model``: versions, their cards, and decisions about them, in a folder or at a server."""
 
 from __future__ import annotations
 
@@ -36,29 +36,31 @@ AsOption = Annotated[
     Path | None, typer.Option("--as", help="Operator config (TOML): ask the server instead of a folder.")
 ]
 KeyOption = Annotated[Path, typer.Option("--key", help="Your private key (moonflower keys approver).")]
-MemberOption = Annotated[str, typer.Option("--member", help="For which member, where your key is on several cards.")]
+MemberOption = Annotated[
+    str, typer.Option("--member", help="Member that you sign for, if your key is on several cards.")
+]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask before signing.")]
 ReasonOption = Annotated[str, typer.Option("--reason", help=REASON_HELP)]
 DECISIONS: dict[Action, str] = {
-    "approve": """Sign for the release of a version, on behalf of a member; with enough approvals it is released.
+    "approve": """Sign for the release of a version, on behalf of a member. With enough approvals it is released.
 
-    Released means good enough to use. What rounds start from is another matter: the last version that was not refused.
+    Released means good enough to use. It does not change what rounds start from: the last version that was not refused.
     """,
-    "reject": """Reject a version for good: it is never released (again). One approver is enough; there is no way back.
+    "reject": """Reject a version: it is never released (again). One approver is enough, and a rejection is final.
 
     The released version cannot be rejected: approve a newer one, or roll back.
     """,
-    "rollback": """Sign for going back to an older version that was released; takes as many approvals as a release.
+    "rollback": """Sign for going back to an older version that was released. It takes as many approvals as a release.
 
-    It is about what is used, not about training: rounds still start from the last version that was not refused.
+    It changes what is used, not what is trained: rounds still start from the last version that was not refused.
     """,
 }
-ENOUGH = 2  # approvals that ``verify`` asks for where no client config says otherwise
+ENOUGH = 2  # approvals that ``verify`` asks for unless a client config says otherwise
 
 
 @model.command("list")
 def list_versions(state: StateOption = None, operator: AsOption = None, as_json: AsJson = False) -> None:
-    """List every version: the start, promoted ones, kept and refused candidates, and which one is released."""
+    """List every version: the start, promoted versions, kept and refused candidates, and which version is released."""
     with _source(state, operator) as source:
         listing = source.listing()
     if as_json:
@@ -123,7 +125,7 @@ def card(
 
 
 def _decision(action: Action, words: str) -> None:
-    """Mount the command by which an approver takes a decision."""
+    """Mount the command with which an approver takes a decision."""
 
     def decide(
         version: VersionArgument,
@@ -155,12 +157,12 @@ def export(
     version: VersionArgument,
     out: Annotated[Path, typer.Option("--out", help="File to write; neither it nor its card may exist.")],
     unreleased: Annotated[
-        bool, typer.Option("--unreleased", help="Also a version that is not released; the file is marked.")
+        bool, typer.Option("--unreleased", help="Write a version that is not released, too; the file is marked.")
     ] = False,
     state: StateOption = None,
     operator: AsOption = None,
 ) -> None:
-    """Write a released version's file (safetensors), and beside it its model card: OUT.card.md and OUT.card.json."""
+    """Write a released version's file (safetensors), with its model card beside it: OUT.card.md and OUT.card.json."""
     cards = out.with_name(f"{out.name}.card.md"), out.with_name(f"{out.name}.card.json")
     with _source(state, operator) as source:
         found = source.shown(version)["card"]
@@ -168,7 +170,7 @@ def export(
             file = source.file(version, unreleased=unreleased)
         except Refused as error:
             if error.code == "release.unreleased":
-                error.hint = "--unreleased writes it all the same, marked as such"
+                error.hint = "--unreleased writes it anyway, marked as unreleased"
             raise
     whole = beside(found, out.name, file)
     write_new({cards[0]: markdown(whole).encode(), cards[1]: canonical(whole) + b"\n", out: file.data})
@@ -181,9 +183,9 @@ def import_file(
     state: StateOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bring in a model version from outside, for a circle to start from: circle propose CONFIG --start SHA256.
+    """Import a model version from outside, for a circle to start from: circle propose CONFIG --start SHA256.
 
-    All members sign that. Nobody sees in the numbers of a model what it was shaped for: bring in what you trust.
+    All members sign that start. The numbers of a model do not show what it was shaped for: import only what you trust.
     """
     try:
         version = parse(file.read_bytes())
@@ -197,25 +199,26 @@ def import_file(
     if as_json:
         print_json({"sha256": version.sha256, "new": new})
         return
-    typer.echo(f"{'imported' if new else 'it is here already'}: {version.sha256}", err=True)
+    typer.echo(f"{'imported' if new else 'imported already'}: {version.sha256}", err=True)
     typer.echo(version.sha256)
 
 
 @model.command("verify")
 def verify(
-    file: Annotated[Path, typer.Argument(help="Model file that somebody handed you, with FILE.card.json beside it.")],
+    file: Annotated[Path, typer.Argument(help="Model file that you were given, with FILE.card.json beside it.")],
     config: Annotated[Path | None, typer.Option("--config", help="Client config (TOML): pins of the members.")] = None,
     pin: Annotated[
         list[str] | None, typer.Option("--pin", metavar="MEMBER=PIN", help="A member's pin (repeatable).")
     ] = None,
     approvals: Annotated[
-        int | None, typer.Option("--approvals", min=0, help=f"Members that must have approved.  [default: {ENOUGH}]")
+        int | None,
+        typer.Option("--approvals", min=0, help=f"Members whose approvers must sign.  [default: {ENOUGH}]"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check without the coordinator that members made this very file together and that enough of them released it.
+    """Check without the coordinator that the members made this exact file together and that enough of them released it.
 
-    It cannot show that the version was not replaced, or rejected, since: that stands in the log.
+    It cannot show whether the version was replaced or rejected later: the log says that.
     """
     from ..protocol.released import check
 
@@ -227,7 +230,7 @@ def verify(
     except OSError as error:
         raise InputError("data.file", f"{error.filename} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
-        raise InputError("release.malformed", f"{beside_it} is no model card") from None
+        raise InputError("release.malformed", f"{beside_it}: not a model card; expected JSON") from None
     checked = check(version, value, pins, min_approvals=needed if approvals is None else approvals)
     who = [{"member": one.member, "approver": one.approver, "action": one.action} for one in checked.approvals]
     if as_json:
@@ -242,13 +245,13 @@ def verify(
             }
         )
         return
-    said = ", ".join(f"{one['member']} ({one['approver']})" for one in who) or "nobody, and nobody was asked for"
+    said = ", ".join(f"{one['member']} ({one['approver']})" for one in who) or "nobody, and no approval was required"
     typer.echo(visible(f"{checked.federation}: made and signed by {', '.join(checked.openers)}"))
     typer.echo(visible(f"approved by {said}"))
 
 
 def _status(one: Mapping[str, Any]) -> str:
-    """Return how a version stands, in a few words."""
+    """Return the status of a version, in a few words."""
     have = f"{one['approvals']} of {one['required']}"
     if one["status"] == "promoted":
         return f"promoted, {have}" if one["step"] else "promoted"
@@ -258,7 +261,7 @@ def _status(one: Mapping[str, Any]) -> str:
 
 
 def _pins(config: Path | None, given: list[str]) -> tuple[dict[str, str], int]:
-    """Return member → pin, and how many approvals are wanted."""
+    """Return member → pin, and how many approvals are required."""
     pins, needed = {}, ENOUGH
     if config is not None:
         from ..client.ledger.ledger import FILE_NAME, Ledger
@@ -277,15 +280,13 @@ def _pins(config: Path | None, given: list[str]) -> tuple[dict[str, str], int]:
             raise InputError("config.value", f"--pin {one}: expected MEMBER=PIN, a pin of 43 characters")
         pins[member] = text
     if not pins:
-        raise InputError(
-            "config.value", "no pin is known; expected --config of a node that lives in a circle, or --pin"
-        )
+        raise InputError("config.value", "no pin is known; expected --config of a node that is in a circle, or --pin")
     return pins, needed
 
 
 @contextmanager
 def _source(state: Path | None, operator: Path | None, *, deciding: bool = False) -> Iterator[Versions]:
-    """Give the versions of a folder, or of a server."""
+    """Yield the versions of a folder, or of a server."""
     if operator is not None:
         if state is not None:
             raise InputError("config.value", "--state and --as exclude each other")

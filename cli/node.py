@@ -15,7 +15,7 @@ def client(
 ) -> None:
     """Run this organisation's node beside its data, until it is stopped.
 
-    Exit status: 0 asked to stop, 2 bad input, 75 broken (with --once), 77 refused by server or issuer.
+    Exit status: 0 stopped on request, 2 bad input, 75 broken (with --once), 77 refused by server or issuer.
     """
     from ..client.node.keeper import keep  # POSIX only
 

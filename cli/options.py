@@ -11,7 +11,7 @@ RunConfig = Annotated[Path, typer.Argument(help="Run config (TOML), such as conf
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Change a setting (repeatable).")
 ]
-Out = Annotated[Path | None, typer.Option(help="Absent or empty folder for the results.  [default: runs/<name>-<utc>]")]
+Out = Annotated[Path | None, typer.Option(help="New or empty folder for the results.  [default: runs/<name>-<utc>]")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 Operator = Annotated[Path, typer.Option("--as", help="Operator config (TOML): the server, and how to log in.")]
 OPERATOR = Path("operator.toml")

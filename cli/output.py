@@ -1,4 +1,4 @@
-"""What commands print and write: tables on standard output, and new files that are there whole or not at all."""
+"""What commands print and write: tables on standard output, and new files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _UNCUT = 100_000  # columns
 
 @contextmanager
 def page(*, uncut: bool = False) -> Iterator[Console]:
-    """Give a console; what was printed on it is written at the end, by the same door as everything else.
+    """Yield a console; what was printed on it is written to standard output at the end of the block.
 
-    So a pipe that was closed is one BrokenPipeError for the front door, and no line ends with blanks.
+    A closed pipe therefore raises one BrokenPipeError, which ``__main__`` handles, and no line ends with blanks.
 
     Args:
-        uncut: into a file or a pipe, let a row be as long as it needs.
+        uncut: in a file or a pipe, let a row be as long as it needs.
     """
     at_terminal = sys.stdout.isatty()
     console = Console(width=_UNCUT if uncut and not at_terminal else None)
@@ -40,7 +40,7 @@ def page(*, uncut: bool = False) -> Iterator[Console]:
 
 
 def print_list(console: Console, heading: str, lines: Iterable[str]) -> None:
-    """Print lines under a heading, as wide as the terminal."""
+    """Print lines under a heading, wrapped to the width of the terminal."""
     console.print(f"\n{heading}", style="bold", markup=False)
     for line in lines:
         wrapped = textwrap.wrap(printable(line), min(console.width, 100) - 2, break_on_hyphens=False)
@@ -64,7 +64,7 @@ def tell_created(made: Iterable[Path]) -> None:
 
 
 def tell_keys(made: Iterable[Path]) -> None:
-    """Say on stderr which keys were made, and which of a node's to keep a copy of."""
+    """Say on stderr which keys were made, and which keys of a node to back up."""
     from ..client.keyring import BACK_UP, NODE_FILE, SECRET_FILE
 
     files_made = tuple(made)
@@ -74,25 +74,25 @@ def tell_keys(made: Iterable[Path]) -> None:
 
 
 def write_new(contents: Mapping[Path, bytes]) -> None:
-    """Write files where none are yet: all of them, or none.
+    """Write new files: all of them, or none.
 
     Raises:
-        InputError: ``config.out``: one is there already, or cannot be written.
+        InputError: ``config.out``: a file exists already, or cannot be written.
     """
     try:
         files.create_all(contents)
     except OSError as error:
         named = (Path(name) for name in (error.filename2, error.filename) if isinstance(name, str))
-        where = next((one for one in named if one in contents), [*contents][-1])  # else what is beside was not written
+        where = next((one for one in named if one in contents), [*contents][-1])  # else a file beside it failed
         raise InputError("config.out", f"--out {where} cannot be written: {error.strerror}") from None
 
 
 @contextmanager
 def new_file(out: Path) -> Iterator[IO[bytes]]:
-    """Give a new file to write into; it is there, whole and on disk, or not at all.
+    """Yield a new file to write to; it appears whole and on disk, or not at all.
 
     Raises:
-        InputError: ``config.out``: there is one already, or it cannot be written.
+        InputError: ``config.out``: the file exists already, or cannot be written.
     """
     try:
         with files.writing(out) as file:

@@ -1,4 +1,4 @@
-"""``moonflower predict``: scores of rows by a model version."""
+"""``moonflower predict``: score rows with a model version."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MODEL_FOLDERS = ("state/models", "runs/*/models")
 
 
 def predict(
-    data: Annotated[Path, typer.Argument(help="CSV or Parquet with the schema's columns; no label needed.")],
+    data: Annotated[Path, typer.Argument(help="CSV or Parquet with the schema's columns; it needs no label.")],
     model: Annotated[
         str,
         typer.Option("--model", help="Model file, or the first digits of its SHA-256 (in state/ or runs/)."),
@@ -21,10 +21,10 @@ def predict(
     out: Annotated[Path | None, typer.Option("--out", help="CSV file to write.  [default: stdout]")] = None,
     task: Annotated[
         list[str] | None,
-        typer.Option("--task", help="Task of your own that the model may name; it is imported (repeatable)."),
+        typer.Option("--task", help="Task of yours that the model may name; its code is imported (repeatable)."),
     ] = None,
 ) -> None:
-    """Score rows with a model version; it carries schema, scaling and task, so nothing else is needed."""
+    """Score rows with a model version. The version carries its schema, scaling and task, so nothing else is needed."""
     from ..client.learning.predict import predict_file  # torch takes seconds
     from ..client.tasks import own_tasks
 
@@ -42,7 +42,9 @@ def _model_file(name: str) -> Path:
         return path
     found = sorted(file for folder in MODEL_FOLDERS for file in Path().glob(f"{folder}/{name}*.safetensors"))
     if not found:
-        raise InputError("data.model", f"no model {name!r} under {' or '.join(MODEL_FOLDERS)}; expected a file or SHA")
+        raise InputError(
+            "data.model", f"no model {name!r} under {' or '.join(MODEL_FOLDERS)}; expected a file or SHA-256"
+        )
     if len({file.name for file in found}) > 1:
         raise InputError("data.model", f"{name!r} names {len(found)} models; expected more digits of the SHA-256")
     return found[0]

@@ -1,4 +1,4 @@
-"""``moonflower up``, ``run``, ``runs`` and ``stop``: a federation of real processes, from an operator's desk."""
+"""``moonflower up``, ``run``, ``runs`` and ``stop``: a federation of real processes, as its submitter sees it."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def up(
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a whole federation of real processes on this machine: issuer, server, and one client a member.
+    """Run a whole federation of real processes on this machine: issuer, server, and one client for each member.
 
-    The same config as for simulate gives the same model, to the bit. All keys lie on one disk here, so it protects
-    nobody from whoever runs it; the folder shows what separate machines would each have.
+    It gives the same model as simulate does with this config, to the bit. All keys are on one disk here, so it protects
+    nobody from the person who runs it. The folder shows what each separate machine would have.
     """
     settings = load_run(config, overrides or ())
     from ..client.learning.cast import prepare  # torch and flwr take seconds: first look at the config
     from ..federation.up import up as run_up
 
-    # Also where they were inherited as ignored: processes are to be ended.
+    # Even if they were inherited as ignored: child processes must be ended.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     cast = prepare(config, overrides or ())
@@ -59,15 +59,16 @@ def run(
     operator: Operator = OPERATOR,
     overrides: Overrides = None,
     start: Annotated[
-        str, typer.Option("--start", metavar="VERSION", help="Version of the circle that it starts from.")
+        str, typer.Option("--start", metavar="VERSION", help="Version of the circle that the run starts from.")
     ] = "",
     detach: Annotated[bool, typer.Option("--detach", help="Print the run's identifier and do not follow it.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Submit a run to a server and follow it to its end; the exit status is the run's.
+    """Submit a run to a server and follow it to its end. The exit status is the run's.
 
-    The config is to be the recipe of the circle that there is, but for its seed, and fewer rounds; it may start from a
-    version that this circle promoted. Where it is that of a circle which waits for signatures, this waits for them.
+    The config must match the recipe of the current circle; only its seed may differ, and it may have fewer rounds. The
+    run may start from a version that this circle promoted. If the config matches a circle that waits for signatures,
+    this command waits for them.
     """
     settings = load_run(config, overrides or ())
     remote = _remote(operator)
@@ -120,7 +121,7 @@ def stop(
     run: Annotated[str, typer.Argument(help="Identifier of the run (moonflower runs).")],
     operator: Operator = OPERATOR,
 ) -> None:
-    """Ask that a run ends; the last good model stays."""
+    """Ask the server to end a run. The last good version stays."""
     remote = _remote(operator)
     try:
         remote.stop(run)

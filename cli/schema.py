@@ -1,4 +1,4 @@
-"""``moonflower schema``: the columns that all members share, inferred from a table."""
+"""``moonflower schema``: infer the columns that all members share from a table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ schema = typer.Typer(no_args_is_help=True, help="The schema that all members sha
 
 @schema.callback()
 def _schema() -> None:
-    """Keep ``infer`` a subcommand: typer would fold a single command into its group."""
+    """Keep ``infer`` a subcommand: Typer folds a single command into its group."""
 
 
 @schema.command("infer")
@@ -23,10 +23,10 @@ def infer(
     label: Annotated[str, typer.Option("--label", help="Column to predict.")],
     out: Annotated[Path, typer.Option("--out", help="Schema file to write; must not exist.")],
     site: Annotated[str | None, typer.Option("--site", help="Column that names the member.")] = None,
-    drop: Annotated[list[str] | None, typer.Option("--drop", help="Column that is no feature (repeatable).")] = None,
-    min_count: Annotated[int, typer.Option("--min-count", min=1, help="Rows that make a category nameable.")] = 10,
+    drop: Annotated[list[str] | None, typer.Option("--drop", help="Column that is not a feature (repeatable).")] = None,
+    min_count: Annotated[int, typer.Option("--min-count", min=1, help="Fewest rows of a listed category.")] = 10,
 ) -> None:
-    """Write a schema that fits a table: ranges widened to round numbers, rare categories left out.
+    """Write a schema that fits a table, with ranges widened to round numbers and without rare categories.
 
     The file is shared with all members. Read it before you send it.
     """

@@ -1,4 +1,4 @@
-"""``moonflower server`` and ``moonflower issuer``: the long-running processes of whoever runs the coordinator."""
+"""``moonflower server`` and ``moonflower issuer``: the coordinator's long-running processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..configs.roles import IssuerConfig, ServerConfig, load_config
 def server(
     config: Annotated[Path, typer.Argument(help="Server config (TOML).", show_default=False)],
 ) -> None:
-    """Run the coordinator: SuperLink, gateway with TLS, and the runs that it accepted, until SIGTERM or Ctrl-C."""
+    """Run the server: SuperLink, gateway with TLS, and the runs that it accepted, until SIGTERM or Ctrl-C."""
     settings = load_config(ServerConfig, config)
     from ..server.door.process import serve  # flwr takes seconds: first look at the config
 
@@ -22,7 +22,7 @@ def server(
 
 def issuer(
     config: Annotated[Path, typer.Argument(help="Issuer config (TOML).", show_default=False)],
-    expose: Annotated[bool, typer.Option("--expose", help="Listen on an address that others reach.")] = False,
+    expose: Annotated[bool, typer.Option("--expose", help="Listen on an address that other machines reach.")] = False,
 ) -> None:
     """Run the embedded OAuth server, for trying things out on one machine. A real federation uses its own."""
     settings = load_config(IssuerConfig, config)

@@ -1,4 +1,4 @@
-"""``moonflower simulate``: the command line around :mod:`moonflower.federation.simulate`."""
+"""``moonflower simulate``: the command line of :mod:`moonflower.federation.simulate`."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def simulate(
     out: Out = None,
     drill: Annotated[
         list[str] | None,
-        typer.Option(metavar="KIND@ROUND:MEMBER", help="Let something go wrong on purpose (repeatable)."),
+        typer.Option(metavar="KIND@ROUND:MEMBER", help="Inject a fault on purpose (repeatable)."),
     ] = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a whole federation in this process, sealed as live, and show what each member gained.
+    """Run a whole federation in this process, with sealed updates as in a live one, and show what each member gained.
 
-    All members' keys and data are in one process here, so a simulation protects nobody from whoever runs it.
+    All members' keys and data are in one process here, so a simulation protects nobody from the person who runs it.
     """
     settings = load_run(config, overrides or ())
     rounds = settings.training.rounds

@@ -1,1 +1,1 @@
-"""What people write down: settings (TOML), the schema of the data, presets and bundled data."""
+"""Files that people write: settings (TOML) and the schema of the data. Presets and bundled data are here, too."""

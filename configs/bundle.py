@@ -1,7 +1,7 @@
-"""The app bundle that Flower asks for. Ours holds no code: it names what every server and node has installed.
+"""The app bundle that Flower asks for. It holds no code: it names what every server and node has installed.
 
-It is made once (``tests/unit/configs/test_bundle.py`` says how) and shipped as data, so that its digest is the same
-everywhere: a node takes part in runs of exactly this bundle and never asks the server for another one.
+It is made once (``tests/unit/configs/test_bundle.py`` says how) and shipped as data, so its digest is the same
+everywhere. A node takes part only in runs of exactly this bundle and never asks the server for another bundle.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ SERVER_PROCESS = "MOONFLOWER_SERVER_PROCESS"
 
 
 def server_config(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return the server's config file, as the server told the ServerApp that Flower starts for it.
+    """Return the server's config file, which the server names to the ServerApp that Flower starts.
 
     Raises:
         InputError: ``config.file``: not started by ``moonflower server``.
     """
     name = environment.get(SERVER_CONFIG, "")
     if not name:
-        raise InputError("config.file", f"{SERVER_CONFIG} is not set; expected to be started by moonflower server")
+        raise InputError("config.file", f"{SERVER_CONFIG} is not set; only moonflower server starts this process")
     return Path(name)
 
 
 def server_log(environment: Mapping[str, str] = os.environ) -> Path | None:
-    """Return where the ServerApp's own log goes, as the server told it; None where nobody listens."""
+    """Return where the ServerApp's own log goes, as the server says; None if nothing reads it."""
     return Path(environment[SERVER_LOG]) if environment.get(SERVER_LOG) else None
 
 
 def server_process(environment: Mapping[str, str] = os.environ) -> int | None:
-    """Return the number of the server's process, as the server told it; None where there is none."""
+    """Return the process id of the server, as the server says; None if there is no server."""
     return int(environment[SERVER_PROCESS]) if environment.get(SERVER_PROCESS) else None

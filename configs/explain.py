@@ -1,4 +1,4 @@
-"""A problem that pydantic found in settings, as one sentence for the person who wrote them."""
+"""Turn a problem that pydantic found in settings into one sentence for the person who wrote them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pydantic.fields import FieldInfo
 
 from ..errors import nearest
 
-_KINDS = {float: "a number", int: "a whole number", tuple: "a list of texts", Path: "a path", str: "a text"}
+_KINDS = {float: "a number", int: "a whole number", tuple: "a list of strings", Path: "a path", str: "a string"}
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
 def explain(model: type[BaseModel], error: ValidationError) -> str:
-    """Return the first problem in words: key, what was found, what was expected, the nearest valid choice."""
+    """Return the first problem in words: the key, what was found, what was expected, and the nearest valid choice."""
     problem = error.errors(include_url=False)[0]
     location, field = _locate(model, problem["loc"])
     key = ".".join(location)
@@ -30,7 +30,7 @@ def explain(model: type[BaseModel], error: ValidationError) -> str:
 
 
 def _locate(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str], FieldInfo | None]:
-    """Return the keys that lead to a problem, and the last one's field; what pydantic adds inside is left out."""
+    """Return the keys that lead to a problem and the field of the last key, without what pydantic adds inside."""
     location: list[str] = []
     field: FieldInfo | None = None
     inner: type[BaseModel] | None = model
@@ -54,7 +54,7 @@ def _keys(model: type[BaseModel], location: list[str]) -> list[str]:
 
 
 def _expected(field: FieldInfo | None, found: object) -> str:
-    """Return what a field takes: its choices, or its kind and its range."""
+    """Return what a field accepts: its choices, or its kind and its range."""
     if field is None:
         return "expected another value"
     if inner := _table(field):

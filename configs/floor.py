@@ -1,7 +1,7 @@
-"""A node's floor (rule 9) in words: what may run here, and for what it says nothing of, the line that allows it.
+"""A node's floor (rule 9) in words: what may run at the node, and which line to add for what may not.
 
-A floor key that is missing refuses what it would bound. The refusal and ``moonflower doctor`` say the line to add, so
-that nobody has to guess it.
+A missing key of the floor refuses what the key would bound. The refusal and ``moonflower doctor`` print the line to
+add, so that nobody has to guess it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _MISSING = {
 }
 _SIGNS = {
     "ask": "This node's operator signs every circle by hand.",
-    "same-names": "This node signs by itself other settings over the members with which it lives already; any other "
-    "circle its operator signs by hand.",
+    "same-names": "This node signs by itself a circle with the same members and other settings. Its operator signs any "
+    "other circle by hand.",
 }
 
 
 def missing(circle: CircleSettings) -> tuple[str, ...]:
-    """Return which keys of ``[circle]`` a floor lacks; without one of them its node signs nothing.
+    """Return which keys of ``[circle]`` a floor lacks. The node signs nothing while any of them is missing.
 
     >>> missing(CircleSettings(runs_a_day=20))
     ('min_members', 'max_envelope_mb')
@@ -36,13 +36,13 @@ def missing(circle: CircleSettings) -> tuple[str, ...]:
 
 
 def nothing_of(key: str) -> str:
-    """Return why what a missing key of ``[circle]`` would bound is refused, and the line to add.
+    """Return why something is refused whose bound is missing from ``[circle]``, and the line to add.
 
     >>> nothing_of("runs_a_day")
-    "this node's client.toml says nothing of runs a day; to allow some, add under [circle]: runs_a_day = 20"
+    "this node's client.toml has no line for runs a day; to allow some, add under [circle]: runs_a_day = 20"
     """
     _, what, wish, line = _MISSING[key]
-    return f"this node's client.toml says nothing of {what}; to {wish}, add under [circle]: {line}"
+    return f"this node's client.toml has no line for {what}; to {wish}, add under [circle]: {line}"
 
 
 def not_listed(ref: str, tasks: Iterable[str]) -> str:
@@ -62,20 +62,20 @@ def floor_sentences(config: ClientConfig, ref: str = "") -> dict[str, list[str]]
     """Return a node's floor in words, by heading.
 
     Args:
-        config: of the node.
-        ref: of the task in the recipe that it lives under; "" where it lives in no circle.
+        config: the node's config.
+        ref: the task of the recipe under which the node lives; "" if the node is in no circle.
     """
     return {
         "What may run at this node": [*_runs(config.client, config.circle), *_decides(config.client, config.circle)],
         "What is not allowed here": [
             *refused(config, ref),
-            "What stands neither here nor in a recipe that this node signed is refused.",
+            "Everything is refused that neither this floor nor a recipe signed by this node allows.",
         ],
     }
 
 
 def refused(config: ClientConfig, ref: str = "") -> list[str]:
-    """Return what a node allows nothing of, a sentence each that ends with the line to add."""
+    """Return what a node does not allow: one sentence each, which ends with the line to add."""
     tasks = config.client.tasks
     said = [f"No task runs here: {not_listed(ref or USUAL_TASK, tasks)}"] if not tasks else []
     if tasks and ref and ref not in tasks:
@@ -100,12 +100,12 @@ def _runs(floor: FloorSettings, circle: CircleSettings) -> list[str]:
 def _decides(floor: FloorSettings, circle: CircleSettings) -> list[str]:
     least = floor.min_approvals
     approved = f"No model is released unless approvers of {_counted(least, 'member')} have signed."
-    key = "one key, which client.toml names" if floor.log_key else "the first key that it shows"
+    key = "the one key that client.toml names" if floor.log_key else "the first key that it shows"
     signs = _SIGNS.get(circle.sign, f"This node signs one circle by itself: {circle.sign}.")
     return [
-        approved if least else "A model may be released without anybody's approval.",
+        approved if least else "A model may be released without any approval.",
         signs,
-        f"The coordinator's log counts under {key}.",
+        f"The coordinator's log is accepted under {key}.",
     ]
 
 

@@ -1,4 +1,4 @@
-"""A schema that fits a table and gives away nobody's own value: the draft that people read before they share it."""
+"""Infer a schema that fits a table and reveals no person's own value: a draft that people read before they share it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 def infer(
     frame: pd.DataFrame, label: str, site: str | None = None, drop: Iterable[str] = (), min_count: int = 10
 ) -> Schema:
-    """Return a schema that fits ``frame`` and gives away nobody's own value.
+    """Return a schema that fits ``frame`` and reveals no person's own value.
 
-    An extreme that fewer than ``min_count`` rows share is moved outwards to a round number; a category with
-    fewer rows is left out, and the column then gets ``other = true``.
+    An extreme that fewer than ``min_count`` rows share is moved outwards to a round number. A category with
+    fewer rows is left out, and its column then gets ``other = true``.
 
     Args:
         frame: table as :func:`moonflower.client.learning.rows.read_table` returns it.
         label: column to predict.
-        site: column that names the member; no feature.
-        drop: other columns that are no features.
-        min_count: fewest rows that make a value common enough to be named.
+        site: column that names the member; not a feature.
+        drop: other columns that are not features.
+        min_count: fewest rows that a value needs to be named.
 
     Raises:
         InputError: ``data.column``: a named column is not there, or a column cannot be described.
@@ -36,7 +36,7 @@ def infer(
     known = [str(name) for name in frame.columns]
     for name in (label, *((site,) if site else ()), *drop):
         if name not in known:
-            raise InputError("data.column", f"there is no column {name!r}; {nearest(name, known)}")
+            raise InputError("data.column", f"the table has no column {name!r}; {nearest(name, known)}")
     skipped = {label, site, *drop}
     columns = tuple(_infer(frame[name], name, min_count) for name in known if name not in skipped)
     counts = _count(frame[label])
@@ -52,7 +52,7 @@ def infer(
 def _infer(cells: pd.Series[Any], name: str, min_count: int) -> Column:
     counts = _count(cells)
     if not counts:
-        raise InputError("data.column", f"column {name!r} has no value at all; expected some, or --drop {name}")
+        raise InputError("data.column", f"column {name!r} is empty; expected values, or --drop {name}")
     numbers = {_as_number(word): count for word, count in counts.items()}
     if None not in numbers:
         values = {value: count for value, count in numbers.items() if value is not None}
@@ -92,6 +92,6 @@ def _widen(counts: Mapping[float, int], min_count: int) -> tuple[float, float]:
     below = float(((Decimal(repr(low)) / step).to_integral_value(ROUND_CEILING) - 1) * step)
     above = float(((Decimal(repr(high)) / step).to_integral_value(ROUND_FLOOR) + 1) * step)
     if low >= 0:
-        below = max(below, 0.0)  # a count or an amount; 0 says nothing about the smallest one
+        below = max(below, 0.0)  # a count or an amount; 0 reveals nothing about the smallest value
     common = [counts[extreme] >= min_count for extreme in (low, high)]
     return low if common[0] else below, high if common[1] and low < high else above

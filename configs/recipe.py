@@ -1,7 +1,7 @@
-"""The recipe: every setting that acts on a member's own value. All members sign it; a run chooses little of it.
+"""The recipe: every setting that acts on a member's own values. All members sign it, and a run chooses little of it.
 
-What is free for a run is the seed, and fewer rounds; ``init_seed`` is the circle's, whatever a run's file says. What
-else could be moved from one run to the next would, run by run, tell one member's rows from the others'
+A run chooses its seed, and may have fewer rounds. ``init_seed`` is the circle's, whatever a run's file says. Any other
+setting that changed from one run to the next would, run by run, tell one member's rows from the others'
 (``docs/protocol.md``, rule 1).
 """
 
@@ -37,12 +37,12 @@ _TABLES = ("federation", "task", "data", "training", "crypto", "gate")
 
 
 class Recipe(Table):
-    """A run config without ``[simulate]`` and paths, with the schema's content and what its code is.
+    """A run config without ``[simulate]`` and paths, plus the schema's content and the digest of the code.
 
     Attributes:
         columns: the schema, as :meth:`Schema.to_dict` writes it.
         code: SHA-256 of the task's code, 64 hex digits.
-        numerics: of the package (``version.NUMERICS``).
+        numerics: number of the package's arithmetic (``version.NUMERICS``).
     """
 
     federation: FederationSettings
@@ -57,22 +57,22 @@ class Recipe(Table):
 
     @model_validator(mode="after")
     def _found(self) -> Recipe:
-        """Check that a recipe for real rows states what only a practice can find by itself."""
+        """Check that a recipe for real rows states the values that only a practice can find by itself."""
         if self.federation.practice:
             return self
         if self.crypto.clip == AUTO:
-            raise ValueError(f'crypto.clip = "{AUTO}"; expected a number, as moonflower simulate proposes one')
+            raise ValueError(f'crypto.clip = "{AUTO}"; expected a number (moonflower simulate proposes one)')
         if not self.gate.max_step:
-            raise ValueError("gate.max_step = 0; expected a number above 0, as moonflower simulate proposes one")
+            raise ValueError("gate.max_step = 0; expected a number above 0 (moonflower simulate proposes one)")
         if not self.training.max_rows:
             raise ValueError(
-                "training.max_rows = 0; expected a whole number at least 1, the training rows of a member that count "
-                "at most (moonflower simulate proposes one)"
+                "training.max_rows = 0; expected a whole number at least 1, the most training rows of a member that "
+                "count (moonflower simulate proposes one)"
             )
         return self
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all of it, JSON-able; what a circle's digest is over."""
+        """Return the whole recipe as JSON-able values; a circle's digest covers it."""
         return self.model_dump(mode="json", by_alias=True)
 
     @property
@@ -82,10 +82,10 @@ class Recipe(Table):
 
 
 def recipe_of(settings: RunSettings, schema: Schema, code: str, numerics: int) -> Recipe:
-    """Return the recipe that a run config makes.
+    """Return the recipe of a run config.
 
     Raises:
-        InputError: ``config.value``: it is too large, or an option of the task has no JSON form.
+        InputError: ``config.value``: the recipe is too large, or an option of the task has no JSON form.
     """
     tables = settings.model_dump(include={*_TABLES} - {"data"}, mode="json")
     rules = settings.data.rules.model_dump(mode="json")
@@ -94,7 +94,7 @@ def recipe_of(settings: RunSettings, schema: Schema, code: str, numerics: int) -
 
 
 def parse_recipe(raw: Any, *, where: str) -> Recipe:
-    """Return a recipe that came from outside; every key stands in it, and no other.
+    """Return a recipe that came from outside, after a check that it has every key and no other.
 
     Raises:
         InputError: ``config.value``, ``config.schema``: names ``where`` and the key.
@@ -105,14 +105,14 @@ def parse_recipe(raw: Any, *, where: str) -> Recipe:
     Schema.from_dict(recipe.columns, where=f"{where}: schema")
     try:
         written, came = canonical(recipe.as_dict()), canonical(dict(raw))
-        json.dumps(raw, ensure_ascii=False).encode()  # half of a surrogate pair is no text, and no page could show it
+        json.dumps(raw, ensure_ascii=False).encode()  # a lone surrogate has no UTF-8 form, and no page could show it
     except (ValueError, TypeError):
         raise InputError(
-            "config.value", f"{where}: a value has no JSON form; expected texts and finite numbers"
+            "config.value", f"{where}: a value has no JSON form; expected strings and finite numbers"
         ) from None
     if len(written) > MAX_BYTES:
         what = f"{where}: the recipe takes {len(written)} bytes"
-        raise InputError("config.value", f"{what}; expected at most {MAX_BYTES}, for it goes into the log")
+        raise InputError("config.value", f"{what}; expected at most {MAX_BYTES}, because it goes into the log")
     if written != came:
         odd = [change.key for change in changes(raw, recipe.as_dict())]
         raise InputError("config.value", f"{where}: {', '.join(odd[:3])}: missing; expected every key of a recipe")
@@ -121,11 +121,11 @@ def parse_recipe(raw: Any, *, where: str) -> Recipe:
 
 @dataclass(frozen=True)
 class KeyChange:
-    """A key of two recipes that differ in it.
+    """A key in which two recipes differ.
 
     Attributes:
-        key: with dots; of a column ``schema.columns.NAME``.
-        before, after: its values; None where it is not there.
+        key: dotted; ``schema.columns.NAME`` for a column.
+        before, after: the values; None where the key is absent.
     """
 
     key: str
@@ -134,7 +134,7 @@ class KeyChange:
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[KeyChange, ...]:
-    """Return in which keys two recipes differ, in the order of the file.
+    """Return the keys in which two recipes differ, in the order of the file.
 
     >>> changes({"training": {"lr": 0.1}}, {"training": {"lr": 0.2}})
     (KeyChange(key='training.lr', before=0.1, after=0.2),)
@@ -157,7 +157,7 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def not_free(recipe: Recipe, asked: Recipe) -> tuple[KeyChange, ...]:
-    """Return what a run asks for that its circle's recipe does not leave to it; empty where it fits."""
+    """Return the keys that a run asks to change although its circle's recipe fixes them; empty if it fits."""
     found = changes(recipe.as_dict(), asked.as_dict())
     more = asked.training.rounds > recipe.training.rounds
     return tuple(one for one in found if one.key not in FREE or (more and one.key == "training.rounds"))

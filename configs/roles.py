@@ -1,6 +1,6 @@
-"""Settings of the processes that run apart: server, client, operator, and the embedded issuer.
+"""Settings of the separate processes: server, client, operator, and the embedded issuer.
 
-Each is one TOML file beside its own keys; relative paths in it are relative to its folder. Problems are
+Each has one TOML file beside its own keys; relative paths in the file are relative to its folder. Problems raise
 :class:`~moonflower.errors.InputError`, as in ``settings.py``.
 """
 
@@ -25,7 +25,7 @@ LogFormat = Literal["console", "json"]
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine and cannot be reached from another.
+    """Return whether a host is this machine and cannot be reached from another machine.
 
     >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("0.0.0.0"), is_loopback("localhost")
     (True, True, False, True)
@@ -55,7 +55,7 @@ def _url(text: str) -> str:
     if parts.scheme not in ("https", "http") or not parts.hostname or parts.query or parts.fragment or parts.username:
         raise ValueError("expected an address such as https://fl.example.org:8443")
     if parts.scheme == "http" and not is_loopback(parts.hostname):
-        raise ValueError("expected https; plain http only reaches this machine itself")
+        raise ValueError("expected https; plain http is allowed only to this machine itself")
     return text
 
 
@@ -73,7 +73,7 @@ ClientId = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class ApproverSettings(Table):
-    """``[[approver]]`` of a client: who may release a model on behalf of this member."""
+    """``[[approver]]`` of a client: a person who may release a model on behalf of this member."""
 
     name: Name = Field(description="a role rather than a person's name: all members see it")
     key: str = Field(max_length=1024, description="public key as JWK (moonflower keys approver)")
@@ -84,7 +84,7 @@ class Config(Table):
 
 
 class MemberSettings(Table):
-    """``[[member]]`` of the server: who is let in at its door."""
+    """``[[member]]`` of the server: a member that may connect."""
 
     name: Name = Field(description="member's name")
     client_id: ClientId = Field(description="OAuth client of its node")
@@ -95,33 +95,37 @@ class ServerSettings(Table):
     """``[server]``."""
 
     listen: Listen = Field("0.0.0.0:8443", description="HOST:PORT that members reach")
-    url: Url | None = Field(None, description="address that members use, where it is not https://LISTEN")
+    url: Url | None = Field(None, description="address that members use, if it is not https://LISTEN")
     state: File = Field(Path("state"), description="folder of log, registry, models")
     tls_cert: File = Field(description="certificate chain (PEM)")
     tls_key: File = Field(description="its private key (PEM)")
     federation: Name = Field(description="name of the federation; a run for another is refused")
     away_after_s: float = Field(
-        60, gt=0, le=86400, description="whoever a run waits for longer is named in log, pages and metrics"
+        60, gt=0, le=86400, description="a member that a run waits for longer is named in log, pages and metrics"
     )
-    restarts: int = Field(5, ge=0, le=100, description="how often in a row a run that brought nothing is started again")
+    restarts: int = Field(5, ge=0, le=100, description="how often in a row a run without progress is started again")
     keep_envelopes_h: int = Field(0, ge=0, le=24 * 30, description="hours to keep updates' envelopes; 0 keeps none")
     max_body_mb: int = Field(16, ge=1, le=1024, description="largest request; Flower cuts messages into 5 MB")
-    head_timeout_s: float = Field(5, gt=0, le=60, description="a request's head must be there by then")
-    body_timeout_s: float = Field(30, gt=0, le=600, description="and its body by then")
-    connections_per_address: int = Field(200, ge=1, le=100_000, description="open connections of one address")
-    refusals_per_minute: int = Field(60, ge=1, le=100_000, description="refused tokens of an address; then 429")
+    head_timeout_s: float = Field(5, gt=0, le=60, description="time for a request's head to arrive")
+    body_timeout_s: float = Field(30, gt=0, le=600, description="time for a request's body to arrive")
+    connections_per_address: int = Field(200, ge=1, le=100_000, description="most open connections of one address")
+    refusals_per_minute: int = Field(60, ge=1, le=100_000, description="most refused tokens of one address; then 429")
     min_approvals: int = Field(1, ge=0, le=64, description="a run that asks for fewer approvals is refused")
-    log_format: LogFormat = Field("console", description='of the own log: "console" for people, "json" for machines')
-    metrics: Listen | None = Field(
-        None, description="HOST:PORT of GET /metrics for Prometheus; without it there is none"
+    log_format: LogFormat = Field(
+        "console", description='format of its own log: "console" for people, "json" for machines'
     )
-    metrics_token_file: File | None = Field(None, description="bearer token (0600) that it asks for")
+    metrics: Listen | None = Field(
+        None, description="HOST:PORT of GET /metrics for Prometheus; if not set, there are no metrics"
+    )
+    metrics_token_file: File | None = Field(
+        None, description="file (0600) with the bearer token that /metrics requires"
+    )
 
     @model_validator(mode="after")
     def _metrics(self) -> ServerSettings:
         if self.metrics is None:
             if self.metrics_token_file is not None:
-                raise ValueError("metrics_token_file: there is no metrics; expected HOST:PORT there, too")
+                raise ValueError("metrics_token_file is set, but metrics is not; expected metrics = HOST:PORT, too")
         elif self.metrics_token_file is None and not is_loopback(self.metrics.rpartition(":")[0]):
             raise ValueError(
                 f"metrics: {self.metrics!r} can be reached from other machines; expected 127.0.0.1:PORT, or "
@@ -131,31 +135,33 @@ class ServerSettings(Table):
 
 
 class VerifierSettings(Table):
-    """``[oauth]`` of the server: whose tokens count."""
+    """``[oauth]`` of the server: which tokens it accepts."""
 
     issuer: Url = Field(description="issuer; its keys are found by discovery")
     audience: str = Field(min_length=1, description="audience that a token must name")
     profile: Profile = Field("rfc9068", description="shape of the issuer's tokens")
-    binding: Binding = Field("dpop", description='"none" takes tokens that whoever holds them may use')
+    binding: Binding = Field("dpop", description='"none" accepts tokens that anyone who holds them can use')
     ca: File | None = Field(None, description="private CA of the issuer (PEM)")
-    leeway_s: int = Field(30, ge=0, le=300, description="how far clocks may differ")
+    leeway_s: int = Field(30, ge=0, le=300, description="most that clocks may differ")
     max_lifetime_s: int = Field(3600, ge=10, le=86400, description="a token that lives longer is refused")
     jwks_ttl_s: float = Field(600, gt=0, le=86400, description="the issuer's keys are read again after this time")
-    jwks_cooldown_s: float = Field(30, gt=0, le=3600, description="and for an unknown key at most this often")
-    nonces: bool = Field(True, description="demand a nonce of the server in every DPoP proof")
+    jwks_cooldown_s: float = Field(
+        30, gt=0, le=3600, description="shortest time between reads because of an unknown key"
+    )
+    nonces: bool = Field(True, description="require a nonce from the server in every DPoP proof")
 
 
 class DashboardSettings(Table):
-    """``[dashboard]`` of the server: pages for people under ``/ui/``. Without this table there are none."""
+    """``[dashboard]`` of the server: pages for people under ``/ui/``. Without this table there are no pages."""
 
-    client_id: ClientId = Field(description="OAuth client by which people log in (authorization code, PKCE)")
-    key: File | None = Field(None, description="its private JWK (0600); without it a public client")
-    scope: str = Field("fl:run fl:approve fl:audit", min_length=1, description="what a login asks for")
+    client_id: ClientId = Field(description="OAuth client with which people log in (authorization code, PKCE)")
+    key: File | None = Field(None, description="its private JWK (0600); without it, it is a public client")
+    scope: str = Field("fl:run fl:approve fl:audit", min_length=1, description="scopes that a login asks for")
     audience_parameter: Literal["resource", "audience", "none"] = Field(
         "resource", description="how a login names [oauth] audience (Auth0: audience; Entra: none)"
     )
-    idle_s: int = Field(1800, ge=60, le=86400, description="a session that nobody uses ends after this time")
-    longest_s: int = Field(28800, ge=60, le=86400, description="and any session after this time")
+    idle_s: int = Field(1800, ge=60, le=86400, description="an unused session ends after this time")
+    longest_s: int = Field(28800, ge=60, le=86400, description="any session ends after this time")
 
 
 class ServerConfig(Config):
@@ -175,16 +181,18 @@ class ServerConfig(Config):
 
 
 class LoginSettings(Table):
-    """``[oauth]`` of a client or an operator: how it gets its token (client credentials, private_key_jwt)."""
+    """``[oauth]`` of a client or an operator config: how to get a token (client credentials, private_key_jwt)."""
 
     issuer: Url = Field(description="issuer; its token endpoint is found by discovery")
-    client_id: ClientId = Field(description="OAuth client of this node or desk")
+    client_id: ClientId = Field(description="OAuth client of this node or submitter")
     key: File = Field(description="private JWK of the OAuth client (moonflower keys)")
-    audience: str | None = Field(None, description="resource to ask a token for (RFC 8707), where the issuer wants it")
-    audience_parameter: Literal["resource", "audience"] = Field("resource", description="how (Auth0: audience)")
+    audience: str | None = Field(None, description="resource to ask a token for (RFC 8707), if the issuer wants it")
+    audience_parameter: Literal["resource", "audience"] = Field(
+        "resource", description="parameter that names the audience (Auth0: audience)"
+    )
     scope: str | None = Field(None, description="scope to ask for instead of ours (Entra: api://…/.default)")
     assertion_audience: Literal["issuer", "token_endpoint"] = Field(
-        "issuer", description="whom the client's assertion names"
+        "issuer", description="audience that the client's assertion names"
     )
     binding: Binding = Field("dpop", description='"none": tokens without DPoP')
     ca: File | None = Field(None, description="private CA of the issuer (PEM)")
@@ -197,10 +205,14 @@ class NodeSettings(FloorSettings):
     server: Url = Field(description="the coordinator's address")
     ca: File | None = Field(None, description="private CA of the coordinator (PEM)")
     state: File = Field(Path("state"), description="folder of keys (0600), ledger and own log")
-    log_format: LogFormat = Field("console", description='of the own log: "console" for people, "json" for machines')
+    log_format: LogFormat = Field(
+        "console", description='format of its own log: "console" for people, "json" for machines'
+    )
     isolate: bool = Field(True, description="take the network away from the process that holds the data")
-    poll_s: float = Field(0.2, gt=0, le=60, description="between two looks for work while there is some")
-    idle_poll_s: float = Field(2.0, gt=0, le=600, description="between two looks at most; without work they get rarer")
+    poll_s: float = Field(0.2, gt=0, le=60, description="time between two looks for work while there is work")
+    idle_poll_s: float = Field(
+        2.0, gt=0, le=600, description="longest time between two looks; without work it grows to this"
+    )
 
 
 def _signs(text: str) -> str:
@@ -210,10 +222,10 @@ def _signs(text: str) -> str:
 
 
 class CircleSettings(Table):
-    """``[circle]`` of a node: which circles it signs by itself, and its floor (rule 9): what is missing is refused."""
+    """``[circle]`` of a node: which circles it signs by itself, and its floor (rule 9). What has no line is refused."""
 
     sign: Annotated[str, AfterValidator(_signs)] = Field(
-        "ask", description='"sha256:…" signs that circle, "same-names" recipes over the same members, "ask" none'
+        "ask", description='signs by itself: "sha256:…" this circle, "same-names" any with the same members, "ask" none'
     )
     min_members: int | None = Field(
         None, ge=2, le=1024, description="smallest circle that it takes part in; of two, each reads the other's update"
@@ -231,8 +243,12 @@ class ClientConfig(Config):
     circle: CircleSettings = CircleSettings()
     oauth: LoginSettings
     data: OwnDataSettings
-    simulate: SimulateSettings | None = Field(None, description="how [data] is dealt out; without it all rows are ours")
-    approver: tuple[ApproverSettings, ...] = Field((), strict=False, max_length=16, description="who may release")
+    simulate: SimulateSettings | None = Field(
+        None, description="how [data] is dealt out; without it, all rows are this member's"
+    )
+    approver: tuple[ApproverSettings, ...] = Field(
+        (), strict=False, max_length=16, description="who may release models"
+    )
 
     @model_validator(mode="after")
     def _approvers(self) -> ClientConfig:
@@ -260,26 +276,28 @@ class IssuerSettings(Table):
 
     listen: Listen = Field("127.0.0.1:9400", description="HOST:PORT; anything but loopback needs --expose")
     state: File = Field(Path("issuer"), description="folder of its signing key (0600)")
-    audience: str = Field(min_length=1, description="the one audience that it gives tokens for")
-    token_ttl_s: int = Field(300, ge=5, le=3600, description="life of a token")
-    person_ttl_s: int = Field(3600, ge=5, le=3600, description="life of a token that a person logged in for")
-    log_format: LogFormat = Field("console", description='of the own log: "console" for people, "json" for machines')
+    audience: str = Field(min_length=1, description="the only audience that it gives tokens for")
+    token_ttl_s: int = Field(300, ge=5, le=3600, description="lifetime of a token")
+    person_ttl_s: int = Field(3600, ge=5, le=3600, description="lifetime of the token of a person who logged in")
+    log_format: LogFormat = Field(
+        "console", description='format of its own log: "console" for people, "json" for machines'
+    )
 
 
 class IssuerClientSettings(Table):
-    """``[[client]]``: who may get tokens."""
+    """``[[client]]``: an OAuth client that may get tokens."""
 
     client_id: ClientId = Field(description="name of the OAuth client")
     key: File = Field(description="its public JWK")
-    scopes: Strings = Field(description="of fl:train, fl:run, fl:approve, fl:audit")
-    redirect: Url | None = Field(None, description="a dashboard's https://…/ui/callback: people log in through it")
+    scopes: Strings = Field(description="some of fl:train, fl:run, fl:approve, fl:audit")
+    redirect: Url | None = Field(None, description="a dashboard's https://…/ui/callback, for people who log in there")
 
 
 class IssuerPersonSettings(Table):
-    """``[[person]]``: who may log in at a dashboard; the pass phrase is made at every start."""
+    """``[[person]]``: a person who may log in at a dashboard, with a pass phrase that every start makes anew."""
 
-    name: Name = Field(description="name by which the person logs in")
-    scopes: Strings = Field(description="of fl:run, fl:approve, fl:audit")
+    name: Name = Field(description="name with which the person logs in")
+    scopes: Strings = Field(description="some of fl:run, fl:approve, fl:audit")
 
 
 class IssuerConfig(Config):
@@ -307,7 +325,7 @@ def load_config(kind: type[C], path: Path) -> C:
 
 
 def _absolute(table: T, folder: Path) -> T:
-    """Return settings whose every path is absolute."""
+    """Return settings in which every path is absolute."""
 
     def resolved(value: Any) -> Any:
         if isinstance(value, Table):
@@ -322,4 +340,4 @@ def _absolute(table: T, folder: Path) -> T:
 def _distinct(values: list[str], what: str) -> None:
     doubled = sorted({value for value in values if values.count(value) > 1})
     if doubled:
-        raise ValueError(f"{what} {doubled[0]!r} stands there twice")
+        raise ValueError(f"{what} {doubled[0]!r} is listed twice; expected each once")

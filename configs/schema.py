@@ -1,8 +1,8 @@
-"""The schema: columns, ranges and categories that all members agree on before anybody reads a row.
+"""The schema: columns, ranges and categories that all members agree on before any node reads a row.
 
 The file is written by hand or by ``moonflower schema infer`` and is shared between members, so it holds
-nothing that belongs to one person: ranges are round and rare categories are left out. Its digest is part of
-every signed context; its dict travels in every model version, so that ``predict`` needs no file.
+nothing that belongs to a single person: ranges are round and rare categories are left out. Its digest is part of
+every signed context. Its dict travels in every model version, so that ``predict`` needs no file.
 
 A categorical cell is compared as text, the same from CSV and Parquet: ``1``, ``1.0`` and ``"1"`` are "1",
 ``true`` and ``True`` are "True". Empty cells and the words in ``MISSING`` are missing, unless the schema
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 MISSING = frozenset({"", "?", "na", "n/a", "#n/a", "nan", "null", "none", "<na>"})
 _HEADER = """\
-# Shared between all members of the federation: it holds no row, and must not.
-# Ranges are limits that no value may leave, not anybody's extreme. A number that stands for "not measured"
-# belongs into missing = [0]; other = true lets values that are not listed count as missing.
+# All members of the federation share this file. It must not hold any row.
+# A range is a limit for every value, not the extreme value of any person. List a number that means "not measured"
+# in missing, as in missing = [0]. With other = true, values that are not listed count as missing.
 """
 _MAX_COLUMNS, MAX_CATEGORIES, MAX_CLASSES = 4096, 1024, 1000
 
 
 @dataclass(frozen=True)
 class Numeric:
-    """A column of numbers in ``[min, max]``; a value in ``missing`` means that it was not measured."""
+    """A column of numbers in ``[min, max]``; a value in ``missing`` means "not measured"."""
 
     name: str
     min: float
@@ -97,7 +97,7 @@ class Numeric:
 
 @dataclass(frozen=True)
 class Categorical:
-    """A column of words; with ``other``, a word that is not listed counts as missing, else it is refused."""
+    """A column of words. With ``other``, a word that is not listed counts as missing; otherwise it is refused."""
 
     name: str
     categories: tuple[str, ...]
@@ -140,7 +140,7 @@ class Categorical:
 
 @dataclass(frozen=True)
 class Label:
-    """The column to predict; of two classes the second is the positive one."""
+    """The column to predict. Of two classes, the second is the positive class."""
 
     name: str
     classes: tuple[int | str, ...]
@@ -148,7 +148,7 @@ class Label:
     def __post_init__(self) -> None:
         _named(self.name)
         if any(isinstance(c, bool) or not isinstance(c, (int, str)) for c in self.classes):
-            raise _bad(f"label {self.name!r}: expected classes to be whole numbers or strings")
+            raise _bad(f"label {self.name!r}: expected whole numbers or strings as classes")
         if not 2 <= len({text(c) for c in self.classes}) == len(self.classes) <= MAX_CLASSES:
             raise _bad(f"label {self.name!r}: expected 2 to {MAX_CLASSES} different classes")
 
@@ -184,7 +184,7 @@ class Schema:
             name = min(doubled or {self.label.name})
             raise _bad(f"column {name!r} is listed twice; expected every column, and the label, once")
         if not 0 < len(names) <= _MAX_COLUMNS:
-            raise _bad(f"it lists {len(names)} columns; expected 1 to {_MAX_COLUMNS}")
+            raise _bad(f"the schema lists {len(names)} columns; expected 1 to {_MAX_COLUMNS}")
 
     def digest(self) -> str:
         """Return the SHA-256 of the canonical dict as 64 hex digits."""
@@ -205,7 +205,7 @@ class Schema:
         """Return the schema in ``raw``, the shape of :meth:`to_dict` and of the TOML file.
 
         Raises:
-            InputError: ``config.schema``; names ``where``, the key, what was found and what was expected.
+            InputError: ``config.schema``; it names ``where``, the key, what was found and what was expected.
         """
         try:
             table = _table(raw, {"label", "columns"}, set(), "the schema")
@@ -237,7 +237,7 @@ def load_schema(path: Path) -> Schema:
 
 
 def text(cell: object) -> str:
-    """Return a cell that is not missing as the text that categories are compared by.
+    """Return a cell that is not missing as the text with which categories are compared.
 
     >>> [text(cell) for cell in (1, 1.0, "1.0", " n71 ", True, "TRUE", 0.5)]
     ['1', '1', '1', 'n71', 'True', 'True', '0.5']
@@ -255,7 +255,7 @@ def _column(raw: Any) -> Column:
     known = f"column {raw.get('name')!r}" if isinstance(raw, dict) else "columns"
     entry = _table(raw, {"name", "min", "max"}, {"missing", "categories", "other"}, known)
     if "other" in entry:
-        raise _bad(f"{known} has other but no categories")
+        raise _bad(f"{known} has other but no categories; other is for a column of categories")
     return Numeric(entry["name"], entry["min"], entry["max"], tuple(_list(entry.get("missing", []), "missing")))
 
 
@@ -287,7 +287,7 @@ def _toml(value: Any) -> str:
         return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
-    if isinstance(value, str):  # JSON's escapes are TOML's, but for DEL
+    if isinstance(value, str):  # TOML has JSON's escapes, except for DEL
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return json.dumps(value)
 

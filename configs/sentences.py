@@ -1,4 +1,4 @@
-"""A recipe as sentences that whoever signs it can read: what is trained on what, who decides, what leaves the house."""
+"""A recipe as sentences for the person who signs it: what is trained on what, who decides, what leaves the node."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def sentences(recipe: Recipe, members: int) -> dict[str, list[str]]:
     """Return a recipe in words, by heading.
 
     Args:
-        recipe: to be signed.
-        members: how many are in the circle.
+        recipe: the recipe to sign.
+        members: number of members in the circle.
     """
     return {
         "Who": _who(recipe, members),
@@ -26,12 +26,12 @@ def sentences(recipe: Recipe, members: int) -> dict[str, list[str]]:
 def _who(recipe: Recipe, members: int) -> list[str]:
     own = recipe.federation
     said = [
-        f"{members} members train in the federation {own.name!r}; none of their sums is opened without all of them, "
-        f"and no circle has fewer than {own.min_members}.",
+        f"{members} members train in the federation {own.name!r}. None of their sums is opened without all of them. "
+        f"No circle has fewer than {own.min_members} members.",
         f"A member that leaves without a farewell is let go after {own.let_go_days} days.",
     ]
     if own.practice:
-        said.append("This is a practice: whoever knows its seed knows which rows are whose. It protects nobody.")
+        said.append("This is a practice: anyone who knows its seed knows which rows are whose. It protects nobody.")
     return said
 
 
@@ -41,10 +41,10 @@ def _what(recipe: Recipe) -> list[str]:
     pull = f"; each member is pulled towards the common model with weight {training.mu:g}" if training.mu else ""
     return [
         f"The model is that of the task {task.ref}{f' with {options}' if options else ' with its defaults'}.",
-        f"The task's code is the one with the digest {recipe.code[:16]}; the arithmetic is number {recipe.numerics}.",
+        f"The task's code has the digest {recipe.code[:16]}. The arithmetic is number {recipe.numerics}.",
         f"A run has at most {training.rounds} rounds. In each, every member goes {training.local_epochs} times through "
         f"its own rows, in {training.parts} equal parts, with a learning rate of {training.lr:g}{pull}.",
-        f"A member that trains longer than {training.train_timeout_s:g} seconds is named as away, and waited for.",
+        f"A member that trains longer than {training.train_timeout_s:g} seconds is named as away, and the run waits.",
     ]
 
 
@@ -56,7 +56,7 @@ def _rows(recipe: Recipe) -> list[str]:
     for column in schema.columns[:40]:
         said.append(f"{column.name!r} is used, {_column(column)}.")
     if len(schema.columns) > 40:
-        said.append(f"{len(schema.columns) - 40} more columns are used; all of them stand in the recipe itself.")
+        said.append(f"{len(schema.columns) - 40} more columns are used. The recipe itself lists all of them.")
     if data.drop:
         said.append(f"Not used: {', '.join(data.drop)}.")
     test = (
@@ -77,7 +77,7 @@ def _rows(recipe: Recipe) -> list[str]:
 def _bound(max_rows: int) -> list[str]:
     if not max_rows:
         return []
-    return [f"At most {max_rows} training rows of a member count; of more, a keyed hash says which."]
+    return [f"At most {max_rows} training rows of a member count. If there are more, a keyed hash chooses them."]
 
 
 def _column(column: Numeric | Categorical) -> str:
@@ -93,10 +93,10 @@ def _leaves(recipe: Recipe, members: int) -> list[str]:
     every = "every round" if reports == 1 else f"every {reports} rounds"
     when = f"after {every} and at the end" if reports else "at the end"
     return [
-        f"A node sends its update sealed, with {recipe.crypto.value_bits} bits a number.",
+        f"A node sends its update sealed, with {recipe.crypto.value_bits} bits for each number.",
         *_scale(recipe),
         f"What is opened is the sum over all {members} members, and every member sees it. {members - 1} members "
-        "together know the last one's part of it.",
+        "together know the remaining member's part of it.",
         f"The members' counts on their test rows are added and opened in the same way {when} of a run.",
         "No row leaves a node. Every version of the model goes to the coordinator and to all members, and a model can "
         "tell about the rows that it was trained with.",
@@ -104,18 +104,18 @@ def _leaves(recipe: Recipe, members: int) -> list[str]:
 
 
 def _scale(recipe: Recipe) -> list[str]:
-    """Return what clip and bits mean, for each pattern of tensors."""
+    """Return what clip and bits mean, for each pattern of tensor names."""
     crypto = recipe.crypto
     if crypto.clip == AUTO:
-        return ["Which values can be sent is found in the first round."]
+        return ["The first round finds which values can be sent."]
     steps = (1 << (crypto.value_bits - 1)) - 7
     clips = crypto.clip if isinstance(crypto.clip, dict) else {"": float(crypto.clip)}
     said = []
     for pattern, clip in clips.items():
         of = f" of tensors {pattern!r}" if pattern else ""
         said.append(
-            f"Values{of} above {clip:g} cannot be sent; the smallest step of a sum is {clip / steps:.2g}. An update of "
-            "which more than one value in twenty is above is not sent at all."
+            f"Values{of} above {clip:g} cannot be sent; the smallest step of a sum is {clip / steps:.2g}. An update "
+            "with more than one value in twenty above this limit is not sent at all."
         )
     return said
 
@@ -123,16 +123,17 @@ def _scale(recipe: Recipe) -> list[str]:
 def _decides(recipe: Recipe) -> list[str]:
     gate = recipe.gate
     said = [
-        "All members judge each new version by its loss on their own rows, in words: better than the best version by "
+        "All members vote on each new version by its loss on their own rows: better than the best version by "
         f"more than {gate.min_gain:.2%}, worse by more than {gate.max_regression:.0%} than the best that they saw, or "
-        "the same. What most find worse is refused, and so is a change longer than "
-        f"{gate.max_step:g}, or than three times the longest of the last five. What most find better, less those who "
-        "find it worse, is the new best version. Anything else is trained further and never released.",
+        "the same. A version that most find worse is refused. So is a change longer than "
+        f"{gate.max_step:g}, or than three times the longest of the last five. A version becomes the new best version "
+        "if most find it better, after those who find it worse are subtracted. Any other version is trained further "
+        "and never released.",
         f"{gate.patience} refusals in a row end a run, and so do {gate.max_failed} failures."
         + (f" So do {gate.progress} rounds without a better version, after the fifth." if gate.progress else ""),
     ]
     if gate.release == "automatic":
-        said.append("The last good version is released for use by itself; nobody is asked.")
+        said.append("The last good version is released for use automatically; nobody is asked.")
     else:
         said.append(f"A version is released for use once approvers of {gate.approvals_required} members have signed.")
     return said

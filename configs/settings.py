@@ -1,8 +1,8 @@
 """Settings of a run: one TOML file, checked once, frozen afterwards.
 
-The same file serves ``simulate``, ``up`` and ``run``. Every table is a frozen model; units stand in the names;
-an unknown key, a wrong type or a value out of range is an :class:`~moonflower.errors.InputError` that names
-file, key, what was found, what was expected and the nearest valid choice. Nothing outside this room reads
+The same file serves ``simulate``, ``up`` and ``run``. Every table is a frozen model, and names of keys say their units.
+An unknown key, a wrong type or a value out of range raises an :class:`~moonflower.errors.InputError`. It names the
+file, the key, what was found, what was expected and the nearest valid choice. Nothing outside this package reads
 the environment or a config file.
 """
 
@@ -41,7 +41,9 @@ class FederationSettings(Table):
     """``[federation]``: who trains together."""
 
     name: Name = Field(description="name of the federation; part of every signed context")
-    min_members: int = Field(3, ge=2, le=1024, description="smallest circle; of two, each reads the other's update")
+    min_members: int = Field(
+        3, ge=2, le=1024, description="smallest circle; in a circle of two, each reads the other's update"
+    )
     let_go_days: int = Field(
         14, ge=1, le=28, description="days after which a circle may begin without a member that gave no farewell"
     )
@@ -61,10 +63,10 @@ class TaskSettings(BaseModel):
 
 
 class DataRules(Table):
-    """``[data]`` of a recipe: which column is what, and how rows are dealt to parts; the same at every member."""
+    """``[data]`` of a recipe: what each column means, and how rows are dealt to parts; the same at every member."""
 
     label: str = Field("y", description="column to predict")
-    drop: Strings = Field((), description="columns that are no features")
+    drop: Strings = Field((), description="columns that are not features")
     test_fraction: float = Field(0.2, ge=0, lt=1, description="share of the rows kept for testing")
     test_column: str | None = Field(None, description="column that marks the test rows, instead of test_fraction")
     test_value: int | str | None = Field(None, description="value of test_column that marks a test row")
@@ -72,18 +74,18 @@ class DataRules(Table):
         0.2, ge=0, lt=1, description="share of the training rows kept for the gate's votes"
     )
     min_count: int = Field(
-        10, ge=2, le=1_000_000, description="rows by which a part of a member's rows changes, or not at all"
+        10, ge=2, le=1_000_000, description="fewest rows by which a part of a member's rows changes between runs"
     )
 
     @model_validator(mode="after")
     def _pair(self) -> DataRules:
         if (self.test_column is None) != (self.test_value is None):
-            raise ValueError("test_column and test_value go together")
+            raise ValueError("test_column and test_value go together; expected both or neither")
         return self
 
 
 class DataSettings(DataRules):
-    """``[data]`` of a run config: the rules, and where the rows are on this machine."""
+    """``[data]`` of a run config: the rules, and where this machine has the rows."""
 
     path: File | None = Field(None, description="CSV (also .gz) or Parquet; relative to the config file")
     site: str | None = Field(None, description="column that names the member (simulate and up)")
@@ -91,21 +93,21 @@ class DataSettings(DataRules):
 
     @property
     def rules(self) -> DataRules:
-        """What of it is part of the recipe."""
+        """The part that belongs to the recipe."""
         return DataRules(**{name: getattr(self, name) for name in DataRules.model_fields})
 
 
 class OwnDataSettings(Table):
-    """``[data]`` of a node: where its rows are. Which column is what stands in the recipe that it signed."""
+    """``[data]`` of a node: where its rows are. The recipe that it signed says what each column means."""
 
     path: File | None = Field(None, description="CSV (also .gz) or Parquet; relative to the config file")
     site: str | None = Field(None, description="column that names the member, in a table of several (up)")
     append_only: bool = Field(
-        False, description="the table only grows: a node keeps no rows of it, and one that is gone was deleted"
+        False, description="the table only grows: the node keeps no copy of its rows, and a missing row was deleted"
     )
 
     def under(self, rules: DataRules) -> DataSettings:
-        """Return where the rows are together with the rules of a recipe."""
+        """Return where the rows are, together with the rules of a recipe."""
         return DataSettings(path=self.path, site=self.site, **dict(rules))
 
 
@@ -129,20 +131,20 @@ class TrainingSettings(Table):
     """``[training]``: what every member does with a base model."""
 
     rounds: int = Field(20, ge=1, le=100_000, description="rounds of the run")
-    local_epochs: int = Field(1, ge=1, le=10_000, description="passes over the member's own rows a round")
+    local_epochs: int = Field(1, ge=1, le=10_000, description="passes over the member's own rows in a round")
     lr: float = Field(0.1, gt=0, le=100, description="learning rate of plain SGD")
     parts: int = Field(4, ge=1, le=1_000_000, description="steps of an epoch, the same at every member")
     max_rows: int = Field(
         0,
         ge=0,
         le=2**38,
-        description="training rows of a member that count at most; 0 = as simulate and up propose, in practice only",
+        description="most training rows of a member that count; 0 = as simulate and up propose, in practice only",
     )
     mu: float = Field(0.0, ge=0, le=1000, description="FedProx: weight of the pull towards the base; 0 = FedAvg")
-    seed: int = Field(7, ge=0, lt=2**63, description="with each node's own secret: order of batches, and dropout")
-    init_seed: int = Field(7, ge=0, lt=2**63, description="seed of version 0, beside members, task and schema")
+    seed: int = Field(7, ge=0, lt=2**63, description="seeds order of batches and dropout, with each node's own secret")
+    init_seed: int = Field(7, ge=0, lt=2**63, description="seed of version 0, with members, task and schema")
     train_timeout_s: float = Field(
-        600, gt=0, le=7 * 86400, description="a member that is connected and trains longer is named as away"
+        600, gt=0, le=7 * 86400, description="a connected member that trains longer is named as away"
     )
     report_every: int = Field(
         0,
@@ -159,28 +161,30 @@ class CryptoSettings(Table):
     clip: Clip | dict[str, Clip] | Literal["auto"] = Field(
         8.0,
         title='a number above 0 and at most 1000000, one for each pattern of tensor names, or "auto"',
-        description="largest update of a parameter that travels, or one for each pattern of tensor names",
+        description="largest change of a parameter that is sent, or a limit for each pattern of tensor names",
     )
 
 
 class GateSettings(Table):
-    """``[gate]``: when a candidate becomes the new model, and who releases one for use."""
+    """``[gate]``: when a candidate is promoted, and who releases a version for use."""
 
     metric: Literal["loss"] = Field("loss", description="what members judge by, on their own validation rows")
     max_regression: float = Field(0.05, ge=0, le=1, description="share of the best loss above which a version is worse")
     min_gain: float = Field(0.0005, ge=0, le=1, description="share of the best loss below which a version is better")
-    max_step: float = Field(0.0, ge=0, le=1e9, description="longest opened mean update; 0 in practice only: found")
+    max_step: float = Field(0.0, ge=0, le=1e9, description="longest opened mean update; 0 = found, in practice only")
     patience: int = Field(3, ge=1, le=1000, description="refused candidates in a row before the run ends")
     max_failed: int = Field(5, ge=1, le=1000, description="failed rounds in a row before the run ends")
     progress: int = Field(
         5, ge=0, le=100_000, description="rounds in a row, after the fifth, without promotion that end a run; 0 = never"
     )
-    release: Literal["manual", "automatic"] = Field("manual", description="automatic: the last good model, by itself")
+    release: Literal["manual", "automatic"] = Field(
+        "manual", description="automatic releases the last good version by itself"
+    )
     approvals_required: int = Field(2, ge=1, le=64, description="members whose approvers must sign a release")
 
     @property
     def approvals(self) -> int:
-        """Members without whose approvers nothing of this run is released: none where that happens by itself."""
+        """Number of members whose approvers must sign a release of this run; 0 if it is automatic."""
         return 0 if self.release == "automatic" else self.approvals_required
 
 
@@ -196,11 +200,11 @@ class RunSettings(Table):
     gate: GateSettings = GateSettings()
 
     def in_practice(self) -> RunSettings:
-        """Return the same run as a practice: all its members' secrets come from its seed."""
+        """Return the same run as a practice, in which all members' secrets come from its seed."""
         return self.model_copy(update={"federation": self.federation.model_copy(update={"practice": True})})
 
     def floor(self) -> FloorSettings:
-        """Return the floor of a node that takes part in this run and in nothing beyond it."""
+        """Return the floor of a node that takes part in this run and in nothing else."""
         return FloorSettings(
             tasks=(self.task.ref,),
             max_train_s=self.training.train_timeout_s,
@@ -209,9 +213,9 @@ class RunSettings(Table):
 
 
 class Offer(Table):
-    """What a run carries to its members: the recipe of the circle that it is in, with what the run chose.
+    """What a run carries to its members: the recipe of its circle, with what the run chose.
 
-    Both sides derive it (``protocol/circle.py``); no paths, no code.
+    Both sides derive it (``protocol/circle.py``). It holds no paths and no code.
     """
 
     federation: FederationSettings
@@ -227,10 +231,12 @@ class Offer(Table):
 class FloorSettings(Table):
     """The member's own floor (rule 9): a run can only be stricter."""
 
-    tasks: Strings = Field((), description="task references that this node runs; without any it runs nothing")
+    tasks: Strings = Field((), description="tasks that this node runs; with an empty list it runs nothing")
     max_train_s: float = Field(3600, gt=0, description="longest train_timeout_s of a run")
-    log_key: str | None = Field(None, description="the one key that may sign the coordinator's log (log.pub)")
-    min_approvals: int = Field(1, ge=0, le=64, description="fewest members that must approve a release; automatic is 0")
+    log_key: str | None = Field(None, description="the only key that may sign the coordinator's log (log.pub)")
+    min_approvals: int = Field(
+        1, ge=0, le=64, description="fewest members that must approve a release; 0 allows automatic"
+    )
 
 
 def load_run(path: Path, overrides: Iterable[str] = ()) -> RunSettings:
@@ -238,7 +244,7 @@ def load_run(path: Path, overrides: Iterable[str] = ()) -> RunSettings:
 
     Args:
         path: the config file. Relative paths in it are relative to its folder.
-        overrides: ``table.key=value`` strings that win over the file; the value is TOML, or else a string.
+        overrides: ``table.key=value`` strings that override the file; the value is TOML, or else a string.
 
     Raises:
         InputError: ``config.file``, ``config.toml``, ``config.set`` or ``config.value``.
@@ -260,7 +266,7 @@ def parse(model: type[T], raw: Mapping[str, Any], *, where: str) -> T:
     """Return ``raw`` as a checked, frozen ``model``.
 
     Raises:
-        InputError: ``config.value``; its one sentence names ``where``, the key, what was found and expected.
+        InputError: ``config.value``; its sentence names ``where``, the key, what was found and what was expected.
     """
     try:
         return model.model_validate(raw)

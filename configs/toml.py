@@ -1,4 +1,4 @@
-"""Reading a TOML file that a person named: config or schema."""
+"""Read a TOML file that a person named: a config or a schema."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..errors import InputError, nearest
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
-    """Return the content of the TOML file ``path``; ``what`` it is goes into messages.
+    """Return the content of the TOML file ``path``. Messages call it ``what``.
 
     Raises:
         InputError: ``config.file``: missing or unreadable; ``config.toml``: not TOML.

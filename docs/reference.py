@@ -29,12 +29,12 @@ FILES: tuple[tuple[str, type[BaseModel], str], ...] = (
     ("The run config", RunSettings, "One file for `simulate`, `up` and `run`, such as `configs/heart.toml`."),
     ("server.toml", ServerConfig, "The coordinator's: `moonflower server`, `moonflower member add`."),
     ("client.toml", ClientConfig, "A member's: `moonflower client`, `moonflower keys new`, `moonflower member card`."),
-    ("operator.toml", OperatorConfig, "A desk's: `moonflower run`, `moonflower runs`, `moonflower stop`."),
-    ("issuer.toml", IssuerConfig, "Of the embedded authorization server, for one machine: `moonflower issuer`."),
+    ("operator.toml", OperatorConfig, "A submitter's: `moonflower run`, `moonflower runs`, `moonflower stop`."),
+    ("issuer.toml", IssuerConfig, "For the embedded authorization server, on one machine: `moonflower issuer`."),
 )
 WIDTH = 100
 LIMITS = {"ge": "≥ {}", "gt": "> {}", "le": "≤ {}", "lt": "< {}", "min_length": "≥ {} long", "max_length": "≤ {} long"}
-KINDS = {int: "whole number", float: "number", str: "text", bool: "true or false", Path: "path", dict: "table"}
+KINDS = {int: "whole number", float: "number", str: "string", bool: "true or false", Path: "path", dict: "table"}
 HEAD = "<!-- Made by `make reference` from the code. Edits here are lost. -->\n"
 
 
@@ -42,9 +42,9 @@ def configuration() -> str:
     """Return the page of all settings."""
     parts = [
         f"{HEAD}\n# Configuration\n",
-        "Every key of every file, from the code that checks it. Relative paths are relative to the file that they "
-        "stand in; an unknown key is an error. **Bold** keys have no default. How the files work together: "
-        "[running](../running.md).\n",
+        "Every key of every file, from the code that checks it. Relative paths are relative to the file in which they "
+        "appear. An unknown key is an error. **Bold** keys have no default. [Running](../running.md) explains how the "
+        "files work together.\n",
     ]
     for title, model, what in FILES:
         parts.append(f"## {title}\n\n{what}\n")
@@ -53,13 +53,13 @@ def configuration() -> str:
 
 
 def _tables(model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel], str]]:
-    """Yield the tables of a file: heading, model, and what the field says of it."""
+    """Yield the tables of a file: heading, model, and the field's description."""
     for name, field in model.model_fields.items():
         table = next((part for part in _leaves(field.annotation) if _is_table(part)), None)
         assert table is not None, f"{model.__name__}.{name} is no table"
         many = get_origin(field.annotation) is tuple
         said = [field.description] if field.description else []
-        said += ["as many as there are"] if many else [] if field.is_required() else ["may be left out"]
+        said += ["repeat this table for each"] if many else [] if field.is_required() else ["this table is optional"]
         yield f"[[{name}]]" if many else f"[{name}]", table, "; ".join(said)
 
 
@@ -68,7 +68,7 @@ def _table(head: str, model: type[BaseModel], note: str, title: str) -> str:
     lines = [f'### <a id="{anchor}"></a>`{head}` of {title[0].lower()}{title[1:]}\n']
     if note:
         lines.append(f"{note[0].upper()}{note[1:]}.\n")
-    lines += ["| key | type | default | range | is |", "|---|---|---|---|---|"]
+    lines += ["| key | type | default | range | meaning |", "|---|---|---|---|---|"]
     for name, field in model.model_fields.items():
         key, must = field.alias or name, field.is_required()
         cells = (f"**{key}**" if must else key, _type(field), _default(field), _range(field), field.description or "")
@@ -100,7 +100,7 @@ def _type(field: FieldInfo) -> str:
         chosen = get_origin(leaf) is Literal
         words += [", ".join(f'"{value}"' for value in get_args(leaf))] if chosen else [KINDS[get_origin(leaf) or leaf]]
     if any(get_origin(part) is tuple for part in (field.annotation, *get_args(field.annotation))):
-        return "list of texts"
+        return "list of strings"
     return " or ".join(words)
 
 
@@ -129,7 +129,7 @@ def commands() -> str:
     """Return the page of every command's help."""
     parts = [
         f"{HEAD}\n# Commands\n",
-        "What each command says of itself. Exit status: 0 done, 1 failed, 2 usage or bad input, 3 ended by policy; "
+        "The help text of each command. Exit status: 0 done, 1 failed, 2 usage or bad input, 3 ended by policy. "
         "[`moonflower client`](../running.md#3-each-member-the-node) has more.\n",
     ]
     here = typer.main.get_command(app)

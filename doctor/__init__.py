@@ -1,1 +1,1 @@
-"""Is everything in order around a config? Checks that change nothing and create nothing."""
+"""Checks of a config and of everything that it depends on. They change nothing and create nothing."""

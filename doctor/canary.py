@@ -1,9 +1,9 @@
-"""Is encryption on? A canary update is sealed as members do; a process that has what the server has tries to read it.
+"""Check that encryption is on: a canary update is sealed, and a process with the server's data tries to read it.
 
-Members that exist only here seal, answer and open, as many as the plan is for. The other process is
-``server/evidence/onlooker.py``: started anew, not forked, so nothing of this one is in it. While it holds the sum, its
-memory is searched for the seeds of all seals and the circle's key; that it holds the round's context, which it was
-given, is the control that the search finds what is there.
+Members that exist only here seal, answer and open; there are as many as the plan is for. The other process is
+``server/evidence/onlooker.py``. It is started anew, not forked, so it holds nothing of this process. While it holds the
+sum, its memory is searched for the seeds of all seals and the circle's key. As a control that the search works, the
+memory must also hold the round's context, which the process was given.
 
 What this shows: the code that is installed here seals; the server's half adds without a key; all answers together
 open exactly the sum. What it does not show: what another member's machine runs, and that the lattice problem is hard.
@@ -41,7 +41,7 @@ Sealing = Callable[[Plan, str, Secrets, Ints], bytes]
 COUNTERS = (2**40 + 12345,)
 CLIP = 1.0
 NEEDLE_BYTES = 16
-MAX_REGION = 1 << 30  # of memory, that is searched in one piece
+MAX_REGION = 1 << 30  # bytes of memory that are searched in one piece
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Found:
         blind: the other process could read nothing.
         added: it took all envelopes and added them.
         opened: all answers together open exactly the sum.
-        held: the other process's memory holds a key; None where it could not be looked at.
-        chi_square: of the residues, the largest.
-        detail: how it was read, or the code of a refusal; "" for neither.
+        held: the other process's memory holds a key; None if the memory could not be read.
+        chi_square: the largest of the residues.
+        detail: how the canary was read, or the code of a refusal; "" for neither.
     """
 
     blind: bool
@@ -73,13 +73,13 @@ class Found:
     def sentence(self) -> str:
         """What was found, in words."""
         if not self.added:
-            return f"the server's half refuses what was sealed here ({self.detail}); expected that it adds it"
+            return f"the server's half refuses what was sealed here ({self.detail}); expected it to add it"
         if not self.blind:
-            return f"a process with what the server has reads a canary update ({self.detail}); expected that it cannot"
+            return f"a process with the server's data reads a canary update ({self.detail}); expected that it cannot"
         if self.held:
-            return "the server's process holds a key; expected that it cannot get at one"
+            return "the server's process holds a key; expected that it cannot get one"
         if not self.opened:
-            return "the answers of all do not open exactly what was sealed; expected the same, value for value"
+            return "the answers of all members do not open exactly what was sealed; expected the same, value for value"
         memory = "whose memory holds no key" if self.held is False else "whose memory could not be looked at"
         return (
             f"a canary update was sealed and added by a process without key or SEAL, {memory}, and which could not "
@@ -94,7 +94,7 @@ def release(plan: Plan, values: int, sealing: Sealing = sealed.seal) -> Found:
     Args:
         plan: of the sum; every pair of its members agrees on masks, so not of hundreds.
         values: of the update; at most two ring elements are sealed.
-        sealing: seals. Tests give one that does not.
+        sealing: the function that seals. Tests pass a function that does not.
     """
     values = max(1, min(values, 2 * plan.lanes * plan.degree - len(COUNTERS) * plan.limbs))
     scale = Scale((Stretch(values, "canary", CLIP),), plan.value_bits)
@@ -142,7 +142,7 @@ def _plaintext(plan: Plan, contents: Ints) -> list[int]:
 
 
 def _canary(values: int) -> Update:
-    """Return an update of which nobody can miss anything: one half constant, the other a ramp."""
+    """Return an update that is easy to recognise: half of it constant, the other half a ramp."""
     update = np.full(values, 0.5, dtype=np.float32)
     update[values // 2 :] = np.linspace(-0.9, 0.9, values - values // 2, dtype=np.float32)
     return update
@@ -244,7 +244,7 @@ def _opened(
     total: bytes,
     given: Contribution,
 ) -> bool:
-    """Return whether all answers open the total to exactly so many canaries."""
+    """Return whether all answers open the total to exactly the sum of the canaries."""
     public = {name: pairs.public_mask(one.mask_key) for name, one in seals.items()}
     added, seeds = AnswerSum(answer_plan(plan)), []
     for name, one in seals.items():

@@ -1,8 +1,8 @@
-"""Is everything in order around a config? The checks for each kind of config, in order, and how they are carried out.
+"""The checks for each kind of config, in order, and how they are carried out.
 
-One line a check; exit status 0 all well (warnings allowed), 1 something failed, 2 the config cannot be read. A check
-that builds on one that failed is not made, and says so. The checks themselves are in ``machine.py`` and
-``folders.py`` (this machine), ``network.py`` (others) and ``canary.py`` (is encryption on).
+Each check prints one line. Exit status: 0 nothing failed (there may be warnings), 1 something failed, 2 the config
+cannot be read. A check that depends on a failed check is not made, and says so. The checks themselves are in
+``machine.py`` and ``folders.py`` (this machine), ``network.py`` (other machines) and ``canary.py`` (encryption).
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ KINDS: dict[str, str] = {  # a table that only this config has, in the order in 
 
 @dataclass(frozen=True)
 class Planned:
-    """A check that is to be made.
+    """A check to make.
 
     Attributes:
-        name: of the check.
-        look: makes it.
-        needs: names of earlier checks without which it makes no sense.
-        asks: it asks another process, and is given up after some seconds.
+        name: name of the check.
+        look: function that makes the check.
+        needs: names of earlier checks that must not fail.
+        asks: the check asks another process, and is given up after some seconds.
     """
 
     name: str
@@ -71,7 +71,7 @@ def steps(path: Path) -> tuple[Planned, ...]:
     """Return the checks for a config, in order.
 
     Raises:
-        InputError: ``config.file``, ``config.toml`` or ``config.value``: it cannot be read, or is none of ours.
+        InputError: ``config.file``, ``config.toml`` or ``config.value``: it cannot be read, or is not a config of ours.
     """
     tables = read_toml(path, "config")
     kind = next((table for table in KINDS if table in tables), "")
@@ -88,12 +88,12 @@ def steps(path: Path) -> tuple[Planned, ...]:
             found = _run(load_run(path), path)
         case _:
             named = ", ".join(f"[{table}]" for table in KINDS)
-            raise InputError("config.value", f"{path} has none of the tables {named}; expected a config of ours")
+            raise InputError("config.value", f"{path}: not a moonflower config; expected one of the tables {named}")
     return (Planned("config", lambda: _read(path, kind)), *found)
 
 
 def carry_out(planned: Iterable[Planned]) -> list[Check]:
-    """Return what each check found; nothing that goes wrong in one ends the others."""
+    """Return what each check found. A check that breaks does not end the others."""
     done: dict[str, Check] = {}
     for step in planned:
         broken = next((name for name in step.needs if name in done and _is_broken(done[name])), None)
@@ -117,7 +117,7 @@ def _made(step: Planned) -> Check:
         return Check(
             step.name, "failed", f"no answer within {LIMIT_S:.0f} s", "addresses, firewall, HTTPS_PROXY, name server"
         )
-    except Exception as error:  # what it says could hold what must not be shown
+    except Exception as error:  # its text could hold values that must not be shown
         return Check(step.name, "failed", f"the check itself broke: {type(error).__name__}", "please report this")
 
 
@@ -174,7 +174,7 @@ def _client(config: ClientConfig) -> tuple[Planned, ...]:
 
 
 def _rows_of(config: ClientConfig) -> Check:
-    """Look whether a node has the rows that its circle's recipe wants."""
+    """Check that a node has the rows that its circle's recipe needs."""
     from ..client.keyring import load_keys
     from ..client.live import OwnRows
     from ..client.secret import NodeSecret
@@ -183,17 +183,17 @@ def _rows_of(config: ClientConfig) -> Check:
     if circle is None:
         OwnRows(config, NodeSecret.fresh())
         if config.data.path is not None and not config.data.path.is_file():
-            return Check("data", "failed", f"{where} is not here; expected a table", "[data] path")
-        return not_checked("data", "which column is what stands in the recipe that this node signs")
+            return Check("data", "failed", f"{where} does not exist; expected a table", "[data] path")
+        return not_checked("data", "the recipe that this node signs says what each column means")
     rows = OwnRows(config, load_keys(config.client.state).secret)
     rows.check(circle.recipe)
-    beyond = "; there are more training rows than training.max_rows, and those do not count"
-    said = f"{where} is as the recipe of circle {circle.number} has it"
+    beyond = "; it has more training rows than training.max_rows, and the rest do not count"
+    said = f"{where} fits the recipe of circle {circle.number}"
     return Check("data", "ok", said + (beyond if rows.left_out(circle.recipe) else ""))
 
 
 def _snapshot_of(config: ClientConfig) -> Check:
-    """Look how the rows in use stand to the table."""
+    """Check how the rows in use differ from the table."""
     from ..client.keyring import load_keys
     from ..client.live import OwnRows
     from ..client.snapshots import compare, hashes_of
@@ -216,7 +216,7 @@ def _server(config: ServerConfig) -> tuple[Planned, ...]:
 
     def address() -> Check:
         if settings.url is None and own_address(host) != host.strip("[]"):
-            said = f"url is not set, and nobody reaches https://{settings.listen}"
+            said = f"url is not set, and members cannot reach https://{settings.listen}"
             return Check("address", "failed", f"{said}; expected the address that members use", "url in [server]")
         return Check("address", "ok", f"members use {settings.url or f'https://{settings.listen}'}")
 
@@ -295,8 +295,8 @@ def _run(settings: RunSettings, path: Path) -> tuple[Planned, ...]:
     def rows() -> Check:
         if settings.data.path is not None and not settings.data.path.exists():
             _size(settings)
-            said = f"task and schema are in order; {settings.data.path} is not here"
-            return Check("data", "warning", said, "enough for moonflower run; simulate and up need the rows")
+            said = f"task and schema are in order; {settings.data.path} does not exist"
+            return Check("data", "warning", said, "this is enough for moonflower run; simulate and up need the rows")
         return Check("data", "ok", f"data, schema and task are in order for {len(members())} members")
 
     def encryption() -> Check:
@@ -328,9 +328,9 @@ def _canary(members: int, bits: int = DEFAULT_BITS, values: int = DEFAULT_VALUES
     from ..crypto import planner
 
     if find_spec("tenseal") is None:
-        hint = "moonflower doctor at a member checks it"
+        hint = "moonflower doctor checks it at a member"
         return not_checked("encryption", "tenseal is not installed; a server seals nothing", hint)
-    from .canary import release  # SEAL comes with it
+    from .canary import release  # needs SEAL
 
     members = min(max(2, members), MOST_CANARIES)
     found = release(planner.plan(members, bits, values), values)

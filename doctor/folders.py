@@ -1,6 +1,6 @@
-"""What ``moonflower doctor`` looks at in state folders: the disk under them, log, models, ledger.
+"""What ``moonflower doctor`` checks in state folders: the disk under them, log, models, ledger.
 
-Databases are opened for reading alone, beside whoever has them open; a folder that does not exist yet stays absent.
+Databases are opened read-only, also while another process has them open. A folder that does not exist yet stays absent.
 """
 
 from __future__ import annotations
@@ -30,35 +30,35 @@ SHARED_SYSTEMS = ("nfs", "cifs", "smb", "afs", "ceph", "gluster", "lustre", "bee
 
 
 def disk(folders: Iterable[Path]) -> Check:
-    """Look at the file systems of state folders; of one that is still to be made, at that of its parent."""
+    """Check the file systems of state folders; for a folder that does not exist yet, that of its parent."""
     problems: list[tuple[Status, str]] = []
     told = []
     for folder in folders:
         there = next(path for path in (folder, *folder.parents) if path.exists())
         if not there.is_dir():
-            problems.append(("failed", f"{there} is no folder"))
+            problems.append(("failed", f"{there} is not a folder"))
             continue
         found = os.statvfs(there)
         free, kind = found.f_bavail * found.f_frsize, file_system(there)
         told.append(f"{folder}: {free / (1 << 30):.1f} GiB free")
         if free < LEAST_BYTES:
-            problems.append(("failed", f"{folder}: {free >> 20} MiB free; expected at least {LEAST_BYTES >> 20}"))
+            problems.append(("failed", f"{folder}: {free >> 20} MiB free; expected at least {LEAST_BYTES >> 20} MiB"))
         elif free < FEW_BYTES:
-            problems.append(("warning", f"{folder}: {free >> 20} MiB free; expected {FEW_BYTES >> 20} or more"))
+            problems.append(("warning", f"{folder}: {free >> 20} MiB free; expected {FEW_BYTES >> 20} MiB or more"))
         if found.f_flag & os.ST_RDONLY or not os.access(there, os.W_OK | os.X_OK):
             problems.append(("failed", f"{there} cannot be written by this user"))
         if kind.startswith(SHARED_SYSTEMS):
             problems.append(
                 (
                     "failed",
-                    f"{folder} is on a network file system ({kind}); expected a local disk: SQLite's log needs one",
+                    f"{folder} is on a network file system ({kind}); expected a local disk, which SQLite's log needs",
                 )
             )
     return worst("disk", problems, "; ".join(told), "room on a local disk, for the user that moonflower runs as")
 
 
 def file_system(path: Path, mounts: str | None = None) -> str:
-    """Return the kind of the file system that holds a path, as Linux calls it, or "" where it does not tell."""
+    """Return the kind of the file system that holds a path, as Linux calls it, or "" if that is not known."""
     if mounts is None:
         try:
             mounts = Path("/proc/self/mounts").read_text()
@@ -104,7 +104,7 @@ def audit_log(folder: Path) -> Check:
 
 
 def good_model(folder: Path) -> Check:
-    """Look whether the file of the last good version is there and whole."""
+    """Check that the file of the last good version exists and is whole."""
     from ..server.records.database import APPLICATION_ID, FILE_NAME
     from ..server.records.models import Models
 
@@ -122,7 +122,7 @@ def good_model(folder: Path) -> Check:
 
 
 def ledger(folder: Path) -> Check:
-    """Look at a member's ledger: whole, its newest checkpoint of the coordinator's log, and whether a fork was kept."""
+    """Check a member's ledger: whether it is whole, its newest checkpoint of the log, and whether it holds a fork."""
     from ..client.ledger.ledger import APPLICATION_ID, FILE_NAME
 
     path = folder / FILE_NAME
@@ -146,15 +146,16 @@ def ledger(folder: Path) -> Check:
         return Check(
             "ledger",
             "failed",
-            "the coordinator showed another history of its log than was witnessed here; expected one that only grows",
+            "the coordinator showed a history of its log that contradicts the one witnessed here; expected a log that "
+            "only grows",
             "moonflower member log CONFIG prints both; ask the coordinator why before --forget",
         )
-    seen = f"newest checkpoint of the log: {newest[0]} entries" if newest else "nothing of a log witnessed yet"
+    seen = f"newest checkpoint of the log: {newest[0]} entries" if newest else "no checkpoint of a log witnessed yet"
     return Check("ledger", "ok", f"opens; {seen}")
 
 
 def living(folder: Path) -> Circle | None:
-    """Return the circle in which this member has lived last; None for none, or where it left that."""
+    """Return the circle in which this member lives; None if it is in no circle, or left it."""
     from ..client.ledger.ledger import APPLICATION_ID, FILE_NAME
     from ..protocol.circle import Circle
 
@@ -172,24 +173,25 @@ def _number(begun: tuple[Circle, bool]) -> int:
 
 
 def circle(folder: Path) -> Check:
-    """Look whether this member lives in a circle, and whether it still has the ledger with which it signed it."""
+    """Check that this member lives in a circle, and still has the ledger with which it signed the circle."""
     from ..client.ledger.ledger import APPLICATION_ID, FILE_NAME
 
-    ask = "moonflower circle sign CONFIG, once somebody proposed one"
+    ask = "moonflower circle sign CONFIG, once a circle is proposed"
     found, path = living(folder), folder / FILE_NAME
     if path.exists():
         with reading(path, APPLICATION_ID) as db:
             lost = db.execute("SELECT 1 FROM facts WHERE key = 'ledger.lost'").fetchone()
         if lost is not None:
             said = "the ledger is not the one that this node had; expected a circle with a higher number that says so"
-            return Check("circle", "failed", said, "moonflower circle propose RUN.toml --new-ledger NAME, at the desk")
+            ask = "the submitter runs moonflower circle propose RUN.toml --new-ledger NAME"
+            return Check("circle", "failed", said, ask)
     if found is None:
-        return Check("circle", "warning", "this node lives in no circle yet, and takes part in no run", ask)
+        return Check("circle", "warning", "this node is in no circle yet, so it takes part in no run", ask)
     return Check("circle", "ok", f"circle {found.number} of {len(found.names)} members: {', '.join(found.names)}")
 
 
 def rows_in_use(folder: Path) -> dict[str, bytes]:
-    """Return the keyed hashes of the rows that this member's newest run uses, by part; nothing where there is none."""
+    """Return the keyed hashes of the rows that this member's newest run uses, by part; empty if there is no run."""
     from ..client.ledger.ledger import APPLICATION_ID, FILE_NAME
     from ..client.ledger.row_sets import PARTS
 
@@ -205,13 +207,13 @@ def rows_in_use(folder: Path) -> dict[str, bytes]:
 
 @contextmanager
 def reading(path: Path, application_id: int) -> Iterator[sqlite3.Connection]:
-    """Open a database of ours for reading alone, beside whoever has it open.
+    """Open a moonflower database read-only, also while another process has it open.
 
-    Without SQLite's ``-wal`` and ``-shm`` beside it nobody has, and it is whole in itself: ``immutable`` then keeps
-    SQLite from making them.
+    Without SQLite's ``-wal`` and ``-shm`` beside it, no process has it open and it is whole in itself. ``immutable``
+    then keeps SQLite from making them.
 
     Raises:
-        InputError: ``config.state``: it is no database of this kind, or of another version.
+        InputError: ``config.state``: not a database of this kind, or of another version.
     """
     beside = all(path.with_name(path.name + end).exists() for end in ("-wal", "-shm"))
     uri = f"{path.resolve().as_uri()}?mode=ro{'' if beside else '&immutable=1'}"
@@ -231,22 +233,22 @@ def reading(path: Path, application_id: int) -> Iterator[sqlite3.Connection]:
 
 
 def snapshot(states: Sequence[PartState]) -> Check:
-    """Look whether the rows that runs use are those of the table; how many differ stays out of what people send around.
+    """Check that runs use the rows of the table. It does not say how many differ: people send this output to others.
 
     Args:
-        states: of the parts of the node's rows.
+        states: states of the parts of the node's rows.
     """
     gone = [one.name for one in states if one.gone]
     changed = [one.name for one in states if one.changed]
     if not states:
-        return Check("snapshot", "ok", "no run has used rows of this node yet: the next one uses the table's")
+        return Check("snapshot", "ok", "no run has used rows of this node yet; the next run uses those of the table")
     least = states[0].least
     if gone:
         return Check(
             "snapshot",
             "warning",
             f"rows in use are gone from the table ({', '.join(gone)}); runs use them until {least} rows have changed",
-            "were they deleted? moonflower member statistics CONFIG --delete-gone, with the client stopped",
+            "if they were deleted: moonflower member statistics CONFIG --delete-gone, with the client stopped",
         )
     if changed:
         return Check("snapshot", "ok", f"the table has changed ({', '.join(changed)}); used once {least} rows have")

@@ -1,8 +1,7 @@
-"""What ``moonflower doctor`` looks at on this machine: versions, isolation, keys, certificates, pinned members.
+"""What ``moonflower doctor`` checks on this machine: versions, isolation, keys, certificates, pinned members.
 
-Each check is one function that returns a frozen :class:`Check`; what it finds wrong it says, and raises no more than
-the errors of the code that it asks. Nothing is created and nothing is changed. What is printed is for the operator:
-no key, no token, no row count.
+Each check is a function that returns a frozen :class:`Check`. It reports what is wrong, and raises only the errors of
+the code that it calls. Checks create and change nothing. Their output holds no key, no token and no row count.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ NOT_CHECKED = "not checked: "
 PYTHON = (3, 11)
 FLWR = ((1, 41), (1, 43))  # from, and up to but without
 TENSEAL = "0.3.18"
-EXPIRY = timedelta(days=30)  # warned of before; of shorter lives the last third
+EXPIRY = timedelta(days=30)  # a warning comes this long before; for short lifetimes, in the last third
 _NETWORK = "from moonflower.client.node.confine import take_network_away as t; print(t())"
 
 
@@ -47,7 +46,7 @@ class Check:
     Attributes:
         name: of the check.
         status: ``ok``, ``warning`` or ``failed``.
-        found: one line: what was found, and where it is not well what was expected.
+        found: one line: what was found, and what was expected if it is not well.
         hint: what to do, or "".
     """
 
@@ -68,7 +67,7 @@ def not_checked(name: str, why: str, hint: str = "") -> Check:
 
 
 def worst(name: str, problems: Iterable[tuple[Status, str]], well: str, hint: str = "") -> Check:
-    """Return one check of several findings: as bad as the worst of them; ``well`` where there is none."""
+    """Return one check for several findings, as bad as the worst of them; ``well`` if there are none."""
     listed = list(problems)
     if not listed:
         return Check(name, "ok", well)
@@ -80,7 +79,7 @@ def worst(name: str, problems: Iterable[tuple[Status, str]], well: str, hint: st
 
 
 def versions(*, member: bool) -> Check:
-    """Look at the versions of what moonflower stands on.
+    """Check the versions of the packages that moonflower needs.
 
     Args:
         member: training and sealing happen here, so torch and tenseal have to be installed.
@@ -99,7 +98,7 @@ def versions(*, member: bool) -> Check:
     if not found["cryptography"]:
         problems.append(("failed", "cryptography is absent"))
     if member and not found["torch"]:
-        problems.append(("failed", "torch is absent; members train with it"))
+        problems.append(("failed", "torch is absent; members need it to train"))
     if found["tenseal"] != TENSEAL and (member or found["tenseal"]):
         problems.append(("failed", f"tenseal {found['tenseal'] or 'is absent'}; expected {TENSEAL}"))
     shown = ", ".join(f"{name} {version or 'absent'}" for name, version in found.items())
@@ -108,35 +107,35 @@ def versions(*, member: bool) -> Check:
 
 
 def isolation(config: ClientConfig) -> Check:
-    """Look whether the worker can be given a network namespace of its own: a process takes one and ends."""
+    """Check that the worker can have its own network namespace: a test process takes one and ends."""
     if sys.platform != "linux":
         return Check("isolation", "failed", f"this is {sys.platform}; expected Linux", "server and node run on Linux")
     if not config.client.isolate:
-        said = "isolate = false: the process that holds the data has a network"
+        said = "isolate = false: the process that holds the data can reach the network"
         return Check("isolation", "warning", said, "isolate = true in [client]")
     line = [sys.executable, "-c", _NETWORK]
     said = subprocess.run(line, capture_output=True, text=True, timeout=30, check=False).stdout  # noqa: S603
     if said.strip() == "True":
-        return Check("isolation", "ok", "Linux; the worker gets a network namespace of its own, with nothing in it")
+        return Check("isolation", "ok", "Linux; the worker gets its own network namespace, with nothing in it")
     return Check(
         "isolation",
         "failed",
-        "the worker cannot be given a network namespace; expected that root, or user namespaces, allow it",
+        "the worker cannot get its own network namespace; expected root, or that user namespaces are allowed",
         "allow user namespaces (sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces), or isolate = false",
     )
 
 
 def floor(config: ClientConfig) -> Check:
-    """Look whether a node's floor bounds everything that it can bound: what is missing is refused."""
+    """Check that a node's floor bounds everything that it can bound: what has no line is refused."""
     lacking = missing(config.circle) if config.client.tasks else ("tasks", *missing(config.circle))
     if not lacking:
         return Check("floor", "ok", "client.toml bounds tasks, circles, runs a day and envelopes")
-    said = f"client.toml says nothing of {', '.join(lacking)}; what that would bound is refused"
+    said = f"client.toml has no line for {', '.join(lacking)}; what these would bound is refused"
     return Check("floor", "warning", said, "the lines to add are among the sentences below")
 
 
 def linux() -> Check:
-    """Look whether this is a system that a server runs on."""
+    """Check that a server runs on this system."""
     if sys.platform != "linux":
         return Check("platform", "failed", f"this is {sys.platform}; expected Linux", "server and node run on Linux")
     return Check("platform", "ok", f"Linux {platform.release()}, {os.cpu_count()} processors")
@@ -146,7 +145,7 @@ def linux() -> Check:
 
 
 def client_keys(config: ClientConfig) -> Check:
-    """Look at a node's keys, its OAuth client's key, and its approvers' public ones; the pin is shown."""
+    """Check a node's keys, its OAuth client's key, and its approvers' public keys; the pin is shown."""
     from ..client.keyring import identity_of
     from ..oauth.keys import load_key
 
@@ -157,7 +156,7 @@ def client_keys(config: ClientConfig) -> Check:
 
 
 def login_key(path: Path) -> Check:
-    """Look at the OAuth client's key of a desk."""
+    """Check the key of a submitter's OAuth client."""
     from ..oauth.keys import load_key
 
     load_key(path)
@@ -165,7 +164,7 @@ def login_key(path: Path) -> Check:
 
 
 def private_files(paths: Iterable[Path], made_later: Iterable[Path] = ()) -> Check:
-    """Look at the modes of files that hold secrets; those in ``made_later`` may be absent."""
+    """Check the modes of files that hold secrets; those in ``made_later`` may be absent."""
     problems: list[tuple[Status, str]] = []
     later, seen = tuple(made_later), []
     for path in [*paths, *later]:
@@ -184,12 +183,12 @@ def private_files(paths: Iterable[Path], made_later: Iterable[Path] = ()) -> Che
             problems.append(("warning" if group_only else "failed", f"{path} has mode {mode:04o}; expected 0600"))
         elif not os.access(path, os.R_OK):
             problems.append(("failed", f"{path} cannot be read by this user"))
-    well = f"{', '.join(seen)} with mode 0600" if seen else "none there yet; they are made at the first start"
-    return worst("keys", problems, well, "chmod 600, and new keys if anybody may have read them")
+    well = f"{', '.join(seen)} with mode 0600" if seen else "no keys yet; the first start makes them"
+    return worst("keys", problems, well, "chmod 600, and make new keys if others may have read them")
 
 
 def issuer_keys(config: IssuerConfig) -> Check:
-    """Look at the public keys of the embedded issuer's clients, and at the mode of its own key."""
+    """Check the public keys of the embedded issuer's clients, and the mode of its own key."""
     from ..oauth.issuer.serve import KEY_FILE
 
     problems: list[tuple[Status, str]] = []
@@ -199,7 +198,7 @@ def issuer_keys(config: IssuerConfig) -> Check:
         except OSError as error:
             problems.append(("failed", f"key of {one.client_id}: {one.key} cannot be read: {error.strerror}"))
         except (ValueError, RecursionError):
-            problems.append(("failed", f"key of {one.client_id}: {one.key} is no public JWK"))
+            problems.append(("failed", f"key of {one.client_id}: {one.key} is not a public JWK"))
     own = private_files((), [config.issuer.state / KEY_FILE])
     if own.status != "ok":
         problems.append((own.status, own.found))
@@ -212,7 +211,7 @@ def issuer_keys(config: IssuerConfig) -> Check:
 
 
 def certificate(chain: Path, key: Path, hosts: Iterable[str], now: datetime) -> Check:
-    """Look at a server's certificate: does it fit its key, cover the names, and hold for a while.
+    """Check a server's certificate: whether it fits its key, covers the names, and stays valid for a while.
 
     Args:
         hosts: names or addresses that members use.
@@ -229,7 +228,9 @@ def certificate(chain: Path, key: Path, hosts: Iterable[str], now: datetime) -> 
         )
     except (ValueError, TypeError):  # the reason could quote the file
         return Check(
-            "certificate", "failed", f"{chain} and {key}: expected a certificate and its key, PEM, no pass phrase"
+            "certificate",
+            "failed",
+            f"{chain} and {key}: expected a certificate and its key, as PEM without pass phrase",
         )
     problems = list(_lifetime(first, chain.name, now))
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -245,12 +246,12 @@ def certificate(chain: Path, key: Path, hosts: Iterable[str], now: datetime) -> 
         "certificate",
         problems,
         f"{chain.name} fits its key and is for {', '.join(hosts)}; it ends on {until:%Y-%m-%d}",
-        "a certificate for the host in [server] url, put in place before the old one ends, and a restart",
+        "put in place a certificate for the host in [server] url before the old one ends, and restart the server",
     )
 
 
 def ca(files: Mapping[str, Path | None], now: datetime) -> Check:
-    """Look at private CAs, by the setting that names each."""
+    """Check private CAs, by the setting that names each of them."""
     from ..oauth.discovery import tls
 
     problems: list[tuple[Status, str]] = []
@@ -263,15 +264,15 @@ def ca(files: Mapping[str, Path | None], now: datetime) -> Check:
         except InputError as error:
             problems.append(("failed", f"{setting}: {error}"))
         except (ValueError, OSError):
-            problems.append(("failed", f"{setting}: {path} is no certificate in PEM that can be read"))
+            problems.append(("failed", f"{setting}: {path} cannot be read as a certificate (PEM)"))
     well = ", ".join(f"{setting} {path.name}" for setting, path in named.items()) or "public ones: no ca is set"
-    return worst("CAs", problems, well, "ca has to name the CA's own certificate, PEM")
+    return worst("CAs", problems, well, "ca must name the CA's own certificate (PEM)")
 
 
 def _lifetime(one: x509.Certificate, name: str, now: datetime) -> Iterator[tuple[Status, str]]:
     begins, ends = one.not_valid_before_utc, one.not_valid_after_utc
     if now < begins:
-        yield "failed", f"{name} holds from {begins:%Y-%m-%d %H:%M} UTC on only; look at the clock, too"
+        yield "failed", f"{name} is not valid before {begins:%Y-%m-%d %H:%M} UTC; check the clock, too"
     elif now > ends:
         yield "failed", f"{name} expired on {ends:%Y-%m-%d}"
     elif ends - now < min(EXPIRY, (ends - begins) / 3):
@@ -281,7 +282,7 @@ def _lifetime(one: x509.Certificate, name: str, now: datetime) -> Iterator[tuple
 def _names(one: x509.Certificate) -> set[str]:
     try:
         found = one.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:  # a common name alone counts nowhere any more
+    except x509.ExtensionNotFound:  # a common name alone is not accepted anywhere any more
         return set()
     addresses = (str(address) for address in found.get_values_for_type(x509.IPAddress))
     return {*found.get_values_for_type(x509.DNSName), *addresses}
@@ -321,5 +322,5 @@ def utc_now() -> datetime:
 
 
 def described(value: Any) -> str:
-    """Return what somebody else said, as words of one line."""
+    """Return text from another party as one printable line."""
     return "".join(char if char.isprintable() else " " for char in str(value)[:500])

@@ -1,7 +1,7 @@
-"""What ``moonflower doctor`` asks others: the issuer's metadata and keys, a token, the server, and everybody's clock.
+"""What ``moonflower doctor`` asks other machines: the issuer's metadata and keys, a token, the server, and clocks.
 
-The token is a real one and is never shown; what is shown of it is whom it is for, what it allows, whether it is bound
-and how long it lives. Every question is answered within ``LIMIT_S`` or not at all.
+The token is real and is never shown. The output says only whom it is for, what it allows, whether it is bound and how
+long it lives. Every question is answered within ``LIMIT_S`` or not at all.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SCOPE_CLAIMS = ("scope", "scp", "roles", "permissions")
 def in_time(ask: Callable[[], Check], limit_s: float = LIMIT_S) -> Check:
     """Return what ``ask`` returns.
 
-    In a thread that is left behind where it does not come to an end: no timeout of a library covers looking up names.
+    It runs in a thread, which is abandoned if it does not end: no timeout of a library covers looking up names.
 
     Raises:
         TooSlow: it took longer.
@@ -63,7 +63,7 @@ def in_time(ask: Callable[[], Check], limit_s: float = LIMIT_S) -> Check:
 
 
 def issuer(settings: LoginSettings | VerifierSettings) -> Check:
-    """Look at the issuer's metadata and keys."""
+    """Check the issuer's metadata and keys."""
     fetch = fetcher(settings.issuer, settings.ca)
     metadata = discover(settings.issuer, fetch)
     listed = document(fetch(endpoint(metadata, "jwks_uri"))).get("keys")
@@ -95,11 +95,11 @@ def _usable(jwk: Any) -> Any:
 
 
 def token(settings: LoginSettings, key: DpopKey | None, scopes: tuple[str, ...]) -> Check:
-    """Obtain a token as the node or desk does and look at it, without showing it.
+    """Get a token as the node or submitter does and check it, without showing it.
 
     Args:
-        key: that it is to be bound to.
-        scopes: the first that the issuer gives a token for; several for a desk, which may only release models.
+        key: key to which the token must be bound.
+        scopes: tried until the issuer gives a token; several for a submitter, who may only release models.
     """
     for number, scope in enumerate(scopes):
         source = TokenSource(settings, key, scope)
@@ -116,14 +116,14 @@ def token(settings: LoginSettings, key: DpopKey | None, scopes: tuple[str, ...])
 
 
 def judged(text: str, settings: LoginSettings, key: DpopKey | None, scope: str) -> Check:
-    """Return what can be said of a token without the server's config."""
+    """Check a token as far as possible without the server's config."""
     try:
         jws = read(text.encode())
     except ValueError:
         return Check(
             "token",
             "failed",
-            "the issuer's token is no JWT; expected one, as RFC 9068 says",
+            "the issuer's token is not a JWT; expected a JWT as in RFC 9068",
             "docs/running.md, the authorization server",
         )
     claims, problems = jws.claims, list[tuple[Status, str]]()
@@ -145,17 +145,17 @@ def judged(text: str, settings: LoginSettings, key: DpopKey | None, scope: str) 
         problems.append(("failed", "the token is not bound to this key; expected cnf.jkt, its thumbprint (DPoP)"))
     life = _life(claims)
     if life is None:
-        problems.append(("failed", "the token does not say from when to when it holds; expected iat and exp"))
+        problems.append(("failed", "the token does not say when it begins and ends; expected iat and exp"))
     elif life > LIFETIME_S:
-        problems.append(
-            ("warning", f"the token lives {life:.0f} s; servers take at most {LIFETIME_S} unless told otherwise")
-        )
+        problems.append(("warning", f"the token lives {life:.0f} s; servers accept at most {LIFETIME_S} s by default"))
     elif life < SHORT_S:
-        problems.append(("warning", f"the token lives {life:.0f} s; expected {SHORT_S} or more: clocks differ"))
+        problems.append(
+            ("warning", f"the token lives {life:.0f} s; expected {SHORT_S} s or more, because clocks differ")
+        )
     if not isinstance(jws.header.get("kid"), str):
         problems.append(("failed", "the token does not name the key that signed it; expected a kid"))
     words = "bound to this key" if settings.binding == "dpop" else "bound to no key (binding = none)"
-    well = f"{settings.client_id} gets one for {scope}, {words}, for {life or 0:.0f} s"
+    well = f"{settings.client_id} gets a token for {scope}, {words}, for {life or 0:.0f} s"
     return worst("token", problems, well, "docs/running.md, the authorization server, says what to set up there")
 
 
@@ -175,13 +175,13 @@ def _life(claims: Mapping[str, Any]) -> float | None:
 def server(
     url: str, trust: ssl.SSLContext | bool, *, own: bool = False, path: str = "/health", name: str = "server"
 ) -> Check:
-    """Look whether a server, or the embedded issuer, answers.
+    """Check that a server, or the embedded issuer, answers.
 
     Args:
-        url: of it.
+        url: its address.
         trust: how its certificate is verified.
-        own: it is this machine's own, which may not have been started yet.
-        path: of what it answers to everybody.
+        own: it belongs to this machine and may not have been started yet.
+        path: path that it answers to anyone.
         name: what it is.
     """
     try:
@@ -189,8 +189,8 @@ def server(
     except httpx.TransportError as error:
         untrusted = _untrusted(error)
         if untrusted is not None:
-            said = f"{url}: its certificate does not hold: {untrusted}"
-            return Check(name, "failed", said, "ca, and the certificate's names and dates")
+            said = f"{url}: its certificate is not valid: {untrusted}"
+            return Check(name, "failed", said, "check ca, and the certificate's names and dates")
         status: Status = "warning" if own else "failed"
         hint = f"start it with moonflower {name}" if own else "address, name server, firewall, HTTPS_PROXY"
         return Check(name, status, f"{url} cannot be reached: {type(error).__name__}", hint)
@@ -202,7 +202,7 @@ def server(
 
 
 def _untrusted(error: httpx.TransportError) -> str | None:
-    """Return what is wrong with a certificate, or None where it is something else."""
+    """Return what is wrong with a certificate, or None if the error is another."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
         cause = cause.__cause__ or cause.__context__
@@ -210,12 +210,12 @@ def _untrusted(error: httpx.TransportError) -> str | None:
 
 
 def trusting(ca: Path | None, *, system: bool = False) -> ssl.SSLContext | bool:
-    """Return how the server is verified: by ``ca``, or as a node (the system's list) or a desk (certifi's) does."""
+    """Return how to verify the server: by ``ca``, or by a node's list (the system's) or a submitter's (certifi's)."""
     return ssl.create_default_context() if ca is None and system else tls(ca)
 
 
 def itself(certificate: Path) -> ssl.SSLContext:
-    """Return what trusts a server's own certificate and no other, whatever address it is asked at."""
+    """Return a TLS context that trusts only a server's own certificate, at whatever address it is asked."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the file may hold no root
@@ -225,11 +225,11 @@ def itself(certificate: Path) -> ssl.SSLContext:
 
 @dataclass(frozen=True)
 class ClockReading:
-    """Somebody whose clock counts.
+    """A machine whose clock is compared.
 
     Attributes:
-        who: in words.
-        url: of a document that costs nothing.
+        who: its name in messages.
+        url: address of a document that costs nothing.
         trust: how its certificate is verified.
     """
 
@@ -239,7 +239,7 @@ class ClockReading:
 
 
 def clock(others: tuple[ClockReading, ...], leeway_s: float, now: Callable[[], float] = time.time) -> Check:
-    """Compare this machine's clock with the Date of others' replies; the second is their precision."""
+    """Compare this machine's clock with the Date of others' replies, which is precise to a second."""
     problems: list[tuple[Status, str]] = []
     told, silent = [], []
     for other in others:

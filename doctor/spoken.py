@@ -1,4 +1,4 @@
-"""What a node may do and what it signed, as sentences: its floor, and the recipe of the circle that it lives in."""
+"""What a node may do and what it signed, as sentences: its floor, and the recipe of its circle."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Spoken:
     """Sentences about a node, by heading.
 
     Attributes:
-        floor: its own limits; None where the config is not a node's.
-        recipe: of its circle; None where it lives in none, or its ledger is not in order.
+        floor: its own limits; None if the config is not a node's.
+        recipe: the recipe of its circle; None if it is in no circle, or its ledger is not in order.
     """
 
     floor: Sentences | None = None
@@ -29,11 +29,11 @@ class Spoken:
 
 
 def spoken(path: Path, checks: Iterable[Check]) -> Spoken:
-    """Return what a config of a node says in words; nothing of another one.
+    """Return sentences about the node of a config; empty if the config is not a node's.
 
     Args:
-        path: of the config.
-        checks: what was found around it: whether its ledger can be read.
+        path: path of the config.
+        checks: results of the checks, which say whether its ledger can be read.
 
     Raises:
         InputError: the config cannot be read.

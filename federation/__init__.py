@@ -1,1 +1,1 @@
-"""Both sides at once: simulations in one process, and federations of real processes on this machine."""
+"""Whole federations on this machine: simulations in one process, and federations of real processes."""

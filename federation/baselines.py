@@ -1,4 +1,4 @@
-"""What a simulation compares with: each member alone, and all rows in one place."""
+"""The baselines of a simulation: each member alone, and all rows in one place."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..client.learning.splits import join
 
 @dataclass(frozen=True)
 class Baselines:
-    """Metrics by member, and overall: trained on its own rows alone, and on everybody's in one place."""
+    """Metrics by member, and overall: trained on its own rows alone, and on all members' rows in one place."""
 
     alone: Mapping[str, Mapping[str, Any] | None]
     pooled: Mapping[str, Mapping[str, Any] | None]

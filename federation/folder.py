@@ -1,4 +1,4 @@
-"""The output folder of a run: claimed in one step, so that no two runs share it, and taken back after bad input."""
+"""The output folder of a run: claimed in one step, so that no two runs share it, and removed after bad input."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ CLAIM = "models"  # a folder that every run has: only one process can be the one
 
 @contextmanager
 def fresh(out: Path | None, name: str) -> Iterator[Path]:
-    """Give an empty folder of one's own; after an InputError inside, all is as it was before.
+    """Yield an empty folder that belongs to this run. An InputError in the block undoes all changes.
 
     Args:
         out: absent or empty; None: ``runs/<name>-<utc>``, with a number behind it where that is taken.
         name: of the federation.
 
     Raises:
-        InputError: ``config.out``: ``out`` is no folder, is not empty, or cannot be made.
+        InputError: ``config.out``: ``out`` is not a folder, is not empty, or cannot be made.
     """
     folder, made = _claimed(out, name)
     try:
@@ -48,13 +48,13 @@ def _claimed(out: Path | None, name: str) -> tuple[Path, list[Path]]:
         _remove_empty(made)
         if out is not None or not folder.is_dir():
             break
-    raise InputError("config.out", f"--out {folder} {reason}; expected an empty or absent folder")
+    raise InputError("config.out", f"--out {folder} {reason}; expected a new or empty folder")
 
 
 def _claim(folder: Path) -> str:
     """Make the folder ours; return why that cannot be, or ""."""
     if folder.exists() and not folder.is_dir():
-        return "is no folder"
+        return "is not a folder"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):

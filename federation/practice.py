@@ -1,4 +1,4 @@
-"""The practice circle of a federation on one machine: proposed and signed by whoever has all the keys.
+"""The practice circle of a federation on one machine, proposed and signed by the person who has all the keys.
 
 The same document, the same signatures and the same entries of the log as live; only that nobody is asked. Its members'
 secrets come from a seed, so a node with a secret of its own is in no such circle.
@@ -20,7 +20,7 @@ RUNS_A_DAY, MAX_ENVELOPE_MB = 1000, 1024
 
 
 def floor(min_members: int) -> CircleSettings:
-    """Return the floor of practice circles: wide, for all of their nodes are on the machine of whoever runs them."""
+    """Return the floor of practice circles. It is wide, because all their nodes are on the same user's machine."""
     return CircleSettings(min_members=min_members, runs_a_day=RUNS_A_DAY, max_envelope_mb=MAX_ENVELOPE_MB)
 
 

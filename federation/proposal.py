@@ -50,7 +50,7 @@ def proposal(cast: Cast, longest: float, vector: Vector | None, scaling: Mapping
 
 
 def _edges(cast: Cast, vector: Vector, scaling: Mapping[str, Any]) -> list[float]:
-    """Return the edges between equally full bins of everybody's test rows; none where there are too few rows."""
+    """Return the edges between equally full bins of all members' test rows; empty if there are too few rows."""
     together = cast.everyone()
     together.prepare(scaling)
     bins = min(MOST_BINS, int(together.tested().min()) // ROWS_A_BIN)

@@ -1,4 +1,4 @@
-"""The server as an operator sees it from a desk: submit a run, follow it, stop it; look at models, decide on them."""
+"""The server as a submitter or an approver sees it: submit, follow and stop runs; look at models, decide on them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Remote:
         self._tokens.close()
 
     def circles(self) -> CircleBoard:
-        """Return what there is of circles.
+        """Return the circles of the server.
 
         Raises:
             Refused, InputError: as the server said.
@@ -85,7 +85,7 @@ class Remote:
             time.sleep(CIRCLE_POLL_S)
 
     def submit(self, recipe: Recipe, start: str = "") -> str:
-        """Submit a run in the circle that there is; returns its identifier.
+        """Submit a run in the current circle; return its identifier.
 
         Args:
             recipe: that the run's config makes; it may differ from the circle's in what is free for a run.
@@ -106,11 +106,11 @@ class Remote:
         return self._api.ask("GET", f"/api/runs/{run}")
 
     def stop(self, run: str) -> None:
-        """Ask that a run ends after what it is at."""
+        """Ask the server to end a run after its current step."""
         self._api.ask("POST", f"/api/runs/{run}/stop")
 
     def listing(self) -> dict[str, Any]:
-        """Return every model version, and which one is released."""
+        """Return every model version, and which version is released."""
         return self._api.ask("GET", "/api/models")
 
     def shown(self, name: str) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class Remote:
         return self._api.ask("GET", f"/api/models/{_digits(name)}")
 
     def decide(self, name: str, value: Any) -> dict[str, Any]:
-        """Hand a signed decision over; returns what came of it.
+        """Hand in a signed decision; return its result.
 
         Raises:
             Refused, InputError: as the server said.
@@ -126,7 +126,7 @@ class Remote:
         return self._api.ask("POST", f"/api/models/{_digits(name)}/decisions", json=value)
 
     def file(self, name: str, *, unreleased: bool) -> Version:
-        """Return a version's file; one that is not released is marked.
+        """Return a version's file; the file of an unreleased version is marked.
 
         Raises:
             Refused, InputError: as the server said, or what came is no version.
@@ -150,7 +150,9 @@ class Remote:
         else:
             lineage = self.shown(name)["lineage"]
             if lineage["verdict"] != "promoted":
-                raise Refused("base.unknown", f"model {name!r} was not promoted; expected one that was, or an import")
+                raise Refused(
+                    "base.unknown", f"model {name!r} was not promoted; expected a promoted or an imported version"
+                )
             sha256 = str(lineage["sha256"])
         version = self.file(sha256, unreleased=True)
         return Start(sha256, version.identity, bool(found)), version

@@ -54,7 +54,7 @@ class Simulation:
     Attributes:
         result: the content of result.json.
         out: folder with report.html, result.json, moonflower.db, log.pub and models/.
-        error: why the run did not come to its planned end, or None.
+        error: why the run did not reach its planned end, or None.
     """
 
     result: dict[str, Any]
@@ -157,7 +157,7 @@ def _members(cast: Cast, drills: Sequence[Drill], learners: dict[str, Learner], 
 
 
 def _result(cast: Cast, state: State, run: str, learners: Mapping[str, Learner]) -> dict[str, Any]:
-    """Return the result as the coordinator knows it, and what only whoever has all data can add."""
+    """Return the result that the coordinator knows, plus what only a process with all data can add."""
     found = result(state, run)
     model = found["model"]
     vector = state.models.read(model["sha256"]).vector if model else None

@@ -1,4 +1,4 @@
-"""Where everything of a federation on one machine lies: keys, circle, certificates, configs, each in its folder.
+"""The files of a federation on one machine: keys, circle, certificates and configs, each in its folder.
 
 Reading these files is the shortest way to see what a real deployment consists of.
 """
@@ -74,8 +74,8 @@ def stage(
         members: names.
         folder: empty.
         server, oauth, issuer: settings that differ from the defaults: [server], the server's [oauth], [issuer].
-        issuer_url: of an authorization server of somebody else's; "" for the embedded one.
-        recipe: of a circle that all members sign here; None: their operators sign one later.
+        issuer_url: address of another authorization server; "" for the embedded one.
+        recipe: recipe of a circle that all members sign here; None if their operators sign a circle later.
     """
     ports = free_ports(2)
     issuer_url = issuer_url or f"http://127.0.0.1:{ports[0]}"
@@ -118,7 +118,7 @@ def stage(
 
 
 def _begin_circle(made: Stage, recipe: Recipe) -> None:
-    """Let all members sign the circle of a recipe, as each one's operator would."""
+    """Let all members sign the circle of a recipe, as their operators would."""
     before = os.umask(0o077)  # what is written here belongs to nodes and server
     try:
         with ExitStack() as stack:
@@ -170,7 +170,7 @@ def _client(settings: RunSettings, name: str, server_url: str, login: Mapping[st
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports of this machine that nobody listens on now; the processes take them in a moment."""
+    """Return ports of this machine that no process listens on now; the federation's processes take them soon."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:

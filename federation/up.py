@@ -1,4 +1,4 @@
-"""A federation of real processes on this machine: issuer, server and one client a member, from a run config.
+"""A federation of real processes on this machine, from a run config: issuer, server and one client for each member.
 
 Everything that separate machines would have is made here, each in its own folder: keys, cards, certificates, configs,
 and the circle that all sign. Reading these files is the shortest way to see what a real deployment consists of. It
@@ -29,7 +29,7 @@ class Finished:
     Attributes:
         result: the content of result.json.
         out: the folder.
-        error: why the run did not come to its planned end, or None.
+        error: why the run did not reach its planned end, or None.
     """
 
     result: dict[str, Any]
@@ -69,7 +69,7 @@ def up(
 
 
 def ending(shown: Mapping[str, Any]) -> MoonflowerError | None:
-    """Return why a run did not come to its planned end, or None."""
+    """Return why a run did not reach its planned end, or None."""
     status, code = shown["status"], shown["code"]
     if status == "done":
         return None

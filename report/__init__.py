@@ -1,1 +1,1 @@
-"""What a result says: numbers into findings into a table and a page."""
+"""Show a result: turn its numbers into findings, a table and a page."""

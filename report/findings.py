@@ -39,7 +39,7 @@ def summary(result: Mapping[str, Any]) -> str:
 
 
 def ending(result: Mapping[str, Any]) -> str:
-    """Return how the run ended, or "" where it came to its planned end or goes on.
+    """Return how the run ended, or "" if it reached its planned end or goes on.
 
     >>> ending({"ended": "converged", "rounds": [{"round": 7, "status": "promoted"}, {"round": 8, "status": "kept"}]})
     'converged: nothing better since round 7'
@@ -94,7 +94,7 @@ def verdicts(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"Whether federation helps {listed(unknown)} is not known here.")
     elif unknown:
         lines.append(
-            "Whether federation helps a member cannot be said here: this run knows no loss of models that"
+            "This run cannot say whether federation helps a member: it has no loss of models that"
             " members trained alone."
         )
     return lines
@@ -127,7 +127,7 @@ def exclusions(rounds: Sequence[Mapping[str, Any]], key: str = "named") -> list[
 
 
 def votes(counts: Mapping[str, Any]) -> str:
-    """Return what members said of a candidate, or a dash where there was no vote.
+    """Return the members' votes on a candidate, or a dash if there was no vote.
 
     >>> votes({"better": 3, "same": 1, "worse": 0, "abstain": 1})
     '3 better, 1 same, 1 abstained'

@@ -84,7 +84,7 @@ def page(result: Mapping[str, Any]) -> str:
 
 
 def _alarms(result: Mapping[str, Any]) -> str:
-    """Return what must be read before anything else, or nothing."""
+    """Return the warnings to read before anything else, or nothing."""
     parts = []
     if part(result, "audit").get("verified") is False:
         parts.append(
@@ -98,7 +98,7 @@ def _alarms(result: Mapping[str, Any]) -> str:
 
 
 def _figures(result: Mapping[str, Any]) -> str:
-    """Return the four numbers that people ask for first."""
+    """Return the four most important numbers."""
     rounds, overall, audit = items(result, "rounds"), part(result, "overall"), part(result, "audit")
     promoted = sum(r.get("status") == "promoted" for r in rounds)
     trouble = setbacks(rounds)
@@ -122,7 +122,7 @@ def _figures(result: Mapping[str, Any]) -> str:
 
 
 def _second(scores: Sequence[Mapping[str, Any]]) -> str:
-    """Return the metric that stands beside the loss: AUC, or accuracy where a task has no AUC."""
+    """Return the metric shown beside the loss: AUC, or accuracy if a task has no AUC."""
     known = {metric for one in scores for metric in METRICS if number(one.get(metric)) is not None}
     return "accuracy" if "accuracy" in known and "auc" not in known else "auc"
 

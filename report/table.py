@@ -1,4 +1,4 @@
-"""The last word on a run: a table for the terminal and a self-contained ``report.html``.
+"""The result of a run: a table for the terminal and a self-contained ``report.html``.
 
 Both read the same ``result``, the content of result.json, and change nothing. Names in a result come from
 others: they are made printable for the terminal and escaped for the page.

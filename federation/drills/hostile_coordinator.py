@@ -42,7 +42,7 @@ class Drills:
 
 
 class DrilledRounds(Rounds):
-    """Honest rounds but for the drills."""
+    """Honest rounds, except for the drills."""
 
     drills: Drills
 
@@ -59,7 +59,7 @@ class DrilledRounds(Rounds):
 
 
 class DrilledSums(Sums):
-    """Honest sums but for the drills."""
+    """Honest sums, except for the drills."""
 
     drills: Drills
 
@@ -105,11 +105,11 @@ class DrilledCoordinator(Coordinator):
 
 
 def _before(base: Entry, entries: list[Entry]) -> Entry:
-    """Return the good version before ``base``; itself where there is none."""
+    """Return the good version before ``base``, or ``base`` if there is none."""
     earlier = [entry for entry in entries if entry.version is not None and entry.version < (base.version or 0)]
     return max(earlier, key=lambda entry: entry.version or 0, default=base)
 
 
 def _shifted(total: bytes) -> bytes:
-    """Return a total of which one residue is another."""
+    """Return a total with one residue changed."""
     return bytes([total[0] ^ 1]) + total[1:]

@@ -50,7 +50,7 @@ class _Spoiling:
 
 
 class DrilledMember(Member):
-    """An honest member but for its drills: planned round → kind. A drill is for the first number of its round."""
+    """An honest member, except for its drills: planned round → kind. A drill is for the first number of its round."""
 
     drills: Mapping[int, str] = {}
     _numbers: dict[int, int]

@@ -30,12 +30,12 @@ KINDS = (*OF_MEMBERS, *OF_NODES, *OF_COORDINATOR)
 
 @dataclass(frozen=True)
 class Drill:
-    """One thing that goes wrong on purpose.
+    """A fault injected on purpose.
 
     Attributes:
         kind: one of :data:`KINDS`.
         round: 1-based.
-        member: who does it, or who is its target.
+        member: the member that does it, or its target.
     """
 
     kind: str
@@ -49,7 +49,7 @@ def parse_drills(texts: Iterable[str], members: Sequence[str], rounds: int) -> l
     Args:
         texts: ``KIND@ROUND:MEMBER``; MEMBER is a name or a 1-based index.
         members: names, in order.
-        rounds: of the run.
+        rounds: number of rounds of the run.
 
     Raises:
         InputError: ``config.drill``: unknown kind or member, or a round that the run does not have.

@@ -272,7 +272,7 @@ def test_three_sign_a_circle_and_train_and_a_changed_line_takes_everybodys_signa
     printed = said.partition("The digest that is signed")[0]
     assert max(map(len, printed.splitlines())) <= 80, "a terminal of 80 columns"
     assert "it waits for hungary, switzerland" in said
-    assert "a circle that waits for the signature of 'cleveland' is not there" in one.type(
+    assert "no circle waits for the signature of 'cleveland'; expected a proposed circle" in one.type(
         "cleveland", "circle sign client.toml --yes", status=2
     )
     one.configure("hungary", sign=f"sha256:{made.digest}")
@@ -308,7 +308,7 @@ def test_three_sign_a_circle_and_train_and_a_changed_line_takes_everybodys_signa
     )
     assert one.board().living.circle == second
     assert one.run("run-2", *THREE) == "done"
-    assert "circle 2 has these members and this recipe" in one.propose(status=2)
+    assert "circle 2 already has these members and this recipe" in one.propose(status=2)
     events = [entry["event"] for entry in one.state.log.entries()]
     assert [events.count(f"circle_{what}") for what in ("proposed", "signed", "began")] == [2, 6, 2]
     report = verify(one.folder / "server" / "state", (one.folder / "server" / "state" / "log.pub").read_text())
@@ -358,7 +358,7 @@ def test_a_member_that_lost_its_disk_comes_back_with_its_keys_or_with_new_ones(o
         file.unlink()  # the mark, too: the whole folder was lost, and keys and secret came from the backup
     assert one.run("run-2", *THREE) == "ledger.lost", "it is shown its own signature, and does not have it"
     assert "this node's ledger was lost" not in one.propose("--new-ledger hungary")
-    assert "--new-ledger goes with such a circle" in one.type("hungary", "circle sign client.toml --yes", status=2)
+    assert "--new-ledger is for a circle that says so" in one.type("hungary", "circle sign client.toml --yes", status=2)
     one.type("hungary", "circle sign client.toml --yes --new-ledger")
     one.sign("cleveland", "switzerland")
     assert one.run("run-3", *THREE) == "done"
@@ -388,7 +388,7 @@ def test_what_is_wrong_is_said_before_anything_is_signed(one: Federation) -> Non
     board = one.board
     assert "--without bergen: not in the circle" in one.propose("--without bergen", status=2)
     (one.folder / "desk" / "junk.json").write_text("{}")
-    assert "is not a member card that its own key signed" in one.propose("--with junk.json", status=2)
+    assert "not a member's card signed with its own key" in one.propose("--with junk.json", status=2)
     assert "cannot be read" in one.propose("--with none.json", status=2)
     stranger = one.folder / "stranger"
     stranger.mkdir()
@@ -439,7 +439,7 @@ def test_a_circle_starts_from_what_was_promoted_or_brought_in_and_a_run_from_wha
         begun, good = models.entries(db, "run-1")[0].sha256, models.last_good(db, "run-1")
     assert good is not None
     last = good.sha256
-    assert "was not promoted; expected one that was, or an import" in one.propose("--start 0", status=1)
+    assert "was not promoted; expected a promoted or an imported version" in one.propose("--start 0", status=1)
     assert "there is no model version" in one.propose("--start 77", status=2)
     joins = "--with ../long-beach/card.json"
     one.run_config("hidden = []", "hidden = [4]")
@@ -484,7 +484,7 @@ def test_a_circle_starts_from_what_was_promoted_or_brought_in_and_a_run_from_wha
     assert "../junk.safetensors: not a moonflower model version" in said
     said = one.type("server", "model import ../brought.safetensors --state state")
     brought = said.split()[-1]
-    assert "it is here already" in one.type("server", "model import ../brought.safetensors --state state")
+    assert "imported already" in one.type("server", "model import ../brought.safetensors --state state")
     assert brought[:12] in one.type("server", "model list --state state")
     one.propose(f"--start {brought}")
     said = one.type("cleveland", "circle sign client.toml --yes --number 4").partition("What it changes")[2]

@@ -254,8 +254,8 @@ def test_a_small_member_still_takes_part(cli: Cli, tmp_path: Path, kept: str) ->
 @pytest.mark.parametrize(
     ("out", "says"),
     [
-        ("full", "--out full is not empty; expected an empty or absent folder"),
-        ("file", "--out file is no folder; expected an empty or absent folder"),
+        ("full", "--out full is not empty; expected a new or empty folder"),
+        ("file", "--out file is not a folder; expected a new or empty folder"),
         ("file/below", "--out file/below cannot be made (Not a directory)"),
         ("new/../file/x", "--out new/../file/x cannot be made (Not a directory)"),
         ("/proc/moonflower/x", "--out /proc/moonflower/x cannot be made"),
@@ -367,9 +367,9 @@ def test_a_state_folder_that_is_none(refused: Any, tmp_path: Path, command: str)
     [
         (["nope.csv", "--label", "y"], "data file nope.csv does not exist; did you mean 'one.csv'?"),
         ([".", "--label", "y"], "data file . is not a file"),
-        (["one.csv", "--label", "z"], "there is no column 'z'"),
-        (["one.csv", "--label", "y", "--site", "sit"], "there is no column 'sit'; did you mean 'site'?"),
-        (["one.csv", "--label", "y", "--drop", "q"], "there is no column 'q'"),
+        (["one.csv", "--label", "z"], "the table has no column 'z'"),
+        (["one.csv", "--label", "y", "--site", "sit"], "the table has no column 'sit'; did you mean 'site'?"),
+        (["one.csv", "--label", "y", "--drop", "q"], "the table has no column 'q'"),
         (["one.csv", "--label", "y", "--min-count", "0"], "0 is not in the range"),
         (["one.csv", "--label", "x"], "label 'x' has 1 different values; expected 2 to 1000"),
         (["one.csv", "--label", "y", "--out", "one.csv"], "--out one.csv cannot be written: File exists"),
@@ -402,7 +402,7 @@ DATA = CONFIGS / "data" / "heart.csv.gz"
         (["model", "export", "9", "--out", "m"], "there is no model version '9'"),
         (["model", "export", "1", "--unreleased", "--out", "taken"], "--out taken cannot be written: File exists"),
         (["model", "export", "1", "--unreleased", "--out", "no/m"], "--out no/m cannot be written: No such file"),
-        (["audit", "prove", "999"], "there is no entry 999; expected an index below"),
+        (["audit", "prove", "999"], "the log has no entry 999; expected an index below"),
         (["audit", "show", "--event", "promotd"], "unknown event 'promotd'; did you mean 'promoted'?"),
         (["audit", "export", "--out", "taken"], "--out taken cannot be written: File exists"),
         (["audit", "verify", "--key", "nope"], "nope cannot be read: No such file or directory"),

@@ -320,7 +320,7 @@ def test_the_command_says_it_in_one_line(federation: Callable[..., Federation]) 
 
     said = call("1")
     assert said.exit_code == 0
-    assert said.stdout == f"the sum of 4 envelopes is the logged one, bit for bit: {found}\n"
+    assert said.stdout == f"the sum of 4 envelopes equals the logged sum, bit for bit: {found}\n"
     assert json.loads(call("1", "--json").stdout) == {"ok": True, "number": 1, "members": [*NAMES], "sum": found}
     place(one, 1, "Switzerland").unlink()
     wrong = call("1")

@@ -58,7 +58,7 @@ def test_a_whole_floor_refuses_nothing_that_it_bounds() -> None:
 def test_a_key_that_is_missing_refuses_with_the_line_to_add(key: str) -> None:
     lacking = WHOLE.model_copy(update={key: None})
     said = refusal(f"config.{key}", check_recipe, heart_recipe(), 3, own(lacking))
-    assert said.startswith("this node's client.toml says nothing of ")
+    assert said.startswith("this node's client.toml has no line for ")
     assert said.endswith(f", add under [circle]: {LINES[key]}")
     added = CircleSettings(**{**lacking.model_dump(exclude_none=True), **tomllib.loads(LINES[key])})
     check_recipe(heart_recipe(), 3, own(added))
@@ -252,10 +252,10 @@ def test_a_floor_is_sentences(tmp_path: Path) -> None:
         "No recipe gives a member more than 3600 seconds to train in a round.",
         "No model is released unless approvers of one member have signed.",
         "This node's operator signs every circle by hand.",
-        "The coordinator's log counts under the first key that it shows.",
+        "The coordinator's log is accepted under the first key that it shows.",
     ]
     assert said["What is not allowed here"] == [
-        "What stands neither here nor in a recipe that this node signed is refused."
+        "Everything is refused that neither this floor nor a recipe signed by this node allows."
     ]
 
 
@@ -265,11 +265,11 @@ def test_what_a_floor_says_nothing_of_is_a_sentence_with_its_line(tmp_path: Path
     assert said["What is not allowed here"][:-1] == [
         "No task runs here: this node's client.toml names no tasks; to allow this one, add under [client]: "
         f'tasks = ["{TASK}"]',
-        "No circle is signed here: this node's client.toml says nothing of the smallest circle; to be in one, add "
+        "No circle is signed here: this node's client.toml has no line for the smallest circle; to be in one, add "
         "under [circle]: min_members = 3",
-        "No run trains here: this node's client.toml says nothing of runs a day; to allow some, add under [circle]: "
+        "No run trains here: this node's client.toml has no line for runs a day; to allow some, add under [circle]: "
         "runs_a_day = 20",
-        "No envelope is sealed here: this node's client.toml says nothing of the largest envelope; to seal some, add "
+        "No envelope is sealed here: this node's client.toml has no line for the largest envelope; to seal some, add "
         "under [circle]: max_envelope_mb = 64",
     ]
 
@@ -280,9 +280,11 @@ def test_other_floors_are_other_sentences(tmp_path: Path) -> None:
     said = floor_sentences(made, "my.own:task")
     told = said["What may run at this node"]
     assert "At most one run a day trains here." in told
-    assert "A model may be released without anybody's approval." in told
-    assert "The coordinator's log counts under one key, which client.toml names." in told
-    assert any(line.startswith("This node signs by itself other settings") for line in told)
+    assert "A model may be released without any approval." in told
+    assert "The coordinator's log is accepted under the one key that client.toml names." in told
+    assert any(
+        line.startswith("This node signs by itself a circle with the same members and other settings") for line in told
+    )
     first = said["What is not allowed here"][0]
     assert first.startswith("The circle's task does not run here: ")
     assert first.endswith(f'tasks = ["{TASK}", "my.own:task"]')

@@ -230,11 +230,11 @@ def test_a_certificate_is_a_file_that_anybody_checks_offline(finished: Path, tmp
     assert page["about"] == "update 2 of run run-1, heart"
     assert page["verdict"].startswith("promoted; ")
     assert " better" in page["verdict"]
-    assert page["members"].startswith("Cleveland, Hungary, Switzerland, VA Long Beach (4, everybody in circle ")
+    assert page["members"].startswith("Cleveland, Hungary, Switzerland, VA Long Beach (4, all members of circle ")
     checked, error = _call("check", out, "--key", key)
     assert (error, checked.exit_code) == (None, 0)
     assert checked.stdout == f"verified\n{made.stdout}" + (
-        "No --pin was given: that these keys are the members' is the log's word alone.\n"
+        "No --pin was given: only the log says that these keys are the members'.\n"
     )
     checked, _ = _call("check", out, "--key", key, *pin_options())
     assert checked.stdout == f"verified\n{made.stdout}"

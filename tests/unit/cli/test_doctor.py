@@ -145,9 +145,9 @@ def test_a_wrong_version_fails(
 
 def test_isolation_is_tried_and_its_absence_fails(staged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = client_config(staged)
-    says(machine.isolation(config), "ok", "network namespace of its own")
+    says(machine.isolation(config), "ok", "its own network namespace")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout="False\n"))
-    says(machine.isolation(config), "failed", "cannot be given a network namespace")
+    says(machine.isolation(config), "failed", "cannot get its own network namespace")
     open_ = config.model_copy(update={"client": config.client.model_copy(update={"isolate": False})})
     says(machine.isolation(open_), "warning", "isolate = false")
     monkeypatch.setattr(sys, "platform", "darwin")
@@ -203,7 +203,7 @@ def test_keys_of_an_issuers_clients(staged: Path) -> None:
     config.client[0].key.write_bytes(config.client[0].key.with_name("oauth.key").read_bytes())
     config.client[1].key.unlink()
     found = machine.issuer_keys(config)
-    says(found, "failed", f"{config.client[0].client_id}: ", "is no public JWK", "cannot be read")
+    says(found, "failed", f"{config.client[0].client_id}: ", "is not a public JWK", "cannot be read")
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_keys_of_an_issuers_clients(staged: Path) -> None:
         (NOW, "[::1]", "ok", "it ends on"),
         (NOW + timedelta(days=21), "127.0.0.1", "warning", "in 8 days"),
         (NOW + timedelta(days=31), "127.0.0.1", "failed", "server.pem expired on"),
-        (NOW - timedelta(days=1), "127.0.0.1", "failed", "on only; look at the clock"),
+        (NOW - timedelta(days=1), "127.0.0.1", "failed", "is not valid before"),
         (NOW, "fl.example.org", "failed", "is not for fl.example.org; it names 127.0.0.1, ::1, localhost"),
     ],
 )
@@ -259,8 +259,8 @@ def pem(folder: Path) -> tuple[Path, Path]:
     ("mebibytes", "flag", "status", "words"),
     [
         (2048, 0, "ok", "2.0 GiB free"),
-        (500, 0, "warning", "500 MiB free; expected 1024 or more"),
-        (50, 0, "failed", "50 MiB free; expected at least 100"),
+        (500, 0, "warning", "500 MiB free; expected 1024 MiB or more"),
+        (50, 0, "failed", "50 MiB free; expected at least 100 MiB"),
         (2048, os.ST_RDONLY, "failed", "cannot be written by this user"),
     ],
 )
@@ -282,7 +282,7 @@ def test_a_network_file_system_fails(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(folders, "file_system", lambda _: "nfs4")
     says(folders.disk([tmp_path]), "failed", "network file system (nfs4)")
     (tmp_path / "file").write_text("")
-    says(folders.disk([tmp_path / "file"]), "failed", "is no folder")
+    says(folders.disk([tmp_path / "file"]), "failed", "is not a folder")
 
 
 def test_a_log_that_does_not_verify_fails(state: Path) -> None:
@@ -322,10 +322,10 @@ def test_a_ledger_with_a_fork_fails(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     ledger, path = Ledger(tmp_path / "ledger.db"), tmp_path / "ledger.db"
     before = tree(tmp_path)
-    says(made(lambda: folders.ledger(tmp_path)), "ok", "nothing of a log witnessed yet")  # beside its owner
+    says(made(lambda: folders.ledger(tmp_path)), "ok", "no checkpoint of a log witnessed yet")  # beside its owner
     assert before.keys() == tree(tmp_path).keys()
     ledger.keep_fork("held", "shown", proved=True)
-    says(made(lambda: folders.ledger(tmp_path)), "failed", "another history of its log")
+    says(made(lambda: folders.ledger(tmp_path)), "failed", "a history of its log that contradicts")
     ledger.forget_checkpoints()
     ledger.close()
     before = tree(tmp_path)
@@ -340,13 +340,13 @@ def test_a_ledger_with_a_fork_fails(tmp_path: Path) -> None:
 
 def test_the_circle_in_which_a_node_lives_is_told(tmp_path: Path) -> None:
     config = superlink.client_config(tmp_path, CONFIGS / "data")
-    says(folders.circle(tmp_path / "state"), "warning", "lives in no circle yet")
+    says(folders.circle(tmp_path / "state"), "warning", "is in no circle yet")
     signed = lives_in(config)
     assert folders.living(tmp_path / "state") == signed.circle
     says(folders.circle(tmp_path / "state"), "ok", "circle 1 of 3 members: Cleveland, another, yet another")
     with closing(Ledger(tmp_path / "state" / "ledger.db")) as ledger:
         ledger.circles.leave(signed.circle)
-    says(folders.circle(tmp_path / "state"), "warning", "lives in no circle yet")
+    says(folders.circle(tmp_path / "state"), "warning", "is in no circle yet")
     with closing(Ledger(tmp_path / "state" / "ledger.db")) as ledger:
         ledger.circles.lose(1)
     says(folders.circle(tmp_path / "state"), "failed", "not the one that this node had")
@@ -360,7 +360,7 @@ def test_the_ledger_of_a_killed_node_is_read_and_left_alone(tmp_path: Path) -> N
     assert subprocess.run([sys.executable, "-c", code, tmp_path / "ledger.db"]).returncode == 9
     before = tree(tmp_path)
     assert sorted(before) == ["ledger.db", "ledger.db-shm", "ledger.db-wal"]
-    says(made(lambda: folders.ledger(tmp_path)), "failed", "another history of its log")
+    says(made(lambda: folders.ledger(tmp_path)), "failed", "a history of its log that contradicts")
     after = tree(tmp_path)
     assert sorted(after) == sorted(before)
     assert all(after[name] == before[name] for name in ("ledger.db", "ledger.db-wal"))  # -shm is a lock table
@@ -439,7 +439,7 @@ def login(**changes: Any) -> LoginSettings:
 @pytest.mark.parametrize(
     ("claims", "status", "words"),
     [
-        ({}, "ok", "cleveland gets one for fl:train, bound to this key, for 300 s"),
+        ({}, "ok", "cleveland gets a token for fl:train, bound to this key, for 300 s"),
         ({"aud": "https://other/"}, "failed", "the token is for ['https://other/']; expected https://fl/"),
         ({"scope": "fl:run"}, "failed", "does not grant fl:train; it grants fl:run"),
         ({"cnf": {"jkt": "x"}}, "failed", "is not bound to this key"),
@@ -461,7 +461,7 @@ def test_the_token(claims: dict[str, Any], status: str, words: str) -> None:
 
 
 def test_an_opaque_token_and_a_refused_client_fail(staged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    says(network.judged("opaque", login(binding="none"), None, "fl:run"), "failed", "is no JWT")
+    says(network.judged("opaque", login(binding="none"), None, "fl:run"), "failed", "is not a JWT")
     says(made(lambda: network.token(login(), None, ("fl:run",))), "failed", "(config.key)")
 
     def refused(*_: Any) -> Any:
@@ -506,9 +506,9 @@ def test_the_server(tmp_path: Path) -> None:
         says(network.server(url, network.trusting(tmp_path / "ca.pem")), "ok", "answers over TLS")
         says(network.server(url, network.itself(tmp_path / "s.pem"), own=True), "ok")
         found = network.server(url, network.trusting(other))
-        says(found, "failed", "certificate does not hold")
+        says(found, "failed", "certificate is not valid")
         assert "_ssl.c" not in found.found, "in words"
-        says(network.server(url, network.trusting(None, system=True)), "failed", "does not hold")
+        says(network.server(url, network.trusting(None, system=True)), "failed", "is not valid")
     says(network.server(url, True), "failed", "cannot be reached: ConnectError")
     says(network.server(url, True, own=True), "warning", "cannot be reached")
     with answering(tmp_path, 404) as url:
@@ -643,7 +643,7 @@ def test_a_config_that_cannot_be_read_is_bad_input(cli: Cli, tmp_path: Path) -> 
     path.write_text("[strange]\n")
     status, out, err = cli(path)
     assert (status, out) == (2, "")
-    assert "has none of the tables [issuer], [operator], [server], [client], [federation]" in err
+    assert "expected one of the tables [issuer], [operator], [server], [client], [federation]" in err
     path.write_text("[client]\nmember = 7\n")
     assert cli(path)[0] == 2
 
@@ -663,7 +663,7 @@ def test_a_run_config_without_its_rows(cli: Cli, tmp_path: Path) -> None:
     path.write_text(text.replace("data/heart.schema.toml", str(CONFIGS / "data/heart.schema.toml")))
     status, out, _ = cli(path)
     assert status == 0
-    assert "absent.csv is not here → enough for moonflower run" in out
+    assert "absent.csv does not exist → this is enough for moonflower run" in out
 
 
 def test_a_node_whose_issuer_is_away(cli: Cli, staged: Path) -> None:
@@ -675,7 +675,9 @@ def test_a_node_whose_issuer_is_away(cli: Cli, staged: Path) -> None:
     assert re.match(r"failed   issuer      the issuer at 127.0.0.1:\d+ cannot be reached", lines["issuer"])
     assert lines["token"] == "warning  token       not checked: issuer comes first"
     assert lines["clock"] == "warning  clock       not checked: no time from issuer and server"
-    assert lines["data"].startswith("warning  data        not checked: which column is what stands in the recipe")
+    assert lines["data"].startswith(
+        "warning  data        not checked: the recipe that this node signs says what each column means"
+    )
     assert "303" not in lines["data"]
     assert tree(staged) == before
 
@@ -707,7 +709,7 @@ def test_a_nodes_floor_is_printed_in_sentences(cli: Cli, staged: Path, monkeypat
     config.write_text("\n".join(lines))
     out = cli(config)[1]
     checked, _, spoken = out.partition("\n\n")
-    assert "warning  floor       client.toml says nothing of runs_a_day, max_envelope_mb; what that would" in checked
+    assert "warning  floor       client.toml has no line for runs_a_day, max_envelope_mb; what these would" in checked
     assert all(len(line) <= 80 for line in spoken.splitlines()), "at 80 columns"
     assert "- No circle has fewer than 3 members.\n" in spoken
     assert "- Only this task runs here: moonflower.client.tasks.tabular:task.\n" in spoken

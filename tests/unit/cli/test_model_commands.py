@@ -373,7 +373,7 @@ def test_an_approver_who_names_a_digest_signs_no_other(cli: Cli, state: Path, mo
     asked, honest = sha(cli, 3), Registry.shown
     monkeypatch.setattr(Registry, "shown", lambda self, _: honest(self, "2"))
     done = cli("model", "approve", asked, "--key", f"{CLEVELAND}.jwk", "--yes")
-    assert (done.status, f"asked for '{asked}'" in done.err) == (1, True)
+    assert (done.status, f"asked for version '{asked}'" in done.err) == (1, True)
 
 
 # Verify

@@ -89,7 +89,7 @@ def test_an_old_sign_of_life_is_none(client: Path, say: Say, age: int) -> None:
     os.utime(client.parent / "state" / alive.FILE_NAME, (then, then))
     status, sentence = say(client)
     assert status == 1
-    assert sentence.endswith(f"{age} s ago; expected at most 45")
+    assert sentence.endswith(f"{age} s ago; expected at most 45 s")
 
 
 def test_a_config_that_is_wrong_or_missing_is_status_1(client: Path, say: Say) -> None:

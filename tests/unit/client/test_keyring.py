@@ -98,7 +98,7 @@ def test_a_card_names_who_may_release(tmp_path: Path) -> None:
         identity_of(load_config(ClientConfig, config))
     assert raised.value.code == "config.value"
     config.write_text(plain + approver + approver.replace("risk", "data"))
-    with pytest.raises(InputError, match=r"key .* stands there twice"):
+    with pytest.raises(InputError, match=r"key .* is listed twice"):
         load_config(ClientConfig, config)
 
 
@@ -253,7 +253,7 @@ def test_keys_are_made_once_and_shown(tmp_path: Path, capsys: pytest.CaptureFixt
     assert '"d"' not in public
     keys_command.keys_show(config)
     assert capsys.readouterr().out == said.out
-    with pytest.raises(InputError, match="there already"):
+    with pytest.raises(InputError, match="all keys exist already"):
         keys_command.keys_new(config)
 
 

@@ -57,5 +57,5 @@ def test_the_bundle_holds_no_code() -> None:
 
 
 def test_a_serverapp_outside_a_server_says_so() -> None:
-    with pytest.raises(InputError, match="started by moonflower server"):
+    with pytest.raises(InputError, match="only moonflower server starts this process"):
         bundle.server_config({})

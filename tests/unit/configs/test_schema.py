@@ -66,9 +66,9 @@ def test_bundled_schemas_load_and_say_that_they_are_shared(name: str) -> None:
     path = CONFIGS / "data" / f"{name}.schema.toml"
     schema = load_schema(path)
     assert schema.label == Label("y", (0, 1))
-    assert path.read_text().startswith("# Shared between all members")
+    assert path.read_text().startswith("# All members of the federation share this file.")
     assert not {"site", "fold"} & {column.name for column in schema.columns}
-    assert load_schema(path).dump().startswith("# Shared between all members")
+    assert load_schema(path).dump().startswith("# All members of the federation share this file.")
 
 
 def raw(**changes: Any) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def raw(**changes: Any) -> dict[str, Any]:
             "the schema has an unknown key 'colums'; did you mean 'columns'? (one of: columns, "
             "label)"),
         ({"label": {}}, "the schema has no 'columns'; expected columns, label"),
-        (raw(columns=[]), "it lists 0 columns; expected 1 to 4096"),
+        (raw(columns=[]), "the schema lists 0 columns; expected 1 to 4096"),
         (raw(columns={}), "columns holds {}; expected a list"),
         (raw(columns=[3]), "columns holds int; expected a table with max, min, name"),
         (
@@ -122,8 +122,8 @@ def raw(**changes: Any) -> dict[str, Any]:
             "once"),
         (raw(label={"name": "y", "classes": [0, 0]}), "label 'y': expected 2 to 1000 different classes"),
         (raw(label={"name": "y", "classes": [0, 0.5]}),
-            "label 'y': expected classes to be whole numbers or "
-            "strings"),
+            "label 'y': expected whole numbers or strings as "
+            "classes"),
         (raw(label={"name": "", "classes": [0, 1]}),
             "a column is called ''; expected a name of 1 to 256 "
             "characters"),
@@ -242,11 +242,11 @@ def test_inferred_ranges_hold_every_value(values: list[float], min_count: int) -
 @pytest.mark.parametrize(
     ("change", "arguments", "message"),
     [
-        ({}, {"label": "yy"}, "there is no column 'yy'; did you mean 'y'? (one of: age, flag, job, site, y)"),
+        ({}, {"label": "yy"}, "the table has no column 'yy'; did you mean 'y'? (one of: age, flag, job, site, y)"),
         ({}, {"drop": ["jobs"]},
-            "there is no column 'jobs'; did you mean 'job'? (one of: age, flag, job, site, "
+            "the table has no column 'jobs'; did you mean 'job'? (one of: age, flag, job, site, "
             "y)"),
-        ({"job": ""}, {}, "column 'job' has no value at all; expected some, or --drop job"),
+        ({"job": ""}, {}, "column 'job' is empty; expected values, or --drop job"),
         (
             {"job": [f"id{i}" for i in range(100)]}, {},
             "column 'job' has 0 values with 10 or more rows; expected 1 to 1024, or --drop job",

@@ -231,4 +231,4 @@ def test_a_run_whose_settings_would_not_fit_into_the_log_is_not_taken(shop: Shop
     recipe["task"]["options"] = {"note": "x" * (1 << 18)}
     reply = run(shop.desked("POST", "/api/runs", recipe))
     assert reply.status == 400
-    assert "expected at most 262144, for it goes into the log" in reply.json["detail"]
+    assert "expected at most 262144, because it goes into the log" in reply.json["detail"]
