@@ -92,10 +92,8 @@ def propose(
     finally:
         remote.close()
     if as_json:
-        words = act.words()
-        typer.echo(
-            json.dumps({"circle": made.digest, "number": made.number, "members": list(made.names), "act": words})
-        )
+        said = {"circle": made.digest, "number": made.number, "members": list(made.names), "act": act.words()}
+        typer.echo(json.dumps(said))
         return
     with page() as console:
         console.print(f"Circle {made.number} of {escape(made.federation)!r} is proposed: sha256:{made.digest}")

@@ -447,7 +447,7 @@ def test_a_member_that_says_two_words_of_one_candidate_ends_the_run(
     done = simulate(HEART, out=folders("forked"), overrides=FOUR, drills=["rushing@3:Hungary"])
     assert done.error is not None
     assert (done.error.code, done.error.exit_status) == ("gate.forked", 3)
-    assert "'Cleveland' said 'better' and 'worse' of candidate" in str(done.error)
+    assert "'Cleveland' voted 'better', then 'worse', on candidate" in str(done.error)
     assert [one[2:] for one in said(done.result["rounds"])[2:]] == [("failed", "open.list"), ("failed", "gate.forked")]
     assert (done.result["ended"], done.result["model"]["version"]) == ("forked", 2)
 

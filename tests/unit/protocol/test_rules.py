@@ -674,7 +674,7 @@ def test_a_member_that_says_two_words_of_one_candidate_ends_the_run() -> None:
     for about, vote in ((said, "better"), (later, "better")):
         found.check("anna", opened("anna", about, vote), hearing())
     found.check("bert", opened("bert", said, "worse"), hearing())
-    with pytest.raises(Ended, match=r"'anna' said 'better' and 'worse'") as ended:
+    with pytest.raises(Ended, match=r"'anna' voted 'better', then 'worse'") as ended:
         found.check("anna", opened("anna", later, "worse"), hearing())
     assert ended.value.code == "gate.forked"
     other = statement(context(), sha256="d" * 64)
