@@ -2,8 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-# Files of tests side by side; a file, or what names itself a group, stays with one worker, for what its tests share.
-WORKERS := -n 3 --dist loadgroup --no-loadscope-reorder
+# Files of tests side by side, grouped as tests/conftest.py says.
+WORKERS := -n 3 --dist loadscope --no-loadscope-reorder
 # Tools and long runs share what the tests share.
 TOOL := PYTHONPATH=tests:tools $(BIN)/python
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -12,6 +13,7 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 import pytest
 from hypothesis import settings
 from support import CONFIGS, memory
+from xdist.scheduler import LoadScopeScheduling
 
 memory.use()
 settings.register_profile("moonflower", deadline=None)  # a busy machine is no fault of the code
@@ -23,13 +25,21 @@ ORDER = ("live", "peers", "browser", "docs", "federation", "unit")
 """Folders, first that of the longest tests, so that no process is left with one at the end."""
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file together, for what they share, unless they say with what else they belong."""
-    for item in items:
-        if not any(item.iter_markers("xdist_group")):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    """Begin with what takes longest."""
     items.sort(key=lambda item: ORDER.index(item.path.relative_to(TESTS).parts[0]))
+
+
+class Groups(LoadScopeScheduling):
+    """Keeps the tests of a file with one worker, for what they share; and those of the standing federation."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "standing" if "/standing/" in file else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
+    return Groups(config, log)
 
 
 @pytest.fixture(autouse=True)

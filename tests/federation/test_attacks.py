@@ -317,18 +317,12 @@ def test_an_older_base_is_for_the_same_round_only(
     refused("base.unknown", hostile.seal, hostile.sum(base=base, planned=3), [VICTIM])
     swap(guard.BaseRules, "check", ("trained and newer is not None", "False and newer is not None"))(monkeypatch)
     refused("base.unknown", hostile.seal, hostile.sum(base=base, planned=3), [VICTIM])
-    swap(
-        guard.BaseRules,
-        "check",
-        ("trained and newer is not None", "False and newer is not None"),
-        ("trained and said.number < before.number", "False and said.number < before.number"),
-    )
     monkeypatch.undo()
     swap(
         guard.BaseRules,
         "check",
         ("trained and newer is not None", "False and newer is not None"),
-        ("(trained and said.number < before.number", "(False and said.number < before.number"),
+        ("trained and said.number < before.number", "False and said.number < before.number"),
     )(monkeypatch)
     hostile.seal(hostile.sum(base=base, planned=3), [VICTIM])
 
@@ -513,6 +507,6 @@ def test_nobody_else_plays_the_other_members(hostile: Hostile, monkeypatch: pyte
     swap(identities_room, "parse_roster", source)(monkeypatch)
     weak = identities_room.parse_roster
     monkeypatch.setattr("moonflower.client.seat.parse_roster", weak)
-    monkeypatch.setattr("hostile.parse_roster", weak)
+    monkeypatch.setattr("support.hostile.parse_roster", weak)
     found, base = attack()
     assert cosine(found, hostile.update(VICTIM, base)) > READ

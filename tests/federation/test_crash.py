@@ -84,7 +84,8 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """What was wrong after each trial of the suite, by its name."""
     out = tmp_path_factory.mktemp("crash") / "results.json"
     command = [sys.executable, str(ROOT / "tools/crash.py"), "--suite", str(out), str(RANDOM), str(SEED)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")))}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False, env=environment)
     print(done.stdout)
     assert out.exists(), done.stdout + done.stderr
     found: dict[str, list[str]] = json.loads(out.read_text())

@@ -442,7 +442,7 @@ def test_the_command_prints_what_was_witnessed(tmp_path: Path, capsys: pytest.Ca
         commands.log(config)
     ledger = Ledger(tmp_path / "state" / "ledger.db")
     commands.log(config)
-    assert "nothing" in capsys.readouterr().err
+    assert "has not witnessed a checkpoint yet" in capsys.readouterr().err
     ledger.keep_checkpoint(held(7))
     commands.log(config)
     note = capsys.readouterr().out

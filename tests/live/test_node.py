@@ -359,7 +359,7 @@ def door(url: str, tmp_path: Path, **options: Any) -> Fleet:
         (403, {}, {"code": 2008, "public_details": "Run is finished."}, RunOver, "fleet.run_over", "over"),
         (307, {"location": "http://192.0.2.1/"}, {}, FleetError, "fleet.answer", "307"),
         (500, {}, {"detail": "a\nb"}, FleetError, "fleet.answer", "500 a b"),
-        (200, {}, {"not": "protobuf"}, FleetError, "fleet.answer", "no sense"),
+        (200, {}, {"not": "protobuf"}, FleetError, "fleet.answer", "not a Flower message"),
     ],
 )
 def test_what_a_reply_means(

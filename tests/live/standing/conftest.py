@@ -1,6 +1,6 @@
 """One federation of real processes that stands for all tests that leave it whole.
 
-Tests that use it are in one group, so that one worker runs them, one after the other, on one federation.
+One worker runs all tests of this folder, one after the other.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import pytest
 from support import SUPPORT
 from support.approving import Approvers, approvers_of
 from support.live import Live, three_hospitals
-
-STANDING = "standing"
 
 
 @pytest.fixture(scope="session")
@@ -39,11 +37,3 @@ def approvers(tmp_path_factory: pytest.TempPathFactory, told: Path) -> Iterator[
 def live(approvers: Approvers) -> Live:
     """The standing federation; every test leaves it whole."""
     return approvers.live
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put what uses the standing federation into its group."""
-    for item in items:
-        if "live" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group(STANDING))
