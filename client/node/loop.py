@@ -60,6 +60,15 @@ LINGER_S = 1.0
 FALSE_STARTS = 3
 
 
+def look_after_s(idle_s: float, poll_s: float, idle_poll_s: float) -> float:
+    """Return the seconds between two looks for work, after ``idle_s`` seconds without any.
+
+    >>> [look_after_s(idle_s, 0.2, 2.0) for idle_s in (0, 1, 10, 60)]
+    [0.2, 0.2, 1.0, 2.0]
+    """
+    return min(idle_poll_s, max(poll_s, SLOWER * idle_s))
+
+
 class Node:
     """The loop that serves messages.
 
@@ -141,8 +150,8 @@ class Node:
                 self._pause(failed)
                 continue
             self._mind_worker()
-            every = max(self._poll_s, SLOWER * (time.monotonic() - busy))
-            self._stop.wait(max(0.0, min(every, self._idle_poll_s) - (time.monotonic() - began)))
+            every = look_after_s(time.monotonic() - busy, self._poll_s, self._idle_poll_s)
+            self._stop.wait(max(0.0, every - (time.monotonic() - began)))
 
     def step(self) -> bool:
         """Handle the next message; return whether there was one."""

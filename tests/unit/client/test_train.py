@@ -32,6 +32,15 @@ def test_start_depends_on_the_seed_only() -> None:
     assert torch.equal(state, torch.random.get_rng_state())
 
 
+def test_devices_that_are_not_there_are_not_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch would keep each such call, with its stack trace, for as long as the process runs."""
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    one = learner()
+    one.evaluate(one.train(one.start(), TRAINING, 1), "test")
+    assert seeded == []
+
+
 @pytest.mark.parametrize("task", [Tabular(), Tabular(hidden=[8])])
 def test_training_gives_the_same_bits_whatever_came_before(task: Tabular) -> None:
     one, two = learner(task=task), learner(task=task)
