@@ -1,6 +1,6 @@
 """A database of the coordinator or of a member: one SQLite file that several processes write, or memory.
 
-Opening a store creates the tables that are missing. Every change goes through :meth:`Store.transaction`. It holds the
+Opening a new store creates its tables. Every change goes through :meth:`Store.transaction`. It holds the
 only write lock from its first statement to the commit (``BEGIN IMMEDIATE``), so what was read inside it still holds at
 the commit. A thread has at most one connection at a time. A second connection inside the first would wait for itself,
 so it is refused at once.
@@ -17,12 +17,30 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, MetaData, StaticPool, create_engine, event
+from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.exc import DatabaseError
 
 from .errors import InputError
 
 USER_VERSION = 4  # of the tables; raise it with every change of them
 BUSY_TIMEOUT_MS = 30_000
+
+
+class Dialect(SQLiteDialect_pysqlite):
+    """SQLite, where a statement that was compiled for one store serves them all: a simulation has many."""
+
+    supports_statement_cache = True
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+
+registry.register("sqlite.moonflower", __name__, Dialect.__name__)
+_COMPILED: dict[Any, Any] = {}  # by dialect and statement; as many as the program has statements
 
 
 class Store:
@@ -51,7 +69,8 @@ class Store:
             "timeout": BUSY_TIMEOUT_MS / 1000,
             "cached_statements": 0,  # a cached statement keeps what was bound to it: a whole model, for example
         }
-        url = URL.create("sqlite", database=None if path is None else str(path))
+        options["execution_options"] = {"compiled_cache": _COMPILED}
+        url = URL.create("sqlite+moonflower", database=None if path is None else str(path))
         self._engine = create_engine(url, **options)
         event.listen(self._engine, "connect", _on_connect)
         event.listen(self._engine, "begin", _on_begin)
@@ -132,7 +151,7 @@ class Store:
                 self._held.busy = False
 
     def _open(self) -> None:
-        """Check whose file it is before anything is written, then create what is missing."""
+        """Check whose file it is before anything is written, then create the tables of a new one."""
         with self.read() as connection:
             self._check_owner(connection)
         if self.path is not None:
@@ -143,8 +162,8 @@ class Store:
                 raise _bad_state(self.path, f"expected write-ahead logging on a local disk, got {mode!r}")
         with self.transaction() as connection:
             fresh = self._check_owner(connection)  # another process may have been here in between
-            self._metadata.create_all(connection)
             if fresh:
+                self._metadata.create_all(connection)
                 connection.exec_driver_sql(f"PRAGMA application_id={self._application_id}")
                 connection.exec_driver_sql(f"PRAGMA user_version={USER_VERSION}")
 

@@ -7,9 +7,9 @@
 
 One warm process imports everything once and forks a child per trial. The child forks one *life* of the federation
 after the other, each on the same folder, with nothing in memory but identities and data. A life is killed with
-SIGKILL at its point; the last life has none and must bring the run to its end. The suite lives the first life of most
-named points once, and copies the folder at each of them (:class:`Snapshots`); random points are killed for real. Then
-everything is checked that a crash must not break (:func:`problems`).
+SIGKILL at its point; the last life has none and must bring the run to its end. Then everything is checked that a crash
+must not break (:func:`problems`). Named points share runs: one run dies at several that lie far apart. A life that
+never comes to its point, because of a kill before, has its trial alone.
 
 Points need no hooks in the program: stores, files and messages are wrapped in the life itself. A transaction has
 three, called after the entries of log or journal that it writes: as it begins, inside before the commit, and after it
@@ -38,8 +38,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
-from itertools import chain
+from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from typing import Any
@@ -120,6 +119,7 @@ ALONE = {
         "coordinator: judged+promoted: after",
     ),
 }
+SHARE = 6  # named points at which one run dies
 AGAIN = ("sealed update: ", "answered update: ", "judged+promoted: ", " seal: ", "half written")
 
 
@@ -132,16 +132,17 @@ class Points:
     Args:
         at: index of the point; None for a dry run.
         act: what to do there.
+        name: of the point, instead of its index: where it is passed first.
     """
 
-    def __init__(self, at: int | None = None, act: Callable[[], None] = lambda: None) -> None:
-        self.at, self.act, self.names = at, act, list[str]()
+    def __init__(self, at: int | None = None, act: Callable[[], None] = lambda: None, name: str = "") -> None:
+        self.at, self.act, self.name, self.names = at, act, name, list[str]()
 
     def reach(self, name: str) -> int:
         """Pass a point; return its index."""
         index = len(self.names)
         self.names.append(name)
-        if index == self.at:
+        if index == self.at or (self.name and name == self.name):
             self.act()
         return index
 
@@ -149,21 +150,6 @@ class Points:
         """Wrap stores, files and messages of this process for the rest of its life."""
         _wrap_stores(self)
         _wrap_files(self)
-
-
-class Passing(Points):
-    """Points of a life that goes on; ``keep`` is called with the index of each that is ``wanted``."""
-
-    def __init__(self, wanted: set[int], keep: Callable[[int], None]) -> None:
-        super().__init__()
-        self._wanted, self._keep = wanted, keep
-
-    def reach(self, name: str) -> int:
-        """Pass a point; return its index."""
-        index = super().reach(name)
-        if index in self._wanted:
-            self._keep(index)
-        return index
 
 
 def die() -> None:
@@ -280,18 +266,20 @@ class Kill:
     """What happens to one life.
 
     Attributes:
-        at: index of the point.
+        at: index of the point among those of an undisturbed life.
         who: whose point: ``machine``, ``coordinator`` or a member's name.
         disk: -1 for SIGKILL; else the disk is full from there on, and no file grows beyond so many bytes.
+        name: of the point, instead of its index, in a life that another one went before.
     """
 
     at: int
     who: str = "machine"
     disk: int = -1
+    name: str = ""
 
     def points(self) -> Points:
         """Return the points that do it."""
-        return Points(self.at, die if self.disk < 0 else fill_disk(self.disk))
+        return Points(None if self.name else self.at, die if self.disk < 0 else fill_disk(self.disk), self.name)
 
 
 @dataclass(frozen=True)
@@ -314,9 +302,9 @@ class Plan:
         return all(kill.disk < 0 for kill in self.kills)
 
     @property
-    def copied(self) -> bool:
-        """Whether what the first kill leaves can be a copy that another life made at that point."""
-        return self.kills[0].who == "machine" and self.kills[0].disk < 0 and not self.second
+    def alone(self) -> bool:
+        """Whether every process is one of its own."""
+        return self.kills[0].who != "machine"
 
     def dump(self) -> str:
         """Return the plan as ``--again`` takes it."""
@@ -471,91 +459,44 @@ def one_life(folder: Path, points: Points, sent: Sent, after: Sequence[str] = ()
     return ended(pid)
 
 
-class Snapshots:
-    """What a kill at each of some points leaves behind: copies that one life makes of its folder as it passes them.
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a trial.
 
-    A killed process leaves the files as they are, and nothing else; so a copy at the point is what the kill leaves,
-    and nobody has to live up to that point again. Points that leave the same bytes are one: the last of them, when
-    most had been sent.
-
-    Args:
-        base: an empty folder.
-        indexes: of the points, in a life of one process.
+    Attributes:
+        wrong: what is wrong afterwards.
+        missed: how many of its last kills no life came to.
     """
 
-    def __init__(self, base: Path, indexes: Iterable[int]) -> None:
-        self._base, wanted = base, {*indexes}
-        folder = base / "life"
-        folder.mkdir(parents=True)
-        reading, writing = os.pipe()
-
-        def body() -> None:
-            def tell(line: str) -> None:
-                os.write(writing, f"{line}\n".encode())
-
-            def keep(index: int) -> None:
-                shutil.copytree(folder, base / str(index))
-                tell(f"{index}")
-
-            live(folder, Passing(wanted, keep), tell)
-
-        pid = forked(body)
-        os.close(writing)
-        lines: list[str] = []
-        self._sent: dict[int, list[str]] = {}
-        with open(reading, "rb") as file:
-            for line in file.read().decode().splitlines():
-                if line.isdigit():
-                    self._sent[int(line)] = [*lines]
-                else:
-                    lines.append(line)
-        assert ended(pid) == "ended"
-        same: dict[bytes, int] = {}
-        self._states = {index: _state(base / str(index)) for index in sorted(self._sent)}
-        for index, state in self._states.items():
-            same[state] = index
-        self.same = {index: same[state] for index, state in self._states.items()}
-
-    def give(self, index: int, folder: Path, sent: Sent) -> bool:
-        """Put what a kill at that point leaves into a folder; returns whether it is known."""
-        if index not in self.same:
-            return False
-        shutil.copytree(self._base / str(self.same[index]), folder, dirs_exist_ok=True)
-        sent.add(self._sent[self.same[index]])
-        return True
+    wrong: list[str]
+    missed: int = 0
 
 
-def _state(folder: Path) -> bytes:
-    """Return a digest of what lies in a folder, without SQLite's shared memory: the next process makes that anew."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.endswith("-shm"):
-            digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode() + path.read_bytes())
-    return digest.digest()
-
-
-def trial(plan: Plan, folder: Path, reference: Reference, snapshots: Snapshots | None = None) -> list[str]:
-    """Carry out a trial in a folder; return what is wrong afterwards."""
-    sent, after = Sent(), list[str]() if plan.strict else ["failed", "policy"]
+def trial(plan: Plan, folder: Path, reference: Reference) -> Outcome:
+    """Carry out a trial in a folder."""
+    sent, after, missed = Sent(), list[str]() if plan.strict else ["failed", "policy"], 0
     if plan.second:
         shutil.copytree(reference.folder / "machine", folder, dirs_exist_ok=True)
         sent, after = copy.deepcopy(reference.sent), ["done"]
-    for life, kill in enumerate(plan.kills):
-        machine = kill.who == "machine"
-        if life == 0 and plan.copied and snapshots is not None and snapshots.give(kill.at, folder, sent):
-            end = "killed"
+    for life, kill in enumerate(plan.kills[:1] if plan.alone else plan.kills):
+        if plan.alone:
+            processes = Processes(folder, sent, plan.kills)
+            end, missed = processes.run(), processes.missed
         else:
-            end = one_life(folder, kill.points(), sent, after) if machine else Processes(folder, sent, kill).run()
+            end = one_life(folder, kill.points(), sent, after)
         if end not in ("killed", "ended") and not (end == "broke" and kill.disk >= 0):
-            return [f"a life {end}", (folder / "output").read_text()[-3000:]]
+            return Outcome([f"a life {end}", (folder / "output").read_text()[-3000:]])
         if not (plan.damage and life) and (wrong := lost(folder)):
-            return [f"when life {life} was over: {wrong}"]
+            return Outcome([f"when life {life} was over: {wrong}"])
         if life == 0 and plan.damage:
             damage(folder, plan.damage)
+        if kill.name and end == "ended":
+            missed = len(plan.kills) - life
+            break
     end = one_life(folder, Points(), sent, after)
     if end != "ended":
-        return [f"the last life {end}", (folder / "output").read_text()[-3000:]]
-    return problems(folder, sent, reference.result, strict=plan.strict)
+        return Outcome([f"the last life {end}", (folder / "output").read_text()[-3000:]])
+    return Outcome(problems(folder, sent, reference.result, strict=plan.strict), missed)
 
 
 def damage(folder: Path, how: str) -> None:
@@ -604,15 +545,20 @@ class Processes:
     Args:
         folder: of the federation.
         sent: takes what members send.
-        kill: what happens to one of them, in its first life.
+        kills: what happens to one of them, in its first lives.
         count: have every process write which points it passed.
     """
 
-    def __init__(self, folder: Path, sent: Sent, kill: Kill | None, *, count: bool = False) -> None:
-        self._folder, self._sent, self._kill, self._count = folder, sent, kill, count
+    def __init__(self, folder: Path, sent: Sent, kills: Sequence[Kill] = (), *, count: bool = False) -> None:
+        self._folder, self._sent, self._kills, self._count = folder, sent, kills, count
         self._pipes: dict[str, Connection] = {}
         self._pids: dict[str, int] = {}
         self._lives: Counter[str] = Counter()
+
+    @property
+    def missed(self) -> int:
+        """How many of the kills have not happened."""
+        return max(0, len(self._kills) + 1 - self._lives[self._kills[0].who])
 
     def run(self) -> str:
         """Run until the coordinator ends; return how it, or what ended otherwise than by SIGKILL, did."""
@@ -629,8 +575,8 @@ class Processes:
                     except (EOFError, ConnectionError):
                         end = ended(self._pids.pop(who))
                         self._pipes.pop(who).close()
-                        broke = self._kill is not None and (self._kill.who, end) == (who, "broke")
-                        if end != "killed" and not (broke and self._kill and self._kill.disk >= 0):
+                        kill = self._kill(who)
+                        if end != "killed" and not (end == "broke" and kill is not None and kill.disk >= 0):
                             return end if who == COORDINATOR else f"of {who} {end}"
                         self._start(who)
         finally:
@@ -645,8 +591,8 @@ class Processes:
 
     def _start(self, who: str) -> None:
         self._lives[who] += 1
-        armed = self._kill is not None and self._kill.who == who and self._lives[who] == 1
-        points = self._kill.points() if self._kill and armed else Points()
+        kill = self._kill(who)
+        points = Points() if kill is None else kill.points()
         here, there = Pipe()
         body = self._coordinator if who == COORDINATOR else self._member
 
@@ -662,6 +608,11 @@ class Processes:
         there.close()
         self._pipes[who] = here
         self._tell(COORDINATOR, ("lives", dict(self._lives)))
+
+    def _kill(self, who: str) -> Kill | None:
+        """Return what happens to a process in its present life."""
+        life = self._lives[who] - 1
+        return self._kills[life] if life < len(self._kills) and self._kills[life].who == who else None
 
     def _carry(self, who: str, what: Any) -> None:
         """Carry a message on: "ask", life, id, member, route, content; "reply", life, id, content; or "sent", line."""
@@ -1004,15 +955,25 @@ class Reference:
 
         apart, others = folder / "processes", Sent()
         apart.mkdir()
-        end = Processes(apart, others, None, count=True).run()
+        end = Processes(apart, others, count=True).run()
         assert end == "ended", end
         assert not (wrong := problems(apart, others, result)), wrong
         alone_names = {who: json.loads((apart / f"names {who}").read_text()) for who in (COORDINATOR, *NAMES)}
         return cls(folder, sent, names, second, alone_names, result)
 
     def named(self) -> dict[str, Plan]:
-        """Return a trial for every named point."""
-        return {name: Plan((Kill(index),)) for name, index in _named(self.names).items()}
+        """Return a trial for every named point; several have the same one."""
+        known = _named(self.names)
+        plans = dict[str, Plan]()
+        for place in ("first", "last"):  # who died in the second round comes to no point of the first any more
+            plans |= _shared({name: index for name, index in known.items() if name.endswith(place)})
+        return plans
+
+    def single(self, name: str) -> Plan:
+        """Return a trial of its own for a named point."""
+        _, who, point = name.split(", ", 2) if name.startswith("alone, ") else ("", "machine", name)
+        own = self.alone[who] if who != "machine" else self.names
+        return Plan((Kill(_named(own)[point if who == "machine" else f"{point}, first"], who),))
 
     def mishaps(self) -> dict[str, Plan]:
         """Return trials in which one process dies alone, disks are full, models are damaged, or written once more."""
@@ -1022,11 +983,8 @@ class Reference:
         plans |= {f"once more, {name}": Plan((Kill(second[name]),), second=True) for name in SECOND if name in second}
         for who, names in ALONE.items():
             own = _named(self.alone[who])
-            plans |= {
-                f"alone, {who}, {name}": Plan((Kill(own[f"{name}, first"], who),))
-                for name in names
-                if f"{name}, first" in own
-            }
+            known = {f"alone, {who}, {name}": index for name, index in _of_first(names, own)}
+            plans |= _shared(known, who)
             if f"{names[-1]}, first" in own:
                 plans[f"disk full, {who} alone"] = Plan((Kill(own[f"{names[-1]}, first"], who, 0),))
         return plans
@@ -1075,6 +1033,28 @@ def _named(names: Sequence[str]) -> dict[str, int]:
     return found
 
 
+def _shared(known: Mapping[str, int], who: str = "machine") -> dict[str, Plan]:
+    """Return trials for points, by name; each dies at several that lie far apart in an undisturbed life."""
+    order, plans = sorted(known, key=known.__getitem__), dict[str, Plan]()
+    runs = -(-len(order) // SHARE)
+    for first in range(runs):
+        chosen = order[first::runs]
+        kills = [Kill(known[chosen[0]], who)]
+        kills += [Kill(known[name], who, name=_point_of(name)) for name in chosen[1:]]
+        plans |= dict.fromkeys(chosen, Plan(tuple(kills)))
+    return plans
+
+
+def _point_of(name: str) -> str:
+    """Return the point's own name of a trial's name, as ``alone, Hungary, file: replace: after`` or ``…, first``."""
+    return name.split(", ", 2)[2] if name.startswith("alone, ") else name.rpartition(", ")[0]
+
+
+def _of_first(names: Iterable[str], own: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+    """Yield the points that a process passes, with the index of the first time."""
+    return ((name, own[f"{name}, first"]) for name in names if f"{name}, first" in own)
+
+
 def _of(wanted: Mapping[str, Any], known: Mapping[str, int]) -> Iterator[tuple[str, Any]]:
     """Yield the items whose point is known: code that was weakened on purpose may have others."""
     return ((name, value) for name, value in wanted.items() if name in known)
@@ -1108,41 +1088,36 @@ def warm_up(folder: Path) -> None:
     gc.freeze()
 
 
-def carry_out(
-    plans: Mapping[str, Plan], reference: Reference, base: Path, snapshots: Snapshots | None = None
-) -> Iterator[tuple[str, list[str]]]:
-    """Carry trials out, as many at a time as there are processors; yield each one's name and what is wrong.
-
-    Where there are snapshots, trials whose first kill leaves the same bytes are carried out once.
-    """
+def carry_out(plans: Mapping[str, Plan], reference: Reference, base: Path) -> Iterator[tuple[str, Plan, list[str]]]:
+    """Carry trials out, as many at a time as there are processors; yield each one's name, plan and what is wrong."""
     alike: dict[Plan, list[str]] = {}
     for name, plan in plans.items():
-        first = plan.kills[0]
-        if snapshots is not None and plan.copied and first.at in snapshots.same:
-            plan = replace(plan, kills=(replace(first, at=snapshots.same[first.at]), *plan.kills[1:]))
         alike.setdefault(plan, []).append(name)
-    waiting, running = [(names, plan) for plan, names in alike.items()], dict[int, tuple[list[str], Path]]()
+    waiting, running = [*alike.items()], dict[int, tuple[Plan, list[str], Path]]()
     while waiting or running:
         while waiting and len(running) < (os.cpu_count() or 1):
-            names, plan = waiting.pop(0)
+            plan, names = waiting.pop(0)
             folder = Path(tempfile.mkdtemp(dir=base))
 
             def body(plan: Plan = plan, folder: Path = folder) -> None:
                 signal.alarm(0)
                 try:
-                    wrong = trial(plan, folder, reference, snapshots)
+                    outcome = trial(plan, folder, reference)
                 except Exception:
-                    wrong = [traceback.format_exc()]
-                (folder / "wrong").write_text(json.dumps(wrong))
+                    outcome = Outcome([traceback.format_exc()])
+                (folder / "outcome").write_text(json.dumps(asdict(outcome)))
 
-            running[forked(body)] = names, folder
+            running[forked(body)] = plan, names, folder
         pid, _ = os.wait()
-        names, folder = running.pop(pid)
-        wrong = json.loads((folder / "wrong").read_text())
-        if not wrong:
+        plan, names, folder = running.pop(pid)
+        outcome = Outcome(**json.loads((folder / "outcome").read_text()))
+        if not outcome.wrong:
             shutil.rmtree(folder)
-        for name in names:
-            yield name, [*wrong, f"left in {folder}"] if wrong else []
+        missed = outcome.missed if len(names) == len(plan.kills) > 1 else 0  # the names of shared kills
+        tried = names[: len(names) - missed]
+        waiting += [(reference.single(name), [name]) for name in names[len(tried) :]]
+        for name in tried:
+            yield name, plan, [*outcome.wrong, f"left in {folder}"] if outcome.wrong else []
 
 
 def main(arguments: list[str]) -> int:
@@ -1151,32 +1126,27 @@ def main(arguments: list[str]) -> int:
     base = Path(tempfile.mkdtemp(prefix="crash-"))
     warm_up(base / "warm")
     reference = Reference.take(base / "reference")
-    out, snapshots, chances = None, None, dict[str, Plan]()
+    out = None
     if arguments[0] == "--again":
         plans = {"again": Plan.load(arguments[1])}
     elif arguments[0] == "--suite":
         out = Path(arguments[1])
-        plans = reference.named() | reference.mishaps()
-        wanted = {plan.kills[0].at for plan in plans.values() if plan.copied}
-        snapshots = Snapshots(base / "snapshots", wanted)
-        chances = reference.chances(*arguments[2:])
+        plans = reference.named() | reference.mishaps() | reference.chances(*arguments[2:])
     elif arguments[0] == "--only":
         every = reference.named() | reference.mishaps()
-        plans = {name: plan for name, plan in every.items() if arguments[1] in name}
+        plans = {name: plan for name, plan in every.items() if arguments[1] in name}  # with those that share its run
     else:
         plans = reference.chances(*arguments)
     began, results = time.monotonic(), {}
-    trials = chain(carry_out(plans, reference, base, snapshots), carry_out(chances, reference, base))
-    plans |= chances
-    for name, wrong in trials:
+    for name, plan, wrong in carry_out(plans, reference, base):
         results[name] = wrong
         if wrong:
             print(f"{name}: {wrong[0]}", *wrong[1:], sep="\n  ")
-            machine = reference.second if plans[name].second else reference.names
-            for kill in plans[name].kills:
+            machine = reference.second if plan.second else reference.names
+            for kill in plan.kills:
                 known = machine if kill.who == "machine" else reference.alone[kill.who]
                 print(f"  at {known[kill.at]} of {kill.who}")
-            print(f"  python tools/crash.py --again '{plans[name].dump()}'", flush=True)
+            print(f"  python tools/crash.py --again '{plan.dump()}'", flush=True)
     failed = sum(map(bool, results.values()))
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     took = f"{time.monotonic() - began:.0f} s, {used.ru_utime + used.ru_stime:.0f} s of CPU"

@@ -14,13 +14,13 @@ from support.approving import Approvers, approvers_of
 from support.live import Live, three_hospitals
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file that tells a ServerApp of the standing federation what to do; where there is none it is honest."""
     return tmp_path_factory.mktemp("evil") / "told"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def approvers(tmp_path_factory: pytest.TempPathFactory, told: Path) -> Iterator[Approvers]:
     """The standing federation, with the approvers of two of its members."""
     folder = tmp_path_factory.mktemp("live")
@@ -33,7 +33,7 @@ def approvers(tmp_path_factory: pytest.TempPathFactory, told: Path) -> Iterator[
         yield made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def live(approvers: Approvers) -> Live:
     """The standing federation; every test leaves it whole."""
     return approvers.live
