@@ -59,7 +59,7 @@ class Act:
             tuple(pair for pair in after.members if pair not in before.members),
             tuple(pair for pair in before.members if pair not in after.members),
             changed,
-            tuple(one for one in changed if _lowers(one)),
+            tuple(change for change in changed if _lowers(change)),
             after.counted != before.counted,
             after.new_ledgers,
             after.start,
@@ -68,12 +68,12 @@ class Act:
     @property
     def must_recount(self) -> bool:
         """Whether rows have to be counted anew: the members changed, or the rules for which rows count."""
-        return bool(self.joins or self.leaves) or any(one.key.startswith(RECOUNTED) for one in self.changed)
+        return bool(self.joins or self.leaves) or any(change.key.startswith(RECOUNTED) for change in self.changed)
 
     @property
     def by_rule(self) -> bool:
         """Whether ``same-names`` signs this act: the same members, and other options of task and training only."""
-        keys = [one.key for one in self.changed]
+        keys = [change.key for change in self.changed]
         within = all(key.startswith(BY_RULE) and key not in BY_HAND for key in keys)
         imports = self.start is not None and self.start.imported
         return within and not (self.joins or self.leaves or self.recounts or self.new_ledgers or imports)
@@ -84,31 +84,33 @@ class Act:
         Args:
             spent: the caller knows that a sum was opened over the version from which runs start.
         """
-        said = self._start_words(spent)
-        said += [f"LOWERS A PROTECTION: {change_words(one)}." for one in self.lowers]
-        said += [
+        sentences = self._start_words(spent)
+        sentences += [f"LOWERS A PROTECTION: {change_words(change)}." for change in self.lowers]
+        sentences += [
             f"{name} is let go: whoever compares sums of before and after can tell its part of them."
             for name, _ in self.leaves
         ]
-        said += [f"{name} joins, with the key whose words are: {pin_words(pin)}." for name, pin in self.joins]
-        said += [
+        sentences += [f"{name} joins, with the key whose words are: {pin_words(pin)}." for name, pin in self.joins]
+        sentences += [
             f"{name} lost its ledger and begins a new one: it no longer knows what it sealed and answered."
             for name in self.new_ledgers
         ]
-        said += [f"{change_words(one)}." for one in self.changed if one not in self.lowers and one.key != _DRAW]
-        if any(one.key == _DRAW for one in self.changed):
-            said.append("Version 0 is drawn anew, so no sum was opened over it before.")
+        sentences += [
+            f"{change_words(change)}." for change in self.changed if change not in self.lowers and change.key != _DRAW
+        ]
+        if any(change.key == _DRAW for change in self.changed):
+            sentences.append("Version 0 is drawn anew, so no sum was opened over it before.")
         if self.settings:
-            said.append(
+            sentences.append(
                 "A changed recipe gives away what it touches: over the same rows, sums under the old recipe and under "
                 "the new one differ only in that."
             )
         if self.recounts and not self.first:
-            said.append(
+            sentences.append(
                 "Rows are counted anew: a party that compares the counts before and after learns what was added and "
                 "what was removed. For a single member that joins or leaves, that is its number of rows."
             )
-        return said or ["Nothing changes but the number."]
+        return sentences or ["Nothing changes but the number."]
 
     def _start_words(self, spent: bool) -> list[str]:
         if self.start is None:
@@ -127,19 +129,19 @@ class Act:
                 f"STARTS FROM A MODEL that members of an earlier circle promoted, {which}; this node saw nothing of "
                 f"that. {trust} Trust it as much as you trust those members."
             ]
-        said = [f"Runs start from the version {which}, which all names promoted, with its scaling."]
+        sentences = [f"Runs start from the version {which}, which all names promoted, with its scaling."]
         if spent:
-            said.insert(
+            sentences.insert(
                 0,
                 "STARTS WHERE SUMS WERE OPENED: a party that compares them with the sums of this circle can tell what "
                 "a joining or leaving member, or a changed recipe, adds to them.",
             )
-        return said
+        return sentences
 
     @property
     def settings(self) -> tuple[KeyChange, ...]:
         """The changed keys, except the key from which version 0 is drawn."""
-        return tuple(one for one in self.changed if one.key != _DRAW)
+        return tuple(change for change in self.changed if change.key != _DRAW)
 
     @property
     def first(self) -> bool:

@@ -58,18 +58,18 @@ class AnswerDocument:
         try:
             value: dict[str, Any] = parse_canonical(data)
             kind, version = value.pop("kind"), value.pop("v")
-            found = cls(**{**value, "tau": tuple(value["tau"])})
-            texts = (found.context, found.headers, found.total, found.answer)
+            document = cls(**{**value, "tau": tuple(value["tau"])})
+            texts = (document.context, document.headers, document.total, document.answer)
             good = (
                 (kind, version) == (_KIND, VERSION)
                 and all(isinstance(text, str) and _HEX.fullmatch(text) for text in texts)
-                and all(type(one) is int and 0 <= one < 1 << 64 for one in found.tau)
+                and all(type(number) is int and 0 <= number < 1 << 64 for number in document.tau)
             )
         except (ValueError, TypeError, KeyError, AttributeError):
             good = False
         if not good:
             raise Refused("open.list", "malformed answer document")
-        return found
+        return document
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class SignedAnswer:
         """
         if not card.node.verify("answer", self.data, self.signature):
             raise Refused("envelope.signature", f"the answer is not signed by the node key of {card.name!r}")
-        found = AnswerDocument.parse(self.data)
-        if (found.context, found.headers, found.total) != (context, headers, total):
+        document = AnswerDocument.parse(self.data)
+        if (document.context, document.headers, document.total) != (context, headers, total):
             raise Refused("open.list", f"{card.name!r} answered for another context, list or total")
-        return found
+        return document

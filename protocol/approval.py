@@ -136,7 +136,7 @@ class SignedDecision:
         """
         decision = Decision.parse(self.data)
         card = cards.get(decision.member)
-        known = {} if card is None else {one.name: one for one in card.approvers}
+        known = {} if card is None else {approver.name: approver for approver in card.approvers}
         if decision.approver not in known:
             raise Refused(
                 "release.unknown_approver",
@@ -163,11 +163,11 @@ def counted(
     The first decision of each member and of each key counts, so a key on two members' cards is one approver. Taking the
     decisions in order finds at most as many as there are pairs of different members and keys.
     """
-    found: list[S] = []
+    valid: list[S] = []
     members, keys = set[str](), set[str]()
-    for one in signed:
+    for entry in signed:
         try:
-            decision, approver = one.verify(cards)
+            decision, approver = entry.verify(cards)
         except Refused:
             continue
         about = (decision.federation, decision.action, decision.sha256, decision.after)
@@ -175,8 +175,8 @@ def counted(
             continue
         members.add(decision.member)
         keys.add(approver.key.pin)
-        found.append(one)
-    return tuple(found)
+        valid.append(entry)
+    return tuple(valid)
 
 
 def reason_problem(action: str, reason: str) -> str:

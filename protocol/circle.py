@@ -51,10 +51,10 @@ class Start:
         Raises:
             ValueError: malformed.
         """
-        made = cls(str(raw["sha256"]), str(raw["identity"]), bool(raw["imported"]))
-        if made.as_dict() != raw or not all(_DIGEST.fullmatch(one) for one in (made.sha256, made.identity)):
+        start = cls(str(raw["sha256"]), str(raw["identity"]), bool(raw["imported"]))
+        if start.as_dict() != raw or not all(_DIGEST.fullmatch(sha256) for sha256 in (start.sha256, start.identity)):
             raise ValueError("not a start")
-        return made
+        return start
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -114,8 +114,8 @@ class Circle:
             raise Refused("circle.differs", "two members of the circle share a name or a pin")
         counted = number if counted is None else counted
         if not 1 <= counted <= number <= LAST_NUMBER:
-            found = f"circle {number} with rows counted in circle {counted}"
-            raise Refused("circle.differs", f"{found}; expected 1 <= counted <= number <= {LAST_NUMBER}")
+            got = f"circle {number} with rows counted in circle {counted}"
+            raise Refused("circle.differs", f"{got}; expected 1 <= counted <= number <= {LAST_NUMBER}")
         if not {*fresh} <= {*pins}:
             raise Refused("circle.differs", "new_ledgers names a member that is not in the circle")
         return cls(number, members, recipe, counted, fresh, start)
@@ -134,8 +134,8 @@ class Circle:
             if not all(good):
                 raise ValueError("not a name, or not a pin")
             lost, start = map(str, raw["new_ledgers"]), None if raw["start"] is None else Start.parse(raw["start"])
-            made = cls.of(recipe, pins, number=raw["number"], counted=raw["counted"], new_ledgers=lost, start=start)
-            if canonical(made.as_dict()) != canonical(raw):
+            circle = cls.of(recipe, pins, number=raw["number"], counted=raw["counted"], new_ledgers=lost, start=start)
+            if canonical(circle.as_dict()) != canonical(raw):
                 raise ValueError("another spelling")
         except InputError as error:
             raise Refused("circle.differs", str(error)) from None
@@ -143,7 +143,7 @@ class Circle:
             raise Refused(
                 "circle.differs", "malformed circle: a field is missing, unknown or of the wrong form"
             ) from None
-        return made
+        return circle
 
     def as_dict(self) -> dict[str, Any]:
         """The document, JSON-able; its digest is what members sign."""
@@ -241,14 +241,14 @@ class Signature:
             Refused: ``circle.differs``: malformed.
         """
         try:
-            made = cls(PublicKey.from_jwk(raw["key"]), unb64(raw["signature"]))
-            if made.as_dict() != raw:
+            signature = cls(PublicKey.from_jwk(raw["key"]), unb64(raw["signature"]))
+            if signature.as_dict() != raw:
                 raise ValueError("another spelling")
         except (LookupError, TypeError, ValueError, AttributeError):
             raise Refused(
                 "circle.differs", "malformed signature under a circle: expected a key and a signature"
             ) from None
-        return made
+        return signature
 
 
 @dataclass(frozen=True)
@@ -270,7 +270,7 @@ class SignedCircle:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        signatures = {name: one.as_dict() for name, one in self.signatures.items()}
+        signatures = {name: signature.as_dict() for name, signature in self.signatures.items()}
         return {"circle": self.circle.as_dict(), "signatures": signatures}
 
     @classmethod
@@ -285,9 +285,9 @@ class SignedCircle:
         circle, listed = Circle.parse(raw["circle"]), raw["signatures"]
         if not isinstance(listed, Mapping):
             raise Refused("circle.differs", "malformed circle: expected a circle and its signatures")
-        signatures = {str(name): Signature.parse(one) for name, one in listed.items()}
-        for name, one in signatures.items():
-            check_signature(circle, name, one)
+        signatures = {str(name): Signature.parse(signature) for name, signature in listed.items()}
+        for name, signature in signatures.items():
+            check_signature(circle, name, signature)
         return cls(circle, signatures)
 
 
@@ -296,15 +296,15 @@ def sign(identity: Identity, circle: Circle) -> Signature:
     return Signature(identity.card.node, identity.sign(_SIGNED, circle.digest.encode()))
 
 
-def check_signature(circle: Circle, name: str, one: Signature) -> None:
+def check_signature(circle: Circle, name: str, signature: Signature) -> None:
     """Check that a signature under a circle is from the member of this name.
 
     Raises:
         Refused: ``circle.differs``.
     """
-    if circle.pins.get(name) != one.key.pin:
+    if circle.pins.get(name) != signature.key.pin:
         raise Refused("circle.differs", f"the signature of {name!r} is by a key that the circle does not name")
-    if not one.key.verify(_SIGNED, circle.digest.encode(), one.signature):
+    if not signature.key.verify(_SIGNED, circle.digest.encode(), signature.signature):
         raise Refused("circle.differs", f"the signature of {name!r} does not match circle {circle.number}")
 
 
@@ -335,14 +335,14 @@ class Farewell:
         """
         try:
             signed = Signature.parse({"key": raw["key"], "signature": raw["signature"]})
-            made = cls(str(raw["circle"]), str(raw["name"]), signed)
-            if made.as_dict() != raw:
+            farewell = cls(str(raw["circle"]), str(raw["name"]), signed)
+            if farewell.as_dict() != raw:
                 raise ValueError("another spelling")
         except (LookupError, TypeError, ValueError):
             raise Refused(
                 "circle.differs", "malformed farewell: expected a circle, a name, a key and a signature"
             ) from None
-        return made
+        return farewell
 
     def is_from(self, name: str, pin: str, circle: str) -> bool:
         """Return whether the member with this name and pin signed this farewell to this circle."""

@@ -35,8 +35,8 @@ class CircleBoard:
         """JSON-able."""
         return {
             "living": None if self.living is None else self.living.as_dict(),
-            "proposed": [one.as_dict() for one in self.proposed],
-            "farewells": [one.as_dict() for one in self.farewells],
+            "proposed": [circle.as_dict() for circle in self.proposed],
+            "farewells": [farewell.as_dict() for farewell in self.farewells],
             "newest": self.newest,
         }
 
@@ -48,11 +48,13 @@ class CircleBoard:
             Refused: ``circle.differs``: a circle, a signature or a farewell is malformed.
         """
         try:
-            living, proposed, farewells, newest = (raw[one] for one in ("living", "proposed", "farewells", "newest"))
+            living, proposed, farewells, newest = (
+                raw[field] for field in ("living", "proposed", "farewells", "newest")
+            )
             return cls(
                 None if living is None else SignedCircle.parse(living),
-                tuple(SignedCircle.parse(one) for one in proposed),
-                tuple(Farewell.parse(one) for one in farewells),
+                tuple(SignedCircle.parse(circle) for circle in proposed),
+                tuple(Farewell.parse(farewell) for farewell in farewells),
                 int(newest),
             )
         except (KeyError, TypeError, ValueError):

@@ -196,8 +196,8 @@ def split(raw: RawEnvelope) -> tuple[SignedHeader, memoryview]:
     length = int.from_bytes(data[4:8], "little")
     start = 8 + length + SIGNATURE_BYTES
     if data[:3] == MAGIC[:3] and data[3:4] != MAGIC[3:]:
-        found, expected = data[3:4].decode(errors="replace"), MAGIC[3:].decode()
-        raise Refused("envelope.malformed", f"an envelope of format {found}, expected format {expected}")
+        got, expected = data[3:4].decode(errors="replace"), MAGIC[3:].decode()
+        raise Refused("envelope.malformed", f"an envelope of format {got}, expected format {expected}")
     if data[:4] != MAGIC or not 0 < length <= MAX_HEADER_BYTES or len(data) < start:
         form = f"{MAGIC.decode()}, a header of 1 to {MAX_HEADER_BYTES} bytes and a signature"
         raise Refused("envelope.malformed", f"not an envelope: {len(data)} bytes, expected {form}")

@@ -80,8 +80,8 @@ def _longest(norms: Sequence[float], settings: GateSettings) -> float:
 
 def counted(votes: Mapping[str, str]) -> dict[str, int]:
     """Return how many votes each word of :data:`VOTES` has."""
-    found = Counter(votes.values())
-    return {word: found[word] for word in VOTES}
+    tally = Counter(votes.values())
+    return {word: tally[word] for word in VOTES}
 
 
 def vote_on(loss: float | None, good: Sequence[float | None], settings: GateSettings) -> Vote:
@@ -101,7 +101,7 @@ def vote_on(loss: float | None, good: Sequence[float | None], settings: GateSett
         return "same"
     if loss is None or not math.isfinite(loss):
         return "worse"
-    known = [one for one in good if one is not None and math.isfinite(one)]
+    known = [past for past in good if past is not None and math.isfinite(past)]
     if known and loss > min(known) + settings.max_regression * abs(min(known)):
         return "worse"
     return "better" if not math.isfinite(best) or loss < best - settings.min_gain * abs(best) else "same"

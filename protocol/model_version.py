@@ -147,8 +147,8 @@ def _build(
     kept = {name: frozen[name] for name in sorted(frozen)}
     for name, value in kept.items():
         if value.dtype not in _TYPE_OF or not value.size:
-            found = f"frozen tensor {name!r} is {value.dtype}{list(value.shape)}"
-            raise ValueError(f"{found}; expected a tensor that is not empty, of a type in {', '.join(FROZEN_TYPES)}")
+            got = f"frozen tensor {name!r} is {value.dtype}{list(value.shape)}"
+            raise ValueError(f"{got}; expected a tensor that is not empty, of a type in {', '.join(FROZEN_TYPES)}")
     if kept:
         metadata = {**metadata, _FROZEN: canonical(list(kept)).decode()}
     states = [TensorSpec(_STATE + name, vector.shape) for name in sorted(state)]
@@ -162,7 +162,7 @@ def _build(
     if len(header) != len(specs) + 1 or any(name.startswith(_STATE) for name in (*kept, *(s.name for s in layout))):
         raise ValueError(f"two tensors share a name, or one is called __metadata__ or {_STATE}…")
     length = sum(spec.size for spec in layout)
-    if {vector.shape, *(one.shape for one in state.values())} != {(length,)}:
+    if {vector.shape, *(values.shape for values in state.values())} != {(length,)}:
         raise ValueError(f"vector has shape {vector.shape}; expected ({length},) as in the layout, also for states")
     text = canonical(header)
     text += b" " * (-len(text) % 8)
@@ -178,7 +178,7 @@ def candidate(base: Version, vector: Vector, state: Mapping[str, Vector] | None 
         ValueError: the vector's or a state's shape differs from the base's, or the states have other names.
     """
     state = state or {}
-    if {vector.shape, *(one.shape for one in state.values())} != {base.vector.shape} or {*state} != {*base.state}:
+    if {vector.shape, *(values.shape for values in state.values())} != {base.vector.shape} or {*state} != {*base.state}:
         raise ValueError(f"vector {vector.shape} or state {sorted(state)} does not fit base {base.vector.shape}")
     end = len(base.data) - sum(value.nbytes for value in base.frozen.values())
     header = base.data[: end - 4 * len(base.vector) * (1 + len(base.state))]
@@ -269,5 +269,5 @@ def _numbers(values: NDArray[Any], kind: str = "<f4") -> memoryview:
     return np.ascontiguousarray(values, dtype=kind).data.cast("B")
 
 
-def _bad(found: str) -> InputError:
-    return InputError("data.model", f"not a moonflower model version: {found}")
+def _bad(problem: str) -> InputError:
+    return InputError("data.model", f"not a moonflower model version: {problem}")

@@ -57,10 +57,10 @@ def by_name(purposes: Iterable[Purpose]) -> Purposes:
         ValueError: two purposes share a name.
     """
     listed = list(purposes)
-    found = {one.name: one for one in listed}
-    if len(found) != len(listed):
+    named = {purpose.name: purpose for purpose in listed}
+    if len(named) != len(listed):
         raise ValueError("two purposes share a name")
-    return found
+    return named
 
 
 FIRST = by_name([STATISTICS, UPDATE, TALLIES])

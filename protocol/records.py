@@ -100,9 +100,9 @@ def from_records(kind: type[M], records: RecordDict) -> M:
     try:
         config = records.config_records["message"]
         arrays = records.array_records.get("bytes", {})
-        said = parse_canonical(str(config[_JSON]).encode())
-        fields, sizes = said["fields"], said["sizes"]
-        if config[_KIND] != kind.kind or len(said) != 2 or not (type(fields) is type(sizes) is dict):
+        content = parse_canonical(str(config[_JSON]).encode())
+        fields, sizes = content["fields"], content["sizes"]
+        if config[_KIND] != kind.kind or len(content) != 2 or not (type(fields) is type(sizes) is dict):
             raise Refused("envelope.malformed", f"not a message of kind {kind.kind!r}")
     except (KeyError, ValueError, TypeError):
         raise Refused(wrong, f"not a message of kind {kind.kind!r}") from None

@@ -60,7 +60,10 @@ def check(version: Version, card: Any, pins: Mapping[str, str], *, min_approvals
         sha256 = card["sha256"]
         cards, proof, by = list(card["cards"]), Proof.from_dict(card["proof"]), card["release"]["by"]
         listed = [] if by is None else list(by["approvals"])
-        signed = [SignedDecision.from_dict({name: one[name] for name in ("decision", "signature")}) for one in listed]
+        signed = [
+            SignedDecision.from_dict({name: approval[name] for name in ("decision", "signature")})
+            for approval in listed
+        ]
     except (Refused, KeyError, TypeError, ValueError, AttributeError):
         raise Refused("release.malformed", "not a moonflower model card") from None
     if sha256 != version.sha256:
@@ -73,8 +76,8 @@ def check(version: Version, card: Any, pins: Mapping[str, str], *, min_approvals
         raise Refused("base.unknown", f"{len(openers)} pinned members signed the version; expected {min_openers}")
     approvals = _approvals(signed, known, statement.federation, version.sha256)
     if len(approvals) < min_approvals:
-        found = f"approvers of {len(approvals)} pinned members signed for it"
-        raise Refused("release.unreleased", f"{found}; expected {min_approvals}")
+        got = f"approvers of {len(approvals)} pinned members signed for it"
+        raise Refused("release.unreleased", f"{got}; expected {min_approvals}")
     return Checked(statement.federation, openers, approvals)
 
 
@@ -98,15 +101,15 @@ def _opened(proof: Proof, known: Mapping[str, Card]) -> tuple[Statement, tuple[s
 
 def _pinned(cards: list[Any], pins: Mapping[str, str]) -> dict[str, Card]:
     """Return member → card, for the cards that carry the pin that the reader holds."""
-    found = {}
-    for value in cards:
+    pinned = {}
+    for raw in cards:
         try:
-            card = parse_card(value)
+            card = parse_card(raw)
         except Refused:
             continue
         if pins.get(card.name) == card.node.pin:
-            found[card.name] = card
-    return found
+            pinned[card.name] = card
+    return pinned
 
 
 def _approvals(
@@ -114,14 +117,14 @@ def _approvals(
 ) -> tuple[Decision, ...]:
     """Return the largest set of decisions that count and agree on action and place in the log."""
     best: tuple[SignedDecision, ...] = ()
-    for one in signed:
+    for entry in signed:
         try:
-            said = Decision.parse(one.data)
+            decision = Decision.parse(entry.data)
         except Refused:
             continue
-        if said.action != "reject":
+        if decision.action != "reject":
             agreeing = counted(
-                signed, cards, federation=federation, action=said.action, sha256=sha256, after=said.after
+                signed, cards, federation=federation, action=decision.action, sha256=sha256, after=decision.after
             )
             best = max(best, agreeing, key=len)
-    return tuple(Decision.parse(one.data) for one in best)
+    return tuple(Decision.parse(entry.data) for entry in best)

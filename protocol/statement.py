@@ -159,16 +159,16 @@ class Proof:
     @property
     def votes(self) -> dict[str, str]:
         """Member → vote."""
-        return {member: one.vote for member, one in sorted(self.words.items())}
+        return {member: word.vote for member, word in sorted(self.words.items())}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the proof as JSON-able values."""
         return {
             "statement": self.statement.decode(),
             "best": self.best,
-            "signatures": {member: b64(one.signature) for member, one in sorted(self.words.items())},
+            "signatures": {member: b64(word.signature) for member, word in sorted(self.words.items())},
             "votes": self.votes,
-            "vote_signatures": {member: b64(one.vote_signature) for member, one in sorted(self.words.items())},
+            "vote_signatures": {member: b64(word.vote_signature) for member, word in sorted(self.words.items())},
         }
 
     @classmethod

@@ -849,7 +849,10 @@ WEAKENED = (
     without(guard, "check_answers", "hashlib.sha256(request.total).hexdigest() != given.total", "False"),
     without(guard, "check_total", "if found != tau.added", "if False and found != tau.added"),
     without(
-        SignedAnswer, "verify", "(found.context, found.headers, found.total) != (context, headers, total)", "False"
+        SignedAnswer,
+        "verify",
+        "(document.context, document.headers, document.total) != (context, headers, total)",
+        "False",
     ),
     without(SignedAnswer, "verify", "if not card.node.verify(", "if False and not card.node.verify("),
     without(BaseRules, "check", "(said.sha256 != context.base, ", "(False, "),
