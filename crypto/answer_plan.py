@@ -102,12 +102,14 @@ def answer_plan(plan: Plan) -> AnswerPlan:
     Raises:
         InputError: ``config.crypto``: no parameters hold such answers. No :func:`planner.plan` is so large.
     """
-    fitting = [found for degree in MAX_LOG_Q for lanes in range(1, 8) if (found := _try(plan, degree, lanes))]
+    fitting = [candidate for degree in MAX_LOG_Q for lanes in range(1, 8) if (candidate := _try(plan, degree, lanes))]
     if not fitting:
         raise InputError("config.crypto", f"no parameter set holds the answers of {plan.members} members exactly")
-    smallest = min(found.body_bytes for found in fitting)
-    near = [found for found in fitting if found.body_bytes <= smallest * NEAR]
-    return min(near, key=lambda found: (found.chunks * found.degree, found.chunks, found.body_bytes))
+    smallest = min(candidate.body_bytes for candidate in fitting)
+    near = [candidate for candidate in fitting if candidate.body_bytes <= smallest * NEAR]
+    return min(
+        near, key=lambda candidate: (candidate.chunks * candidate.degree, candidate.chunks, candidate.body_bytes)
+    )
 
 
 def _try(plan: Plan, degree: int, lanes: int) -> AnswerPlan | None:

@@ -66,13 +66,13 @@ class AnswerKey:
             Refused: ``open.key``: not of the form of a sum of this number of answers.
         """
         plan = self._plan
-        if len(total) != plan.total_bytes or any(len(one) != plan.seed_bytes for one in seeds):
+        if len(total) != plan.total_bytes or any(len(seed) != plan.seed_bytes for seed in seeds):
             raise Refused("open.key", "the sum of answers, or one answer's seeds, do not have the planned length")
         if len(seeds) != plan.members:
             raise Refused("open.key", f"{len(seeds)} answers, expected {plan.members}")
         packed = np.frombuffer(total, np.uint8).reshape(plan.chunks, plan.chunk_bytes)
         words = bits.unpack(packed, plan.degree, plan.modulus_bits) % np.uint64(plan.modulus)
-        tables = [np.frombuffer(one, np.uint8).reshape(plan.chunks, SEED_BYTES) for one in seeds]
+        tables = [np.frombuffer(seed, np.uint8).reshape(plan.chunks, SEED_BYTES) for seed in seeds]
         return key_sum(self._outer, _numbers(self._key.decrypt(words, tables), plan))
 
 

@@ -40,9 +40,9 @@ class Coins:
     """
 
     def __init__(self, secret: bytes, about: bytes) -> None:
-        for what, given in (("secret", secret), ("digest of the values", about)):
-            if len(given) < _BYTES:
-                raise ValueError(f"{what} of {len(given)} bytes; expected {_BYTES} or more")
+        for what, value in (("secret", secret), ("digest of the values", about)):
+            if len(value) < _BYTES:
+                raise ValueError(f"{what} of {len(value)} bytes; expected {_BYTES} or more")
         self._key = HKDF(SHA256(), _BYTES, None, b"moonflower.v2.coins" + about).derive(secret)
 
     def block(self, number: int, count: int) -> NDArray[np.float64]:
@@ -54,5 +54,5 @@ class Coins:
         """
         words = Stream(self._key, number).words(-(-COINS * count // 8))
         thrown = words.view(np.uint8)[: COINS * count].reshape(COINS, count)
-        found: NDArray[np.float64] = (thrown.sum(axis=0, dtype=np.int64) + MOST) / _VALUES - MOST
-        return found
+        coins: NDArray[np.float64] = (thrown.sum(axis=0, dtype=np.int64) + MOST) / _VALUES - MOST
+        return coins

@@ -128,7 +128,7 @@ class Card:
     def body(self) -> dict[str, Any]:
         """The signed part."""
         return {
-            "approvers": [{"key": one.key.jwk, "name": one.name} for one in self.approvers],
+            "approvers": [{"key": approver.key.jwk, "name": approver.name} for approver in self.approvers],
             "client_id": self.client_id,
             "issuer": self.issuer,
             "name": self.name,
@@ -165,13 +165,15 @@ def parse_card(value: Any) -> Card:
             PublicKey.from_jwk(value["node"]),
             unb64(value["x25519"]),
             unb64(value["witness"]),
-            tuple(Approver(one["name"], PublicKey.from_jwk(one["key"])) for one in value["approvers"]),
+            tuple(Approver(approver["name"], PublicKey.from_jwk(approver["key"])) for approver in value["approvers"]),
             unb64(value["signature"]),
         )
-        names = [one.name for one in card.approvers]
+        names = [approver.name for approver in card.approvers]
         good = all(isinstance(text, str) for text in (card.name, card.issuer, card.client_id, *names))
         good = good and len(card.sealing) == len(card.witness) == 32 and card.as_dict() == value
-        good = good and names == sorted({*names}) and len({one.key.pin for one in card.approvers}) == len(names)
+        good = (
+            good and names == sorted({*names}) and len({approver.key.pin for approver in card.approvers}) == len(names)
+        )
     except (KeyError, TypeError, ValueError, AttributeError):
         good = False
     data = canonical(card.body()) if good else b""
@@ -250,7 +252,7 @@ class Identity:
             PublicKey(node.public_key()),
             sealing.public_key().public_bytes_raw(),
             witness.public_key().public_bytes_raw(),
-            tuple(sorted(approvers, key=lambda one: one.name)),
+            tuple(sorted(approvers, key=lambda approver: approver.name)),
             b"",
         )
         self.card = replace(unsigned, signature=self.sign("card", canonical(unsigned.body())))

@@ -58,10 +58,10 @@ class Frontier:
         """Return the root of the tree (RFC 9162 section 2.1.1)."""
         if not self.nodes:
             return EMPTY_ROOT
-        *left, found = self.nodes
+        *left, root = self.nodes
         for node in reversed(left):
-            found = node_hash(node, found)
-        return found
+            root = node_hash(node, root)
+        return root
 
 
 class Tree:
@@ -181,13 +181,13 @@ class Tree:
         The subtree splits into perfect subtrees, one for each set bit of its size and the largest first, because
         ``start`` is a multiple of the largest.
         """
-        found = b""
+        root = b""
         while start < end:
             level = _lowest_bit(end - start)
             node = self._node(level, (end >> level) - 1)
-            found = node_hash(node, found) if found else node
+            root = node_hash(node, root) if root else node
             end -= 1 << level
-        return found
+        return root
 
     def _node(self, level: int, index: int) -> bytes:
         """Return the root over D[index * 2^level : (index + 1) * 2^level]."""
@@ -204,21 +204,21 @@ def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes],
     """
     if not 0 <= index < size:
         raise Refused("audit.entry", f"expected an index below the tree size {size}, got {index}")
-    at, last, found = index, size - 1, leaf
+    at, last, root = index, size - 1, leaf
     for sibling in proof:
         if last == 0:
             raise Refused("audit.entry", f"an inclusion proof of {len(proof)} hashes is too long for {size} leaves")
         if at & 1 or at == last:
-            found = node_hash(sibling, found)
+            root = node_hash(sibling, root)
             while not at & 1 and at:
                 at, last = at >> 1, last >> 1
         else:
-            found = node_hash(found, sibling)
+            root = node_hash(root, sibling)
         at, last = at >> 1, last >> 1
     if last != 0:
         raise Refused("audit.entry", f"an inclusion proof of {len(proof)} hashes is too short for {size} leaves")
-    if found != expected:
-        raise Refused("audit.entry", f"entry {index}: expected the root {expected.hex()}, got {found.hex()}")
+    if root != expected:
+        raise Refused("audit.entry", f"entry {index}: expected the root {expected.hex()}, got {root.hex()}")
 
 
 def verify_consistency(old_size: int, size: int, proof: Sequence[bytes], old_root: bytes, expected: bytes) -> None:
@@ -244,23 +244,23 @@ def verify_consistency(old_size: int, size: int, proof: Sequence[bytes], old_roo
         at, last = at >> 1, last >> 1
     if not path:
         raise Refused("audit.fork", f"expected a proof from size {old_size} to {size}, got none")
-    old_found = found = path[0]
+    old = new = path[0]
     for node in path[1:]:
         if last == 0:
             raise Refused("audit.fork", f"a consistency proof of {len(proof)} hashes is too long")
         if at & 1 or at == last:
-            old_found, found = node_hash(node, old_found), node_hash(node, found)
+            old, new = node_hash(node, old), node_hash(node, new)
             while not at & 1 and at:
                 at, last = at >> 1, last >> 1
         else:
-            found = node_hash(found, node)
+            new = node_hash(new, node)
         at, last = at >> 1, last >> 1
     if last != 0:
         raise Refused("audit.fork", f"a consistency proof of {len(proof)} hashes is too short")
-    if old_found != old_root:
-        raise Refused("audit.fork", f"size {old_size}: expected the root {old_root.hex()}, got {old_found.hex()}")
-    if found != expected:
-        raise Refused("audit.fork", f"size {size}: expected the root {expected.hex()}, got {found.hex()}")
+    if old != old_root:
+        raise Refused("audit.fork", f"size {old_size}: expected the root {old_root.hex()}, got {old.hex()}")
+    if new != expected:
+        raise Refused("audit.fork", f"size {size}: expected the root {expected.hex()}, got {new.hex()}")
 
 
 def _split(n: int) -> int:

@@ -83,15 +83,15 @@ def mask(plan: Plan, private: bytes, own: str, others: Mapping[str, bytes], head
     if len(places) != len(others) + 1 or not others:
         raise ValueError("two members of a sum share a name, or there is only one member")
     key = X25519PrivateKey.from_private_bytes(private)
-    found = np.zeros(plan.degree, dtype=np.uint16)
+    summed = np.zeros(plan.degree, dtype=np.uint16)
     for name, public in others.items():
         try:
             shared = key.exchange(X25519PublicKey.from_public_bytes(public))
         except ValueError:
             raise Refused("envelope.malformed", f"the public mask key of {name!r} is of low order") from None
         words = _words(plan.degree, shared, own, name, headers, total)
-        found = found + words if order(own) < order(name) else found - words
-    return found & np.uint16((1 << plan.key_bits) - 1)
+        summed = summed + words if order(own) < order(name) else summed - words
+    return summed & np.uint16((1 << plan.key_bits) - 1)
 
 
 def answer(plan: Plan, key: Ints, masked: Words16) -> Words16:
@@ -102,8 +102,8 @@ def answer(plan: Plan, key: Ints, masked: Words16) -> Words16:
 def key_sum(plan: Plan, answers: NDArray[np.int64]) -> Ints:
     """Return K, ``int64[N]``, from the sum of all answers: the residues modulo 2**w that are nearest to 0."""
     size = 1 << plan.key_bits
-    found: Ints = (answers.astype(np.int64) + size // 2) % size - size // 2
-    return found
+    centred: Ints = (answers.astype(np.int64) + size // 2) % size - size // 2
+    return centred
 
 
 def _words(count: int, shared: bytes, own: str, other: str, headers: str, total: str) -> Words16:

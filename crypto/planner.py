@@ -141,11 +141,11 @@ def plan(members: int, value_bits: int, lanes: int) -> Plan:
         InputError: ``config.crypto``: no parameters hold such a sum.
     """
     fitting = [
-        found
+        candidate
         for degree in MAX_LOG_Q
         for count in range(1, MAX_PRIMES + 1)
-        for held in range(1, 40)
-        if (found := _try(degree, count, members, value_bits, held))
+        for packed in range(1, 40)
+        if (candidate := _try(degree, count, members, value_bits, packed))
     ]
     if not fitting:
         raise InputError(
@@ -153,9 +153,12 @@ def plan(members: int, value_bits: int, lanes: int) -> Plan:
             f"crypto.value_bits = {value_bits} with {members} members: no parameter set holds such a sum exactly; "
             f"expected 2 to {MAX_MEMBERS} members and at most 24 bits",
         )
-    smallest = min(found.sent_bytes(lanes) for found in fitting)
-    near = [found for found in fitting if found.sent_bytes(lanes) <= smallest * 1.01]
-    return min(near, key=lambda found: (found.chunks(lanes) * found.degree * len(found.primes), found.degree))
+    smallest = min(candidate.sent_bytes(lanes) for candidate in fitting)
+    near = [candidate for candidate in fitting if candidate.sent_bytes(lanes) <= smallest * 1.01]
+    return min(
+        near,
+        key=lambda candidate: (candidate.chunks(lanes) * candidate.degree * len(candidate.primes), candidate.degree),
+    )
 
 
 def _try(degree: int, count: int, members: int, value_bits: int, lanes: int) -> Plan | None:
@@ -168,9 +171,9 @@ def _try(degree: int, count: int, members: int, value_bits: int, lanes: int) -> 
         primes = _primes(degree, count, bits)
         if bits > MAX_LOG_Q[degree] or not primes or math.prod(primes) < least:
             continue
-        found = Plan(degree, primes, lanes, value_bits, lane_bits, members)
-        if 0 < found.zeros <= min(degree, most_zeros(degree, min(primes), members)):
-            return found
+        candidate = Plan(degree, primes, lanes, value_bits, lane_bits, members)
+        if 0 < candidate.zeros <= min(degree, most_zeros(degree, min(primes), members)):
+            return candidate
     return None
 
 
@@ -179,12 +182,12 @@ def _primes(degree: int, count: int, bits: int) -> tuple[int, ...]:
     """Return ``count`` different primes whose product has ``bits`` bits, or an empty tuple."""
     if -(-bits // count) > MAX_PRIME_BITS:
         return ()
-    found: list[int] = []
+    primes: list[int] = []
     for at in range(count):
         size = (bits + at) // count
-        below = found[-1] if found and found[-1].bit_length() == size else 0
-        one = largest_prime(size, degree, below)
-        if not one:
+        below = primes[-1] if primes and primes[-1].bit_length() == size else 0
+        prime = largest_prime(size, degree, below)
+        if not prime:
             return ()
-        found.append(one)
-    return tuple(sorted(found, reverse=True))
+        primes.append(prime)
+    return tuple(sorted(primes, reverse=True))

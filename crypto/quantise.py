@@ -179,13 +179,13 @@ def quantise(update: Update, share: float, clips: Floats, limit: int, coins: Flo
     return np.rint(scaled, out=scaled).astype(np.int64)
 
 
-def lanes_of(given: Contribution, plan: Plan) -> Ints:
+def lanes_of(contribution: Contribution, plan: Plan) -> Ints:
     """Return a contribution as lanes ``int64[m]``, each in [0, 2**value_bits): counters' limbs, then values."""
-    head = len(given.counters) * plan.limbs
-    out = np.empty(given.lanes(plan), dtype=np.int64)
-    limbs = np.array(given.counters, dtype=np.int64)[:, None] >> _shifts(plan) & ((1 << plan.value_bits) - 1)
+    head = len(contribution.counters) * plan.limbs
+    out = np.empty(contribution.lanes(plan), dtype=np.int64)
+    limbs = np.array(contribution.counters, dtype=np.int64)[:, None] >> _shifts(plan) & ((1 << plan.value_bits) - 1)
     out[:head] = limbs.reshape(-1)
-    for start, part in given.integers():
+    for start, part in contribution.integers():
         np.add(part, plan.offset, out=out[head + start : head + start + len(part)])
     return out
 
@@ -215,10 +215,10 @@ class OpenedSum:
         self._limit = members * ((1 << plan.value_bits) - 1)
         self.in_range = True
         head = counters * plan.limbs
-        found: list[Ints] = []
-        while sum(map(len, found)) < head:
-            found.append(next(blocks))
-        lanes = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+        taken: list[Ints] = []
+        while sum(map(len, taken)) < head:
+            taken.append(next(blocks))
+        lanes = np.concatenate(taken) if taken else np.zeros(0, dtype=np.int64)
         limbs, self._rest = lanes[:head], lanes[head:]
         self._check(limbs)
         self.counters = tuple((limbs.reshape(counters, plan.limbs) << _shifts(plan)).sum(axis=1).tolist())

@@ -80,7 +80,7 @@ class SealKey:
         """
         out = np.zeros(totals.shape, dtype=np.int64)
         for i, total in enumerate(totals):
-            whole = self._seal.summed(total.astype("<u8").tobytes(), [one[i].tobytes() for one in seeds])
+            whole = self._seal.summed(total.astype("<u8").tobytes(), [seed[i].tobytes() for seed in seeds])
             plain = seal.Plaintext()
             self._decryptor.decrypt(whole, plain)
             raw = self._seal.save(plain)
@@ -114,8 +114,8 @@ class _Seal:
             self.plain_meta = self._read(file, seal.Plaintext(f"1x^{plan.degree - 1}"))[:_PLAIN_META]
             key = seal.KeyGenerator(self.context).secret_key()
             self.key_meta = self._read(file, key)[:_PLAIN_META]
-            one = seal.Encryptor(self.context, key).encrypt_symmetric(seal.Plaintext("1"))
-            self._cipher_meta = self._read(file, one)[:_META]
+            ciphertext = seal.Encryptor(self.context, key).encrypt_symmetric(seal.Plaintext("1"))
+            self._cipher_meta = self._read(file, ciphertext)[:_META]
 
     def save(self, thing: Any) -> bytes:
         """Return SEAL's bytes of an object, without its outer header and compression."""
@@ -130,14 +130,14 @@ class _Seal:
 
     def summed(self, first: bytes, seeds: Sequence[bytes]) -> Any:
         """Return the sum of ciphertexts, from the sum of their first polynomials and the seeds, which SEAL expands."""
-        whole, one = seal.Ciphertext(), seal.Ciphertext()
+        whole, summand = seal.Ciphertext(), seal.Ciphertext()
         with _memory_file() as file:
             self._write(file, whole, self._seeded(first, seeds[0]))
             rest = self._seeded(bytes(len(first)), seeds[0])
             os.pwrite(file, rest, 0)
             for seed in seeds[1:]:  # all else stays as it is in the file
-                self._write(file, one, seed, len(rest) - SEED_BYTES)
-                self.evaluator.add_inplace(whole, one)
+                self._write(file, summand, seed, len(rest) - SEED_BYTES)
+                self.evaluator.add_inplace(whole, summand)
         return whole
 
     def _seeded(self, first: bytes, seed: bytes) -> bytes:

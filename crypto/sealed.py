@@ -58,12 +58,12 @@ class Secrets:
             context: digest of the RoundContext.
             vector: SHA-256 of the vector to seal.
         """
-        for what, given in (("randomness", random), ("node secret", node_secret), ("digest of the vector", vector)):
-            if len(given) < SEED_BYTES:
-                raise ValueError(f"{what} of {len(given)} bytes; expected {SEED_BYTES} or more")
-        given = b"".join(len(part).to_bytes(4, "big") + part for part in (random, node_secret))
+        for what, value in (("randomness", random), ("node secret", node_secret), ("digest of the vector", vector)):
+            if len(value) < SEED_BYTES:
+                raise ValueError(f"{what} of {len(value)} bytes; expected {SEED_BYTES} or more")
+        entropy = b"".join(len(part).to_bytes(4, "big") + part for part in (random, node_secret))
         info = b"moonflower.v2.seal" + bytes.fromhex(context) + vector
-        return cls(HKDF(SHA256(), SEED_BYTES, None, info).derive(given))
+        return cls(HKDF(SHA256(), SEED_BYTES, None, info).derive(entropy))
 
     def key(self, plan: Plan) -> Ints:
         """Return the one-time key, ``int64[N]``, at most 21."""
@@ -114,7 +114,7 @@ def seal(plan: Plan, context: str, secrets: Secrets, lanes: Ints) -> bytes:
 def _packed(plan: Plan, residues: Iterable[Words]) -> bytes:
     """Return the wire form of residues ``uint64[c]`` for each prime."""
     rows = zip(residues, plan.primes, strict=True)
-    return b"".join(bits.pack(one[None], p.bit_length()).tobytes() for one, p in rows)
+    return b"".join(bits.pack(row[None], p.bit_length()).tobytes() for row, p in rows)
 
 
 def residues_of(plan: Plan, body: bytes | memoryview, lanes: int) -> list[Words]:
@@ -125,16 +125,16 @@ def residues_of(plan: Plan, body: bytes | memoryview, lanes: int) -> list[Words]
     """
     if len(body) != plan.body_bytes(lanes):
         raise Refused("envelope.malformed", f"a body of {len(body)} bytes, expected {plan.body_bytes(lanes)}")
-    count, start, found = plan.travelling(lanes), 0, []
+    count, start, by_prime = plan.travelling(lanes), 0, []
     for modulus in plan.primes:
         size = count * modulus.bit_length() // 8
         packed = np.frombuffer(body, np.uint8, size, start)[None]
         residues = bits.unpack(packed, count, modulus.bit_length())[0]
         if residues.size and int(residues.max()) >= modulus:
             raise Refused("envelope.malformed", "a residue is not below its prime")
-        found.append(residues)
+        by_prime.append(residues)
         start += size
-    return found
+    return by_prime
 
 
 class Sum:
@@ -193,14 +193,14 @@ def open_total(plan: Plan, context: str, key_sum: Ints, total: bytes, lanes: int
         for p, key_hat, rows in zip(work.rings, keys, residues, strict=True):
             x = work.place(chunks, rows) - work.products(p, key_hat, chunks) + np.int64(shift % p.modulus)
             parts.append(p.reduce(x)[work.used(chunks)])
-        found, noise = _split(plan, _joined(work.rings, parts))
+        contents, noise = _split(plan, _joined(work.rings, parts))
         if int(noise.max(initial=0)) > 2 * BOUND * plan.members:
             raise Refused("open.key", f"the noise is larger than {plan.members} errors can be")
         data = work.data(chunks)
-        if found[data:].any():
+        if contents[data:].any():
             raise Refused("open.key", "a coefficient of the opened sum that must be zero is not")
         count = min(lanes - chunks.start * plan.degree * plan.lanes, data * plan.lanes)
-        opened += _lanes(found[:data], count, np.uint32 if plan.lane_bits <= 32 else np.uint64)
+        opened += _lanes(contents[:data], count, np.uint32 if plan.lane_bits <= 32 else np.uint64)
     return (block.astype(np.int64) for block in opened)
 
 
@@ -286,12 +286,12 @@ def _noisy(plan: Plan, groups: Sequence[Ints], errors: Ints) -> list[Ints]:
     """Return t e + m of some chunks in groups ``int64[B, N]``, the lowest first. Errors lie above the last lane."""
     top = errors << (plan.plain_bits - (len(groups) - 1) * _group(plan)[1])
     top.reshape(-1)[: len(groups[-1])] += groups[-1]
-    found = []
+    lower = []
     for group in groups[:-1]:
         whole = np.zeros_like(errors)
         whole.reshape(-1)[: len(group)] = group
-        found.append(whole)
-    return [*found, top]
+        lower.append(whole)
+    return [*lower, top]
 
 
 def _joined(rings: Sequence[Prime], parts: Sequence[Ints]) -> list[Words]:
@@ -323,11 +323,11 @@ def _joined(rings: Sequence[Prime], parts: Sequence[Ints]) -> list[Words]:
 
 def _split(plan: Plan, words: Sequence[Words]) -> tuple[Words, Words]:
     """Return the lanes' contents ``uint64[c, L]`` and E + 21 n of integers below q."""
-    found = np.empty((len(words[0]), plan.lanes), dtype=np.uint64)
+    contents = np.empty((len(words[0]), plan.lanes), dtype=np.uint64)
     mask = np.uint64((1 << plan.lane_bits) - 1)
     for lane in range(plan.lanes):
-        found[:, lane] = _shifted(words, lane * plan.lane_bits) & mask
-    return found, _shifted(words, plan.plain_bits)
+        contents[:, lane] = _shifted(words, lane * plan.lane_bits) & mask
+    return contents, _shifted(words, plan.plain_bits)
 
 
 def _shifted(words: Sequence[Words], by: int) -> Words:
@@ -339,13 +339,13 @@ def _shifted(words: Sequence[Words], by: int) -> Words:
     return out
 
 
-def _lanes(found: Words, count: int, kind: type[np.uint32 | np.uint64]) -> list[Any]:
+def _lanes(contents: Words, count: int, kind: type[np.uint32 | np.uint64]) -> list[Any]:
     """Return the lanes of a block as integers of type ``kind``, without the last coefficient's padding.
 
     Raises:
         Refused: ``open.key``: the padding is not zero.
     """
-    flat = found.reshape(-1)
+    flat = contents.reshape(-1)
     if flat[max(count, 0) :].any():
         raise Refused("open.key", "a lane of the opened sum that must be empty is not")
     return [flat[:count].astype(kind)] if count > 0 else []

@@ -43,7 +43,7 @@ def functionals(plan: Plan, headers: str, total: str, residues: Sequence[Words])
         total: digest of the total.
         residues: ``uint64[c]`` for each prime.
     """
-    found: list[int] = []
+    results: list[int] = []
     for at, (modulus, values) in enumerate(zip(plan.primes, residues, strict=True)):
         label = canonical({"kind": "moonflower.v2.tau", "list": headers, "total": total, "prime": at})
         stream, p = Stream(hashlib.sha256(label).digest()), prime(modulus, plan.degree)
@@ -51,8 +51,8 @@ def functionals(plan: Plan, headers: str, total: str, residues: Sequence[Words])
         short = _shortened(p, inner.astype(np.float64), values)
         outer = (stream.words(FUNCTIONALS * len(short)) >> np.uint64(16)).view(np.int64)
         products = p.mul(p.reduce(outer).reshape(FUNCTIONALS, -1), short)
-        found += [sum(row) % modulus for row in products.tolist()]
-    return tuple(found)
+        results += [sum(row) % modulus for row in products.tolist()]
+    return tuple(results)
 
 
 def added(plan: Plan, taus: Sequence[Sequence[int]]) -> tuple[int, ...]:
@@ -73,7 +73,7 @@ def _shortened(p: Prime, inner: Floats, values: Words) -> Ints:
         block[:, size:] = 0
         block[0, :size] = np.bitwise_and(part, np.uint64((1 << CUT_BITS) - 1), out=cut[:size]).view(np.int64)
         block[1, :size] = np.right_shift(part, np.uint64(CUT_BITS), out=cut[:size]).view(np.int64)
-        found = (block.reshape(-1, WIDTH) @ inner).reshape(CUTS, together, COLUMNS)
-        products[first : first + together] = found.transpose(1, 0, 2)[: rows - first]
+        exact = (block.reshape(-1, WIDTH) @ inner).reshape(CUTS, together, COLUMNS)
+        products[first : first + together] = exact.transpose(1, 0, 2)[: rows - first]
     low, high = p.reduce(products.astype(np.int64)).transpose(1, 0, 2)
     return p.reduce(low + p.scale(high, 1 << CUT_BITS)).reshape(-1)
