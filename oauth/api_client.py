@@ -52,12 +52,12 @@ class ApiClient:
         """
         reply = self.send(method, path, **more)
         try:
-            said = reply.json()
+            body = reply.json()
         except ValueError:
-            said = None
-        if not isinstance(said, dict):
+            body = None
+        if not isinstance(body, dict):
             raise Refused(UNREACHABLE, f"the server said {reply.status_code}, without the expected JSON object")
-        return said
+        return body
 
     def send(self, method: str, path: str, **more: Any) -> httpx.Response:
         """Return the server's reply, if it is a success.
@@ -74,12 +74,12 @@ class ApiClient:
         if reply.is_success:
             return reply
         try:
-            said = reply.json()
-            said = said if isinstance(said, dict) else {}
+            body = reply.json()
+            body = body if isinstance(body, dict) else {}
         except ValueError:
-            said = {}
-        code, detail = str(said.get("code", UNREACHABLE)), str(said.get("detail", "no reason given"))
+            body = {}
+        code, detail = str(body.get("code", UNREACHABLE)), str(body.get("detail", "no reason given"))
         if reply.status_code in (502, 503, 504):
             code = UNREACHABLE
         kind = InputError if reply.status_code == 400 or code == "data.model" else Refused
-        raise kind(code, f"the server said {reply.status_code}: {detail}", hint=str(said.get("hint", "")))
+        raise kind(code, f"the server said {reply.status_code}: {detail}", hint=str(body.get("hint", "")))

@@ -82,7 +82,7 @@ class Nonces:
         if not isinstance(nonce, str) or not nonce.isascii():
             return False
         span = int(self._clock() // NONCE_S)
-        matches = [hmac.compare_digest(self._at(one), nonce) for one in (span, span - 1)]
+        matches = [hmac.compare_digest(self._at(number), nonce) for number in (span, span - 1)]
         return any(matches)
 
     def _at(self, span: int) -> str:
@@ -223,8 +223,8 @@ def _normal(escape: re.Match[str]) -> str:
     return character if character in _UNRESERVED else escape.group().upper()
 
 
-def _same(found: Any, expected: str) -> bool:
-    return isinstance(found, str) and hmac.compare_digest(found.encode(), expected.encode())
+def _same(got: Any, expected: str) -> bool:
+    return isinstance(got, str) and hmac.compare_digest(got.encode(), expected.encode())
 
 
 def _refused(code: str, message: str) -> TokenRefused:

@@ -62,37 +62,37 @@ class IssuerKeys:
         Raises:
             KeysUnavailable: the issuer's keys are not known.
         """
-        held = self._fresh()
-        if kid not in held.keys and self._may_look(self._not_for_unknown_before):
-            held = self._look_again(kid, held)
-        return held.keys.get(kid, ())
+        snapshot = self._fresh()
+        if kid not in snapshot.keys and self._may_look(self._not_for_unknown_before):
+            snapshot = self._look_again(kid, snapshot)
+        return snapshot.keys.get(kid, ())
 
     def _fresh(self) -> _Snapshot:
         """Return the keys, fetched again if they are old. Other threads use the old keys meanwhile."""
-        held = self._snapshot
-        if held is not None and held.age_s(self._clock()) < self._ttl_s:
-            return held
-        if self._fetching.acquire(blocking=held is None):
+        snapshot = self._snapshot
+        if snapshot is not None and snapshot.age_s(self._clock()) < self._ttl_s:
+            return snapshot
+        if self._fetching.acquire(blocking=snapshot is None):
             try:
-                if self._snapshot is held and self._may_look(self._not_before):
+                if self._snapshot is snapshot and self._may_look(self._not_before):
                     self._refresh(discovered="")
             finally:
                 self._fetching.release()
-        held = self._snapshot
-        if held is None or held.age_s(self._clock()) > self._ttl_s + STALE_S:
+        snapshot = self._snapshot
+        if snapshot is None or snapshot.age_s(self._clock()) > self._ttl_s + STALE_S:
             raise KeysUnavailable
-        return held
+        return snapshot
 
-    def _look_again(self, kid: str, held: _Snapshot) -> _Snapshot:
+    def _look_again(self, kid: str, snapshot: _Snapshot) -> _Snapshot:
         """Return the keys after a fetch for an unknown id, made here or by another thread just now."""
         if not self._fetching.acquire(timeout=WAIT_S):
-            return held
+            return snapshot
         try:
-            current = self._snapshot or held
-            if current is held and kid not in current.keys and self._may_look(self._not_for_unknown_before):
+            current = self._snapshot or snapshot
+            if current is snapshot and kid not in current.keys and self._may_look(self._not_for_unknown_before):
                 self._not_for_unknown_before = self._clock() + self._cooldown_s
-                self._refresh(discovered=held.jwks_uri)
-            return self._snapshot or held
+                self._refresh(discovered=snapshot.jwks_uri)
+            return self._snapshot or snapshot
         finally:
             self._fetching.release()
 
@@ -123,12 +123,12 @@ def _keys(data: bytes) -> dict[str, tuple[VerificationKey, ...]]:
         raise IssuerUnreachable(
             "auth.issuer_unreachable", f"expected a list of at most {MAX_KEYS} keys from the issuer"
         )
-    found: dict[str, tuple[VerificationKey, ...]] = {}
+    by_id: dict[str, tuple[VerificationKey, ...]] = {}
     for jwk in listed:
         try:
             key = public_key(jwk)
         except ValueError:
             continue  # of a kind that is not used here, or malformed: the others stay
         if key.kid is not None:
-            found[key.kid] = (*found.get(key.kid, ()), key)
-    return found
+            by_id[key.kid] = (*by_id.get(key.kid, ()), key)
+    return by_id

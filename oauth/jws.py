@@ -65,8 +65,8 @@ class VerificationKey:
     @property
     def jwk(self) -> dict[str, str]:
         """The key as a public JWK with its required members and its ``kid`` only."""
-        found = {name: str(self.key[name]) for name in _REQUIRED[self.kind[0]]}
-        return found if self.kid is None else {**found, "kid": self.kid}
+        jwk = {name: str(self.key[name]) for name in _REQUIRED[self.kind[0]]}
+        return jwk if self.kid is None else {**jwk, "kid": self.kid}
 
     def fits(self, algorithm: str) -> bool:
         """Return whether the key may verify signatures of ``algorithm``."""
@@ -150,16 +150,16 @@ def from_ec(key: ec.EllipticCurvePrivateKey) -> SigningKey:
     """
     if not isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1 | ec.SECP521R1):
         raise ValueError("expected P-256, P-384 or P-521")
-    held = ECKey(key, key)
-    public = _public(held, dict(held.as_dict(private=False)))
-    return SigningKey(held, _PRIMARY[public.kind], public)
+    wrapped = ECKey(key, key)
+    public = _public(wrapped, dict(wrapped.as_dict(private=False)))
+    return SigningKey(wrapped, _PRIMARY[public.kind], public)
 
 
 def new_key() -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a new P-256 key as private and as public JWK. Its ``kid`` is its thumbprint."""
-    made = ECKey.generate_key("P-256", private=True)
-    named = {"kid": made.thumbprint(), "alg": "ES256", "use": "sig"}
-    return {**made.as_dict(private=True), **named}, {**made.as_dict(private=False), **named}
+    key = ECKey.generate_key("P-256", private=True)
+    named = {"kid": key.thumbprint(), "alg": "ES256", "use": "sig"}
+    return {**key.as_dict(private=True), **named}, {**key.as_dict(private=False), **named}
 
 
 def thumbprint(jwk: Any) -> str:
@@ -210,10 +210,10 @@ def _object(data: bytes) -> dict[str, Any]:
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    members = dict(pairs)
+    if len(members) != len(pairs):
         raise ValueError("a name occurs twice")
-    return found
+    return members
 
 
 def _no_constant(name: str) -> Any:

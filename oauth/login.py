@@ -88,15 +88,15 @@ class TokenSource:
             IssuerUnreachable: ``auth.issuer_unreachable``: it does not answer, and no valid token is left.
             Refused: ``auth.issuer_metadata``: the metadata at the issuer's address is another issuer's.
         """
-        held = self._held()
-        if held is not None:
-            return held
+        token = self._held()
+        if token is not None:
+            return token
         # While the token is still good, callers do not wait for the thread that renews it.
         if not self._fetching.acquire(blocking=not self._good()):
             return self._token
         try:
-            held = self._held()
-            return held if held is not None else self._renewed()
+            token = self._held()
+            return token if token is not None else self._renewed()
         finally:
             self._fetching.release()
 
@@ -153,10 +153,10 @@ class TokenSource:
         if status != 200 and reply.get("error") == "use_dpop_nonce" and self._nonce is not None:
             status, reply = self._ask(url)
         if status != 200:
-            said = " ".join(_plain(reply.get(name)) for name in ("error", "error_description"))
+            error = " ".join(_plain(reply.get(name)) for name in ("error", "error_description"))
             raise LoginRefused(
                 "auth.client_refused",
-                f"the issuer gives {self._settings.client_id!r} no token: {status} {said}".rstrip() + self._skew,
+                f"the issuer gives {self._settings.client_id!r} no token: {status} {error}".rstrip() + self._skew,
                 hint="ask the issuer's administrator whether client, key, scope and audience are registered there",
             )
         token, kind, life = reply.get("access_token"), reply.get("token_type"), reply.get("expires_in", 60)
@@ -261,8 +261,8 @@ def _reason(response: httpx.Response) -> str:
     if response.status_code != 401:
         return ""
     challenges = response.headers.get_list("WWW-Authenticate")
-    ours = [one for one in challenges if one.lower().startswith(("dpop", "bearer"))]
-    errors = {match.group(1) for one in ours for match in [_ERROR.search(one)] if match}
+    ours = [challenge for challenge in challenges if challenge.lower().startswith(("dpop", "bearer"))]
+    errors = {match.group(1) for challenge in ours for match in [_ERROR.search(challenge)] if match}
     if "use_dpop_nonce" in errors:
         return "nonce" if "DPoP-Nonce" in response.headers else ""
     return "token" if ours else ""

@@ -128,11 +128,11 @@ class TokenVerifier:
         """
         scheme = "Bearer" if self._settings.binding == "none" else "DPoP"
         try:
-            given, token = _credentials(headers)
-            scheme = "DPoP" if given == "dpop" else scheme
+            kind, token = _credentials(headers)
+            scheme = "DPoP" if kind == "dpop" else scheme
             principal = self._token(token)
             scheme = "DPoP" if principal.jkt is not None else scheme
-            use = self._binding(principal, given, method, path, headers, token)
+            use = self._binding(principal, kind, method, path, headers, token)
             if not set(scope.split()) <= principal.scopes:
                 raise TokenRefused(
                     "auth.scope", f"the token does not grant the scope {scope}", 403, error="insufficient_scope"
@@ -166,18 +166,18 @@ class TokenVerifier:
         return principal
 
     def _binding(
-        self, principal: Principal, given: str, method: str, path: str, headers: Headers, token: bytes
+        self, principal: Principal, kind: str, method: str, path: str, headers: Headers, token: bytes
     ) -> Callable[[], object]:
         """Return the function to call once all else is right, which uses the proof up."""
         if principal.jkt is None:
-            if given == "dpop":
+            if kind == "dpop":
                 raise TokenRefused("auth.dpop_unbound", "the token is not bound to a key; DPoP needs one that is")
             if self._settings.binding == "dpop":
                 raise TokenRefused(
                     "auth.binding_required", "the token is not bound to a key; this server requires DPoP"
                 )
             return lambda: None
-        if given != "dpop":
+        if kind != "dpop":
             raise TokenRefused("auth.dpop_downgrade", "the token is bound to a key; expected DPoP, not Bearer")
         proofs = [value for name, value in headers if name.lower() == b"dpop"]
         url = self._url + path.partition("?")[0]
@@ -228,10 +228,10 @@ class TokenVerifier:
         kid = header.get("kid")
         if not isinstance(kid, str) or not kid:
             raise TokenRefused("auth.kid_missing", "the token does not name the key that signed it")
-        found = self._find(kid)
-        if not found:
+        keys = self._find(kid)
+        if not keys:
             raise TokenRefused("auth.unknown_kid", "the token's key is not one that its issuer publishes")
-        fitting = [key for key in found if key.fits(algorithm)]
+        fitting = [key for key in keys if key.fits(algorithm)]
         if not fitting:
             raise TokenRefused("auth.alg_key_mismatch", "the token's algorithm is not that of its key")
         for key in fitting:
@@ -273,17 +273,17 @@ class TokenVerifier:
 
 def _credentials(headers: Headers) -> tuple[str, bytes]:
     """Return the scheme, in lower case, and the token of a request."""
-    found = [value for name, value in headers if name.lower() == b"authorization"]
-    if not found:
+    values = [value for name, value in headers if name.lower() == b"authorization"]
+    if not values:
         raise TokenRefused("auth.no_token", "the request has no token", error="")
-    if len(found) > 1:
+    if len(values) > 1:
         raise TokenRefused(
             "auth.multiple_authorization",
             "the request has more than one Authorization header",
             400,
             error="invalid_request",
         )
-    scheme, _, token = found[0].partition(b" ")
+    scheme, _, token = values[0].partition(b" ")
     kind = scheme.lower().decode("latin-1")
     if kind not in ("bearer", "dpop"):
         raise TokenRefused("auth.scheme", "the Authorization scheme is not Bearer or DPoP", error="")

@@ -168,13 +168,13 @@ class _Assertions(JWTBearerClientAssertion):
     def verify_claims(self, claims: dict[str, Any]) -> None:
         """Check that the assertion is the client's own, for this issuer, recent, and used for the first time."""
         times = [claims.get(name) for name in ("exp", "iat")] + [claims.get("nbf", 0)]
-        if not all(isinstance(one, int | float) and not isinstance(one, bool) and abs(one) < 1e12 for one in times):
+        if not all(isinstance(t, int | float) and not isinstance(t, bool) and abs(t) < 1e12 for t in times):
             raise InvalidClientError(description="exp, iat or nbf of the client assertion is missing or not a time")
-        exp, iat, nbf = (float(one or 0) for one in times)
+        exp, iat, nbf = (float(t or 0) for t in times)
         now, named = self._clock(), claims.get("aud")
         if claims.get("iss") != claims.get("sub"):
             raise InvalidClientError(description="iss and sub of the client assertion differ")
-        if not set(self._audiences) & {one for one in (named if isinstance(named, list) else [named]) if _text(one)}:
+        if not set(self._audiences) & {aud for aud in (named if isinstance(named, list) else [named]) if _text(aud)}:
             raise InvalidClientError(description="the client assertion is for another issuer")
         if now >= exp + LEEWAY_S:
             raise InvalidClientError(description="the client assertion has expired")
@@ -275,7 +275,7 @@ class _Codes:
         """Return a new code."""
         name = secrets.token_urlsafe(32)
         with self._lock:
-            self._open = {one: held for one, held in self._open.items() if held.until > self._clock()}
+            self._open = {value: issued for value, issued in self._open.items() if issued.until > self._clock()}
             if len(self._open) >= MAX_CODES:
                 raise Problem("temporarily_unavailable", "too many people log in at once", 503)
             self._open[name] = code
@@ -284,9 +284,9 @@ class _Codes:
     def take(self, name: str, client_id: str) -> _Code | None:
         """Return what a code was given out for, once, and only to the client that it was given to."""
         with self._lock:
-            held = self._open.pop(name, None)
-        good = held is not None and held.client_id == client_id and held.until > self._clock()
-        return held if good else None
+            issued = self._open.pop(name, None)
+        good = issued is not None and issued.client_id == client_id and issued.until > self._clock()
+        return issued if good else None
 
 
 class _Tokens(JWTBearerTokenGenerator):

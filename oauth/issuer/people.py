@@ -62,7 +62,7 @@ class People:
     """
 
     def __init__(self, people: Iterable[Person], folder: Path, authority: Authority) -> None:
-        self._people = {one.name: (one, _phrase()) for one in people}
+        self._people = {person.name: (person, _phrase()) for person in people}
         self._authority = authority
         self._tries = Allowance(TRIES_A_MINUTE)
         if self._people:
@@ -81,14 +81,14 @@ class People:
 
         async def log_in(request: Request) -> Response:
             try:
-                query, said = _query(request), await form(request)
+                query, entered = _query(request), await form(request)
                 redirect = self._authority.asked(query)
             except ValueError as problem:
                 return _page(str(problem), "", 400)
             address = request.client.host if request.client else ""
             if self._tries.wait_s(address):
                 return _page("Too many tries. Wait a minute.", redirect, 429)
-            person = self._known(said.get("name", ""), said.get("passphrase", ""))
+            person = self._known(entered.get("name", ""), entered.get("passphrase", ""))
             if person is None:
                 self._tries.spend(address)
                 logger.warning("a login was refused: name and pass phrase do not match")
@@ -142,7 +142,7 @@ def _write(path: Path, phrases: dict[str, str]) -> None:
 
 def _page(problem: str, redirect: str, status: int) -> HTMLResponse:
     """Return the page. ``redirect`` is the address to which the form may lead, "" for no form."""
-    said = f'<p class="bad" role="alert">{html.escape(problem)}</p>' if problem else ""
+    notice = f'<p class="bad" role="alert">{html.escape(problem)}</p>' if problem else ""
     fields = (
         '<label>Name<input name="name" autocomplete="username" required autofocus></label>'
         '<label>Pass phrase<input name="passphrase" type="password" autocomplete="current-password" required></label>'
@@ -157,7 +157,7 @@ def _page(problem: str, redirect: str, status: int) -> HTMLResponse:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<link rel="stylesheet" href="/authorize.css"></head><body><main><h1>Log in</h1>'
         "<p>moonflower's embedded issuer, for trials on this machine. Pass phrases are in the file "
-        f"<b>{FILE}</b> of its folder; they are new after every start.</p>{said}{form}</main></body></html>",
+        f"<b>{FILE}</b> of its folder; they are new after every start.</p>{notice}{form}</main></body></html>",
         status,
         {
             "Content-Security-Policy": policy,

@@ -53,12 +53,12 @@ def application(config: IssuerConfig, url: str, *, clock: Callable[[], float] = 
     Raises:
         InputError: ``config.key``: a client's key or the issuer's key cannot be used; ``config.value``: unknown scope.
     """
-    clients = {one.client_id: _client(one) for one in config.client}
+    clients = {client.client_id: _client(client) for client in config.client}
     key = signing_key(config.issuer.state / KEY_FILE)
     authority = Authority(
         url, config.issuer.audience, config.issuer.token_ttl_s, key, clients, clock, config.issuer.person_ttl_s
     )
-    people = People([_person(one.name, one.scopes) for one in config.person], config.issuer.state, authority)
+    people = People([_person(person.name, person.scopes) for person in config.person], config.issuer.state, authority)
     metadata = _metadata(url, authority.token_endpoint)
     jwks = {"keys": [{**key.public.jwk, "use": "sig", "alg": key.algorithm}]}
 
@@ -149,12 +149,12 @@ class _Server(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {one: signal.signal(one, self.handle_exit) for one in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:
-            for one, handler in before.items():
-                signal.signal(one, handler)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def signing_key(path: Path) -> SigningKey:
@@ -249,10 +249,10 @@ async def _form(request: Request) -> dict[str, str]:
         pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
     except ValueError:
         raise ValueError("the form is malformed") from None
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
         raise ValueError("a parameter occurs twice")
-    return found
+    return fields
 
 
 @contextmanager
