@@ -83,13 +83,13 @@ class Member:
         circles: Circles,
         secret: NodeSecret,
         ledger: Ledger,
-        held: Seals,
+        seals: Seals,
         learner_for: Callable[[Circle, Offer, str], Learner],
         clock: Callable[[], float] = time.time,
         kit: Kit | None = None,
     ) -> None:
         self.circles, self.identity, self.secret = circles, circles.own.identity, secret
-        self.ledger, self.held = ledger, held
+        self.ledger, self.held = ledger, seals
         self.kit, self._clock = kit or Kit(), clock
         self.witness = LogWitness(self.identity, ledger, circles.own.floor.log_key, clock)
         self._learner_for = learner_for
@@ -142,12 +142,12 @@ class Member:
             first = agreed.circle.first
             key = circle_key.unwrapped(self.identity, agreed.key_use, agreed.plan, first, roster, request)
             self.ledger.keep_key(agreed.key_use, key)
-        held = self.ledger.circle_key(agreed.key_use)
-        if held is None:
+        kept_key = self.ledger.circle_key(agreed.key_use)
+        if kept_key is None:
             raise Refused("circle.key", "this member does not have the circle's key, and the request brought none")
-        self.ledger.runs.seat(request.run, request.roster, hashlib.sha256(held).hexdigest())
+        self.ledger.runs.seat(request.run, request.roster, hashlib.sha256(kept_key).hexdigest())
         self._seated.pop(request.run, None)
-        return circle_key.taken(self.identity, agreed.key_use, held)
+        return circle_key.taken(self.identity, agreed.key_use, kept_key)
 
     def seal(self, request: Seal) -> Sealed:
         """Return this member's envelope for the request's purpose, sealed once in a context."""
@@ -174,55 +174,55 @@ class Member:
         """Return this member's answer to a list and a total: once in a context, and the same bytes when asked again."""
         agreed, seat = self._seat(request)
         context = guard.round_context(seat.template, request, self.kit.known)
-        given, kept = self.ledger.answered(context.digest), self.held.read(context.digest)
+        answer, kept = self.ledger.answered(context.digest), self.held.read(context.digest)
         own = kept.signed.digest if kept is not None else ""
-        listed = guard.check_list(context, request, self.identity.name, own, given, seat.roster)
+        listed = guard.check_list(context, request, self.identity.name, own, answer, seat.roster)
         began = time.perf_counter()
-        if given is None:
+        if answer is None:
             assert kept is not None  # or its header would not be the one that it sealed
             lanes = seat.lanes(self.kit.known[context.purpose], agreed)
-            given = self._answer(seat, context, kept, listed, lanes)
-            self.ledger.remember_answered(context, given)
+            answer = self._answer(seat, context, kept, listed, lanes)
+            self.ledger.remember_answered(context, answer)
         self.held.drop(context.digest)
         seconds = time.perf_counter() - began
-        return Answered(document=given.document, signature=given.signature, answer=given.answer, answer_s=seconds)
+        return Answered(document=answer.document, signature=answer.signature, answer=answer.answer, answer_s=seconds)
 
     def open(self, request: Open) -> Opened:
         """Open a sum that all members answered, compute its result, sign the result, and vote."""
         agreed, seat = self._seat(request)
         context = guard.round_context(seat.template, request, self.kit.known)
-        given = self.ledger.answered(context.digest)
-        checked = guard.check_answers(context, request, given, seat.roster)
-        assert given is not None
+        answer = self.ledger.answered(context.digest)
+        checked = guard.check_answers(context, request, answer, seat.roster)
+        assert answer is not None
         work = self.kit.of(context.purpose)
         good = self.ledger.good(context.run, context.base) if work.purpose.voted else []
         guard.check_best(request, good[-1] if good else "")
         began = time.perf_counter()
         size, lanes = agreed.sizes[context.purpose], seat.lanes(work.purpose, agreed)
-        guard.check_total(seat.plan, checked, given, request.total, lanes)
+        guard.check_total(seat.plan, checked, answer, request.total, lanes)
         self._tried[context.digest] = guard.check_tried(request, self._tried.get(context.digest))
         key_sum = answering.key_sum(seat, request, checked)
         blocks = sealed.open_total(seat.plan, context.digest, key_sum, request.total, lanes)
         values, counters = (size, 0) if work.purpose.trained else (0, size)
         at = self._round(agreed, seat, context, bases.kept(self.ledger, work.purpose, agreed, context))
         sums = OpenedSum(blocks, values, counters, len(seat.roster.names), seat.plan)
-        found = work.conclude(at, given.headers, sums)
+        conclusion = work.conclude(at, answer.headers, sums)
         seconds = time.perf_counter() - began
-        said, result = found.statement, found.result
+        outcome, result = conclusion.statement, conclusion.result
         judging = result is not None and work.purpose.voted
         voted, measured = vote(at, result, good) if result and judging else ("", {})
         self.ledger.remember_opened(
             context,
-            {"sha256": said.sha256, "in_range": said.in_range, "members": list(said.members)},
-            facts=found.facts,
-            vote={"sha256": said.sha256, "best": request.best, "vote": voted} if judging else None,
+            {"sha256": outcome.sha256, "in_range": outcome.in_range, "members": list(outcome.members)},
+            facts=conclusion.facts,
+            vote={"sha256": outcome.sha256, "best": request.best, "vote": voted} if judging else None,
             metrics=measured,
-            candidate=said.sha256 if judging else "",
+            candidate=outcome.sha256 if judging else "",
         )
-        encoded = said.encode()
+        encoded = outcome.encode()
         return Opened(
             statement=encoded,
-            signature=statement.sign_statement(self.identity, said),
+            signature=statement.sign_statement(self.identity, outcome),
             vote=voted,
             vote_signature=self.identity.sign("vote", statement.vote_bytes(encoded, request.best, voted)),
             result=result.data if result and request.upload else b"",
@@ -235,13 +235,13 @@ class Member:
         """Return what this member contributes."""
         return self.kit.of(at.context.purpose).contribute(at)
 
-    def _lanes(self, seat: Seated, given: Contribution) -> Ints:
+    def _lanes(self, seat: Seated, contribution: Contribution) -> Ints:
         """Return the contribution as lanes."""
-        return quantise.lanes_of(given, seat.plan)
+        return quantise.lanes_of(contribution, seat.plan)
 
-    def _sealed(self, seat: Seated, context: RoundContext, given: Contribution) -> tuple[OwnEnvelope, bytes]:
+    def _sealed(self, seat: Seated, context: RoundContext, contribution: Contribution) -> tuple[OwnEnvelope, bytes]:
         """Return the signed envelope of a contribution, and the seed of all its random values."""
-        lanes = self._lanes(seat, given)
+        lanes = self._lanes(seat, contribution)
         secrets = Secrets.fresh(os.urandom(32), self.secret.value, context.digest, sealed.digest_of(lanes))
         body = sealed.seal(seat.plan, context.digest, secrets, lanes)
         return envelopes.seal(self.identity, context, body, pairs.public_mask(secrets.mask_key)), secrets.seed

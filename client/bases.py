@@ -48,7 +48,7 @@ def of_request(
     if not purpose.trained and start is not None and base.identity == start.identity:
         raise Refused("base.unknown", "the circle's start is not measured again: others may have measured it")
     agreed.learner.prepare(base.manifest["scaling"])
-    number, norm = known.said.number, known.said.norm or 0.0
+    number, norm = known.statement.number, known.statement.norm or 0.0
     return Base(base.sha256, base.identity, base.data, purpose.trained, known.promoted, number, norm)
 
 
@@ -63,8 +63,8 @@ def kept(ledger: Ledger, purpose: Purpose, agreed: Agreed, context: RoundContext
 
 def _start(agreed: Agreed, request: Seal) -> Base:
     """Return the version that a run starts from, which came with the request for its statistics."""
-    found = check_start(request.model, agreed.offer.start, agreed.circle.start, agreed.learner)
-    return Base(found.sha256, found.identity, found.data, False, False, -1, 0.0)
+    start = check_start(request.model, agreed.offer.start, agreed.circle.start, agreed.learner)
+    return Base(start.sha256, start.identity, start.data, False, False, -1, 0.0)
 
 
 def check_start(data: bytes, sha256: str, start: Start | None, learner: Learner) -> Version:
@@ -81,35 +81,35 @@ def check_start(data: bytes, sha256: str, start: Start | None, learner: Learner)
             not travel differ from the task's.
     """
     try:
-        found = model_version.parse(data)
+        version = model_version.parse(data)
     except InputError:
         raise Refused("base.unknown", "the run's start is not a model version") from None
-    if found.sha256 != sha256:
+    if version.sha256 != sha256:
         raise Refused("base.unknown", "the run's start is not the version that the offer names")
-    if start is not None and start.sha256 == sha256 and start.identity != found.identity:
+    if start is not None and start.sha256 == sha256 and start.identity != version.identity:
         raise Refused("base.unknown", "the circle's start has other numbers than the signed circle says")
     own = learner.scaling(learner.summary().tolist())
-    if found.layout != learner.layout or not _alike(found.manifest.get("scaling"), own):
+    if version.layout != learner.layout or not _alike(version.manifest.get("scaling"), own):
         raise Refused("base.unknown", "the run's start does not fit the recipe's task and schema")
-    if not np.isfinite(found.vector).all():
+    if not np.isfinite(version.vector).all():
         raise Refused("base.unknown", "the run's start holds a number that is not finite")
     frozen = learner.frozen
-    same = {*frozen} == {*found.frozen} and all(
-        frozen[name].dtype == found.frozen[name].dtype and np.array_equal(frozen[name], found.frozen[name])
+    same = {*frozen} == {*version.frozen} and all(
+        frozen[name].dtype == version.frozen[name].dtype and np.array_equal(frozen[name], version.frozen[name])
         for name in frozen
     )
     if not same:
         raise Refused("agree.frozen", "the run's start differs from the task in tensors that do not travel")
-    return found
+    return version
 
 
-def _alike(found: Any, own: Any) -> bool:
+def _alike(theirs: Any, own: Any) -> bool:
     """Return whether two scalings have the same form: equal keys, lists of equal length, finite numbers."""
     if isinstance(own, Mapping):
-        return isinstance(found, Mapping) and {*found} == {*own} and all(_alike(found[key], own[key]) for key in own)
+        return isinstance(theirs, Mapping) and {*theirs} == {*own} and all(_alike(theirs[key], own[key]) for key in own)
     if isinstance(own, (list, tuple)):
-        same = isinstance(found, list) and len(found) == len(own)
-        return same and all(_alike(one, other) for one, other in zip(found, own, strict=True))
+        same = isinstance(theirs, list) and len(theirs) == len(own)
+        return same and all(_alike(item, own_item) for item, own_item in zip(theirs, own, strict=True))
     if isinstance(own, (int, float)) and not isinstance(own, bool):
-        return isinstance(found, (int, float)) and not isinstance(found, bool) and math.isfinite(found)
-    return type(found) is type(own)
+        return isinstance(theirs, (int, float)) and not isinstance(theirs, bool) and math.isfinite(theirs)
+    return type(theirs) is type(own)

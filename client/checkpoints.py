@@ -69,15 +69,15 @@ def check_log(
         raise Refused("audit.signature", str(error)) from None
     if len(shown.checkpoint.splitlines()) != _LINES:
         raise Refused("audit.signature", "the checkpoint is not signed by the log alone")
-    found = HeldCheckpoint(checkpoint.size, checkpoint.root, key, checkpoint.note)
+    offered = HeldCheckpoint(checkpoint.size, checkpoint.root, key, checkpoint.note)
     if newest is None:
-        return found
-    if found.size <= newest.size:
-        known = newest if found.size == newest.size else held_at(found.size)
-        if known is not None and known.root == found.root:
+        return offered
+    if offered.size <= newest.size:
+        known = newest if offered.size == newest.size else held_at(offered.size)
+        if known is not None and known.root == offered.root:
             return None
         what = "is not the one that this member witnessed" if known else "is earlier, and this member never saw it"
-        entries = f"the log of {found.size} entries, root {found.root.hex()}"
+        entries = f"the log of {offered.size} entries, root {offered.root.hex()}"
         raise _other(known or newest, f"{entries}, {what}", proved=known is not None)
     if shown.since != newest.size:
         raise Refused("audit.behind", f"expected a proof of growth from {newest.size} entries, got {shown.since}")
@@ -86,10 +86,10 @@ def check_log(
     except ValueError:
         raise _other(newest, "the proof of the log's growth is not hexadecimal") from None
     try:
-        merkle.verify_consistency(newest.size, found.size, proof, newest.root, found.root)
+        merkle.verify_consistency(newest.size, offered.size, proof, newest.root, offered.root)
     except Refused as error:
         raise _other(newest, str(error)) from None
-    return found
+    return offered
 
 
 def _other(held: HeldCheckpoint, message: str, *, proved: bool = False) -> OtherHistory:

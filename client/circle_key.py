@@ -58,8 +58,8 @@ def unwrapped(identity: Identity, use: str, plan: Plan, first: str, roster: Rost
 
 def taken(identity: Identity, use: str, key: bytes) -> SeatTaken:
     """Return a member's signed statement of which key it holds."""
-    found = hashlib.sha256(key).hexdigest()
-    return SeatTaken(key=found, signature=b64(identity.sign(_KIND, _held(use, identity.name, found))))
+    key_digest = hashlib.sha256(key).hexdigest()
+    return SeatTaken(key=key_digest, signature=b64(identity.sign(_KIND, _held(use, identity.name, key_digest))))
 
 
 def _held(use: str, member: str, key: str) -> bytes:

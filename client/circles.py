@@ -62,9 +62,9 @@ def check_recipe(recipe: Recipe, members: int, own: Own) -> None:
             limit, or the line to add if the node has no such limit.
     """
     if recipe.federation.practice != own.practice:
-        found = "comes from a seed, and the circle is not a practice" if own.practice else "is its own"
+        origin = "comes from a seed, and the circle is not a practice" if own.practice else "is its own"
         tail = "" if own.practice else ", and the circle is a practice"
-        raise Refused("circle.differs", f"this node's secret {found}{tail}")
+        raise Refused("circle.differs", f"this node's secret {origin}{tail}")
     if recipe.numerics != NUMERICS:
         raise Refused(
             "circle.differs",
@@ -189,12 +189,12 @@ class Circles:
         """
         standing = self.standing
         last = standing.newest.circle.number if standing.newest else 0
-        for one in shown:
-            circle = one.circle
+        for signed in shown:
+            circle = signed.circle
             if circle.pins.get(self.name) != self.own.identity.card.node.pin:
                 continue
             known = standing.of(circle.digest)
-            if self.name in one.signatures and circle.number > last and (known is None or not known.turn):
+            if self.name in signed.signatures and circle.number > last and (known is None or not known.turn):
                 self._lose(circle.number)
             if known is None:
                 self._book.see(circle, self._clock())
@@ -253,16 +253,16 @@ class Circles:
             Refused: as :meth:`check`.
         """
         self.check(circle)
-        given, now = list(farewells), self._clock()
+        farewells, now = list(farewells), self._clock()
         self._book.see(circle, now)
-        if self.standing.let_go(circle, given, now):
+        if self.standing.let_go(circle, farewells, now):
             if by_hand:
                 self._book.consent(circle)
             return None
 
         def may(standing: CircleStanding, start: KnownStart) -> None:
             standing.check_signable(circle, self.name, start)
-            if standing.let_go(circle, given, now):  # the worker may have begun another circle meanwhile
+            if standing.let_go(circle, farewells, now):  # the worker may have begun another circle meanwhile
                 raise Refused(
                     "circle.differs", "this node has entered another circle meanwhile; look at this one again"
                 )
@@ -270,7 +270,7 @@ class Circles:
         known = self.standing.of(circle.digest)
         if known is None or not known.turn:
             self._book.sign(circle, now, by_hand, may)
-        elif not known.begun and all(one.circle.digest != circle.digest for one in self.standing.unfinished(now)):
+        elif not known.begun and all(other.circle.digest != circle.digest for other in self.standing.unfinished(now)):
             raise Refused(
                 "circle.differs",
                 f"the signature under circle {circle.number} was withdrawn; this node signs each number only once",
@@ -287,21 +287,21 @@ class Circles:
         These are the circle that ``[circle] sign`` names, those that ``same-names`` admits, and those to which the
         operator agreed before the time of the members that they let go was over.
         """
-        given, made = list(farewells), []
-        for one in sorted(shown, key=lambda signed: signed.circle.number):
-            if self.name in one.signatures or self.name not in one.missing:
+        farewells, signatures = list(farewells), []
+        for signed in sorted(shown, key=lambda signed: signed.circle.number):
+            if self.name in signed.signatures or self.name not in signed.missing:
                 continue
             try:
-                by_hand = self._by_hand(one.circle)
+                by_hand = self._by_hand(signed.circle)
                 if by_hand is None:
                     continue
-                signature = self.sign(one.circle, given, by_hand=by_hand)
+                signature = self.sign(signed.circle, farewells, by_hand=by_hand)
             except MoonflowerError as error:
-                logger.warning("circle %d is not signed: %s", one.circle.number, error, extra={"code": error.code})
+                logger.warning("circle %d is not signed: %s", signed.circle.number, error, extra={"code": error.code})
                 continue
             if signature is not None:
-                made.append((one.circle, signature))
-        return made
+                signatures.append((signed.circle, signature))
+        return signatures
 
     def farewell(self, circle: Circle) -> Farewell:
         """Return this node's farewell to a circle; from now on this node seals and answers nothing in it.
@@ -324,9 +324,9 @@ class Circles:
         return False if fits else None
 
     def _check_me(self, circle: Circle) -> None:
-        found = circle.pins.get(self.name)
-        if found != self.own.identity.card.node.pin:
-            what = "is not in it" if found is None else "is in it with another key"
+        pin = circle.pins.get(self.name)
+        if pin != self.own.identity.card.node.pin:
+            what = "is not in it" if pin is None else "is in it with another key"
             raise Refused("circle.differs", f"circle {circle.number}: {self.name!r} {what}")
 
     def _begin(self, circle: Circle) -> None:

@@ -33,8 +33,8 @@ def claim(config: ClientConfig, federation: str) -> None:
     place = table.with_name(table.name + END)
     mine = {"federation": federation, "member": config.client.member, "state": str(config.client.state)}
     try:
-        found = json.loads(place.read_text(encoding="utf-8"))
-        other = {name: str(found[name]) for name in mine}
+        mark = json.loads(place.read_text(encoding="utf-8"))
+        other = {name: str(mark[name]) for name in mine}
     except FileNotFoundError:
         other = mine
         try:

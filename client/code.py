@@ -41,13 +41,13 @@ def _own(name: str) -> dict[str, Path]:
 def _installed(top: str) -> dict[str, Path]:
     """Return the source files of a top-level module or package by their paths in it."""
     try:
-        found = find_spec(top)
+        spec = find_spec(top)
     except (ImportError, ValueError):
         return {}
-    if found is None or not found.has_location or found.origin is None:
+    if spec is None or not spec.has_location or spec.origin is None:
         return {}
-    file = Path(found.origin)
+    file = Path(spec.origin)
     if file.name != "__init__.py":
         return {file.name: file}
     folder = file.parent
-    return {one.relative_to(folder).as_posix(): one for one in sorted(folder.rglob("*.py"))}
+    return {source.relative_to(folder).as_posix(): source for source in sorted(folder.rglob("*.py"))}

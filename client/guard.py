@@ -128,11 +128,11 @@ class KnownBase:
     """A base that this node knows.
 
     Attributes:
-        said: the statement about it.
+        statement: the statement about it.
         promoted: whether the votes of all members promoted it; if not, it was kept, or it is a run's start.
     """
 
-    said: Statement
+    statement: Statement
     promoted: bool
 
 
@@ -169,16 +169,16 @@ class BaseRules:
         Raises:
             Refused: ``base.unknown``.
         """
-        said, verdict = self._said(proof)
+        statement, verdict = self._said(proof)
         code = verdict.code if verdict else ""
         context, before = self.context, self.before
         trained = self.purposes[context.purpose].trained
         problems = (
-            (said.sha256 != context.base, "is of another version"),
-            (not said.in_range, "is of a sum that was out of range"),
+            (statement.sha256 != context.base, "is of another version"),
+            (not statement.in_range, "is of a sum that was out of range"),
             (bool(code), f"is of a candidate that the gate refused: {code}"),
             (
-                trained and said.number < before.number and not before.trained,
+                trained and statement.number < before.number and not before.trained,
                 "is of an older version than the one that this member trained from last",
             ),
         )
@@ -186,29 +186,31 @@ class BaseRules:
             if wrong:
                 raise Refused("base.unknown", f"the base's proof {what}")
         newer = before.newest if before.newest is not None and before.newest[1] != context.base else None
-        if trained and newer is not None and newer[0] > said.number and not before.trained:
+        if trained and newer is not None and newer[0] > statement.number and not before.trained:
             self._check_refused(newer, refused)
-        return KnownBase(said, verdict is not None and verdict.status == "promoted")
+        return KnownBase(statement, verdict is not None and verdict.status == "promoted")
 
     def _check_refused(self, newest: tuple[int, str], refused: Mapping[str, Any]) -> None:
-        said, verdict = self._said(refused) if refused else (None, None)
+        statement, verdict = self._said(refused) if refused else (None, None)
         was = verdict is not None and not verdict.accepted
-        if said is None or (said.number, said.sha256) != newest or not was:
+        if statement is None or (statement.number, statement.sha256) != newest or not was:
             raise Refused("base.unknown", f"the candidate of round {newest[0]} is newer, and no proof shows it refused")
 
     def _said(self, proof: Mapping[str, Any]) -> tuple[Statement, Verdict | None]:
         """Return what a proof of this run says, and the gate's verdict; the verdict is None if nobody votes."""
-        given = Proof.from_dict(proof)
-        said = given.verify(self.roster)
-        made = self.purposes.get(said.purpose)
-        if (said.federation, said.run) != (self.context.federation, self.context.run):
+        proven = Proof.from_dict(proof)
+        statement = proven.verify(self.roster)
+        purpose = self.purposes.get(statement.purpose)
+        if (statement.federation, statement.run) != (self.context.federation, self.context.run):
             raise Refused("base.unknown", "the base's proof is of another run")
-        if made is None or not made.makes_version:
+        if purpose is None or not purpose.makes_version:
             raise Refused("base.unknown", "the base's proof is not about a model")
-        if not made.voted:
-            return said, None
-        norms = [norm for number, norm in sorted(self.before.norms.items()) if number < said.number]
-        return said, gate.judge(given.votes, said.norm, norms, in_range=said.in_range, settings=self.offer.gate)
+        if not purpose.voted:
+            return statement, None
+        norms = [norm for number, norm in sorted(self.before.norms.items()) if number < statement.number]
+        return statement, gate.judge(
+            proven.votes, statement.norm, norms, in_range=statement.in_range, settings=self.offer.gate
+        )
 
 
 def check_best(request: Open, best: str) -> None:
@@ -222,7 +224,7 @@ def check_best(request: Open, best: str) -> None:
 
 
 def check_list(
-    context: RoundContext, request: Ask, member: str, own: str, given: OwnAnswer | None, roster: Roster
+    context: RoundContext, request: Ask, member: str, own: str, answer: OwnAnswer | None, roster: Roster
 ) -> SealList:
     """Return the list that this member is asked to answer, if it may (rule 2).
 
@@ -231,7 +233,7 @@ def check_list(
         request: headers, signatures and the total's digest.
         member: whose guard this is.
         own: digest of the header that this member sealed last in this context; "" for none.
-        given: what it answered in this context before, or None.
+        answer: what it answered in this context before, or None.
         roster: all members of the circle.
 
     Raises:
@@ -250,14 +252,14 @@ def check_list(
             raise Refused("envelope.context", f"{card.name!r} sealed under another context than this member")
         digests[card.name], masks[card.name] = signed.digest, bytes.fromhex(header.mask)
         check_public(masks[card.name], card.name)
-    found = SealList(digests, masks, request.total)
-    if given is not None:
-        if (dict(given.headers), given.total) != (digests, found.total):
+    listed = SealList(digests, masks, request.total)
+    if answer is not None:
+        if (dict(answer.headers), answer.total) != (digests, listed.total):
             raise Refused("open.list", "this member already answered another list or total in this context")
-        return found
+        return listed
     if not own or not hmac.compare_digest(own, digests[member]):
         raise Refused("open.list", "this member's header on the list is not the one that it sealed")
-    return found
+    return listed
 
 
 @dataclass(frozen=True)
@@ -273,34 +275,35 @@ class Answers:
     tau: Mapping[str, tuple[int, ...]]
 
 
-def check_answers(context: RoundContext, request: Open, given: OwnAnswer | None, roster: Roster) -> Answers:
+def check_answers(context: RoundContext, request: Open, answer: OwnAnswer | None, roster: Roster) -> Answers:
     """Return the answers of all members, if all are about the list and total that this member answered itself.
 
     Args:
         context: built from the request and what was agreed.
         request: documents, signatures, and the total.
-        given: what this member answered.
+        answer: what this member answered.
         roster: all members of the circle.
 
     Raises:
         Refused: ``open.list``, ``envelope.signature``.
     """
     names = {*roster.names}
-    if given is None or given.context != context.digest:
+    if answer is None or answer.context != context.digest:
         raise Refused("open.list", "this member did not answer in this context")
     if any({*named} != names for named in (request.documents, request.signatures, request.seeds)):
         raise Refused("open.list", "expected one answer of every member of the circle, and of nobody else")
-    if hashlib.sha256(request.total).hexdigest() != given.total:
+    if hashlib.sha256(request.total).hexdigest() != answer.total:
         raise Refused("open.list", "the total is not the one that this member answered")
-    wanted = list_digest(given.headers.values())
+    wanted = list_digest(answer.headers.values())
     documents = {
         card.name: SignedAnswer(request.documents[card.name], request.signatures[card.name]).verify(
-            card, context.digest, wanted, given.total
+            card, context.digest, wanted, answer.total
         )
         for card in roster.cards
     }
     return Answers(
-        {name: one.answer for name, one in documents.items()}, {name: one.tau for name, one in documents.items()}
+        {name: document.answer for name, document in documents.items()},
+        {name: document.tau for name, document in documents.items()},
     )
 
 
@@ -319,22 +322,22 @@ def check_tried(request: Open, before: str | None) -> str:
     if request.answers:
         return before or ""
     seeds = b"".join(seed for _, seed in sorted(request.seeds.items()))
-    found = hashlib.sha256(request.keys + seeds).hexdigest()
-    if before is not None and found != before:
+    tried = hashlib.sha256(request.keys + seeds).hexdigest()
+    if before is not None and tried != before:
         raise Refused("open.key", "another sum of answers was tried in this context; expected the answers themselves")
-    return found
+    return tried
 
 
-def check_total(plan: Plan, answers: Answers, given: OwnAnswer, total: bytes, lanes: int) -> None:
+def check_total(plan: Plan, answers: Answers, answer: OwnAnswer, total: bytes, lanes: int) -> None:
     """Check that a total is the sum of exactly the bodies that were answered.
 
     Raises:
         Refused: ``open.tau``; ``envelope.malformed``: it does not have the length of a total.
     """
     expected = len(plan.primes) * tau.FUNCTIONALS
-    if any(len(one) != expected for one in answers.tau.values()):
+    if any(len(functionals) != expected for functionals in answers.tau.values()):
         raise Refused("open.tau", f"an answer has the wrong number of functionals; expected {expected}")
-    headers = list_digest(given.headers.values())
-    found = tau.functionals(plan, headers, given.total, residues_of(plan, total, lanes))
-    if found != tau.added(plan, list(answers.tau.values())):
+    headers = list_digest(answer.headers.values())
+    computed = tau.functionals(plan, headers, answer.total, residues_of(plan, total, lanes))
+    if computed != tau.added(plan, list(answers.tau.values())):
         raise Refused("open.tau", "the total is not the sum of the envelopes on the list")

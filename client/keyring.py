@@ -74,7 +74,7 @@ def make_keys(folder: Path, *, practice: NodeSecret | None = None) -> tuple[Path
     Raises:
         InputError: ``config.key``: the folder cannot be written.
     """
-    made = []
+    created = []
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         if not folder.is_dir():
@@ -83,14 +83,14 @@ def make_keys(folder: Path, *, practice: NodeSecret | None = None) -> tuple[Path
             path = folder / name
             if not path.exists():
                 files.create(path, _pem(new()), 0o600)
-                made.append(path)
+                created.append(path)
         path = folder / SECRET_FILE
         if not path.exists():
             files.create(path, _dump(practice or NodeSecret.fresh()), 0o600)
-            made.append(path)
+            created.append(path)
     except OSError as error:
         raise InputError("config.key", f"keys cannot be written to {folder}: {error.strerror}") from None
-    return tuple(made)
+    return tuple(created)
 
 
 def load_keys(folder: Path) -> Keyring:
@@ -121,17 +121,17 @@ def identity_of(config: ClientConfig) -> Identity:
 
 
 def _approvers(config: ClientConfig) -> list[Approver]:
-    found = []
-    for one in config.approver:
+    approvers = []
+    for entry in config.approver:
         try:
-            found.append(Approver(one.name, PublicKey.from_jwk(json.loads(one.key))))
+            approvers.append(Approver(entry.name, PublicKey.from_jwk(json.loads(entry.key))))
         except (ValueError, RecursionError):
             raise InputError(
                 "config.value",
-                f"[[approver]] {one.name}: key is not a public JWK on P-384",
+                f"[[approver]] {entry.name}: key is not a public JWK on P-384",
                 hint="moonflower keys approver FILE prints it",
             ) from None
-    return found
+    return approvers
 
 
 _NEW: dict[str, Callable[[], PrivateKey]] = {
@@ -165,8 +165,8 @@ def _secret(path: Path) -> NodeSecret:
     restore = "restore it from your backup; a new secret would deal this node's rows out anew"
     data = _bytes(path, "node secret", f"{restore}; for a node that never ran: moonflower member card CONFIG")
     try:
-        found = parse_canonical(data.removesuffix(b"\n"))
-        secret = NodeSecret(base64.urlsafe_b64decode(found["secret"] + "="), found["practice"])
+        content = parse_canonical(data.removesuffix(b"\n"))
+        secret = NodeSecret(base64.urlsafe_b64decode(content["secret"] + "="), content["practice"])
         good = isinstance(secret.practice, bool) and _dump(secret) == data
     except (ValueError, TypeError, KeyError):
         good = False

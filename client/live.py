@@ -153,21 +153,21 @@ def member_of(config: ClientConfig) -> Member:
         InputError: config, keys or data are wrong.
     """
     own, keys = config.client, load_keys(config.client.state)
-    ledger, held = open_ledger(own.state, keys.secret), Seals(own.state / FOLDER)
+    ledger, seals = open_ledger(own.state, keys.secret), Seals(own.state / FOLDER)
     circles = circles_of(config, keys, ledger.circles)
-    rows = OwnRows(config, keys.secret, lambda recipe: snapshots_of(config, keys.secret, ledger, held, recipe))
+    rows = OwnRows(config, keys.secret, lambda recipe: snapshots_of(config, keys.secret, ledger, seals, recipe))
     living = circles.standing.living
-    for said in refused(config, living.recipe.task.ref if living is not None else ""):
-        logger.warning("%s", said)
+    for problem in refused(config, living.recipe.task.ref if living is not None else ""):
+        logger.warning("%s", problem)
     if living is not None and living.recipe.task.ref in own.tasks:
         claim(config, living.federation)
         rows.check(living.recipe)
     elif living is None:
         logger.info("lives in no circle yet: moonflower circle sign")
-    return Member(circles, keys.secret, ledger, held, rows.learner)
+    return Member(circles, keys.secret, ledger, seals, rows.learner)
 
 
-def snapshots_of(config: ClientConfig, secret: NodeSecret, ledger: Ledger, held: Seals, recipe: Recipe) -> Snapshots:
+def snapshots_of(config: ClientConfig, secret: NodeSecret, ledger: Ledger, seals: Seals, recipe: Recipe) -> Snapshots:
     """Return the snapshots of a node under a recipe."""
     return Snapshots(
         ledger.row_sets,
@@ -176,7 +176,7 @@ def snapshots_of(config: ClientConfig, secret: NodeSecret, ledger: Ledger, held:
         least=recipe.data.min_count,
         most=recipe.training.max_rows,
         append_only=config.data.append_only,
-        let_go=held.drop_all,
+        let_go=seals.drop_all,
     )
 
 

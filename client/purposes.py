@@ -84,8 +84,8 @@ class MemberRound:
         if known is not None:
             return known
         self.learner.prepare(model.manifest["scaling"])  # a member that was restarted opens what it sealed before
-        found = self.learner.evaluate(model.vector, "validation").get("loss")
-        return found if found is not None and math.isfinite(found) else None
+        loss = self.learner.evaluate(model.vector, "validation").get("loss")
+        return loss if loss is not None and math.isfinite(loss) else None
 
 
 @dataclass(frozen=True)
@@ -159,12 +159,12 @@ class Statistics:
 
     def contribute(self, at: MemberRound) -> Given:
         """Give the number of rows and their sums, as they were counted first."""
-        found = at.fact(_counted(at))
-        if found is None:
-            found = [at.learner.rows, *at.learner.tested().tolist(), *at.learner.summary().tolist()]
-        if len(found) != self.size(at.learner):
+        counts = at.fact(_counted(at))
+        if counts is None:
+            counts = [at.learner.rows, *at.learner.tested().tolist(), *at.learner.summary().tolist()]
+        if len(counts) != self.size(at.learner):
             raise Refused("circle.differs", "the row counts carried over are from another task")
-        return Given(Contribution(tuple(found)), facts={_counted(at): found})
+        return Given(Contribution(tuple(counts)), facts={_counted(at): counts})
 
     def conclude(self, at: MemberRound, headers: Mapping[str, str], sums: OpenedSum) -> Conclusion:
         """Make version 0; the total of rows is a fact of the run, and gives each update its share.
@@ -191,9 +191,11 @@ class Statistics:
         }
         vector = learner.start() if start is None else start.vector
         state = {name: np.zeros_like(vector) for name in at.optimiser.state}
-        made = model_version.build(learner.layout, vector, manifest, state, frozen=learner.frozen)
-        said = Statement.of(context, headers, sha256=made.sha256, in_range=True)
-        return Conclusion(said, made, {_total_rows(context): rows, _tested(context): tested, _opened(context): opened})
+        version = model_version.build(learner.layout, vector, manifest, state, frozen=learner.frozen)
+        statement = Statement.of(context, headers, sha256=version.sha256, in_range=True)
+        return Conclusion(
+            statement, version, {_total_rows(context): rows, _tested(context): tested, _opened(context): opened}
+        )
 
     def _possible(self, at: MemberRound, members: int, rows: int, totals: list[int]) -> bool:
         """Return whether opened statistics are possible for this number of members, including this one."""
@@ -236,7 +238,7 @@ class Updates:
         for start, values in sums.values():
             length.add(start, values)
             part = slice(start, start + len(values))
-            before = {name: one[part] for name, one in base.state.items()}
+            before = {name: numbers[part] for name, numbers in base.state.items()}
             mean = values * scale.steps(start, len(values))
             vector[part], after = at.optimiser.step(base.vector[part], before, mean)
             for name in state:
@@ -244,13 +246,13 @@ class Updates:
         if not sums.in_range:
             return Conclusion(Statement.of(context, headers, sha256=base.sha256, in_range=False))
         at.floors.keep(base.vector, vector)
-        made = model_version.candidate(base, vector, state)
+        candidate = model_version.candidate(base, vector, state)
         norm = length.value if np.isfinite(vector).all() else None
         signal = round(length.of_coins(len(headers)), SIGNAL_DECIMALS)
         if signal <= gate.SWALLOWED:
             logger.warning("the sum is not longer than its coins: rounding swallows what was learnt; %s", _WIDER)
-        said = Statement.of(context, headers, sha256=made.sha256, norm=norm, signal=signal, in_range=True)
-        return Conclusion(said, made)
+        statement = Statement.of(context, headers, sha256=candidate.sha256, norm=norm, signal=signal, in_range=True)
+        return Conclusion(statement, candidate)
 
 
 class Tallies:
@@ -269,19 +271,21 @@ class Tallies:
     def contribute(self, at: MemberRound) -> Given:
         """Count the base's scores on this member's test rows, once; give zeros if the federation has too few."""
         base, bins = at.known_base(), self._bins(at)
-        found = at.fact(_tallied(at.context))
-        if found is None:
-            found = at.learner.tally(base.vector, bins).tolist() if bins else [0] * self.size(at.learner)
-        return Given(Contribution(tuple(found)), facts={_tallied(at.context): found})
+        counts = at.fact(_tallied(at.context))
+        if counts is None:
+            counts = at.learner.tally(base.vector, bins).tolist() if bins else [0] * self.size(at.learner)
+        return Given(Contribution(tuple(counts)), facts={_tallied(at.context): counts})
 
     def conclude(self, at: MemberRound, headers: Mapping[str, str], sums: OpenedSum) -> Conclusion:
         """Return the metrics; the counts themselves stay here."""
         good, bins = sums.finish().in_range, self._bins(at)
         exact = at.learner.overall(list(sums.counters), bins) if good and bins else {}
-        metrics = {name: None if one is None else round(float(one), METRIC_DECIMALS) for name, one in exact.items()}
+        metrics = {
+            name: None if value is None else round(float(value), METRIC_DECIMALS) for name, value in exact.items()
+        }
         context = at.context
-        said = Statement.of(context, headers, sha256=context.base, in_range=good, metrics=metrics)
-        return Conclusion(said)
+        statement = Statement.of(context, headers, sha256=context.base, in_range=good, metrics=metrics)
+        return Conclusion(statement)
 
     def _bins(self, at: MemberRound) -> int:
         """Return into how many bins scores are counted; 0 if there are not ten test rows of each kind."""
@@ -339,11 +343,11 @@ class Kit:
     @property
     def known(self) -> Purposes:
         """Its purposes as both sides know them, by name."""
-        return by_name(one.purpose for one in self.purposes)
+        return by_name(purpose.purpose for purpose in self.purposes)
 
     def of(self, name: str) -> MemberPurpose:
         """Return a purpose by its name, which must be in :attr:`known`."""
-        return next(one for one in self.purposes if one.purpose.name == name)
+        return next(purpose for purpose in self.purposes if purpose.purpose.name == name)
 
     def with_steps(self, first: Iterable[Step]) -> Kit:
         """Return a kit whose chain begins with additional steps, for drills."""

@@ -30,8 +30,8 @@ def scale_of(learner: Learner, crypto: CryptoSettings) -> Scale:
     Raises:
         InputError: ``config.value``: a tensor that no pattern of ``crypto.clip`` fits, or a pattern that fits none.
     """
-    given = 1.0 if crypto.clip == AUTO else crypto.clip
-    clips = given if isinstance(given, dict) else {_ANY: float(given)}
+    clip = 1.0 if crypto.clip == AUTO else crypto.clip
+    clips = clip if isinstance(clip, dict) else {_ANY: float(clip)}
     return stretched(learner.layout, learner.buffers, clips, crypto.value_bits)
 
 
@@ -47,25 +47,28 @@ def stretched(layout: Layout, buffers: Collection[str], clips: Mapping[str, floa
     Raises:
         InputError: ``config.value``: a tensor that no pattern fits, or a pattern that fits no tensor.
     """
-    found: list[Stretch] = []
+    stretches: list[Stretch] = []
     used: set[str] = set()
     for spec in layout:
         pattern = _pattern(spec.name, clips)
         used.add(pattern)
         group = f"{pattern} (buffers)" if spec.name in buffers else pattern
         values = spec.size
-        if found and found[-1].group == group:
-            values += found.pop().values
-        found.append(Stretch(values, group, clips[pattern], spec.name not in buffers))
+        if stretches and stretches[-1].group == group:
+            values += stretches.pop().values
+        stretches.append(Stretch(values, group, clips[pattern], spec.name not in buffers))
     spare = sorted({*clips} - used - {_ANY})
     if spare:
         names = ", ".join(spec.name for spec in layout[:8])
         raise InputError("config.value", f"crypto.clip: no tensor matches {spare[0]!r}; the model has {names}")
-    return Scale(tuple(found), value_bits)
+    return Scale(tuple(stretches), value_bits)
 
 
 def _pattern(name: str, clips: Mapping[str, float]) -> str:
-    fitting = sorted((one for one in clips if fnmatch.fnmatchcase(name, one)), key=lambda one: (-len(one), one))
+    fitting = sorted(
+        (pattern for pattern in clips if fnmatch.fnmatchcase(name, pattern)),
+        key=lambda pattern: (-len(pattern), pattern),
+    )
     if not fitting:
         raise InputError("config.value", f'crypto.clip has no pattern for tensor {name!r}; expected one such as "*"')
     return fitting[0]

@@ -86,8 +86,8 @@ class Seals:
         except FileNotFoundError:
             return None
         start = len(_MAGIC) + _SEED_BYTES
-        found = HeldSeal(data[len(_MAGIC) : start], data[start:])
-        return found if data.startswith(_MAGIC) and found.is_whole(context) else None
+        seal = HeldSeal(data[len(_MAGIC) : start], data[start:])
+        return seal if data.startswith(_MAGIC) and seal.is_whole(context) else None
 
     def drop_all(self) -> None:
         """Delete all seals; they will never be answered."""

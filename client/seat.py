@@ -72,7 +72,7 @@ class Agreed:
             "layout": digest([[spec.name, list(spec.shape)] for spec in learner.layout]),
             "start": hashlib.sha256(start.tobytes()).hexdigest(),
         }
-        asked = [(one.purpose, one.size(learner)) for one in purposes]
+        asked = [(work.purpose, work.size(learner)) for work in purposes]
         sizes = {purpose.name: size for purpose, size in asked}
         plan = planner.plan(len(circle.names), offer.crypto.value_bits, sizes[UPDATE.name])
         scale, floors = scale_of(learner, offer.crypto), Floors(learner)

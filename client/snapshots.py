@@ -33,16 +33,16 @@ FOLDER = "snapshot"
 Hashes = NDArray[np.uint64]
 
 
-def apart(one: Hashes, other: Hashes) -> int:
+def apart(first: Hashes, second: Hashes) -> int:
     """Return by how many rows two sets differ, added and removed ones together, each as often as it occurs.
 
     Args:
-        one, other: ``uint64[n, 2]``, a keyed hash a row.
+        first, second: ``uint64[n, 2]``, a keyed hash a row.
     """
-    both = np.concatenate([one, other])
+    both = np.concatenate([first, second])
     if not len(both):
         return 0
-    sign = np.concatenate([np.ones(len(one), np.int64), -np.ones(len(other), np.int64)])
+    sign = np.concatenate([np.ones(len(first), np.int64), -np.ones(len(second), np.int64)])
     order = np.lexsort((both[:, 1], both[:, 0]))
     both, sign = both[order], sign[order]
     starts = np.flatnonzero(np.concatenate([[True], (both[1:] != both[:-1]).any(axis=1)]))
@@ -51,21 +51,21 @@ def apart(one: Hashes, other: Hashes) -> int:
 
 def may_replace(new: Hashes, before: Iterable[Hashes], least: int) -> bool:
     """Return whether a set may follow the sets before: it is one of them, or differs from each by ``least`` rows."""
-    distances = [apart(new, one) for one in before]
+    distances = [apart(new, earlier) for earlier in before]
     return 0 in distances or all(distance >= least for distance in distances)
 
 
 def index_of(wanted: Hashes, rows: Hashes) -> NDArray[np.int64]:
     """Return which of ``rows`` are in ``wanted``, each as often as it occurs there; ascending."""
     left: dict[bytes, int] = {}
-    for one in wanted:
-        left[one.tobytes()] = left.get(one.tobytes(), 0) + 1
-    found = []
-    for at, one in enumerate(rows):
-        if left.get(one.tobytes(), 0):
-            left[one.tobytes()] -= 1
-            found.append(at)
-    return np.array(found, dtype=np.int64)
+    for row in wanted:
+        left[row.tobytes()] = left.get(row.tobytes(), 0) + 1
+    positions = []
+    for at, row in enumerate(rows):
+        if left.get(row.tobytes(), 0):
+            left[row.tobytes()] -= 1
+            positions.append(at)
+    return np.array(positions, dtype=np.int64)
 
 
 def without(used: Hashes, table: Hashes, before: Iterable[Hashes], least: int) -> Hashes:
@@ -182,7 +182,7 @@ class Snapshots:
             for name in PARTS:
                 self._keep(name, digest_of(wanted[name]), rows[name])
         if known is None:
-            self._used.keep(run, {name: (digest_of(one), _bytes(one)) for name, one in wanted.items()})
+            self._used.keep(run, {name: (digest_of(chosen), _bytes(chosen)) for name, chosen in wanted.items()})
         self._sweep()
         return Split(**rows)
 
@@ -257,10 +257,10 @@ class Snapshots:
         kept = self._read(name, digest)
         if kept is not None and digest_of(row_hashes(kept, self._secret, "snapshot")) == digest:
             return kept
-        found = table.take(index_of(wanted, hashes))
-        if len(found) != len(wanted):
+        taken = table.take(index_of(wanted, hashes))
+        if len(taken) != len(wanted):
             raise Refused("snapshot.lost", f"the {name} rows in use are neither in the state folder nor in the table")
-        return found
+        return taken
 
     def _keep(self, name: str, digest: str, rows: Rows) -> None:
         place = self._folder / f"{name}-{digest}"
@@ -271,8 +271,8 @@ class Snapshots:
 
     def _read(self, name: str, digest: str) -> Rows | None:
         try:
-            found = load((self._folder / f"{name}-{digest}").read_bytes())
-            return Rows(found["inputs"], found["targets"])
+            arrays = load((self._folder / f"{name}-{digest}").read_bytes())
+            return Rows(arrays["inputs"], arrays["targets"])
         except (OSError, SafetensorError, KeyError):
             return None
 

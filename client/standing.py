@@ -103,7 +103,7 @@ class CircleStanding:
     @property
     def newest(self) -> KnownCircle | None:
         """The circle with the highest number that has begun here, or None; the node may have left it since."""
-        return max((one for one in self.known if one.begun), key=lambda one: one.circle.number, default=None)
+        return max((known for known in self.known if known.begun), key=lambda known: known.circle.number, default=None)
 
     @property
     def living(self) -> Circle | None:
@@ -113,23 +113,23 @@ class CircleStanding:
 
     def of(self, digest: str) -> KnownCircle | None:
         """Return what this node knows of a circle, or None."""
-        return next((one for one in self.known if one.circle.digest == digest), None)
+        return next((known for known in self.known if known.circle.digest == digest), None)
 
     def unfinished(self, now: float) -> tuple[KnownCircle, ...]:
         """Return the circles that this node signed and that have not begun, if its signature is still valid."""
         last = self.newest.circle.number if self.newest else 0
         return tuple(
-            one
-            for one in self.known
-            if one.signed_s is not None
-            and not (one.begun or one.left)
-            and one.circle.number > last
-            and not self._withdrawn(one)
-            and now - one.signed_s <= SIGNATURE_DAYS * DAY_S
+            known
+            for known in self.known
+            if known.signed_s is not None
+            and not (known.begun or known.left)
+            and known.circle.number > last
+            and not self._withdrawn(known)
+            and now - known.signed_s <= SIGNATURE_DAYS * DAY_S
         )
 
-    def _withdrawn(self, one: KnownCircle) -> bool:
-        return any(other.circle.number > one.circle.number and other.turn > one.turn for other in self.known)
+    def _withdrawn(self, known: KnownCircle) -> bool:
+        return any(other.circle.number > known.circle.number and other.turn > known.turn for other in self.known)
 
     def check_signable(self, circle: Circle, name: str, start: KnownStart) -> None:
         """Check that this node, called ``name``, may sign a circle; :meth:`let_go` checks the members that leave.
@@ -147,12 +147,12 @@ class CircleStanding:
             self._check_found(circle, name)
         if self.lost is None and newest is not None and name in circle.new_ledgers:
             raise Refused("circle.differs", "the circle says that this node lost its ledger, but the ledger is here")
-        if any(one.left and one.circle.digest == circle.digest for one in self.known):
+        if any(known.left and known.circle.digest == circle.digest for known in self.known):
             raise Refused(
                 "circle.differs", f"this node said farewell to circle {number}; expected a circle with a higher number"
             )
-        for one in self.known:
-            if one.turn and one.circle.number == number and one.circle.digest != circle.digest:
+        for known in self.known:
+            if known.turn and known.circle.number == number and known.circle.digest != circle.digest:
                 raise Refused(
                     "circle.differs", f"this node signed another circle {number}; it signs each number only once"
                 )
@@ -179,7 +179,9 @@ class CircleStanding:
 
     def _check_base(self, circle: Circle, newest: KnownCircle | None) -> None:
         """Check that the circle's version 0 is new, and that its row counts are right."""
-        used = next((one.circle.number for one in self.known if one.begun and one.circle.draw == circle.draw), None)
+        used = next(
+            (known.circle.number for known in self.known if known.begun and known.circle.draw == circle.draw), None
+        )
         if used is not None:
             raise Refused(
                 "circle.differs", f"version 0 is the same as in circle {used}; expected another training.init_seed"
@@ -222,14 +224,14 @@ class CircleStanding:
         newest, known = self.newest, self.of(circle.digest)
         if newest is None or newest.left:
             return ()
-        old, given = newest.circle, list(farewells)
+        old, farewells = newest.circle, list(farewells)
         seen = known.seen_s if known is not None else now
         due = seen + old.recipe.federation.let_go_days * DAY_S
         gone = [(name, pin) for name, pin in old.members if (name, pin) not in circle.members]
         return tuple(
             LetGo(name, due)
             for name, pin in gone
-            if now < due and not any(one.is_from(name, pin, old.digest) for one in given)
+            if now < due and not any(farewell.is_from(name, pin, old.digest) for farewell in farewells)
         )
 
     def fits_rule(self, circle: Circle, now: float, start: KnownStart) -> bool:
@@ -237,7 +239,7 @@ class CircleStanding:
         living = self.living
         if living is None or circle.number > living.number + JUMP:
             return False
-        by_hand = any(one.by_hand for one in self.unfinished(now))
+        by_hand = any(known.by_hand for known in self.unfinished(now))
         if circle.start is not None and not start.unspent:
             return False
         return Act.between(living, circle).by_rule and not by_hand
@@ -257,9 +259,9 @@ class CircleStanding:
         """
         if self.lost is not None:
             self._check_found(circle, name)  # it may have signed this one before it was shown what it had lost
-        held = next((one for one in self.unfinished(now) if one.circle.digest == circle.digest), None)
-        if held is not None:
-            if start.summed and not held.spent:
+        signed = next((entry for entry in self.unfinished(now) if entry.circle.digest == circle.digest), None)
+        if signed is not None:
+            if start.summed and not signed.spent:
                 what = f"a sum was opened over the start of circle {circle.number} since this node signed it"
                 raise Refused("base.unknown", f"{what}; expected another circle")
             return

@@ -83,31 +83,31 @@ def clip(update: Update, context: RoundContext) -> Update:
         part = update.vector[start : start + BLOCK]
         for where, stretch in update.scale.within(start, len(part)):
             _cut(part[where], stretch.clip, update.scale.step(stretch.group) / update.share / 2, counts[stretch.group])
-    for group, found in counts.items():
-        if found.cut > max(CUT_FEW, CUT_MOST * found.values):
+    for group, count in counts.items():
+        if count.cut > max(CUT_FEW, CUT_MOST * count.values):
             raise Refused(
                 "update.failed",
-                f"{found.cut / found.values:.0%} of the update's values in {group!r} are above the clip, "
-                f"{update.scale.groups[group]:g}; the largest is {found.largest:.3g}; ask the proposer of the recipe "
-                f"for crypto.clip = {rounded_up(found.largest):g} or more",
+                f"{count.cut / count.values:.0%} of the update's values in {group!r} are above the clip, "
+                f"{update.scale.groups[group]:g}; the largest is {count.largest:.3g}; ask the proposer of the recipe "
+                f"for crypto.clip = {rounded_up(count.largest):g} or more",
             )
-    for group, found in counts.items():
+    for group, count in counts.items():
         logger.info(
             "update, %s: %.1f %% cut, %.0f %% below half a step",
             group,
-            100 * found.cut / found.values,
-            100 * found.small / found.values,
+            100 * count.cut / count.values,
+            100 * count.small / count.values,
         )
     return update
 
 
-def _cut(part: Vector, most: float, half: float, found: _Counted) -> None:
+def _cut(part: Vector, most: float, half: float, count: _Counted) -> None:
     """Cut a part of an update in place, and count what was cut."""
     sizes = np.abs(part)
-    found.values += len(part)
-    found.cut += int((sizes > most).sum())
-    found.small += int((sizes < half).sum())
-    found.largest = max(found.largest, float(sizes.max()))
+    count.values += len(part)
+    count.cut += int((sizes > most).sum())
+    count.small += int((sizes < half).sum())
+    count.largest = max(count.largest, float(sizes.max()))
     bound = np.float32(most)
     if float(bound) > most:
         bound = np.nextafter(bound, np.float32(0))

@@ -57,11 +57,11 @@ class LogWitness:
 
     def countersign(self, records: RecordDict) -> None:
         """Add this member's newest checkpoint to a reply, countersigned; add nothing if it has no checkpoint."""
-        held = self._ledger.newest_checkpoint()
-        if held is not None:
-            attach(Witnessed(checkpoint=self.signed(held)), records)
+        newest = self._ledger.newest_checkpoint()
+        if newest is not None:
+            attach(Witnessed(checkpoint=self.signed(newest)), records)
 
-    def signed(self, held: checkpoints.HeldCheckpoint) -> str:
+    def signed(self, checkpoint: checkpoints.HeldCheckpoint) -> str:
         """Return the note of a checkpoint that this member holds, with its cosignature."""
-        line = self._identity.cosign(open_checkpoint(held.note, held.verifier), int(self._clock()))
-        return with_cosignatures(held.note, [line])
+        line = self._identity.cosign(open_checkpoint(checkpoint.note, checkpoint.verifier), int(self._clock()))
+        return with_cosignatures(checkpoint.note, [line])

@@ -41,14 +41,14 @@ def calibrated(settings: RunSettings, learners: Sequence[Learner]) -> RunSetting
         largest = [np.max(np.abs([update[at] for update in updates]), initial=0.0) for at in _tensors(learners[0])]
         clip = _clips(learners[0], largest)
     crypto = crypto.model_copy(update={"clip": clip})
-    length = _length(updates, [one.rows for one in learners], scale_of(learners[0], crypto))
+    length = _length(updates, [learner.rows for learner in learners], scale_of(learners[0], crypto))
     gate = gate.model_copy(update={"max_step": gate.max_step or rounded_up(STEP_ROOM * length)})
     return settings.model_copy(update={"crypto": crypto, "gate": gate})
 
 
 def _first_round(settings: RunSettings, learners: Sequence[Learner]) -> list[np.ndarray[Any, Any]]:
     """Return every member's update of round 1, from version 0 with the scaling of all rows."""
-    scaling = learners[0].scaling(np.sum([one.summary() for one in learners], axis=0).tolist())
+    scaling = learners[0].scaling(np.sum([learner.summary() for learner in learners], axis=0).tolist())
     start, updates = learners[0].start(), []
     for learner in learners:
         learner.prepare(scaling)
@@ -66,12 +66,12 @@ def _tensors(learner: Learner) -> list[slice]:
 
 def _clips(learner: Learner, largest: Sequence[float]) -> float | dict[str, float]:
     """Return a clip for each group of tensors, or one number if there is only one group."""
-    found: dict[str, float] = {}
+    largest_of: dict[str, float] = {}
     named = patterns(learner.layout, learner.buffers)
     for spec, most in zip(learner.layout, largest, strict=True):
         pattern = named[spec.name]
-        found[pattern] = max(found.get(pattern, LEAST), float(most))
-    clips = {pattern: rounded_up(CLIP_ROOM * most) for pattern, most in sorted(found.items())}
+        largest_of[pattern] = max(largest_of.get(pattern, LEAST), float(most))
+    clips = {pattern: rounded_up(CLIP_ROOM * most) for pattern, most in sorted(largest_of.items())}
     return clips["*"] if {*clips} == {"*"} else clips
 
 
@@ -79,7 +79,7 @@ def _length(updates: Sequence[np.ndarray[Any, Any]], rows: Sequence[int], scale:
     """Return the length of the mean of updates, by rows, as :class:`~moonflower.crypto.quantise.Length` measures it."""
     total, parts, unit = sum(rows), [], min(scale.groups.values())
     for start in range(0, len(updates[0]), BLOCK):
-        block = [one[start : start + BLOCK].astype(np.float64) * n for one, n in zip(updates, rows, strict=True)]
+        block = [update[start : start + BLOCK].astype(np.float64) * n for update, n in zip(updates, rows, strict=True)]
         mean = np.sum(block, axis=0) / total * (unit / scale.clips(start, len(block[0])))
         parts.append(float((mean * mean).sum()))
     return max(math.sqrt(math.fsum(parts)), LEAST)

@@ -131,16 +131,18 @@ def _warn(settings: RunSettings, counts: Mapping[str, int]) -> None:
     training, least = settings.training, settings.data.min_count
     most, largest = training.max_rows, max(counts.values())
     if most > max(2 * largest, NICE[0]):
-        said = "training.max_rows = %s is more than twice what any member has, and a member may claim it; expected %s"
-        logger.warning(said, most, rounded_up(largest))
+        message = (
+            "training.max_rows = %s is more than twice what any member has, and a member may claim it; expected %s"
+        )
+        logger.warning(message, most, rounded_up(largest))
     for name, count in counts.items():
         if count > most:
             logger.warning("training.max_rows = %s: %s training rows of %s do not count", most, count - most, name)
         if min(count, most) // training.parts < least:
-            said = (
+            message = (
                 "training.parts = %s leaves %s fewer rows in a part than data.min_count = %s; a node would refuse that"
             )
-            logger.warning(said, training.parts, name, least)
+            logger.warning(message, training.parts, name, least)
 
 
 def _contradiction(cast: Cast, members: Mapping[str, Rows]) -> str:

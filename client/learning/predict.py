@@ -177,18 +177,18 @@ def _frozen(version: Version, model: nn.Module) -> dict[str, Tensor]:
     Raises:
         InputError: ``data.model``: a tensor is missing, unknown, or of another type or shape; the message names it.
     """
-    found = {name: torch.from_numpy(np.array(value)) for name, value in version.frozen.items()}
+    frozen = {name: torch.from_numpy(np.array(value)) for name, value in version.frozen.items()}
     wanted = frozen_of(model)
-    for name in sorted({*found, *wanted}):
-        if name not in found:
+    for name in sorted({*frozen, *wanted}):
+        if name not in frozen:
             raise _bad(f"it lacks {name!r}, a frozen tensor of its task's model")
         if name not in wanted:
             raise _bad(f"it has a frozen tensor {name!r}, which its task's model does not have")
-        one, other = found[name], wanted[name]
-        if (one.dtype, one.shape) != (other.dtype, other.shape):
+        tensor, expected = frozen[name], wanted[name]
+        if (tensor.dtype, tensor.shape) != (expected.dtype, expected.shape):
             raise _bad(f"its frozen tensor {name!r} is not of the type and shape that its task's model has")
-    return found
+    return frozen
 
 
-def _bad(found: str) -> InputError:
-    return InputError("data.model", f"not a usable moonflower model version: {found}")
+def _bad(problem: str) -> InputError:
+    return InputError("data.model", f"not a usable moonflower model version: {problem}")

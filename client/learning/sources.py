@@ -54,10 +54,10 @@ class TableFile:
     def stamp(self) -> tuple[int, ...]:
         """Return the file's size and time of change."""
         try:
-            found = os.stat(self.path)
+            status = os.stat(self.path)
         except OSError:
             return ()
-        return found.st_size, found.st_mtime_ns
+        return status.st_size, status.st_mtime_ns
 
 
 def source_of(settings: DataSettings) -> Source:
@@ -83,8 +83,8 @@ def read_table(path: Path) -> pd.DataFrame:
             if path.parent.is_dir()
             else []
         )
-        found = "is not a file" if path.exists() else "does not exist"
-        raise InputError("data.file", f"data file {path} {found}; {nearest(path.name, beside)}")
+        problem = "is not a file" if path.exists() else "does not exist"
+        raise InputError("data.file", f"data file {path} {problem}; {nearest(path.name, beside)}")
     if not path.name.lower().endswith(_READERS):
         raise InputError("data.file", f"data file {path} has an unknown ending; expected {', '.join(_READERS)}")
     try:

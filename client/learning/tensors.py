@@ -37,11 +37,11 @@ def check_fits(version: Version, task: Task, schema: Schema, draw: str) -> None:
     model = fresh_model(task, schema, draw)
     frozen = {name: tensor_digest(value.detach().numpy()) for name, value in frozen_of(model).items()}
     own: dict[str, Any] = {spec.name: list(spec.shape) for spec in layout_of(model)}
-    found: dict[str, Any] = {spec.name: list(spec.shape) for spec in version.layout}
+    theirs: dict[str, Any] = {spec.name: list(spec.shape) for spec in version.layout}
     own |= frozen
-    found |= {name: tensor_digest(value) for name, value in version.frozen.items()}
-    odd = next((name for name in dict.fromkeys((*own, *found)) if own.get(name) != found.get(name)), None)
-    if odd is not None or list(own) != list(found):
+    theirs |= {name: tensor_digest(value) for name, value in version.frozen.items()}
+    odd = next((name for name in dict.fromkeys((*own, *theirs)) if own.get(name) != theirs.get(name)), None)
+    if odd is not None or list(own) != list(theirs):
         what = f"tensor {odd!r} differs" if odd is not None else "its tensors are in another order"
         raise InputError("data.model", f"version {version.sha256[:16]} does not fit this task and schema: {what}")
 
@@ -71,13 +71,13 @@ def frozen_of(model: nn.Module) -> dict[str, Tensor]:
         InputError: ``config.task``: a tensor has a type that no version can hold, such as bfloat16.
     """
     travels = {spec.name for spec in layout_of(model)}
-    found = {name: value for name, value in model.state_dict().items() if value.numel() and name not in travels}
-    for name, value in found.items():
+    frozen = {name: value for name, value in model.state_dict().items() if value.numel() and name not in travels}
+    for name, value in frozen.items():
         if value.dtype not in _FROZEN_TYPES:
-            known = ", ".join(str(one).removeprefix("torch.") for one in _FROZEN_TYPES)
+            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in _FROZEN_TYPES)
             kind = str(value.dtype).removeprefix("torch.")
             raise InputError("config.task", f"tensor {name!r} of the task's model is {kind}; expected one of {known}")
-    return found
+    return frozen
 
 
 def tensor_digest(value: NDArray[Any]) -> str:
@@ -109,9 +109,9 @@ def check_hidden(model: nn.Module, other: Callable[[], nn.Module]) -> None:
             )
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
+def _same(a: Tensor, b: Tensor) -> bool:
     """Return whether two tensors hold the same values; NaN equals NaN."""
-    return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
+    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def flatten(state: Mapping[str, Tensor], layout: Layout) -> Vector:

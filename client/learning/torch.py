@@ -260,11 +260,11 @@ class TorchLearner:
 
     def _metrics(self, rows: Rows, private: Any) -> Metrics:
         shown = rows if len(rows) else _slice(self._part("train"), 0, 1)
-        made = self._outputs(shown)
+        outputs = self._outputs(shown)
         if private is not None:
-            made = self.task.apply(private, made)
-        found = self.task.metrics(made, shown.targets)
-        return {**dict.fromkeys(METRICS), **(found if len(rows) else dict.fromkeys(found))}
+            outputs = self.task.apply(private, outputs)
+        metrics = self.task.metrics(outputs, shown.targets)
+        return {**dict.fromkeys(METRICS), **(metrics if len(rows) else dict.fromkeys(metrics))}
 
     def _step(self, part: Rows, weight: float, training: TrainingSettings, anchors: Sequence[Tensor]) -> None:
         """Take a step with the mean loss over a part, times ``weight``."""
@@ -287,8 +287,8 @@ class _Even:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._layers = [one for one in model.modules() if isinstance(one, nn.modules.batchnorm._NormBase)]
-        self._own = [one.momentum for one in self._layers]
+        self._layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
+        self._own = [layer.momentum for layer in self._layers]
         self._seen = 0
 
     def take(self, rows: int) -> None:

@@ -93,8 +93,8 @@ class Ledger:
     def circle_key(self, use: str) -> bytes | None:
         """Return the circle's key for a use, or None."""
         with self._store.read() as db:
-            found = db.execute(select(tables.keys.c.key).where(tables.keys.c.use == use)).scalar_one_or_none()
-        return None if found is None else bytes(found)
+            key = db.execute(select(tables.keys.c.key).where(tables.keys.c.use == use)).scalar_one_or_none()
+        return None if key is None else bytes(key)
 
     def remember_sealed(
         self,
@@ -135,8 +135,8 @@ class Ledger:
         """Return the header digest of what was sealed last in a context, or None."""
         header = tables.sealed.c.header
         with self._store.read() as db:
-            found = db.execute(select(header).where(tables.sealed.c.context == context)).scalar_one_or_none()
-        return None if found is None else str(found)
+            value = db.execute(select(header).where(tables.sealed.c.context == context)).scalar_one_or_none()
+        return None if value is None else str(value)
 
     def good(self, run: str, base: str) -> list[str]:
         """Return a run's good versions up to a base, oldest first: its start, and the promoted versions."""
@@ -144,7 +144,7 @@ class Ledger:
         reached = select(func.max(row.number)).where((row.run == run) & (row.sha256 == base)).scalar_subquery()
         good = (row.run == run) & (row.number <= reached) & (row.promoted | (row.number == 0))
         with self._store.read() as db:
-            return [str(one) for one in db.execute(select(row.sha256).where(good).order_by(row.number)).scalars()]
+            return [str(sha256) for sha256 in db.execute(select(row.sha256).where(good).order_by(row.number)).scalars()]
 
     def is_about(self, context: str, run: str, purpose: str) -> bool:
         """Return whether this member sealed under a context for this run and purpose."""
@@ -159,22 +159,22 @@ class Ledger:
         again = (row.run == context.run) & (row.base == context.base) & (row.round == context.round)
         with self._store.read() as db:
             trained = db.execute(select(row.context).where(again & (row.purpose == context.purpose)).limit(1)).first()
-            found = db.execute(select(base.number, base.norm).where(base.run == context.run)).all()
-            made = select(tables.candidates.c.number, tables.candidates.c.sha256)
-            made = made.where(tables.candidates.c.run == context.run).order_by(tables.candidates.c.number.desc())
-            last = db.execute(made.limit(1)).one_or_none()
+            rows = db.execute(select(base.number, base.norm).where(base.run == context.run)).all()
+            query = select(tables.candidates.c.number, tables.candidates.c.sha256)
+            query = query.where(tables.candidates.c.run == context.run).order_by(tables.candidates.c.number.desc())
+            last = db.execute(query.limit(1)).one_or_none()
         newest = None if last is None else (int(last.number), str(last.sha256))
-        numbers = {int(one.number): float(one.norm) for one in found}
+        numbers = {int(entry.number): float(entry.norm) for entry in rows}
         norms = {number: norm for number, norm in numbers.items() if number > 0}
         return Before(max(numbers, default=-1), trained is not None, norms, newest)
 
-    def remember_answered(self, context: RoundContext, given: OwnAnswer) -> None:
+    def remember_answered(self, context: RoundContext, answer: OwnAnswer) -> None:
         """Persist what this member answers in a context, before it answers; the first answer holds (rule 2)."""
-        row = {**vars(given), "headers": canonical(dict(given.headers)).decode()}
+        row = {**vars(answer), "headers": canonical(dict(answer.headers)).decode()}
         with self._store.transaction() as db:
             db.execute(insert(tables.answered).values(row))
-            headers = list_digest(given.headers.values())
-            what = {"context": given.context, "headers": headers, "total": given.total}
+            headers = list_digest(answer.headers.values())
+            what = {"context": answer.context, "headers": headers, "total": answer.total}
             self._note(db, "answered", **_place(context), **what)
 
     def answered(self, context: str) -> OwnAnswer | None:
@@ -186,7 +186,7 @@ class Ledger:
     def remember_opened(
         self,
         context: RoundContext,
-        said: Mapping[str, Any],
+        statement: Mapping[str, Any],
         *,
         facts: Mapping[str, Any] | None = None,
         vote: Mapping[str, Any] | None = None,
@@ -197,7 +197,7 @@ class Ledger:
 
         Args:
             context: of the round.
-            said: what was signed, for the journal.
+            statement: what was signed, for the journal.
             facts: that follow from the sum, such as the total of all members' rows; for this member alone.
             vote: on the candidate, for the journal; None if there is no vote.
             metrics: version → this member's own validation metric, for the versions measured along the way.
@@ -210,7 +210,7 @@ class Ledger:
             if candidate:
                 row = {"run": context.run, "number": context.number, "sha256": candidate}
                 db.execute(insert(tables.candidates).values(row).on_conflict_do_nothing())
-            self._note_once(db, "opened", **_place(context), **said)
+            self._note_once(db, "opened", **_place(context), **statement)
             if vote is not None:
                 self._note_once(db, "judged", **_place(context), **vote)
 
@@ -230,17 +230,17 @@ class Ledger:
             code: of the refusal.
             run, number, purpose: what the message claims to be about; not checked.
         """
-        said = {"run": run[:80], "number": _stored(number), "purpose": purpose[:20]}
+        about = {"run": run[:80], "number": _stored(number), "purpose": purpose[:20]}
         with self._store.transaction() as db:
-            journal.note_refusal(db, self._clock(), code, **said, kind=kind)
+            journal.note_refusal(db, self._clock(), code, **about, kind=kind)
 
     def model(self, sha256: str) -> bytes | None:
         """Return a version's file, if this member still has it."""
         with self._store.read() as db:
-            found = db.execute(
+            data = db.execute(
                 select(tables.models.c.model).where(tables.models.c.sha256 == sha256)
             ).scalar_one_or_none()
-        return None if found is None else bytes(found)
+        return None if data is None else bytes(data)
 
     def metric(self, sha256: str) -> float | None:
         """Return this member's own validation metric of a version, if it was measured."""
@@ -250,10 +250,10 @@ class Ledger:
             ).scalar_one_or_none()
         return None if value is None else float(value)
 
-    def keep_checkpoint(self, held: HeldCheckpoint) -> None:
+    def keep_checkpoint(self, checkpoint: HeldCheckpoint) -> None:
         """Keep a checkpoint that this member witnessed; only the newest ``CHECKPOINTS`` checkpoints stay."""
         with self._store.transaction() as db:
-            db.execute(insert(tables.witnessed).values(**vars(held)).on_conflict_do_nothing())
+            db.execute(insert(tables.witnessed).values(**vars(checkpoint)).on_conflict_do_nothing())
             size = tables.witnessed.c.size
             beyond = select(size).order_by(size.desc()).offset(CHECKPOINTS).limit(1).scalar_subquery()
             db.execute(tables.witnessed.delete().where(size <= beyond))
@@ -275,8 +275,8 @@ class Ledger:
         size = label.partition(" ")[0]
         if not (size.isascii() and size.isdigit() and len(size) < 19):
             return False
-        held = self.checkpoint(int(size))
-        return held is not None and held.label == label
+        checkpoint = self.checkpoint(int(size))
+        return checkpoint is not None and checkpoint.label == label
 
     def forget_checkpoints(self) -> None:
         """Delete every checkpoint at the operator's wish, so that the next one is taken as the first."""
@@ -306,8 +306,8 @@ class Ledger:
 
     def fork(self) -> dict[str, str] | None:
         """Return the pair that :meth:`keep_fork` kept, preferably one that proves a fork; or None."""
-        found = self.fact(_PROVED_FORK) or self.fact(_FORK)
-        return None if found is None else dict(found)
+        pair = self.fact(_PROVED_FORK) or self.fact(_FORK)
+        return None if pair is None else dict(pair)
 
     def fact(self, key: str) -> Any:
         """Return the value under a key, or None."""

@@ -47,13 +47,13 @@ def open_ledger(state: Path, secret: NodeSecret) -> Ledger:
 def _check(ledger: Ledger, place: Path) -> None:
     """Mark a ledger that is new here; record that the marked ledger is lost if this is another one."""
     try:
-        found = place.read_text().strip() if place.exists() else ""
+        written = place.read_text().strip() if place.exists() else ""
     except (OSError, UnicodeDecodeError):
         raise InputError("config.state", f"{place} cannot be read; expected the mark of the ledger beside it") from None
-    if found and ledger.fact(_MARK) != found:
+    if written and ledger.fact(_MARK) != written:
         ledger.circles.lose(0)
-        found = ""
-    if not found:
+        written = ""
+    if not written:
         mark = ledger.fact_once(_MARK, secrets.token_hex(16))
         try:
             files.replace(place, f"{mark}\n".encode(), 0o600)

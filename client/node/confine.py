@@ -35,14 +35,14 @@ _CLONE_NEWUSER, _CLONE_NEWNET, _PR_SET_PDEATHSIG = 0x10000000, 0x40000000, 1
 _M_MMAP_THRESHOLD, _LARGE_BLOCK = -3, 4 << 20
 
 
-def environment(given: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of ``given`` that a worker may see.
+def environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that a worker may see.
 
     >>> environment({"LC_ALL": "C", "AWS_SECRET_ACCESS_KEY": "x", "LANGUAGE": "de"})
     {'LC_ALL': 'C'}
     """
     families = tuple(name[:-1] for name in ALLOWED if name.endswith("*"))
-    return {name: value for name, value in given.items() if name in ALLOWED or name.startswith(families)}
+    return {name: value for name, value in variables.items() if name in ALLOWED or name.startswith(families)}
 
 
 def die_with(parent: int) -> None:

@@ -177,8 +177,8 @@ class Fleet:
             while waiting:
                 yield waiting.pop(0).result()
         finally:
-            for one in waiting:
-                one.cancel()
+            for future in waiting:
+                future.cancel()
 
     def confirm(self, work: Work) -> None:
         """Tell the server that it may forget the message's objects."""
@@ -203,7 +203,7 @@ class Fleet:
         )
         answer = self._ask(self._client.PushMessages, request)
         wanted = set(answer.objects_to_push)
-        order = dict.fromkeys(one.object_id for one in iterate_object_tree(objects))
+        order = dict.fromkeys(item.object_id for item in iterate_object_tree(objects))
         return Upload(self, work.run_id, str(answer.session_id), tuple(name for name in order if name in wanted))
 
     def push_error(self, work: Work, code: int, text: str) -> None:
@@ -291,8 +291,8 @@ class Upload:
             del content
             if len(going) >= IN_FLIGHT:
                 going.pop(0).result()
-        for one in going:
-            one.result()
+        for future in going:
+            future.result()
 
 
 def _trust(ca: Path | None) -> ssl.SSLContext:

@@ -193,7 +193,7 @@ class _Keeper:
 def _last_words(data: bytes) -> dict[str, Any]:
     """Return code, message and hint of the last line that a node wrote, if it wrote one."""
     try:
-        said = json.loads(data.splitlines()[-1])
-        return {name: str(said[name]) for name in ("code", "message", "hint")}
+        reason = json.loads(data.splitlines()[-1])
+        return {name: str(reason[name]) for name in ("code", "message", "hint")}
     except (ValueError, KeyError, IndexError, TypeError):
         return {}

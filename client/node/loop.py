@@ -334,15 +334,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--reason", type=int, help="file descriptor that gets the reason for the exit, as one JSON line"
     )
     parser.add_argument("--parent", type=int, help="process id of the parent; the node ends when the parent does")
-    given = parser.parse_args(arguments)
-    if given.parent is not None:
-        confine.die_with(given.parent)
+    options = parser.parse_args(arguments)
+    if options.parent is not None:
+        confine.die_with(options.parent)
     status, reason = BROKEN, {"code": "", "message": "the node broke", "hint": ""}
     try:
-        settings = load_config(ClientConfig, given.config)
+        settings = load_config(ClientConfig, options.config)
         logs.to_stderr(settings.client.log_format, "node", member=settings.client.member)
         keys = load_keys(settings.client.state)
-        run(given.config, _login(settings, keys), keys, settings, Pipe(given.config))
+        run(options.config, _login(settings, keys), keys, settings, Pipe(options.config))
         status = ASKED
     except InputError as error:
         status, reason = WRONG, {"code": error.code, "message": str(error), "hint": error.hint}
@@ -353,8 +353,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logger.error("the node broke", exc_info=error)
     if status in (WRONG, REFUSED):
         logger.error("%s (%s)", reason["message"], reason["code"], extra={"code": reason["code"]})
-    if given.reason is not None and status:
-        os.write(given.reason, json.dumps({"status": status, **reason}).encode() + b"\n")
+    if options.reason is not None and status:
+        os.write(options.reason, json.dumps({"status": status, **reason}).encode() + b"\n")
     return status
 
 

@@ -56,7 +56,7 @@ class Pipe:
     Args:
         config: the client config.
         app: ``package.module:function`` that makes the app from the config.
-        given: variables, of which the worker sees those that :mod:`confine` allows.
+        variables: of which the worker sees those that :mod:`confine` allows.
 
     Attributes:
         ready: whether the worker has read the data and waits for work, or works.
@@ -64,9 +64,9 @@ class Pipe:
         busy: whether it is in the middle of a job; to abandon the job, start the worker anew.
     """
 
-    def __init__(self, config: Path, *, app: str = APP, given: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, config: Path, *, app: str = APP, variables: Mapping[str, str] = os.environ) -> None:
         self._config, self._app = config, app
-        self._environment = confine.environment(given)
+        self._environment = confine.environment(variables)
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
         self.ready, self.isolated, self.busy = False, False, False
@@ -121,10 +121,10 @@ class Pipe:
         """
         if self.ready:
             return
-        said = json.loads(self._take(time.monotonic() + START_LIMIT_S, tick))
-        if "wrong" in said:
-            raise InputError(said["wrong"], said["message"], hint=said["hint"])
-        self.ready, self.isolated = True, bool(said["isolated"])
+        reply = json.loads(self._take(time.monotonic() + START_LIMIT_S, tick))
+        if "wrong" in reply:
+            raise InputError(reply["wrong"], reply["message"], hint=reply["hint"])
+        self.ready, self.isolated = True, bool(reply["isolated"])
 
     def work(
         self, job: Mapping[str, Any], objects: Iterable[bytes], limit_s: float, tick: Callable[[], None]

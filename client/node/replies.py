@@ -111,8 +111,8 @@ def _said(response: httpx.Response) -> tuple[str, str]:
 
 def _quoted(response: httpx.Response) -> str:
     """Return the id of the request in the server's log, if the reply names it."""
-    given = response.headers.get(REQUEST_HEADER, "")
-    return f" (request {given})" if given and request_id(given) == given else ""
+    quoted = response.headers.get(REQUEST_HEADER, "")
+    return f" (request {quoted})" if quoted and request_id(quoted) == quoted else ""
 
 
 def _retry_after(response: httpx.Response) -> float:

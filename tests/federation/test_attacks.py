@@ -224,7 +224,7 @@ def test_what_was_answered_is_not_answered_again(
     base = again.start().sha256
     hostile.members = again.members
     hostile.proofs, hostile.files, hostile.numbers = again.proofs, again.files, again.numbers
-    swap(Member, "answer_list", ("given, kept = self.ledger.answered(context.digest), ", "given, kept = None, "))(
+    swap(Member, "answer_list", ("answer, kept = self.ledger.answered(context.digest), ", "answer, kept = None, "))(
         monkeypatch
     )
     once = "db.execute(insert(tables.answered).values(row))"
@@ -296,7 +296,7 @@ def test_a_base_is_of_this_run(hostile: Hostile, expected: str, monkeypatch: pyt
     hostile.seats()
     refused("base.unknown", hostile.seal, hostile.sum(base=nudged.sha256), [VICTIM])
     check_untouched(hostile, base, expected)
-    of_run = "(said.federation, said.run) != (self.context.federation, self.context.run)"
+    of_run = "(statement.federation, statement.run) != (self.context.federation, self.context.run)"
     swap(guard.BaseRules, "_said", (of_run, "False"))(monkeypatch)
     swap(guard.BaseRules, "check", ("trained and newer is not None", "False and newer is not None"))(monkeypatch)
     about = hostile.sum(base=nudged.sha256)
@@ -322,7 +322,7 @@ def test_an_older_base_is_for_the_same_round_only(
         guard.BaseRules,
         "check",
         ("trained and newer is not None", "False and newer is not None"),
-        ("trained and said.number < before.number", "False and said.number < before.number"),
+        ("trained and statement.number < before.number", "False and statement.number < before.number"),
     )(monkeypatch)
     hostile.seal(hostile.sum(base=base, planned=3), [VICTIM])
 

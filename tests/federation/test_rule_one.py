@@ -613,7 +613,7 @@ WEAKENED = {
     without(
         CircleStanding, "check_signable", "if newest is not None and number <= newest.circle.number:", "if False:"
     ): 8,
-    without(CircleStanding, "check_signable", "if one.turn and one.circle.number == number", "if False"): 5,
+    without(CircleStanding, "check_signable", "if known.turn and known.circle.number == number", "if False"): 5,
     without(CircleStanding, "check_signable", "if self.lost is not None:", "if False:"): 2,
     without(CircleStanding, "_check_found", " and name in circle.new_ledgers", ""): 78,
     without(CircleStanding, "check_signable", "self._check_base(circle, newest)", "pass"): 0,
@@ -624,22 +624,22 @@ WEAKENED = {
     without(CircleStanding, "_check_start", "if start.imported and known.promoted:", "if False:"): 14,
     without(CircleStanding, "_check_start", "if not (start.imported or known.same):", "if False:"): 5,
     without(CircleStanding, "_check_start", "if known.summed and known.better:", "if False:"): 130,
-    without(CircleStanding, "check_begins", "if start.summed and not held.spent:", "if False:"): 45,
+    without(CircleStanding, "check_begins", "if start.summed and not signed.spent:", "if False:"): 45,
     without(CircleStanding, "fits_rule", "if circle.start is not None and not start.unspent:", "if False:"): 47,
-    without(CircleStanding, "unfinished", "not self._withdrawn(one)", "True"): 3,
-    without(CircleStanding, "unfinished", "now - one.signed_s <= SIGNATURE_DAYS * DAY_S", "True"): 7,
-    without(CircleStanding, "_withdrawn", "other.turn > one.turn", "False"): 3,
+    without(CircleStanding, "unfinished", "not self._withdrawn(known)", "True"): 3,
+    without(CircleStanding, "unfinished", "now - known.signed_s <= SIGNATURE_DAYS * DAY_S", "True"): 7,
+    without(CircleStanding, "_withdrawn", "other.turn > known.turn", "False"): 3,
     without(CircleStanding, "let_go", "if now < due and", "if False and"): 0,
-    without(CircleStanding, "let_go", "one.is_from(name, pin, old.digest)", "one.name == name"): 20,
+    without(CircleStanding, "let_go", "farewell.is_from(name, pin, old.digest)", "farewell.name == name"): 20,
     without(CircleStanding, "let_go", "known.seen_s if known is not None else now", "0.0"): 0,
     without(CircleStanding, "let_go", "(name, pin) not in circle.members", "name not in circle.names"): 0,
     without(CircleStanding, "fits_rule", "Act.between(living, circle).by_rule", "True"): 9,
     without(CircleStanding, "fits_rule", "not by_hand", "True"): 17,
-    without(Circles, "look", "if self.name in one.signatures and", "if False and"): 2,
+    without(Circles, "look", "if self.name in signed.signatures and", "if False and"): 2,
     without(Circles, "look", "circle.number > last and ", ""): 10,
     without(Circles, "enter", "if shown.missing:", "if False:"): 0,
     without(Circles, "_begin", "standing.check_begins(circle, self.name, now, start)", "None"): 2,
-    without(Circles, "_check_me", "if found != self.own.identity.card.node.pin:", "if False:"): 1,
+    without(Circles, "_check_me", "if pin != self.own.identity.card.node.pin:", "if False:"): 1,
 }
 """A rule that is taken out, and the first sequence that finds it: ``--find`` prints both again."""
 

@@ -107,7 +107,7 @@ def live(
     config = client_config(tmp_path, CONFIGS / "data", server=link.url)
     keys = load_keys(tmp_path / "state")
     given = {"PYTHONPATH": str(HERE), "PATH": os.environ["PATH"], "SECRET_TOKEN": "s", "HTTPS_PROXY": "http://p"}
-    worker = Pipe(config, app=app, given=given)
+    worker = Pipe(config, app=app, variables=given)
     running = Live(link, link.register(keys.node.public_key()), worker)
     fleet = Fleet(link.url, keys.node, stop=running.stop)
     loop = Node(fleet, worker, running.stop, poll_s=0.02, idle_poll_s=0.02, **options)

@@ -505,7 +505,7 @@ WEAKENED = (
     without(Ledger, "answered", "None if row is None else", "None if True else"),
     without(Ledger, "keep_key", "db.execute(", "void = ("),
     without(RunBook, "seat", "db.execute(", "void = ("),
-    without(Seals, "read", "return found if", "return None if"),
+    without(Seals, "read", "return seal if", "return None if"),
     without(Member, "answer_list", "self.held.drop(context.digest)", "pass"),
     without(Models, "record", "db.execute(again", "void = (again"),
 )
