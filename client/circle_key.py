@@ -52,7 +52,7 @@ def unwrapped(identity: Identity, use: str, plan: Plan, first: str, roster: Rost
     if not roster.card(first).node.verify(_KIND, body, request.signature):
         raise Refused("circle.key", f"the circle's key is not signed by {first!r}, the member that makes it")
     key = identity.unwrap(request.ciphertext, _info(use, identity.name))
-    AnswerKey(plan, key)  # or it would not load, and decrypt what it encrypts
+    AnswerKey(plan, key)  # checks that the key loads, and decrypts what it encrypts
     return key
 
 

@@ -29,7 +29,7 @@ from .tasks import MOST_BINS, ROWS_A_BIN
 
 logger = logging.getLogger(__name__)
 MANIFEST_FORMAT = 1
-METRIC_DECIMALS = 4  # exact shares would give the federation's test rows away at once; many reports still narrow them
+METRIC_DECIMALS = 4  # exact shares would give away the federation's test rows at once; many reports still narrow them
 SIGNAL_DECIMALS = 3
 _WIDER = "a larger training.lr, a smaller crypto.clip or more crypto.value_bits would help"
 Measured = dict[str, float | None]

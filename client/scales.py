@@ -1,9 +1,9 @@
 """The clip of each tensor of a model, and the lower bounds of a candidate's values (rule 6).
 
 The recipe's clip is one number, or one for each pattern of tensor names. If several patterns fit a name, the longest
-counts; of equally long patterns, the first by the alphabet, because a recipe's bytes keep no other order. Buffers have
-no gradient. They are in groups apart from parameters, even under one pattern, so that the rounding of a group is
-measured over like values.
+counts; of equally long patterns, the first in alphabetical order, because a recipe's bytes keep no other order. Buffers
+have no gradient. They are in groups apart from parameters, even under one pattern, so that the rounding of a group
+is measured over like values.
 """
 
 from __future__ import annotations

@@ -6,8 +6,9 @@ differs from *every* set of their kind that was in use before, by ``min_count`` 
 together; or by one of these sets again. Otherwise the rows in use stay, and the state folder keeps them, whatever
 happens to the table.
 
-Of a table that its operator calls ``append_only`` only keyed hashes are kept. Rows that are not in use are not trained
-with, and a row that is gone was deleted. Deleting a row at once leaves out ``min_count`` - 1 more rows of its part.
+If the operator calls the table ``append_only``, only keyed hashes of it are kept. Rows that are not in use are not
+trained with, and a row that is gone was deleted. Deleting a row at once leaves out ``min_count`` - 1 more rows of its
+part.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def apart(first: Hashes, second: Hashes) -> int:
     """Return by how many rows two sets differ, added and removed ones together, each as often as it occurs.
 
     Args:
-        first, second: ``uint64[n, 2]``, a keyed hash a row.
+        first, second: ``uint64[n, 2]``, a keyed hash per row.
     """
     both = np.concatenate([first, second])
     if not len(both):

@@ -393,7 +393,7 @@ def _good_name(name: str) -> bool:
 
 
 def _plain(text: str) -> bool:
-    """Tell whether ``text`` is Unicode that UTF-8 can hold, without control characters other than newline."""
+    """Return whether ``text`` is Unicode that UTF-8 can hold, without control characters other than newline."""
     return _NOT_PLAIN.search(text) is None
 
 

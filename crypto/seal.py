@@ -117,16 +117,16 @@ class _Seal:
             ciphertext = seal.Encryptor(self.context, key).encrypt_symmetric(seal.Plaintext("1"))
             self._cipher_meta = self._read(file, ciphertext)[:_META]
 
-    def save(self, thing: Any) -> bytes:
+    def save(self, obj: Any) -> bytes:
         """Return SEAL's bytes of an object, without its outer header and compression."""
         with _memory_file() as file:
-            return self._read(file, thing)
+            return self._read(file, obj)
 
-    def load(self, thing: Any, meta: bytes, residues: bytes, count: int) -> Any:
-        """Return ``thing`` with the content that these bytes describe. SEAL checks every residue."""
+    def load(self, obj: Any, meta: bytes, residues: bytes, count: int) -> Any:
+        """Return ``obj`` with the content that these bytes describe. SEAL checks every residue."""
         with _memory_file() as file:
-            self._write(file, thing, self._framed(meta + self._array(residues, count)))
-        return thing
+            self._write(file, obj, self._framed(meta + self._array(residues, count)))
+        return obj
 
     def summed(self, first: bytes, seeds: Sequence[bytes]) -> Any:
         """Return the sum of ciphertexts, from the sum of their first polynomials and the seeds, which SEAL expands."""
@@ -151,14 +151,14 @@ class _Seal:
     def _framed(self, body: bytes) -> bytes:
         return self._header + struct.pack("<Q", _HEADER + len(body)) + body
 
-    def _write(self, file: int, thing: Any, raw: bytes, at: int = 0) -> None:
-        """Replace a file's bytes from ``at`` on, and let SEAL read a thing from the file."""
+    def _write(self, file: int, obj: Any, raw: bytes, at: int = 0) -> None:
+        """Replace a file's bytes from ``at`` on, and let SEAL read an object from the file."""
         os.pwrite(file, raw, at)
-        thing.load(self.context, f"/proc/self/fd/{file}")
+        obj.load(self.context, f"/proc/self/fd/{file}")
 
-    def _read(self, file: int, thing: Any) -> bytes:
+    def _read(self, file: int, obj: Any) -> bytes:
         os.ftruncate(file, 0)
-        thing.save(f"/proc/self/fd/{file}")
+        obj.save(f"/proc/self/fd/{file}")
         raw = os.pread(file, _MAX_OBJECT, 0)
         magic, size, _, _, compression, _, _ = struct.unpack_from("<HBBBBHQ", raw)
         if magic != 0xA15E or size != _HEADER or compression not in (0, 2):

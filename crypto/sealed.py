@@ -5,7 +5,7 @@
     open   X   = C - A K + 21 n t,  K = sum of k_i; M = X mod t, E = X div t - 21 n; |E| <= 21 n and zeros, or refused
 
 A is public and follows from the context. Keys and errors are centred binomial, never ternary: a sum of two ternary keys
-gives a fifth of each away. k_i is for one context and one vector. If it were used twice, the difference of the two
+gives away a fifth of each. k_i is for one context and one vector. If it were used twice, the difference of the two
 vectors would be open at once. A party that holds C and K learns M and E, and no more about the summands.
 
 Nothing here runs in constant time. A key is used for one seal.

@@ -1,6 +1,6 @@
 """Functionals that check whether the total is the sum of exactly these bodies, and that nobody could foresee.
 
-    tau_i = <H(list, total), c_i>       three functionals for each prime, in clear, in the member's signed answer
+    tau_i = <H(list, total), c_i>       three functionals for each prime, in the clear, in the member's signed answer
     check   sum of tau_i = <H(list, total), C>
 
 The coordinator fixes list and total before it learns H = U V. Residues lie in rows of 2,048, V maps each row to eight
@@ -28,7 +28,7 @@ from .ring import Ints, Prime, Stream, prime
 Words = NDArray[np.uint64]
 Floats = NDArray[np.float64]
 FUNCTIONALS = 3
-COLUMNS, DRAWN_BITS = 8, 16  # numbers that V makes of a row, bits of its entries
+COLUMNS, DRAWN_BITS = 8, 16  # numbers that V makes from a row, bits of its entries
 CUT_BITS, CUTS = 24, 2  # of a residue, which is below 2**47
 WIDTH = 1 << 11  # of a row: inner products of V and cuts stay below 2**51, and a float64 holds them exactly
 BLOCK = 7  # rows worked on at a time: they stay in the cache, and are too few for BLAS to start threads

@@ -184,7 +184,7 @@ class TokenVerifier:
         return self._proofs.check(proofs, method, url, token=token, jkt=principal.jkt)
 
     def _token(self, token: bytes) -> Principal:
-        """Return whose token it is. Of a token that was accepted before, only key and times are checked again."""
+        """Return whose token it is. For one that was accepted before, only key and times are checked again."""
         name = hashlib.sha256(token).digest()
         with self._lock:
             accepted = self._accepted.get(name)

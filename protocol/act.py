@@ -14,7 +14,7 @@ from ..configs.recipe import KeyChange, changes
 from .circle import Circle, Start
 
 RECOUNTED = ("data.", "schema.", "task.ref", "code", "training.max_rows")
-"""Keys of the recipe whose change makes every member count its rows anew. A change of members does so, too."""
+"""Keys of the recipe whose change makes every member count its rows anew. So does a change of members."""
 BY_RULE = ("task.", "training.")
 """Keys that a recipe may change if a node is to sign by the rule ``same-names``, except those in :data:`BY_HAND`."""
 BY_HAND = ("task.ref", "training.report_every", "training.max_rows")

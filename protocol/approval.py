@@ -191,7 +191,7 @@ def reason_problem(action: str, reason: str) -> str:
         return f"expected a reason to {action}"
     if len(reason) > MAX_REASON or not reason.isprintable() or reason != reason.strip():
         return f"expected a reason of at most {MAX_REASON} printable characters on one line"
-    if _PERSONAL.search(unicodedata.normalize("NFKC", reason)):  # a full-width @ counts, too
+    if _PERSONAL.search(unicodedata.normalize("NFKC", reason)):  # a full-width @ counts too
         return (
             "the reason looks like personal data: an @, a date, or six digits in a row; "
             "it would stay in the log permanently"

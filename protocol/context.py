@@ -75,7 +75,7 @@ class RoundContext:
 
 @dataclass(frozen=True)
 class Terms:
-    """What all members of a run have agreed to, beside the offer.
+    """What all members of a run have agreed to, besides the offer.
 
     Attributes:
         circle: of the run.

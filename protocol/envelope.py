@@ -52,7 +52,7 @@ class Header:
 
     Attributes:
         member: who sealed it.
-        run, number, purpose: the round, in clear so that a refusal can say what differs.
+        run, number, purpose: the round, in the clear so that a refusal can say what differs.
         context: digest of the RoundContext that the member trained under.
         params: digest of the crypto parameters.
         body: digest of the body (:func:`body_digest`).

@@ -1,7 +1,8 @@
 """The gate: whether a candidate is promoted, kept or refused. It bounds damage; it does not prove honesty (rule 7).
 
 The gate is a pure function, so coordinator, members and auditors reach the same verdict from the same signed votes. A
-vote is a word and not a number, because numbers in clear, round after round, would give a member's own gradient away.
+vote is a word and not a number, because numbers in the clear, round after round, would give away a member's own
+gradient.
 """
 
 from __future__ import annotations

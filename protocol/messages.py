@@ -277,7 +277,7 @@ class Opened(Body):
 
 
 class Waits(Body):
-    """Tells a member that has done its part for which members the run waits. Nothing is asked of it.
+    """Tells a member that has done its part which members the run is waiting for. Nothing is asked of it.
 
     Attributes:
         run: the run that waits.

@@ -122,7 +122,7 @@ def from_records(kind: type[M], records: RecordDict) -> M:
 
 
 def unsealed(vector: NDArray[np.float32]) -> RecordDict:
-    """Return a reply with a vector in clear instead of an envelope, as the drill ``plaintext`` sends it."""
+    """Return a reply with a vector in the clear instead of an envelope, as the drill ``plaintext`` sends it."""
     arrays = ArrayRecord({"update": Array(vector)})
     return RecordDict({"message": ConfigRecord({_KIND: "sealed"}), "bytes": arrays})
 

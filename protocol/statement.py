@@ -24,7 +24,7 @@ class Statement:
 
     Attributes:
         context: digest of the RoundContext.
-        federation, run, number, purpose, base: the round, in clear.
+        federation, run, number, purpose, base: the round, in the clear.
         members: all members of the sum, sorted.
         headers: digest of the list of their headers.
         sha256: the model version that results (statistics, update) or that was measured (tallies).

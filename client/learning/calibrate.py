@@ -1,6 +1,6 @@
 """Finds the clip and the longest step that a practice's config leaves open, from round 1 over all members' rows.
 
-This needs the updates of all members, so it is for practice only. The found values are constants of the run, and the
+This needs the updates of all members, so it is for practice only. The values found are constants of the run, and the
 report has the line for the recipe.
 """
 

@@ -24,7 +24,7 @@ from ..secret import NodeSecret
 from .rows import Rows, Split
 
 _CELLS = 1 << 20
-"""Cells that are hashed at once: bounds the memory of their copies."""
+"""Cells that are hashed at once, which bounds the memory of their copies."""
 
 
 def split(rows: Rows, settings: DataSettings, *, secret: NodeSecret, member: str) -> Split:

@@ -19,7 +19,7 @@ from ..tasks import Task
 from .learner import Vector
 
 _CHUNK = 8192
-"""Rows of one evaluation step: bounds the memory of a large model's activations."""
+"""Rows of one evaluation step, which bounds the memory of a large model's activations."""
 _FROZEN_TYPES = tuple(getattr(torch, np.dtype(code).name) for code in FROZEN_TYPES.values())
 
 
@@ -50,7 +50,7 @@ def fresh_model(task: Task, schema: Schema, draw: str) -> nn.Module:
     """Return the task's model as ``draw`` makes it; the global torch generator is left unchanged."""
     number = torch_seed(f"start|{draw}".encode())
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(number)  # torch.manual_seed keeps a stack trace a call for absent devices
+        torch.default_generator.manual_seed(number)  # torch.manual_seed keeps a stack trace per call for absent devices
         return task.model(schema, torch.Generator().manual_seed(number))
 
 

@@ -57,7 +57,7 @@ def note_refusal(db: Connection, time_s: float, code: str, **about: Any) -> None
 
 
 def entries(db: Connection) -> list[dict[str, Any]]:
-    """Return all entries, oldest first: a dict each, ``what`` as JSON-able values."""
+    """Return all entries, oldest first: one dict per entry, ``what`` as JSON-able values."""
     rows = db.execute(select(journal).order_by(journal.c.idx)).all()
     return [{**row._asdict(), "what": json.loads(row.what)} for row in rows]
 

@@ -279,7 +279,7 @@ class Ledger:
         return checkpoint is not None and checkpoint.label == label
 
     def forget_checkpoints(self) -> None:
-        """Delete every checkpoint at the operator's wish, so that the next one is taken as the first."""
+        """Delete every checkpoint at the operator's request, so that the next one is taken as the first."""
         with self._store.transaction() as db:
             newest = db.execute(select(func.max(tables.witnessed.c.size))).scalar_one()
             db.execute(tables.witnessed.delete())

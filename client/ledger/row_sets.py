@@ -36,7 +36,7 @@ class RowSets:
             return _digests(db, true())
 
     def of_part(self, part: str) -> dict[str, bytes]:
-        """Return every set of a part that was in use: digest → keyed hashes, 16 bytes a row."""
+        """Return every set of a part that was in use: digest → keyed hashes, 16 bytes per row."""
         with self._store.read() as db:
             rows = db.execute(select(snapshot_sets).where(snapshot_sets.c.part == part)).all()
         return {row.digest: bytes(row.hashes) for row in rows}

@@ -81,7 +81,7 @@ snapshot_sets = Table(
     metadata,
     Column("part", String, primary_key=True),
     Column("digest", String, primary_key=True),
-    Column("hashes", LargeBinary, nullable=False),  # keyed, 16 bytes a row
+    Column("hashes", LargeBinary, nullable=False),  # keyed, 16 bytes per row
 )
 snapshots = Table(
     "snapshots",

@@ -1,8 +1,8 @@
 """The node's part of Flower's Fleet protocol: log in, ask for work, fetch, answer. No other client module uses it.
 
 Requests are those of Flower's own node, signed with the node key as Flower wants it. A token from the given
-``httpx.Auth`` is added. ``replies.py`` decides what a reply means. Without a reply, the node asks again without end,
-with growing pauses. It writes one log line when an outage begins and one when it is over.
+``httpx.Auth`` is added. ``replies.py`` decides what a reply means. Without a reply, the node keeps asking, with
+growing pauses. It writes one log line when an outage begins and one when it is over.
 
 Redirects are not followed, because a coordinator must not send a node's signed requests elsewhere.
 """
