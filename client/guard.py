@@ -192,8 +192,8 @@ class BaseRules:
 
     def _check_refused(self, newest: tuple[int, str], refused: Mapping[str, Any]) -> None:
         statement, verdict = self._said(refused) if refused else (None, None)
-        was = verdict is not None and not verdict.accepted
-        if statement is None or (statement.number, statement.sha256) != newest or not was:
+        was_refused = verdict is not None and not verdict.accepted
+        if statement is None or (statement.number, statement.sha256) != newest or not was_refused:
             raise Refused("base.unknown", f"the candidate of round {newest[0]} is newer, and no proof shows it refused")
 
     def _said(self, proof: Mapping[str, Any]) -> tuple[Statement, Verdict | None]:

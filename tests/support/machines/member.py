@@ -861,7 +861,7 @@ WEAKENED = (
     without(BaseRules, "check", "statement.number < before.number and not before.trained", "False"),
     without(BaseRules, "check", "newer[0] > statement.number and not before.trained", "False"),
     without(BaseRules, "_check_refused", "(statement.number, statement.sha256) != newest", "False"),
-    without(BaseRules, "_check_refused", "or not was", ""),
+    without(BaseRules, "_check_refused", "or not was_refused", ""),
     without(BaseRules, "_said", "if (statement.federation, statement.run) != (", "if (1, 1) == ("),
     without(BaseRules, "_said", "purpose is None or not purpose.makes_version", "False"),
     without(Proof, "verify", "statement.members != roster.names or", ""),
