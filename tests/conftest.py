@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,12 @@ ORDER = ("live", "peers", "browser", "docs", "federation", "unit")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest."""
     items.sort(key=lambda item: ORDER.index(item.path.relative_to(TESTS).parts[0]))
+
+
+def pytest_collection_finish() -> None:
+    """Take what was imported out of every later collection of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 class Groups(LoadScopeScheduling):
