@@ -90,18 +90,25 @@ def _enrol(run: Run, at: str) -> Mapping[str, Enrolled]:
             wait.give_up()
     odd |= agree(answers, run.circle.digest, run.purposes)
     with run.state.store.transaction() as db:
-        for member, one in sorted(odd.items()):
-            run.log(db, "refused_member", member=member, code=one.code, **({"what": one.what} if one.what else {}))
+        for member, problem in sorted(odd.items()):
+            run.log(
+                db,
+                "refused_member",
+                member=member,
+                code=problem.code,
+                **({"what": problem.what} if problem.what else {}),
+            )
         for member in run.circle.names:
             if member in answers.keys() - odd.keys():
                 card, agreed = answers[member].card, dict(answers[member].agreed)
                 roster.keep_card(db, card)
                 run.log(db, "enrolled", member=member, pin=run.circle.pins[member], card=card, agreed=agreed)
     if odd:
-        said = ", ".join(f"{member}: {one}" for member, one in sorted(odd.items()))
+        problems = ", ".join(f"{member}: {problem}" for member, problem in sorted(odd.items()))
         raise Refused(
-            next(one.code for _, one in sorted(odd.items())),
-            f"{len(answers.keys() - odd.keys())} of {len(run.circle.names)} members enrolled, all are needed ({said})",
+            next(problem.code for _, problem in sorted(odd.items())),
+            f"{len(answers.keys() - odd.keys())} of {len(run.circle.names)} members enrolled, all are needed "
+            f"({problems})",
         )
     return answers
 
@@ -113,25 +120,25 @@ def _key(run: Run, seated: Roster, answers: Mapping[str, Enrolled], at: str) -> 
         Refused: ``circle.key``: the first member gave no key, or different ones; or a member refused.
     """
     first, cards = run.circle.first, seated.as_list()
-    held = {member: answer.key for member, answer in answers.items()}
-    lacking = [member for member in seated.names if held[member] != held[first] or not held[member]]
-    made = KeyMade(ciphertexts={}, signatures={})
+    keys = {member: answer.key for member, answer in answers.items()}
+    lacking = [member for member in seated.names if keys[member] != keys[first] or not keys[member]]
+    key_made = KeyMade(ciphertexts={}, signatures={})
     if lacking:
-        made = _ask_all(run, MAKE_KEY, {first: MakeKey(run=run.id, roster=cards)}, "key", at)[first]
-        if not {*made.ciphertexts} == {*made.signatures} == {*seated.names}:
+        key_made = _ask_all(run, MAKE_KEY, {first: MakeKey(run=run.id, roster=cards)}, "key", at)[first]
+        if not {*key_made.ciphertexts} == {*key_made.signatures} == {*seated.names}:
             raise Refused("circle.key", f"{first!r} did not make the circle's key for every member")
     requests = {
         member: TakeSeat(
             run=run.id,
             roster=cards,
-            ciphertext=made.ciphertexts[member] if member in lacking else b"",
-            signature=made.signatures[member] if member in lacking else b"",
+            ciphertext=key_made.ciphertexts[member] if member in lacking else b"",
+            signature=key_made.signatures[member] if member in lacking else b"",
         )
         for member in seated.names
     }
     taken: dict[str, SeatTaken] = _ask_all(run, TAKE_SEAT, requests, "seat", at)
     key = taken[first].key
-    if any(one.key != key for one in taken.values()):
+    if any(seat.key != key for seat in taken.values()):
         run.note("refused_member", member=first, code="circle.key")
         raise Refused("circle.key", f"{first!r} gave the members different keys of the circle")
     return key, {member: taken[member].signature for member in seated.names}
@@ -139,12 +146,12 @@ def _key(run: Run, seated: Roster, answers: Mapping[str, Enrolled], at: str) -> 
 
 def _ask_all(run: Run, route: Route[Q, A], requests: Mapping[str, Q], step: str, at: str) -> dict[str, A]:
     """Return every member's answer. The error names a member that refused."""
-    found: dict[str, A] = {}
+    answered: dict[str, A] = {}
     with closing(run.ask(route, requests, run.wait(step), at)) as answers:
         for came in answers:
             try:
-                found[came.member] = came.body()
+                answered[came.member] = came.body()
             except Refused as error:
                 run.note("refused_member", member=came.member, code=error.code)
                 raise Refused(error.code, f"{came.member!r} did not take part in {route.name}") from None
-    return found
+    return answered

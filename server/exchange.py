@@ -235,7 +235,9 @@ class Exchange:
                 for member in requests.keys() & connected.keys() - waiting.keys():
                     self._send(TELL.name, member, told, connected[member], letters)
             came = False
-            for reply in self._grid.pull_messages([one for one, member in senders.items() if member in waiting]):
+            for reply in self._grid.pull_messages(
+                [message for message, member in senders.items() if member in waiting]
+            ):
                 came = True
                 message = reply.metadata.reply_to_message_id
                 member = senders.pop(message, "")
@@ -283,9 +285,9 @@ def _named(route: str, member: str, message: str) -> dict[str, str]:
 def _answer(route: Route[Q, A], reply: Message, asked: Awaited, message: str, now: float) -> A | Refused | None:
     """Return what a reply says; None if the member is to be asked again, or was asked again already."""
     if not reply.has_error():
-        said = _read(route, reply)
-        if not (isinstance(said, Refused) and said.code == BEHIND):
-            return said
+        answer = _read(route, reply)
+        if not (isinstance(answer, Refused) and answer.code == BEHIND):
+            return answer
     elif reply.error.code == INVALID_FAB:
         return Refused("task.refused", "the member's node does not run this bundle")
     if message != asked.message:

@@ -89,15 +89,15 @@ def connected(grid: Grid, pins: Mapping[str, str]) -> Callable[[], dict[str, Con
         nonlocal newest
         if time.monotonic() - newest[0] < LOOK_S:
             return newest[1]
-        found = {}
+        online = {}
         for node in grid.get_nodes():
             if node.public_key not in known:
                 known[node.public_key] = names.get(_pin(node.public_key))
             name = known[node.public_key]
             if name is not None and node.status == "online":
-                found[name] = ConnectedNode(int(node.node_id), str(node.last_activated_at))
-        newest = time.monotonic(), found
-        return found
+                online[name] = ConnectedNode(int(node.node_id), str(node.last_activated_at))
+        newest = time.monotonic(), online
+        return online
 
     return nodes
 

@@ -52,9 +52,9 @@ class GivenAnswers:
 
     def take_up(self, kept: Mapping[str, KeptAnswer], requests: Mapping[str, Ask]) -> None:
         """Add what came before the coordinator was started again. What no longer fits is asked for again."""
-        for member, one in kept.items():
+        for member, answer in kept.items():
             with suppress(Refused):  # about an envelope that was lost here and sealed again
-                self.add(member, requests[member], Answered(**vars(one), answer_s=0.0))
+                self.add(member, requests[member], Answered(**vars(answer), answer_s=0.0))
 
 
 @dataclass(frozen=True)

@@ -79,9 +79,9 @@ class Rounds:
             begun = contexts.going_on(db, run.id, going.number, UPDATE.name) if going else None
         if going is not None and going.round == planned:
             checkpoint = begun.checkpoint if begun else run.witnesses.newest()
-            found = template.at(going.number, planned, UPDATE.name, base.sha256, checkpoint)
-            if begun is None or begun.digest == found.digest:
-                return found
+            context = template.at(going.number, planned, UPDATE.name, base.sha256, checkpoint)
+            if begun is None or begun.digest == context.digest:
+                return context
         with self._state.store.transaction() as db:
             run.break_off(db, history.INTERRUPTED)
             number = history.next_number(db)
@@ -96,7 +96,7 @@ class Rounds:
             Ended: ``circle.junk``.
         """
         with self._state.store.read() as db:
-            junk = [one for one in history.finished(db, self._run.id) if one.code == "open.key"]
+            junk = [outcome for outcome in history.finished(db, self._run.id) if outcome.code == "open.key"]
         if len(junk) >= JUNK:
             raise Ended("circle.junk", f"in {len(junk)} rounds the answers of all members did not open the sum")
 
@@ -114,12 +114,12 @@ class Rounds:
             outcome, context, agreed, candidate: of the round.
             reached: the versions up to and including the round's base, oldest first.
         """
-        run, said, votes = self._run, agreed.statement, agreed.proof.votes
+        run, statement, votes = self._run, agreed.statement, agreed.proof.votes
         norms = [entry.norm for entry in reached if entry.norm is not None]
-        verdict = gate.judge(votes, said.norm, norms, in_range=said.in_range, settings=run.offer.gate)
-        swallowed = said.in_range and said.signal <= gate.SWALLOWED
+        verdict = gate.judge(votes, statement.norm, norms, in_range=statement.in_range, settings=run.offer.gate)
+        swallowed = statement.in_range and statement.signal <= gate.SWALLOWED
         warned = [(member, "gate.worse") for member in verdict.minority]
-        warned += [(member, "update.coins") for member in said.members if swallowed]
+        warned += [(member, "update.coins") for member in statement.members if swallowed]
         status, counts = verdict.status, gate.counted(votes)
         outcome = replace(
             outcome, status=status, code=verdict.code, warnings=(*outcome.warnings, *warned), votes=counts
@@ -127,15 +127,19 @@ class Rounds:
         if verdict.accepted and candidate is not None:
             self._state.models.write(candidate)
         with self._state.store.transaction() as db:
-            about = {"votes": votes, "best": agreed.proof.best, "warnings": [list(one) for one in outcome.warnings]}
+            about = {
+                "votes": votes,
+                "best": agreed.proof.best,
+                "warnings": [list(warning) for warning in outcome.warnings],
+            }
             run.log(db, "judged", number=outcome.number, code=verdict.code, **about)
             if candidate is not None:
                 number = self._state.models.next_version(db)
                 entry = version_entry(run.id, candidate, number, status, verdict.code, agreed)
-                self._state.models.record(db, replace(entry, norm=said.norm, votes=counts))
+                self._state.models.record(db, replace(entry, norm=statement.norm, votes=counts))
             self._write(db, outcome, context)
             named = dict(outcome.named)
-            run.log(db, status, number=outcome.number, code=verdict.code, sha256=said.sha256, named=named)
+            run.log(db, status, number=outcome.number, code=verdict.code, sha256=statement.sha256, named=named)
         self._patience.count(status, outcome.round)
         return outcome
 
@@ -186,16 +190,16 @@ def version_entry(
     run: str, model: model_version.Version, number: int, verdict: str, code: str, agreed: AgreedOpening
 ) -> Entry:
     """Return the registry's entry for a version that members opened."""
-    said = agreed.statement
+    statement = agreed.statement
     return Entry(
         sha256=model.sha256,
         version=number if verdict in ("start", "promoted") else None,
         verdict=verdict,
         code=code,
         run=run,
-        number=said.number,
-        base=said.base,
-        members=said.members,
+        number=statement.number,
+        base=statement.base,
+        members=statement.members,
         proof=agreed.proof.as_dict(),
         norm=None,
         votes={},

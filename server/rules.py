@@ -57,19 +57,19 @@ def agree(answers: Mapping[str, Enrolled], circle: str, purposes: Iterable[str])
     names = list(purposes)
     fields: dict[str, dict[str, str]] = {
         member: {
-            **{name: str(one.agreed[name]) for name in SHARED},
-            **{f"frozen.{tensor}": found for tensor, found in one.frozen.items()},
-            **{f"size.{name}": str(one.sizes.get(name)) for name in names},
-            "purposes": ",".join(sorted(one.sizes)),
+            **{name: str(answer.agreed[name]) for name in SHARED},
+            **{f"frozen.{tensor}": digest for tensor, digest in answer.frozen.items()},
+            **{f"size.{name}": str(answer.sizes.get(name)) for name in names},
+            "purposes": ",".join(sorted(answer.sizes)),
         }
-        for member, one in answers.items()
+        for member, answer in answers.items()
     }
-    order = list(dict.fromkeys(name for one in fields.values() for name in one))
-    common = {name: Counter(one.get(name) for one in fields.values()).most_common(1)[0][0] for name in order}
+    order = list(dict.fromkeys(name for values in fields.values() for name in values))
+    common = {name: Counter(values.get(name) for values in fields.values()).most_common(1)[0][0] for name in order}
     common |= {"circle": circle, "purposes": ",".join(sorted(names))}
     odd: dict[str, Odd] = {}
-    for member, one in fields.items():
-        differing = next((name for name in order if one.get(name) != common[name]), None)
+    for member, values in fields.items():
+        differing = next((name for name in order if values.get(name) != common[name]), None)
         if differing is not None:
             odd[member] = _odd(differing)
     return odd
@@ -129,8 +129,8 @@ class Collection:
         """
         missing = [member for member in self.roster.names if member not in self.accepted]
         if missing:
-            said = ", ".join(f"{member}: {self.named.get(member, 'not waited for')}" for member in missing)
-            raise Refused("round.too_few", f"a sum needs every member of the circle; missing: {said}")
+            reasons = ", ".join(f"{member}: {self.named.get(member, 'not waited for')}" for member in missing)
+            raise Refused("round.too_few", f"a sum needs every member of the circle; missing: {reasons}")
         return self.roster.names
 
 
@@ -188,8 +188,8 @@ class Hearing:
             raise Refused("open.list", "the member opened this sum before")
         words = Words(opened.signature, opened.vote, opened.vote_signature)
         words.check(self.roster.card(member), opened.statement, self.best)
-        said = Statement.parse(opened.statement)
-        if said.context != self.context.digest or said.members != self.roster.names:
+        statement = Statement.parse(opened.statement)
+        if statement.context != self.context.digest or statement.members != self.roster.names:
             raise Refused("envelope.context", "the statement is about another round")
         self.statements[member], self.words[member] = opened.statement, words
         self.refused.pop(member, None)
@@ -219,7 +219,7 @@ class Hearing:
     def disagreeing(self) -> tuple[str, ...]:
         """The members that signed another statement than most did."""
         counted = Counter(self.statements.values()).most_common(1)
-        return tuple(sorted(one for one, said in self.statements.items() if said != counted[0][0]))
+        return tuple(sorted(member for member, statement in self.statements.items() if statement != counted[0][0]))
 
 
 class SaidWords:

@@ -63,7 +63,7 @@ class Collected:
     @property
     def digest(self) -> str:
         """Digest of the list."""
-        return list_digest(one.digest for one in self.headers.values())
+        return list_digest(header.digest for header in self.headers.values())
 
     @property
     def sha256(self) -> str:
@@ -94,12 +94,12 @@ class Sums:
         with self._run.state.store.read() as db:
             begun = contexts.going_on(db, self._run.id, number, purpose.name)
         checkpoint = begun.checkpoint if begun else self._run.witnesses.newest()
-        found = self.seats.template.at(number, planned, purpose.name, base, checkpoint)
-        if begun is None or found.digest == begun.digest:
-            return found
+        context = self.seats.template.at(number, planned, purpose.name, base, checkpoint)
+        if begun is None or context.digest == begun.digest:
+            return context
         with self._run.state.store.transaction() as db:
             self.over(db, begun)
-        return replace(found, checkpoint=self._run.witnesses.newest())
+        return replace(context, checkpoint=self._run.witnesses.newest())
 
     def over(self, db: Connection, context: RoundContext) -> None:
         """Record that a sum is over, and delete what was kept for it after the commit."""
@@ -187,7 +187,7 @@ class Sums:
                 number=context.number,
                 purpose=context.purpose,
                 context=asdict(context),
-                headers={member: one.digest for member, one in collected.headers.items()},
+                headers={member: header.digest for member, header in collected.headers.items()},
                 sum=collected.sha256,
             )
 
@@ -244,16 +244,16 @@ class Sums:
         """
         run, context, refused = self._run, collected.context, dict[str, str]()
         requests = {member: self.sent(member, self._answer_request(collected)) for member in self.seats.roster.names}
-        found = GivenAnswers(context, self.seats.roster, AnswerSum(answer_plan(self.seats.plan)))
+        answers = GivenAnswers(context, self.seats.roster, AnswerSum(answer_plan(self.seats.plan)))
         with run.state.store.read() as db:
-            found.take_up(contexts.answers(db, context.digest), requests)
+            answers.take_up(contexts.answers(db, context.digest), requests)
         wait = run.wait("answer", context.number)
-        missing = {member: asked for member, asked in requests.items() if member not in found.documents}
+        missing = {member: asked for member, asked in requests.items() if member not in answers.documents}
         for came in run.ask(ANSWER, missing, wait):
             member = came.member
             try:
                 answered = came.body()
-                signed = found.add(member, requests[member], answered)
+                signed = answers.add(member, requests[member], answered)
             except Refused as error:
                 refused[member] = error.code
                 self._note("answer_refused", context, member=member, code=error.code)
@@ -269,9 +269,9 @@ class Sums:
                 self._wire.answer_bytes.append(size)
                 self._wire.answer_s.append(answered.answer_s)
         if refused:
-            said = ", ".join(f"{member}: {code}" for member, code in sorted(refused.items()))
-            raise Refused(refused[min(refused)], f"only the answers of all members open a sum; missing: {said}")
-        return found
+            reasons = ", ".join(f"{member}: {code}" for member, code in sorted(refused.items()))
+            raise Refused(refused[min(refused)], f"only the answers of all members open a sum; missing: {reasons}")
+        return answers
 
     def _heard(self, collected: Collected, best: str, request: Opening, results: dict[str, bytes]) -> AgreedOpening:
         """Have all members open and judge, and return what all say.
@@ -362,8 +362,8 @@ class Sums:
     def _answer_request(self, collected: Collected) -> Ask:
         return Ask(
             **self._round(collected.context),
-            headers={name: one.data for name, one in collected.headers.items()},
-            signatures={name: one.signature for name, one in collected.headers.items()},
+            headers={name: header.data for name, header in collected.headers.items()},
+            signatures={name: header.signature for name, header in collected.headers.items()},
             total=collected.sha256,
         )
 
@@ -372,7 +372,7 @@ class Sums:
         if collected.purpose.when == "round":
             base = self._run.state.models.path(collected.context.base).stat().st_size
             pieces = (*answers.documents.values(), *answers.signatures.values(), *answers.seeds.values())
-            listed = (*(one.data + one.signature for one in collected.headers.values()), *pieces)
+            listed = (*(header.data + header.signature for header in collected.headers.values()), *pieces)
             self._wire.download_bytes.append(base + sum(map(len, listed)) + len(keys) + len(collected.total))
         return Opening(self._round(collected.context), answers, keys, collected.total, best)
 

@@ -42,7 +42,7 @@ class Wait:
     _looked: float = -math.inf
 
     def look(self, awaited: Mapping[str, Awaited], now: float) -> Waits | None:
-        """Look at who is missing. Name those missing for long in log and records; return what to tell the others.
+        """Look at who is missing. Log and record those missing for long; return what to tell the others.
 
         Raises:
             Ended: ``run.stopped``.
@@ -51,30 +51,30 @@ class Wait:
             return None
         self._looked = now
         self.run.check_stop()
-        found = {
-            member: self._waited_for(member, one, now)
-            for member, one in awaited.items()
-            if member in self._named or now - one.since >= self._after(one)  # the named stay named
+        away = {
+            member: self._waited_for(member, asked, now)
+            for member, asked in awaited.items()
+            if member in self._named or now - asked.since >= self._after(asked)  # the named stay named
         }
-        if found == self._named:
+        if away == self._named:
             return None
         with self.run.state.store.transaction() as db:
-            for member, one in found.items():
+            for member, entry in away.items():
                 if member not in self._named:
-                    what = {"step": self.step, "why": one.why, "since": one.since}
+                    what = {"step": self.step, "why": entry.why, "since": entry.since}
                     self.run.log(db, "waited_for", number=self.number, member=member, code="circle.away", **what)
-            waiting.write(db, self.run.id, found.values())
-        news = {*found} - {*self._named} or any(one.returns % RETURNS == 1 for one in found.values())
-        self._named = found
-        return self._told(found) if news else None
+            waiting.write(db, self.run.id, away.values())
+        news = {*away} - {*self._named} or any(entry.returns % RETURNS == 1 for entry in away.values())
+        self._named = away
+        return self._told(away) if news else None
 
     def came(self, member: str) -> None:
         """Take note that a member answered. If it was named, the log says that it came back."""
-        one = self._named.pop(member, None)
-        if one is None:
+        entry = self._named.pop(member, None)
+        if entry is None:
             return
         with self.run.state.store.transaction() as db:
-            what = {"step": self.step, "since": one.since, "returns": one.returns}
+            what = {"step": self.step, "since": entry.since, "returns": entry.returns}
             self.run.log(db, "came_back", number=self.number, member=member, **what)
             waiting.write(db, self.run.id, self._named.values())
 
@@ -89,25 +89,25 @@ class Wait:
                 waiting.write(db, self.run.id, ())
             self._named = {}
 
-    def _told(self, found: Mapping[str, WaitedFor]) -> Waits:
+    def _told(self, away: Mapping[str, WaitedFor]) -> Waits:
         return Waits(
             run=self.run.id,
             number=self.number,
             step=self.step,
-            since={member: one.since for member, one in found.items()},
-            why={member: one.why for member, one in found.items()},
-            returns={member: one.returns for member, one in found.items()},
+            since={member: entry.since for member, entry in away.items()},
+            why={member: entry.why for member, entry in away.items()},
+            returns={member: entry.returns for member, entry in away.items()},
         )
 
-    def _after(self, one: Awaited) -> float:
+    def _after(self, asked: Awaited) -> float:
         away = self.run.exchange.away_after_s
-        return max(away, self.patience_s) if one.connected else away
+        return max(away, self.patience_s) if asked.connected else away
 
-    def _waited_for(self, member: str, one: Awaited, now: float) -> WaitedFor:
-        why = "revoked" if one.shut_out else "broke" if one.broke else "silent" if one.connected else "absent"
+    def _waited_for(self, member: str, asked: Awaited, now: float) -> WaitedFor:
+        why = "revoked" if asked.shut_out else "broke" if asked.broke else "silent" if asked.connected else "absent"
         known = self._named.get(member)
-        since = known.since if known else _ago(now - one.since)
-        return WaitedFor(member, self.run.id, self.number, self.step, since, why, one.returns)
+        since = known.since if known else _ago(now - asked.since)
+        return WaitedFor(member, self.run.id, self.number, self.step, since, why, asked.returns)
 
 
 def _ago(seconds: float) -> str:

@@ -34,7 +34,7 @@ class Witnesses:
         self._heard: dict[str, str] = {}
         self._strange: set[str] = set()
         with state.store.read() as db:
-            self._sizes = {member: one.size for member, one in table.witnesses(db).items()}
+            self._sizes = {member: signed.size for member, signed in table.witnesses(db).items()}
 
     def newest(self) -> str:
         """Return the label of the newest checkpoint."""
@@ -58,15 +58,15 @@ class Witnesses:
         """Take what a member countersigned. A member that holds another history is remembered as strange."""
         try:
             note = attached(Witnessed, records).checkpoint
-            held = open_checkpoint(note, self._log.verifier)
+            checkpoint = open_checkpoint(note, self._log.verifier)
         except Refused:
             return  # the member holds nothing yet, or nothing that this log signed
-        if not self._is_ours(held):
+        if not self._is_ours(checkpoint):
             if self._heard.get(member) != note:
                 self._strange.add(member)
                 self._heard[member] = note
             return
-        self._sizes[member], self._heard[member] = held.size, note
+        self._sizes[member], self._heard[member] = checkpoint.size, note
         self._strange.discard(member)
 
     def keep(self, run: str) -> None:
@@ -77,10 +77,10 @@ class Witnesses:
         with self._state.store.transaction() as db:
             cards = roster.cards(db)
             for member, note in sorted(heard.items()):
-                held = open_checkpoint(note, self._log.verifier)
+                checkpoint = open_checkpoint(note, self._log.verifier)
                 if member in self._strange:
                     words = "the member holds a log of %d entries that is not this one"
-                    logger.error(words, held.size, extra={"member": member})
+                    logger.error(words, checkpoint.size, extra={"member": member})
                     self._log.append(
                         db,
                         "warned",
@@ -88,8 +88,8 @@ class Witnesses:
                         member=member,
                         code="audit.fork",
                         what="witness",
-                        size=held.size,
-                        root=held.root.hex(),
+                        size=checkpoint.size,
+                        root=checkpoint.root.hex(),
                     )
                     continue
                 card = cards.get(member)
@@ -97,14 +97,16 @@ class Witnesses:
                     continue
                 for line in cosignatures(note):
                     try:
-                        time_s = check_cosignature(held, line.line, card.as_witness)
+                        time_s = check_cosignature(checkpoint, line.line, card.as_witness)
                     except Refused:
                         continue
-                    table.keep(db, member, table.Countersigned(held.size, held.root.hex(), line.line, time_s))
+                    table.keep(
+                        db, member, table.Countersigned(checkpoint.size, checkpoint.root.hex(), line.line, time_s)
+                    )
 
-    def _is_ours(self, held: Checkpoint) -> bool:
+    def _is_ours(self, checkpoint: Checkpoint) -> bool:
         try:
-            return self._log.at(held.size).root == held.root
+            return self._log.at(checkpoint.size).root == checkpoint.root
         except ValueError:  # a size that this log never had
             return False
 

@@ -49,7 +49,7 @@ class Events:
         Raises:
             Full: too many pages listen.
         """
-        each = sum(one == who for one in self._listening.values())
+        each = sum(listener == who for listener in self._listening.values())
         if len(self._listening) >= MAX_STREAMS or each >= MAX_STREAMS_EACH:
             raise Full
         queue: asyncio.Queue[bytes] = asyncio.Queue(1)

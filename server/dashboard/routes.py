@@ -113,11 +113,11 @@ class Dashboard:
 
         async def guarded(message: Any) -> None:
             if message["type"] == "http.response.start":
-                said = [(name, value) for name, value in message.get("headers", ()) if name.decode() not in HEADERS]
-                if b"cache-control" not in {name for name, _ in said}:
-                    said.append((b"cache-control", b"no-store"))
-                said += [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-                message = {**message, "headers": said}
+                headers = [(name, value) for name, value in message.get("headers", ()) if name.decode() not in HEADERS]
+                if b"cache-control" not in {name for name, _ in headers}:
+                    headers.append((b"cache-control", b"no-store"))
+                headers += [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                message = {**message, "headers": headers}
             await send(message)
 
         await self._app(scope, receive, guarded)
@@ -159,17 +159,17 @@ class Dashboard:
         if self._tries.wait_s(address):  # each try makes the server ask the issuer
             return RedirectResponse("/ui/?problem=login", 303)
         try:
-            held = await run_in_threadpool(self._login.finish, begun, query)
+            session = await run_in_threadpool(self._login.finish, begun, query)
         except MoonflowerError as error:
             self._tries.spend(address)
             logger.warning("a login was refused: %s: %s", error.code, error)
             problem = "issuer" if error.code in AWAY else "login"
             response = RedirectResponse(f"/ui/?problem={problem}", 303)
         else:
-            if held.principal.scopes & USEFUL:
+            if session.principal.scopes & USEFUL:
                 self._sessions.end(request.cookies.get(COOKIE, ""))
                 response = RedirectResponse("/ui/", 303)
-                _set(response, COOKIE, self._sessions.begin(held), None, "strict")
+                _set(response, COOKIE, self._sessions.begin(session), None, "strict")
             else:
                 response = RedirectResponse("/ui/?problem=scope", 303)
         _set(response, LOGIN_COOKIE, "", 0, "lax")
@@ -187,9 +187,9 @@ class Dashboard:
         session = await self._session(request)
         if session is None:
             return JSONResponse(None)
-        held = session.held
-        ends = None if held.refresh else self._sessions.ends(session)
-        about = {"name": held.name, "scopes": sorted(held.principal.scopes & USEFUL), "ends": ends}
+        opened = session.held
+        ends = None if opened.refresh else self._sessions.ends(session)
+        about = {"name": opened.name, "scopes": sorted(opened.principal.scopes & USEFUL), "ends": ends}
         return JSONResponse({**about, "now": self._clock(), "federation": self._federation, "server": self._url})
 
     async def _events(self, request: Request) -> Response:
@@ -198,8 +198,8 @@ class Dashboard:
             return _error(401, "session.none", "not logged in, or the session has ended")
 
         def state() -> State:
-            found = self._sessions.find(cookie, use=False)
-            return "over" if found is None else "live" if self._sessions.is_good(found) else "stale"
+            session = self._sessions.find(cookie, use=False)
+            return "over" if session is None else "live" if self._sessions.is_good(session) else "stale"
 
         try:
             stream = await self.events.stream(cookie, state)
@@ -231,13 +231,13 @@ class Dashboard:
         left = session.held.principal.expires - self._clock()
         if left < EARLY_S and session.held.refresh:
             try:
-                held = await run_in_threadpool(self._login.renew, session.held.refresh)
+                renewed = await run_in_threadpool(self._login.renew, session.held.refresh)
             except MoonflowerError as error:
                 logger.warning("a session could not be renewed: %s: %s", error.code, error)
                 if left <= 0 and error.code not in AWAY:
                     self._sessions.end(cookie)
             else:
-                self._sessions.renew(cookie, held)
+                self._sessions.renew(cookie, renewed)
                 session = self._sessions.find(cookie, use=use)
         return session if session is not None and self._sessions.is_good(session) else None
 
@@ -280,12 +280,12 @@ def _origin(url: str) -> str:
 
 def _static() -> dict[str, tuple[bytes, str]]:
     """Return the files by name, each with its ETag."""
-    found = {}
+    assets = {}
     for file in files(__package__).joinpath("static").iterdir():
         if file.name.rpartition(".")[2] in TYPES:
             data = file.read_bytes()
-            found[file.name] = data, f'"{hashlib.sha256(data).hexdigest()[:32]}"'
-    return found
+            assets[file.name] = data, f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+    return assets
 
 
 def _set(response: Response, name: str, value: str, max_age: int | None, same_site: Any) -> None:

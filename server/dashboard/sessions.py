@@ -57,11 +57,11 @@ class Sessions:
         self._open: OrderedDict[bytes, Session] = OrderedDict()
         self._lock = threading.Lock()
 
-    def begin(self, held: OpenSession) -> str:
+    def begin(self, opened: OpenSession) -> str:
         """Return the cookie of a new session."""
         cookie, now = secrets.token_urlsafe(32), self._clock()
         with self._lock:
-            self._open[_name(cookie)] = Session(held, now, now)
+            self._open[_name(cookie)] = Session(opened, now, now)
             while len(self._open) > MAX_SESSIONS:
                 self._open.popitem(last=False)
         return cookie
@@ -96,12 +96,12 @@ class Sessions:
         """Return when the session ends if it is not renewed, which is no later than its token."""
         return min(session.held.principal.expires, session.began + self._longest_s, session.used + self._idle_s)
 
-    def renew(self, cookie: str, held: OpenSession) -> None:
+    def renew(self, cookie: str, renewed: OpenSession) -> None:
         """Replace the session's token. That does not make the session longer."""
         with self._lock:
             session = self._open.get(_name(cookie))
             if session is not None:
-                self._open[_name(cookie)] = Session(held, session.began, session.used)
+                self._open[_name(cookie)] = Session(renewed, session.began, session.used)
 
     def end(self, cookie: str) -> None:
         """End a session."""

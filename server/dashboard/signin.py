@@ -122,8 +122,8 @@ class Login:
             raise Refused("session.login", "the reply comes from another issuer")
         code = query.get("code", "")
         if "error" in query or not 0 < len(code) <= MAX_PARAMETER:
-            found = _plain(query.get("error", "nothing"))
-            raise Refused("session.login", f"expected a code from the issuer, got {found}")
+            problem = _plain(query.get("error", "nothing"))
+            raise Refused("session.login", f"expected a code from the issuer, got {problem}")
         return self._held(
             {
                 "grant_type": "authorization_code",
@@ -139,8 +139,8 @@ class Login:
         Raises:
             Refused: as :meth:`finish`.
         """
-        found = self._held({"grant_type": "refresh_token", "refresh_token": refresh})
-        return found if found.refresh else OpenSession(found.principal, found.name, refresh)
+        session = self._held({"grant_type": "refresh_token", "refresh_token": refresh})
+        return session if session.refresh else OpenSession(session.principal, session.name, refresh)
 
     def close(self) -> None:
         """Close the connection to the issuer."""
@@ -153,8 +153,8 @@ class Login:
             status, reply = self._ask(url, form)
         token = reply.get("access_token")
         if status != 200 or not isinstance(token, str):
-            said = f"{status} {_plain(reply.get('error', ''))} {_plain(reply.get('error_description', ''))}"
-            raise Refused("session.login", f"the issuer gives no token: {said.strip()}")
+            problem = f"{status} {_plain(reply.get('error', ''))} {_plain(reply.get('error_description', ''))}"
+            raise Refused("session.login", f"the issuer gives no token: {problem.strip()}")
         try:
             data = token.encode("ascii")
         except UnicodeEncodeError:
@@ -245,8 +245,8 @@ def _load(path: Path) -> SigningKey:
 
 def _called(claims: Mapping[str, Any]) -> str:
     """Return the person's name in a token."""
-    found = (claims.get(name) for name in ("preferred_username", "name", "email", "sub"))
-    return _plain(next((one for one in found if isinstance(one, str) and one), ""))
+    names = (claims.get(name) for name in ("preferred_username", "name", "email", "sub"))
+    return _plain(next((name for name in names if isinstance(name, str) and name), ""))
 
 
 def _plain(text: object) -> str:

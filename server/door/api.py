@@ -158,11 +158,14 @@ class Api:
             circle = living.circle
             differing = not_free(circle.recipe, asked)
             if differing:
-                said = "; ".join(
-                    f"{one.key}: {json.dumps(one.before)} in the circle, {json.dumps(one.after)} in the run"
-                    for one in differing
+                differences = "; ".join(
+                    f"{change.key}: {json.dumps(change.before)} in the circle, {json.dumps(change.after)} in the run"
+                    for change in differing
                 )
-                what = f"the run differs from circle {circle.number}, which {', '.join(circle.names)} signed, in {said}"
+                what = (
+                    f"the run differs from circle {circle.number}, which {', '.join(circle.names)} signed, in "
+                    f"{differences}"
+                )
                 raise Refused("circle.differs", what, hint=SIGN_ANEW)
             chosen = self._chosen(db, circle, start) if start else ""
             history.queue_run(db, run, circle.offer(asked.training.seed, asked.training.rounds, chosen))
@@ -184,10 +187,10 @@ class Api:
 
     def _runs(self) -> list[dict[str, Any]]:
         with self._state.store.read() as db:
-            away = [vars(one) for one in waited_for(db)]
+            away = [vars(member) for member in waited_for(db)]
             return [
                 {
-                    "away": [one for one in away if one["run"] == row.run],
+                    "away": [member for member in away if member["run"] == row.run],
                     "run": row.run,
                     "status": row.status,
                     "code": row.code,

@@ -65,8 +65,8 @@ class CircleRoutes:
     async def _sign(self, request: Request) -> Response:
         def sign(db: Connection, value: Any) -> dict[str, Any]:
             digest, member = _text(value, "circle"), _text(value, "member")
-            given = Signature.parse({name: value.get(name) for name in ("key", "signature")})
-            return {"begins": circles.take_signature(db, self._state.log, digest, member, given, self._clock())}
+            signature = Signature.parse({name: value.get(name) for name in ("key", "signature")})
+            return {"begins": circles.take_signature(db, self._state.log, digest, member, signature, self._clock())}
 
         return await self._change(request, sign)
 
@@ -102,7 +102,7 @@ def _text(value: Any, name: str) -> str:
     Raises:
         Refused: ``circle.differs``: the text is missing or too long.
     """
-    found = value.get(name) if isinstance(value, dict) else None
-    if not isinstance(found, str) or len(found) > 256:
+    text = value.get(name) if isinstance(value, dict) else None
+    if not isinstance(text, str) or len(text) > 256:
         raise Refused("circle.differs", f"{name} is missing or too long; expected a text of at most 256 characters")
-    return found
+    return text

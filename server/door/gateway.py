@@ -128,8 +128,8 @@ class Gateway:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one request."""
         if scope["type"] == "http":
-            given = next((value for name, value in scope["headers"] if name == logs.REQUEST_HEADER.encode()), b"")
-            request = logs.request_id(given.decode("latin-1"))
+            claimed = next((value for name, value in scope["headers"] if name == logs.REQUEST_HEADER.encode()), b"")
+            request = logs.request_id(claimed.decode("latin-1"))
             with logs.about(request=request):
                 await self._answer(scope, receive, _named(send, request))
         elif scope["type"] == "websocket":
@@ -226,9 +226,9 @@ class Gateway:
 
     def _verified(self, method: str, path: str, headers: Headers, scopes: Sequence[str]) -> Principal:
         *others, last = scopes
-        for one in others:
+        for scope in others:
             try:
-                return self._verifier.verify(method, path, headers, one)
+                return self._verifier.verify(method, path, headers, scope)
             except TokenRefused as refusal:
                 if refusal.code != "auth.scope":
                     raise
@@ -314,13 +314,13 @@ async def _whole(receive: Any) -> bytes | None:
 
 def _again(body: bytes, receive: Any) -> Any:
     """Return an ASGI ``receive`` that gives a body that was read already, and then what comes after it."""
-    given = False
+    replayed = False
 
     async def received() -> Any:
-        nonlocal given
-        if given:
+        nonlocal replayed
+        if replayed:
             return await receive()
-        given = True
+        replayed = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return received
@@ -343,11 +343,11 @@ def _node_key(headers: Headers) -> bytes:
 
 def _field(headers: Headers, name: bytes) -> bytes:
     """Return the decoded base64 of a header, or nothing if the header is not there exactly once."""
-    found = [value for one, value in headers if one == name]
-    if len(found) != 1:
+    values = [value for field, value in headers if field == name]
+    if len(values) != 1:
         return b""
     try:
-        return base64.b64decode(found[0], validate=True)
+        return base64.b64decode(values[0], validate=True)
     except binascii.Error:
         return b""
 

@@ -52,8 +52,8 @@ class Bounds:
 class Limited(HttpToolsProtocol):
     """One connection, closed when it does not complete a request's head, or when its address has too many."""
 
-    def __init__(self, bounds: Bounds, **given: Any) -> None:
-        super().__init__(**given)
+    def __init__(self, bounds: Bounds, **options: Any) -> None:
+        super().__init__(**options)
         self.logger = wire
         self._bounds, self._address, self._head_bytes = bounds, "", 0
         self._timer: asyncio.TimerHandle | None = None

@@ -137,7 +137,7 @@ class ServerProcess:
         self._state, self._sockets = state, sockets
         self.url = settings.url or f"https://{settings.listen.rpartition(':')[0]}:{sockets.outer.getsockname()[1]}"
         self._superlink = SuperLink(sockets.inner.getsockname()[1])
-        held = HoldObjects(self._superlink.app, HOLD_S)
+        flower = HoldObjects(self._superlink.app, HOLD_S)
         self._supervisor = Supervisor(state, self._superlink, settings.restarts)
         self._follower = Follower(state.log)
         self._follower.join(narrator.tell, news_only=True)
@@ -146,7 +146,7 @@ class ServerProcess:
         verifier = TokenVerifier(config.oauth, url=self.url)
         self._dashboard = _dashboard(config, api, verifier, self.url)
         gateway = Gateway(
-            flower=held,
+            flower=flower,
             api=api.app,
             scopes=api.scopes,
             verifier=verifier,
@@ -157,7 +157,7 @@ class ServerProcess:
             dashboard=self._dashboard,
         )
         connections: Counter[str] = Counter()
-        self._inside = _listener(runtime_only(held), http=peers.OwnUserOnly)
+        self._inside = _listener(runtime_only(flower), http=peers.OwnUserOnly)
         self._outside = _listener(
             gateway,
             http=protocol(settings.head_timeout_s, settings.connections_per_address, connections, gateway.cut),
@@ -306,9 +306,9 @@ def _enter_roster(state: State, config: ServerConfig) -> None:
     """Add the config's members to the roster. The roster on record is what counts."""
     with state.store.transaction() as db:
         gone = roster.revoked(db)
-        for one in config.member:
-            if one.name in gone:
-                logger.warning("member %s was revoked and stays revoked; remove it from the config", one.name)
+        for member in config.member:
+            if member.name in gone:
+                logger.warning("member %s was revoked and stays revoked; remove it from the config", member.name)
                 continue
-            assert one.client_id is not None
-            roster.add(db, state.log, RosterMember(one.name, config.oauth.issuer, one.client_id, one.pin))
+            assert member.client_id is not None
+            roster.add(db, state.log, RosterMember(member.name, config.oauth.issuer, member.client_id, member.pin))

@@ -183,16 +183,16 @@ def _certified(evidence: Mapping[str, Any], verifier: Verifier) -> Certified:
     try:
         opened = named(entries, "opened")
         proof = Proof.from_dict(opened.details)
-        said = Statement.parse(proof.statement)
-        _check_statement(said, opened, closed)
+        statement = Statement.parse(proof.statement)
+        _check_statement(statement, opened, closed)
         _check_openers(proof, closed)
         ends = [entry for entry in entries if entry.event in ("judged", *ENDS)]
-        verdict = _verdict(ends, closed, said, proof) if ends else None
+        verdict = _verdict(ends, closed, statement, proof) if ends else None
     except ODD:
         raise bad("an entry has an unexpected form") from None
     except Refused as error:
         raise error if error.code.startswith("audit.") else bad(str(error)) from None
-    return Certified(closed, said, proof, verdict, witnessed, checkpoint)
+    return Certified(closed, statement, proof, verdict, witnessed, checkpoint)
 
 
 def _proved(evidence: Any, verifier: Verifier) -> tuple[list[LogEntry], Checkpoint, list[bytes]]:
@@ -212,7 +212,7 @@ def _proved(evidence: Any, verifier: Verifier) -> tuple[list[LogEntry], Checkpoi
     checkpoint = open_checkpoint(note, verifier)
     for index, data, path in claimed:
         merkle.verify_inclusion(merkle.leaf_hash(data), index, checkpoint.size, path, checkpoint.root)
-    if any(one.index >= other.index for one, other in pairwise(entries)) or steps != sorted(steps):
+    if any(earlier.index >= later.index for earlier, later in pairwise(entries)) or steps != sorted(steps):
         raise bad("its entries are not in the order of a round")
     return entries, checkpoint, growth
 
@@ -293,20 +293,20 @@ def _witnessed(label: str, checkpoint: Checkpoint, growth: Sequence[bytes], veri
 
 def _check_pins(closed: ClosedSet, pins: Mapping[str, str]) -> None:
     for member in closed.members:
-        found = closed.roster.card(member).node.pin
-        if pins.get(member) != found:
+        pin = closed.roster.card(member).node.pin
+        if pins.get(member) != pin:
             expected = f"expected {pins[member]}" if member in pins else "no pin was given for it"
-            raise Refused("audit.pin", f"{member!r} is in the sum with the pin {found}; {expected}")
+            raise Refused("audit.pin", f"{member!r} is in the sum with the pin {pin}; {expected}")
 
 
-def _check_statement(said: Statement, opened: LogEntry, closed: ClosedSet) -> None:
+def _check_statement(statement: Statement, opened: LogEntry, closed: ClosedSet) -> None:
     context, headers = closed.context, closed.headers
-    if said.context != context_digest(context) or purpose_of(opened) != context["purpose"]:
+    if statement.context != context_digest(context) or purpose_of(opened) != context["purpose"]:
         raise bad("the statement is about another context")
-    clear = said.federation, said.run, said.number, said.purpose, said.base
+    clear = statement.federation, statement.run, statement.number, statement.purpose, statement.base
     if clear != tuple(context[name] for name in ("federation", "run", "number", "purpose", "base")):
         raise bad("the statement's plain fields differ from its context")
-    if said.members != closed.members or said.headers != list_digest(headers.values()):
+    if statement.members != closed.members or statement.headers != list_digest(headers.values()):
         raise bad("the statement is about other envelopes than those of the list")
 
 
@@ -317,11 +317,11 @@ def _check_openers(proof: Proof, closed: ClosedSet) -> None:
         raise Refused("audit.openers", str(error)) from None
 
 
-def _verdict(entries: Sequence[LogEntry], closed: ClosedSet, said: Statement, proof: Proof) -> LoggedVerdict:
+def _verdict(entries: Sequence[LogEntry], closed: ClosedSet, statement: Statement, proof: Proof) -> LoggedVerdict:
     """Return how the round ended, after checking that this follows from signed votes."""
     end = only([entry for entry in entries if entry.event in ENDS], "one end of the round")
     code = end.value.get("code", "")
-    if said.purpose != UPDATE.name:
+    if statement.purpose != UPDATE.name:
         raise bad("only an update has a verdict")
     if end.event == "failed":
         if len(entries) != 1 or not code:
@@ -333,14 +333,14 @@ def _verdict(entries: Sequence[LogEntry], closed: ClosedSet, said: Statement, pr
         raise bad("the votes differ from those that the members signed")
     counted = gate.judge(
         votes,
-        said.norm,
+        statement.norm,
         (),  # earlier norms are in other certificates: a verdict because of them is the coordinator's claim here
-        in_range=said.in_range,
+        in_range=statement.in_range,
         settings=closed.offer.gate,
     )
     if (end.event, code) not in ((counted.status, counted.code), ("refused", "gate.step")):
         raise bad(f"{end.event} {code or 'without a code'} does not follow from the votes")
-    if judged.value.get("code", "") != code or end.details["sha256"] != said.sha256:
+    if judged.value.get("code", "") != code or end.details["sha256"] != statement.sha256:
         raise bad("votes and verdict are about different candidates")
     return LoggedVerdict(end.event, code, votes)
 
@@ -351,7 +351,7 @@ def _hashes(texts: Iterable[str]) -> list[bytes]:
     Raises:
         ValueError: another form.
     """
-    found = [bytes.fromhex(text) for text in texts]
-    if any(len(node) != merkle.HASH_BYTES for node in found) or [node.hex() for node in found] != list(texts):
+    hashes = [bytes.fromhex(text) for text in texts]
+    if any(len(node) != merkle.HASH_BYTES for node in hashes) or [node.hex() for node in hashes] != list(texts):
         raise ValueError("not SHA-256 hashes in lower-case hexadecimal")
-    return found
+    return hashes

@@ -51,8 +51,8 @@ class LogEntry:
     @property
     def details(self) -> Mapping[str, Any]:
         """The details of the event."""
-        found: Mapping[str, Any] = self.value["details"]
-        return found
+        details: Mapping[str, Any] = self.value["details"]
+        return details
 
 
 def gather(
@@ -67,7 +67,7 @@ def gather(
     ``last`` is the step that the sum must have reached; ``set_closed`` is enough to add it up again. If a sum was
     closed or opened more than once, after a restart, the last time counts.
     """
-    tree, note, found = merkle.Tree(), "", list[LogEntry]()
+    tree, note, entries = merkle.Tree(), "", list[LogEntry]()
     for at, record in enumerate(records):
         try:
             value = parse_canonical(record.entry)
@@ -79,9 +79,9 @@ def gather(
         note = record.note
         event = value.get("event")
         if event in OF_CIRCLE or event in OF_RUN or (event in STEPS and value.get("number") == number):
-            found.append(LogEntry(at, record.entry, value))
+            entries.append(LogEntry(at, record.entry, value))
     try:
-        chosen = _choose(found, number, purpose, run, last)
+        chosen = _choose(entries, number, purpose, run, last)
         growth = tree.consistency(_witnessed(named(chosen, "set_closed")))
     except ODD:
         raise bad(f"the log's entries of round {number} have an unexpected form; another version wrote them") from None
@@ -99,10 +99,10 @@ def gather(
     }
 
 
-def _choose(found: Sequence[LogEntry], number: int, purpose: str, run: str, last: str) -> list[LogEntry]:
+def _choose(entries: Sequence[LogEntry], number: int, purpose: str, run: str, last: str) -> list[LogEntry]:
     sums = [
         entry
-        for entry in found
+        for entry in entries
         if entry.event == last and run in ("", entry.value["run"]) and purpose_of(entry) == purpose
     ]
     runs = list(dict.fromkeys(str(entry.value["run"]) for entry in sums))
@@ -115,7 +115,7 @@ def _choose(found: Sequence[LogEntry], number: int, purpose: str, run: str, last
             )
         what = f"no sum was {done} as {purpose} of round {number}{where}"
         raise InputError("config.round", f"{what}; see moonflower audit show")
-    of_run = [entry for entry in found if entry.value.get("run") == runs[0]]
+    of_run = [entry for entry in entries if entry.value.get("run") == runs[0]]
     opened = [sums[-1]] if last == "opened" else []
     if opened:
         wanted = parse_canonical(opened[0].details["statement"].encode())["context"]
@@ -132,7 +132,7 @@ def _choose(found: Sequence[LogEntry], number: int, purpose: str, run: str, last
     ]
     roster = [cards[member] for member in began.details["members"]]
     wanted = closed.details["context"]["circle"]
-    circle = [entry for entry in found if entry.event in OF_CIRCLE and entry.details["circle"] == wanted]
+    circle = [entry for entry in entries if entry.event in OF_CIRCLE and entry.details["circle"] == wanted]
     return sorted(
         [*circle, named(of_run, "run_began"), *roster, began, closed, *opened, *ended], key=lambda entry: entry.index
     )
@@ -148,15 +148,15 @@ def named(entries: Iterable[LogEntry], event: str) -> LogEntry:
     return only([entry for entry in entries if entry.event == event], f"one entry {event!r}")
 
 
-def only(found: Sequence[LogEntry], what: str) -> LogEntry:
+def only(entries: Sequence[LogEntry], what: str) -> LogEntry:
     """Return the only entry that was found.
 
     Raises:
         Refused: ``audit.certificate``: no entry, or several.
     """
-    if len(found) != 1:
-        raise bad(f"expected {what}, got {len(found)}")
-    return found[0]
+    if len(entries) != 1:
+        raise bad(f"expected {what}, got {len(entries)}")
+    return entries[0]
 
 
 def purpose_of(entry: LogEntry) -> Any:

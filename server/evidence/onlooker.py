@@ -74,8 +74,10 @@ def look(envelopes: Sequence[bytes], known: Mapping[str, Any]) -> dict[str, Any]
     return {
         "total": base64.b64encode(total).decode(),
         "needles": sum(needle in data for needle in needles for data in everything),
-        "read": tries([joined(plan, one) for one in residues], known["plaintext"], plan),
-        "chi_square": max(chi_square(words, p) for one in looked_at for words, p in zip(one, plan.primes, strict=True)),
+        "read": tries([joined(plan, sealed) for sealed in residues], known["plaintext"], plan),
+        "chi_square": max(
+            chi_square(words, p) for body in looked_at for words, p in zip(body, plan.primes, strict=True)
+        ),
         "modules": [name for name in FORBIDDEN if name in sys.modules],
     }
 
@@ -84,7 +86,7 @@ def joined(plan: Plan, residues: Sequence[Words]) -> list[int]:
     """Return coefficients as whole numbers in [0, q), from their residues mod each prime."""
     q = plan.modulus
     units = [q // p * pow(q // p, -1, p) for p in plan.primes]
-    columns = zip(*(one.tolist() for one in residues), strict=True)
+    columns = zip(*(words.tolist() for words in residues), strict=True)
     return [sum(unit * value for unit, value in zip(units, column, strict=True)) % q for column in columns]
 
 
@@ -99,12 +101,13 @@ def tries(coefficients: Sequence[Sequence[int]], plaintext: Sequence[int], plan:
     first, second = coefficients[0], coefficients[1]
     q, t, count = plan.modulus, 1 << plan.plain_bits, len(plaintext)
     centred = [value - q if value > q // 2 else value for value in first]
-    between = [(one - other + q // 2) % q - q // 2 for one, other in zip(first, second, strict=True)]
+    between = [(left - right + q // 2) % q - q // 2 for left, right in zip(first, second, strict=True)]
     pairs = list(zip(centred, plaintext, strict=False))
     return {
         "unsealed": sum(value == wanted for value, wanted in zip(first, plaintext, strict=False)) / count,
         "without a key": sum(value % t == wanted and abs(value) <= (BOUND + 1) * t for value, wanted in pairs) / count,
-        "key used twice": sum(one % t == 0 and abs(one) <= 2 * BOUND * t for one in between) / len(between),
+        "key used twice": sum(difference % t == 0 and abs(difference) <= 2 * BOUND * t for difference in between)
+        / len(between),
     }
 
 
@@ -123,22 +126,22 @@ def chi_square(residues: Words, modulus: int) -> float:
     return max(float(((count - expected) ** 2).sum() / expected) for count in counts)
 
 
-def is_blind(found: Mapping[str, Any]) -> bool:
+def is_blind(seen: Mapping[str, Any]) -> bool:
     """Return whether :func:`look` found nothing."""
-    shares = [float(share) for share in found["read"].values()]
-    quiet = not found["needles"] and not found["modules"] and all(share <= SHARE_MOST for share in shares)
-    return quiet and math.isfinite(found["chi_square"]) and found["chi_square"] <= CHI_SQUARE_MOST
+    shares = [float(share) for share in seen["read"].values()]
+    quiet = not seen["needles"] and not seen["modules"] and all(share <= SHARE_MOST for share in shares)
+    return quiet and math.isfinite(seen["chi_square"]) and seen["chi_square"] <= CHI_SQUARE_MOST
 
 
 def main() -> None:
     """Read one line of JSON, answer with one, and wait for the end of input, so that the memory can be inspected."""
     asked = json.loads(sys.stdin.readline())
-    envelopes = [base64.b64decode(one) for one in asked.pop("envelopes")]
+    envelopes = [base64.b64decode(text) for text in asked.pop("envelopes")]
     try:
-        found = look(envelopes, asked)
+        answer = look(envelopes, asked)
     except MoonflowerError as error:
-        found = {"code": error.code}
-    print(json.dumps(found), flush=True)
+        answer = {"code": error.code}
+    print(json.dumps(answer), flush=True)
     sys.stdin.read()
 
 

@@ -47,10 +47,10 @@ def recompute(closed: ClosedSet, kept: Callable[[str], RawEnvelope]) -> str:
             running.add(envelope.body)
         except Refused as error:
             raise Refused("audit.envelope", f"the envelope of {member!r}: {error}") from None
-    found = hashlib.sha256(running.dump()).hexdigest() if running else ""
-    if found != closed.sum:
-        raise Refused("audit.sum", f"the envelopes add up to {found}, the log has {closed.sum}")
-    return found
+    digest = hashlib.sha256(running.dump()).hexdigest() if running else ""
+    if digest != closed.sum:
+        raise Refused("audit.sum", f"the envelopes add up to {digest}, the log has {closed.sum}")
+    return digest
 
 
 def _lanes(plan: Plan, body_bytes: int) -> int:

@@ -59,28 +59,28 @@ def board(db: Connection, now: float) -> CircleBoard:
     column, living = _circles.c, living_circle(db)
     number = living.circle.number if living is not None else 0
     rows = db.execute(select(column.digest).where(column.number > number).order_by(column.number)).scalars()
-    open_ones = tuple(signed(db, one) for one in rows if not _is_over(db, one, now))
+    open_circles = tuple(signed(db, digest) for digest in rows if not _is_over(db, digest, now))
     words = select(_farewells.c.document).where(_farewells.c.circle == (living.circle.digest if living else ""))
     farewells = tuple(Farewell.parse(json.loads(text)) for text in db.execute(words).scalars())
-    given = select(func.max(column.number)).join(_signatures, _signatures.c.circle == column.digest)
-    taken = db.execute(given).scalar_one() or 0
-    newest = max([taken, *(one.circle.number for one in open_ones)])
-    return CircleBoard(living, open_ones, farewells, int(newest))
+    signed_numbers = select(func.max(column.number)).join(_signatures, _signatures.c.circle == column.digest)
+    taken = db.execute(signed_numbers).scalar_one() or 0
+    newest = max([taken, *(entry.circle.number for entry in open_circles)])
+    return CircleBoard(living, open_circles, farewells, int(newest))
 
 
 def living_circle(db: Connection) -> SignedCircle | None:
     """Return the circle that began last, with all signatures; None if none has begun."""
     column = _circles.c
-    found = db.execute(select(column.digest).where(column.begun).order_by(column.number.desc()).limit(1))
-    digest = found.scalar_one_or_none()
+    newest = db.execute(select(column.digest).where(column.begun).order_by(column.number.desc()).limit(1))
+    digest = newest.scalar_one_or_none()
     return None if digest is None else signed(db, digest)
 
 
 def living_digest(db: Connection) -> str:
     """Return the digest of the circle that began last; "" if none has begun."""
     column = _circles.c
-    found = db.execute(select(column.digest).where(column.begun).order_by(column.number.desc()).limit(1))
-    return str(found.scalar_one_or_none() or "")
+    newest = db.execute(select(column.digest).where(column.begun).order_by(column.number.desc()).limit(1))
+    return str(newest.scalar_one_or_none() or "")
 
 
 def signed(db: Connection, digest: str) -> SignedCircle:
@@ -130,7 +130,7 @@ def check_door(db: Connection, circle: Circle) -> None:
     Raises:
         Refused: ``circle.differs``: names the first member that is not.
     """
-    known, revoked = {one.name: one.pin for one in roster.members(db)}, roster.revoked(db)
+    known, revoked = {member.name: member.pin for member in roster.members(db)}, roster.revoked(db)
     for name, pin in circle.members:
         if name not in known:
             hint = "moonflower member add CARD, at the server"
@@ -149,55 +149,57 @@ def check_start(db: Connection, models: Models, circle: Circle) -> None:
     start = circle.start
     if start is None:
         return
-    promoted = any(one.sha256 == start.sha256 and one.verdict == "promoted" for one in models.entries(db))
+    promoted = any(entry.sha256 == start.sha256 and entry.verdict == "promoted" for entry in models.entries(db))
     if not (start.sha256 in models.imports(db) if start.imported else promoted):
         kind = "imported file" if start.imported else "promoted version"
         raise Refused("base.unknown", f"this server has no {kind} {start.sha256[:16]} to start from")
     try:
-        found = models.read(start.sha256)
+        version = models.read(start.sha256)
     except InputError as error:
         raise Refused("base.unknown", str(error)) from None
-    if found.identity != start.identity:
+    if version.identity != start.identity:
         raise Refused("base.unknown", f"version {start.sha256[:16]} does not have the identity that the circle names")
 
 
-def take_signature(db: Connection, log: Log, digest: str, member: str, one: Signature, now: float) -> bool:
+def take_signature(db: Connection, log: Log, digest: str, member: str, signature: Signature, now: float) -> bool:
     """Keep a member's signature under a circle; return whether the circle begins with it.
 
     Raises:
         Refused: ``circle.differs``: it is not that member's, or the circle can no longer begin.
     """
-    found = signed(db, digest)
-    check_signature(found.circle, member, one)
-    row = {"circle": digest, "member": member, "document": canonical(one.as_dict()).decode(), "signed_s": now}
-    if member not in found.signatures:
+    proposed = signed(db, digest)
+    check_signature(proposed.circle, member, signature)
+    row = {"circle": digest, "member": member, "document": canonical(signature.as_dict()).decode(), "signed_s": now}
+    if member not in proposed.signatures:
         if _is_over(db, digest, now):
-            what = f"circle {found.circle.number} can no longer begin; expected one that waits for signatures"
+            what = f"circle {proposed.circle.number} can no longer begin; expected one that waits for signatures"
             raise Refused("circle.differs", what)
         turn = (db.execute(select(func.max(_signatures.c.turn))).scalar_one() or 0) + 1
         db.execute(insert(_signatures).values({**row, "turn": turn}))
-        log.append(db, "circle_signed", member=member, circle=digest, **one.as_dict())
+        log.append(db, "circle_signed", member=member, circle=digest, **signature.as_dict())
     column = _circles.c
     begun = db.execute(select(column.begun).where(column.digest == digest)).scalar_one()
     if begun or signed(db, digest).missing or _is_over(db, digest, now):
         return False
     db.execute(_circles.update().where(column.digest == digest).values(begun=True))
-    log.append(db, "circle_began", circle=digest, members=list(found.circle.names), circle_number=found.circle.number)
+    log.append(
+        db, "circle_began", circle=digest, members=list(proposed.circle.names), circle_number=proposed.circle.number
+    )
     return True
 
 
-def take_farewell(db: Connection, log: Log, one: Farewell) -> None:
+def take_farewell(db: Connection, log: Log, farewell: Farewell) -> None:
     """Keep a member's farewell to a circle.
 
     Raises:
         Refused: ``circle.differs``: it is not signed by a member of that circle.
     """
-    left = signed(db, one.circle).circle
-    if not one.is_from(one.name, left.pins.get(one.name, ""), left.digest):
-        raise Refused("circle.differs", f"the farewell of {one.name!r} is not signed by a member of that circle")
-    row = {"circle": one.circle, "member": one.name, "document": canonical(one.as_dict()).decode()}
+    left = signed(db, farewell.circle).circle
+    if not farewell.is_from(farewell.name, left.pins.get(farewell.name, ""), left.digest):
+        raise Refused("circle.differs", f"the farewell of {farewell.name!r} is not signed by a member of that circle")
+    row = {"circle": farewell.circle, "member": farewell.name, "document": canonical(farewell.as_dict()).decode()}
     if db.execute(insert(_farewells).values(row).on_conflict_do_nothing()).rowcount:
-        log.append(db, "farewell", member=one.name, circle=one.circle, **one.signed.as_dict())
+        log.append(db, "farewell", member=farewell.name, circle=farewell.circle, **farewell.signed.as_dict())
 
 
 def _is_over(db: Connection, digest: str, now: float) -> bool:
@@ -213,11 +215,11 @@ def _is_over(db: Connection, digest: str, now: float) -> bool:
         return True
     if any(row.digest == digest and now - row.proposed_s > SIGNATURE_DAYS * DAY_S for row in rows):
         return True
-    given = list(db.execute(select(_signatures)).all())
-    mine = {row.member: row for row in given if row.circle == digest}
-    if any(now - one.signed_s > SIGNATURE_DAYS * DAY_S for one in mine.values()):
+    signatures = list(db.execute(select(_signatures)).all())
+    mine = {row.member: row for row in signatures if row.circle == digest}
+    if any(now - signature.signed_s > SIGNATURE_DAYS * DAY_S for signature in mine.values()):
         return True
     return any(
         row.member in mine and row.turn > mine[row.member].turn and numbers[row.circle] > numbers[digest]
-        for row in given
+        for row in signatures
     )

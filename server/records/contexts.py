@@ -71,8 +71,8 @@ def going_on(db: Connection, run: str, number: int, purpose: str) -> RoundContex
 
 def bound_to(db: Connection, run: str) -> str:
     """Return the checkpoint that a run's unfinished sum is bound to; "" if there is no such sum."""
-    found = db.execute(select(_contexts.c.fields).where(_contexts.c.run == run).limit(1)).scalar_one_or_none()
-    return "" if found is None else str(json.loads(found)["checkpoint"])
+    fields = db.execute(select(_contexts.c.fields).where(_contexts.c.run == run).limit(1)).scalar_one_or_none()
+    return "" if fields is None else str(json.loads(fields)["checkpoint"])
 
 
 def fix(db: Connection, context: str, total: str) -> None:
@@ -93,20 +93,20 @@ def keep_envelope(db: Connection, context: str, member: str, header: str) -> Non
 
 def envelopes(db: Connection, context: str) -> dict[str, str]:
     """Return the header digests of a sum's envelopes, by member. A digest is the name of the envelope's file."""
-    found = db.execute(select(_sealed).where(_sealed.c.context == context).order_by(_sealed.c.member))
-    return {row.member: row.header for row in found}
+    rows = db.execute(select(_sealed).where(_sealed.c.context == context).order_by(_sealed.c.member))
+    return {row.member: row.header for row in rows}
 
 
-def keep_answer(db: Connection, context: str, member: str, given: KeptAnswer) -> None:
+def keep_answer(db: Connection, context: str, member: str, answer: KeptAnswer) -> None:
     """Record a member's answer. A member never gives another one."""
-    row = {"context": context, "member": member, **vars(given)}
+    row = {"context": context, "member": member, **vars(answer)}
     db.execute(insert(_answers).values(row).on_conflict_do_nothing())
 
 
 def answers(db: Connection, context: str) -> dict[str, KeptAnswer]:
     """Return the answers to a context's list, by member."""
-    found = db.execute(select(_answers).where(_answers.c.context == context).order_by(_answers.c.member))
-    return {row.member: KeptAnswer(row.document, row.signature, row.answer) for row in found}
+    rows = db.execute(select(_answers).where(_answers.c.context == context).order_by(_answers.c.member))
+    return {row.member: KeptAnswer(row.document, row.signature, row.answer) for row in rows}
 
 
 def over(db: Connection, context: str) -> None:

@@ -45,5 +45,5 @@ def keep(db: Connection, member: str, witness: Countersigned) -> None:
 
 def witnesses(db: Connection) -> dict[str, Countersigned]:
     """Return what each member signed last."""
-    found = (row._asdict() for row in db.execute(select(_witnesses).order_by(_witnesses.c.member)))
-    return {fields.pop("member"): Countersigned(**fields) for fields in found}
+    rows = (row._asdict() for row in db.execute(select(_witnesses).order_by(_witnesses.c.member)))
+    return {fields.pop("member"): Countersigned(**fields) for fields in rows}

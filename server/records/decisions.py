@@ -61,16 +61,16 @@ class Taken(SignedDecision):
 
     def as_dict(self) -> dict[str, Any]:
         """The decision as JSON-able values: who, when, what, and everything that a check of the signature needs."""
-        said = self.decision
+        decision = self.decision
         return {
             "index": self.index,
             "time": self.time,
-            "action": said.action,
-            "member": said.member,
-            "approver": said.approver,
+            "action": decision.action,
+            "member": decision.member,
+            "approver": decision.approver,
             "key": self.key,
-            "after": said.after,
-            "reason": said.reason,
+            "after": decision.after,
+            "reason": decision.reason,
             **super().as_dict(),
         }
 
@@ -118,16 +118,18 @@ class Releases:
 
     def rejection(self, sha256: str) -> Taken | None:
         """Return the decision that rejected a version, or None."""
-        found = (one for one in self.decisions if one.decision.action == "reject" and one.decision.sha256 == sha256)
-        return next(found, None)
+        rejections = (
+            taken for taken in self.decisions if taken.decision.action == "reject" and taken.decision.sha256 == sha256
+        )
+        return next(rejections, None)
 
     def behind(self, change: Change) -> list[Taken]:
         """Return the decisions that made a change."""
-        return [one for one in self.decisions if one.index in change.approvals]
+        return [taken for taken in self.decisions if taken.index in change.approvals]
 
     def newest(self, sha256: str) -> Change | None:
         """Return the newest change that released a version, or None."""
-        return next((one for one in reversed(self.changes) if one.sha256 == sha256), None)
+        return next((release for release in reversed(self.changes) if release.sha256 == sha256), None)
 
 
 def read(db: Connection) -> Releases:
@@ -150,8 +152,8 @@ def keep(db: Connection, taken: Taken) -> None:
     db.execute(insert(_decisions).values({**row, **texts}))
 
 
-def change(db: Connection, made: Change) -> None:
+def change(db: Connection, new: Change) -> None:
     """Add a change of what is released."""
-    row: dict[str, Any] = {**vars(made), "idx": made.index, "approvals": canonical(list(made.approvals)).decode()}
+    row: dict[str, Any] = {**vars(new), "idx": new.index, "approvals": canonical(list(new.approvals)).decode()}
     del row["index"]
     db.execute(insert(_releases).values(row))

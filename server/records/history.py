@@ -145,8 +145,8 @@ def keep_plan(db: Connection, run: str, plan: Mapping[str, Any]) -> None:
 
 def plan(db: Connection, run: str) -> dict[str, Any] | None:
     """Return the parameters of a run's sums; None before its members took their seats."""
-    found = db.execute(select(_runs.c.plan).where(_runs.c.run == run)).scalar_one_or_none()
-    return json.loads(found) or None if found else None
+    text = db.execute(select(_runs.c.plan).where(_runs.c.run == run)).scalar_one_or_none()
+    return json.loads(text) or None if text else None
 
 
 def runs(db: Connection) -> list[RunRow]:
@@ -179,9 +179,9 @@ def newest_run(db: Connection) -> RunRow | None:
 
 def newest_ended(db: Connection, run: str) -> Round | None:
     """Return a run's newest round that ended. At most one later round is in progress."""
-    found = select(_rounds.c.body).where(_rounds.c.run == run).order_by(_rounds.c.number.desc()).limit(2)
-    newest = (Round.from_dict(json.loads(body)) for body in db.execute(found).scalars())
-    return next((one for one in newest if one.status != "running"), None)
+    query = select(_rounds.c.body).where(_rounds.c.run == run).order_by(_rounds.c.number.desc()).limit(2)
+    newest = (Round.from_dict(json.loads(body)) for body in db.execute(query).scalars())
+    return next((outcome for outcome in newest if outcome.status != "running"), None)
 
 
 def next_number(db: Connection) -> int:
@@ -197,13 +197,13 @@ def write_round(db: Connection, run: str, outcome: Round) -> None:
 
 def rounds(db: Connection, run: str) -> list[dict[str, Any]]:
     """Return a run's rounds in the form of result.json, in order."""
-    found = db.execute(select(_rounds.c.body).where(_rounds.c.run == run).order_by(_rounds.c.number)).scalars()
-    return [json.loads(body) for body in found]
+    bodies = db.execute(select(_rounds.c.body).where(_rounds.c.run == run).order_by(_rounds.c.number)).scalars()
+    return [json.loads(body) for body in bodies]
 
 
 def running(db: Connection, run: str) -> Round | None:
     """Return a run's round in progress, if there is one."""
-    return next((Round.from_dict(one) for one in rounds(db, run) if one["status"] == "running"), None)
+    return next((Round.from_dict(entry) for entry in rounds(db, run) if entry["status"] == "running"), None)
 
 
 def break_off(db: Connection, run: str, code: str) -> list[Round]:
@@ -217,8 +217,8 @@ def break_off(db: Connection, run: str, code: str) -> list[Round]:
 
 def finished(db: Connection, run: str) -> list[Round]:
     """Return a run's rounds that count as planned ones, in order: all but those broken off and the one in progress."""
-    found = [Round.from_dict(value) for value in rounds(db, run)]
-    return [outcome for outcome in found if outcome.status != "running" and outcome.code != INTERRUPTED]
+    outcomes = [Round.from_dict(value) for value in rounds(db, run)]
+    return [outcome for outcome in outcomes if outcome.status != "running" and outcome.code != INTERRUPTED]
 
 
 def _run_row(row: Any) -> RunRow:

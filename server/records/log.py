@@ -202,15 +202,15 @@ class Log:
     def after(self, index: int, limit: int, *, run: str = "") -> list[dict[str, Any]]:
         """Return at most ``limit`` entries after ``index``, oldest first; only those about ``run``, if it is given."""
         query = select(_log.c.idx, _log.c.entry).order_by(_log.c.idx).limit(_PAGE)
-        found: list[dict[str, Any]] = []
+        entries: list[dict[str, Any]] = []
         with self._store.read() as connection:
-            while len(found) < limit:
+            while len(entries) < limit:
                 rows = connection.execute(query.where(_log.c.idx > index)).all()
                 if not rows:
                     break
                 index = rows[-1].idx
-                found += [entry for _, text in rows if run in ("", (entry := json.loads(text)).get("run"))]
-        return found[:limit]
+                entries += [entry for _, text in rows if run in ("", (entry := json.loads(text)).get("run"))]
+        return entries[:limit]
 
     def before(
         self, index: int, limit: int, *, event: str = "", run: str = "", member: str = ""
@@ -218,9 +218,9 @@ class Log:
         """Return at most ``limit`` entries before ``index``, newest first; only those that match what is given."""
         query = select(_log.c.idx, _log.c.entry).order_by(_log.c.idx.desc()).limit(_PAGE)
         wanted = {"event": event, "run": run, "member": member}
-        found: list[dict[str, Any]] = []
+        entries: list[dict[str, Any]] = []
         with self._store.read() as connection:
-            while len(found) < limit:
+            while len(entries) < limit:
                 rows = connection.execute(query.where(_log.c.idx < index)).all()
                 if not rows:
                     break
@@ -228,8 +228,8 @@ class Log:
                 for _, text in rows:
                     entry = json.loads(text)
                     if all(value in ("", entry.get(name)) for name, value in wanted.items()):
-                        found.append(entry)
-        return found[:limit]
+                        entries.append(entry)
+        return entries[:limit]
 
     def raw(self, index: int) -> str:
         """Return an entry's bytes as text: canonical JSON, which is ASCII.

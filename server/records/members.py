@@ -73,8 +73,8 @@ def keep_card(db: Connection, card: Mapping[str, Any]) -> None:
 
 def take_card(db: Connection, log: Log, card: Mapping[str, Any]) -> None:
     """Keep a card that an operator entered. A new card is logged, because it says whose approvals count."""
-    found = db.execute(select(_cards.c.card).where(_cards.c.name == card["name"])).scalar_one_or_none()
-    if found != canonical(card).decode():
+    kept = db.execute(select(_cards.c.card).where(_cards.c.name == card["name"])).scalar_one_or_none()
+    if kept != canonical(card).decode():
         keep_card(db, card)
         log.append(db, "card_taken", member=card["name"], card=dict(card))
 
@@ -82,8 +82,8 @@ def take_card(db: Connection, log: Log, card: Mapping[str, Any]) -> None:
 def cards(db: Connection, *, of_all: bool = False) -> dict[str, Card]:
     """Return name → newest card of members that may take part; with ``of_all`` also of those that left."""
     gone = frozenset[str]() if of_all else revoked(db)
-    found = [parse_card(json.loads(text)) for text in db.execute(select(_cards.c.card)).scalars()]
-    return {card.name: card for card in found if card.name not in gone}
+    kept = [parse_card(json.loads(text)) for text in db.execute(select(_cards.c.card)).scalars()]
+    return {card.name: card for card in kept if card.name not in gone}
 
 
 def by_client(db: Connection, issuer: str, client_id: str) -> RosterMember | None:

@@ -149,14 +149,14 @@ class Models:
 
     def report(self, db: Connection, run: str, sha256: str, metrics: Mapping[str, float | None]) -> None:
         """Add the metrics over all members' test rows to a version of a run."""
-        found = (_versions.c.run == run) & (_versions.c.sha256 == sha256)
-        db.execute(_versions.update().where(found).values(metrics=canonical(metrics).decode()))
+        matching = (_versions.c.run == run) & (_versions.c.sha256 == sha256)
+        db.execute(_versions.update().where(matching).values(metrics=canonical(metrics).decode()))
 
     def measured(self, db: Connection, sha256: str) -> Mapping[str, float | None] | None:
         """Return the metrics of a version that another run reported, or None."""
         column = _versions.c
-        found = select(column.metrics).where((column.sha256 == sha256) & column.metrics.is_not(None)).limit(1)
-        text = db.execute(found).scalar_one_or_none()
+        query = select(column.metrics).where((column.sha256 == sha256) & column.metrics.is_not(None)).limit(1)
+        text = db.execute(query).scalar_one_or_none()
         return None if text is None else dict(json.loads(text))
 
     def keep_import(self, db: Connection, sha256: str, created: str) -> bool:
@@ -186,18 +186,18 @@ class Models:
             InputError: ``data.model``: no version, or several, match.
         """
         entries = self.entries(db)
-        found = [
+        matching = [
             entry
             for entry in entries
             if str(entry.version) == name or (len(name) >= 6 and entry.sha256.startswith(name))
         ]
-        files = {entry.sha256 for entry in found}
+        files = {entry.sha256 for entry in matching}
         if len(files) != 1:
             known = [str(entry.version) for entry in entries if entry.version is not None]
             if files:
                 raise InputError("data.model", f"model {name!r} matches {len(files)} versions; expected more digits")
             raise InputError("data.model", f"there is no model version {name!r}; {nearest(name, known)}")
-        return found[-1]
+        return matching[-1]
 
 
 def best(entries: Sequence[Entry]) -> Entry:

@@ -66,7 +66,7 @@ def verify(
             kept[name] = open_checkpoint(text, verifier)
         except Refused as error:
             refused[name] = error
-    roots = dict.fromkeys((one.size for one in kept.values()), merkle.EMPTY_ROOT)
+    roots = dict.fromkeys((checkpoint.size for checkpoint in kept.values()), merkle.EMPTY_ROOT)
     frontier = Frontier()
     with opened(source) as history:
         try:
@@ -132,7 +132,7 @@ def _compare_tree(frontier: Frontier, size: int, root: bytes) -> None:
         raise AuditError("audit.fork", message, first_bad=size)
 
 
-def _compare_kept(frontier: Frontier, name: str, kept: Checkpoint, found: bytes) -> None:
+def _compare_kept(frontier: Frontier, name: str, kept: Checkpoint, root: bytes) -> None:
     """Check the log against a checkpoint that was kept elsewhere; ``found``: the log's root at its size.
 
     If two trees of one size differ, the first entry that differs cannot be told. The newest one under them is named.
@@ -140,8 +140,8 @@ def _compare_kept(frontier: Frontier, name: str, kept: Checkpoint, found: bytes)
     if kept.size > frontier.size:
         message = f"expected {kept.size} entries or more, as in the {name}; got {frontier.size}"
         raise AuditError("audit.truncated", message, first_bad=frontier.size)
-    if kept.root != found:
-        message = f"the {name} of size {kept.size} has the root {kept.root.hex()}, the log has {found.hex()}"
+    if kept.root != root:
+        message = f"the {name} of size {kept.size} has the root {kept.root.hex()}, the log has {root.hex()}"
         raise AuditError("audit.fork", message, first_bad=max(kept.size - 1, 0))
 
 

@@ -47,10 +47,10 @@ class WaitedFor:
     returns: int
 
 
-def write(db: Connection, run: str, found: Iterable[WaitedFor]) -> None:
+def write(db: Connection, run: str, away: Iterable[WaitedFor]) -> None:
     """Record the members that a run waits for, in place of all rows before. Runs are carried out one at a time."""
     db.execute(_waiting.delete())
-    rows = [vars(one) for one in found if one.run == run]
+    rows = [vars(member) for member in away if member.run == run]
     if rows:
         db.execute(insert(_waiting).values(rows))
 

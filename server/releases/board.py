@@ -123,11 +123,11 @@ class Board:
 
     def candidate(self, sha256: str) -> Candidate | None:
         """Return a promoted version, or None if no run promoted this file."""
-        found = self._promoted.get(sha256)
-        if not found:
+        entries = self._promoted.get(sha256)
+        if not entries:
             return None
-        rules = [self.rules(one.run) for one in found]
-        newest = max(found, key=_number)
+        rules = [self.rules(entry.run) for entry in entries]
+        newest = max(entries, key=_number)
         return Candidate(
             sha256,
             _number(newest),
@@ -207,7 +207,7 @@ class Board:
         if len(approvals) < required:
             return Outcome("approved", candidate.sha256, candidate.version, len(approvals), required)
         event = CHANGED[decision.action]
-        self._change(log, event, candidate, required, [one.index for one in approvals])
+        self._change(log, event, candidate, required, [approval.index for approval in approvals])
         return Outcome(event, candidate.sha256, candidate.version, len(approvals), required)
 
     def release_automatically(self, entry: Entry, log: Log) -> None:
@@ -269,8 +269,8 @@ class Board:
 
     def _current_number(self, current: Change) -> int:
         """Return the number of the released version. Another run may have made its file again later."""
-        found = self.candidate(current.sha256)
-        return current.version if found is None else found.version
+        candidate = self.candidate(current.sha256)
+        return current.version if candidate is None else candidate.version
 
     def _is_current(self, sha256: str) -> bool:
         return self.releases.current is not None and self.releases.current.sha256 == sha256
@@ -278,7 +278,7 @@ class Board:
     def _counted(self, candidate: Candidate, action: Action, more: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the approvals that count now, of those on record and then ``more``. Signatures are checked again."""
         return counted(
-            (*(one for one in self.releases.decisions if one.decision.sha256 == candidate.sha256), *more),
+            (*(taken for taken in self.releases.decisions if taken.decision.sha256 == candidate.sha256), *more),
             self.cards,
             federation=candidate.federation,
             action=action,
@@ -300,10 +300,10 @@ class Board:
             replaces=current.sha256 if current else None,
             automatic=not approvals,
         )
-        made = Change(
+        change = Change(
             index, _now(), event, candidate.sha256, candidate.version, required, self.releases.after, tuple(approvals)
         )
-        decisions.change(self.db, made)
+        decisions.change(self.db, change)
 
 
 def _number(entry: Entry) -> int:

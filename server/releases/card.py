@@ -98,9 +98,9 @@ def model_card(
         origins: the version from which its run started, the version from which the run that made that one started, and
             so on: ``sha256``, and whether it was ``imported``; empty if the run started at version 0.
     """
-    so_far = [one for one in rounds if one["number"] <= entry.number]
-    own = next((one for one in so_far if one["number"] == entry.number), None)
-    signers = {*entry.proof["signatures"]} | {one.decision.member for one in releases.decisions}
+    so_far = [outcome for outcome in rounds if outcome["number"] <= entry.number]
+    own = next((outcome for outcome in so_far if outcome["number"] == entry.number), None)
+    signers = {*entry.proof["signatures"]} | {taken.decision.member for taken in releases.decisions}
     return {
         "format": FORMAT,
         "federation": offer.federation.name,
@@ -111,9 +111,9 @@ def model_card(
         "schema": offer.schema_digest,
         "parameters": parameters,
         "package": None if manifest is None else manifest.get("package"),
-        "members": sorted({member for one in (*lineage, entry) for member in one.members}),
+        "members": sorted({member for version in (*lineage, entry) for member in version.members}),
         "run": entry.run,
-        "origins": [dict(one) for one in origins],
+        "origins": [dict(origin) for origin in origins],
         "round": _round(entry, offer, lineage, own),
         "training": offer.training.model_dump(mode="json"),
         "gate": _gate(entry, offer, so_far, own),
@@ -144,7 +144,7 @@ def _round(entry: Entry, offer: Offer, lineage: Sequence[Entry], own: Mapping[st
         "of": offer.training.rounds,
         "members": list(entry.members),
         "base": entry.base,
-        "promoted_before": sum(one.verdict == "promoted" for one in lineage if one.number < entry.number),
+        "promoted_before": sum(version.verdict == "promoted" for version in lineage if version.number < entry.number),
     }
 
 
@@ -159,7 +159,7 @@ def _gate(
         "min_gain": offer.gate.min_gain,
         "max_regression": offer.gate.max_regression,
         "warnings": dict(Counter(warning["code"] for warning in (own["warnings"] if own else ()))),
-        "rounds": dict(Counter(one["status"] for one in so_far)),
+        "rounds": dict(Counter(outcome["status"] for outcome in so_far)),
     }
 
 
@@ -173,7 +173,7 @@ def _release(entry: Entry, offer: Offer, standing: Standing, releases: Releases)
         "after": standing.after,
         "step": standing.step,
         "required": standing.required,
-        "approvals": [one.as_dict() for one in standing.approvals],
+        "approvals": [approval.as_dict() for approval in standing.approvals],
         "missing": standing.required - len(standing.approvals) if standing.step else None,
         "by": None if standing.change is None else _change(standing.change, releases),
         "rejected": None if standing.rejection is None else standing.rejection.as_dict(),
@@ -188,7 +188,7 @@ def _change(change: Change, releases: Releases) -> dict[str, Any]:
         "after": change.after,
         "required": change.required,
         "automatic": not change.approvals,
-        "approvals": [one.as_dict() for one in releases.behind(change)],
+        "approvals": [approval.as_dict() for approval in releases.behind(change)],
     }
 
 

@@ -66,7 +66,8 @@ def _facts(card: Mapping[str, Any]) -> list[str]:
 
 def _origins(origins: Sequence[Mapping[str, Any]]) -> str:
     steps = [
-        f"{_code(one['sha256'])}, {'imported' if one['imported'] else 'promoted in an earlier run'}" for one in origins
+        f"{_code(origin['sha256'])}, {'imported' if origin['imported'] else 'promoted in an earlier run'}"
+        for origin in origins
     ]
     last = [] if origins and origins[-1]["imported"] else ["version 0"]
     return "; that one from ".join(steps + last)
@@ -83,7 +84,7 @@ def _crypto(crypto: Mapping[str, Any]) -> list[str]:
         "",
         "Protects against:",
         "",
-        *(f"- {one['against']}: {one['how']}." for one in crypto["protects"]),
+        *(f"- {attack['against']}: {attack['how']}." for attack in crypto["protects"]),
         "",
         "What it does not protect against:",
         "",
@@ -125,13 +126,13 @@ def _round(own: Mapping[str, Any]) -> str:
 
 
 def _verdict(gate: Mapping[str, Any]) -> str:
-    said = "No vote was taken. "
+    text = "No vote was taken. "
     if gate["votes"]:
-        said = f"Votes: {votes(gate['votes'])} than the best version before it, by {gate['metric']} on members' own "
-        said += f"rows (better from {gate['min_gain']:.2%} less on, worse from {gate['max_regression']:.2%} more). "
+        text = f"Votes: {votes(gate['votes'])} than the best version before it, by {gate['metric']} on members' own "
+        text += f"rows (better from {gate['min_gain']:.2%} less on, worse from {gate['max_regression']:.2%} more). "
     counts = ", ".join(f"{count} {status}" for status, count in sorted(gate["rounds"].items()))
     warned = ", ".join(f"{count} × {code}" for code, count in sorted(gate["warnings"].items()))
-    return said + f"Rounds of the run so far: {counts or 'none'}. Warnings in this round: {warned or 'none'}."
+    return text + f"Rounds of the run so far: {counts or 'none'}. Warnings in this round: {warned or 'none'}."
 
 
 def _metrics(metrics: Mapping[str, Any] | None) -> list[str]:
@@ -151,15 +152,15 @@ def _released(release: Mapping[str, Any]) -> list[str]:
     if by:
         how = "by itself" if by["automatic"] else f"with {len(by['approvals'])} approvals"
         lines += ["", f"{by['event'].replace('_', ' ')} {by['time']}, {how} (log entry {by['index']})."]
-    found = [*(by["approvals"] if by else ()), *release["approvals"], *([rejected] if rejected else [])]
-    if found:
-        lines += ["", *_table(("", "member", "approver", "key", "time", "reason"), map(_signed, found))]
+    decisions = [*(by["approvals"] if by else ()), *release["approvals"], *([rejected] if rejected else [])]
+    if decisions:
+        lines += ["", *_table(("", "member", "approver", "key", "time", "reason"), map(_signed, decisions))]
     return lines
 
 
-def _signed(one: Mapping[str, Any]) -> tuple[str, ...]:
-    who = (_plain(one["member"]), _plain(one["approver"]), _code(one["key"]))
-    return one["action"], *who, one["time"], _plain(one["reason"])
+def _signed(decision: Mapping[str, Any]) -> tuple[str, ...]:
+    who = (_plain(decision["member"]), _plain(decision["approver"]), _code(decision["key"]))
+    return decision["action"], *who, decision["time"], _plain(decision["reason"])
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

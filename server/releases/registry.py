@@ -36,7 +36,7 @@ class Registry:
         with self._store.read() as db:
             board = Board(db, self._models)
             versions = [_brief(entry, board) for entry in self._models.entries(db)]
-            imports = [{"sha256": one, "created": when} for one, when in self._models.imports(db).items()]
+            imports = [{"sha256": sha256, "created": when} for sha256, when in self._models.imports(db).items()]
         current = board.releases.current
         released = None if current is None else {"version": current.version, "sha256": current.sha256}
         after = board.releases.after
@@ -56,9 +56,9 @@ class Registry:
             board = Board(db, self._models)
             card = self._card(db, board, entry)
         approvers = [
-            {"member": member, "approver": one.name, "key": one.key.pin}
-            for member, held in sorted(board.cards.items())
-            for one in held.approvers
+            {"member": member, "approver": approver.name, "key": approver.key.pin}
+            for member, card in sorted(board.cards.items())
+            for approver in card.approvers
         ]
         return {"lineage": entry.as_dict(), "card": card, "approvers": approvers}
 
@@ -70,7 +70,7 @@ class Registry:
         """
         assert self._log is not None
         with self._store.read() as db:
-            own = next((one.version for one in self._models.entries(db) if one.sha256 == version.sha256), None)
+            own = next((entry.version for entry in self._models.entries(db) if entry.sha256 == version.sha256), None)
         if own is not None:
             hint = f"moonflower circle propose RUN.toml --start {own}"
             raise InputError("data.model", f"the file is version {own} of this federation", hint=hint)
@@ -134,11 +134,11 @@ class Registry:
             version: Version | None = self._models.read(entry.sha256)
         except InputError:  # a candidate that was not promoted keeps its row and loses its file
             version = None
-        good = [one for one in self._models.entries(db, entry.run) if one.version is not None]
+        good = [version for version in self._models.entries(db, entry.run) if version.version is not None]
         return model_card(
             entry,
             offer=parse(Offer, row.offer, where="the run's offer"),
-            lineage=[one for one in good if one.number <= entry.number],
+            lineage=[version for version in good if version.number <= entry.number],
             rounds=history.rounds(db, entry.run),
             plan=history.plan(db, entry.run),
             manifest=None if version is None else version.manifest,
@@ -151,14 +151,14 @@ class Registry:
 
     def _origins(self, db: Connection, start: str) -> list[dict[str, Any]]:
         """Return the version from which a run started, the one from which that version's run started, and so on."""
-        found: dict[str, bool] = {}
+        origins: dict[str, bool] = {}
         imports, entries = self._models.imports(db), self._models.entries(db)
-        while start and start not in found:
-            found[start] = start in imports
-            made = next((one for one in entries if one.sha256 == start and one.verdict == "promoted"), None)
-            row = None if found[start] or made is None else history.run_row(db, made.run)
+        while start and start not in origins:
+            origins[start] = start in imports
+            promoted = next((entry for entry in entries if entry.sha256 == start and entry.verdict == "promoted"), None)
+            row = None if origins[start] or promoted is None else history.run_row(db, promoted.run)
             start = "" if row is None else str(row.offer["start"])
-        return [{"sha256": one, "imported": imported} for one, imported in found.items()]
+        return [{"sha256": sha256, "imported": imported} for sha256, imported in origins.items()]
 
 
 def _brief(entry: Entry, board: Board) -> dict[str, Any]:

@@ -81,28 +81,28 @@ class Metrics(Collector):
             for metric in CATALOGUE:
                 if metric.kind == "histogram":
                     families.append(_histogram(metric, durations[metric.name]))
-                elif found := values.get(metric.name):
-                    families.append(_family(metric, found))
+                elif samples := values.get(metric.name):
+                    families.append(_family(metric, samples))
         yield from families
 
     def _durations(self) -> dict[str, dict[str, Durations]]:
-        said = self._figures
+        figures = self._figures
         return {
-            "round_seconds": {status: said.round_s[status] for status in ENDS},
-            "round_phase_seconds": {phase: said.phase_s[phase] for phase in PHASES.values()},
+            "round_seconds": {status: figures.round_s[status] for status in ENDS},
+            "round_phase_seconds": {phase: figures.phase_s[phase] for phase in PHASES.values()},
         }
 
     def _values(self) -> Values:
         with self._state.store.read() as db:
             everybody = roster.members(db)
-            pins = {one.name: one.pin for one in everybody if not one.revoked}
-            signed = {name: one for name, one in countersigned.witnesses(db).items() if name in pins}
+            pins = {member.name: member.pin for member in everybody if not member.revoked}
+            signed = {name: signature for name, signature in countersigned.witnesses(db).items() if name in pins}
             values = self._of_runs(db)
             now_s = time.time()
             values["waiting_seconds"] = {
-                (one.member, one.step): max(0.0, now_s - datetime.fromisoformat(one.since).timestamp())
-                for one in waited_for(db)
-                if one.member in pins
+                (member.member, member.step): max(0.0, now_s - datetime.fromisoformat(member.since).timestamp())
+                for member in waited_for(db)
+                if member.member in pins
             }
             values["model_versions"] = {(): self._state.models.next_version(db)}
         values["members"] = {("active",): len(pins), ("revoked",): len(everybody) - len(pins)}
@@ -140,45 +140,45 @@ class Metrics(Collector):
         return values
 
     def _of_log(self) -> Values:
-        said = self._figures
+        figures = self._figures
         values: Values = {
-            "rounds_total": said.rounds,
-            "rounds_refused_in_a_row": {(): said.refused_in_a_row},
-            "rounds_failed_in_a_row": {(): said.failed_in_a_row},
-            "round_promoted_timestamp_seconds": {(): said.promoted_s},
-            "runs_ended_total": _named(said.runs),
-            "run_began_timestamp_seconds": {(): said.began_s},
-            "envelope_bytes_total": {("update",): 0, **_named(said.envelope_bytes)},
-            "log_entries": {(): said.size},
-            "log_events_total": _named(said.events),
+            "rounds_total": figures.rounds,
+            "rounds_refused_in_a_row": {(): figures.refused_in_a_row},
+            "rounds_failed_in_a_row": {(): figures.failed_in_a_row},
+            "round_promoted_timestamp_seconds": {(): figures.promoted_s},
+            "runs_ended_total": _named(figures.runs),
+            "run_began_timestamp_seconds": {(): figures.began_s},
+            "envelope_bytes_total": {("update",): 0, **_named(figures.envelope_bytes)},
+            "log_entries": {(): figures.size},
+            "log_events_total": _named(figures.events),
             "log_intact": {(): self._is_intact()},
-            "warnings_total": said.warnings,
-            "token_refusals_logged_total": _named(dict.fromkeys(CODES, 0) | said.turned_away),
+            "warnings_total": figures.warnings,
+            "token_refusals_logged_total": _named(dict.fromkeys(CODES, 0) | figures.turned_away),
         }
-        if said.size:
-            values["log_checkpoint_timestamp_seconds"] = {(): said.newest_s}
-        if said.circle:
-            values["circle_members"] = {(): said.circle}
-        if said.released is not None:
-            values["model_released_version"] = {(): said.released}
+        if figures.size:
+            values["log_checkpoint_timestamp_seconds"] = {(): figures.newest_s}
+        if figures.circle:
+            values["circle_members"] = {(): figures.circle}
+        if figures.released is not None:
+            values["model_released_version"] = {(): figures.released}
         return values
 
     def _of_members(self, names: Sequence[str]) -> Values:
         """Return what the log says of each member; the usual counters of those that may take part are there at once."""
-        said = self._figures
+        figures = self._figures
         return {
-            "envelopes_accepted_total": {**{(name, "update"): 0 for name in names}, **said.accepted},
-            "envelopes_refused_total": {**{(name, "update", FAILED): 0 for name in names}, **said.left_out},
-            "openings_refused_total": {**{(name, FAILED): 0 for name in names}, **said.unopened},
-            "members_refused_total": {**{(name, FAILED): 0 for name in names}, **said.unseated},
+            "envelopes_accepted_total": {**{(name, "update"): 0 for name in names}, **figures.accepted},
+            "envelopes_refused_total": {**{(name, "update", FAILED): 0 for name in names}, **figures.left_out},
+            "openings_refused_total": {**{(name, FAILED): 0 for name in names}, **figures.unopened},
+            "members_refused_total": {**{(name, FAILED): 0 for name in names}, **figures.unseated},
         }
 
     def _of_witnesses(self, signed: Mapping[str, countersigned.Countersigned]) -> Values:
         """Return how far members have countersigned the log."""
-        seen = max((one.size for one in signed.values()), default=0)
+        seen = max((checkpoint.size for checkpoint in signed.values()), default=0)
         values: Values = {
-            "witness_entries": {(name,): one.size for name, one in signed.items()},
-            "witness_timestamp_seconds": {(name,): one.time_s for name, one in signed.items()},
+            "witness_entries": {(name,): checkpoint.size for name, checkpoint in signed.items()},
+            "witness_timestamp_seconds": {(name,): checkpoint.time_s for name, checkpoint in signed.items()},
             "log_unwitnessed_entries": {(): max(0, self._figures.size - seen)},
         }
         if seen < self._figures.size:
@@ -207,10 +207,10 @@ class Metrics(Collector):
 
 def registry(metrics: Metrics) -> CollectorRegistry:
     """Return what a scrape shows: our metrics, and memory, CPU time and open files of this process."""
-    made = CollectorRegistry()
-    made.register(metrics)
-    ProcessCollector(registry=made)
-    return made
+    collectors = CollectorRegistry()
+    collectors.register(metrics)
+    ProcessCollector(registry=collectors)
+    return collectors
 
 
 def _named(counts: Mapping[str, float]) -> Samples:

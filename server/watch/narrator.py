@@ -61,16 +61,16 @@ def sentence(entry: dict[str, Any]) -> str:
     >>> sentence({"event": "envelope_refused", "run": "r", "number": 3, "member": "a", "code": "update.failed"})
     'envelope refused'
     """
-    said = SAID.get(entry["event"])
-    if said is None:
+    words = SAID.get(entry["event"])
+    if words is None:
         return ""
     details = entry.get("details", {})
     what = details.get("what", "") if entry["event"] == "warned" else ""
-    said = WARNED.get(what, said)
+    words = WARNED.get(what, words)
     if entry["event"] == "waited_for":
-        said += f" to {STEPS.get(details['step'], details['step'])}: {WHY.get(details['why'], details['why'])}"
+        words += f" to {STEPS.get(details['step'], details['step'])}: {WHY.get(details['why'], details['why'])}"
     why = ", ".join(word for word in (details.get("status"), "" if what in WARNED else what) if word)
-    return said + (f" ({why})" if why else "")
+    return words + (f" ({why})" if why else "")
 
 
 def tell(entry: dict[str, Any]) -> None:

@@ -199,22 +199,22 @@ def _running(scene: Scene) -> str:
     many = len(progress.members)
     match progress.step:
         case "enrol":
-            said = f"A run of {_many(scene.rounds, 'round')} begins: members enrol."
+            text = f"A run of {_many(scene.rounds, 'round')} begins: members enrol."
         case "statistics":
-            said = f"{_many(many, 'member')} add up sealed statistics before the first round."
+            text = f"{_many(many, 'member')} add up sealed statistics before the first round."
         case "collect":
-            said = head + _collected(progress)
+            text = head + _collected(progress)
         case "open":
-            said = head + f"the sum of {_many(len(progress.sent), 'update')} is being opened and judged by its members."
+            text = head + f"the sum of {_many(len(progress.sent), 'update')} is being opened and judged by its members."
         case "judge":
-            said = head + "the members' votes are being counted."
+            text = head + "the members' votes are being counted."
         case "report":
-            said = head + "done; the members measure how good the model is."
+            text = head + "done; the members measure how good the model is."
         case _ if not progress.round:
-            said = "The first round is about to begin."
+            text = "The first round is about to begin."
         case _:
-            said = f"Round {progress.round} of {scene.rounds} is over; the next step is being prepared."
-    return said + _waits(scene.away) + stopping
+            text = f"Round {progress.round} of {scene.rounds} is over; the next step is being prepared."
+    return text + _waits(scene.away) + stopping
 
 
 def _waits(away: Sequence[WaitedFor]) -> str:
@@ -225,23 +225,23 @@ def _waits(away: Sequence[WaitedFor]) -> str:
     """
     if not away:
         return ""
-    who = [f"{one.member} ({WHY[one.why]})" for one in away]
-    since = min(one.since for one in away)
+    who = [f"{member.member} ({WHY[member.why]})" for member in away]
+    since = min(member.since for member in away)
     return f" It waits for {_listed(who)}, since {since[11:16]} UTC."
 
 
 def _collected(progress: Progress) -> str:
     sent, many = len(progress.sent), len(progress.members)
     missing = [name for name in progress.members if name not in (*progress.sent, *progress.left_out)]
-    said = f"{sent} of {_many(many, 'member')} {'has sent its' if sent == 1 else 'have sent their'} update"
+    text = f"{sent} of {_many(many, 'member')} {'has sent its' if sent == 1 else 'have sent their'} update"
     if not sent:
-        said = f"{_many(many, 'member')} train, and none has sent its update yet"
+        text = f"{_many(many, 'member')} train, and none has sent its update yet"
     if 0 < len(missing) <= 2 and sent:
-        said += f"; {_listed(missing)} {'is' if len(missing) == 1 else 'are'} still training"
+        text += f"; {_listed(missing)} {'is' if len(missing) == 1 else 'are'} still training"
     if progress.left_out:
-        said += f"; {_listed(progress.left_out)} {'is' if len(progress.left_out) == 1 else 'are'} missing, so"
-        said += " the round is repeated"
-    return said + "."
+        text += f"; {_listed(progress.left_out)} {'is' if len(progress.left_out) == 1 else 'are'} missing, so"
+        text += " the round is repeated"
+    return text + "."
 
 
 def _decision(scene: Scene) -> str:
@@ -303,7 +303,7 @@ def scene(db: Connection, models: Models, progress: Progress, online: frozenset[
         online: pins of the nodes that are connected; None where that is not known.
     """
     run = history.newest_run(db)
-    here = [one for one in roster.members(db) if not one.revoked]
+    here = [member for member in roster.members(db) if not member.revoked]
     rounds = history.rounds(db, run.run) if run else []
     board = Board(db, models)
     current = board.releases.current
@@ -311,11 +311,11 @@ def scene(db: Connection, models: Models, progress: Progress, online: frozenset[
         run=run,
         progress=progress,
         rounds=run.offer["training"]["rounds"] if run else 0,
-        promoted=sum(one["status"] == "promoted" for one in rounds),
+        promoted=sum(outcome["status"] == "promoted" for outcome in rounds),
         waiting=waiting(db, models, board),
         released=current.version if current else None,
-        members=tuple(one.name for one in here),
-        online=None if online is None else tuple(one.name for one in here if one.pin in online),
+        members=tuple(member.name for member in here),
+        online=None if online is None else tuple(member.name for member in here if member.pin in online),
         away=tuple(waited_for(db)),
         signing=_signing(db),
     )
@@ -328,27 +328,27 @@ def _signing(db: Connection) -> tuple[int, tuple[str, ...]] | None:
 
 def waiting(db: Connection, models: Models, board: Board) -> Waiting | None:
     """Return the version to decide about first: one that some have signed already, or else the newest."""
-    found: Waiting | None = None
+    chosen: Waiting | None = None
     for entry in models.entries(db):
         if entry.version is None:
             continue
         standing = board.standing(entry)
         if standing.step is None or (standing.step == "rollback" and not standing.approvals):
             continue
-        one = Waiting(
+        candidate = Waiting(
             entry.version, standing.step, len(standing.approvals), standing.required, open_to(board, standing)
         )
-        if found is None or bool(one.approvals) >= bool(found.approvals):
-            found = one
-    return found
+        if chosen is None or bool(candidate.approvals) >= bool(chosen.approvals):
+            chosen = candidate
+    return chosen
 
 
 def open_to(board: Board, standing: Standing) -> tuple[str, ...]:
     """Return the members with an approver who can still add an approval that counts."""
-    signed = {one.decision.member for one in standing.approvals}
-    keys = {one.key for one in standing.approvals}
+    signed = {approval.decision.member for approval in standing.approvals}
+    keys = {approval.key for approval in standing.approvals}
     return tuple(
         member
         for member, card in sorted(board.cards.items())
-        if member not in signed and any(one.key.pin not in keys for one in card.approvers)
+        if member not in signed and any(approver.key.pin not in keys for approver in card.approvers)
     )

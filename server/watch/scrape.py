@@ -88,16 +88,16 @@ class Scrape:
     def _may_pass(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
         if self._token is None:
             return True
-        found = [value for name, value in headers if name == b"authorization"]
-        scheme, _, given = (found[0] if len(found) == 1 else b"").partition(b" ")
-        right = hmac.compare_digest(hashlib.sha256(given.strip()).digest(), self._token)
+        values = [value for name, value in headers if name == b"authorization"]
+        scheme, _, token = (values[0] if len(values) == 1 else b"").partition(b" ")
+        right = hmac.compare_digest(hashlib.sha256(token.strip()).digest(), self._token)
         return right and scheme.lower() == b"bearer"
 
     def _say(self, level: int, words: str) -> None:
         """Log something, at most once a minute for the same words."""
         now = time.monotonic()
         if now - self._said.get(words, -QUIET_S) >= QUIET_S:
-            self._said = {**{said: at for said, at in self._said.items() if now - at < QUIET_S}, words: now}
+            self._said = {**{earlier: at for earlier, at in self._said.items() if now - at < QUIET_S}, words: now}
             logger.log(level, "%s", words)
 
 

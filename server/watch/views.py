@@ -64,7 +64,7 @@ class Views:
             "waiting": None if now.waiting is None else vars(now.waiting),
             "members": list(now.members),
             "online": None if now.online is None else list(now.online),
-            "away": [vars(one) for one in now.away],
+            "away": [vars(member) for member in now.away],
         }
 
     def rounds(self, run: str = "") -> dict[str, Any] | None:
@@ -73,8 +73,8 @@ class Views:
             row = history.run_row(db, run) if run else history.newest_run(db)
             if row is None:
                 return None
-            found = history.rounds(db, row.run)
-            names = [one.run for one in history.runs(db)]
+            rounds = history.rounds(db, row.run)
+            names = [row.run for row in history.runs(db)]
         return {
             "run": row.run,
             "status": row.status,
@@ -83,7 +83,7 @@ class Views:
             "of": row.offer["training"]["rounds"],
             "metric": row.offer["gate"]["metric"],
             "federation": row.offer["federation"]["name"],
-            "rounds": found,
+            "rounds": rounds,
             "runs": names,
         }
 
@@ -94,20 +94,20 @@ class Views:
             listed, cards, seen = roster.members(db), roster.cards(db, of_all=True), witnessed.witnesses(db)
             shown = _circles(circles.board(db, time.time()))
         checkpoint = self._state.log.checkpoint()
-        found = []
-        for one in listed:
-            witness, card = seen.get(one.name), cards.get(one.name)
-            found.append(
+        members = []
+        for member in listed:
+            witness, card = seen.get(member.name), cards.get(member.name)
+            members.append(
                 {
-                    "name": one.name,
-                    "pin": one.pin,
-                    "revoked": one.revoked,
-                    "online": None if connected is None else one.pin in connected,
+                    "name": member.name,
+                    "pin": member.pin,
+                    "revoked": member.revoked,
+                    "online": None if connected is None else member.pin in connected,
                     "witness": None if witness is None else {"size": witness.size, "time_s": witness.time_s},
                     "approvers": [{"name": who.name, "key": who.key.pin} for who in card.approvers] if card else [],
                 }
             )
-        return {"members": found, "circles": shown, "size": checkpoint.size if checkpoint else 0}
+        return {"members": members, "circles": shown, "size": checkpoint.size if checkpoint else 0}
 
     def page(self, before: int | None, limit: int, event: str, run: str, member: str) -> dict[str, Any]:
         """Return a page of the log, newest entry first, and the events to filter by."""
@@ -131,7 +131,7 @@ class Views:
             "size": proof.checkpoint.size,
             "checkpoint": proof.checkpoint.note,
             "key": self._state.log.verifier.text(),
-            "proof": [one.hex() for one in proof.hashes],
+            "proof": [node.hex() for node in proof.hashes],
         }
 
     def grown(self, since: int) -> dict[str, Any]:
@@ -146,7 +146,7 @@ class Views:
             "size": proof.checkpoint.size,
             "checkpoint": proof.checkpoint.note,
             "key": self._state.log.verifier.text(),
-            "proof": [one.hex() for one in proof.hashes],
+            "proof": [node.hex() for node in proof.hashes],
         }
 
     def _connected(self) -> frozenset[str] | None:
@@ -158,15 +158,15 @@ def _circles(board: CircleBoard) -> list[dict[str, Any]]:
     living = board.living.circle if board.living else None
     return [
         {
-            "circle": one.circle.digest,
-            "number": one.circle.number,
-            "begun": one.circle is living,
+            "circle": signed.circle.digest,
+            "number": signed.circle.number,
+            "begun": signed.circle is living,
             "members": [
-                {"name": name, "pin": pin, "words": pin_words(pin), "signed": name in one.signatures}
-                for name, pin in one.circle.members
+                {"name": name, "pin": pin, "words": pin_words(pin), "signed": name in signed.signatures}
+                for name, pin in signed.circle.members
             ],
-            "act": [] if one.circle is living else Act.between(living, one.circle).words(),
-            "recipe": sentences(one.circle.recipe, len(one.circle.names)),
+            "act": [] if signed.circle is living else Act.between(living, signed.circle).words(),
+            "recipe": sentences(signed.circle.recipe, len(signed.circle.names)),
         }
-        for one in board.all
+        for signed in board.all
     ]

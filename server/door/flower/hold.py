@@ -91,5 +91,5 @@ class HoldObjects:
 def _awaited(reply: bytes) -> bool:
     if len(reply) > SMALL:
         return False
-    said = PullObjectResponse.FromString(reply)
-    return bool(said.object_found and not said.object_available)
+    answer = PullObjectResponse.FromString(reply)
+    return bool(answer.object_found and not answer.object_available)

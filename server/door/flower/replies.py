@@ -51,15 +51,15 @@ class Replies:
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return a complete reply to one of these messages, if there is one; an error if its parts did not arrive."""
         wanted = list(message_ids)
-        unseen = [one for one in wanted if one not in self._coming]
+        unseen = [message for message in wanted if message not in self._coming]
         if unseen:
             answer = self._client.PullMessages(PullAppMessagesRequest(message_ids=unseen))
             for head, tree in zip(answer.messages_list, answer.message_object_trees, strict=True):
                 asked = str(head.metadata.reply_to_message_id)
                 self._coming[asked] = self._pool.submit(self._fetched, asked, str(head.metadata.message_id), tree)
-        for one in wanted:
-            if one in self._coming and self._coming[one].done():
-                return [self._coming.pop(one).result()]
+        for message in wanted:
+            if message in self._coming and self._coming[message].done():
+                return [self._coming.pop(message).result()]
         return []
 
     def close(self) -> None:
@@ -92,13 +92,13 @@ class Replies:
         return message
 
 
-def _answering(asked: str, found: Any) -> Message:
-    """Return what was found if it is a message that answers this one."""
-    if not isinstance(found, Message) or found.metadata.reply_to_message_id != asked:
+def _answering(asked: str, reply: Any) -> Message:
+    """Return ``reply`` if it is a message that answers the one with this identifier."""
+    if not isinstance(reply, Message) or reply.metadata.reply_to_message_id != asked:
         raise ValueError("not a message, or not a reply to this one")
-    if not (found.has_error() or isinstance(found.content, RecordDict)):
+    if not (reply.has_error() or isinstance(reply.content, RecordDict)):
         raise ValueError("the content is not a RecordDict")
-    return found
+    return reply
 
 
 def _given_up(asked: str, run: int, why: str) -> Message:

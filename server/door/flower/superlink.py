@@ -58,7 +58,7 @@ class SuperLink:
         settings = dataclasses.replace(settings, enable_supernode_auth=True)
         self.app = create_app(settings, _superlink.SuperLinkLifespan)
         # The others serve the Control API, which cannot be reached here, and each costs half a millisecond a request.
-        self.app.user_middleware = [one for one in self.app.user_middleware if _needed(one)]
+        self.app.user_middleware = [layer for layer in self.app.user_middleware if _needed(layer)]
         self._fleet_api = settings.fleet_api_type
 
     @property
@@ -93,8 +93,8 @@ class SuperLink:
 
     def is_over(self, flower_run: int) -> bool:
         """Return whether a ServerApp's run is over, according to Flower."""
-        found = self._state.get_run_info(run_ids=[flower_run])
-        return not found or found[0].status.status == "finished"
+        runs = self._state.get_run_info(run_ids=[flower_run])
+        return not runs or runs[0].status.status == "finished"
 
     def stop(self, flower_run: int) -> None:
         """End a ServerApp's run: nodes drop its messages."""

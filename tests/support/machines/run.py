@@ -500,7 +500,9 @@ WEAKENED = (
     without(GivenAnswers, "take_up", "kept.items()", "()"),
     without(Sums, "context", "checkpoint = begun.checkpoint if begun else", "checkpoint ="),
     without(Rounds, "_judge", "self._state.models.write(candidate)", "pass"),
-    without(Rounds, "_judge", "self._state.models.record(db, replace(entry, norm=said.norm, votes=counts))", "pass"),
+    without(
+        Rounds, "_judge", "self._state.models.record(db, replace(entry, norm=statement.norm, votes=counts))", "pass"
+    ),
     without(Coordinator, "_start", "self.state.models.write(start)", "pass"),
     without(Ledger, "answered", "None if row is None else", "None if True else"),
     without(Ledger, "keep_key", "db.execute(", "void = ("),
