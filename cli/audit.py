@@ -154,15 +154,15 @@ def certificate(
     verifier = _key(_folder(state) / "log.pub")
     chosen = purpose or (UPDATE if number else STATISTICS).name
     with opened(state) as history:
-        made = build_certificate(history.records, number, chosen, verifier, run)
-    data = canonical(made).decode()
+        evidence = build_certificate(history.records, number, chosen, verifier, run)
+    data = canonical(evidence).decode()
     if out is not None:
         with new_file(out) as file:
             file.write(data.encode() + b"\n")
     if as_json:
         typer.echo(data)
         return
-    _print_page(verify_certificate(made, verifier))
+    _print_page(verify_certificate(evidence, verifier))
     if out is not None:
         typer.echo(f"certificate written to {out}", err=True)
 
@@ -181,7 +181,7 @@ def check(
     verifier, pins = _key(key), _pins(pin or [])
     text = _read(file, _MAX_CERTIFICATE_BYTES)
     try:
-        found = verify_certificate(_parsed(text), verifier, pins or None)
+        certified = verify_certificate(_parsed(text), verifier, pins or None)
     except Refused as error:
         if as_json:
             _print_json({"ok": False, "code": error.code, **dict.fromkeys(_PLAIN)})
@@ -189,11 +189,11 @@ def check(
             typer.echo(f"does not verify: {error.code}: {error}")
         raise typer.Exit(1) from None
     if as_json:
-        fields = found.as_dict()
+        fields = certified.as_dict()
         _print_json({"ok": True, "code": "", **{name: fields[name] for name in _PLAIN}})
         return
     typer.echo("verified")
-    _print_page(found)
+    _print_page(certified)
     if not pins:
         typer.echo("No --pin was given: only the log says that these keys are the members'.")
 
@@ -221,11 +221,11 @@ def recompute(
             f"no envelope of round {number} is kept in {kept.folder}",
             hint="a server keeps envelopes only for the hours that keep_envelopes_h in its config allows",
         )
-    found = add_up(closed, lambda header: kept.read(number, header))
+    total = add_up(closed, lambda header: kept.read(number, header))
     if as_json:
-        _print_json({"ok": True, "number": number, "members": list(closed.members), "sum": found})
+        _print_json({"ok": True, "number": number, "members": list(closed.members), "sum": total})
         return
-    typer.echo(f"the sum of {len(closed.members)} envelopes equals the logged sum, bit for bit: {found}")
+    typer.echo(f"the sum of {len(closed.members)} envelopes equals the logged sum, bit for bit: {total}")
 
 
 @audit.command()
@@ -242,18 +242,20 @@ def export(
 
 def _print_page(certified: Certified) -> None:
     """Print what a certificate proves, in a few lines."""
-    closed, said, proof, verdict = certified.closed, certified.statement, certified.proof, certified.verdict
+    closed, statement, proof, verdict = certified.closed, certified.statement, certified.proof, certified.verdict
     context, checkpoint = closed.context, certified.checkpoint
-    purpose = FIRST.get(said.purpose)
+    purpose = FIRST.get(statement.purpose)
     lines = {
-        "about": f"{said.purpose} {said.number} of run {said.run}, {said.federation}",
-        "members": f"{', '.join(said.members)} ({len(said.members)}, all members of circle {context['circle'][:12]})",
-        "base": said.base,
+        "about": f"{statement.purpose} {statement.number} of run {statement.run}, {statement.federation}",
+        "members": (
+            f"{', '.join(statement.members)} ({len(statement.members)}, all members of circle {context['circle'][:12]})"
+        ),
+        "base": statement.base,
         "sealed sum": f"{closed.sum} (claimed by the coordinator: see recompute)",
-        (purpose.result if purpose else said.purpose): said.sha256,
+        (purpose.result if purpose else statement.purpose): statement.sha256,
         "signed by": f"{', '.join(sorted(proof.words))} ({len(proof.words)}, all members)",
-        "in range": "yes" if said.in_range else "no: honest members' updates cannot add up to this",
-        "metrics": ", ".join(f"{name} {value}" for name, value in sorted(said.metrics.items())),
+        "in range": "yes" if statement.in_range else "no: honest members' updates cannot add up to this",
+        "metrics": ", ".join(f"{name} {value}" for name, value in sorted(statement.metrics.items())),
     }
     if verdict is not None:
         why = f" ({verdict.code})" if verdict.code else ""
@@ -268,9 +270,9 @@ def _print_page(certified: Certified) -> None:
             typer.echo(f"{name:<15} {_cell(value).plain}")
 
 
-def _pins(given: list[str]) -> dict[str, str]:
+def _pins(texts: list[str]) -> dict[str, str]:
     pins = {}
-    for text in given:
+    for text in texts:
         name, equals, value = text.rpartition("=")
         if not (equals and name and len(value) == _PIN_CHARACTERS) or name in pins:
             raise InputError(
@@ -315,8 +317,8 @@ def _not_empty(source: Path) -> None:
         InputError: ``config.state``.
     """
     if not source.exists() or (source.is_file() and not source.stat().st_size):
-        found = "is empty" if source.exists() else "does not exist"
-        raise InputError("config.state", f"{source} {found}; expected {EXPECTED}")
+        problem = "is empty" if source.exists() else "does not exist"
+        raise InputError("config.state", f"{source} {problem}; expected {EXPECTED}")
 
 
 def _folder(source: Path) -> Path:

@@ -77,28 +77,37 @@ def propose(
         shown = remote.circles()
         before, number = shown.living.circle if shown.living else None, shown.newest + 1
         recipe = _recipe(settings, schema, number)
-        made = Circle.of(recipe, _members(before, cards, without or []), number=number, new_ledgers=new_ledger or ())
+        proposed = Circle.of(
+            recipe, _members(before, cards, without or []), number=number, new_ledgers=new_ledger or ()
+        )
         if start:
-            made = replace(made, start=_start(remote, start, made))
-        if before is not None and not Act.between(before, made).must_recount:
-            made = replace(made, counted=before.counted)
-        act = Act.between(before, made)
+            proposed = replace(proposed, start=_start(remote, start, proposed))
+        if before is not None and not Act.between(before, proposed).must_recount:
+            proposed = replace(proposed, counted=before.counted)
+        act = Act.between(before, proposed)
         if before is not None and not (act.settings or act.joins or act.leaves or act.new_ledgers or act.start):
             raise InputError(
                 "config.value",
                 f"{config}: circle {before.number} already has these members and this recipe; expected a change",
             )
-        remote.propose(made)
+        remote.propose(proposed)
     finally:
         remote.close()
     if as_json:
-        said = {"circle": made.digest, "number": made.number, "members": list(made.names), "act": act.words()}
-        typer.echo(json.dumps(said))
+        summary = {
+            "circle": proposed.digest,
+            "number": proposed.number,
+            "members": list(proposed.names),
+            "act": act.words(),
+        }
+        typer.echo(json.dumps(summary))
         return
     with page() as console:
-        console.print(f"Circle {made.number} of {escape(made.federation)!r} is proposed: sha256:{made.digest}")
+        console.print(
+            f"Circle {proposed.number} of {escape(proposed.federation)!r} is proposed: sha256:{proposed.digest}"
+        )
         print_list(console, "What it changes", act.words())
-        console.print(f"\nIt begins when all have signed: {', '.join(made.names)}", markup=False)
+        console.print(f"\nIt begins when all have signed: {', '.join(proposed.names)}", markup=False)
         console.print("Each member runs: moonflower circle sign CLIENT.toml")
 
 
@@ -114,20 +123,20 @@ def show(operator: Operator = OPERATOR, page_file: Page = None, as_json: AsJson 
         remote.close()
     before = shown.living.circle if shown.living else None
     if page_file is not None:
-        pages = [circle_page(one, None if one.circle == before else before) for one in shown.all]
+        pages = [circle_page(signed, None if signed.circle == before else before) for signed in shown.all]
         write_new({page_file: "\n".join(pages).encode()})
     if as_json:
-        typer.echo(json.dumps({"circles": [_as_json(one, before) for one in shown.all]}))
+        typer.echo(json.dumps({"circles": [_as_json(signed, before) for signed in shown.all]}))
         return
     with page() as console:
         if not shown.all:
             console.print("There is no circle yet: moonflower circle propose RUN.toml --with CARD ...", markup=False)
-        for one in shown.all:
-            lives = one.circle == before
-            state = "has begun" if lives else f"waits for {', '.join(one.missing)}"
-            heading = f"Circle {one.circle.number} {state}: sha256:{one.circle.digest}"
+        for signed in shown.all:
+            lives = signed.circle == before
+            state = "has begun" if lives else f"waits for {', '.join(signed.missing)}"
+            heading = f"Circle {signed.circle.number} {state}: sha256:{signed.circle.digest}"
             print_list(
-                console, heading, _members_lines(one.circle) if lives else Act.between(before, one.circle).words()
+                console, heading, _members_lines(signed.circle) if lives else Act.between(before, signed.circle).words()
             )
         for left in shown.farewells:
             console.print(f"{left.name} has said farewell to the current circle.", markup=False)
@@ -156,31 +165,31 @@ def sign(
     with _node(config) as (settings, circles, desk):
         shown = desk.shown()
         circles.look(shown.all)
-        one = _choose(shown, circles, number)
-        made, living = one.circle, circles.standing.living
-        if (circles.name in made.new_ledgers) != new_ledger:
-            said = "says that this node's ledger was lost" if not new_ledger else "does not say that it was lost"
+        chosen = _choose(shown, circles, number)
+        circle, living = chosen.circle, circles.standing.living
+        if (circles.name in circle.new_ledgers) != new_ledger:
+            difference = "says that this node's ledger was lost" if not new_ledger else "does not say that it was lost"
             raise InputError(
                 "config.value",
-                f"circle {made.number} {said}",
+                f"circle {circle.number} {difference}",
                 hint="--new-ledger is for a circle that says so, and only for that",
             )
-        circles.check(made)
-        _check_rows(settings, made)
-        act = Act.between(living, made)
-        _print(made, act.words(spent=circles.start(made).summed), circles.name, living)
+        circles.check(circle)
+        _check_rows(settings, circle)
+        act = Act.between(living, circle)
+        _print(circle, act.words(spent=circles.start(circle).summed), circles.name, living)
         if page_file is not None:
-            write_new({page_file: circle_page(one, living).encode()})
-        waiting = circles.pending(made, shown.farewells)
-        _ask(made, act, circles, waiting, yes=yes)
-        signature = circles.sign(made, shown.farewells, by_hand=True)
+            write_new({page_file: circle_page(chosen, living).encode()})
+        waiting = circles.pending(circle, shown.farewells)
+        _ask(circle, act, circles, waiting, yes=yes)
+        signature = circles.sign(circle, shown.farewells, by_hand=True)
         if signature is None:
             typer.echo(f"agreed; this node signs by itself when the time is over, {_day(waiting)}", err=True)
             return
-        begins = desk.hand_in(made, circles.name, signature)
-        left = [name for name in one.missing if name != circles.name]
-        said = "it begins" if begins else f"it waits for {', '.join(left)}"
-        typer.echo(f"signed circle {made.number}: {said}", err=True)
+        begins = desk.hand_in(circle, circles.name, signature)
+        left = [name for name in chosen.missing if name != circles.name]
+        outcome = "it begins" if begins else f"it waits for {', '.join(left)}"
+        typer.echo(f"signed circle {circle.number}: {outcome}", err=True)
 
 
 @circle.command("farewell")
@@ -194,16 +203,16 @@ def farewell(
     """
     with _node(config) as (_, circles, desk):
         pin, shown = circles.own.identity.card.node.pin, desk.shown()
-        mine = [one.circle for one in shown.all if one.circle.pins.get(circles.name) == pin]
+        mine = [signed.circle for signed in shown.all if signed.circle.pins.get(circles.name) == pin]
         if not mine:
             raise InputError(
                 "config.value", f"{config}: the server has no circle that names {circles.name!r} with this node's key"
             )
-        numbers = " and ".join(str(one.number) for one in mine)
+        numbers = " and ".join(str(circle.number) for circle in mine)
         if not yes and not typer.confirm(f"Leave circle {numbers}? Runs in it end, for all members"):
             raise typer.Exit(1)
-        for one in mine:
-            desk.leave(circles.farewell(one))
+        for circle in mine:
+            desk.leave(circles.farewell(circle))
     typer.echo(f"{circles.name} left circle {numbers}", err=True)
 
 
@@ -238,14 +247,14 @@ def _recipe(settings: RunSettings, schema: Schema, number: int) -> Recipe:
     return recipe_of(own, schema, code_of(settings.task.ref), NUMERICS)
 
 
-def _start(remote: Remote, name: str, made: Circle) -> Start:
+def _start(remote: Remote, name: str, circle: Circle) -> Start:
     """Return where a circle starts, after a check that the version fits its task and schema."""
     from ..client.learning.tensors import check_fits
     from ..client.tasks import load_task
 
     start, version = remote.start(name)
-    task = load_task(made.recipe.task.ref, made.recipe.task.options)
-    check_fits(version, task, Schema.from_dict(made.recipe.columns), made.draw)
+    task = load_task(circle.recipe.task.ref, circle.recipe.task.options)
+    check_fits(version, task, Schema.from_dict(circle.recipe.columns), circle.draw)
     return start
 
 
@@ -263,97 +272,101 @@ def _members(before: Circle | None, cards: dict[str, str], without: list[str]) -
 
 def _choose(shown: CircleBoard, circles: Circles, number: int | None) -> SignedCircle:
     """Return the circle to sign."""
-    open_ones = [one for one in shown.proposed if circles.name in one.missing]
+    waiting = [signed for signed in shown.proposed if circles.name in signed.missing]
     if number is not None:
-        open_ones = [one for one in open_ones if one.circle.number == number]
-    if not open_ones:
+        waiting = [signed for signed in waiting if signed.circle.number == number]
+    if not waiting:
         what = f"circle {number} does not wait" if number is not None else "no circle waits"
         raise InputError(
             "config.value",
             f"{what} for the signature of {circles.name!r}; expected a proposed circle",
             hint="the submitter proposes one: moonflower circle propose RUN.toml",
         )
-    if len(open_ones) > 1:
-        numbers = ", ".join(str(one.circle.number) for one in open_ones)
+    if len(waiting) > 1:
+        numbers = ", ".join(str(signed.circle.number) for signed in waiting)
         raise InputError("config.value", f"circles {numbers} wait for a signature; expected --number with one of them")
-    return open_ones[0]
+    return waiting[0]
 
 
-def _check_rows(settings: ClientConfig, made: Circle) -> None:
+def _check_rows(settings: ClientConfig, circle: Circle) -> None:
     """Check that this node's rows fit the recipe, before anything is signed."""
     from ..client.claim import claim
     from ..client.keyring import load_keys
     from ..client.live import OwnRows
 
-    claim(settings, made.federation)
+    claim(settings, circle.federation)
     rows = OwnRows(settings, load_keys(settings.client.state).secret)
-    rows.check(made.recipe)
-    if left_out := rows.left_out(made.recipe):
-        most = made.recipe.training.max_rows
+    rows.check(circle.recipe)
+    if left_out := rows.left_out(circle.recipe):
+        most = circle.recipe.training.max_rows
         typer.echo(f"training.max_rows = {most}: {left_out} of this node's training rows do not count", err=True)
 
 
-def _print(made: Circle, act: list[str], me: str, before: Circle | None) -> None:
+def _print(circle: Circle, act: list[str], me: str, before: Circle | None) -> None:
     """Print a circle for the person who signs it; lines that the last circle did not have are marked."""
     last = sentences(before.recipe, len(before.names)) if before is not None else {}
     with page() as console:
-        console.print(f"Circle {made.number} of {escape(made.federation)!r}", style="bold")
+        console.print(f"Circle {circle.number} of {escape(circle.federation)!r}", style="bold")
         print_list(console, "What it changes", act)
-        print_list(console, "Its members, and the words of their keys", _members_lines(made, me))
-        for heading, said in sentences(made.recipe, len(made.names)).items():
-            known = {*last.get(heading, said)}
-            print_list(console, heading, [line if line in known else f"CHANGED: {line}" for line in said])
-        console.print(f"\nThe digest that is signed:\nsha256:{made.digest}")
+        print_list(console, "Its members, and the words of their keys", _members_lines(circle, me))
+        for heading, lines in sentences(circle.recipe, len(circle.names)).items():
+            known = {*last.get(heading, lines)}
+            print_list(console, heading, [line if line in known else f"CHANGED: {line}" for line in lines])
+        console.print(f"\nThe digest that is signed:\nsha256:{circle.digest}")
 
 
-def _members_lines(made: Circle, me: str = "") -> list[str]:
+def _members_lines(circle: Circle, me: str = "") -> list[str]:
     own = {me: " (this node)"}
-    return [f"{name}{own.get(name, '')}: {pin_words(pin)} ({pin})" for name, pin in made.members]
+    return [f"{name}{own.get(name, '')}: {pin_words(pin)} ({pin})" for name, pin in circle.members]
 
 
-def _ask(made: Circle, act: Act, circles: Circles, waiting: tuple[LetGo, ...], *, yes: bool) -> None:
+def _ask(circle: Circle, act: Act, circles: Circles, waiting: tuple[LetGo, ...], *, yes: bool) -> None:
     """Ask the person who signs. Only a person who has read the circle can answer."""
     last = circles.standing.newest.circle.number if circles.standing.newest else 0
-    if made.number > last + JUMP + 1 and not typer.confirm(f"Circle {made.number} comes after {last}. Is that meant"):
+    if circle.number > last + JUMP + 1 and not typer.confirm(
+        f"Circle {circle.number} comes after {last}. Is that meant"
+    ):
         raise typer.Exit(1)
-    for one in waiting:
+    for absent in waiting:
         typer.echo(
-            f"{one.name} gave no farewell. The coordinator alone decides whose messages arrive here: ask {one.name} "
-            "over the channel by which you read its key.",
+            f"{absent.name} gave no farewell. The coordinator alone decides whose messages arrive here: ask "
+            f"{absent.name} over the channel by which you read its key.",
             err=True,
         )
-        said = typer.prompt(f"Type its name to let it go on {_day([one])}", default="", show_default=False, err=True)
-        if said != one.name:
-            raise InputError("config.value", f"{one.name} was not let go; nothing was signed")
+        typed = typer.prompt(
+            f"Type its name to let it go on {_day([absent])}", default="", show_default=False, err=True
+        )
+        if typed != absent.name:
+            raise InputError("config.value", f"{absent.name} was not let go; nothing was signed")
     if yes:
         return
     for name, pin in act.joins:
         if name == circles.name:
             continue
         which, words = secrets.randbelow(6), pin_words(pin).split("-")
-        said = typer.prompt(f"Word {which + 1} of the six that {name} reads to you", err=True)
-        if said.strip().lower() != words[which]:
+        typed = typer.prompt(f"Word {which + 1} of the six that {name} reads to you", err=True)
+        if typed.strip().lower() != words[which]:
             raise InputError(
-                "config.member", f"{said!r} is not word {which + 1} of the key of {name}; nothing was signed"
+                "config.member", f"{typed!r} is not word {which + 1} of the key of {name}; nothing was signed"
             )
-    said = typer.prompt("To sign, type the first four digits of the digest", err=True)
-    if said.strip().lower().removeprefix("sha256:") != made.digest[:4]:
+    typed = typer.prompt("To sign, type the first four digits of the digest", err=True)
+    if typed.strip().lower().removeprefix("sha256:") != circle.digest[:4]:
         raise InputError("config.value", "these are not the first digits of this circle's digest; nothing was signed")
 
 
 def _day(waiting: tuple[LetGo, ...] | list[LetGo]) -> str:
-    due = max((one.due_s for one in waiting), default=0.0)
+    due = max((absent.due_s for absent in waiting), default=0.0)
     return datetime.fromtimestamp(due, UTC).isoformat(timespec="minutes").replace("+00:00", "Z")
 
 
-def _as_json(one: SignedCircle, before: Circle | None) -> dict[str, object]:
-    begun = one.circle == before
+def _as_json(signed: SignedCircle, before: Circle | None) -> dict[str, object]:
+    begun = signed.circle == before
     return {
-        "circle": one.circle.digest,
-        "number": one.circle.number,
+        "circle": signed.circle.digest,
+        "number": signed.circle.number,
         "begun": begun,
-        "members": one.circle.pins,
-        "missing": list(one.missing),
-        "act": [] if begun else Act.between(before, one.circle).words(),
-        "document": one.circle.as_dict(),
+        "members": signed.circle.pins,
+        "missing": list(signed.missing),
+        "act": [] if begun else Act.between(before, signed.circle).words(),
+        "document": signed.circle.as_dict(),
     }

@@ -17,31 +17,32 @@ _STYLE = (
 )
 
 
-def circle_page(one: SignedCircle, before: Circle | None) -> str:
+def circle_page(signed: SignedCircle, before: Circle | None) -> str:
     """Return a circle as HTML: what it changes, who is in it, its recipe in sentences, and a line to sign on.
 
     Args:
-        one: the circle, with the signatures so far.
+        signed: the circle, with the signatures so far.
         before: the circle that it follows; None for the current circle, or the first.
     """
-    made = one.circle
+    circle = signed.circle
     rows = "".join(
         f"<tr><td>{escape(name)}</td><td><code>{escape(pin_words(pin))}</code><br><code>{escape(pin)}</code></td>"
-        f"<td>{'signed' if name in one.signatures else 'not signed'}</td></tr>"
-        for name, pin in made.members
+        f"<td>{'signed' if name in signed.signatures else 'not signed'}</td></tr>"
+        for name, pin in circle.members
     )
     recipe = "".join(
-        f"<h2>{escape(heading)}</h2>{_list(said)}" for heading, said in sentences(made.recipe, len(made.names)).items()
+        f"<h2>{escape(heading)}</h2>{_list(lines)}"
+        for heading, lines in sentences(circle.recipe, len(circle.names)).items()
     )
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
-        f"<title>Circle {made.number} of {escape(made.federation)}</title><style>{_STYLE}</style><section>"
-        f"<h1>Circle {made.number} of {escape(made.federation)}</h1>"
-        f"<h2>What it changes</h2>{_list(Act.between(before, made).words())}"
+        f"<title>Circle {circle.number} of {escape(circle.federation)}</title><style>{_STYLE}</style><section>"
+        f"<h1>Circle {circle.number} of {escape(circle.federation)}</h1>"
+        f"<h2>What it changes</h2>{_list(Act.between(before, circle).words())}"
         "<h2>Its members</h2><table><tr><th>member</th><th>words of its key, and its pin</th><th></th></tr>"
         f"{rows}</table>"
-        f"{recipe}<h2>What is signed</h2><p>The digest <code>sha256:{made.digest}</code>, which covers the members and "
-        "every setting of the recipe.</p>"
+        f"{recipe}<h2>What is signed</h2><p>The digest <code>sha256:{circle.digest}</code>, which covers the members "
+        "and every setting of the recipe.</p>"
         '<p class="line">Place, date, name and signature of the person who signs for a member</p></section></html>\n'
     )
 

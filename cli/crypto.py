@@ -79,21 +79,21 @@ def plan(
         console.print(f"  {who}: {what}")
 
 
-def _row(found: planner.Plan, params: int) -> dict[str, Any]:
-    lanes, answer = params + found.limbs, answer_plan(found)
-    body = found.body_bytes(lanes)
+def _row(plan: planner.Plan, params: int) -> dict[str, Any]:
+    lanes, answer = params + plan.limbs, answer_plan(plan)
+    body = plan.body_bytes(lanes)
     return {
-        **found.as_dict(),
+        **plan.as_dict(),
         "params": params,
-        "modulus": found.modulus,
-        "modulus_bits": found.modulus.bit_length(),
-        "plain_bits": found.plain_bits,
-        "zeros": found.zeros,
+        "modulus": plan.modulus,
+        "modulus_bits": plan.modulus.bit_length(),
+        "plain_bits": plan.plain_bits,
+        "zeros": plan.zeros,
         "answer": answer.as_dict(),
         "body_bytes": body,
         "answer_bytes": answer.body_bytes,
         "upload_bytes": body + answer.body_bytes,
-        "download_bytes": body + answer.total_bytes + found.members * answer.seed_bytes,
+        "download_bytes": body + answer.total_bytes + plan.members * answer.seed_bytes,
         "bytes_per_param": (body + answer.body_bytes) / params,
         "experimental": EXPERIMENTAL,
     }

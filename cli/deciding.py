@@ -39,14 +39,14 @@ def decided(
 ) -> dict[str, Any]:
     """Show an approver what a decision is about, sign it and hand it in; return the result."""
     shown = source.shown(name)
-    found = shown["card"]
-    sha256 = str(found["sha256"])
-    if str(found["version"]) != name and not sha256.startswith(name):
+    card = shown["card"]
+    sha256 = str(card["sha256"])
+    if str(card["version"]) != name and not sha256.startswith(name):
         raise Refused("release.digest", f"asked for version {name!r}, but the server shows {sha256}")
     who = _approver(shown["approvers"], PublicKey(key.public_key()).pin, member)
-    after = found["release"]["after"]
-    decision = Decision(found["federation"], action, sha256, after, who["member"], who["approver"], reason)
-    for line in _brief(found, decision):
+    after = card["release"]["after"]
+    decision = Decision(card["federation"], action, sha256, after, who["member"], who["approver"], reason)
+    for line in _brief(card, decision):
         typer.echo(visible(line), err=True)
     if ask:
         _ask()
@@ -67,15 +67,15 @@ def tell(outcome: Mapping[str, Any], as_json: bool) -> None:
     typer.echo(f"version {outcome['version']}: {done[outcome['event']]}")
 
 
-def _brief(found: Mapping[str, Any], decision: Decision) -> Iterator[str]:
+def _brief(card: Mapping[str, Any], decision: Decision) -> Iterator[str]:
     """Yield what an approver must see before signing."""
-    gate, release, metrics = found["gate"], found["release"], found["metrics"] or {}
-    yield f"version   {found['version']} of {found['federation']}, run {found['run']}, {found['created']}"
-    yield f"SHA-256   {found['sha256']}"
-    yield f"members   {', '.join(found['members'])}"
-    for one in found["origins"]:
-        if one["imported"]:
-            yield f"imported  its training began from the file {one['sha256']}, which no sum of this federation made"
+    gate, release, metrics = card["gate"], card["release"], card["metrics"] or {}
+    yield f"version   {card['version']} of {card['federation']}, run {card['run']}, {card['created']}"
+    yield f"SHA-256   {card['sha256']}"
+    yield f"members   {', '.join(card['members'])}"
+    for origin in card["origins"]:
+        if origin["imported"]:
+            yield f"imported  its training began from the file {origin['sha256']}, which no sum of this federation made"
     yield f"gate      {gate['verdict']}; votes by {gate['metric']}: {votes(gate['votes'])}"
     yield f"metrics   {', '.join(f'{name} {value}' for name, value in metrics.items()) or 'none were reported'}"
     yield f"approvals {len(release['approvals'])} of {release['required']} so far"
@@ -93,15 +93,17 @@ def _ask() -> None:
 
 def _approver(approvers: list[dict[str, str]], thumbprint: str, member: str) -> dict[str, str]:
     """Return the member and the name under which a key may approve."""
-    found = [one for one in approvers if one["key"] == thumbprint and member in ("", one["member"])]
-    if not found:
+    matches = [
+        approver for approver in approvers if approver["key"] == thumbprint and member in ("", approver["member"])
+    ]
+    if not matches:
         where = f"the card of {member!r}" if member else "any member's card"
         raise InputError(
             "release.unknown_approver",
             f"the key {thumbprint} is not on {where}; expected an approver's key",
             hint="the member adds [[approver]] to client.toml; its card then comes with the next run, or by member add",
         )
-    if len(found) > 1:
-        names = ", ".join(one["member"] for one in found)
+    if len(matches) > 1:
+        names = ", ".join(approver["member"] for approver in matches)
         raise InputError("release.unknown_approver", f"the key is on the cards of {names}; expected --member NAME")
-    return found[0]
+    return matches[0]

@@ -24,17 +24,19 @@ def doctor(
     Exit status: 0 nothing failed (there may be warnings), 1 something failed, 2 the config cannot be read.
     """
     checks = carry_out(steps(config))
-    said = spoken(config, checks)
+    sections = spoken(config, checks)
     well = all(check.status != "failed" for check in checks)
     if as_json:
-        listed = [{"name": one.name, "status": one.status, "found": one.found, "hint": one.hint} for one in checks]
-        print_json({"ok": well, "checks": listed, "floor": said.floor, "recipe": said.recipe})
+        listed = [
+            {"name": check.name, "status": check.status, "found": check.found, "hint": check.hint} for check in checks
+        ]
+        print_json({"ok": well, "checks": listed, "floor": sections.floor, "recipe": sections.recipe})
     else:
-        for one in checks:
-            advice = f" → {one.hint}" if one.hint and one.status != "ok" else ""
-            typer.echo(f"{one.status:<8} {one.name:<11} {one.found}{advice}")
+        for check in checks:
+            advice = f" → {check.hint}" if check.hint and check.status != "ok" else ""
+            typer.echo(f"{check.status:<8} {check.name:<11} {check.found}{advice}")
         with page() as console:
-            for heading, lines in {**(said.floor or {}), **(said.recipe or {})}.items():
+            for heading, lines in {**(sections.floor or {}), **(sections.recipe or {})}.items():
                 print_list(console, heading, lines)
     if not well:
         raise typer.Exit(1)

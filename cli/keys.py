@@ -36,18 +36,18 @@ def keys_new(
     settings = _either(config)
     if card is not None and not isinstance(settings, ClientConfig):
         raise InputError("config.value", f"{config}: not a client config; --card writes the card of a node")
-    made = make_client_key(_login(settings, config)[1])
+    created = make_client_key(_login(settings, config)[1])
     if isinstance(settings, ClientConfig):
-        made += make_keys(settings.client.state)
+        created += make_keys(settings.client.state)
     written: dict[Path, bytes] = {}
     if card is not None and isinstance(settings, ClientConfig):
         written[card] = canonical(identity_of(settings).card.as_dict()) + b"\n"
     if public is not None:
         written[public] = canonical(load_key(_login(settings, config)[1]).public.jwk) + b"\n"
     write_new(written)
-    if not (made or written):
+    if not (created or written):
         raise InputError("config.key", f"{config}: all keys exist already", hint=f"moonflower keys show {config}")
-    tell_keys(made)
+    tell_keys(created)
     _show(settings, config)
 
 

@@ -49,18 +49,18 @@ def add(
     Compare the pin with the member over another channel, such as the telephone.
     """
     settings = load_config(ServerConfig, config)
-    sent, told = [_card(path, settings.oauth.issuer) for path in cards], []
+    sent, lines = [_card(path, settings.oauth.issuer) for path in cards], []
     state = _opened(settings)
     try:
         with state.store.transaction() as db:  # all of them, or none
-            for one in sent:
-                new = RosterMember(one.name, one.issuer, one.client_id, one.node.pin)
+            for card in sent:
+                new = RosterMember(card.name, card.issuer, card.client_id, card.node.pin)
                 added = roster.add(db, state.log, new)
-                roster.take_card(db, state.log, one.as_dict())
-                told.append(f"{new.name}: {'added' if added else 'already on the roster'}, pin {new.pin}")
+                roster.take_card(db, state.log, card.as_dict())
+                lines.append(f"{new.name}: {'added' if added else 'already on the roster'}, pin {new.pin}")
     finally:
         state.close()
-    for line in told:
+    for line in lines:
         typer.echo(line, err=True)
 
 
@@ -84,15 +84,15 @@ def show(
     state = _opened(settings)
     try:
         with state.store.read() as db:
-            found = roster.members(db)
+            members = roster.members(db)
     finally:
         state.close()
     if as_json:
-        typer.echo(json.dumps({"members": [vars(one) for one in found]}))
+        typer.echo(json.dumps({"members": [vars(member) for member in members]}))
         return
     table = Table("member", "client", "pin", "")
-    for one in found:
-        table.add_row(one.name, one.client_id, one.pin, "revoked" if one.revoked else "")
+    for member in members:
+        table.add_row(member.name, member.client_id, member.pin, "revoked" if member.revoked else "")
     with page() as console:
         console.print(table)
 
@@ -169,14 +169,20 @@ def log(
     settings = load_config(ClientConfig, config)
     identity = identity_of(settings)
     with _ledger(settings) as ledger:
-        held, fork = ledger.newest_checkpoint(), ledger.fork()
-        note = LogWitness(identity, ledger, settings.client.log_key, time.time).signed(held) if held else None
+        newest, fork = ledger.newest_checkpoint(), ledger.fork()
+        note = LogWitness(identity, ledger, settings.client.log_key, time.time).signed(newest) if newest else None
         if forget:
             ledger.forget_checkpoints()
     if as_json:
-        size, key = (held.size, held.key) if held else (None, None)
-        said = {"size": size, "checkpoint": note, "key": key, "witness": identity.card.as_witness.text(), "fork": fork}
-        typer.echo(json.dumps(said))
+        size, key = (newest.size, newest.key) if newest else (None, None)
+        summary = {
+            "size": size,
+            "checkpoint": note,
+            "key": key,
+            "witness": identity.card.as_witness.text(),
+            "fork": fork,
+        }
+        typer.echo(json.dumps(summary))
     elif note is None:
         typer.echo("this member has not witnessed a checkpoint yet", err=True)
     else:
@@ -251,28 +257,30 @@ def statistics(
                 "this node is in no circle, so no run uses its rows; expected a circle that has begun",
                 hint="moonflower circle show",
             )
-        found = snapshots_of(settings, secret, ledger, Seals(settings.client.state / FOLDER), circle.recipe)
+        snapshots = snapshots_of(settings, secret, ledger, Seals(settings.client.state / FOLDER), circle.recipe)
         table, changed = OwnRows(settings, secret).now(circle.recipe), list[str]()
         if delete_gone:
             with locked(settings.client.state):
-                changed = found.delete_gone(table)
-        states = found.states(table)
+                changed = snapshots.delete_gone(table)
+        states = snapshots.states(table)
     if as_json:
-        typer.echo(json.dumps({"parts": [vars(one) for one in states], "deleted": changed}))
+        typer.echo(json.dumps({"parts": [vars(state) for state in states], "deleted": changed}))
         return
     shown = Table("part", "rows in use", "rows in the table", "changed", "replaced at", "gone")
-    for one in states:
-        shown.add_row(one.name, *(str(n) for n in (one.in_use, one.table, one.changed, one.least, one.gone)))
+    for state in states:
+        shown.add_row(
+            state.name, *(str(n) for n in (state.in_use, state.table, state.changed, state.least, state.gone))
+        )
     with page() as console:
         console.print(
             shown if states else "No run has used rows of this node yet. The next run uses those of the table."
         )
-    if beyond := sum(one.beyond for one in states):
+    if beyond := sum(state.beyond for state in states):
         most = circle.recipe.training.max_rows
         typer.echo(f"training.max_rows = {most}: {beyond} of the table's training rows do not count", err=True)
     if delete_gone:
-        said = f"deleted from {' and '.join(changed)}" if changed else "no row in use is gone from the table"
-        typer.echo(said, err=True)
+        summary = f"deleted from {' and '.join(changed)}" if changed else "no row in use is gone from the table"
+        typer.echo(summary, err=True)
 
 
 def _short(value: object) -> str:

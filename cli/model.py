@@ -67,20 +67,20 @@ def list_versions(state: StateOption = None, operator: AsOption = None, as_json:
         print_json(listing)
         return
     table = Table("version", "status", "round", "members", "loss", "auc", "sha256")
-    for one in listing["versions"]:
-        metrics = one["metrics"] or {}
+    for version in listing["versions"]:
+        metrics = version["metrics"] or {}
         table.add_row(
-            "–" if one["version"] is None else str(one["version"]),
-            _status(one),
-            str(one["number"]),
-            str(len(one["members"])),
+            "–" if version["version"] is None else str(version["version"]),
+            _status(version),
+            str(version["number"]),
+            str(len(version["members"])),
             *("–" if metrics.get(name) is None else f"{metrics[name]:.3f}" for name in ("loss", "auc")),
-            one["sha256"][:12],
+            version["sha256"][:12],
         )
     with page() as console:
         console.print(table)
-        for one in listing["imports"]:
-            console.print(f"imported {one['created']}: {one['sha256']}", markup=False)
+        for version in listing["imports"]:
+            console.print(f"imported {version['created']}: {version['sha256']}", markup=False)
 
 
 @model.command("show")
@@ -117,11 +117,11 @@ def card(
 ) -> None:
     """Print a version's model card (Markdown): origin, members, quality, what protects whom, limits, approvals."""
     with _source(state, operator) as source:
-        found = source.shown(version)["card"]
+        document = source.shown(version)["card"]
     if as_json:
-        print_json(found)
+        print_json(document)
     else:
-        typer.echo(markdown(found), nl=False)
+        typer.echo(markdown(document), nl=False)
 
 
 def _decision(action: Action, words: str) -> None:
@@ -165,14 +165,14 @@ def export(
     """Write a released version's file (safetensors), with its model card beside it: OUT.card.md and OUT.card.json."""
     cards = out.with_name(f"{out.name}.card.md"), out.with_name(f"{out.name}.card.json")
     with _source(state, operator) as source:
-        found = source.shown(version)["card"]
+        document = source.shown(version)["card"]
         try:
             file = source.file(version, unreleased=unreleased)
         except Refused as error:
             if error.code == "release.unreleased":
                 error.hint = "--unreleased writes it anyway, marked as unreleased"
             raise
-    whole = beside(found, out.name, file)
+    whole = beside(document, out.name, file)
     write_new({cards[0]: markdown(whole).encode(), cards[1]: canonical(whole) + b"\n", out: file.data})
     typer.echo(str(out))
 
@@ -232,7 +232,10 @@ def verify(
     except (ValueError, RecursionError):
         raise InputError("release.malformed", f"{beside_it}: not a model card; expected JSON") from None
     checked = check(version, value, pins, min_approvals=needed if approvals is None else approvals)
-    who = [{"member": one.member, "approver": one.approver, "action": one.action} for one in checked.approvals]
+    who = [
+        {"member": approval.member, "approver": approval.approver, "action": approval.action}
+        for approval in checked.approvals
+    ]
     if as_json:
         openers = list(checked.openers)
         print_json(
@@ -245,22 +248,25 @@ def verify(
             }
         )
         return
-    said = ", ".join(f"{one['member']} ({one['approver']})" for one in who) or "nobody, and no approval was required"
+    names = (
+        ", ".join(f"{approver['member']} ({approver['approver']})" for approver in who)
+        or "nobody, and no approval was required"
+    )
     typer.echo(visible(f"{checked.federation}: made and signed by {', '.join(checked.openers)}"))
-    typer.echo(visible(f"approved by {said}"))
+    typer.echo(visible(f"approved by {names}"))
 
 
-def _status(one: Mapping[str, Any]) -> str:
+def _status(version: Mapping[str, Any]) -> str:
     """Return the status of a version, in a few words."""
-    have = f"{one['approvals']} of {one['required']}"
-    if one["status"] == "promoted":
-        return f"promoted, {have}" if one["step"] else "promoted"
-    if one["status"] == "replaced" and one["approvals"]:
+    have = f"{version['approvals']} of {version['required']}"
+    if version["status"] == "promoted":
+        return f"promoted, {have}" if version["step"] else "promoted"
+    if version["status"] == "replaced" and version["approvals"]:
         return f"replaced, {have}"
-    return f"{one['status']} {one['code']}".strip()
+    return f"{version['status']} {version['code']}".strip()
 
 
-def _pins(config: Path | None, given: list[str]) -> tuple[dict[str, str], int]:
+def _pins(config: Path | None, texts: list[str]) -> tuple[dict[str, str], int]:
     """Return member → pin, and how many approvals are required."""
     pins, needed = {}, ENOUGH
     if config is not None:
@@ -274,10 +280,10 @@ def _pins(config: Path | None, given: list[str]) -> tuple[dict[str, str], int]:
             ledger.close()
         pins = {} if living is None else dict(living.pins)
         needed = settings.client.min_approvals
-    for one in given:
-        member, _, text = one.rpartition("=")
+    for pair in texts:
+        member, _, text = pair.rpartition("=")
         if not member or not re.fullmatch(r"[A-Za-z0-9_-]{43}", text):
-            raise InputError("config.value", f"--pin {one}: expected MEMBER=PIN, a pin of 43 characters")
+            raise InputError("config.value", f"--pin {pair}: expected MEMBER=PIN, a pin of 43 characters")
         pins[member] = text
     if not pins:
         raise InputError("config.value", "no pin is known; expected --config of a node that is in a circle, or --pin")

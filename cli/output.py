@@ -44,7 +44,7 @@ def print_list(console: Console, heading: str, lines: Iterable[str]) -> None:
     console.print(f"\n{heading}", style="bold", markup=False)
     for line in lines:
         wrapped = textwrap.wrap(printable(line), min(console.width, 100) - 2, break_on_hyphens=False)
-        console.print("\n".join(f"{'- ' if at == 0 else '  '}{one}" for at, one in enumerate(wrapped)), markup=False)
+        console.print("\n".join(f"{'- ' if at == 0 else '  '}{part}" for at, part in enumerate(wrapped)), markup=False)
 
 
 def visible(text: str) -> str:
@@ -57,19 +57,19 @@ def print_json(value: Mapping[str, Any]) -> None:
     typer.echo(json.dumps(value, allow_nan=False))
 
 
-def tell_created(made: Iterable[Path]) -> None:
+def tell_created(created: Iterable[Path]) -> None:
     """Say on stderr which files were made."""
-    for path in made:
+    for path in created:
         typer.echo(f"created {path}", err=True)
 
 
-def tell_keys(made: Iterable[Path]) -> None:
+def tell_keys(created: Iterable[Path]) -> None:
     """Say on stderr which keys were made, and which keys of a node to back up."""
     from ..client.keyring import BACK_UP, NODE_FILE, SECRET_FILE
 
-    files_made = tuple(made)
-    tell_created(files_made)
-    if {path.name for path in files_made} & {NODE_FILE, SECRET_FILE}:
+    paths = tuple(created)
+    tell_created(paths)
+    if {path.name for path in paths} & {NODE_FILE, SECRET_FILE}:
         typer.echo(BACK_UP, err=True)
 
 
@@ -83,7 +83,7 @@ def write_new(contents: Mapping[Path, bytes]) -> None:
         files.create_all(contents)
     except OSError as error:
         named = (Path(name) for name in (error.filename2, error.filename) if isinstance(name, str))
-        where = next((one for one in named if one in contents), [*contents][-1])  # else a file beside it failed
+        where = next((place for place in named if place in contents), [*contents][-1])  # else a file beside it failed
         raise InputError("config.out", f"--out {where} cannot be written: {error.strerror}") from None
 
 

@@ -40,11 +40,11 @@ def _model_file(name: str) -> Path:
     path = Path(name)
     if path.exists() or len(name) < 6 or not set(name) <= set("0123456789abcdef"):
         return path
-    found = sorted(file for folder in MODEL_FOLDERS for file in Path().glob(f"{folder}/{name}*.safetensors"))
-    if not found:
+    matches = sorted(file for folder in MODEL_FOLDERS for file in Path().glob(f"{folder}/{name}*.safetensors"))
+    if not matches:
         raise InputError(
             "data.model", f"no model {name!r} under {' or '.join(MODEL_FOLDERS)}; expected a file or SHA-256"
         )
-    if len({file.name for file in found}) > 1:
-        raise InputError("data.model", f"{name!r} names {len(found)} models; expected more digits of the SHA-256")
-    return found[0]
+    if len({file.name for file in matches}) > 1:
+        raise InputError("data.model", f"{name!r} names {len(matches)} models; expected more digits of the SHA-256")
+    return matches[0]

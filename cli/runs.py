@@ -100,19 +100,19 @@ def runs(operator: Operator = OPERATOR, as_json: AsJson = False) -> None:
     """List the runs of a server."""
     remote = _remote(operator)
     try:
-        found = remote.runs()
+        listed = remote.runs()
     finally:
         remote.close()
     if as_json:
-        typer.echo(json.dumps({"runs": found}))
+        typer.echo(json.dumps({"runs": listed}))
         return
     table = Table("run", "status", "rounds", "")
-    for one in found:
+    for row in listed:
         waits = ", ".join(
-            f"{away['member']} ({WHY.get(away['why'], away['why'])}) since {away['since']}" for away in one["away"]
+            f"{away['member']} ({WHY.get(away['why'], away['why'])}) since {away['since']}" for away in row["away"]
         )
-        said = f"waits for {waits}" if waits else one["code"]
-        table.add_row(one["run"], one["status"], f"{one['rounds']} of {one['of']}", said)
+        note = f"waits for {waits}" if waits else row["code"]
+        table.add_row(row["run"], row["status"], f"{row['rounds']} of {row['of']}", note)
     with page() as console:
         console.print(table)
 

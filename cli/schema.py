@@ -33,6 +33,6 @@ def infer(
     from ..client.learning.sources import read_table
     from ..configs.infer import infer as infer_schema  # pandas takes a second
 
-    found = infer_schema(read_table(file), label, site, drop or (), min_count)
-    write_new({out: found.dump().encode()})
-    typer.echo(f"{out}: {len(found.columns)} columns. It will be shared with all members: read it first.", err=True)
+    inferred = infer_schema(read_table(file), label, site, drop or (), min_count)
+    write_new({out: inferred.dump().encode()})
+    typer.echo(f"{out}: {len(inferred.columns)} columns. It will be shared with all members: read it first.", err=True)

@@ -25,8 +25,8 @@ def explain(model: type[BaseModel], error: ValidationError) -> str:
         return f"unknown {kind} {key!r}; {nearest(location[-1], _keys(model, location[:-1]))}"
     if problem["type"] == "value_error":
         return f"{key or 'settings'}: {problem['msg'].removeprefix('Value error, ')}"
-    found = f"{key} is missing" if problem["type"] == "missing" else f"{key} = {problem['input']!r}"
-    return f"{found}; {_expected(field, problem['input'])}"
+    fault = f"{key} is missing" if problem["type"] == "missing" else f"{key} = {problem['input']!r}"
+    return f"{fault}; {_expected(field, problem['input'])}"
 
 
 def _locate(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str], FieldInfo | None]:
@@ -44,8 +44,8 @@ def _locate(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[st
 
 
 def _table(field: FieldInfo | None) -> type[BaseModel] | None:
-    found = field.annotation if field else None
-    return found if isinstance(found, type) and issubclass(found, BaseModel) else None
+    annotation = field.annotation if field else None
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
 def _keys(model: type[BaseModel], location: list[str]) -> list[str]:
@@ -53,17 +53,17 @@ def _keys(model: type[BaseModel], location: list[str]) -> list[str]:
     return [field.alias or name for name, field in inner.model_fields.items()]
 
 
-def _expected(field: FieldInfo | None, found: object) -> str:
+def _expected(field: FieldInfo | None, value: object) -> str:
     """Return what a field accepts: its choices, or its kind and its range."""
     if field is None:
         return "expected another value"
     if inner := _table(field):
         return f"expected a table with {', '.join(sorted(_keys(inner, [])))}"
     if get_origin(field.annotation) is Literal:
-        return nearest(str(found), get_args(field.annotation))
+        return nearest(str(value), get_args(field.annotation))
     if field.title:
         return f"expected {field.title}"
-    kinds = [_kind(one) for one in _either(field.annotation)]
+    kinds = [_kind(choice) for choice in _either(field.annotation)]
     words = " or ".join(word for kind, word in _KINDS.items() if kind in kinds) or "another value"
     limits = [
         f"{word} {getattr(rule, name)}"

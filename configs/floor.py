@@ -77,24 +77,24 @@ def floor_sentences(config: ClientConfig, ref: str = "") -> dict[str, list[str]]
 def refused(config: ClientConfig, ref: str = "") -> list[str]:
     """Return what a node does not allow: one sentence each, which ends with the line to add."""
     tasks = config.client.tasks
-    said = [f"No task runs here: {not_listed(ref or USUAL_TASK, tasks)}"] if not tasks else []
+    lines = [f"No task runs here: {not_listed(ref or USUAL_TASK, tasks)}"] if not tasks else []
     if tasks and ref and ref not in tasks:
-        said.append(f"The circle's task does not run here: {not_listed(ref, tasks)}")
-    return said + [f"{_MISSING[key][0]} here: {nothing_of(key)}" for key in missing(config.circle)]
+        lines.append(f"The circle's task does not run here: {not_listed(ref, tasks)}")
+    return lines + [f"{_MISSING[key][0]} here: {nothing_of(key)}" for key in missing(config.circle)]
 
 
 def _runs(floor: FloorSettings, circle: CircleSettings) -> list[str]:
-    said = []
+    lines = []
     if floor.tasks:
         which = "Only this task runs" if len(floor.tasks) == 1 else "Only these tasks run"
-        said.append(f"{which} here: {', '.join(floor.tasks)}.")
+        lines.append(f"{which} here: {', '.join(floor.tasks)}.")
     if circle.runs_a_day is not None:
-        said.append(f"At most {_counted(circle.runs_a_day, 'run')} a day {_plural(circle.runs_a_day, 'trains')} here.")
+        lines.append(f"At most {_counted(circle.runs_a_day, 'run')} a day {_plural(circle.runs_a_day, 'trains')} here.")
     if circle.min_members is not None:
-        said.append(f"No circle has fewer than {circle.min_members} members.")
+        lines.append(f"No circle has fewer than {circle.min_members} members.")
     if circle.max_envelope_mb is not None:
-        said.append(f"No envelope is larger than {circle.max_envelope_mb:g} MB.")
-    return [*said, f"No recipe gives a member more than {floor.max_train_s:g} seconds to train in a round."]
+        lines.append(f"No envelope is larger than {circle.max_envelope_mb:g} MB.")
+    return [*lines, f"No recipe gives a member more than {floor.max_train_s:g} seconds to train in a round."]
 
 
 def _decides(floor: FloorSettings, circle: CircleSettings) -> list[str]:

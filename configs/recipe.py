@@ -139,16 +139,16 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[KeyCha
     >>> changes({"training": {"lr": 0.1}}, {"training": {"lr": 0.2}})
     (KeyChange(key='training.lr', before=0.1, after=0.2),)
     """
-    one, other = dict(_flat(before)), dict(_flat(after))
-    keys = dict.fromkeys((*one, *other))
-    found = (KeyChange(key, one.get(key), other.get(key)) for key in keys)
-    return tuple(change for change in found if canonical(change.before) != canonical(change.after))
+    old, new = dict(_flat(before)), dict(_flat(after))
+    keys = dict.fromkeys((*old, *new))
+    differences = (KeyChange(key, old.get(key), new.get(key)) for key in keys)
+    return tuple(change for change in differences if canonical(change.before) != canonical(change.after))
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every leaf of nested tables with its dotted key; columns go by their names."""
     if path == "schema.columns" and isinstance(value, list):
-        value = {str(one.get("name")) if isinstance(one, Mapping) else str(one): [one] for one in value}
+        value = {str(column.get("name")) if isinstance(column, Mapping) else str(column): [column] for column in value}
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
             yield from _flat(inner, f"{path}.{key}" if path else str(key))
@@ -158,9 +158,9 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def not_free(recipe: Recipe, asked: Recipe) -> tuple[KeyChange, ...]:
     """Return the keys that a run asks to change although its circle's recipe fixes them; empty if it fits."""
-    found = changes(recipe.as_dict(), asked.as_dict())
+    changed = changes(recipe.as_dict(), asked.as_dict())
     more = asked.training.rounds > recipe.training.rounds
-    return tuple(one for one in found if one.key not in FREE or (more and one.key == "training.rounds"))
+    return tuple(change for change in changed if change.key not in FREE or (more and change.key == "training.rounds"))
 
 
 def draw_of(recipe: Recipe, names: tuple[str, ...]) -> str:

@@ -174,9 +174,9 @@ class ServerConfig(Config):
 
     @model_validator(mode="after")
     def _members(self) -> ServerConfig:
-        _distinct([one.name for one in self.member], "[[member]] name")
-        _distinct([one.pin for one in self.member], "[[member]] pin")
-        _distinct([one.client_id for one in self.member], "[[member]] client_id")
+        _distinct([member.name for member in self.member], "[[member]] name")
+        _distinct([member.pin for member in self.member], "[[member]] pin")
+        _distinct([member.client_id for member in self.member], "[[member]] client_id")
         return self
 
 
@@ -252,8 +252,8 @@ class ClientConfig(Config):
 
     @model_validator(mode="after")
     def _approvers(self) -> ClientConfig:
-        _distinct([one.name for one in self.approver], "[[approver]] name")
-        _distinct([one.key for one in self.approver], "[[approver]] key")
+        _distinct([approver.name for approver in self.approver], "[[approver]] name")
+        _distinct([approver.key for approver in self.approver], "[[approver]] key")
         return self
 
 
@@ -309,8 +309,8 @@ class IssuerConfig(Config):
 
     @model_validator(mode="after")
     def _clients(self) -> IssuerConfig:
-        _distinct([one.name for one in self.person], "[[person]] name")
-        _distinct([one.client_id for one in self.client], "[[client]] client_id")
+        _distinct([person.name for person in self.person], "[[person]] name")
+        _distinct([client.client_id for client in self.client], "[[client]] client_id")
         return self
 
 

@@ -134,8 +134,8 @@ class Categorical:
                     f"{nearest(text(cell), self.categories)}",
                     hint="correct the cell, empty it, or agree with all members on a new schema",
                 )
-        found: NDArray[np.float64] = np.array([*indices, math.nan])[codes]
-        return found
+        encoded: NDArray[np.float64] = np.array([*indices, math.nan])[codes]
+        return encoded
 
 
 @dataclass(frozen=True)

@@ -25,14 +25,14 @@ def sentences(recipe: Recipe, members: int) -> dict[str, list[str]]:
 
 def _who(recipe: Recipe, members: int) -> list[str]:
     own = recipe.federation
-    said = [
+    lines = [
         f"{members} members train in the federation {own.name!r}. None of their sums is opened without all of them. "
         f"No circle has fewer than {own.min_members} members.",
         f"A member that leaves without a farewell is let go after {own.let_go_days} days.",
     ]
     if own.practice:
-        said.append("This is a practice: anyone who knows its seed knows which rows are whose. It protects nobody.")
-    return said
+        lines.append("This is a practice: anyone who knows its seed knows which rows are whose. It protects nobody.")
+    return lines
 
 
 def _what(recipe: Recipe) -> list[str]:
@@ -50,28 +50,28 @@ def _what(recipe: Recipe) -> list[str]:
 
 def _rows(recipe: Recipe) -> list[str]:
     data, schema = recipe.data, Schema.from_dict(recipe.columns)
-    classes = " or ".join(str(one) for one in schema.label.classes[:4])
+    classes = " or ".join(str(label) for label in schema.label.classes[:4])
     more = ", and others" if len(schema.label.classes) > 4 else ""
-    said = [f"The column {schema.label.name!r} is predicted: {classes}{more}."]
+    lines = [f"The column {schema.label.name!r} is predicted: {classes}{more}."]
     for column in schema.columns[:40]:
-        said.append(f"{column.name!r} is used, {_column(column)}.")
+        lines.append(f"{column.name!r} is used, {_column(column)}.")
     if len(schema.columns) > 40:
-        said.append(f"{len(schema.columns) - 40} more columns are used. The recipe itself lists all of them.")
+        lines.append(f"{len(schema.columns) - 40} more columns are used. The recipe itself lists all of them.")
     if data.drop:
-        said.append(f"Not used: {', '.join(data.drop)}.")
+        lines.append(f"Not used: {', '.join(data.drop)}.")
     test = (
         f"rows with {data.test_value!r} in column {data.test_column!r} are"
         if data.test_column is not None
         else f"{data.test_fraction:.0%} of a member's rows are"
     )
-    said += [
+    lines += [
         f"Of these, {test} never trained with: they test the model. {data.validation_fraction:.0%} of the others "
         "judge each new version.",
         "Which row is in which part is the node's own secret.",
         *_bound(recipe.training.max_rows),
         f"A member's rows change from one run to the next by at least {data.min_count}, or not at all.",
     ]
-    return said
+    return lines
 
 
 def _bound(max_rows: int) -> list[str]:
@@ -110,19 +110,19 @@ def _scale(recipe: Recipe) -> list[str]:
         return ["The first round finds which values can be sent."]
     steps = (1 << (crypto.value_bits - 1)) - 7
     clips = crypto.clip if isinstance(crypto.clip, dict) else {"": float(crypto.clip)}
-    said = []
+    lines = []
     for pattern, clip in clips.items():
         of = f" of tensors {pattern!r}" if pattern else ""
-        said.append(
+        lines.append(
             f"Values{of} above {clip:g} cannot be sent; the smallest step of a sum is {clip / steps:.2g}. An update "
             "with more than one value in twenty above this limit is not sent at all."
         )
-    return said
+    return lines
 
 
 def _decides(recipe: Recipe) -> list[str]:
     gate = recipe.gate
-    said = [
+    lines = [
         "All members vote on each new version by its loss on their own rows: better than the best version by "
         f"more than {gate.min_gain:.2%}, worse by more than {gate.max_regression:.0%} than the best that they saw, or "
         "the same. A version that most find worse is refused. So is a change longer than "
@@ -133,7 +133,7 @@ def _decides(recipe: Recipe) -> list[str]:
         + (f" So do {gate.progress} rounds without a better version, after the fifth." if gate.progress else ""),
     ]
     if gate.release == "automatic":
-        said.append("The last good version is released for use automatically; nobody is asked.")
+        lines.append("The last good version is released for use automatically; nobody is asked.")
     else:
-        said.append(f"A version is released for use once approvers of {gate.approvals_required} members have signed.")
-    return said
+        lines.append(f"A version is released for use once approvers of {gate.approvals_required} members have signed.")
+    return lines

@@ -15,10 +15,10 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
     Raises:
         InputError: ``config.file``: missing or unreadable; ``config.toml``: not TOML.
     """
-    beside = [found.name for found in path.parent.glob("*.toml") if found.is_file()]
+    beside = [file.name for file in path.parent.glob("*.toml") if file.is_file()]
     if not path.is_file():
-        found = "is not a file" if path.exists() else "does not exist"
-        raise InputError("config.file", f"{what} {path} {found}; {nearest(path.name, beside)}")
+        problem = "is not a file" if path.exists() else "does not exist"
+        raise InputError("config.file", f"{what} {path} {problem}; {nearest(path.name, beside)}")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
