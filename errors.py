@@ -195,7 +195,7 @@ class Full(Signal):
     """Too many pages are listening."""
 
 
-def nearest(found: str, choices: Iterable[str]) -> str:
+def nearest(word: str, choices: Iterable[str]) -> str:
     """Return a phrase that lists the choices and names the nearest match first, if there is a near match.
 
     >>> nearest("rouds", ["rounds", "lr"])
@@ -207,6 +207,6 @@ def nearest(found: str, choices: Iterable[str]) -> str:
     if not known:
         return "there is nothing to choose from"
     lower = {choice.casefold(): choice for choice in known}
-    close = [lower[match] for match in difflib.get_close_matches(found.casefold(), lower, n=1, cutoff=0.5)]
+    close = [lower[match] for match in difflib.get_close_matches(word.casefold(), lower, n=1, cutoff=0.5)]
     listing = ", ".join(known if len(known) <= 20 else [*known[:20], "…"])
     return f"did you mean {close[0]!r}? (one of: {listing})" if close else f"expected one of: {listing}"

@@ -49,15 +49,15 @@ def create_all(contents: Mapping[Path, bytes]) -> None:
         FileExistsError: one of the files exists.
         OSError: one of the files cannot be written.
     """
-    made: list[Path] = []
+    written: list[Path] = []
     with ExitStack() as stack:
         ready = {place: stack.enter_context(_beside(place, data, 0o666)) for place, data in contents.items()}
         try:
             for place, beside in ready.items():
                 _put(beside, place)
-                made.append(place)
+                written.append(place)
         except OSError:
-            for place in made:
+            for place in written:
                 place.unlink(missing_ok=True)
             raise
     for folder in {place.parent for place in contents}:

@@ -66,7 +66,7 @@ def formatter(form: LogFormat, process: str, *, member: str = "", colors: bool =
     """Return a formatter for records of the standard library's loggers, with the arguments of :func:`to_stderr`."""
     source = {"process": process, "member": member}
 
-    def told(_: Any, __: str, entry: EventDict) -> EventDict:
+    def complete(_: Any, __: str, entry: EventDict) -> EventDict:
         entry = {**source, **entry}
         if process:  # a person at a command sees when it is said
             entry["time"] = _time(entry["_record"])
@@ -78,7 +78,7 @@ def formatter(form: LogFormat, process: str, *, member: str = "", colors: bool =
         structlog.stdlib.ExtraAdder((*ABOUT, *FIELDS)),
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
-        told,
+        complete,
         structlog.processors.format_exc_info,
     ]
     shown: Processor = structlog.processors.JSONRenderer(ensure_ascii=True)  # so there is no line break in any string
@@ -154,13 +154,13 @@ def this_request() -> str:
     return request_id(str(get_contextvars().get("request", "")))
 
 
-def request_id(given: str = "") -> str:
+def request_id(claimed: str = "") -> str:
     """Return a request's id: the id that came with it, if it has our form, or a new id.
 
     >>> request_id("00c0ffee00c0ffee"), len(request_id("a b"))
     ('00c0ffee00c0ffee', 16)
     """
-    return given if _REQUEST.fullmatch(given) else secrets.token_hex(8)
+    return claimed if _REQUEST.fullmatch(claimed) else secrets.token_hex(8)
 
 
 def message_request(message: str) -> str:

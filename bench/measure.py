@@ -77,11 +77,11 @@ def _measure(
         last = (done.stderr.strip().splitlines() or ["no word"])[-1]
         skipped.append({"scheme": scheme, "why": last[:200]})
         return
-    found = json.loads(done.stdout.splitlines()[-1])
-    peak = found.pop("peak_kib")
-    found.pop("version", None)
-    found = {"members": MEMBERS, "answer_s": None, "sig_bytes": None, **found}  # of another interpreter
-    rows.append({"scheme": scheme, "params": params, "tensors": tensors, **found, "peak_mb": round(peak / 1024)})
+    measured = json.loads(done.stdout.splitlines()[-1])
+    peak = measured.pop("peak_kib")
+    measured.pop("version", None)
+    measured = {"members": MEMBERS, "answer_s": None, "sig_bytes": None, **measured}  # of another interpreter
+    rows.append({"scheme": scheme, "params": params, "tensors": tensors, **measured, "peak_mb": round(peak / 1024)})
 
 
 def _processor() -> str:

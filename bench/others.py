@@ -127,8 +127,8 @@ def layers(values):
 def seal(values):
     encryptor = HEModelEncryptor()
     encryptor.tenseal_context, encryptor.encrypt_layers, encryptor.n_iter = context, [True], 1
-    made, flags = encryptor.encryption(layers(values), fl)
-    return serialize_nested_dict(made), flags
+    sealed, flags = encryptor.encryption(layers(values), fl)
+    return serialize_nested_dict(sealed), flags
 with contextlib.redirect_stdout(io.StringIO()):
     began = time.perf_counter(); first, flags = seal(data[0]); seal_s = time.perf_counter() - began
     second, _ = seal(data[1])

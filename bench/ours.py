@@ -99,7 +99,7 @@ def ours(params: int, tensors: int, value_bits: int = 16, members: int = MEMBERS
     about = (LIST, hashlib.sha256(total).hexdigest())
     key = AnswerKey(used, generate(answer_plan(used)))
     names = [f"member-{number:04}" for number in range(members)]
-    public = dict(zip(names, (pairs.public_mask(one.mask_key) for one in done.secrets), strict=True))
+    public = dict(zip(names, (pairs.public_mask(member.mask_key) for member in done.secrets), strict=True))
 
     def answer(name: str, secrets: Secrets) -> bytes:
         others = {other: theirs for other, theirs in public.items() if other != name}
@@ -113,7 +113,7 @@ def ours(params: int, tensors: int, value_bits: int = 16, members: int = MEMBERS
         return sent
 
     added = AnswerSum(answer_plan(used))
-    seeds = [added.add(answer(*one)) for one in zip(names, done.secrets, strict=True)]
+    seeds = [added.add(answer(*pair)) for pair in zip(names, done.secrets, strict=True)]
     answer_s, sent = timed(answering, 5)
     sums = added.dump()
 
@@ -127,7 +127,7 @@ def ours(params: int, tensors: int, value_bits: int = 16, members: int = MEMBERS
     expected = done.integers - members * used.offset
     up = len(done.body) + len(sent) + SIGNED_BYTES + SIGNATURE_BYTES  # the last one is under what was opened
     down = len(total) + len(sums) + sum(map(len, seeds))
-    found = row(
+    measured = row(
         done.seal_s,
         done.add_s,
         open_s,
@@ -139,7 +139,7 @@ def ours(params: int, tensors: int, value_bits: int = 16, members: int = MEMBERS
         sig_bytes=members * SIGNED_BYTES,
         members=members,
     )
-    return {**found, "peak_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+    return {**measured, "peak_kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
 
 
 def scale_of(params: int, used: Plan) -> Scale:

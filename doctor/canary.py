@@ -98,11 +98,11 @@ def release(plan: Plan, values: int, sealing: Sealing = sealed.seal) -> Found:
     """
     values = max(1, min(values, 2 * plan.lanes * plan.degree - len(COUNTERS) * plan.limbs))
     scale = Scale((Stretch(values, "canary", CLIP),), plan.value_bits)
-    given = Contribution(COUNTERS, _canary(values), 0.5, scale, os.urandom(32))
-    lanes, members = given.lanes(plan), [Identity.generate(f"canary {at}") for at in range(plan.members)]
+    contribution = Contribution(COUNTERS, _canary(values), 0.5, scale, os.urandom(32))
+    lanes, members = contribution.lanes(plan), [Identity.generate(f"canary {at}") for at in range(plan.members)]
     key = answers.generate(answer_plan(plan))
     context = _context(members[0], plan)
-    contents = lanes_of(given, plan)
+    contents = lanes_of(contribution, plan)
     seals = {
         member.name: Secrets.fresh(os.urandom(32), os.urandom(32), context.digest, sealed.digest_of(contents))
         for member in members
@@ -121,16 +121,16 @@ def release(plan: Plan, values: int, sealing: Sealing = sealed.seal) -> Found:
         "lanes": lanes,
         "context": asdict(context),
         "cards": [member.card.as_dict() for member in members],
-        "needles": [needle.hex() for needle in needles(given, plan)],
+        "needles": [needle.hex() for needle in needles(contribution, plan)],
         "plaintext": _plaintext(plan, contents),
         "envelopes": [base64.b64encode(data).decode() for data in envelopes],
     }
-    secrets_held = (key, *(one.seed for one in seals.values()))
-    found, held = _shown_to_the_server(asked, secrets_held, context.run.encode())
-    if "code" in found:
-        return Found(False, False, False, held, 0.0, str(found["code"]))
-    opened = _opened(plan, context, AnswerKey(plan, key), seals, base64.b64decode(found["total"]), given)
-    return Found(is_blind(found), True, opened, held, float(found["chi_square"]), _how(found))
+    secrets_held = (key, *(own.seed for own in seals.values()))
+    answer, in_memory = _shown_to_the_server(asked, secrets_held, context.run.encode())
+    if "code" in answer:
+        return Found(False, False, False, in_memory, 0.0, str(answer["code"]))
+    opened = _opened(plan, context, AnswerKey(plan, key), seals, base64.b64decode(answer["total"]), contribution)
+    return Found(is_blind(answer), True, opened, in_memory, float(answer["chi_square"]), _how(answer))
 
 
 def _plaintext(plan: Plan, contents: Ints) -> list[int]:
@@ -148,25 +148,25 @@ def _canary(values: int) -> Update:
     return update
 
 
-def needles(given: Contribution, plan: Plan) -> list[bytes]:
+def needles(contribution: Contribution, plan: Plan) -> list[bytes]:
     """Return pieces of every form in which a contribution exists before it is sealed."""
-    contents = lanes_of(given, plan)
-    whole = np.concatenate([part for _, part in given.integers()])
+    contents = lanes_of(contribution, plan)
+    whole = np.concatenate([part for _, part in contribution.integers()])
     size, modulus = plan.primes[0].bit_length(), plan.primes[0]
-    residues = np.array([one % modulus for one in _plaintext(plan, contents)], dtype=np.uint64)
+    residues = np.array([coefficient % modulus for coefficient in _plaintext(plan, contents)], dtype=np.uint64)
     residues = residues[: len(residues) // 8 * 8]
     forms = [
-        given.update.tobytes(),
-        given.update.astype("<f8").tobytes(),
+        contribution.update.tobytes(),
+        contribution.update.astype("<f8").tobytes(),
         bits.pack(residues[None], size).tobytes(),
         contents.astype("<i8").tobytes(),
     ]
     forms += [(whole + shift).astype(kind).tobytes() for shift in (0, plan.offset) for kind in ("<i4", "<i8")]
-    found: list[bytes] = []
+    pieces: list[bytes] = []
     for form in forms:  # a piece of one value over and over says nothing where that value is 0
         places = range(0, max(1, len(form) - NEEDLE_BYTES), max(NEEDLE_BYTES, len(form) // 16))
-        found += [piece for at in places if len(set(piece := form[at : at + NEEDLE_BYTES])) > 1]
-    return [piece for piece in found if len(piece) == NEEDLE_BYTES]
+        pieces += [piece for at in places if len(set(piece := form[at : at + NEEDLE_BYTES])) > 1]
+    return [piece for piece in pieces if len(piece) == NEEDLE_BYTES]
 
 
 def _context(member: Identity, plan: Plan) -> RoundContext:
@@ -202,17 +202,17 @@ def _shown_to_the_server(
         try:
             process.stdin.write(json.dumps(asked).encode() + b"\n")
             process.stdin.flush()
-            found = json.loads(process.stdout.readline())
+            answer = json.loads(process.stdout.readline())
             marks = _in_memory(process.pid, (control, *keys))
         finally:
             process.kill()
-    held = any(marks[1:]) if marks and marks[0] else None
-    return found, held
+    in_memory = any(marks[1:]) if marks and marks[0] else None
+    return answer, in_memory
 
 
 def _in_memory(pid: int, wanted: tuple[bytes, ...]) -> list[bool]:
     """Return which of ``wanted`` a process's memory holds; nothing where it cannot be read."""
-    found = [False] * len(wanted)
+    present = [False] * len(wanted)
     try:
         maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
         with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
@@ -222,11 +222,11 @@ def _in_memory(pid: int, wanted: tuple[bytes, ...]) -> list[bool]:
                     continue
                 start, end = int(region[1], 16), int(region[2], 16)
                 memory.seek(start)
-                held = _piece(memory, min(end - start, MAX_REGION))
-                found = [one or what in held for one, what in zip(found, wanted, strict=True)]
+                piece = _piece(memory, min(end - start, MAX_REGION))
+                present = [already or secret in piece for already, secret in zip(present, wanted, strict=True)]
     except OSError:
         return []
-    return found
+    return present
 
 
 def _piece(memory: Any, size: int) -> bytes:
@@ -242,32 +242,32 @@ def _opened(
     key: AnswerKey,
     seals: Mapping[str, Secrets],
     total: bytes,
-    given: Contribution,
+    contribution: Contribution,
 ) -> bool:
     """Return whether all answers open the total to exactly the sum of the canaries."""
-    public = {name: pairs.public_mask(one.mask_key) for name, one in seals.items()}
+    public = {name: pairs.public_mask(own.mask_key) for name, own in seals.items()}
     added, seeds = AnswerSum(answer_plan(plan)), []
-    for name, one in seals.items():
+    for name, own in seals.items():
         others = {other: mask for other, mask in public.items() if other != name}
-        masked = pairs.mask(plan, one.mask_key, name, others, context.digest, context.offer)
-        seeds.append(added.add(key.seal(pairs.answer(plan, one.key(plan), masked))))
+        masked = pairs.mask(plan, own.mask_key, name, others, context.digest, context.offer)
+        seeds.append(added.add(key.seal(pairs.answer(plan, own.key(plan), masked))))
     try:
-        blocks = sealed.open_total(plan, context.digest, key.open(added.dump(), seeds), total, given.lanes(plan))
-        result = OpenedSum(blocks, len(given.update), len(given.counters), len(seals), plan)
+        blocks = sealed.open_total(plan, context.digest, key.open(added.dump(), seeds), total, contribution.lanes(plan))
+        result = OpenedSum(blocks, len(contribution.update), len(contribution.counters), len(seals), plan)
         sums = np.concatenate([part for _, part in result.values()])
     except MoonflowerError:
         return False
-    each = np.concatenate([part for _, part in given.integers()])
-    counted = result.counters == tuple(len(seals) * counter for counter in given.counters)
+    each = np.concatenate([part for _, part in contribution.integers()])
+    counted = result.counters == tuple(len(seals) * counter for counter in contribution.counters)
     return result.in_range and counted and bool((sums == len(seals) * each).all())
 
 
-def _how(found: Mapping[str, Any]) -> str:
+def _how(answer: Mapping[str, Any]) -> str:
     """Return how the other process read the canary, in words, or ""."""
-    if is_blind(found):
+    if is_blind(answer):
         return ""
-    ways = [f"{way}: {share:.0%} of the residues" for way, share in found["read"].items() if share > SHARE_MOST]
-    ways += [f"{found['needles']} pieces of it lie bare"] if found["needles"] else []
-    ways += [f"chi-square {found['chi_square']:.0f}"] if found["chi_square"] > CHI_SQUARE_MOST else []
-    ways += [f"it has loaded {', '.join(found['modules'])}"] if found["modules"] else []
+    ways = [f"{way}: {share:.0%} of the residues" for way, share in answer["read"].items() if share > SHARE_MOST]
+    ways += [f"{answer['needles']} pieces of it lie bare"] if answer["needles"] else []
+    ways += [f"chi-square {answer['chi_square']:.0f}"] if answer["chi_square"] > CHI_SQUARE_MOST else []
+    ways += [f"it has loaded {', '.join(answer['modules'])}"] if answer["modules"] else []
     return "; ".join(ways)

@@ -77,19 +77,19 @@ def steps(path: Path) -> tuple[Planned, ...]:
     kind = next((table for table in KINDS if table in tables), "")
     match kind:
         case "issuer":
-            found = _issuer(load_config(IssuerConfig, path))
+            planned = _issuer(load_config(IssuerConfig, path))
         case "operator":
-            found = _operator(load_config(OperatorConfig, path))
+            planned = _operator(load_config(OperatorConfig, path))
         case "server":
-            found = _server(load_config(ServerConfig, path))
+            planned = _server(load_config(ServerConfig, path))
         case "client":
-            found = _client(load_config(ClientConfig, path))
+            planned = _client(load_config(ClientConfig, path))
         case "federation":
-            found = _run(load_run(path), path)
+            planned = _run(load_run(path), path)
         case _:
             named = ", ".join(f"[{table}]" for table in KINDS)
             raise InputError("config.value", f"{path}: not a moonflower config; expected one of the tables {named}")
-    return (Planned("config", lambda: _read(path, kind)), *found)
+    return (Planned("config", lambda: _read(path, kind)), *planned)
 
 
 def carry_out(planned: Iterable[Planned]) -> list[Check]:
@@ -188,8 +188,8 @@ def _rows_of(config: ClientConfig) -> Check:
     rows = OwnRows(config, load_keys(config.client.state).secret)
     rows.check(circle.recipe)
     beyond = "; it has more training rows than training.max_rows, and the rest do not count"
-    said = f"{where} fits the recipe of circle {circle.number}"
-    return Check("data", "ok", said + (beyond if rows.left_out(circle.recipe) else ""))
+    fits = f"{where} fits the recipe of circle {circle.number}"
+    return Check("data", "ok", fits + (beyond if rows.left_out(circle.recipe) else ""))
 
 
 def _snapshot_of(config: ClientConfig) -> Check:
@@ -216,8 +216,8 @@ def _server(config: ServerConfig) -> tuple[Planned, ...]:
 
     def address() -> Check:
         if settings.url is None and own_address(host) != host.strip("[]"):
-            said = f"url is not set, and members cannot reach https://{settings.listen}"
-            return Check("address", "failed", f"{said}; expected the address that members use", "url in [server]")
+            problem = f"url is not set, and members cannot reach https://{settings.listen}"
+            return Check("address", "failed", f"{problem}; expected the address that members use", "url in [server]")
         return Check("address", "ok", f"members use {settings.url or f'https://{settings.listen}'}")
 
     def itself() -> Check:
@@ -229,7 +229,7 @@ def _server(config: ServerConfig) -> tuple[Planned, ...]:
         Planned("versions", lambda: here.versions(member=False)),
         Planned("platform", here.linux),
         Planned("address", address),
-        Planned("keys", lambda: here.private_files([one for one in secret if one], [settings.state / "log.key"])),
+        Planned("keys", lambda: here.private_files([path for path in secret if path], [settings.state / "log.key"])),
         Planned(
             "certificate",
             lambda: here.certificate(settings.tls_cert, settings.tls_key, [named], here.utc_now()),
@@ -295,8 +295,8 @@ def _run(settings: RunSettings, path: Path) -> tuple[Planned, ...]:
     def rows() -> Check:
         if settings.data.path is not None and not settings.data.path.exists():
             _size(settings)
-            said = f"task and schema are in order; {settings.data.path} does not exist"
-            return Check("data", "warning", said, "this is enough for moonflower run; simulate and up need the rows")
+            missing = f"task and schema are in order; {settings.data.path} does not exist"
+            return Check("data", "warning", missing, "this is enough for moonflower run; simulate and up need the rows")
         return Check("data", "ok", f"data, schema and task are in order for {len(members())} members")
 
     def encryption() -> Check:
@@ -333,11 +333,11 @@ def _canary(members: int, bits: int = DEFAULT_BITS, values: int = DEFAULT_VALUES
     from .canary import release  # needs SEAL
 
     members = min(max(2, members), MOST_CANARIES)
-    found = release(planner.plan(members, bits, values), values)
-    if found.ok:
-        status: Status = "ok" if found.held is False else "warning"
-        return Check("encryption", status, f"{found.sentence}; plan of {members} members, {bits} bits")
-    return Check("encryption", "failed", found.sentence, "do not take part in a run; please report this")
+    result = release(planner.plan(members, bits, values), values)
+    if result.ok:
+        status: Status = "ok" if result.held is False else "warning"
+        return Check("encryption", status, f"{result.sentence}; plan of {members} members, {bits} bits")
+    return Check("encryption", "failed", result.sentence, "do not take part in a run; please report this")
 
 
 def _size(settings: RunSettings) -> int:

@@ -32,20 +32,20 @@ SHARED_SYSTEMS = ("nfs", "cifs", "smb", "afs", "ceph", "gluster", "lustre", "bee
 def disk(folders: Iterable[Path]) -> Check:
     """Check the file systems of state folders; for a folder that does not exist yet, that of its parent."""
     problems: list[tuple[Status, str]] = []
-    told = []
+    rooms = []
     for folder in folders:
         there = next(path for path in (folder, *folder.parents) if path.exists())
         if not there.is_dir():
             problems.append(("failed", f"{there} is not a folder"))
             continue
-        found = os.statvfs(there)
-        free, kind = found.f_bavail * found.f_frsize, file_system(there)
-        told.append(f"{folder}: {free / (1 << 30):.1f} GiB free")
+        system = os.statvfs(there)
+        free, kind = system.f_bavail * system.f_frsize, file_system(there)
+        rooms.append(f"{folder}: {free / (1 << 30):.1f} GiB free")
         if free < LEAST_BYTES:
             problems.append(("failed", f"{folder}: {free >> 20} MiB free; expected at least {LEAST_BYTES >> 20} MiB"))
         elif free < FEW_BYTES:
             problems.append(("warning", f"{folder}: {free >> 20} MiB free; expected {FEW_BYTES >> 20} MiB or more"))
-        if found.f_flag & os.ST_RDONLY or not os.access(there, os.W_OK | os.X_OK):
+        if system.f_flag & os.ST_RDONLY or not os.access(there, os.W_OK | os.X_OK):
             problems.append(("failed", f"{there} cannot be written by this user"))
         if kind.startswith(SHARED_SYSTEMS):
             problems.append(
@@ -54,7 +54,7 @@ def disk(folders: Iterable[Path]) -> Check:
                     f"{folder} is on a network file system ({kind}); expected a local disk, which SQLite's log needs",
                 )
             )
-    return worst("disk", problems, "; ".join(told), "room on a local disk, for the user that moonflower runs as")
+    return worst("disk", problems, "; ".join(rooms), "room on a local disk, for the user that moonflower runs as")
 
 
 def file_system(path: Path, mounts: str | None = None) -> str:
@@ -177,17 +177,19 @@ def circle(folder: Path) -> Check:
     from ..client.ledger.ledger import APPLICATION_ID, FILE_NAME
 
     ask = "moonflower circle sign CONFIG, once a circle is proposed"
-    found, path = living(folder), folder / FILE_NAME
+    current, path = living(folder), folder / FILE_NAME
     if path.exists():
         with reading(path, APPLICATION_ID) as db:
             lost = db.execute("SELECT 1 FROM facts WHERE key = 'ledger.lost'").fetchone()
         if lost is not None:
-            said = "the ledger is not the one that this node had; expected a circle with a higher number that says so"
+            problem = (
+                "the ledger is not the one that this node had; expected a circle with a higher number that says so"
+            )
             ask = "the submitter runs moonflower circle propose RUN.toml --new-ledger NAME"
-            return Check("circle", "failed", said, ask)
-    if found is None:
+            return Check("circle", "failed", problem, ask)
+    if current is None:
         return Check("circle", "warning", "this node is in no circle yet, so it takes part in no run", ask)
-    return Check("circle", "ok", f"circle {found.number} of {len(found.names)} members: {', '.join(found.names)}")
+    return Check("circle", "ok", f"circle {current.number} of {len(current.names)} members: {', '.join(current.names)}")
 
 
 def rows_in_use(folder: Path) -> dict[str, bytes]:
@@ -219,10 +221,10 @@ def reading(path: Path, application_id: int) -> Iterator[sqlite3.Connection]:
     uri = f"{path.resolve().as_uri()}?mode=ro{'' if beside else '&immutable=1'}"
     try:
         with closing(sqlite3.connect(uri, uri=True, timeout=3, check_same_thread=False)) as connection:
-            found = connection.execute("PRAGMA application_id").fetchone()[0]
-            if found != application_id:
+            identifier = connection.execute("PRAGMA application_id").fetchone()[0]
+            if identifier != application_id:
                 raise InputError(
-                    "config.state", f"{path}: expected a moonflower database, got application id {found:#x}"
+                    "config.state", f"{path}: expected a moonflower database, got application id {identifier:#x}"
                 )
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version != USER_VERSION:
@@ -238,8 +240,8 @@ def snapshot(states: Sequence[PartState]) -> Check:
     Args:
         states: states of the parts of the node's rows.
     """
-    gone = [one.name for one in states if one.gone]
-    changed = [one.name for one in states if one.changed]
+    gone = [state.name for state in states if state.gone]
+    changed = [state.name for state in states if state.changed]
     if not states:
         return Check("snapshot", "ok", "no run has used rows of this node yet; the next run uses those of the table")
     least = states[0].least

@@ -71,7 +71,7 @@ def worst(name: str, problems: Iterable[tuple[Status, str]], well: str, hint: st
     listed = list(problems)
     if not listed:
         return Check(name, "ok", well)
-    status: Status = "failed" if any(one == "failed" for one, _ in listed) else "warning"
+    status: Status = "failed" if any(severity == "failed" for severity, _ in listed) else "warning"
     return Check(name, status, "; ".join(words for _, words in listed), hint)
 
 
@@ -84,24 +84,25 @@ def versions(*, member: bool) -> Check:
     Args:
         member: training and sealing happen here, so torch and tenseal have to be installed.
     """
-    found = {name: _version(name) for name in ("flwr", "torch", "tenseal", "cryptography")}
+    installed = {name: _version(name) for name in ("flwr", "torch", "tenseal", "cryptography")}
     problems: list[tuple[Status, str]] = []
     if sys.version_info[:2] < PYTHON:
         problems.append(("failed", f"python {platform.python_version()}; expected {_dotted(PYTHON)} or later"))
-    if not FLWR[0] <= _numbers(found["flwr"]) < FLWR[1]:
+    if not FLWR[0] <= _numbers(installed["flwr"]) < FLWR[1]:
         problems.append(
             (
                 "failed",
-                f"flwr {found['flwr'] or 'is absent'}; expected {_dotted(FLWR[0])} or later, before {_dotted(FLWR[1])}",
+                f"flwr {installed['flwr'] or 'is absent'}; expected {_dotted(FLWR[0])} or later, "
+                f"before {_dotted(FLWR[1])}",
             )
         )
-    if not found["cryptography"]:
+    if not installed["cryptography"]:
         problems.append(("failed", "cryptography is absent"))
-    if member and not found["torch"]:
+    if member and not installed["torch"]:
         problems.append(("failed", "torch is absent; members need it to train"))
-    if found["tenseal"] != TENSEAL and (member or found["tenseal"]):
-        problems.append(("failed", f"tenseal {found['tenseal'] or 'is absent'}; expected {TENSEAL}"))
-    shown = ", ".join(f"{name} {version or 'absent'}" for name, version in found.items())
+    if installed["tenseal"] != TENSEAL and (member or installed["tenseal"]):
+        problems.append(("failed", f"tenseal {installed['tenseal'] or 'is absent'}; expected {TENSEAL}"))
+    shown = ", ".join(f"{name} {version or 'absent'}" for name, version in installed.items())
     well = f"python {platform.python_version()}, moonflower {__version__}, {shown}"
     return worst("versions", problems, well, "pip install -c constraints.txt moonflower")
 
@@ -111,11 +112,11 @@ def isolation(config: ClientConfig) -> Check:
     if sys.platform != "linux":
         return Check("isolation", "failed", f"this is {sys.platform}; expected Linux", "server and node run on Linux")
     if not config.client.isolate:
-        said = "isolate = false: the process that holds the data can reach the network"
-        return Check("isolation", "warning", said, "isolate = true in [client]")
+        problem = "isolate = false: the process that holds the data can reach the network"
+        return Check("isolation", "warning", problem, "isolate = true in [client]")
     line = [sys.executable, "-c", _NETWORK]
-    said = subprocess.run(line, capture_output=True, text=True, timeout=30, check=False).stdout  # noqa: S603
-    if said.strip() == "True":
+    output = subprocess.run(line, capture_output=True, text=True, timeout=30, check=False).stdout  # noqa: S603
+    if output.strip() == "True":
         return Check("isolation", "ok", "Linux; the worker gets its own network namespace, with nothing in it")
     return Check(
         "isolation",
@@ -130,8 +131,8 @@ def floor(config: ClientConfig) -> Check:
     lacking = missing(config.circle) if config.client.tasks else ("tasks", *missing(config.circle))
     if not lacking:
         return Check("floor", "ok", "client.toml bounds tasks, circles, runs a day and envelopes")
-    said = f"client.toml has no line for {', '.join(lacking)}; what these would bound is refused"
-    return Check("floor", "warning", said, "the lines to add are among the sentences below")
+    problem = f"client.toml has no line for {', '.join(lacking)}; what these would bound is refused"
+    return Check("floor", "warning", problem, "the lines to add are among the sentences below")
 
 
 def linux() -> Check:
@@ -192,13 +193,13 @@ def issuer_keys(config: IssuerConfig) -> Check:
     from ..oauth.issuer.serve import KEY_FILE
 
     problems: list[tuple[Status, str]] = []
-    for one in config.client:
+    for client in config.client:
         try:
-            public_key(json.loads(one.key.read_bytes()))
+            public_key(json.loads(client.key.read_bytes()))
         except OSError as error:
-            problems.append(("failed", f"key of {one.client_id}: {one.key} cannot be read: {error.strerror}"))
+            problems.append(("failed", f"key of {client.client_id}: {client.key} cannot be read: {error.strerror}"))
         except (ValueError, RecursionError):
-            problems.append(("failed", f"key of {one.client_id}: {one.key} is not a public JWK"))
+            problems.append(("failed", f"key of {client.client_id}: {client.key} is not a public JWK"))
     own = private_files((), [config.issuer.state / KEY_FILE])
     if own.status != "ok":
         problems.append((own.status, own.found))
@@ -259,8 +260,8 @@ def ca(files: Mapping[str, Path | None], now: datetime) -> Check:
     for setting, path in named.items():
         try:
             tls(path)
-            for one in x509.load_pem_x509_certificates(path.read_bytes()):
-                problems += [(status, f"{setting}: {words}") for status, words in _lifetime(one, path.name, now)]
+            for cert in x509.load_pem_x509_certificates(path.read_bytes()):
+                problems += [(status, f"{setting}: {words}") for status, words in _lifetime(cert, path.name, now)]
         except InputError as error:
             problems.append(("failed", f"{setting}: {error}"))
         except (ValueError, OSError):
@@ -269,8 +270,8 @@ def ca(files: Mapping[str, Path | None], now: datetime) -> Check:
     return worst("CAs", problems, well, "ca must name the CA's own certificate (PEM)")
 
 
-def _lifetime(one: x509.Certificate, name: str, now: datetime) -> Iterator[tuple[Status, str]]:
-    begins, ends = one.not_valid_before_utc, one.not_valid_after_utc
+def _lifetime(cert: x509.Certificate, name: str, now: datetime) -> Iterator[tuple[Status, str]]:
+    begins, ends = cert.not_valid_before_utc, cert.not_valid_after_utc
     if now < begins:
         yield "failed", f"{name} is not valid before {begins:%Y-%m-%d %H:%M} UTC; check the clock, too"
     elif now > ends:
@@ -279,13 +280,13 @@ def _lifetime(one: x509.Certificate, name: str, now: datetime) -> Iterator[tuple
         yield "warning", f"{name} expires on {ends:%Y-%m-%d}, in {(ends - now).days} days"
 
 
-def _names(one: x509.Certificate) -> set[str]:
+def _names(cert: x509.Certificate) -> set[str]:
     try:
-        found = one.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        names = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:  # a common name alone is not accepted anywhere any more
         return set()
-    addresses = (str(address) for address in found.get_values_for_type(x509.IPAddress))
-    return {*found.get_values_for_type(x509.DNSName), *addresses}
+    addresses = (str(address) for address in names.get_values_for_type(x509.IPAddress))
+    return {*names.get_values_for_type(x509.DNSName), *addresses}
 
 
 def _covers(name: str, host: str) -> bool:

@@ -44,22 +44,22 @@ def in_time(ask: Callable[[], Check], limit_s: float = LIMIT_S) -> Check:
         TooSlow: it took longer.
         Exception: what ``ask`` raised.
     """
-    said: list[Check | BaseException] = []
+    outcome: list[Check | BaseException] = []
 
     def run() -> None:
         try:
-            said.append(ask())
+            outcome.append(ask())
         except BaseException as error:  # for the caller's thread
-            said.append(error)
+            outcome.append(error)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(limit_s)
-    if not said:
+    if not outcome:
         raise TooSlow
-    if isinstance(said[0], BaseException):
-        raise said[0]
-    return said[0]
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return outcome[0]
 
 
 def issuer(settings: LoginSettings | VerifierSettings) -> Check:
@@ -79,8 +79,8 @@ def issuer(settings: LoginSettings | VerifierSettings) -> Check:
     if isinstance(settings, VerifierSettings):
         algorithms = PROFILES[settings.profile].algorithms
         if not any(key.fits(algorithm) for key in usable for algorithm in algorithms):
-            said = f"no key of {settings.issuer} is for an algorithm of the profile {settings.profile}"
-            return Check("issuer", "failed", said, "profile in [oauth]")
+            problem = f"no key of {settings.issuer} is for an algorithm of the profile {settings.profile}"
+            return Check("issuer", "failed", problem, "profile in [oauth]")
     else:
         endpoint(metadata, "token_endpoint")
     return Check("issuer", "ok", f"{settings.issuer} describes itself and publishes {len(usable)} usable keys")
@@ -167,7 +167,7 @@ def _words(value: Any) -> list[str]:
 
 def _life(claims: Mapping[str, Any]) -> float | None:
     begins, ends = claims.get("iat"), claims.get("exp")
-    if any(isinstance(one, bool) or not isinstance(one, int | float) for one in (begins, ends)):
+    if any(isinstance(moment, bool) or not isinstance(moment, int | float) for moment in (begins, ends)):
         return None
     return float(ends) - float(begins)  # type: ignore[arg-type]
 
@@ -189,8 +189,8 @@ def server(
     except httpx.TransportError as error:
         untrusted = _untrusted(error)
         if untrusted is not None:
-            said = f"{url}: its certificate is not valid: {untrusted}"
-            return Check(name, "failed", said, "check ca, and the certificate's names and dates")
+            problem = f"{url}: its certificate is not valid: {untrusted}"
+            return Check(name, "failed", problem, "check ca, and the certificate's names and dates")
         status: Status = "warning" if own else "failed"
         hint = f"start it with moonflower {name}" if own else "address, name server, firewall, HTTPS_PROXY"
         return Check(name, status, f"{url} cannot be reached: {type(error).__name__}", hint)
@@ -241,7 +241,7 @@ class ClockReading:
 def clock(others: tuple[ClockReading, ...], leeway_s: float, now: Callable[[], float] = time.time) -> Check:
     """Compare this machine's clock with the Date of others' replies, which is precise to a second."""
     problems: list[tuple[Status, str]] = []
-    told, silent = [], []
+    readings, silent = [], []
     for other in others:
         try:
             before = now()
@@ -251,15 +251,15 @@ def clock(others: tuple[ClockReading, ...], leeway_s: float, now: Callable[[], f
         except (httpx.TransportError, KeyError, ValueError, TypeError, IndexError):
             silent.append(other.who)
             continue
-        said = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the {other.who}'s"
-        told.append(said)
+        difference = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the {other.who}'s"
+        readings.append(difference)
         if abs(ahead) > leeway_s:
-            problems.append(("failed", f"this machine's clock is {said}; expected at most {leeway_s:.0f} s"))
+            problems.append(("failed", f"this machine's clock is {difference}; expected at most {leeway_s:.0f} s"))
         elif abs(ahead) > CLOCK_WARN_S:
-            problems.append(("warning", f"this machine's clock is {said}; expected at most {CLOCK_WARN_S:.0f} s"))
-    if not told:
+            problems.append(("warning", f"this machine's clock is {difference}; expected at most {CLOCK_WARN_S:.0f} s"))
+    if not readings:
         return not_checked("clock", f"no time from {' and '.join(silent)}")
-    well = f"this machine's clock is {', '.join(told)}"
+    well = f"this machine's clock is {', '.join(readings)}"
     return worst("clock", problems, well, "set the clock: chrony or another NTP client")
 
 

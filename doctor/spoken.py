@@ -38,10 +38,10 @@ def spoken(path: Path, checks: Iterable[Check]) -> Spoken:
     Raises:
         InputError: the config cannot be read.
     """
-    if not any(one.name == "floor" for one in checks):
+    if not any(check.name == "floor" for check in checks):
         return Spoken()
     config = load_config(ClientConfig, path)
-    lives = any(one.name == "circle" and one.status == "ok" for one in checks)
+    lives = any(check.name == "circle" and check.status == "ok" for check in checks)
     circle = folders.living(config.client.state) if lives else None
     if circle is None:
         return Spoken(floor_sentences(config))

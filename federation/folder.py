@@ -27,13 +27,13 @@ def fresh(out: Path | None, name: str) -> Iterator[Path]:
     Raises:
         InputError: ``config.out``: ``out`` is not a folder, is not empty, or cannot be made.
     """
-    folder, made = _claimed(out, name)
+    folder, created = _claimed(out, name)
     try:
         yield folder
     except InputError:
         for child in folder.iterdir():
             shutil.rmtree(child) if child.is_dir() else child.unlink()
-        _remove_empty(made)
+        _remove_empty(created)
         raise
 
 
@@ -41,11 +41,11 @@ def _claimed(out: Path | None, name: str) -> tuple[Path, list[Path]]:
     """Return the folder that is ours now, and the folders that were made for it, innermost first."""
     for folder in [out] if out is not None else _defaults(name):
         real = Path(os.path.realpath(folder))
-        made = [path for path in (real, *real.parents) if not path.exists()]
+        created = [path for path in (real, *real.parents) if not path.exists()]
         reason = _claim(real)
         if not reason:
-            return folder, made
-        _remove_empty(made)
+            return folder, created
+        _remove_empty(created)
         if out is not None or not folder.is_dir():
             break
     raise InputError("config.out", f"--out {folder} {reason}; expected a new or empty folder")
@@ -79,7 +79,7 @@ def _defaults(name: str) -> Iterator[Path]:
         yield stem.with_name(f"{stem.name}-{number}")
 
 
-def _remove_empty(made: list[Path]) -> None:
-    for path in made:
+def _remove_empty(created: list[Path]) -> None:
+    for path in created:
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()

@@ -35,19 +35,19 @@ def begin(recipe: Recipe, members: Mapping[str, Circles], state: State) -> Signe
     Raises:
         Refused: a member does not sign it.
     """
-    pins = {name: one.own.identity.card.node.pin for name, one in members.items()}
+    pins = {name: member.own.identity.card.node.pin for name, member in members.items()}
     with state.store.read() as db:
         number = records.board(db, time.time()).newest + 1
     circle = Circle.of(recipe, pins, number=number)
     with state.store.transaction() as db:
         records.propose(db, state.log, circle, time.time())
-    for name, one in sorted(members.items()):
-        signature = one.sign(circle, (), by_hand=True)
+    for name, member in sorted(members.items()):
+        signature = member.sign(circle, (), by_hand=True)
         assert signature is not None  # nobody is let go
         with state.store.transaction() as db:
             records.take_signature(db, state.log, circle.digest, name, signature, time.time())
     with state.store.read() as db:
         signed = records.signed(db, circle.digest)
-    for one in members.values():
-        one.enter(signed)
+    for member in members.values():
+        member.enter(signed)
     return signed

@@ -61,8 +61,8 @@ class Processes:
         for name, process in self.running.items():
             if process.poll() is not None:
                 log = self._logs / f"{slug(name)}.log"
-                said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-                last = said[-1] if said else "it said nothing"
+                lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+                last = lines[-1] if lines else "it said nothing"
                 ended = f"{name} ended with status {process.returncode}: {last}"
                 raise Refused("run.unreachable", ended, hint=str(log))
 

@@ -35,18 +35,18 @@ def proposal(cast: Cast, longest: float, vector: Vector | None, scaling: Mapping
         "crypto": cast.settings.crypto.model_copy(update={"clip": AUTO}),
         "gate": cast.settings.gate.model_copy(update={"max_step": 0.0}),
     }
-    found = calibrated(
+    measured = calibrated(
         cast.settings.model_copy(update=left), [cast.learner(name, rows) for name, rows in sorted(cast.splits.items())]
     )
-    own, alike = cast.settings.crypto.clip, found.crypto.clip
+    own, alike = cast.settings.crypto.clip, measured.crypto.clip
     one_unit = alike == own or not (isinstance(own, dict) or isinstance(alike, dict))  # lengths are beside the clips
-    said: dict[str, dict[str, Any]] = {
+    tables: dict[str, dict[str, Any]] = {
         "training": {"max_rows": cast.settings.training.max_rows},
-        "crypto": {"clip": found.crypto.clip},
-        "gate": {"max_step": rounded_up(STEP_ROOM * longest) if longest and one_unit else found.gate.max_step},
+        "crypto": {"clip": measured.crypto.clip},
+        "gate": {"max_step": rounded_up(STEP_ROOM * longest) if longest and one_unit else measured.gate.max_step},
     }
     edges = _edges(cast, vector, scaling) if vector is not None and "edges" in vars(cast.task) else []
-    return {**said, "task": {"edges": edges}} if edges else said
+    return {**tables, "task": {"edges": edges}} if edges else tables
 
 
 def _edges(cast: Cast, vector: Vector, scaling: Mapping[str, Any]) -> list[float]:
@@ -56,4 +56,4 @@ def _edges(cast: Cast, vector: Vector, scaling: Mapping[str, Any]) -> list[float
     bins = min(MOST_BINS, int(together.tested().min()) // ROWS_A_BIN)
     scores = together.scores(vector, "test")
     at = np.quantile(scores, np.arange(1, bins) / bins) if bins > 1 else np.zeros(0)
-    return sorted({float(f"{one:.2g}") for one in at} - {0.0, 1.0})
+    return sorted({float(f"{score:.2g}") for score in at} - {0.0, 1.0})

@@ -71,17 +71,17 @@ class Remote:
         Raises:
             Refused, InputError: as the server said.
         """
-        said = ""
+        last = ""
         while True:
             shown = self.circles()
-            fits = [one for one in shown.proposed if not not_free(one.circle.recipe, recipe)]
+            fits = [signed for signed in shown.proposed if not not_free(signed.circle.recipe, recipe)]
             begun = shown.living is not None and not not_free(shown.living.circle.recipe, recipe)
             if begun or not fits:
                 return
             line = f"circle {fits[-1].circle.number} waits for the signatures of {', '.join(fits[-1].missing)}"
-            if line != said:
+            if line != last:
                 say(line)
-            said = line
+            last = line
             time.sleep(CIRCLE_POLL_S)
 
     def submit(self, recipe: Recipe, start: str = "") -> str:
@@ -143,10 +143,10 @@ class Remote:
         Raises:
             Refused, InputError: as the server said; ``base.unknown``: it was not promoted.
         """
-        imports = [str(one["sha256"]) for one in self.listing()["imports"]]
-        found = [one for one in imports if len(name) >= SHORTEST and one.startswith(name)]
-        if len(found) == 1:
-            sha256 = found[0]
+        imports = [str(entry["sha256"]) for entry in self.listing()["imports"]]
+        matches = [sha256 for sha256 in imports if len(name) >= SHORTEST and sha256.startswith(name)]
+        if len(matches) == 1:
+            sha256 = matches[0]
         else:
             lineage = self.shown(name)["lineage"]
             if lineage["verdict"] != "promoted":
@@ -155,7 +155,7 @@ class Remote:
                 )
             sha256 = str(lineage["sha256"])
         version = self.file(sha256, unreleased=True)
-        return Start(sha256, version.identity, bool(found)), version
+        return Start(sha256, version.identity, bool(matches)), version
 
     def follow(self, run: str) -> Iterator[Event]:
         """Yield the log's entries about a run until it is over; the server may be away for two minutes meanwhile.

@@ -158,8 +158,8 @@ def _members(cast: Cast, drills: Sequence[Drill], learners: dict[str, Learner], 
 
 def _result(cast: Cast, state: State, run: str, learners: Mapping[str, Learner]) -> dict[str, Any]:
     """Return the result that the coordinator knows, plus what only a process with all data can add."""
-    found = result(state, run)
-    model = found["model"]
+    known = result(state, run)
+    model = known["model"]
     vector = state.models.read(model["sha256"]).vector if model else None
     compared, together = baselines(cast), cast.everyone()
     longest = max((entry.norm or 0.0 for entry in chain_of(_entries(state, run))), default=0.0)
@@ -179,7 +179,7 @@ def _result(cast: Cast, state: State, run: str, learners: Mapping[str, Learner])
     ]
     overall = {"alone": compared.overall_alone, "federated": exact, "pooled": compared.overall_pooled}
     proposed = proposal(cast, longest, vector, scaling)
-    return {**found, "members": members, "overall": overall, "proposal": proposed}
+    return {**known, "members": members, "overall": overall, "proposal": proposed}
 
 
 def _entries(state: State, run: str) -> list[Entry]:

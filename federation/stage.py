@@ -79,7 +79,7 @@ def stage(
     """
     ports = free_ports(2)
     issuer_url = issuer_url or f"http://127.0.0.1:{ports[0]}"
-    made = Stage(
+    staged = Stage(
         folder,
         folder / "issuer.toml",
         folder / "server.toml",
@@ -92,9 +92,9 @@ def stage(
     practice = settings.federation.practice
     pins = {
         name: _pin(config.parent / "state", NodeSecret.for_practice(settings.training.seed, name) if practice else None)
-        for name, config in made.clients.items()
+        for name, config in staged.clients.items()
     }
-    homes = {**{name: config.parent for name, config in made.clients.items()}, DESK: made.operator.parent}
+    homes = {**{name: config.parent for name, config in staged.clients.items()}, DESK: staged.operator.parent}
     clients = [
         {
             "client_id": name,
@@ -104,28 +104,28 @@ def stage(
         for name, home in homes.items()
     ]
     listed = {"listen": f"127.0.0.1:{ports[0]}", "state": "issuer", "audience": AUDIENCE, **(issuer or {})}
-    _config(made.issuer, {"issuer": listed, "client": clients})
-    asked = {"listen": f"127.0.0.1:{ports[1]}", "url": made.server_url, **(server or {})}
-    _config(made.server, _server(settings, asked, {"issuer": issuer_url, **(oauth or {})}, pins))
+    _config(staged.issuer, {"issuer": listed, "client": clients})
+    asked = {"listen": f"127.0.0.1:{ports[1]}", "url": staged.server_url, **(server or {})}
+    _config(staged.server, _server(settings, asked, {"issuer": issuer_url, **(oauth or {})}, pins))
     login = {"issuer": issuer_url, "audience": AUDIENCE, "key": "oauth.key"}
-    desk = {"server": made.server_url, "ca": "../ca.pem"}
-    _config(made.operator, {"operator": desk, "oauth": {**login, "client_id": DESK}})
-    for name, config in made.clients.items():
-        _config(config, _client(settings, name, made.server_url, {**login, "client_id": name}))
+    desk = {"server": staged.server_url, "ca": "../ca.pem"}
+    _config(staged.operator, {"operator": desk, "oauth": {**login, "client_id": DESK}})
+    for name, config in staged.clients.items():
+        _config(config, _client(settings, name, staged.server_url, {**login, "client_id": name}))
     if recipe is not None:
-        _begin_circle(made, recipe)
-    return made
+        _begin_circle(staged, recipe)
+    return staged
 
 
-def _begin_circle(made: Stage, recipe: Recipe) -> None:
+def _begin_circle(staged: Stage, recipe: Recipe) -> None:
     """Let all members sign the circle of a recipe, as their operators would."""
     before = os.umask(0o077)  # what is written here belongs to nodes and server
     try:
         with ExitStack() as stack:
-            server = load_config(ServerConfig, made.server).server
+            server = load_config(ServerConfig, staged.server).server
             state = stack.enter_context(closing(State(server.state, server.federation)))
             members = {}
-            for name, path in made.clients.items():
+            for name, path in staged.clients.items():
                 config, keys = load_config(ClientConfig, path), load_keys(path.parent / "state")
                 ledger = stack.enter_context(closing(open_ledger(config.client.state, keys.secret)))
                 members[name] = circles_of(config, keys, ledger.circles)
@@ -173,12 +173,12 @@ def free_ports(count: int) -> list[int]:
     """Return ports of this machine that no process listens on now; the federation's processes take them soon."""
     sockets = [socket.socket() for _ in range(count)]
     try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        for listener in sockets:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in sockets]
     finally:
-        for one in sockets:
-            one.close()
+        for listener in sockets:
+            listener.close()
 
 
 def slug(name: str) -> str:
@@ -188,15 +188,15 @@ def slug(name: str) -> str:
 
 def slugs(names: tuple[str, ...]) -> dict[str, str]:
     """Return a folder name for each member; alike names get a number."""
-    found: dict[str, str] = {}
+    folders: dict[str, str] = {}
     for name in names:
         plain = slug(name)
         folder, number = plain, 1
-        while folder in found.values():
+        while folder in folders.values():
             number += 1
             folder = f"{plain}-{number}"
-        found[name] = folder
-    return found
+        folders[name] = folder
+    return folders
 
 
 def _pin(state: Path, practice: NodeSecret | None) -> str:

@@ -45,12 +45,12 @@ def fixed(value: object, digits: int = 3) -> str:
     >>> fixed(0.89449), fixed(None)
     ('0.894', '–')
     """
-    found = number(value)
-    if found is None:
+    known = number(value)
+    if known is None:
         return UNDEFINED
-    if abs(found) >= 1e6:
-        return f"{found:.2e}".replace("-", MINUS)
-    text = f"{found:.{digits}f}"
+    if abs(known) >= 1e6:
+        return f"{known:.2e}".replace("-", MINUS)
+    text = f"{known:.{digits}f}"
     return text.replace("-", MINUS) if float(text) else text.lstrip("-")
 
 

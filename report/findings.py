@@ -108,22 +108,22 @@ def tally(rounds: Sequence[Mapping[str, Any]], zeros: bool = True) -> str:
 
 def setbacks(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return refused and failed rounds by code, ``refused gate.worse (round 7)``."""
-    found: dict[str, list[int]] = {}
+    places: dict[str, list[int]] = {}
     for r in rounds:
         if r.get("status") not in ("promoted", "kept"):
-            found.setdefault(f"{plain(r.get('status'))} {plain(r.get('code') or 'without a code')}", []).append(
+            places.setdefault(f"{plain(r.get('status'))} {plain(r.get('code') or 'without a code')}", []).append(
                 r["round"]
             )
-    return [f"{what} ({_rounds(numbers)})" for what, numbers in found.items()]
+    return [f"{what} ({_rounds(numbers)})" for what, numbers in places.items()]
 
 
 def exclusions(rounds: Sequence[Mapping[str, Any]], key: str = "named") -> list[str]:
     """Return who a round failed over (``key="warnings"``: warned of), ``Hungary circle.away (round 9)``."""
-    found: dict[str, list[int]] = {}
+    places: dict[str, list[int]] = {}
     for r in rounds:
-        for one in items(r, key):
-            found.setdefault(who(one), []).append(r["round"])
-    return [f"{what} ({_rounds(numbers)})" for what, numbers in found.items()]
+        for entry in items(r, key):
+            places.setdefault(who(entry), []).append(r["round"])
+    return [f"{what} ({_rounds(numbers)})" for what, numbers in places.items()]
 
 
 def votes(counts: Mapping[str, Any]) -> str:
@@ -132,8 +132,8 @@ def votes(counts: Mapping[str, Any]) -> str:
     >>> votes({"better": 3, "same": 1, "worse": 0, "abstain": 1})
     '3 better, 1 same, 1 abstained'
     """
-    said = ((number(counts.get(word)), word) for word in VOTES)
-    return ", ".join(f"{whole(count)} {VOTES[word]}" for count, word in said if count) or UNDEFINED
+    pairs = ((number(counts.get(word)), word) for word in VOTES)
+    return ", ".join(f"{whole(count)} {VOTES[word]}" for count, word in pairs if count) or UNDEFINED
 
 
 def part(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -146,9 +146,9 @@ def items(value: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
     return value.get(key) or []
 
 
-def who(one: Mapping[str, Any]) -> str:
+def who(entry: Mapping[str, Any]) -> str:
     """Return a member and a code: ``Hungary circle.away``."""
-    return f"{plain(one.get('member'))} {plain(one.get('code') or '')}".strip()
+    return f"{plain(entry.get('member'))} {plain(entry.get('code') or '')}".strip()
 
 
 def listed(names: Sequence[str]) -> str:
@@ -186,38 +186,38 @@ def _rounds(numbers: Sequence[int]) -> str:
     return f"{'round' if len(numbers) == 1 else 'rounds'} {shown}{more}"
 
 
-def counted(value: object, one: str, many: str = "") -> str:
+def counted(value: object, singular: str, plural: str = "") -> str:
     """Return a number with its noun: ``1 round``, ``1,200 entries``."""
-    return f"{whole(value)} {one if value == 1 else many or one + 's'}"
+    return f"{whole(value)} {singular if value == 1 else plural or singular + 's'}"
 
 
 def whole(value: object) -> str:
     """Return a whole number with commas, or a dash."""
-    found = number(value)
-    return f"{found:,.0f}" if found is not None else UNDEFINED
+    count = number(value)
+    return f"{count:,.0f}" if count is not None else UNDEFINED
 
 
 def per_param(wire: Mapping[str, Any]) -> str:
     """Return the bytes of an upload for each parameter."""
-    found = number(wire.get("upload_bytes_per_param"))
-    return f"{found:,.1f} bytes" if found is not None else UNDEFINED
+    size = number(wire.get("upload_bytes_per_param"))
+    return f"{size:,.1f} bytes" if size is not None else UNDEFINED
 
 
 def in_bytes(value: object) -> str:
     """Return exact bytes, and a rounded unit from 10,000 on: ``62,180 bytes (62.2 kB)``."""
-    found = number(value)
-    if found is None:
+    count = number(value)
+    if count is None:
         return UNDEFINED
-    unit, size = next((u, s) for u, s in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("", 0)) if found >= s)
-    return f"{found:,.0f} bytes" + (f" ({found / size:.1f} {unit})" if found >= 1e4 else "")
+    unit, size = next((u, s) for u, s in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("", 0)) if count >= s)
+    return f"{count:,.0f} bytes" + (f" ({count / size:.1f} {unit})" if count >= 1e4 else "")
 
 
 def in_seconds(value: object) -> str:
     """Return seconds, short ones as milliseconds, or a dash."""
-    found = number(value)
-    if found is None:
+    seconds = number(value)
+    if seconds is None:
         return UNDEFINED
-    return f"{found * 1e3:.1f} ms" if found < 0.1 else f"{found:.2f} s"
+    return f"{seconds * 1e3:.1f} ms" if seconds < 0.1 else f"{seconds:.2f} s"
 
 
 def recipe_lines(result: Mapping[str, Any]) -> list[str]:
@@ -226,11 +226,11 @@ def recipe_lines(result: Mapping[str, Any]) -> list[str]:
     >>> recipe_lines({"proposal": {"training": {"max_rows": 250}, "crypto": {"clip": {"*": 1.5}}}})
     ['[training] max_rows = 250', '[crypto] clip = {"*" = 1.5}']
     """
-    said = part(result, "proposal")
-    return [f"[{table}] {key} = {_toml(value)}" for table, keys in said.items() for key, value in keys.items()]
+    tables = part(result, "proposal")
+    return [f"[{table}] {key} = {_toml(value)}" for table, keys in tables.items() for key, value in keys.items()]
 
 
 def _toml(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f'"{name}" = {_toml(one)}' for name, one in value.items()) + "}"
+        return "{" + ", ".join(f'"{name}" = {_toml(inner)}' for name, inner in value.items()) + "}"
     return "[" + ", ".join(map(_toml, value)) + "]" if isinstance(value, list) else repr(value)

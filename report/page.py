@@ -102,8 +102,8 @@ def _figures(result: Mapping[str, Any]) -> str:
     rounds, overall, audit = items(result, "rounds"), part(result, "overall"), part(result, "audit")
     promoted = sum(r.get("status") == "promoted" for r in rounds)
     trouble = setbacks(rounds)
-    said = "; ".join(trouble[:3]) + ("; …" if len(trouble) > 3 else "")
-    cells = [("Rounds promoted", f"{promoted} of {len(rounds)}", said or ("none refused" if rounds else ""))]
+    why = "; ".join(trouble[:3]) + ("; …" if len(trouble) > 3 else "")
+    cells = [("Rounds promoted", f"{promoted} of {len(rounds)}", why or ("none refused" if rounds else ""))]
     for metric in ("loss", _second([part(overall, way) for way in WAYS])):
         compared = [
             f"{fixed(part(overall, way).get(metric))} {way}"
@@ -123,7 +123,7 @@ def _figures(result: Mapping[str, Any]) -> str:
 
 def _second(scores: Sequence[Mapping[str, Any]]) -> str:
     """Return the metric shown beside the loss: AUC, or accuracy if a task has no AUC."""
-    known = {metric for one in scores for metric in METRICS if number(one.get(metric)) is not None}
+    known = {metric for values in scores for metric in METRICS if number(values.get(metric)) is not None}
     return "accuracy" if "accuracy" in known and "auc" not in known else "auc"
 
 
@@ -137,7 +137,9 @@ def _members_html(result: Mapping[str, Any]) -> str:
     ways = [w for w in WAYS if any(part(m, w).get(k) is not None for m in members for k in METRICS)]
     charts = ""
     known = [
-        m for m in METRICS[:3] if any(number(part(one, way).get(m)) is not None for one in members for way in ways)
+        m
+        for m in METRICS[:3]
+        if any(number(part(member, way).get(m)) is not None for member in members for way in ways)
     ]
     for metric in known or METRICS[:3]:
         groups = [(plain(m.get("name")), {way: number(part(m, way).get(metric)) for way in ways}) for m in members]
@@ -214,8 +216,8 @@ def _rounds_html(result: Mapping[str, Any]) -> str:
         charts += f"<figure><h3>{title}</h3>{over_rounds(marks, title, desc, f'rounds-{metric}')}</figure>"
     kinds = [s for s in STATUSES if any(r.get("status") == s for r in rounds)]
     kinds += ["member named"] if any(r.get("named") for r in rounds) else []
-    events = [*setbacks(rounds), *(f"named: {one}" for one in exclusions(rounds))]
-    events += [f"warning: {one}" for one in exclusions(rounds, "warnings")]
+    events = [*setbacks(rounds), *(f"named: {entry}" for entry in exclusions(rounds))]
+    events += [f"warning: {entry}" for entry in exclusions(rounds, "warnings")]
     how = ending(result)
     events = [f"end: {how}", *events] if how else events
     bullets = "".join(f"<li>{escaped(event)}</li>" for event in events)
@@ -242,12 +244,12 @@ def _rounds_table(result: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]
     body = ""
     for r in rounds:
         members = [plain(m) for m in r.get("members") or []]
-        said = (
+        cells = (
             r.get("code") or UNDEFINED,
             votes(part(r, "votes")),
             _present(members, names),
-            ", ".join(who(one) for one in items(r, "named")) or UNDEFINED,
-            ", ".join(who(one) for one in items(r, "warnings")) or UNDEFINED,
+            ", ".join(who(entry) for entry in items(r, "named")) or UNDEFINED,
+            ", ".join(who(entry) for entry in items(r, "warnings")) or UNDEFINED,
         )
         measured = [fixed(part(r, "metrics").get(metric)) for metric in METRICS[:3]]
         status = plain(r.get("status"))
@@ -255,7 +257,7 @@ def _rounds_table(result: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]
             f'<tr class="{status if status in STATUSES else ""}">'
             f'<th scope="row" class="num">{escaped(r["round"])}</th>'
             f'<td class="num">{whole(r.get("number"))}</td><td class="status">{escaped(status)}</td>'
-            + "".join(f"<td>{escaped(text)}</td>" for text in said)
+            + "".join(f"<td>{escaped(text)}</td>" for text in cells)
             + "".join(f'<td class="num">{text}</td>' for text in measured)
             + "</tr>"
         )
@@ -350,5 +352,5 @@ def _note(r: Mapping[str, Any], metric: str) -> str:
     """Return a round in words, for its mark on a chart."""
     parts = [f"Round {plain(r['round'])}: {plain(r.get('status'))}", plain(r.get("code") or "")]
     parts.append(f"{LABELS[metric]} {fixed(part(r, 'metrics').get(metric))}")
-    parts += [f"named {who(one)}" for one in items(r, "named")]
+    parts += [f"named {who(entry)}" for entry in items(r, "named")]
     return ", ".join(filter(None, parts))

@@ -75,7 +75,7 @@ def write(result: dict[str, Any], folder: Path) -> None:
 
 def _scores_table(result: Mapping[str, Any]) -> Table:
     members = items(result, "members")
-    theirs = not members or any(part(one, way) for one in members for way in WAYS)
+    theirs = not members or any(part(member, way) for member in members for way in WAYS)
     subjects = [*(members if theirs else []), {"name": EVERYBODY, **part(result, "overall")}]
     known = {
         (way, metric) for s in subjects for way in WAYS for metric in METRICS[:3] if _value(s, way, metric) is not None
@@ -127,13 +127,13 @@ def _value(subject: Mapping[str, Any], way: str, metric: str) -> float | None:
 def _facts(result: Mapping[str, Any]) -> list[tuple[str, Text]]:
     """Return the labelled lines below the table."""
     rounds, wire, audit = items(result, "rounds"), part(result, "wire"), part(result, "audit")
-    said = [f"{len(rounds)}: {tally(rounds)}", *setbacks(rounds)]
+    outcomes = [f"{len(rounds)}: {tally(rounds)}", *setbacks(rounds)]
     left_out = exclusions(rounds)
     if left_out:
-        said.append(f"named: {', '.join(left_out)}")
+        outcomes.append(f"named: {', '.join(left_out)}")
     lines = [("Result", Text(summary(result)))]
     lines += [("" if i else "Verdict", Text(sentence)) for i, sentence in enumerate(verdicts(result))]
-    lines.append(("Rounds", Text("; ".join(said))))
+    lines.append(("Rounds", Text("; ".join(outcomes))))
     if how := ending(result):
         lines.append(("End", Text(how)))
     lines += [("" if i else "Recipe", Text(f"proposes {line}")) for i, line in enumerate(recipe_lines(result))]

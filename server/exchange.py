@@ -231,9 +231,9 @@ class Exchange:
                     asked.message = self._send(route.name, member, requests[member], node, letters)
                     if asked.message:
                         asked.node, senders[asked.message], asked.sent = node, member, self._clock.now()
-            if (told := watch.look(waiting, self._clock.now())) is not None:
+            if (news := watch.look(waiting, self._clock.now())) is not None:
                 for member in requests.keys() & connected.keys() - waiting.keys():
-                    self._send(TELL.name, member, told, connected[member], letters)
+                    self._send(TELL.name, member, news, connected[member], letters)
             came = False
             for reply in self._grid.pull_messages(
                 [message for message, member in senders.items() if member in waiting]

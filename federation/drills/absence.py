@@ -49,13 +49,13 @@ class Absences:
         if not isinstance(asked, RoundRequest) or asked.purpose != UPDATE.name:
             return 0.0
         falls = self._falls[member, asked.round, type(asked)]
-        for one in self._drills:
-            if one.member != member:
+        for drill in self._drills:
+            if drill.member != member:
                 continue
-            away = one.kind == "away" and one.round in (asked.round, asked.round - 1) and isinstance(asked, Seal)
+            away = drill.kind == "away" and drill.round in (asked.round, asked.round - 1) and isinstance(asked, Seal)
             if away and not falls:
                 return self._go(member, asked, AWAY_S)
-            if one.kind == "flap" and one.round == asked.round and falls < FALLS:
+            if drill.kind == "flap" and drill.round == asked.round and falls < FALLS:
                 return self._go(member, asked, DOWN_S)
         return 0.0
 

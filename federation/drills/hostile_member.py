@@ -67,14 +67,14 @@ class DrilledMember(Member):
         kind = self._drill(at.context)
         spoiling = (_Spoiling(kind),)
         steps = (*at.steps, *spoiling) if kind == "inner-product" else (*spoiling, *at.steps)
-        given = super()._give(replace(at, steps=steps))
+        honest = super()._give(replace(at, steps=steps))
         if at.context.purpose != STATISTICS.name or "rows" not in self.drills.values():
-            return given
-        claimed = (CLAIMED_ROWS, *given.contribution.counters[1:])
-        return replace(given, contribution=replace(given.contribution, counters=claimed))
+            return honest
+        claimed = (CLAIMED_ROWS, *honest.contribution.counters[1:])
+        return replace(honest, contribution=replace(honest.contribution, counters=claimed))
 
-    def _lanes(self, seat: Seated, given: Contribution) -> Ints:
-        lanes, full = super()._lanes(seat, given), (1 << seat.plan.value_bits) - 1
+    def _lanes(self, seat: Seated, contribution: Contribution) -> Ints:
+        lanes, full = super()._lanes(seat, contribution), (1 << seat.plan.value_bits) - 1
         if self._filling == "overflow":
             return np.full_like(lanes, full)
         if self._filling == "rare":  # as the weight of a column that few rows have
@@ -83,19 +83,21 @@ class DrilledMember(Member):
             lanes[: len(lanes) // 2] = np.where(np.arange(len(lanes) // 2) % 2, full, 0)
         return lanes
 
-    def _sealed(self, seat: Seated, context: RoundContext, given: Contribution) -> tuple[envelopes.OwnEnvelope, bytes]:
+    def _sealed(
+        self, seat: Seated, context: RoundContext, contribution: Contribution
+    ) -> tuple[envelopes.OwnEnvelope, bytes]:
         drill, last = self._drill(context), self._last
         self._filling = drill
         if drill == "replay" and last is not None:
             return last
         if drill == "wrong-params":
             plan = seat.plan
-            other = planner.plan(plan.members, plan.value_bits - 1, len(given.update))
+            other = planner.plan(plan.members, plan.value_bits - 1, len(contribution.update))
             seat, context = replace(seat, plan=other), replace(context, crypto=other.as_dict())
-        made = super()._sealed(seat, context, given)
+        fresh = super()._sealed(seat, context, contribution)
         if context.purpose != TALLIES.name:
-            self._last = made
-        return made
+            self._last = fresh
+        return fresh
 
     def _answer(self, seat: Seated, context: RoundContext, kept: HeldSeal, listed: SealList, lanes: int) -> OwnAnswer:
         if self._drill(context) == "junk":
