@@ -1,10 +1,14 @@
-"""``moonflower bench``: what sealing costs, side by side on the same vector and machine, in one run.
+"""``moonflower bench``: what sealing costs, next to other schemes on the same vector and machine, in one run.
 
-Each scheme runs in a process of its own, so that its peak memory is its own; seconds are the best of a few repeats.
-``seal_s`` is quantise + encrypt + serialise of one member; ``add_s`` is the server's work for one member (parse,
-check, add); ``answer_s`` is a member's second message, where a scheme has one; ``open_s`` is one opener's work on the
-sum of all members, from received bytes to floats. Bytes up are all that a member sends, signatures included; bytes down
-all that an opener receives, but for the ``sig_bytes`` of others' signatures and what they are over.
+Each scheme runs in its own process, so its peak memory is its own. Times are in seconds, the best of a few repeats:
+
+- ``seal_s``: a member quantises, encrypts and serialises its update;
+- ``add_s``: the server parses, checks and adds one member's update;
+- ``answer_s``: a member makes its second message, if the scheme has one;
+- ``open_s``: an opener turns the received sum of all members into floats.
+
+Bytes up are everything that a member sends, signatures included. Bytes down are everything that an opener receives,
+except for ``sig_bytes``: the signatures of others, and what they sign.
 """
 
 from __future__ import annotations
@@ -43,12 +47,12 @@ SCHEMES: dict[str, Callable[[int, int], Row]] = {
 
 
 def bench(shapes: Sequence[tuple[int, int]], nvflare: Path | None, say: Callable[[str], None]) -> dict[str, Any]:
-    """Return the measured table.
+    """Return the measured table: ``machine``, ``versions``, ``rows``, and the ``skipped`` schemes with the reasons.
 
     Args:
         shapes: (parameters, tensors) pairs.
         nvflare: a Python interpreter that has ``nvflare[HE]``, or None.
-        say: told what is being measured.
+        say: called with a line about what is measured next.
     """
     rows: list[Row] = []
     skipped: list[dict[str, str]] = []
@@ -80,7 +84,7 @@ def _measure(
     measured = json.loads(done.stdout.splitlines()[-1])
     peak = measured.pop("peak_kib")
     measured.pop("version", None)
-    measured = {"members": MEMBERS, "answer_s": None, "sig_bytes": None, **measured}  # of another interpreter
+    measured = {"members": MEMBERS, "answer_s": None, "sig_bytes": None, **measured}  # NVFLARE's rows lack these
     rows.append({"scheme": scheme, "params": params, "tensors": tensors, **measured, "peak_mb": round(peak / 1024)})
 
 
@@ -91,7 +95,7 @@ def _processor() -> str:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """Return the result as Markdown tables, one a shape; ratios are against our 16-bit row of that shape."""
+    """Return the result as Markdown, one table for each shape. Ratios are to our 16-bit row of the same shape."""
     machine, versions = result["machine"], result["versions"]
     out = [
         f"{machine['processor']}, {machine['cores']} cores; "

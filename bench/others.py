@@ -11,7 +11,7 @@ from .row import CLIP, FEW, MEMBERS, Row, row, timed, vector
 
 
 def plain(params: int, tensors: int) -> Row:
-    """Numpy float32 bytes, no protection at all: the floor."""
+    """Measure plain float32 bytes without any protection: the lower bound."""
     arrays = np.array_split(vector(params, 0), tensors)
     seal_s, data = timed(lambda: [a.tobytes() for a in arrays])
     total = [np.zeros(len(a), dtype=np.float32) for a in arrays]
@@ -26,13 +26,13 @@ def plain(params: int, tensors: int) -> Row:
 
 
 def ckks(params: int, tensors: int, *, symmetric: bool) -> Row:
-    """TenSEAL CKKS [60, 40, 40] at N = 8192, one vector a tensor: encrypt + serialise."""
+    """Measure TenSEAL CKKS [60, 40, 40] at N = 8192, with one vector per tensor: encrypt and serialise."""
     import tenseal as ts
 
     kind = ts.ENCRYPTION_TYPE.SYMMETRIC if symmetric else ts.ENCRYPTION_TYPE.ASYMMETRIC
     context = ts.context(ts.SCHEME_TYPE.CKKS, 8192, coeff_mod_bit_sizes=[60, 40, 40], encryption_type=kind)
     context.global_scale = 2**40
-    slots = 4096  # chunks of this many values: TenSEAL is faster so, and prints nothing
+    slots = 4096  # values in a chunk: TenSEAL is faster this way, and prints nothing
     step = params // tensors if tensors > 1 else slots
     data = [vector(params, member).astype(np.float64) for member in range(FEW)]
 
@@ -62,7 +62,7 @@ def ckks(params: int, tensors: int, *, symmetric: bool) -> Row:
 
 
 def secagg(params: int, tensors: int) -> Row:
-    """Flower SecAgg+: its own quantise, private mask and 15 pairwise masks, then the server's addition."""
+    """Measure Flower's SecAgg+: its own quantisation, a private mask, 15 pairwise masks, and the server's addition."""
     from flwr.common import ndarray_to_bytes
     from flwr.common.secure_aggregation.ndarrays_arithmetic import (
         factor_combine,
@@ -92,7 +92,7 @@ def secagg(params: int, tensors: int) -> Row:
 
 
 def phe(params: int, tensors: int) -> Row:
-    """Paillier (``phe``, 2048-bit key) on 200 values, scaled to all of them."""
+    """Measure Paillier (``phe``, 2048-bit key) on 200 values; times are scaled up to all values."""
     from phe import paillier
 
     count = 200

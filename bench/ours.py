@@ -1,8 +1,8 @@
 """How moonflower seals, adds, answers and opens, as the bench measures it.
 
-Bytes are all that a member sends in a round, and all that an opener receives but for others' headers, documents of
-answers and signatures, which are ``sig_bytes``. ``open_s`` is one opener's work from received bytes to the mean, its
-checks included, but for others' signatures.
+Bytes up are everything that a member sends in a round. Bytes down are everything that an opener receives, except for
+``sig_bytes``: the headers, answer documents and signatures of others. ``open_s`` is an opener's work from received
+bytes to the mean. It includes the opener's checks, except for those of others' signatures.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ from ..crypto.sealed import Secrets, Sum
 from .row import CLIP, MEMBERS, Row, row, timed, vector
 
 CONTEXT, LIST = "0" * 64, "1" * 64
-HEADER_BYTES = 700  # of an envelope: version, member, digests of context and body, public mask key, as canonical JSON
-DOCUMENT_BYTES = 600  # of an answer: digests of context, list, total and ciphertext, and the functionals
-SIGNED_BYTES = HEADER_BYTES + DOCUMENT_BYTES + 2 * SIGNATURE_BYTES  # of one member, as others receive it
-MANY, MOST_PARAMS = 16, 1_000_000  # more members than MANY take too long with more parameters
+HEADER_BYTES = (
+    700  # an envelope's header: version, member, digests of context and body, public mask key, as canonical JSON
+)
+DOCUMENT_BYTES = 600  # an answer's document: digests of context, list, total and ciphertext, and the functionals
+SIGNED_BYTES = HEADER_BYTES + DOCUMENT_BYTES + 2 * SIGNATURE_BYTES  # what others receive of one member
+MANY, MOST_PARAMS = 16, 1_000_000  # with more parameters, more than MANY members take too long
 
 
 @dataclass
 class _Measured:
-    """Members that seal one after the other, and what is left of each: the running sum, its secrets, its mask key."""
+    """Members that seal one after another. Of each, only its secrets and its part of the running sum are kept."""
 
     plan: Plan
     params: int
@@ -51,7 +53,7 @@ class _Measured:
         self.floats = np.zeros(self.params)
 
     def member(self, number: int) -> None:
-        """Seal and add one member's update; all sign with one node key, which takes as long as with their own."""
+        """Seal and add one member's update. All sign with the same node key, which costs as much as separate keys."""
         update = vector(self.params, number)
         seconds, (secrets, body, header, signature) = timed(partial(self._seal, update), 1)
         self.seal_s = min(self.seal_s, seconds)
@@ -81,13 +83,16 @@ class _Measured:
 
 
 def ours(params: int, tensors: int, value_bits: int = 16, members: int = MEMBERS) -> Row:
-    """One-time keys, their sum under seeded BFV: seal, add, answer and open.
+    """Measure one-time keys, with their sum under seeded BFV: seal, add, answer and open.
 
     Args:
-        params: parameters.
-        tensors: makes no difference.
-        value_bits: of one value.
-        members: of the sum.
+        params: number of parameters.
+        tensors: has no effect.
+        value_bits: bits of one value.
+        members: number of members in the sum.
+
+    Raises:
+        ValueError: so many members and parameters would take too long.
     """
     if members > MANY and params > MOST_PARAMS:
         raise ValueError(f"{members} members seal at most {MOST_PARAMS:,} parameters here: more would take too long")
@@ -125,7 +130,7 @@ def ours(params: int, tensors: int, value_bits: int = 16, members: int = MEMBERS
 
     open_s, (values, floats, in_range) = timed(opening, 2)
     expected = done.integers - members * used.offset
-    up = len(done.body) + len(sent) + SIGNED_BYTES + SIGNATURE_BYTES  # the last one is under what was opened
+    up = len(done.body) + len(sent) + SIGNED_BYTES + SIGNATURE_BYTES  # the last signature is on the opened result
     down = len(total) + len(sums) + sum(map(len, seeds))
     measured = row(
         done.seal_s,
@@ -143,12 +148,12 @@ def ours(params: int, tensors: int, value_bits: int = 16, members: int = MEMBERS
 
 
 def scale_of(params: int, used: Plan) -> Scale:
-    """Return the scale of the measured updates: one clip for all."""
+    """Return the scale of the measured updates: one clip for all parameters."""
     return Scale((Stretch(params, "*", CLIP),), used.value_bits)
 
 
 def _read(used: Plan, sums: OpenedSum, params: int) -> tuple[Ints, Any, bool]:
-    """Return opened integers, their mean, and whether all was in range."""
+    """Return the opened integers ``int64[params]``, their mean ``float64[params]``, and whether all are in range."""
     values, floats, scale = np.empty(params, dtype=np.int64), np.empty(params), scale_of(params, used)
     for at, part in sums.values():
         values[at : at + len(part)] = part
@@ -157,7 +162,7 @@ def _read(used: Plan, sums: OpenedSum, params: int) -> tuple[Ints, Any, bool]:
 
 
 def addition(params: int, tensors: int) -> Row:
-    """Our addition alone, of a body in memory, as the coordinator does it."""
+    """Measure our addition alone: a body in memory, added as the coordinator adds it."""
     used = plan(MEMBERS, 16, params)
     running = Sum(used, params)
     body = bytes(used.body_bytes(params))
@@ -166,7 +171,7 @@ def addition(params: int, tensors: int) -> Row:
 
 
 def bare_addition(params: int, tensors: int) -> Row:
-    """``np.add`` over as many residues in memory: the machine's own speed."""
+    """Measure ``np.add`` on as many residues in memory: the machine's own speed."""
     used = plan(MEMBERS, 16, params)
     shape = (len(used.primes), used.travelling(params))
     residues = np.random.default_rng(0).integers(0, min(used.primes), shape, dtype=np.uint64)

@@ -1,8 +1,8 @@
 """How the report looks: its style sheet and its charts, as text that needs no script, no font and no network.
 
-Every function is pure. A chart is an inline SVG with ``role="img"``, a title and a description. What matters
-is told by shape and by a printed number, not only by colour; sizes are for 340 to 560 px, the style sheet
-enlarges letters on narrow screens. Everything that came with the result goes through ``escaped``.
+Every function is pure. A chart is an inline SVG with ``role="img"``, a title and a description. Shapes and printed
+numbers carry the meaning, and colour only repeats it. Sizes suit a width of 340 to 560 px; the style sheet enlarges
+letters on narrow screens. Everything that came with the result goes through ``escaped``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _Scale = Callable[[float], float]
 
 
 def plain(value: object) -> str:
-    """Return ``value`` as printable text: what could steer a terminal or break XML becomes U+FFFD."""
+    """Return ``value`` as printable text: characters that could steer a terminal or break XML become U+FFFD."""
     return "".join(c if c.isprintable() else "\ufffd" for c in str(value))
 
 
@@ -33,14 +33,14 @@ def escaped(value: object) -> str:
 
 
 def number(value: object) -> float | None:
-    """Return a finite number, else None: null, NaN, text and truth values count as undefined."""
+    """Return a finite number, or None: null, NaN, text and truth values count as undefined."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if math.isfinite(value) else None
 
 
 def fixed(value: object, digits: int = 3) -> str:
-    """Return ``value`` with ``digits`` decimals, or a dash where it is undefined.
+    """Return ``value`` with ``digits`` decimals, or a dash if it is undefined.
 
     >>> fixed(0.89449), fixed(None)
     ('0.894', '–')
@@ -56,7 +56,15 @@ def fixed(value: object, digits: int = 3) -> str:
 
 @dataclass(frozen=True)
 class Mark:
-    """One round on a chart. ``value`` is None where it was not measured; ``note`` says it in words."""
+    """One round on a chart.
+
+    Attributes:
+        round: planned round, from 1.
+        status: ``promoted``, ``kept``, ``refused`` or ``failed``.
+        value: the metric; None if it was not measured.
+        note: the round in words.
+        named: whether the round named a member.
+    """
 
     round: int
     status: str
@@ -66,10 +74,16 @@ class Mark:
 
 
 def over_rounds(marks: Sequence[Mark], title: str, desc: str, ident: str) -> str:
-    """Return an SVG of one metric over rounds, or a sentence where no round was measured.
+    """Return an SVG of one metric over rounds, or a sentence if no round was measured.
 
-    Promoted rounds are joined by a line. Below the plot, a kept round has an open circle, a refused one a diamond,
-    a failed one a cross and an exclusion a triangle, so that rounds without a metric show too.
+    A line joins the promoted rounds. Below the plot, a circle marks a kept round, a diamond a refused one, a cross a
+    failed one and a triangle one that named a member. So rounds without a metric show, too.
+
+    Args:
+        marks: rounds, in order.
+        title: name of the chart.
+        desc: description for screen readers.
+        ident: id, unique in the page.
     """
     measured = [m for m in marks if m.value is not None]
     if not measured:
@@ -119,16 +133,16 @@ def bars(
     full: float | None = None,
     guide: float | None = None,
 ) -> str:
-    """Return an SVG with one group of bars a member, each bar from zero with its number beside it.
+    """Return an SVG with a group of bars for each member. Every bar starts at zero and has its number beside it.
 
     Args:
-        groups: (member, {way of training: value}); a value of None is drawn as a dash.
-        title: the chart's name.
-        desc: what a screen reader says of it.
-        ident: unique in the page.
-        lower_is_better: which value of a group is marked best.
-        full: the value of a bar of full length; None takes the largest one.
-        guide: where to draw a dotted line through all bars, if anywhere.
+        groups: (member, {way of training: value}) pairs; None is drawn as a dash.
+        title: name of the chart.
+        desc: description for screen readers.
+        ident: id, unique in the page.
+        lower_is_better: whether the lowest value of a group is marked as best, or the highest.
+        full: value of a bar of full length; None for the largest value.
+        guide: value at which a dotted line crosses all bars; None for no line.
     """
     known = [v for _, values in groups for v in values.values() if v is not None]
     if not known:
@@ -161,7 +175,7 @@ def bars(
 
 
 def best(values: Mapping[str, float | None], lower_is_better: bool) -> set[str]:
-    """Return the keys whose value is best as printed (three decimals); none if fewer than two are known."""
+    """Return the keys of the best value as printed (three decimals); none if fewer than two values are known."""
     known = {key: round(value, 3) for key, value in values.items() if value is not None}
     if len(known) < 2:
         return set()
@@ -170,7 +184,7 @@ def best(values: Mapping[str, float | None], lower_is_better: bool) -> set[str]:
 
 
 def legend(kinds: Sequence[str]) -> str:
-    """Return the key to the shapes: a list of drawn marks with their words."""
+    """Return the legend: each shape with its word."""
     items = "".join(
         f'<li><svg width="14" height="14" viewBox="0 0 14 14" aria-hidden="true">{_shape(k, 7, 7)}</svg>'
         f"{escaped(k)}</li>"
@@ -180,7 +194,7 @@ def legend(kinds: Sequence[str]) -> str:
 
 
 def nice_ticks(low: float, high: float, count: int) -> list[float]:
-    """Return about ``count`` round numbers from ``low`` to ``high``, ends included where they are round.
+    """Return about ``count`` round numbers from ``low`` to ``high``; an end is included if it is round.
 
     >>> nice_ticks(0.38, 0.61, 4)
     [0.4, 0.5, 0.6]
@@ -194,9 +208,9 @@ def nice_ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def _range(measured: Sequence[Mark]) -> tuple[float, float]:
-    """Return the vertical range: the promoted values with some air, the others only as far as they are near.
+    """Return the vertical range: all promoted values with some room around them, and the others that are near.
 
-    One wild round must not flatten the curve: what lies outside is drawn at the edge with its number.
+    One wild round must not flatten the curve. A value outside the range is drawn at the edge, with its number.
     """
     core = [m.value for m in measured if m.status == "promoted" and m.value is not None]
     everything = [m.value for m in measured if m.value is not None]
@@ -218,7 +232,7 @@ def _y_axis(low: float, high: float, y: _Scale, left: float, right: float) -> st
 
 
 def _lanes(marks: Sequence[Mark], x: _Scale, top: float, base: float) -> tuple[str, float]:
-    """Return the marks below the plot (not promoted; somebody named) and the height of the whole chart."""
+    """Return the marks below the plot (rounds not promoted, members named) and the height of the whole chart."""
     parts, y = [], base + 34.0
     lanes = (
         [(m, m.status) for m in marks if m.status != "promoted"],
@@ -246,7 +260,7 @@ def _point(mark: Mark, x: float, y: float, radius: float) -> str:
 
 
 def _shape(kind: str, x: float, y: float) -> str:
-    """Return a circle (promoted; open: kept), an open diamond (refused), a triangle (exclusion) or a cross (failed)."""
+    """Return a disc (promoted), a circle (kept), a diamond (refused), a triangle (member named) or a cross (failed)."""
     at = f"M{x:.1f} {y:.1f}"
     if kind == "promoted":
         return f'<circle class="promoted" cx="{x:.1f}" cy="{y:.1f}" r="3.5" />'

@@ -1,7 +1,7 @@
 """What a result says: in sentences, and its numbers in words.
 
-What is undefined or unknown is a dash: a live run knows neither the members' rows nor their own models. It says
-as plainly where federation does not help as where all went well.
+An undefined or unknown value becomes a dash: a live run, for example, knows neither the members' rows nor the models
+that they trained alone. The sentences say where federation does not help as plainly as where it does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NO_MODEL = "No version was promoted; there is no model to use."
 
 
 def summary(result: Mapping[str, Any]) -> str:
-    """Return the run in one plain sentence: who, how many rounds, and what the model reaches."""
+    """Return the run in one sentence: how many members, how many rounds, and how good the model is."""
     members, rounds = items(result, "members"), items(result, "rounds")
     start = f"{counted(len(members), 'member')} trained one model together in {counted(len(rounds), 'round')}"
     start += f" ({tally(rounds, zeros=False)})" if rounds else ""
@@ -52,10 +52,10 @@ def ending(result: Mapping[str, Any]) -> str:
 
 
 def verdicts(result: Mapping[str, Any]) -> list[str]:
-    """Return who is helped by federation and who is not, by loss on each member's own test rows.
+    """Return whom federation helps and whom it does not, by loss on each member's own test rows.
 
-    Members that do better alone come first, each with its numbers and whether personalising closes the gap: one
-    in a sentence, more in a line each under a sentence. Without a model there is nothing to say.
+    Members that do better alone come first, with their numbers and whether personalising closes the gap. A single
+    one gets a sentence; several get a line each below a sentence. The list is empty if there is no model.
     """
     if "model" in result and not result["model"]:
         return []
@@ -101,13 +101,13 @@ def verdicts(result: Mapping[str, Any]) -> list[str]:
 
 
 def tally(rounds: Sequence[Mapping[str, Any]], zeros: bool = True) -> str:
-    """Return ``16 promoted, 2 kept, 2 refused, 0 failed``, or without what did not happen."""
+    """Return ``16 promoted, 2 kept, 2 refused, 0 failed``; without ``zeros``, leave out what did not happen."""
     counts = Counter(r.get("status") for r in rounds)
     return ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status] or zeros)
 
 
 def setbacks(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return refused and failed rounds by code, ``refused gate.worse (round 7)``."""
+    """Return the refused and failed rounds by code: ``refused gate.worse (round 7)``."""
     places: dict[str, list[int]] = {}
     for r in rounds:
         if r.get("status") not in ("promoted", "kept"):
@@ -118,7 +118,7 @@ def setbacks(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def exclusions(rounds: Sequence[Mapping[str, Any]], key: str = "named") -> list[str]:
-    """Return who a round failed over (``key="warnings"``: warned of), ``Hungary circle.away (round 9)``."""
+    """Return the members that rounds named (or, by ``key``, warned of): ``Hungary circle.away (round 9)``."""
     places: dict[str, list[int]] = {}
     for r in rounds:
         for entry in items(r, key):
@@ -137,12 +137,12 @@ def votes(counts: Mapping[str, Any]) -> str:
 
 
 def part(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """Return the object at ``key``; null and absent are the empty object."""
+    """Return the object at ``key``; an empty object if it is null or absent."""
     return value.get(key) or {}
 
 
 def items(value: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
-    """Return the list at ``key``; null and absent are the empty list."""
+    """Return the list at ``key``; an empty list if it is null or absent."""
     return value.get(key) or []
 
 
@@ -152,19 +152,19 @@ def who(entry: Mapping[str, Any]) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return names as a list in prose; names that hold a comma themselves are kept apart by semicolons."""
+    """Return names as a list in prose. Semicolons separate them if a name contains a comma."""
     mark = "; " if any("," in name for name in names) else ", "
     return names[0] if len(names) == 1 else f"{mark.join(names[:-1])} and {names[-1]}"
 
 
 def _apart(a: float, b: float) -> tuple[str, str]:
-    """Return both numbers with three decimals, or as many (up to six) as it takes to tell them apart."""
+    """Return both numbers with three decimals, or with as many (up to six) as it takes to tell them apart."""
     digits = next((d for d in (3, 4, 5) if fixed(a, d) != fixed(b, d)), 6)
     return fixed(a, digits), fixed(b, digits)
 
 
 def _gap(alone: float, federated: float, personalised: float | None) -> str:
-    """Return what personalising does to the gap of a member that does better alone."""
+    """Return whether personalising closes the gap of a member that does better alone."""
     if personalised is None:
         return "there is no personalised model to compare"
     if personalised <= alone:
@@ -198,13 +198,13 @@ def whole(value: object) -> str:
 
 
 def per_param(wire: Mapping[str, Any]) -> str:
-    """Return the bytes of an upload for each parameter."""
+    """Return the bytes of an upload per parameter."""
     size = number(wire.get("upload_bytes_per_param"))
     return f"{size:,.1f} bytes" if size is not None else UNDEFINED
 
 
 def in_bytes(value: object) -> str:
-    """Return exact bytes, and a rounded unit from 10,000 on: ``62,180 bytes (62.2 kB)``."""
+    """Return the exact number of bytes, from 10,000 on also in a rounded unit: ``62,180 bytes (62.2 kB)``."""
     count = number(value)
     if count is None:
         return UNDEFINED
@@ -213,7 +213,7 @@ def in_bytes(value: object) -> str:
 
 
 def in_seconds(value: object) -> str:
-    """Return seconds, short ones as milliseconds, or a dash."""
+    """Return a time in seconds, or in milliseconds if it is short; or a dash."""
     seconds = number(value)
     if seconds is None:
         return UNDEFINED
@@ -221,7 +221,7 @@ def in_seconds(value: object) -> str:
 
 
 def recipe_lines(result: Mapping[str, Any]) -> list[str]:
-    """Return what a simulation proposes for the recipe, as lines of a config under their tables.
+    """Return what a simulation proposes for the recipe: lines of a config, each with its table.
 
     >>> recipe_lines({"proposal": {"training": {"max_rows": 250}, "crypto": {"clip": {"*": 1.5}}}})
     ['[training] max_rows = 250', '[crypto] clip = {"*" = 1.5}']

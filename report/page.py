@@ -1,6 +1,6 @@
 """``report.html``: the result as one page that needs no script, no font and no network.
 
-Names in a result come from others: they are escaped, and the page forbids scripts and the network.
+Names in a result come from others. So they are escaped, and the page forbids scripts and the network.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def page(result: Mapping[str, Any]) -> str:
 
 
 def _alarms(result: Mapping[str, Any]) -> str:
-    """Return the warnings to read before anything else, or nothing."""
+    """Return the warnings that a reader must see first, or nothing."""
     parts = []
     if part(result, "audit").get("verified") is False:
         parts.append(
@@ -122,7 +122,7 @@ def _figures(result: Mapping[str, Any]) -> str:
 
 
 def _second(scores: Sequence[Mapping[str, Any]]) -> str:
-    """Return the metric shown beside the loss: AUC, or accuracy if a task has no AUC."""
+    """Return the metric that is shown beside the loss: AUC, or accuracy if the task has no AUC."""
     known = {metric for values in scores for metric in METRICS if number(values.get(metric)) is not None}
     return "accuracy" if "accuracy" in known and "auc" not in known else "auc"
 
@@ -265,7 +265,7 @@ def _rounds_table(result: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]
 
 
 def _present(members: Sequence[str], names: Sequence[str]) -> str:
-    """Return the members of a round's sum in few words: ``all 4``; their names, where a result has others."""
+    """Return the members of a round's sum: ``all 4``, or their names if the result has other members."""
     return f"all {len(names)}" if members and {*members} == {*names} else ", ".join(members) or UNDEFINED
 
 

@@ -1,7 +1,7 @@
 """The result of a run: a table for the terminal and a self-contained ``report.html``.
 
-Both read the same ``result``, the content of result.json, and change nothing. Names in a result come from
-others: they are made printable for the terminal and escaped for the page.
+Both read the same ``result``, the content of result.json, and change nothing. Names in a result come from others. So
+they are made printable for the terminal and escaped for the page.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _LOG_WORDS: dict[object, tuple[str, str]] = {
 
 
 def table(result: dict[str, Any], console: Console) -> None:
-    """Print the result: each member's numbers, whom federation helps, rounds, wire, log and model path."""
+    """Print the result: each member's numbers, whom federation helps, rounds, cost, log, and the model's path."""
     console.print(_scores_table(result))
     facts = Table.grid(padding=(0, 2))
     facts.add_column(no_wrap=True, style="bold")
@@ -64,7 +64,7 @@ def table(result: dict[str, Any], console: Console) -> None:
 
 
 def write(result: dict[str, Any], folder: Path) -> None:
-    """Write ``result.json`` and ``report.html``, self-contained; a reader sees old files or whole new ones.
+    """Write ``result.json`` and ``report.html``. A reader sees each file old or new, and always whole.
 
     Raises:
         OSError: the folder is missing or not writable.
@@ -100,7 +100,7 @@ def _scores_table(result: Mapping[str, Any]) -> Table:
 
 
 def _add(view: Table, subject: Mapping[str, Any], ways: Sequence[str], metrics: Sequence[str]) -> None:
-    """Add a member's lines: its name and rows on the left, one metric a line beside them."""
+    """Add a member's lines: its name and rows on the left, and one metric on each line beside them."""
     names = textwrap.wrap(plain(subject.get("name")), _NAME_WIDTH) or [""]
     if not any(part(subject, way) for way in WAYS):
         view.add_row(Text("\n".join(names), style="bold"), "not known here")
