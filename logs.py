@@ -68,7 +68,7 @@ def formatter(form: LogFormat, process: str, *, member: str = "", colors: bool =
 
     def complete(_: Any, __: str, entry: EventDict) -> EventDict:
         entry = {**source, **entry}
-        if process:  # a person at a command sees when it is said
+        if process:  # at a command, a person sees when an entry appears
             entry["time"] = _time(entry["_record"])
         known = {name: entry[name] for name in FIRST if entry.get(name)}
         return {**known, **{name: value for name, value in entry.items() if name not in FIRST}}

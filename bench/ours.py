@@ -90,9 +90,6 @@ def ours(params: int, tensors: int, value_bits: int = 16, members: int = MEMBERS
         tensors: has no effect.
         value_bits: bits of one value.
         members: number of members in the sum.
-
-    Raises:
-        ValueError: so many members and parameters would take too long.
     """
     if members > MANY and params > MOST_PARAMS:
         raise ValueError(f"{members} members seal at most {MOST_PARAMS:,} parameters here: more would take too long")

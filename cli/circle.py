@@ -77,37 +77,28 @@ def propose(
         shown = remote.circles()
         before, number = shown.living.circle if shown.living else None, shown.newest + 1
         recipe = _recipe(settings, schema, number)
-        proposed = Circle.of(
-            recipe, _members(before, cards, without or []), number=number, new_ledgers=new_ledger or ()
-        )
+        circle = Circle.of(recipe, _members(before, cards, without or []), number=number, new_ledgers=new_ledger or ())
         if start:
-            proposed = replace(proposed, start=_start(remote, start, proposed))
-        if before is not None and not Act.between(before, proposed).must_recount:
-            proposed = replace(proposed, counted=before.counted)
-        act = Act.between(before, proposed)
+            circle = replace(circle, start=_start(remote, start, circle))
+        if before is not None and not Act.between(before, circle).must_recount:
+            circle = replace(circle, counted=before.counted)
+        act = Act.between(before, circle)
         if before is not None and not (act.settings or act.joins or act.leaves or act.new_ledgers or act.start):
             raise InputError(
                 "config.value",
                 f"{config}: circle {before.number} already has these members and this recipe; expected a change",
             )
-        remote.propose(proposed)
+        remote.propose(circle)
     finally:
         remote.close()
     if as_json:
-        summary = {
-            "circle": proposed.digest,
-            "number": proposed.number,
-            "members": list(proposed.names),
-            "act": act.words(),
-        }
+        summary = {"circle": circle.digest, "number": circle.number, "members": list(circle.names), "act": act.words()}
         typer.echo(json.dumps(summary))
         return
     with page() as console:
-        console.print(
-            f"Circle {proposed.number} of {escape(proposed.federation)!r} is proposed: sha256:{proposed.digest}"
-        )
+        console.print(f"Circle {circle.number} of {escape(circle.federation)!r} is proposed: sha256:{circle.digest}")
         print_list(console, "What it changes", act.words())
-        console.print(f"\nIt begins when all have signed: {', '.join(proposed.names)}", markup=False)
+        console.print(f"\nIt begins when all have signed: {', '.join(circle.names)}", markup=False)
         console.print("Each member runs: moonflower circle sign CLIENT.toml")
 
 

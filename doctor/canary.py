@@ -92,8 +92,8 @@ def release(plan: Plan, values: int, sealing: Sealing = sealed.seal) -> Found:
     """Seal a canary of ``values`` parameters under ``plan``, as all its members, and return what became of it.
 
     Args:
-        plan: of the sum; every pair of its members agrees on masks, so not of hundreds.
-        values: of the update; at most two ring elements are sealed.
+        plan: the sum's plan; not one of hundreds of members, because each pair of them agrees on masks.
+        values: number of parameters; at most two ring elements are sealed.
         sealing: the function that seals. Tests pass a function that does not.
     """
     values = max(1, min(values, 2 * plan.lanes * plan.degree - len(COUNTERS) * plan.limbs))
@@ -211,7 +211,7 @@ def _shown_to_the_server(
 
 
 def _in_memory(pid: int, wanted: tuple[bytes, ...]) -> list[bool]:
-    """Return which of ``wanted`` a process's memory holds; nothing where it cannot be read."""
+    """Return which of ``wanted`` a process's memory holds; an empty list if it cannot be read."""
     present = [False] * len(wanted)
     try:
         maps = Path(f"/proc/{pid}/maps").read_text().splitlines()

@@ -33,7 +33,7 @@ from ..version import __version__
 Status = Literal["ok", "warning", "failed"]
 NOT_CHECKED = "not checked: "
 PYTHON = (3, 11)
-FLWR = ((1, 41), (1, 43))  # from, and up to but without
+FLWR = ((1, 41), (1, 43))  # from the first, up to but not including the second
 TENSEAL = "0.3.18"
 EXPIRY = timedelta(days=30)  # a warning comes this long before; for short lifetimes, in the last third
 _NETWORK = "from moonflower.client.node.confine import take_network_away as t; print(t())"

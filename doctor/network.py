@@ -202,7 +202,7 @@ def server(
 
 
 def _untrusted(error: httpx.TransportError) -> str | None:
-    """Return what is wrong with a certificate, or None if the error is another."""
+    """Return what is wrong with a certificate, or None if that is not the error."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
         cause = cause.__cause__ or cause.__context__

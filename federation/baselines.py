@@ -15,7 +15,14 @@ from ..client.learning.splits import join
 
 @dataclass(frozen=True)
 class Baselines:
-    """Metrics by member, and overall: trained on its own rows alone, and on all members' rows in one place."""
+    """How good models are without federation. A metric that is undefined is None.
+
+    Attributes:
+        alone: member → metrics of its own model, trained on its own rows only, on its own test rows.
+        pooled: member → metrics of one model, trained on all members' rows in one place, on its own test rows.
+        overall_alone: mean metrics of the members' own models on all members' test rows, weighted by training rows.
+        overall_pooled: metrics of the pooled model on all members' test rows.
+    """
 
     alone: Mapping[str, Mapping[str, Any] | None]
     pooled: Mapping[str, Mapping[str, Any] | None]
@@ -24,9 +31,10 @@ class Baselines:
 
 
 def baselines(cast: Cast) -> Baselines:
-    """Train each member alone and all data pooled, with the same rounds × epochs; judge as result.json says.
+    """Train a model for each member alone and one on all rows, with the same rounds × epochs, and evaluate them.
 
-    Pooled, an epoch takes as many steps as those of all members together, so that a step sees as many rows.
+    An epoch of the pooled model takes as many steps as the epochs of all members together, so that each step sees as
+    many rows as a step of a member.
     """
     training = cast.settings.training
     steps = training.model_copy(update={"parts": training.parts * len(cast.names)})
@@ -58,7 +66,7 @@ def _weighted(metrics: list[dict[str, float | None]], weights: list[int]) -> dic
 
 
 def clean(metrics: Mapping[str, float | None] | None) -> dict[str, float | None] | None:
-    """Return metrics with undefined and infinite numbers as None: JSON has no NaN."""
+    """Return metrics with None for undefined and infinite numbers, because JSON has no NaN."""
     if metrics is None:
         return None
     return {name: value if value is not None and np.isfinite(value) else None for name, value in metrics.items()}

@@ -1,4 +1,4 @@
-"""Certificates for a federation on one machine: a CA that signs one server certificate and is thrown away."""
+"""Certificates for a federation on one machine: a CA signs one server certificate, and its key is thrown away."""
 
 from __future__ import annotations
 

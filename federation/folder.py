@@ -1,4 +1,4 @@
-"""The output folder of a run: claimed in one step, so that no two runs share it, and removed after bad input."""
+"""The output folder of a run: claimed in one step, so that two runs never share it, and removed after bad input."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import InputError
 
-CLAIM = "models"  # a folder that every run has: only one process can be the one that made it
+CLAIM = "models"  # every run has this folder, and only one process can be the one that creates it
 
 
 @contextmanager
@@ -21,11 +21,11 @@ def fresh(out: Path | None, name: str) -> Iterator[Path]:
     """Yield an empty folder that belongs to this run. An InputError in the block undoes all changes.
 
     Args:
-        out: absent or empty; None: ``runs/<name>-<utc>``, with a number behind it where that is taken.
-        name: of the federation.
+        out: absent or empty; None for ``runs/<name>-<utc>``, with a number at the end if that is taken.
+        name: the federation's name.
 
     Raises:
-        InputError: ``config.out``: ``out`` is not a folder, is not empty, or cannot be made.
+        InputError: ``config.out``: ``out`` is not a folder, is not empty, or cannot be created.
     """
     folder, created = _claimed(out, name)
     try:
@@ -38,7 +38,7 @@ def fresh(out: Path | None, name: str) -> Iterator[Path]:
 
 
 def _claimed(out: Path | None, name: str) -> tuple[Path, list[Path]]:
-    """Return the folder that is ours now, and the folders that were made for it, innermost first."""
+    """Return the folder that is now ours, and the folders that were created for it, innermost first."""
     for folder in [out] if out is not None else _defaults(name):
         real = Path(os.path.realpath(folder))
         created = [path for path in (real, *real.parents) if not path.exists()]
@@ -52,7 +52,7 @@ def _claimed(out: Path | None, name: str) -> tuple[Path, list[Path]]:
 
 
 def _claim(folder: Path) -> str:
-    """Make the folder ours; return why that cannot be, or ""."""
+    """Claim the folder; return why that is not possible, or ""."""
     if folder.exists() and not folder.is_dir():
         return "is not a folder"
     try:
@@ -71,7 +71,7 @@ def _claim(folder: Path) -> str:
 
 
 def _defaults(name: str) -> Iterator[Path]:
-    """Yield names for a run that begins now; a federation's name may hold blanks and slashes, a folder's not."""
+    """Yield folder names for a run that begins now, without the blanks and slashes of the federation's name."""
     words = "-".join(re.findall(r"[A-Za-z0-9_]+", name))
     stem = Path("runs") / f"{words}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     yield stem

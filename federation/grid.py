@@ -1,9 +1,10 @@
 """LocalGrid: Flower's Grid interface in one process, for simulate. No SuperLink, no ray, no threads.
 
-Messages wait until they are pulled, and are then handled one at a time by the ClientApp of their node, so that the
-coordinator holds one reply at a time. Members' time is virtual: live they all work at once, here one after the
-other, so their work takes no time by this clock; a reply that a drill delays or drops costs no real waiting.
-Flower's ``TaskIdentity`` is set because ``Message`` asks for it (contract test).
+Messages wait until they are pulled. Then the ClientApp of their node handles them one at a time, so the coordinator
+holds one reply at a time. Members' time is virtual: live members work at the same time, and here they work one after
+another, so this clock does not count their work. A reply that a drill delays or drops costs no real waiting.
+
+Flower's ``TaskIdentity`` is set because ``Message`` needs it (contract test).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ..protocol.records import from_records
 
 RUN_ID = NODE_ID = TASK_ID = 1
 Delay = Callable[[str, Body], float]
-"""Seconds of virtual time that a member's reply to a request takes; ``inf`` for never."""
+"""Maps (member, request) to the seconds of virtual time until the reply; ``inf`` if it never comes."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class LocalGrid(Grid):
     Args:
         app: the ClientApp that all members run.
         members: node id → member name; the name is each node's ``node_config["member"]``.
-        delay: of replies.
+        delay: delay of each reply; None for no delays.
     """
 
     def __init__(self, app: ClientApp, members: Mapping[int, str], delay: Delay | None = None) -> None:
@@ -54,12 +55,12 @@ class LocalGrid(Grid):
         self._sent, self._skipped = 0, 0.0
 
     def now(self) -> float:
-        """Return seconds: real ones without those in which a member worked, and those that were skipped."""
+        """Return seconds: real time without the time in which members worked, plus the time that was skipped."""
         return time.monotonic() + self._skipped
 
     def wait(self, until: float) -> None:
-        """Skip to the next reply that will be ready, at most to ``until``."""
-        now = self.now()  # what is ready and was not taken belongs to an exchange that is over
+        """Skip to the next reply that becomes ready, but not past ``until``, in seconds on this clock."""
+        now = self.now()  # a reply that was ready and not taken belongs to an exchange that is over
         nearest = min((waiting.ready for waiting in self._queue.values() if waiting.ready > now), default=until)
         self._skipped += max(0.0, min(nearest, until) - now)
 
@@ -73,7 +74,7 @@ class LocalGrid(Grid):
         return self._run
 
     def create_message(self, *_args: Any, **_kwargs: Any) -> Message:
-        """Refuse: deprecated by Flower in favour of ``Message``."""
+        """Refuse: Flower deprecated this in favour of ``Message``."""
         raise TypeError("create_message is deprecated; construct a Message")
 
     def get_node_ids(self) -> Iterable[int]:
@@ -94,7 +95,7 @@ class LocalGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Let the first ready message among ``message_ids`` be handled; return its reply, or nothing."""
+        """Have the first ready message among ``message_ids`` handled; return its reply, or nothing."""
         for identifier in message_ids:
             waiting = self._queue.get(identifier)
             if waiting is not None and waiting.ready <= self.now():
@@ -106,7 +107,7 @@ class LocalGrid(Grid):
         return []
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Push messages and return the replies that come before the timeout (seconds)."""
+        """Push messages and return the replies that come within ``timeout`` seconds; None waits for all."""
         ids, replies = list(self.push_messages(messages)), []
         deadline = self.now() + (float("inf") if timeout is None else timeout)
         while ids and self.now() < deadline:

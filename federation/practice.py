@@ -1,7 +1,7 @@
-"""The practice circle of a federation on one machine, proposed and signed by the person who has all the keys.
+"""The practice circle of a federation on one machine. One person has all the keys, proposes the circle and signs it.
 
-The same document, the same signatures and the same entries of the log as live; only that nobody is asked. Its members'
-secrets come from a seed, so a node with a secret of its own is in no such circle.
+The document, the signatures and the log's entries are the same as live; only nobody is asked. The members' secrets come
+from a seed, so a node with its own secret is never in a practice circle.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ def floor(min_members: int) -> CircleSettings:
 
 
 def begin(recipe: Recipe, members: Mapping[str, Circles], state: State) -> SignedCircle:
-    """Propose a circle of these members, let all sign, and return it with their signatures.
+    """Propose a circle of these members, sign it for all of them, and return it with their signatures.
 
     Args:
-        recipe: of all.
-        members: name → its circles.
+        recipe: the circle's recipe.
+        members: name → the circles of that member.
         state: the coordinator's records.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Processes of a federation on this machine: started, found dead, and ended together."""
+"""Processes of a federation on this machine: start them, notice when one dies, and end them together."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 class Processes:
-    """Processes that are started, found dead, and ended together; each writes its own log file.
+    """Processes that start and end together. Each writes its own log file.
 
     Args:
         logs: folder of the log files.
@@ -53,10 +53,10 @@ class Processes:
             )
 
     def check(self) -> None:
-        """Check that all are alive.
+        """Check that all processes are alive.
 
         Raises:
-            Refused: ``run.unreachable``: one ended; says what it said last.
+            Refused: ``run.unreachable``: one ended; the message has the last line of its log.
         """
         for name, process in self.running.items():
             if process.poll() is not None:
@@ -67,7 +67,7 @@ class Processes:
                 raise Refused("run.unreachable", ended, hint=str(log))
 
     def end(self) -> None:
-        """End all, the newest first."""
+        """End all processes, the newest first. A process that does not end within 15 s is killed."""
         for process in reversed(self.running.values()):
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
@@ -83,7 +83,7 @@ class Processes:
 
 @contextmanager
 def raised(stage: Stage) -> Iterator[Processes]:
-    """Start issuer, server and clients, and end them afterwards."""
+    """Start issuer, server and clients, and end them at the end of the block."""
     processes = Processes(stage.folder / "logs")
     try:
         processes.start("issuer", command("issuer", stage.issuer))

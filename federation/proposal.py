@@ -1,7 +1,7 @@
 """What a simulation proposes for the recipe: constants that live members cannot find together, as lines of a config.
 
-Clip and longest step bound what one member can do; edges are those between equally full bins of the last model's
-scores. Whoever has everybody's rows can find them; a recipe then states them, and no run moves them.
+The clip and the longest step bound what one member can do. The edges lie between equally full bins of the last model's
+scores. Only someone who has all members' rows can find these values. A recipe states them, and no run changes them.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from ..client.tasks import MOST_BINS, ROWS_A_BIN
 from ..configs.settings import AUTO
 
 STEP_ROOM = 3.0
-"""Times the longest mean of the run that was not refused."""
+"""The proposed longest step is this many times the longest mean that the run did not refuse."""
 
 
 def proposal(cast: Cast, longest: float, vector: Vector | None, scaling: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the recipe should say, by table and key.
 
     Args:
-        cast: of the simulation.
-        longest: norm of its longest mean that was not refused; 0 where there is none. Then round 1 is looked at, and
-            also where the proposed clips are of other groups than the run's, so that lengths are in other units.
-        vector: of its last version, ``float32[n]``; None where there is none.
-        scaling: of that version.
+        cast: the simulation's members.
+        longest: Euclidean norm of the longest mean that was not refused; 0 if there is none. In that case the longest
+            step comes from round 1. It also does if the proposed clips group the tensors differently from the run's,
+            because lengths are then in other units.
+        vector: the last version, ``float32[n]``; None if there is none.
+        scaling: the scaling of that version.
     """
     left = {
         "crypto": cast.settings.crypto.model_copy(update={"clip": AUTO}),
@@ -39,7 +40,9 @@ def proposal(cast: Cast, longest: float, vector: Vector | None, scaling: Mapping
         cast.settings.model_copy(update=left), [cast.learner(name, rows) for name, rows in sorted(cast.splits.items())]
     )
     own, alike = cast.settings.crypto.clip, measured.crypto.clip
-    one_unit = alike == own or not (isinstance(own, dict) or isinstance(alike, dict))  # lengths are beside the clips
+    one_unit = alike == own or not (
+        isinstance(own, dict) or isinstance(alike, dict)
+    )  # lengths are relative to the clips
     tables: dict[str, dict[str, Any]] = {
         "training": {"max_rows": cast.settings.training.max_rows},
         "crypto": {"clip": measured.crypto.clip},

@@ -1,4 +1,4 @@
-"""The server as a submitter or an approver sees it: submit, follow and stop runs; look at models, decide on them."""
+"""The server as a submitter or an approver sees it: submit, follow and stop runs; list models and decide on them."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from ..protocol.model_version import Version, parse
 Event = dict[str, Any]
 POLL_S = 0.3
 CIRCLE_POLL_S = 2.0
-PATIENCE_S = 120.0  # how long a server may be away while a run is followed; it may be starting again
-SHORTEST = 6  # digits that name a file
+PATIENCE_S = 120.0  # how long a server may be away while a run is followed: it may be restarting
+SHORTEST = 6  # fewest digits of a SHA-256 that name a file
 LATER = ("run.unreachable", "auth.throttled")
 
 
 class Remote:
-    """A server and the right to ask it.
+    """A server, and a login to it.
 
     Args:
-        config: where it is, and how to log in.
-        scope: of the token.
+        config: where the server is, and how to log in.
+        scope: scope of the token.
 
     Raises:
-        InputError: key or CA cannot be read.
+        InputError: the key or the CA cannot be read.
     """
 
     def __init__(self, config: OperatorConfig, scope: str = "fl:run") -> None:
@@ -62,11 +62,11 @@ class Remote:
         self._api.ask("POST", "/api/circle", json=circle.as_dict())
 
     def await_circle(self, recipe: Recipe, say: Callable[[str], None]) -> None:
-        """Return at once unless a recipe is that of a circle that waits for signatures: then when that has begun.
+        """Wait until the circle of this recipe begins, if such a circle waits for signatures; else return at once.
 
         Args:
-            recipe: that a run's config makes.
-            say: called with a line for whoever waits, when it is another one.
+            recipe: the recipe that a run's config makes.
+            say: called with a line that says whose signatures are missing, whenever that changes.
 
         Raises:
             Refused, InputError: as the server said.
@@ -88,8 +88,8 @@ class Remote:
         """Submit a run in the current circle; return its identifier.
 
         Args:
-            recipe: that the run's config makes; it may differ from the circle's in what is free for a run.
-            start: name of the version of the circle that it starts from; "" for where the circle starts.
+            recipe: the recipe that the run's config makes; it may differ from the circle's in what a run may choose.
+            start: name of the version of the circle that the run starts from; "" for the circle's own start.
 
         Raises:
             Refused, InputError: as the server said; ``circle.differs`` names every key.
@@ -126,22 +126,22 @@ class Remote:
         return self._api.ask("POST", f"/api/models/{_digits(name)}/decisions", json=value)
 
     def file(self, name: str, *, unreleased: bool) -> Version:
-        """Return a version's file; the file of an unreleased version is marked.
+        """Return a version's file. The file of an unreleased version is marked as such.
 
         Raises:
-            Refused, InputError: as the server said, or what came is no version.
+            Refused, InputError: as the server said, or its reply is not a version.
         """
         asked = {"unreleased": "yes"} if unreleased else {}
         return parse(self._api.send("GET", f"/api/models/{_digits(name)}/file", params=asked).content)
 
     def start(self, name: str) -> tuple[Start, Version]:
-        """Return a version as a circle starts from it, with its file: a promoted one, or one that was imported.
+        """Return a version as the start of a circle, with its file. The version was promoted or imported.
 
         Args:
-            name: number, or the first digits of the SHA-256.
+            name: the version's number, or the first digits of its SHA-256.
 
         Raises:
-            Refused, InputError: as the server said; ``base.unknown``: it was not promoted.
+            Refused, InputError: as the server said; ``base.unknown``: the version was not promoted.
         """
         imports = [str(entry["sha256"]) for entry in self.listing()["imports"]]
         matches = [sha256 for sha256 in imports if len(name) >= SHORTEST and sha256.startswith(name)]
@@ -158,10 +158,10 @@ class Remote:
         return Start(sha256, version.identity, bool(matches)), version
 
     def follow(self, run: str) -> Iterator[Event]:
-        """Yield the log's entries about a run until it is over; the server may be away for two minutes meanwhile.
+        """Yield the log's entries about a run until the run is over. The server may be away for up to two minutes.
 
         Raises:
-            Refused: ``run.unreachable``, ``auth.throttled``: it stayed away longer; or as the server said.
+            Refused: ``run.unreachable``, ``auth.throttled``: the server was away longer; or as the server said.
         """
         after, away_since = -1, None
         while True:
@@ -188,7 +188,7 @@ def _digits(name: str) -> str:
     """Return the name of a version: a number, or digits of its SHA-256.
 
     Raises:
-        InputError: ``data.model``: another word, which would be another address.
+        InputError: ``data.model``: any other text, which could lead to another address.
     """
     if not re.fullmatch(r"[0-9a-f]{1,64}", name):
         raise InputError("data.model", f"there is no model version {name!r}; expected a number or digits of a SHA-256")
@@ -196,10 +196,10 @@ def _digits(name: str) -> str:
 
 
 def await_ready(probe: Callable[[], bool], what: str, timeout_s: float) -> None:
-    """Return once ``probe`` is true.
+    """Return once ``probe`` returns true.
 
     Raises:
-        Refused: ``run.unreachable``: it was not in time.
+        Refused: ``run.unreachable``: it did not within ``timeout_s`` seconds.
     """
     deadline = time.monotonic() + timeout_s
     while not probe():

@@ -1,7 +1,7 @@
-"""A whole federation in one process: the same ServerApp and ClientApp as live, and the baselines to compare with.
+"""A whole federation in one process: the same ServerApp and ClientApp as live, and baselines to compare with.
 
-All members' data is at hand here, so the result also says what each member would have had alone and what pooling
-the data would have given. It protects nobody from whoever runs it: the keys of all members are in one process.
+All members' data is here, so the result also says how good each member's own model is, and how good a model of the
+pooled data is. A simulation protects nobody from the person who runs it: all members' keys are in one process.
 """
 
 from __future__ import annotations
@@ -71,19 +71,19 @@ def simulate(
     on_event: Callable[[Event], None] | None = None,
     kit: Kit | None = None,
 ) -> Simulation:
-    """Run the federation in ``config`` and return its result; everything is written to ``out``.
+    """Run the federation in ``config`` and return its result. All files are written to ``out``.
 
     Args:
-        config: run config (TOML).
+        config: path of a run config (TOML).
         out: absent or empty folder; default ``runs/<name>-<utc>``.
-        overrides: ``table.key=value`` strings.
+        overrides: ``table.key=value`` strings that override the config.
         drills: ``KIND@ROUND:MEMBER`` strings.
         on_event: called with each entry of the audit log as it is written.
-        kit: purposes, steps and optimiser of all members; None for those of every federation.
+        kit: purposes, steps and optimiser of all members; None for the usual ones.
 
     Raises:
-        InputError: config, data, drill or output folder are wrong; nothing was written.
-        KeyboardInterrupt: somebody stopped the run; says what is left of it.
+        InputError: the config, the data, a drill or the output folder is wrong. Nothing was written.
+        KeyboardInterrupt: somebody stopped the run; the message says what is left of it.
     """
     cast = prepare(Path(config), overrides)
     planned = parse_drills(drills, cast.names, cast.settings.training.rounds)
@@ -157,7 +157,7 @@ def _members(cast: Cast, drills: Sequence[Drill], learners: dict[str, Learner], 
 
 
 def _result(cast: Cast, state: State, run: str, learners: Mapping[str, Learner]) -> dict[str, Any]:
-    """Return the result that the coordinator knows, plus what only a process with all data can add."""
+    """Return the coordinator's result, plus what only a process with all data can add."""
     known = result(state, run)
     model = known["model"]
     vector = state.models.read(model["sha256"]).vector if model else None

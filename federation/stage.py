@@ -38,10 +38,10 @@ OPERATOR = ["fl:run", "fl:audit"]
 
 @dataclass(frozen=True)
 class Stage:
-    """Where everything of a federation on one machine lies.
+    """Where the files of a federation on one machine are.
 
     Attributes:
-        folder: of all; also the server's state.
+        folder: holds all of them; it is also the server's state folder.
         issuer, server, operator: config files.
         clients: member → config file.
         issuer_url, server_url: addresses.
@@ -70,10 +70,10 @@ def stage(
     """Write keys and configs for a federation on this machine.
 
     Args:
-        settings: of the run; [data] says where the rows are.
-        members: names.
-        folder: empty.
-        server, oauth, issuer: settings that differ from the defaults: [server], the server's [oauth], [issuer].
+        settings: the run's settings; [data] says where the rows are.
+        members: the members' names.
+        folder: an empty folder.
+        server, oauth, issuer: settings that differ from the defaults, in [server], the server's [oauth] and [issuer].
         issuer_url: address of another authorization server; "" for the embedded one.
         recipe: recipe of a circle that all members sign here; None if their operators sign a circle later.
     """
@@ -118,8 +118,8 @@ def stage(
 
 
 def _begin_circle(staged: Stage, recipe: Recipe) -> None:
-    """Let all members sign the circle of a recipe, as their operators would."""
-    before = os.umask(0o077)  # what is written here belongs to nodes and server
+    """Sign the circle of a recipe for all members, as their operators would."""
+    before = os.umask(0o077)  # the files written here belong to the nodes and the server
     try:
         with ExitStack() as stack:
             server = load_config(ServerConfig, staged.server).server
@@ -160,7 +160,7 @@ def _server(
 
 
 def _client(settings: RunSettings, name: str, server_url: str, login: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tables of a member's client.toml; each node takes only its own part of the one table of rows."""
+    """Return the tables of a member's client.toml. Each node takes only its own part of the shared table of rows."""
     floor = settings.floor().model_dump(mode="json", exclude_none=True)
     node = {**floor, "member": name, "server": server_url, "ca": "../../ca.pem", "idle_poll_s": 0.5}
     data = {name: str(value) for name, value in (("path", settings.data.path), ("site", settings.data.site)) if value}
@@ -170,7 +170,7 @@ def _client(settings: RunSettings, name: str, server_url: str, login: Mapping[st
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports of this machine that no process listens on now; the federation's processes take them soon."""
+    """Return ports of this machine that are free now. The federation's processes take them soon."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for listener in sockets:
@@ -182,12 +182,12 @@ def free_ports(count: int) -> list[int]:
 
 
 def slug(name: str) -> str:
-    """Return a name as files and folders bear it."""
+    """Return a name in the form that is used for files and folders."""
     return "-".join(re.findall(r"[A-Za-z0-9]+", name)).lower() or "member"
 
 
 def slugs(names: tuple[str, ...]) -> dict[str, str]:
-    """Return a folder name for each member; alike names get a number."""
+    """Return a folder name for each member. If two would be the same, a number is added."""
     folders: dict[str, str] = {}
     for name in names:
         plain = slug(name)
@@ -200,13 +200,13 @@ def slugs(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def _pin(state: Path, practice: NodeSecret | None) -> str:
-    """Make a node's keys, in practice with the secret that a simulation's member of that name has; returns its pin."""
+    """Make a node's keys and return its pin. In practice, the secret is that of a simulated member of this name."""
     make_keys(state, practice=practice)
     return load_keys(state).pin
 
 
 def client_key(home: Path) -> Path:
-    """Write a new OAuth key into a folder; returns the public file."""
+    """Write a new OAuth key into a folder; return the path of the public half."""
     secret, shared = new_client_key()
     write(home / "oauth.key", json.dumps(secret).encode(), private=True)
     public = home / "oauth.pub"
@@ -219,6 +219,6 @@ def _config(path: Path, tables: Mapping[str, Any]) -> None:
 
 
 def write(path: Path, data: bytes, *, private: bool = False) -> None:
-    """Write a file where none is yet."""
+    """Write a new file, and its folder if needed. A private file is readable by this user only."""
     path.parent.mkdir(parents=True, exist_ok=True)
     files.create(path, data, 0o600 if private else 0o644)

@@ -1,8 +1,8 @@
 """A federation of real processes on this machine, from a run config: issuer, server and one client for each member.
 
 Everything that separate machines would have is made here, each in its own folder: keys, cards, certificates, configs,
-and the circle that all sign. Reading these files is the shortest way to see what a real deployment consists of. It
-protects nobody from whoever runs it: all keys lie on one disk.
+and the circle that all sign. Reading these files is the shortest way to see what a real deployment consists of. Such a
+federation protects nobody from the person who runs it: all keys are on one disk.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ def up(
     folder: Path,
     on_event: Callable[[Event], None],
 ) -> Finished:
-    """Run a federation of real processes and return its result; everything is written to ``folder``.
+    """Run a federation of real processes and return its result. All files are written to ``folder``.
 
     Args:
-        settings: of the run.
-        members: names.
-        recipe: of their practice circle.
-        folder: empty.
-        on_event: called with each entry of the log about the run.
+        settings: the run's settings.
+        members: the members' names.
+        recipe: recipe of their practice circle.
+        folder: an empty folder.
+        on_event: called with each log entry about the run.
     """
     staged = stage(settings.in_practice(), members, folder, recipe=recipe)
     with raised(staged):

@@ -1,1 +1,1 @@
-"""Faults injected on purpose: hostile members and coordinators, so that a federation can try its defences."""
+"""Faults injected on purpose: hostile members and coordinators, so that a federation can test its defences."""

@@ -1,8 +1,8 @@
-"""What happens to a member's node, on purpose: it is away for a while, or its process starts anew again and again.
+"""A member's node that goes away on purpose: once for a while, or again and again because its process dies.
 
-``away`` takes the node off the line for ten minutes as it is asked for its update, in this round and in the next.
-``flap`` has its process die three times with each request of the round, and come back after five seconds. Time is
-virtual: nobody really waits.
+``away`` disconnects the node for ten minutes when it is asked for its update, in this round and in the next. ``flap``
+makes its process die three times on each request of the round; each time it comes back after five seconds. Time is
+virtual, so nobody really waits.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Absences:
     """The nodes of a simulated federation, some of which go and come back.
 
     Args:
-        drills: of the kinds ``away`` and ``flap``.
-        nodes: name → number, of all members.
-        now: seconds on the simulation's clock.
+        drills: drills of the kinds ``away`` and ``flap``.
+        nodes: name → Flower node id, for all members.
+        now: returns seconds on the simulation's clock.
     """
 
     def __init__(self, drills: Sequence[Drill], nodes: Mapping[str, int], now: Callable[[], float]) -> None:
@@ -45,7 +45,7 @@ class Absences:
         }
 
     def delay(self, member: str, asked: Body) -> float:
-        """Return 0, or infinity for a request with which the member's node goes; it is asked again when it is back."""
+        """Return 0, or infinity if this request makes the member's node go. It is asked again when it is back."""
         if not isinstance(asked, RoundRequest) or asked.purpose != UPDATE.name:
             return 0.0
         falls = self._falls[member, asked.round, type(asked)]

@@ -1,8 +1,8 @@
 """What a dishonest coordinator does, on purpose, so that members can see their guards refuse it.
 
-``split-base`` sends one member the base of the round before, and adds its envelope all the same. ``nudge`` sends it
-a base that no member ever computed. ``fork-list`` has it answer another total than everybody else, ``leave-out`` a
-list without another name. ``shift`` adds to the total before it is answered, ``rushing`` after.
+``split-base`` sends one member the base of the round before, and still adds its envelope. ``nudge`` sends it a base
+that no member ever computed. ``fork-list`` has it answer a total that nobody else gets, ``leave-out`` a list that lacks
+another member. ``shift`` changes the total before it is answered, ``rushing`` afterwards.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ R = TypeVar("R", bound=RoundRequest)
 
 
 class Drills:
-    """Planned round → (kind, member). A drill is for the first number of its round, and for updates only."""
+    """Planned round → (kind, member). A drill applies to the first number of its round, and only to updates."""
 
     def __init__(self, drills: Mapping[int, tuple[str, str]]) -> None:
         self._drills, self._numbers = dict(drills), dict[int, int]()
 
     def due(self, at: RoundContext | RoundRequest) -> tuple[str, str]:
-        """Return the kind and member of the drill that is due; empty words where there is none."""
+        """Return the kind and the member of the drill that is due; two empty strings if there is none."""
         if at.purpose != UPDATE.name or at.round not in self._drills:
             return "", ""
         first = self._numbers.setdefault(at.round, at.number)
@@ -47,11 +47,11 @@ class DrilledRounds(Rounds):
     drills: Drills
 
     def base_for(self, member: str, base: Entry, entries: list[Entry], context: RoundContext) -> Entry:
-        """As the drill wants it."""
+        """Return the base for a member: the version before it, if the drill says so."""
         return _before(base, entries) if self.drills.due(context) == ("split-base", member) else base
 
     def check(self, collection: Collection, member: str, raw: RawEnvelope) -> Envelope:
-        """As the drill wants it."""
+        """Return the envelope. The drill accepts one that is about another base, and checks only its signature."""
         if self.drills.due(collection.context) != ("split-base", member):
             return super().check(collection, member, raw)
         signed, body = split(raw)
@@ -64,7 +64,7 @@ class DrilledSums(Sums):
     drills: Drills
 
     def sent(self, member: str, request: R) -> R:
-        """As the drill wants it."""
+        """Return a request as it is sent to a member, which the drill may change."""
         kind, target = self.drills.due(request)
         if target != member:
             return request
@@ -84,7 +84,7 @@ class DrilledSums(Sums):
         return request
 
     def summed(self, context: RoundContext, total: bytes) -> bytes:
-        """As the drill wants it."""
+        """Return a total as it is answered, which the drill may change."""
         return _shifted(total) if self.drills.due(context)[0] == "shift" else total
 
 

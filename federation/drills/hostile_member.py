@@ -1,7 +1,7 @@
-"""What a failing or hostile member does, on purpose: part of the product, so that a federation can try its defences.
+"""What a failing or hostile member does, on purpose. A federation uses it to test its defences.
 
-Each drill replaces one step of an honest member in one round; ``rows`` does when the statistics are opened, before all
-rounds. What is expected of each stands in docs/drills.md.
+Each drill replaces one step of an honest member in one round. Only ``rows`` does so before all rounds, when the
+statistics are opened. docs/drills.md says what is expected of each drill.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CLAIMED_ROWS = 2**38
 
 @dataclass(frozen=True)
 class _Spoiling:
-    """The step of a drill: ``inner-product`` after all others, the rest before them."""
+    """The step that a drill adds: ``inner-product`` after all other steps, any other kind before them."""
 
     kind: str
 
@@ -50,7 +50,7 @@ class _Spoiling:
 
 
 class DrilledMember(Member):
-    """An honest member, except for its drills: planned round → kind. A drill is for the first number of its round."""
+    """An honest member, except for its drills: planned round → kind. Each is for the first number of its round."""
 
     drills: Mapping[int, str] = {}
     _numbers: dict[int, int]
@@ -105,7 +105,7 @@ class DrilledMember(Member):
         return super()._answer(seat, context, kept, listed, lanes)
 
     def answer(self, request: type[Body], records: RecordDict) -> RecordDict:
-        """Return the honest reply, or what the drill makes of it on its way out."""
+        """Return the honest reply, or what the drill makes of it."""
         reply = super().answer(request, records)
         if request is not Seal or kind_of(reply) != Sealed.kind:
             return reply

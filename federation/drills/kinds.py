@@ -1,4 +1,4 @@
-"""Drills as people write them: KIND@ROUND:MEMBER, checked against the run they are for."""
+"""Drills as people write them: KIND@ROUND:MEMBER. They are checked against the run that they are for."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Drill:
 
     Attributes:
         kind: one of :data:`KINDS`.
-        round: 1-based.
-        member: the member that does it, or its target.
+        round: planned round, from 1.
+        member: name of the member that does it, or that the coordinator does it to.
     """
 
     kind: str
@@ -48,7 +48,7 @@ def parse_drills(texts: Iterable[str], members: Sequence[str], rounds: int) -> l
 
     Args:
         texts: ``KIND@ROUND:MEMBER``; MEMBER is a name or a 1-based index.
-        members: names, in order.
+        members: the members' names, in order.
         rounds: number of rounds of the run.
 
     Raises:

@@ -133,9 +133,9 @@ def _compare_tree(frontier: Frontier, size: int, root: bytes) -> None:
 
 
 def _compare_kept(frontier: Frontier, name: str, kept: Checkpoint, root: bytes) -> None:
-    """Check the log against a checkpoint that was kept elsewhere; ``found``: the log's root at its size.
+    """Check the log against a checkpoint that was kept elsewhere; ``root``: the log's root at its size.
 
-    If two trees of one size differ, the first entry that differs cannot be told. The newest one under them is named.
+    If two trees of one size differ, nobody can say which entry differs first. The newest one under them is named.
     """
     if kept.size > frontier.size:
         message = f"expected {kept.size} entries or more, as in the {name}; got {frontier.size}"
