@@ -1,6 +1,6 @@
 """A database of the coordinator or of a member: one SQLite file that several processes write, or memory.
 
-Opening a new store creates its tables. Every change goes through :meth:`Store.transaction`. It holds the
+Opening a store creates the tables that are missing. Every change goes through :meth:`Store.transaction`. It holds the
 only write lock from its first statement to the commit (``BEGIN IMMEDIATE``), so what was read inside it still holds at
 the commit. A thread has at most one connection at a time. A second connection inside the first would wait for itself,
 so it is refused at once.
@@ -151,7 +151,7 @@ class Store:
                 self._held.busy = False
 
     def _open(self) -> None:
-        """Check whose file it is before anything is written, then create the tables of a new one."""
+        """Check whose file it is before anything is written, then create what is missing."""
         with self.read() as connection:
             self._check_owner(connection)
         if self.path is not None:
@@ -162,8 +162,10 @@ class Store:
                 raise _bad_state(self.path, f"expected write-ahead logging on a local disk, got {mode!r}")
         with self.transaction() as connection:
             fresh = self._check_owner(connection)  # another process may have been here in between
+            there = set(connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars())
+            missing = [table for table in self._metadata.sorted_tables if table.name not in there]
+            self._metadata.create_all(connection, missing, checkfirst=False)
             if fresh:
-                self._metadata.create_all(connection)
                 connection.exec_driver_sql(f"PRAGMA application_id={self._application_id}")
                 connection.exec_driver_sql(f"PRAGMA user_version={USER_VERSION}")
 

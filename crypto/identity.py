@@ -190,8 +190,8 @@ class Roster:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over all cards."""
-        return digest([card.as_dict() for card in self.cards])
+        """SHA-256 over all cards without their signatures, which a member draws anew whenever its node starts."""
+        return digest([card.body() for card in self.cards])
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 from moonflower.federation.stage import free_ports
 from moonflower.server.records.verify import verify
 from support import ROOT
-from support.live import family, send
+from support.live import everywhere, family, send
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", flags=re.M | re.S)
 CLONE = ("Makefile", "pyproject.toml", "constraints.txt", "configs")
@@ -62,10 +64,29 @@ def run(commands: str, folder: Path, **environment: str) -> str:
 def test_the_first_federation(clone: Path) -> None:
     done = steps("docs/first-federation.md")
     assert len(done) >= 8
+    proxies = dict.fromkeys(("HTTPS_PROXY", "HTTP_PROXY"), "http://192.0.2.1:1")  # nothing is there, nobody asks it
     for commands, shown in done:
-        printed = re.sub(r" +", " ", run(commands, clone))
+        printed = re.sub(r" +", " ", run(commands, clone, **proxies, NO_PROXY="", no_proxy=""))
         for line in shown:
             assert re.sub(r" +", " ", line) in printed, f"{commands}\ndid not print\n{line}\nbut\n{printed}"
+    real, simulated = (json.loads((clone / f"runs/{name}/result.json").read_text()) for name in ("real", "first"))
+    assert real["model"]["sha256"] == simulated["model"]["sha256"]
+    assert real["rounds"] == simulated["rounds"]
+    counted, exact = (result["overall"]["federated"] for result in (real, simulated))
+    for metric in ("loss", "accuracy"):
+        assert counted[metric] == pytest.approx(exact[metric], abs=1e-4), "from sealed counts, and from all rows"
+    check_left(clone / "runs/real")
+
+
+def check_left(out: Path) -> None:
+    """Check that ``up`` left what it promises, every secret for its owner only, and no process."""
+    assert {"report.html", "result.json", "moonflower.db", "log.pub", "models"} <= {path.name for path in out.iterdir()}
+    assert verify(out / "moonflower.db", (out / "log.pub").read_text(), None).ok
+    secret = [*out.rglob("*.key"), *out.rglob("ledger.db"), *out.rglob("issuer.key.json")]
+    assert len(secret) >= 4 * 4 + 3
+    assert {path.stat().st_mode & 0o077 for path in secret} == {0}
+    time.sleep(1)
+    assert everywhere("moonflower", out) == []
 
 
 def test_the_worked_task(clone: Path) -> None:

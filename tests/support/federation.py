@@ -113,7 +113,7 @@ class Federation:
             self.members[name].ledger.close()
         home = self.folder / "members"
         self.members[name] = circles.member(
-            identities()[name],
+            identity_of(name),  # whose card has a new signature, as that of every process
             self.signed,
             self.cast.secret(name),
             Ledger(home / f"{name}.db"),

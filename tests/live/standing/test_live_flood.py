@@ -23,8 +23,7 @@ from support import PATIENCE_S, SUPPORT
 from support.live import Live, family, undisturbed
 
 ATTACKER = SUPPORT / "attacker.py"
-ATTACKER = SUPPORT / "attacker.py"
-RATE = 250  # junk tokens a second from each of two addresses
+RATE = 100  # junk tokens a second from each of two addresses
 
 
 def check_done(live: Live, shown: dict[str, Any]) -> None:

@@ -79,7 +79,7 @@ def test_one_member_that_is_shown_a_fork_says_so_and_trains_no_more(live: Live, 
     assert said.returncode == 1
     fork = json.loads(said.stdout)["fork"]
     assert fork["held"].splitlines()[0] == fork["shown"].splitlines()[0] == "moonflower/heart"
-    again = live.run("training.seed=7")
+    again = live.run("training.seed=7", "training.rounds=1")
     assert (again["status"], again["code"]) == ("done", ""), "an honest coordinator goes on with it"
 
 
@@ -143,7 +143,7 @@ def test_a_history_that_was_rolled_back_is_found_and_a_person_decides(live: Live
     copies = {name: (live.state / name).read_bytes() for name in FILES if (live.state / name).exists()}
     models = set((live.state / "models").iterdir())
     start(live)
-    assert live.run("training.seed=9")["status"] == "done"
+    assert live.run("training.seed=9", "training.rounds=1")["status"] == "done"
     stop(live)
     put_back(live, copies)
     start(live)
@@ -163,7 +163,7 @@ def test_a_history_that_was_rolled_back_is_found_and_a_person_decides(live: Live
     for name in live.names:
         said = member_log(live, name, "--forget")
         assert "taken as the first" in said.stderr
-    assert live.run()["status"] == "done"
+    assert live.run("training.rounds=1")["status"] == "done"
     live.check_log()
     assert models <= set((live.state / "models").iterdir())
 
