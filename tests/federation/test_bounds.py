@@ -31,10 +31,10 @@ from bounds_model import (
 from support.hostile import cosine
 
 WHO = HOSPITALS[0]
-FOUR = ("training.rounds=4",)
+FOUR, TEN = ("training.rounds=4",), ("training.rounds=10",)
 
 
-def from_round(kind: str, first: int, last: int = 20) -> list[str]:
+def from_round(kind: str, first: int, last: int = 10) -> list[str]:
     return [f"{kind}@{number}:{WHO}" for number in range(first, last + 1)]
 
 
@@ -70,9 +70,9 @@ def test_sums_that_cannot_be_are_refused(lie: str) -> None:
 
 def test_who_claims_as_many_rows_as_it_may_changes_little() -> None:
     who = "Switzerland"  # with the fewest
-    with played(HEART, without=who) as run:
+    with played(HEART, *TEN, without=who) as run:
         without = run.auc
-    with played(HEART, hostile=(who, ClaimsMost)) as run:
+    with played(HEART, *TEN, hostile=(who, ClaimsMost)) as run:
         assert run.ended == ""
         assert run.auc > without - 0.02
 
@@ -90,14 +90,14 @@ def test_a_full_lane_drives_a_weight_up_where_nothing_bounds_it() -> None:
 
 
 def test_a_full_lane_from_a_round_on_ends_the_run_with_the_best_version() -> None:
-    with played(HEART, drills=from_round("rare", FROM)) as run:
+    with played(HEART, *TEN, drills=from_round("rare", FROM)) as run:
         assert run.statuses == ["promoted"] * 4 + ["refused"] * 3
         assert (run.codes, run.ended) == ({"gate.step"}, "run.patience")
         assert run.result == run.promotions[4].sha256
 
 
 def test_a_lane_within_bounds_moves_no_further_than_they_say() -> None:
-    with played(HEART, hostile=(WHO, FillsWithin)) as run:
+    with played(HEART, *TEN, hostile=(WHO, FillsWithin)) as run:
         longest = run.cast.settings.gate.max_step
         assert all(entry.norm <= longest for entry in run.entries if entry.verdict in ("promoted", "kept"))
         assert "gate.step" not in run.codes
@@ -109,17 +109,17 @@ def test_a_lane_within_bounds_moves_no_further_than_they_say() -> None:
 
 @pytest.mark.parametrize("kind", [Turns, TurnsFiveTimes])
 def test_turned_updates_are_promoted_where_words_do_not_count(kind: type[Turns]) -> None:
-    with played(HEART, hostile=(WHO, kind), weak=[any_word]) as run:
+    with played(HEART, *TEN, hostile=(WHO, kind), weak=[any_word]) as run:
         assert run.without_progress() > 0
         weak = run.measured(run.result)["loss"]
-    with played(HEART, hostile=(WHO, kind)) as run:
+    with played(HEART, *TEN, hostile=(WHO, kind)) as run:
         assert run.unsaid() == 0
         assert run.measured(run.result)["loss"] < weak
 
 
 @pytest.mark.parametrize("kind", ["flip", "inner-product"])
 def test_a_member_that_turns_its_updates_does_not_make_the_result_worse(kind: str) -> None:
-    with played(HEART, drills=from_round(kind, FROM)) as run:
+    with played(HEART, *TEN, drills=from_round(kind, FROM)) as run:
         before, after = run.measured(run.promotions[FROM - 1].sha256), run.measured(run.result)
         assert run.unsaid() == 0
         assert after["loss"] <= before["loss"]
@@ -132,7 +132,7 @@ def test_trap_weights_hold_rows_of_others_where_a_step_may_have_any_length() -> 
     read = []
     for seed in (1, 2):
         with played(
-            HEART, *NETWORK, f"training.seed={seed}", hostile=(WHO, seeded(Traps, seed)), weak=[any_length]
+            HEART, *TEN, *NETWORK, f"training.seed={seed}", hostile=(WHO, seeded(Traps, seed)), weak=[any_length]
         ) as run:
             read.append(rows_read(run))
     assert sum(read) > 0
@@ -140,7 +140,7 @@ def test_trap_weights_hold_rows_of_others_where_a_step_may_have_any_length() -> 
 
 @pytest.mark.parametrize("kind", [Traps, TrapsWithin])
 def test_trap_weights_hold_no_row_of_others(kind: type[Traps]) -> None:
-    with played(HEART, *NETWORK, hostile=(WHO, seeded(kind, 1))) as run:
+    with played(HEART, *TEN, *NETWORK, hostile=(WHO, seeded(kind, 1))) as run:
         assert (run.statuses[0], run.codes) == (("refused", {"gate.step"}) if kind is Traps else ("promoted", set()))
         assert rows_read(run) == 0
 

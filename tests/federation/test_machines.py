@@ -24,7 +24,7 @@ from support.machines.programs import Machine
 from support.weakened import Weaken
 
 Bounds = dict[Machine, tuple[int, int]]  # examples, steps
-FAST: Bounds = {log.TheLog: (25, 20), member.TheMember: (8, 16), run.TheRun: (7, 6), run.TheTroubledRun: (4, 6)}
+FAST: Bounds = {log.TheLog: (15, 20), member.TheMember: (5, 16), run.TheRun: (3, 6), run.TheTroubledRun: (3, 6)}
 LONG: Bounds = {log.TheLog: (200, 40), member.TheMember: (200, 40), run.TheRun: (40, 12), run.TheTroubledRun: (60, 12)}
 SEARCHED: Bounds = {log.TheLog: (200, 20), member.TheMember: (200, 20), run.TheRun: (30, 8)}
 WEAKENED: dict[Machine, tuple[Weaken, ...]] = {
@@ -111,7 +111,7 @@ def find_all(word: str) -> None:
             continue
         same = {program: None for other, program in known.items() if other.startswith(f"{named(machine)} ")}
         program = find(machine, weaken, same)
-        if program is None:
+        if program is None or not finds(machine, weaken, program):
             print(f"{name}: NOT FOUND", flush=True)
         else:
             known[name] = program
