@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+# Every process would compile all modules again.
+unexport PYTHONDONTWRITEBYTECODE
 # Files of tests side by side, grouped as tests/conftest.py says.
 WORKERS := -n 3 --dist loadscope --no-loadscope-reorder
 # Tools and long runs share what the tests share.

@@ -51,13 +51,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def run(folders: Any) -> Any:
-    """Simulate heart for four rounds with these drills; each combination once."""
+    """Simulate heart with these drills, for four rounds or others; each combination once."""
 
     @cache
-    def simulated(*drills: str) -> Simulation:
-        return simulate(
-            HEART, out=folders("-".join(drills).replace(":", "_") or "plain"), overrides=FOUR, drills=drills
-        )
+    def simulated(*drills: str, rounds: int = 4) -> Simulation:
+        name = f"{rounds} rounds {' '.join(drills)[:100].replace(':', '_')}"
+        return simulate(HEART, out=folders(name), overrides=(*FOUR, f"training.rounds={rounds}"), drills=drills)
 
     return simulated
 
@@ -139,9 +138,10 @@ def in_clear(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("config", [HEART, SBA], ids=lambda path: path.stem)
 def test_encryption_changes_no_bit_of_the_model(config: Path, folders: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    sealed = simulate(config, out=folders(f"sealed-{config.stem}"), overrides=FOUR)
+    few = ("training.rounds=2", "training.local_epochs=1")
+    sealed = simulate(config, out=folders(f"sealed-{config.stem}"), overrides=few)
     in_clear(monkeypatch)
-    plain = simulate(config, out=folders(f"plain-{config.stem}"), overrides=FOUR)
+    plain = simulate(config, out=folders(f"plain-{config.stem}"), overrides=few)
     assert sha(plain) == sha(sealed)
     assert plain.result["rounds"] == sealed.result["rounds"]
 
@@ -189,25 +189,44 @@ def said(rounds: list[dict[str, Any]]) -> list[tuple[int, int, str, str]]:
     return [(r["round"], r["number"], r["status"], r["code"]) for r in rounds]
 
 
+@pytest.fixture(scope="module")
+def drilled(run: Any) -> tuple[Simulation, Simulation]:
+    """A run with a drill in every round but the first, and the same run without any."""
+    drills = (*NAMED, *UNOPENED)
+    rounds = 1 + len(drills)
+    return run(*(f"{kind}@{number}:Hungary" for number, kind in enumerate(drills, 2)), rounds=rounds), run(
+        rounds=rounds
+    )
+
+
+def failed_at(done: Simulation, kind: str) -> int:
+    """Return the number under which the round of a drill failed, and check that the next number repeats it."""
+    planned = 2 + [*NAMED, *UNOPENED].index(kind)
+    (bad, number, *what), (good, again, *_) = [one for one in said(done.result["rounds"]) if one[0] == planned]
+    assert (bad, good, again) == (planned, planned, number + 1)
+    assert what == ["failed", "round.too_few" if kind in NAMED else UNOPENED[kind][0]]
+    return number
+
+
+def test_a_round_that_failed_is_repeated_with_everybody_and_changes_nothing(drilled: Any) -> None:
+    done, plain = drilled
+    assert done.error is None
+    assert done.result["audit"]["verified"] is True
+    rest = [r for r in done.result["rounds"] if r["status"] != "failed"]
+    assert [(r["round"], r["status"]) for r in rest] == [(r["round"], r["status"]) for r in plain.result["rounds"]]
+    assert rest[3]["status"] == "promoted"
+    assert all(r["members"] == list(NAMES) for r in rest)
+    assert sha(done) == sha(plain), "differs from a run to which nothing happened"
+
+
 @pytest.mark.parametrize(("kind", "code"), NAMED.items())
-def test_a_member_without_an_envelope_is_named_and_the_round_is_repeated_with_everybody(
-    run: Any, kind: str, code: str
-) -> None:
-    done = run(f"{kind}@2:Hungary")
-    bad = round_(done, 2)
-    assert bad["named"] == [{"member": "Hungary", "code": code}]
-    assert said(done.result["rounds"]) == [
-        (1, 1, "promoted", ""),
-        (2, 2, "failed", "round.too_few"),
-        (2, 3, "promoted", ""),
-        (3, 4, "promoted", ""),
-        (4, 5, "promoted", ""),
-    ]
-    assert all(r["members"] == list(NAMES) for r in done.result["rounds"] if r["status"] == "promoted")
-    assert sha(done) == sha(run()), "differs from a run to which nothing happened"
-    logged = [e for e in entries(done) if e["event"] == "envelope_refused"]
-    assert [(e["member"], e["number"], e["code"]) for e in logged] == [("Hungary", 2, code)]
-    assert not any(e["event"] in ("set_closed", "answered", "opened") and e["number"] == 2 for e in entries(done))
+def test_a_member_without_an_envelope_is_named(drilled: Any, kind: str, code: str) -> None:
+    done, _ = drilled
+    number = failed_at(done, kind)
+    assert round_(done, number)["named"] == [{"member": "Hungary", "code": code}]
+    refused = [e for e in entries(done) if e["event"] == "envelope_refused" and e["number"] == number]
+    assert [(e["member"], e["code"]) for e in refused] == [("Hungary", code)]
+    assert not any(e["event"] in ("set_closed", "answered", "opened") and e["number"] == number for e in entries(done))
 
 
 @pytest.mark.parametrize(("kind", "named"), GONE.items())
@@ -227,7 +246,7 @@ def test_a_node_that_goes_is_waited_for_and_nothing_is_repeated(
 
 @pytest.mark.parametrize("kind", ["replay", "tamper"])
 def test_the_first_round_can_be_drilled_too(run: Any, kind: str) -> None:
-    assert round_(run(f"{kind}@1:1"), 1)["named"] == [{"member": "Cleveland", "code": NAMED[kind]}]
+    assert round_(run(f"{kind}@1:1", rounds=1), 1)["named"] == [{"member": "Cleveland", "code": NAMED[kind]}]
 
 
 @pytest.mark.parametrize("kind", POISONED)
@@ -245,7 +264,7 @@ def test_a_poisoned_sum_is_refused_and_the_last_good_model_stays(run: Any, kind:
 
 @pytest.mark.parametrize("kind", POISONED)
 def test_the_first_round_has_a_longest_step_too(run: Any, kind: str) -> None:
-    assert round_(run(f"{kind}@1:1"), 1)["code"] == "gate.step"
+    assert round_(run(f"{kind}@1:1", rounds=1), 1)["code"] == "gate.step"
 
 
 def test_an_update_that_does_not_fit_is_told_to_its_own_member_alone(
@@ -290,23 +309,17 @@ UNOPENED = {  # kind → code, who does not answer, who does not open
 
 
 @pytest.mark.parametrize("kind", UNOPENED)
-def test_what_not_all_answered_or_opened_is_not_opened_and_the_round_is_repeated(run: Any, kind: str) -> None:
-    done, (code, silent, blind) = run(f"{kind}@3:Hungary"), UNOPENED[kind]
-    assert done.error is None
-    assert said(done.result["rounds"])[2:] == [
-        (3, 3, "failed", code),
-        (3, 4, "promoted", ""),
-        (4, 5, "promoted", ""),
-    ]
+def test_what_not_all_answered_or_opened_is_not_opened(drilled: Any, kind: str) -> None:
+    (done, _), (code, silent, blind) = drilled, UNOPENED[kind]
+    number = failed_at(done, kind)
 
-    def refusals(event: str) -> list[tuple[str, int, str]]:
-        return sorted((e["member"], e["number"], e["code"]) for e in entries(done) if e["event"] == event)
+    def refusals(event: str) -> list[tuple[str, str]]:
+        about = (e for e in entries(done) if e["event"] == event and e["number"] == number)
+        return sorted((e["member"], e["code"]) for e in about)
 
-    assert refusals("answer_refused") == [(member, 3, code) for member in sorted(silent)]
-    assert refusals("opening_refused") == [(member, 3, code) for member in sorted(blind)]
-    assert not any(e["event"] == "opened" and e["number"] == 3 for e in entries(done))
-    assert sha(done) == sha(run())
-    assert done.result["audit"]["verified"] is True
+    assert refusals("answer_refused") == [(member, code) for member in sorted(silent)]
+    assert refusals("opening_refused") == [(member, code) for member in sorted(blind)]
+    assert not any(e["event"] == "opened" and e["number"] == number for e in entries(done))
 
 
 def test_answers_that_open_nothing_twice_end_the_run(run: Any) -> None:
