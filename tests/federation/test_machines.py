@@ -50,6 +50,13 @@ def again(machine: Machine, program: bytes) -> None:
     programs.again(machine, program, SEARCHED[machine][1])
 
 
+def again_and_again(machine: Machine, first: bytes) -> None:
+    """Carry programs out that the code as it is passes, this one first: chance lets it miss what another one finds."""
+    others = {program for name, program in programs.load().items() if name.startswith(f"{named(machine)} ")}
+    for program in (first, first, *sorted(others - {first}, key=len)):
+        again(machine, program)
+
+
 @cache
 def passes(machine: Machine, program: bytes) -> bool:
     """Return whether the code as it is passes a program."""
@@ -67,11 +74,11 @@ def test_what_is_promised_holds_in_any_program(machine: Machine) -> None:
 
 @pytest.mark.parametrize(("machine", "weaken"), EACH, ids=named)
 def test_a_check_that_is_weakened_is_missed(machine: Machine, weaken: Weaken, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = programs.load()[key(machine, weaken)]
-    assert passes(machine, program)
+    own = programs.load()[key(machine, weaken)]
+    assert passes(machine, own)
     weaken(monkeypatch)
     with pytest.raises((Exception, pytest.fail.Exception)) as found:
-        again(machine, program)
+        again_and_again(machine, own)
     print(f"{weaken.__name__}: {type(found.value).__name__}: {found.value}")
 
 

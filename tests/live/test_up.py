@@ -9,18 +9,17 @@ from pathlib import Path
 
 import pytest
 from moonflower.federation import processes
-from support import CONFIGS, PATIENCE_S
-from support.live import family
+from support import PATIENCE_S
+from support.live import family, three_hospitals
 
 FEW = ["training.rounds=2", "training.report_every=0"]
 SET = [word for one in FEW for word in ("--set", one)]
-LINE = processes.command("up", CONFIGS / "heart.toml", *SET)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_every_process(tmp_path: Path, number: signal.Signals) -> None:
-    out = tmp_path / "up"
-    process = subprocess.Popen([*LINE, "--out", str(out)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    line = processes.command("up", three_hospitals(tmp_path), *SET, "--out", tmp_path / "up")
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + PATIENCE_S
     while len(family(process.pid)) < 8 and time.monotonic() < deadline:
         time.sleep(0.2)

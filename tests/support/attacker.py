@@ -1,4 +1,4 @@
-"""Processes of an attacker, or of somebody whose machine is wrong; started by ``test_live_attacks.py``.
+"""Processes of an attacker, or of somebody whose machine is wrong; started by ``test_live_wrong_nodes.py``.
 
 ``flood HOST PORT SOURCE RATE SECONDS`` sends junk tokens over TLS and prints what came of it as JSON.
 ``ahead CONFIG SECONDS`` is ``moonflower client --once CONFIG`` on a machine whose clock is ahead.
