@@ -18,10 +18,10 @@ from support.live import Live, three_hospitals
 
 
 @contextmanager
-def small_disk(place: Path, size: str) -> Iterator[None]:
-    """Mount a disk for the time being, where this process may."""
+def disk(place: Path) -> Iterator[None]:
+    """Mount a disk for the time being, where this process may; ``test_live_disk.py`` makes it small."""
     place.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "moonflower-test", str(place)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2g,mode=700", "moonflower-test", str(place)]
     mounted = (
         shutil.which("mount") is not None and not subprocess.run(mount, capture_output=True, check=False).returncode
     )
@@ -46,7 +46,7 @@ def approvers(tmp_path_factory: pytest.TempPathFactory, told: Path) -> Iterator[
     short = {"issuer": {"token_ttl_s": 5}, "oauth": {"leeway_s": 1}, "server": own}
     environment = {"PYTHONPATH": str(SUPPORT / "evil"), "MOONFLOWER_TEST_EVIL": str(told)}
     slow = "training.train_timeout_s=20"  # a member that is connected and takes longer is named
-    with small_disk(folder / "up" / "state", "64m"):
+    with disk(folder / "up" / "state"):
         whole = Live(folder / "up", slow, config=three_hospitals(folder), environment=environment, **short)
         made = approvers_of(whole, folder)
         with whole:

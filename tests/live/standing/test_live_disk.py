@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import ssl
+import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -14,6 +18,22 @@ from support import PATIENCE_S
 from support.live import Live, undisturbed
 
 ROUNDS = "training.rounds=2"
+
+
+@contextmanager
+def small(place: Path, room: int = 4 << 20) -> Iterator[None]:
+    """Leave so many bytes of a disk free."""
+    before = shutil.disk_usage(place)
+    resize(place, before.used + room)
+    try:
+        yield
+    finally:
+        (place / "filler").unlink(missing_ok=True)
+        resize(place, before.total)
+
+
+def resize(place: Path, size: int) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(place)], check=True)
 
 
 def fill(place: Path) -> None:
@@ -30,6 +50,16 @@ def test_a_disk_that_fills_up_costs_no_more_than_time(live: Live) -> None:
     place = live.state
     if not place.is_mount():
         pytest.skip("a small disk cannot be mounted here; it needs root (CAP_SYS_ADMIN)")
+    with small(place):
+        costs_time(live, place)
+    run = live.submit()
+    live.remote.stop(run)
+    *_, last = live.remote.follow(run)
+    assert last["code"] == "run.stopped"
+    live.check_log()
+
+
+def costs_time(live: Live, place: Path) -> None:
     server, refused, before = live.processes.running["server"], [], len(live.log())
     trust = ssl.create_default_context(cafile=live.stage.folder / "ca.pem")
 
@@ -54,14 +84,9 @@ def test_a_disk_that_fills_up_costs_no_more_than_time(live: Live) -> None:
     live.check_log()
 
     fill(place)  # again: no run is taken, a server that is killed comes up, and it takes one when there is room
-    try:
-        reply = live.remote._api._http.post("/api/runs", json=live.recipe().as_dict())
-        assert (reply.status_code, reply.json()["code"]) == (503, "http.unavailable")
-        live.kill("server")
-        live.start("server")
-        await_ready(lambda: processes.is_up(live.stage, live.processes), "the server", PATIENCE_S)
-        assert live.remote.runs()[-1]["status"] == "done"
-    finally:
-        (place / "filler").unlink()
-    live.remote.stop(live.submit())
-    live.check_log()
+    reply = live.remote._api._http.post("/api/runs", json=live.recipe().as_dict())
+    assert (reply.status_code, reply.json()["code"]) == (503, "http.unavailable")
+    live.kill("server")
+    live.start("server")
+    await_ready(lambda: processes.is_up(live.stage, live.processes), "the server", PATIENCE_S)
+    assert live.remote.runs()[-1]["status"] == "done"

@@ -72,20 +72,22 @@ def test_a_run_comes_to_its_end_under_half_open_connections_and_junk(live: Live)
 
     watching = threading.Thread(target=watch)
     watching.start()
-    before = len(live.log())
+    before, floods = len(live.log()), list[subprocess.Popen[str]]()
     try:
         with half_open(live, 60) as opened:
             line = [sys.executable, str(ATTACKER), "flood", "127.0.0.1", str(port_of(live))]
-            floods = [
-                subprocess.Popen([*line, source, str(RATE), "10"], stdout=subprocess.PIPE, text=True)
-                for source in ("127.0.0.2", "127.0.0.1")
-            ]
+            for source in ("127.0.0.2", "127.0.0.1"):
+                flood = subprocess.Popen([*line, source, str(RATE), "10"], stdout=subprocess.PIPE, text=True)
+                floods.append(flood)
             began = time.monotonic()
             shown = live.run()
             took = time.monotonic() - began
             said = [json.loads(flood.communicate(timeout=PATIENCE_S)[0]) for flood in floods]
             heads = [sock for sock in opened[::2] if closed(sock)]
     finally:
+        for flood in floods:
+            flood.kill()
+            flood.communicate()
         over.set()
         watching.join()
     rate = sum(one["rate"] for one in said)
