@@ -13,13 +13,16 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, MetaData, StaticPool, create_engine, event
+from sqlalchemy import URL, Connection, MetaData, Select, StaticPool, Table, bindparam, create_engine, event, select
 from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.exc import DatabaseError
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from .errors import InputError
 
@@ -41,6 +44,33 @@ class Dialect(SQLiteDialect_pysqlite):
 
 registry.register("sqlite.moonflower", __name__, Dialect.__name__)
 _COMPILED: dict[Any, Any] = {}  # by dialect and statement; as many as the program has statements
+
+
+@cache
+def add(table: Table) -> Insert:
+    """Return the statement that adds a row, its parameters; a row with the same primary key stays as it is."""
+    return insert(table).on_conflict_do_nothing()
+
+
+@cache
+def put(table: Table) -> Insert:
+    """Return the statement that adds a row, its parameters, in place of a row with the same primary key."""
+    statement = insert(table)
+    return statement.on_conflict_do_update(list(table.primary_key.columns), set_=dict(statement.excluded))
+
+
+@cache
+def by(table: Table, *keys: str) -> Select[Any]:
+    """Return the query for the rows in which these columns equal the parameters of the same names."""
+    return select(table).where(*(table.c[key] == bindparam(key) for key in keys))
+
+
+@cache
+def _creation(table: Table) -> tuple[str, ...]:
+    """Return the statements that create a table and its indexes."""
+    indexes = sorted(table.indexes, key=lambda index: str(index.name))
+    elements = (CreateTable(table), *map(CreateIndex, indexes))
+    return tuple(str(element.compile(dialect=Dialect())) for element in elements)
 
 
 class Store:
@@ -163,8 +193,9 @@ class Store:
         with self.transaction() as connection:
             fresh = self._check_owner(connection)  # another process may have been here in between
             there = set(connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars())
-            missing = [table for table in self._metadata.sorted_tables if table.name not in there]
-            self._metadata.create_all(connection, missing, checkfirst=False)
+            for table in self._metadata.sorted_tables:
+                for statement in () if table.name in there else _creation(table):
+                    connection.exec_driver_sql(statement)
             if fresh:
                 connection.exec_driver_sql(f"PRAGMA application_id={self._application_id}")
                 connection.exec_driver_sql(f"PRAGMA user_version={USER_VERSION}")

@@ -283,7 +283,7 @@ def _check_rows(settings: ClientConfig, circle: Circle) -> None:
     """Check that this node's rows fit the recipe, before anything is signed."""
     from ..client.claim import claim
     from ..client.keyring import load_keys
-    from ..client.live import OwnRows
+    from ..client.own_rows import OwnRows
 
     claim(settings, circle.federation)
     rows = OwnRows(settings, load_keys(settings.client.state).secret)

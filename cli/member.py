@@ -243,8 +243,8 @@ def statistics(
     A run uses the rows of the run before until a part has changed by min_count rows or more. Stop the client before
     --delete-gone, which also deletes what the node sealed and nobody opened.
     """
-    from ..client.live import OwnRows, snapshots_of
     from ..client.node.keeper import locked
+    from ..client.own_rows import OwnRows, snapshots_of
     from ..client.seals import FOLDER, Seals
 
     settings = load_config(ClientConfig, config)

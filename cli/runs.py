@@ -12,7 +12,8 @@ from rich.table import Table
 
 from ..configs.recipe import recipe_of
 from ..configs.roles import OperatorConfig, load_config
-from ..configs.settings import load_run
+from ..configs.schema import Schema, load_schema
+from ..configs.settings import RunSettings, load_run
 from ..federation.folder import fresh
 from ..protocol.words import WHY
 from ..report import table as report
@@ -73,12 +74,10 @@ def run(
     settings = load_run(config, overrides or ())
     remote = _remote(operator)
     from ..client.code import code_of
-    from ..client.tasks import load_task, schema_for
     from ..federation.up import ending
 
     try:
-        schema = schema_for(load_task(settings.task.ref, settings.task.options), settings.data)
-        recipe = recipe_of(settings, schema, code_of(settings.task.ref), NUMERICS)
+        recipe = recipe_of(settings, _schema(settings), code_of(settings.task.ref), NUMERICS)
         remote.await_circle(recipe, lambda line: typer.echo(line, err=True))
         submitted = remote.submit(recipe, start)
         if detach:
@@ -128,6 +127,15 @@ def stop(
     finally:
         remote.close()
     typer.echo(f"{run}: will end before its next step", err=True)
+
+
+def _schema(settings: RunSettings) -> Schema:
+    """Return a run's schema; only a task that has its own is imported, because torch takes seconds."""
+    if settings.data.schema_path is not None:
+        return load_schema(settings.data.schema_path)
+    from ..client.tasks import load_task, schema_for
+
+    return schema_for(load_task(settings.task.ref, settings.task.options), settings.data)
 
 
 def _remote(operator: Path) -> Remote:

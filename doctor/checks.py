@@ -175,16 +175,14 @@ def _client(config: ClientConfig) -> tuple[Planned, ...]:
 
 def _rows_of(config: ClientConfig) -> Check:
     """Check that a node has the rows that its circle's recipe needs."""
-    from ..client.keyring import load_keys
-    from ..client.live import OwnRows
-    from ..client.secret import NodeSecret
-
     where, circle = config.data.path or "the task", state.living(config.client.state)
     if circle is None:
-        OwnRows(config, NodeSecret.fresh())
         if config.data.path is not None and not config.data.path.is_file():
             return Check("data", "failed", f"{where} does not exist; expected a table", "[data] path")
         return not_checked("data", "the recipe that this node signs says what each column means")
+    from ..client.keyring import load_keys
+    from ..client.own_rows import OwnRows
+
     rows = OwnRows(config, load_keys(config.client.state).secret)
     rows.check(circle.recipe)
     beyond = "; it has more training rows than training.max_rows, and the rest do not count"
@@ -195,7 +193,7 @@ def _rows_of(config: ClientConfig) -> Check:
 def _snapshot_of(config: ClientConfig) -> Check:
     """Check how the rows in use differ from the table."""
     from ..client.keyring import load_keys
-    from ..client.live import OwnRows
+    from ..client.own_rows import OwnRows
     from ..client.snapshots import compare, hashes_of
 
     secret, circle = load_keys(config.client.state).secret, state.living(config.client.state)

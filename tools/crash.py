@@ -71,7 +71,7 @@ from moonflower.server.records.state import State
 from moonflower.server.records.verify import verify
 from sqlalchemy import Engine, event
 from support import memory
-from support.federation import NAMES, Federation
+from support.federation import THREE, Federation
 
 RUNS = ("run-1", "run-2")
 SMALL = ("training.rounds=2",)
@@ -94,7 +94,7 @@ DAMAGED = {
 }
 SECOND = ("file: half written, first", "file: replace: before, first", "coordinator: judged+promoted: inside, first")
 ALONE = {
-    NAMES[1]: (
+    THREE[1]: (
         "member: agreed: after",
         "member: seated: after",
         "member: sealed statistics: after",
@@ -378,7 +378,7 @@ def live(folder: Path, points: Points, tell: Callable[[str], object], after: Seq
         return real_push(self, [first])
 
     LocalGrid.push_messages = push  # type: ignore[method-assign]
-    one = Federation(folder, *SMALL)
+    one = Federation(folder, *SMALL, of=THREE)
     run = queue(one, after)
     coordinator = one.coordinator(run)
     grid: Any = coordinator._run.exchange._grid
@@ -538,7 +538,7 @@ def gone() -> int:
 
 
 class Processes:
-    """A coordinator and four members as processes of their own. Whoever dies is started again; nobody else notices.
+    """A coordinator and three members as processes of their own. Whoever dies is started again; nobody else notices.
 
     This process carries their messages to and fro, as SuperLink and nodes do, and knows nothing about them.
 
@@ -563,7 +563,7 @@ class Processes:
     def run(self) -> str:
         """Run until the coordinator ends; return how it, or what ended otherwise than by SIGKILL, did."""
         try:
-            for who in (*NAMES, COORDINATOR):
+            for who in (*THREE, COORDINATOR):
                 self._start(who)
             while True:
                 ready = wait([*self._pipes.values()], timeout=PATIENCE_S)
@@ -629,16 +629,16 @@ class Processes:
                 self._pipes[who].send_bytes(pickle.dumps(what))
 
     def _coordinator(self, who: str, points: Points, pipe: Connection) -> None:
-        one = Federation(self._folder, *SMALL, names=())
+        one = Federation(self._folder, *SMALL, of=THREE, names=())
         run = queue(one)
         grid = Wire(pipe, points, self._lives[who])
-        exchange = Exchange(grid, NAMES, grid.nodes, grid)
+        exchange = Exchange(grid, THREE, grid.nodes, grid)
         with suppress(MoonflowerError):
             Coordinator(exchange, one.state, one.row(run).offer, one.signed, run).carry_out()
         one.close()
 
     def _member(self, who: str, points: Points, pipe: Connection) -> None:
-        one = Federation(self._folder, *SMALL, names=(who,), alone=True)
+        one = Federation(self._folder, *SMALL, of=THREE, names=(who,), alone=True)
         app = client_app(lambda _: one.members[who])
         grid = LocalGrid(watched(app, points, lambda line: pipe.send_bytes(pickle.dumps(("sent", line)))), {1: who})
         while (asked := pickle.loads(pipe.recv_bytes())) is not None:
@@ -663,7 +663,7 @@ class Wire:
     def nodes(self) -> dict[str, ConnectedNode]:
         """Return who is connected."""
         self._take(0)
-        return {name: ConnectedNode(n, str(self._lives[name])) for n, name in enumerate(NAMES) if name in self._lives}
+        return {name: ConnectedNode(n, str(self._lives[name])) for n, name in enumerate(THREE) if name in self._lives}
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send messages."""
@@ -674,7 +674,7 @@ class Wire:
             route = message.metadata.message_type
             self._points.reach(f"message: {route}: sent")
             self._asked[name] = message
-            asked = ("ask", self._life, name, NAMES[message.metadata.dst_node_id], route, message.content)
+            asked = ("ask", self._life, name, THREE[message.metadata.dst_node_id], route, message.content)
             self._pipe.send_bytes(pickle.dumps(asked))
             ids.append(name)
         return ids
@@ -727,7 +727,7 @@ def lost(folder: Path) -> str:
     for entry in entries:
         if entry["event"] in ("statistics_opened", "promoted") and not _is_whole(folder, entry["details"]["sha256"]):
             return f"entry {entry['index']} names a model whose file is not whole"
-    return apart or next(filter(None, (_ledger_apart(folder / "members" / f"{name}.db") for name in NAMES)), "")
+    return apart or next(filter(None, (_ledger_apart(folder / "members" / f"{name}.db") for name in THREE)), "")
 
 
 def _apart(db: sqlite3.Connection, entries: Sequence[Mapping[str, Any]]) -> str:
@@ -863,7 +863,7 @@ def problems(folder: Path, sent: Sent, reference: Mapping[str, Any], *, strict: 
         said = entry["details"]
         unknown = {*said["headers"].items()} - known
         expect(not unknown, f"entry {entry['index']} lists envelopes that nobody sent: {unknown}")
-        expect({*said["headers"]} == {*NAMES}, f"entry {entry['index']} lists not everybody")
+        expect({*said["headers"]} == {*THREE}, f"entry {entry['index']} lists not everybody")
         lists.setdefault(context_digest(said["context"]), set()).add(
             (list_digest(said["headers"].values()), said["sum"])
         )
@@ -872,7 +872,7 @@ def problems(folder: Path, sent: Sent, reference: Mapping[str, Any], *, strict: 
         about = {answer[:2] for answer in answers}
         expect(about <= lists.get(context, set()), f"{member} answered a list that the log does not have: {context}")
 
-    for name in NAMES:
+    for name in THREE:
         found += _ledger_problems(folder / "members" / f"{name}.db", name, sent, state)
     left = [str(path.relative_to(folder)) for path in folder.rglob("*.tmp-*")]
     expect(not left, f"half-written files are left: {left}")
@@ -958,7 +958,7 @@ class Reference:
         end = Processes(apart, others, count=True).run()
         assert end == "ended", end
         assert not (wrong := problems(apart, others, result)), wrong
-        alone_names = {who: json.loads((apart / f"names {who}").read_text()) for who in (COORDINATOR, *NAMES)}
+        alone_names = {who: json.loads((apart / f"names {who}").read_text()) for who in (COORDINATOR, *THREE)}
         return cls(folder, sent, names, second, alone_names, result)
 
     def named(self) -> dict[str, Plan]:
@@ -1001,13 +1001,13 @@ class Reference:
         if kind == "second":
             return Plan((Kill(self._point(rng, self.second)),), second=True)
         if kind == "alone":
-            who = rng.choice([COORDINATOR, *NAMES])
+            who = rng.choice([COORDINATOR, *THREE])
             return Plan((Kill(rng.randrange(len(self.alone[who])), who),))
         if kind == "full":
             disk = rng.choice((0, int(2 ** rng.uniform(8, 20))))
             if rng.random() < 0.5:
                 return Plan((Kill(self._point(rng, self.names), disk=disk),))
-            who = rng.choice([COORDINATOR, *NAMES])
+            who = rng.choice([COORDINATOR, *THREE])
             return Plan((Kill(rng.randrange(len(self.alone[who])), who, disk),))
         kills = tuple(Kill(self._point(rng, self.names)) for _ in range(1 if kind == "once" else rng.choice((2, 2, 3))))
         return Plan(kills, rng.choice(("flip", "cut", "lose")) if kind == "damaged" else "")
@@ -1081,7 +1081,7 @@ def _names(folder: Path, sent: Sent, after: Sequence[str] = ()) -> list[str]:
 def warm_up(folder: Path) -> None:
     """Do once what is slow the first time."""
     torch.set_num_threads(1)
-    one = Federation(folder, *SMALL)
+    one = Federation(folder, *SMALL, of=THREE)
     one.queue(RUNS[0])
     assert one.carry_out(RUNS[0]) == "done"
     one.close()

@@ -8,15 +8,15 @@ from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, func, select
-from sqlalchemy.dialects.sqlite import insert
 
 from ...canonical import canonical
 from ...protocol.circle import Circle
-from ...store import Store
+from ...store import Store, add, by, put
 from ..standing import CircleStanding, KnownCircle, KnownStart
 from . import tables
 
 _LOST = "ledger.lost"
+_CIRCLES = select(tables.circles)
 Check = Callable[[CircleStanding, KnownStart], None]
 MAX_IDLE = 64
 """Most circles that a ledger keeps in addition to those that its node signed, left, or agreed to."""
@@ -43,7 +43,7 @@ class CircleBook:
         row = {"digest": circle.digest, "document": canonical(circle.as_dict()).decode(), "seen_s": now}
         row |= dict.fromkeys(("by_hand", "consented", "spent", "begun", "left"), False)
         with self._store.transaction() as db:
-            if db.execute(insert(tables.circles).values(row).on_conflict_do_nothing()).rowcount:
+            if db.execute(add(tables.circles), row).rowcount:
                 self._note(db, "circle_seen", circle=circle.digest, circle_number=circle.number)
                 self._forget_old(db)
 
@@ -113,7 +113,7 @@ class CircleBook:
         with self._store.transaction() as db:
             before = self._standing(db).lost
             row = {"key": _LOST, "value": canonical(max(number, before or 0)).decode()}
-            db.execute(insert(tables.facts).values(row).on_conflict_do_update(["key"], set_=row))
+            db.execute(put(tables.facts), row)
             if before is None:
                 self._note(db, "ledger_lost", circle_number=number)
 
@@ -139,9 +139,9 @@ class CircleBook:
         return KnownStart(bool(files), start.sha256 in files, summed is not None, better is not None)
 
     def _standing(self, db: Connection) -> CircleStanding:
-        rows = db.execute(select(tables.circles)).all()
-        lost = db.execute(select(tables.facts.c.value).where(tables.facts.c.key == _LOST)).scalar_one_or_none()
-        return CircleStanding(tuple(map(_known, rows)), None if lost is None else int(json.loads(lost)))
+        rows = db.execute(_CIRCLES).all()
+        lost = db.execute(by(tables.facts, "key"), {"key": _LOST}).one_or_none()
+        return CircleStanding(tuple(map(_known, rows)), None if lost is None else int(json.loads(lost.value)))
 
 
 @lru_cache(maxsize=64)

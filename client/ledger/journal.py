@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select
 from sqlalchemy.dialects.sqlite import insert
 
 from ...canonical import canonical
@@ -33,26 +33,27 @@ DEEDS = {
     "refused": "refused a message; the code says why",
     "let_go": "dropped what it held, because its operator decided so; from now on that no longer binds it",
 }
+_DEED = [column for column in journal.c if column.name not in ("idx", "time")]
+_SAME = select(journal.c.idx).where(*(column.is_not_distinct_from(bindparam(column.name)) for column in _DEED)).limit(1)
+_REFUSED = select(func.count()).select_from(journal).where(journal.c.event == "refused")
 REFUSALS = 10_000  # most refusals that a journal holds, so that endless bad requests do not fill this member's disk
 
 
 def note(db: Connection, time_s: float, event: str, **about: Any) -> None:
     """Write an entry: its event, one of ``DEEDS``, and what it is about."""
-    db.execute(insert(journal).values(**_entry(time_s, event, about)))
+    db.execute(insert(journal), _entry(time_s, event, about))
 
 
 def note_once(db: Connection, time_s: float, event: str, **about: Any) -> None:
     """Write an entry, unless the journal already holds it: repeating an old answer is not a new deed."""
     entry = _entry(time_s, event, about)
-    same = [journal.c[name].is_not_distinct_from(value) for name, value in entry.items() if name != "time"]
-    if db.execute(select(journal.c.idx).where(*same).limit(1)).first() is None:
-        db.execute(insert(journal).values(**entry))
+    if db.execute(_SAME, entry).first() is None:
+        db.execute(insert(journal), entry)
 
 
 def note_refusal(db: Connection, time_s: float, code: str, **about: Any) -> None:
     """Write that a message was refused; the same refusal once, and at most ``REFUSALS`` in all."""
-    noted = select(func.count()).select_from(journal).where(journal.c.event == "refused")
-    if db.execute(noted).scalar_one() < REFUSALS:
+    if db.execute(_REFUSED).scalar_one() < REFUSALS:
         note_once(db, time_s, "refused", code=code, **about)
 
 

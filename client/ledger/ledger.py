@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select
 from sqlalchemy.dialects.sqlite import insert
 
 from ...canonical import canonical
 from ...protocol.answer import list_digest
 from ...protocol.context import RoundContext
-from ...store import Store
+from ...store import Store, add, by, put
 from ..checkpoints import HeldCheckpoint
 from ..guard import Before, OwnAnswer
 from . import journal, tables
@@ -37,6 +37,13 @@ FILE_NAME = "ledger.db"
 APPLICATION_ID = 0x6D666C64  # "mfld"
 CHECKPOINTS = 1000  # most checkpoints that a member keeps
 _FORK, _PROVED_FORK = "log.fork", "log.fork.proved"
+
+_SIZE = tables.witnessed.c.size
+_NEWEST_CANDIDATE = by(tables.candidates, "run").order_by(tables.candidates.c.number.desc()).limit(1)
+_NEWEST_CHECKPOINT = select(tables.witnessed).order_by(_SIZE.desc()).limit(1)
+_BEYOND = select(_SIZE).order_by(_SIZE.desc()).offset(bindparam("most")).limit(1).scalar_subquery()
+_TOO_MANY = tables.witnessed.delete().where(_SIZE <= _BEYOND)
+_HELD = select(tables.models.c.sha256).where(tables.models.c.sha256 == bindparam("sha256"))
 
 
 @dataclass(frozen=True)
@@ -88,13 +95,13 @@ class Ledger:
         """Keep the circle's key; it replaces an earlier key for the same use."""
         row = {"use": use, "digest": hashlib.sha256(key).hexdigest(), "key": key}
         with self._store.transaction() as db:
-            db.execute(insert(tables.keys).values(row).on_conflict_do_update(["use"], set_=row))
+            db.execute(put(tables.keys), row)
 
     def circle_key(self, use: str) -> bytes | None:
         """Return the circle's key for a use, or None."""
         with self._store.read() as db:
-            key = db.execute(select(tables.keys.c.key).where(tables.keys.c.use == use)).scalar_one_or_none()
-        return None if key is None else bytes(key)
+            row = db.execute(by(tables.keys, "use"), {"use": use}).one_or_none()
+        return None if row is None else bytes(row.key)
 
     def remember_sealed(
         self,
@@ -123,7 +130,7 @@ class Ledger:
         }
         row |= {"header": header}
         with self._store.transaction() as db:
-            db.execute(insert(tables.sealed).values(row).on_conflict_do_update(["context"], set_=row))
+            db.execute(put(tables.sealed), row)
             if base is not None:
                 _keep_base(db, context, base)
             _keep_metrics(db, metrics or {})
@@ -133,10 +140,9 @@ class Ledger:
 
     def sealed(self, context: str) -> str | None:
         """Return the header digest of what was sealed last in a context, or None."""
-        header = tables.sealed.c.header
         with self._store.read() as db:
-            value = db.execute(select(header).where(tables.sealed.c.context == context)).scalar_one_or_none()
-        return None if value is None else str(value)
+            row = db.execute(by(tables.sealed, "context"), {"context": context}).one_or_none()
+        return None if row is None else str(row.header)
 
     def good(self, run: str, base: str) -> list[str]:
         """Return a run's good versions up to a base, oldest first: its start, and the promoted versions."""
@@ -148,21 +154,18 @@ class Ledger:
 
     def is_about(self, context: str, run: str, purpose: str) -> bool:
         """Return whether this member sealed under a context for this run and purpose."""
-        row = tables.sealed.c
-        where = (row.context == context) & (row.run == run) & (row.purpose == purpose)
+        row = {"context": context, "run": run, "purpose": purpose}
         with self._store.read() as db:
-            return db.execute(select(row.context).where(where)).first() is not None
+            return db.execute(by(tables.sealed, *row), row).first() is not None
 
     def before(self, context: RoundContext) -> Before:
         """Return what this member did earlier in a context's run (rule 3)."""
-        row, base = tables.sealed.c, tables.bases.c
-        again = (row.run == context.run) & (row.base == context.base) & (row.round == context.round)
+        run = {"run": context.run}
+        again = {**run, "base": context.base, "round": context.round, "purpose": context.purpose}
         with self._store.read() as db:
-            trained = db.execute(select(row.context).where(again & (row.purpose == context.purpose)).limit(1)).first()
-            rows = db.execute(select(base.number, base.norm).where(base.run == context.run)).all()
-            query = select(tables.candidates.c.number, tables.candidates.c.sha256)
-            query = query.where(tables.candidates.c.run == context.run).order_by(tables.candidates.c.number.desc())
-            last = db.execute(query.limit(1)).one_or_none()
+            trained = db.execute(by(tables.sealed, *again), again).first()
+            rows = db.execute(by(tables.bases, *run), run).all()
+            last = db.execute(_NEWEST_CANDIDATE, run).one_or_none()
         newest = None if last is None else (int(last.number), str(last.sha256))
         numbers = {int(entry.number): float(entry.norm) for entry in rows}
         norms = {number: norm for number, norm in numbers.items() if number > 0}
@@ -172,7 +175,7 @@ class Ledger:
         """Persist what this member answers in a context, before it answers; the first answer holds (rule 2)."""
         row = {**vars(answer), "headers": canonical(dict(answer.headers)).decode()}
         with self._store.transaction() as db:
-            db.execute(insert(tables.answered).values(row))
+            db.execute(insert(tables.answered), row)
             headers = list_digest(answer.headers.values())
             what = {"context": answer.context, "headers": headers, "total": answer.total}
             self._note(db, "answered", **_place(context), **what)
@@ -180,7 +183,7 @@ class Ledger:
     def answered(self, context: str) -> OwnAnswer | None:
         """Return what this member answered in a context, or None."""
         with self._store.read() as db:
-            row = db.execute(select(tables.answered).where(tables.answered.c.context == context)).one_or_none()
+            row = db.execute(by(tables.answered, "context"), {"context": context}).one_or_none()
         return None if row is None else OwnAnswer(**{**row._asdict(), "headers": json.loads(row.headers)})
 
     def remember_opened(
@@ -209,7 +212,7 @@ class Ledger:
             _keep_metrics(db, metrics or {})
             if candidate:
                 row = {"run": context.run, "number": context.number, "sha256": candidate}
-                db.execute(insert(tables.candidates).values(row).on_conflict_do_nothing())
+                db.execute(add(tables.candidates), row)
             self._note_once(db, "opened", **_place(context), **statement)
             if vote is not None:
                 self._note_once(db, "judged", **_place(context), **vote)
@@ -237,37 +240,31 @@ class Ledger:
     def model(self, sha256: str) -> bytes | None:
         """Return a version's file, if this member still has it."""
         with self._store.read() as db:
-            data = db.execute(
-                select(tables.models.c.model).where(tables.models.c.sha256 == sha256)
-            ).scalar_one_or_none()
-        return None if data is None else bytes(data)
+            row = db.execute(by(tables.models, "sha256"), {"sha256": sha256}).one_or_none()
+        return None if row is None else bytes(row.model)
 
     def metric(self, sha256: str) -> float | None:
         """Return this member's own validation metric of a version, if it was measured."""
         with self._store.read() as db:
-            value = db.execute(
-                select(tables.versions.c.metric).where(tables.versions.c.sha256 == sha256)
-            ).scalar_one_or_none()
-        return None if value is None else float(value)
+            row = db.execute(by(tables.versions, "sha256"), {"sha256": sha256}).one_or_none()
+        return None if row is None or row.metric is None else float(row.metric)
 
     def keep_checkpoint(self, checkpoint: HeldCheckpoint) -> None:
         """Keep a checkpoint that this member witnessed; only the newest ``CHECKPOINTS`` checkpoints stay."""
         with self._store.transaction() as db:
-            db.execute(insert(tables.witnessed).values(**vars(checkpoint)).on_conflict_do_nothing())
-            size = tables.witnessed.c.size
-            beyond = select(size).order_by(size.desc()).offset(CHECKPOINTS).limit(1).scalar_subquery()
-            db.execute(tables.witnessed.delete().where(size <= beyond))
+            db.execute(add(tables.witnessed), vars(checkpoint))
+            db.execute(_TOO_MANY, {"most": CHECKPOINTS})
 
     def newest_checkpoint(self) -> HeldCheckpoint | None:
         """Return the newest checkpoint that this member witnessed, or None."""
         with self._store.read() as db:
-            row = db.execute(select(tables.witnessed).order_by(tables.witnessed.c.size.desc()).limit(1)).one_or_none()
+            row = db.execute(_NEWEST_CHECKPOINT).one_or_none()
         return None if row is None else HeldCheckpoint(**row._asdict())
 
     def checkpoint(self, size: int) -> HeldCheckpoint | None:
         """Return the checkpoint of this size, if this member witnessed it and still has it."""
         with self._store.read() as db:
-            row = db.execute(select(tables.witnessed).where(tables.witnessed.c.size == size)).one_or_none()
+            row = db.execute(by(tables.witnessed, "size"), {"size": size}).one_or_none()
         return None if row is None else HeldCheckpoint(**row._asdict())
 
     def has_witnessed(self, label: str) -> bool:
@@ -302,7 +299,7 @@ class Ledger:
                 "key": _PROVED_FORK if proved else _FORK,
                 "value": canonical({"held": held, "shown": shown}).decode(),
             }
-            db.execute(insert(tables.facts).values(row).on_conflict_do_nothing())
+            db.execute(add(tables.facts), row)
 
     def fork(self) -> dict[str, str] | None:
         """Return the pair that :meth:`keep_fork` kept, preferably one that proves a fork; or None."""
@@ -312,15 +309,15 @@ class Ledger:
     def fact(self, key: str) -> Any:
         """Return the value under a key, or None."""
         with self._store.read() as db:
-            value = db.execute(select(tables.facts.c.value).where(tables.facts.c.key == key)).scalar_one_or_none()
-        return None if value is None else json.loads(value)
+            row = db.execute(by(tables.facts, "key"), {"key": key}).one_or_none()
+        return None if row is None else json.loads(row.value)
 
     def fact_once(self, key: str, value: Any) -> Any:
         """Keep a value under a key that has none yet; return the kept value."""
         row = {"key": key, "value": canonical(value).decode()}
         with self._store.transaction() as db:
-            db.execute(insert(tables.facts).values(row).on_conflict_do_nothing())
-            return json.loads(db.execute(select(tables.facts.c.value).where(tables.facts.c.key == key)).scalar_one())
+            db.execute(add(tables.facts), row)
+            return json.loads(db.execute(by(tables.facts, "key"), {"key": key}).one().value)
 
     def journal(self) -> list[dict[str, Any]]:
         """Return what this member did and refused, oldest first: a dict per entry, ``what`` as JSON-able values."""
@@ -341,27 +338,25 @@ def _place(context: RoundContext) -> dict[str, str | int]:
 
 def _keep_base(db: Connection, context: RoundContext, base: Base) -> None:
     """Keep the version that this member works with, in place of the previous one; note if it is promoted or trained."""
-    if db.execute(select(tables.models.c.sha256).where(tables.models.c.sha256 == base.sha256)).first() is None:
+    if db.execute(_HELD, {"sha256": base.sha256}).first() is None:
         db.execute(tables.models.delete())
-        db.execute(insert(tables.models).values(sha256=base.sha256, model=base.data))
+        db.execute(insert(tables.models), {"sha256": base.sha256, "model": base.data})
     if base.promoted:
         seen = {"sha256": base.sha256, "identity": base.identity, "circle": context.circle}
-        db.execute(insert(tables.promoted).values(seen).on_conflict_do_nothing())
+        db.execute(add(tables.promoted), seen)
     if base.trained:
         row = {"run": context.run, "number": base.number, "sha256": base.sha256, "norm": base.norm}
         row["promoted"] = base.promoted
-        db.execute(insert(tables.bases).values(row).on_conflict_do_nothing())
+        db.execute(add(tables.bases), row)
 
 
 def _keep_metrics(db: Connection, metrics: Mapping[str, float | None]) -> None:
     for sha256, metric in metrics.items():
-        row = {"sha256": sha256, "metric": metric}
-        db.execute(insert(tables.versions).values(row).on_conflict_do_update(["sha256"], set_=row))
+        db.execute(put(tables.versions), {"sha256": sha256, "metric": metric})
 
 
 def _keep_fact(db: Connection, key: str, value: Any) -> None:
-    row = {"key": key, "value": canonical(value).decode()}
-    db.execute(insert(tables.facts).values(row).on_conflict_do_update(["key"], set_=row))
+    db.execute(put(tables.facts), {"key": key, "value": canonical(value).decode()})
 
 
 def _stored(number: int | None) -> int | None:

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, select, true
 from sqlalchemy.dialects.sqlite import insert
 
-from ...store import Store
+from ...store import Store, add, by
 from .tables import snapshot_sets, snapshots
 
 PARTS = ("train", "validation", "test")
@@ -38,7 +38,7 @@ class RowSets:
     def of_part(self, part: str) -> dict[str, bytes]:
         """Return every set of a part that was in use: digest → keyed hashes, 16 bytes per row."""
         with self._store.read() as db:
-            rows = db.execute(select(snapshot_sets).where(snapshot_sets.c.part == part)).all()
+            rows = db.execute(by(snapshot_sets, "part"), {"part": part}).all()
         return {row.digest: bytes(row.hashes) for row in rows}
 
     def keep(self, run: str, chosen: Mapping[str, tuple[str, bytes]]) -> None:
@@ -46,7 +46,7 @@ class RowSets:
         with self._store.transaction() as db:
             _add(db, chosen)
             row = {"run": run, **{part: digest for part, (digest, _) in chosen.items()}}
-            db.execute(insert(snapshots).values(row))
+            db.execute(insert(snapshots), row)
 
     def replace(self, changed: Mapping[str, tuple[str, bytes]]) -> None:
         """Replace the sets in use because rows were deleted; the run that has them continues with the new ones."""
@@ -60,7 +60,7 @@ class RowSets:
 
 def _add(db: Connection, sets: Mapping[str, tuple[str, bytes]]) -> None:
     rows = [{"part": part, "digest": digest, "hashes": hashes} for part, (digest, hashes) in sets.items()]
-    db.execute(insert(snapshot_sets).values(rows).on_conflict_do_nothing())
+    db.execute(add(snapshot_sets), rows)
 
 
 def _digests(db: Connection, where: Any) -> dict[str, str] | None:

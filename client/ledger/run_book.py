@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.dialects.sqlite import insert
 
 from ...canonical import canonical, digest
-from ...store import Store
+from ...store import Store, add, by
 from .tables import agreements
 
 
@@ -51,13 +50,13 @@ class RunBook:
         """
         row = {"run": run, "offer": canonical(offer).decode(), "agreed_s": now_s}
         with self._store.transaction() as db:
-            if db.execute(insert(agreements).values(row).on_conflict_do_nothing()).rowcount:
+            if db.execute(add(agreements), row).rowcount:
                 self._note(db, "agreed", run=run, offer=digest(offer))
 
     def agreement(self, run: str) -> Agreement | None:
         """Return what this member agreed to for a run, or None."""
         with self._store.read() as db:
-            row = db.execute(select(agreements).where(agreements.c.run == run)).one_or_none()
+            row = db.execute(by(agreements, "run"), {"run": run}).one_or_none()
         if row is None:
             return None
         return Agreement(dict(json.loads(row.offer)), json.loads(row.roster or "[]"), row.key or "")

@@ -10,6 +10,7 @@ If the app fails, only "not ok" leaves this process, without a text. The reason 
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -36,6 +37,7 @@ App = Callable[[Any, Any], Any]
 
 def main(handle: int, config: Path, app: str, parent: int) -> None:
     """Serve until the pipe ends; exits with status 2 if config or data are wrong."""
+    gc.disable()  # a collection while everything is imported costs much and finds nothing; it is enabled below
     # These signals are for the whole process group; the node decides when this process ends.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -48,6 +50,7 @@ def main(handle: int, config: Path, app: str, parent: int) -> None:
             confine.die_with(parent)
             module, _, attribute = app.partition(":")
             runs = Worker(pipe, getattr(import_module(module), attribute)(settings))
+            gc.enable()
         except InputError as error:
             pipe.send_bytes(json.dumps({"wrong": error.code, "message": str(error), "hint": error.hint}).encode())
             sys.exit(error.exit_status)

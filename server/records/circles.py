@@ -18,6 +18,7 @@ from ...errors import InputError, Refused
 from ...protocol.act import Act
 from ...protocol.circle import SIGNATURE_DAYS, Circle, Farewell, Signature, SignedCircle, check_signature
 from ...protocol.circle_board import CircleBoard
+from ...store import by
 from . import members as roster
 from .database import metadata
 from .log import Log
@@ -52,6 +53,8 @@ _farewells = Table(
     Column("member", String, primary_key=True),
     Column("document", String, nullable=False),
 )
+_LIVING = select(_circles.c.digest).where(_circles.c.begun).order_by(_circles.c.number.desc()).limit(1)
+_SIGNATURES = by(_signatures, "circle").order_by(_signatures.c.member)
 
 
 def board(db: Connection, now: float) -> CircleBoard:
@@ -70,17 +73,13 @@ def board(db: Connection, now: float) -> CircleBoard:
 
 def living_circle(db: Connection) -> SignedCircle | None:
     """Return the circle that began last, with all signatures; None if none has begun."""
-    column = _circles.c
-    newest = db.execute(select(column.digest).where(column.begun).order_by(column.number.desc()).limit(1))
-    digest = newest.scalar_one_or_none()
+    digest = db.execute(_LIVING).scalar_one_or_none()
     return None if digest is None else signed(db, digest)
 
 
 def living_digest(db: Connection) -> str:
     """Return the digest of the circle that began last; "" if none has begun."""
-    column = _circles.c
-    newest = db.execute(select(column.digest).where(column.begun).order_by(column.number.desc()).limit(1))
-    return str(newest.scalar_one_or_none() or "")
+    return str(db.execute(_LIVING).scalar_one_or_none() or "")
 
 
 def signed(db: Connection, digest: str) -> SignedCircle:
@@ -89,12 +88,11 @@ def signed(db: Connection, digest: str) -> SignedCircle:
     Raises:
         Refused: ``circle.differs``: no circle has this digest.
     """
-    document = db.execute(select(_circles.c.document).where(_circles.c.digest == digest)).scalar_one_or_none()
-    if document is None:
+    kept = db.execute(by(_circles, "digest"), {"digest": digest}).one_or_none()
+    if kept is None:
         raise Refused("circle.differs", f"no circle {digest[:16]} at this server")
-    rows = select(_signatures).where(_signatures.c.circle == digest).order_by(_signatures.c.member)
-    signatures = {row.member: Signature.parse(json.loads(row.document)) for row in db.execute(rows)}
-    return SignedCircle(_parsed(document), signatures)
+    rows = db.execute(_SIGNATURES, {"circle": digest})
+    return SignedCircle(_parsed(kept.document), {row.member: Signature.parse(json.loads(row.document)) for row in rows})
 
 
 @lru_cache(maxsize=64)

@@ -11,10 +11,10 @@ import json
 from dataclasses import asdict, dataclass
 
 from sqlalchemy import Column, Connection, Integer, LargeBinary, String, Table, select
-from sqlalchemy.dialects.sqlite import insert
 
 from ...canonical import canonical
 from ...protocol.context import RoundContext
+from ...store import add, by, put
 from .database import metadata
 
 _contexts = Table(
@@ -58,7 +58,7 @@ def begin(db: Connection, context: RoundContext) -> None:
     """Record a context before any member is asked in it. A context that is there stays."""
     row = {"context": context.digest, "run": context.run, "number": context.number, "purpose": context.purpose}
     row |= {"fields": canonical(asdict(context)).decode(), "total": ""}
-    db.execute(insert(_contexts).values(row).on_conflict_do_nothing())
+    db.execute(add(_contexts), row)
 
 
 def going_on(db: Connection, run: str, number: int, purpose: str) -> RoundContext | None:
@@ -87,25 +87,23 @@ def total(db: Connection, context: str) -> str:
 
 def keep_envelope(db: Connection, context: str, member: str, header: str) -> None:
     """Record that a member's envelope is in a sum, in place of an earlier one whose file was lost."""
-    row = {"context": context, "member": member, "header": header}
-    db.execute(insert(_sealed).values(row).on_conflict_do_update(["context", "member"], set_=row))
+    db.execute(put(_sealed), {"context": context, "member": member, "header": header})
 
 
 def envelopes(db: Connection, context: str) -> dict[str, str]:
     """Return the header digests of a sum's envelopes, by member. A digest is the name of the envelope's file."""
-    rows = db.execute(select(_sealed).where(_sealed.c.context == context).order_by(_sealed.c.member))
+    rows = db.execute(by(_sealed, "context").order_by(_sealed.c.member), {"context": context})
     return {row.member: row.header for row in rows}
 
 
 def keep_answer(db: Connection, context: str, member: str, answer: KeptAnswer) -> None:
     """Record a member's answer. A member never gives another one."""
-    row = {"context": context, "member": member, **vars(answer)}
-    db.execute(insert(_answers).values(row).on_conflict_do_nothing())
+    db.execute(add(_answers), {"context": context, "member": member, **vars(answer)})
 
 
 def answers(db: Connection, context: str) -> dict[str, KeptAnswer]:
     """Return the answers to a context's list, by member."""
-    rows = db.execute(select(_answers).where(_answers.c.context == context).order_by(_answers.c.member))
+    rows = db.execute(by(_answers, "context").order_by(_answers.c.member), {"context": context})
     return {row.member: KeptAnswer(row.document, row.signature, row.answer) for row in rows}
 
 

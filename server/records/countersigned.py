@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sqlalchemy import Column, Connection, Integer, String, Table, select
-from sqlalchemy.dialects.sqlite import insert
 
+from ...store import put
 from .database import metadata
 
 _witnesses = Table(
@@ -39,8 +39,7 @@ class Countersigned:
 
 def keep(db: Connection, member: str, witness: Countersigned) -> None:
     """Keep what a member signed, in place of its earlier one."""
-    row = {"member": member, **vars(witness)}
-    db.execute(insert(_witnesses).values(row).on_conflict_do_update(["member"], set_=row))
+    db.execute(put(_witnesses), {"member": member, **vars(witness)})
 
 
 def witnesses(db: Connection) -> dict[str, Countersigned]:

@@ -11,6 +11,7 @@ from sqlalchemy import Boolean, Column, Connection, Integer, String, Table, func
 from sqlalchemy.dialects.sqlite import insert
 
 from ...canonical import canonical
+from ...store import by, put
 from .database import metadata
 
 _runs = Table(
@@ -31,6 +32,7 @@ _rounds = Table(
     Column("run", String, nullable=False),
     Column("body", String, nullable=False),
 )
+_IN_ORDER = by(_rounds, "run").order_by(_rounds.c.number)
 INTERRUPTED = "run.interrupted"
 CONVERGED = "run.converged"  # the code of a run that is done early because there is nothing more to gain
 
@@ -156,7 +158,7 @@ def runs(db: Connection) -> list[RunRow]:
 
 def run_row(db: Connection, run: str) -> RunRow | None:
     """Return a run, or None if there is no such run."""
-    row = db.execute(select(_runs).where(_runs.c.run == run)).one_or_none()
+    row = db.execute(by(_runs, "run"), {"run": run}).one_or_none()
     return None if row is None else _run_row(row)
 
 
@@ -192,13 +194,12 @@ def next_number(db: Connection) -> int:
 def write_round(db: Connection, run: str, outcome: Round) -> None:
     """Add a round, or replace what is known of it."""
     row = {"number": outcome.number, "run": run, "body": canonical(outcome.as_dict()).decode()}
-    db.execute(insert(_rounds).values(row).on_conflict_do_update(["number"], set_=row))
+    db.execute(put(_rounds), row)
 
 
 def rounds(db: Connection, run: str) -> list[dict[str, Any]]:
     """Return a run's rounds in the form of result.json, in order."""
-    bodies = db.execute(select(_rounds.c.body).where(_rounds.c.run == run).order_by(_rounds.c.number)).scalars()
-    return [json.loads(body) for body in bodies]
+    return [json.loads(row.body) for row in db.execute(_IN_ORDER, {"run": run})]
 
 
 def running(db: Connection, run: str) -> Round | None:

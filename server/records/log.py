@@ -29,6 +29,7 @@ from sqlalchemy import (
     LargeBinary,
     Table,
     Text,
+    bindparam,
     insert,
     select,
     type_coerce,
@@ -104,6 +105,12 @@ _tree = Table(
 )
 _NEWEST = select(_tree.c.size, _tree.c.nodes, _log.c.checkpoint).outerjoin(_log, _log.c.idx == _tree.c.size - 1)
 _RAW_LEAF = type_coerce(_log.c.leaf, NullType())  # as stored: after an edit it need not be bytes
+_LEAVES = (
+    select(_log.c.idx, _RAW_LEAF)
+    .where(_log.c.idx >= bindparam("known"), _log.c.idx < bindparam("size"))
+    .order_by(_log.c.idx)
+)
+_CHECKPOINT = select(_log.c.checkpoint).where(_log.c.idx == bindparam("idx"))
 _INSERT = insert(_log)
 _GROW = insert(_tree).prefix_with("OR REPLACE")
 
@@ -320,8 +327,7 @@ class Log:
     def _read_leaves(self, connection: Connection, tree: Tree, size: int) -> None:
         """Read what ``tree`` lacks of the first ``size`` leaves, up to the first that is missing or is not a hash."""
         known = tree.size
-        query = select(_log.c.idx, _RAW_LEAF).where(_log.c.idx >= known, _log.c.idx < size).order_by(_log.c.idx)
-        for index, leaf in connection.execute(query):
+        for index, leaf in connection.execute(_LEAVES, {"known": known, "size": size}):
             if index != tree.size or not isinstance(leaf, bytes) or len(leaf) != merkle.HASH_BYTES:
                 return
             tree.append(leaf)
@@ -333,7 +339,7 @@ class Log:
         if size == newest.size:
             return newest
         last = size - 1
-        note = connection.execute(select(_log.c.checkpoint).where(_log.c.idx == last)).scalar_one_or_none()
+        note = connection.execute(_CHECKPOINT, {"idx": last}).scalar_one_or_none()
         if note is None:
             raise AuditError("audit.missing", f"expected entry {last}, found none in its place", first_bad=last)
         checkpoint = self._open(note, last)

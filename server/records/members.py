@@ -16,6 +16,7 @@ from sqlalchemy.dialects.sqlite import insert
 from ...canonical import canonical
 from ...crypto.identity import Card, parse_card
 from ...errors import InputError, nearest
+from ...store import by, put
 from .database import metadata
 from .log import Log
 from .reasons import check_reason
@@ -30,6 +31,7 @@ _members = Table(
     Column("revoked", Boolean, nullable=False),
 )
 _cards = Table("cards", metadata, Column("name", String, primary_key=True), Column("card", String, nullable=False))
+_BY_NAME, _CARDS = select(_members).order_by(_members.c.name), select(_cards.c.card)
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class RosterMember:
 
 def members(db: Connection) -> list[RosterMember]:
     """Return all members by name, including revoked ones."""
-    return [RosterMember(**row._asdict()) for row in db.execute(select(_members).order_by(_members.c.name))]
+    return [RosterMember(**row._asdict()) for row in db.execute(_BY_NAME)]
 
 
 def pins(db: Connection) -> dict[str, str]:
@@ -67,14 +69,13 @@ def revoked(db: Connection) -> frozenset[str]:
 
 def keep_card(db: Connection, card: Mapping[str, Any]) -> None:
     """Keep a member's card in place of its earlier one. The caller has compared the pin."""
-    row = {"name": card["name"], "card": canonical(card).decode()}
-    db.execute(insert(_cards).values(row).on_conflict_do_update(["name"], set_=row))
+    db.execute(put(_cards), {"name": card["name"], "card": canonical(card).decode()})
 
 
 def take_card(db: Connection, log: Log, card: Mapping[str, Any]) -> None:
     """Keep a card that an operator entered. A new card is logged, because it says whose approvals count."""
-    kept = db.execute(select(_cards.c.card).where(_cards.c.name == card["name"])).scalar_one_or_none()
-    if kept != canonical(card).decode():
+    kept = db.execute(by(_cards, "name"), {"name": card["name"]}).one_or_none()
+    if kept is None or kept.card != canonical(card).decode():
         keep_card(db, card)
         log.append(db, "card_taken", member=card["name"], card=dict(card))
 
@@ -82,14 +83,14 @@ def take_card(db: Connection, log: Log, card: Mapping[str, Any]) -> None:
 def cards(db: Connection, *, of_all: bool = False) -> dict[str, Card]:
     """Return name → newest card of members that may take part; with ``of_all`` also of those that left."""
     gone = frozenset[str]() if of_all else revoked(db)
-    kept = [parse_card(json.loads(text)) for text in db.execute(select(_cards.c.card)).scalars()]
+    kept = [parse_card(json.loads(text)) for text in db.execute(_CARDS).scalars()]
     return {card.name: card for card in kept if card.name not in gone}
 
 
 def by_client(db: Connection, issuer: str, client_id: str) -> RosterMember | None:
     """Return the member that an OAuth client belongs to, even if it is revoked."""
-    where = (_members.c.issuer == issuer) & (_members.c.client_id == client_id)
-    row = db.execute(select(_members).where(where)).one_or_none()
+    client = {"issuer": issuer, "client_id": client_id}
+    row = db.execute(by(_members, *client), client).one_or_none()
     return None if row is None else RosterMember(**row._asdict())
 
 

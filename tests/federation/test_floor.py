@@ -14,7 +14,8 @@ import pytest
 from moonflower.client.app import Member
 from moonflower.client.circles import DAY_S, Own, check_day, check_envelope, check_recipe
 from moonflower.client.learning.cast import prepare
-from moonflower.client.live import OwnRows, member_of
+from moonflower.client.live import member_of
+from moonflower.client.own_rows import OwnRows
 from moonflower.client.secret import NodeSecret
 from moonflower.configs.floor import floor_sentences, missing, refused
 from moonflower.configs.roles import CircleSettings, ClientConfig, load_config
@@ -89,7 +90,7 @@ def test_a_task_that_left_the_list_is_not_imported_at_the_start(
     path = client_config(tmp_path, CONFIGS / "data")
     lives_in(path)
     path.write_text(re.sub(*change, path.read_text(), flags=re.MULTILINE))
-    monkeypatch.setattr("moonflower.client.live.load_task", lambda *_: pytest.fail("it was imported"))
+    monkeypatch.setattr("moonflower.client.own_rows.load_task", lambda *_: pytest.fail("it was imported"))
     with caplog.at_level("WARNING"):
         member = member_of(load_config(ClientConfig, path))
     member.ledger.close()

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tomli_w
-from moonflower.federation import processes
 from moonflower.federation import stage as staging
 
-from support import PATIENCE_S
+from support.commands import called
 from support.live import Live
 from support.office import changed
 
@@ -26,8 +25,7 @@ class Approvers:
     folder: Path
 
     def moonflower(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        line = processes.command(*(one if isinstance(one, Path) else str(one) for one in arguments))
-        return subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S, cwd=self.folder)
+        return called(*arguments, folder=self.folder)
 
     def model(self, member: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         return self.moonflower("model", *arguments, "--as", self.folder / member / "operator.toml")

@@ -31,6 +31,8 @@ from support import CONFIGS, circles
 from support.keys import identity_of
 
 NAMES = ("Cleveland", "Hungary", "Switzerland", "VA Long Beach")
+THREE = NAMES[:2] + NAMES[3:]
+"""Members of a smaller circle, for tests that carry out many runs."""
 
 
 class Killed(BaseException):
@@ -64,24 +66,25 @@ def without_update(name: str, numbers: Callable[[int], bool]) -> Callable[[str, 
 
 
 @lru_cache(maxsize=8)
-def _signed(recipe: str) -> SignedCircle:
-    everybody = [identities()[name] for name in NAMES]
+def _signed(recipe: str, names: Sequence[str]) -> SignedCircle:
+    everybody = [identities()[name] for name in names]
     made = parse_recipe(json.loads(recipe), where="test")
     return circles.signed_by(Circle.of(made, circles.pins_of(everybody)), everybody)
 
 
-def signed_circle(recipe: Recipe) -> SignedCircle:
-    """Return the circle of the four under a recipe, signed by all."""
-    return _signed(json.dumps(recipe.as_dict()))
+def signed_circle(recipe: Recipe, names: Sequence[str] = NAMES) -> SignedCircle:
+    """Return the circle of these members under a recipe, signed by all."""
+    return _signed(json.dumps(recipe.as_dict()), tuple(names))
 
 
 class Federation:
-    """Four hospitals and their coordinator; everything that a killed process leaves behind is under ``folder``.
+    """Hospitals and their coordinator; everything that a killed process leaves behind is under ``folder``.
 
     Args:
         folder: is made, or was left by an earlier one.
         overrides: of the run's settings.
-        names: members that are started; without the coordinator where ``alone``.
+        of: all members of the circle.
+        names: those that are started, if not all; without the coordinator where ``alone``.
 
     Attributes:
         kill_at: a log entry as it is committed → whether the coordinator dies with it.
@@ -91,17 +94,24 @@ class Federation:
         members: name → the member's process.
     """
 
-    def __init__(self, folder: Path, *overrides: str, names: Sequence[str] = NAMES, alone: bool = False) -> None:
-        self.folder, self.cast = folder, cast("training.report_every=0", *overrides)
+    def __init__(
+        self,
+        folder: Path,
+        *overrides: str,
+        of: Sequence[str] = NAMES,
+        names: Sequence[str] | None = None,
+        alone: bool = False,
+    ) -> None:
+        self.folder, self.cast, self.names = folder, cast("training.report_every=0", *overrides), tuple(of)
         self.kill_at: Callable[[dict[str, Any]], bool] = lambda entry: False
         self.handled: Callable[[str, Callable[[], Any]], Any] = lambda member, handle: handle()
         self.away: set[str] = set()
         self.revoked: set[str] = set()
-        self.pins = {name: identities()[name].card.node.pin for name in NAMES}
-        self.signed = signed_circle(self.cast.recipe)
+        self.pins = {name: identities()[name].card.node.pin for name in of}
+        self.signed = signed_circle(self.cast.recipe, of)
         self.members: dict[str, Member] = {}
         (folder / "members").mkdir(parents=True, exist_ok=True)
-        for name in names:
+        for name in of if names is None else names:
             self.start(name)
         if not alone:
             self.state = State(folder, "heart", [self._logged])
@@ -136,7 +146,7 @@ class Federation:
         with self.state.store.read() as db:
             row = history.run_row(db, run)
         assert row is not None
-        ids = dict(enumerate(NAMES, start=1))
+        ids = dict(enumerate(self.names, start=1))
 
         def member_of(context: Any) -> Member:
             return self.members[context.node_config["member"]]
@@ -152,7 +162,7 @@ class Federation:
         def connected() -> dict[str, ConnectedNode]:
             return {name: node for name, node in present.items() if name not in self.away | self.revoked}
 
-        exchange = Exchange(grid, NAMES, connected, grid, revoked=lambda: frozenset(self.revoked))
+        exchange = Exchange(grid, self.names, connected, grid, revoked=lambda: frozenset(self.revoked))
         return Coordinator(exchange, self.state, row.offer, self.signed, run)
 
     def carry_out(self, run: str = "run-1") -> str:

@@ -32,7 +32,7 @@ from moonflower.version import NUMERICS
 from support import CONFIGS, PATIENCE_S
 
 Entry = dict[str, Any]
-FAST = ("training.rounds=3", "training.local_epochs=2", "training.report_every=0", "training.train_timeout_s=60")
+FAST = ("training.rounds=2", "training.local_epochs=2", "training.report_every=0", "training.train_timeout_s=60")
 MOST_ROUNDS = 100  # of the recipe that all members signed; a run takes fewer
 QUICK = {"away_after_s": 10.0}
 

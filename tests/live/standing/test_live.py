@@ -17,16 +17,18 @@ from moonflower.federation import processes, up
 from moonflower.federation.remote import await_ready
 from moonflower.server.records.envelopes import WARNING
 from support import PATIENCE_S
+from support.commands import called
 from support.live import Live, ended, everywhere, family, named, send, undisturbed
 from typer.testing import CliRunner
 
 HUNGARY, DORA = "Hungary", "VA Long Beach"
+ROUNDS = "training.rounds=2"
 
 
 @pytest.fixture(scope="module")
 def expected(live: Live) -> str:
-    """The model of an undisturbed run."""
-    return undisturbed(live, "training.rounds=3")
+    """The model of an undisturbed run of two rounds."""
+    return undisturbed(live, ROUNDS)
 
 
 def check_done(live: Live, shown: dict[str, Any], expected: str) -> None:
@@ -38,24 +40,24 @@ def check_done(live: Live, shown: dict[str, Any], expected: str) -> None:
 
 def test_an_operator_gets_the_model_of_a_simulation_to_the_bit_from_the_command_line(live: Live, expected: str) -> None:
     def moonflower(*arguments: str) -> subprocess.CompletedProcess[str]:
-        line = [*processes.command(*arguments), "--as", str(live.stage.operator)]
-        return subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S)
+        return called(*arguments, "--as", live.stage.operator)
 
     practice = "federation.practice=true"  # as ``up`` has it: these nodes' secrets come from the seed
-    settings = [word for one in (*live.overrides, "training.rounds=3", practice) for word in ("--set", one)]
-    done = moonflower("run", str(live.config), *settings, "--json")
+    settings = [word for one in (*live.overrides, ROUNDS, practice) for word in ("--set", one)]
+    line = processes.command("run", str(live.config), *settings, "--json", "--as", str(live.stage.operator))
+    done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     result = json.loads(done.stdout)
     shown = live.remote.show(result["run"])
     assert shown["result"] == result
     check_done(live, shown, expected)
-    assert [one["status"] for one in result["rounds"]] == ["promoted"] * 3
+    assert [one["status"] for one in result["rounds"]] == ["promoted"] * 2
     assert result["audit"]["verified"]
     assert result["wire"]["upload_bytes"] < 6000, "envelope, answer, words"
-    assert result["overall"]["federated"]["auc"] > 0.8
+    assert result["overall"]["federated"]["auc"] > 0.7
     listed = json.loads(moonflower("runs", "--json").stdout)["runs"]
-    assert (listed[-1]["run"], listed[-1]["status"], listed[-1]["of"]) == (result["run"], "done", 3)
+    assert (listed[-1]["run"], listed[-1]["status"], listed[-1]["of"]) == (result["run"], "done", 2)
     wrong = moonflower("run", str(live.config), "--set", "federation.name=other")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "expected 'heart'" in wrong.stderr
@@ -70,8 +72,17 @@ def test_an_operator_gets_the_model_of_a_simulation_to_the_bit_from_the_command_
 def test_whatever_is_killed_is_started_again_and_nothing_is_lost(live: Live) -> None:
     """In five rounds: a client as it trains and as it opens, a worker, the ServerApp; the server is stopped, too.
 
-    Every other step is in ``test_crash.py``.
+    Before that the issuer is away for longer than tokens live. Every other step is in ``test_crash.py``.
     """
+    back = threading.Event()
+
+    def restart() -> None:
+        live.start("issuer")
+        back.set()
+
+    def kill_issuer(_: object) -> None:
+        live.kill("issuer")
+        threading.Timer(12, restart).start()
 
     def kill_client(_: object) -> None:
         live.kill(DORA)
@@ -100,7 +111,11 @@ def test_whatever_is_killed_is_started_again_and_nothing_is_lost(live: Live) -> 
 
     before = len(live.log())
     each = len(live.names)
-    at: dict[tuple[str, int], Any] = {("round_began", 2): kill_client, ("answered", each * 5 + 2): kill_client}
+    at: dict[tuple[str, int], Any] = {
+        ("run_began", 1): kill_issuer,
+        ("round_began", 2): kill_client,
+        ("answered", each * 5 + 2): kill_client,
+    }
     at |= {("set_closed", 2): kill_serverapp, ("round_began", 3): kill_worker}
     at |= {("promoted", 1): kill_server, ("promoted", 3): stop_server}
     shown = live.run("training.rounds=5", at=at)
@@ -108,22 +123,7 @@ def test_whatever_is_killed_is_started_again_and_nothing_is_lost(live: Live) -> 
     assert [one["round"] for one in shown["result"]["rounds"]] == [1, 2, 3, 4, 5], "nothing is repeated"
     assert len(live.events("run_resumed", before)) == 3
     assert "worker" in live.output(HUNGARY)
-
-
-def test_an_issuer_that_is_away_for_longer_than_tokens_live_is_waited_for(live: Live, expected: str) -> None:
-    back = threading.Event()
-
-    def restart() -> None:
-        live.start("issuer")
-        back.set()
-
-    def kill(_: object) -> None:
-        live.kill("issuer")
-        threading.Timer(12, restart).start()
-
-    shown = live.run("training.rounds=3", at={("run_began", 1): kill})
-    assert back.wait(PATIENCE_S)
-    check_done(live, shown, expected)
+    assert back.is_set()
     assert any("cannot be reached" in live.output(name) for name in live.names)
 
 
@@ -156,7 +156,7 @@ def test_a_server_that_keeps_envelopes_says_so_and_forgets_them(live: Live) -> N
     await_ready(lambda: not old.exists(), "the server, whose start deletes what is over,", PATIENCE_S)
 
 
-def test_who_is_cut_off_or_revoked_is_waited_for_and_nothing_is_repeated(live: Live, expected: str) -> None:
+def test_who_is_cut_off_or_revoked_is_waited_for_and_nothing_is_repeated(live: Live) -> None:
     """Cut off: its processes are stopped, not ended, so that nobody is told. Revoked: out at once, until let in again.
 
     A sum is over everybody: only a circle that all others sign lets a member go.
@@ -207,7 +207,7 @@ def test_who_is_cut_off_or_revoked_is_waited_for_and_nothing_is_repeated(live: L
             waiting[0].result(PATIENCE_S)
     finally:
         mend(None)
-    check_done(live, shown, expected)
+    check_done(live, shown, undisturbed(live, "training.rounds=3"))
     rounds = shown["result"]["rounds"]
     assert [(one["round"], one["status"]) for one in rounds] == [(n, "promoted") for n in (1, 2, 3)]
     assert waited == [{"member": DORA, "number": rounds[1]["number"]}]
@@ -218,11 +218,9 @@ def test_who_is_cut_off_or_revoked_is_waited_for_and_nothing_is_repeated(live: L
 def test_the_doctor_finds_all_well(live: Live) -> None:
     stage = live.stage
     for config in (stage.issuer, stage.server, stage.operator, *list(stage.clients.values())[:1]):
-        done = subprocess.run(
-            processes.command("doctor", config, "--json"), capture_output=True, text=True, timeout=PATIENCE_S
-        )
+        done = called("doctor", config, "--json")
         said = json.loads(done.stdout)
         warned = [one["found"] for one in said["checks"] if one["status"] != "ok"]
-        assert all(one.startswith("the token lives 5 s") for one in warned), "which is as short as this test wants it"
+        assert [one for one in warned if not one.startswith("the token lives 5 s")] == []  # as short as this test wants
         assert (done.returncode, done.stderr, said["ok"]) == (0, "", True)
         assert "eyJ" not in done.stdout  # how every JWT begins

@@ -13,6 +13,7 @@ from moonflower.federation import processes
 from moonflower.federation.remote import await_ready
 from moonflower.server.records.verify import verify
 from support import PATIENCE_S
+from support.commands import called
 from support.forking import VICTIM
 from support.live import Live, undisturbed
 from support.rewrite import rewrite, without_a_refusal
@@ -28,8 +29,7 @@ def _witnessed(live: Live) -> None:
 
 
 def member_log(live: Live, name: str, *options: str) -> subprocess.CompletedProcess[str]:
-    line = [*processes.command("member", live.stage.clients[name])[:-1], "log", str(live.stage.clients[name]), *options]
-    return subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE_S)
+    return called("member", "log", live.stage.clients[name], *options)
 
 
 def stop(live: Live) -> None:
@@ -54,12 +54,8 @@ def test_every_members_checkpoint_is_in_the_servers_log(live: Live, tmp_path: Pa
         notes[name] = said.stdout
         (tmp_path / name).write_text(said.stdout)
     assert verify(live.state, public, witnesses=notes).ok
-    line = [*processes.command("audit", live.state)[:-1], "verify", str(live.state)]
-    checked = subprocess.run(
-        [*line, *(word for name in live.names for word in ("--witness", str(tmp_path / name)))],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
+    checked = called(
+        "audit", "verify", live.state, *(word for name in live.names for word in ("--witness", tmp_path / name))
     )
     assert checked.returncode == 0
     assert checked.stdout.count("holds an earlier state of this log, or this state") == len(live.names)

@@ -40,7 +40,7 @@ from moonflower.server.records.state import State
 from moonflower.server.round import Rounds
 from moonflower.server.sums import Sums
 
-from support.federation import NAMES, Federation, Killed
+from support.federation import THREE, Federation, Killed
 from support.weakened import in_memory, without
 
 SMALL = ("training.rounds=2",)
@@ -59,7 +59,7 @@ LITTLE = (
 TROUBLE = ("away", "back", "late", "revoke", "stop")
 MOST_ENTRIES = 400  # that two rounds write, whatever happens: a run that is left alone ends
 SLOW_S, LATE_S = 20.0, 300.0
-WHO = st.sampled_from(NAMES)
+WHO = st.sampled_from(THREE)
 ENTRY = st.integers(1, 52)  # of a coordinator's life; a run to which nothing happens writes 55
 KILL = st.one_of(  # at an entry, by its place or as the n-th of an event; or not at all
     st.tuples(st.sampled_from(["set_closed", "answered", "opened", "envelope_accepted", "judged"]), st.integers(1, 4)),
@@ -124,7 +124,7 @@ class Disturbed(Federation):
         self.delays: dict[str, float] = {}  # of the next request to somebody, seconds
         self.queues: dict[str, list[Body]] = defaultdict(list)  # of requests that come too late, but in order
         self.forgotten = 0  # seals that were lost
-        super().__init__(folder, *SMALL, *overrides)
+        super().__init__(folder, *SMALL, *overrides, of=THREE)
 
     def start(self, name: str) -> None:
         super().start(name)
@@ -213,7 +213,7 @@ class Disturbed(Federation):
             asked: Any = from_records(request, records)
             opened = Statement.parse(from_records(Opened, reply).statement)
             self.statements[name, asked.purpose, asked.run, asked.number].add(opened.sha256)
-            assert opened.members == NAMES
+            assert opened.members == THREE
 
     def reopen(self) -> None:
         """Start the coordinator's side anew on the files that are there."""
@@ -225,7 +225,7 @@ class Disturbed(Federation):
 def undisturbed() -> str:
     """Return the model of a run to which nothing happened."""
     with in_memory() as folder:
-        one = Federation(Path(folder) / "0", *SMALL)
+        one = Federation(Path(folder) / "0", *SMALL, of=THREE)
         one.queue()
         assert one.carry_out() == "done"
         sha256 = str(one.model().sha256)
@@ -442,13 +442,13 @@ class TheRun(RuleBasedStateMachine):
         known: dict[str, set[tuple[str, str]]] = defaultdict(set)
         for entry in self.one.events("set_closed"):
             said = entry["details"]
-            assert {*said["headers"]} == {*NAMES}
+            assert {*said["headers"]} == {*THREE}
             known[context_digest(said["context"])].add((list_digest(said["headers"].values()), said["sum"]))
         for context, found in self.one.lists.items():
             assert found <= known[context], "somebody answered a list that is not in the log"
         for entry in self.one.events("opened"):
             said = entry["details"]
-            assert {*said["signatures"]} == {*said["vote_signatures"]} == {*NAMES}
+            assert {*said["signatures"]} == {*said["vote_signatures"]} == {*THREE}
 
     @invariant()
     def a_round_fails_for_a_reason(self) -> None:

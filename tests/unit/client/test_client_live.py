@@ -17,8 +17,9 @@ from moonflower.cli.member import member as member_app
 from moonflower.client import live, tasks
 from moonflower.client.keyring import SECRET_FILE, make_keys
 from moonflower.client.ledger.ledger import FILE_NAME
-from moonflower.client.live import OwnRows, member_of
+from moonflower.client.live import member_of
 from moonflower.client.node.keeper import locked
+from moonflower.client.own_rows import OwnRows
 from moonflower.client.secret import NodeSecret
 from moonflower.configs.recipe import Recipe
 from moonflower.configs.roles import ClientConfig, load_config
