@@ -168,8 +168,8 @@ def _try(degree: int, count: int, members: int, value_bits: int, lanes: int) -> 
     lane_bits = value_bits + (members - 1).bit_length()
     least = (2 * BOUND * members + 1) << (lanes * lane_bits)
     for bits in (least.bit_length(), least.bit_length() + 1):
-        primes = _primes(degree, count, bits)
-        if bits > MAX_LOG_Q[degree] or not primes or math.prod(primes) < least:
+        primes = _primes(degree, count, bits) if bits <= MAX_LOG_Q[degree] else ()
+        if not primes or math.prod(primes) < least:
             continue
         candidate = Plan(degree, primes, lanes, value_bits, lane_bits, members)
         if 0 < candidate.zeros <= min(degree, most_zeros(degree, min(primes), members)):
@@ -177,7 +177,7 @@ def _try(degree: int, count: int, members: int, value_bits: int, lanes: int) -> 
     return None
 
 
-@lru_cache
+@lru_cache(maxsize=4096)
 def _primes(degree: int, count: int, bits: int) -> tuple[int, ...]:
     """Return ``count`` different primes whose product has ``bits`` bits, or an empty tuple."""
     if -(-bits // count) > MAX_PRIME_BITS:

@@ -7,7 +7,7 @@ from functools import lru_cache
 _BASES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
 
 
-@lru_cache
+@lru_cache(maxsize=4096)
 def largest_prime(bits: int, degree: int, below: int = 0) -> int:
     """Return the largest prime of ``bits`` bits that is 1 mod 2N, or 0. SEAL takes the same prime for this size.
 

@@ -119,7 +119,7 @@ ALONE = {
         "coordinator: judged+promoted: after",
     ),
 }
-SHARE = 6  # named points at which one run dies
+SHARE = 12  # named points at which one run dies
 AGAIN = ("sealed update: ", "answered update: ", "judged+promoted: ", " seal: ", "half written")
 
 

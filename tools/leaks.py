@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -282,6 +283,12 @@ def judged(w: World, seed: int, rounds: int, noise: float) -> Iterator[tuple[Flo
             return
 
 
+@cache
+def all_judged(runs: int, rounds: int, noise: float) -> list[tuple[Floats, dict[str, float], dict[str, str]]]:
+    """Return the rounds of so many runs, as :func:`judged` yields them."""
+    return [judgement for seed in range(runs) for judgement in judged(world(), seed, rounds, noise)]
+
+
 def loss_of(w: World, name: str, vector: Any) -> float:
     found = w.learners[name].evaluate(vector, "validation")["loss"]
     assert found is not None
@@ -295,16 +302,12 @@ def votes(
 
     The gradient is that at the middle of all candidates; the attacker fits one direction to all votes by ridge.
     """
-    w = world()
+    w, value = world(), {"better": -1.0, "same": 0.0, "worse": 1.0, "abstain": 0.0}
     steps, said = [], {name: [] for name in NAMES}  # type: ignore[var-annotated]
-    middle: Any = 0
-    for seed in range(runs):
-        for step, gains, words in judged(w, seed, rounds, noise):
-            steps.append(step)
-            middle = middle + step
-            for name in NAMES:
-                word = {"better": -1.0, "same": 0.0, "worse": 1.0, "abstain": 0.0}[words[name]]
-                said[name].append(gains[name] if numbers else word)
+    for step, gains, words in all_judged(runs, rounds, noise):
+        steps.append(step)
+        for name in NAMES:
+            said[name].append(gains[name] if numbers else value[words[name]])
     last = w.base.astype(np.float64)
     for number in range(1, 6):
         last = last + w.mean(last.astype(np.float32), 99, number)

@@ -29,7 +29,7 @@ from support.federation import NAMES, Federation, Killed
 from support.protocol import context
 from support.superlink import client_config
 
-SEED, RANDOM = 1, 20
+SEED, RANDOM = 1, 12
 PURPOSES = ("statistics", "update", "tallies")
 COORDINATOR = (
     "no entry",  # a store is opened

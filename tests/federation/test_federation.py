@@ -146,7 +146,7 @@ def test_encryption_changes_no_bit_of_the_model(config: Path, folders: Any, monk
     assert plain.result["rounds"] == sealed.result["rounds"]
 
 
-@pytest.mark.parametrize(("config", "rounds"), [(HEART, 20), (SBA, 12)], ids=["heart", "sba"])
+@pytest.mark.parametrize(("config", "rounds"), [(HEART, 12), (SBA, 6)], ids=["heart", "sba"])
 def test_quantising_costs_next_to_nothing(config: Path, rounds: int, folders: Any) -> None:
     overrides = [f"training.rounds={rounds}"]
     done = simulate(config, out=folders(f"quantised-{config.stem}"), overrides=overrides)

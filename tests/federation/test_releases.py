@@ -577,5 +577,5 @@ class Anything(RuleBasedStateMachine):
 
 
 def test_any_sequence_of_decisions() -> None:
-    limits = settings(max_examples=25, stateful_step_count=20, suppress_health_check=list(HealthCheck))
+    limits = settings(max_examples=15, stateful_step_count=20, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(Anything, settings=limits)

@@ -40,7 +40,7 @@ from support.protocol import context
 from support.weakened import Weaken, without
 
 NAMES = ("anna", "bert", "cleo", "dora")
-SEQUENCES, STEPS = 40, 24
+SEQUENCES, STEPS = 25, 24
 LET_GO_DAYS, SIGNATURE_DAYS = 3, 30
 
 

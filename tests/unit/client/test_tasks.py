@@ -18,7 +18,6 @@ from moonflower.client.tasks.tabular import EDGES, Tabular, ranking
 from moonflower.configs.schema import Categorical, Label, Numeric, Schema
 from moonflower.configs.settings import DataSettings
 from moonflower.errors import InputError
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 TABULAR = "moonflower.client.tasks.tabular:task"
 SCHEMA = Schema((Numeric("age", 0, 100), Categorical("sex", ("f", "m")), Numeric("bp", 50, 250)), Label("y", (0, 1)))
@@ -224,6 +223,8 @@ scored = st.lists(st.tuples(st.floats(-30, 30), st.integers(0, 1)), min_size=1, 
 @given(scored)
 @settings(max_examples=40)
 def test_metrics_agree_with_scikit_learn(rows: list[tuple[float, int]]) -> None:
+    from sklearn.metrics import average_precision_score, roc_auc_score  # takes a second, and only this test needs it
+
     logits = torch.tensor([row[0] for row in rows], dtype=torch.float64)
     targets = torch.tensor([row[1] for row in rows])
     found = Tabular().metrics(logits[:, None], targets)
