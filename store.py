@@ -69,7 +69,7 @@ def by(table: Table, *keys: str) -> Select[Any]:
 def _creation(table: Table) -> tuple[str, ...]:
     """Return the statements that create a table and its indexes."""
     indexes = sorted(table.indexes, key=lambda index: str(index.name))
-    elements = (CreateTable(table), *map(CreateIndex, indexes))
+    elements: tuple[CreateTable | CreateIndex, ...] = (CreateTable(table), *map(CreateIndex, indexes))
     return tuple(str(element.compile(dialect=Dialect())) for element in elements)
 
 
@@ -260,4 +260,5 @@ def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _on_begin(connection: Connection) -> None:
-    connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('begin', 'DEFERRED')}")
+    begin = connection.get_execution_options().get("begin", "DEFERRED")
+    connection.connection.driver_connection.execute(f"BEGIN {begin}")  # type: ignore[union-attr]

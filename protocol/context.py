@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -61,7 +61,11 @@ class RoundContext:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the canonical form, 64 hex digits."""
-        return context_digest(asdict(self))
+        return context_digest(self.as_dict())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-able values, which are not copied."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @cached_property
     def params(self) -> str:

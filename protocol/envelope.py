@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ..canonical import canonical, parse_canonical
@@ -72,7 +72,7 @@ class Header:
 
     def encode(self) -> bytes:
         """Return the canonical bytes that are signed."""
-        return canonical({"v": 2, **asdict(self)})
+        return canonical({"v": 2, **vars(self)})
 
     @classmethod
     def parse(cls, data: bytes) -> Header:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -186,7 +186,7 @@ class Sums:
                 "set_closed",
                 number=context.number,
                 purpose=context.purpose,
-                context=asdict(context),
+                context=context.as_dict(),
                 headers={member: header.digest for member, header in collected.headers.items()},
                 sum=collected.sha256,
             )

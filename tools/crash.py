@@ -835,6 +835,10 @@ def problems(folder: Path, sent: Sent, reference: Mapping[str, Any], *, strict: 
     expect(said == [(run.run, run.status) for run in runs], f"the log says of the runs' ends: {said}")
     numbers = [entry["number"] for entry in named("round_began")]
     expect(numbers == sorted(set(numbers)), f"rounds' numbers are not unique and growing: {numbers}")
+    for kind in ("envelope_accepted", "answered"):
+        given = Counter((e["run"], e["number"], e["member"], e["details"]["purpose"]) for e in named(kind))
+        again = [place for place, times in given.items() if times > 1]
+        expect(not strict or not again, f"somebody was asked again: {kind} {again}")
     expect([one["number"] for one in rounds] == numbers, f"the rounds are not those of the log: {numbers}")
     closed = named("promoted", "refused", "failed")
     expect(sorted(entry["number"] for entry in closed) == numbers, f"not every round of {numbers} has one end")

@@ -8,7 +8,7 @@ member gives the same bytes.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from sqlalchemy import Column, Connection, Integer, LargeBinary, String, Table, select
 
@@ -57,7 +57,7 @@ class KeptAnswer:
 def begin(db: Connection, context: RoundContext) -> None:
     """Record a context before any member is asked in it. A context that is there stays."""
     row = {"context": context.digest, "run": context.run, "number": context.number, "purpose": context.purpose}
-    row |= {"fields": canonical(asdict(context)).decode(), "total": ""}
+    row |= {"fields": canonical(context.as_dict()).decode(), "total": ""}
     db.execute(add(_contexts), row)
 
 

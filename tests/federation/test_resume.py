@@ -97,12 +97,7 @@ def kill_and_go_on(one: Federation, kill_at: Callable[[dict[str, Any]], bool], f
     [
         ("seats_taken", None, 1),
         ("answered", 0, 2),  # statistics
-        ("opened", 0, 1),
         ("envelope_accepted", 2, 3),
-        ("set_closed", 2, 1),
-        ("answered", 2, 3),
-        ("opened", 2, 1),
-        ("judged", 2, 1),
         ("set_closed", 3, 2),  # tallies
     ],
 )
@@ -548,10 +543,8 @@ def revoke_at(one: Federation, found: Callable[[dict[str, Any]], bool]) -> None:
     ("event", "number", "times"),
     [
         ("run_began", None, 1),
-        ("seats_taken", None, 1),
         ("set_closed", 0, 1),
         ("promoted", 1, 1),  # between rounds
-        ("round_began", 2, 1),
         ("envelope_accepted", 2, 1),
         ("set_closed", 2, 1),  # its envelope is on the list
     ],

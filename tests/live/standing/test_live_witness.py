@@ -82,9 +82,8 @@ def test_one_member_that_is_shown_a_fork_says_so_and_trains_no_more(live: Live, 
 HOSTILE = {
     "split-base": ("envelope_refused", "base.unknown", 1),
     "fork-list": ("opening_refused", "open.list", 3),
-    "leave-out": ("answer_refused", "open.list", 1),
-    "shift": ("opening_refused", "open.tau", 3),
 }
+"""Kind of drill → what the log has of it, how often. The other kinds are in ``tests/federation/test_federation.py``."""
 HOSTILE_ROUNDS = f"training.rounds={1 + len(HOSTILE)}"
 
 

@@ -1,6 +1,6 @@
 """configs/deploy/ as far as it can be checked without an engine: schemas, linters, and what the files have to say.
 
-``test_deploy_live.py`` runs a federation under the same flags.
+``tests/peers/test_deployed.py`` runs a federation under the same flags.
 """
 
 from __future__ import annotations

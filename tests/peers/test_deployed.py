@@ -31,14 +31,8 @@ from support import CONFIGS, PATIENCE_S, cell, filters
 from support.cell import USER, Cell
 from support.deployment import DEPLOY, unit
 from support.live import family
+from support.peers import missing
 
-pytestmark = [
-    pytest.mark.skipif(bool(cell.possible()), reason=f"no containers here: {cell.possible()}"),
-    pytest.mark.skipif(
-        platform.machine() != "x86_64" or not filters.NUMBERS.is_file(), reason="no numbers of system calls here"
-    ),
-    pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed here"),
-]
 MOONFLOWER = "/opt/moonflower/bin/moonflower"
 PROFILE = DEPLOY / "container" / "client.seccomp.json"
 STATES = {"server": "/var/lib/moonflower-server", "issuer": "/var/lib/issuer"}
@@ -184,6 +178,12 @@ def found(pattern: str, text: str) -> str:
 
 @pytest.fixture
 def deployed(tmp_path: Path) -> Iterator[Deployed]:
+    if why := cell.possible():
+        missing(f"no containers here: {why}")
+    if platform.machine() != "x86_64" or not filters.NUMBERS.is_file():
+        missing("no numbers of system calls here")
+    if shutil.which("systemd-analyze") is None:
+        missing("systemd-analyze is not installed here")
     tmp_path.chmod(0o755)
     federation = Deployed(tmp_path)
     try:
