@@ -42,14 +42,12 @@ from ..watch.views import Views
 from . import peers
 from .api import Api
 from .flower import overheard
-from .flower.hold import HoldObjects
 from .flower.superlink import SuperLink, runtime_only, surround
 from .gateway import Gateway
 from .limits import protocol, take_all_files
 from .supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
-HOLD_S = 5.0
 HANDSHAKE_S = 10.0
 EXPIRE_S = 600.0  # how often the server looks for envelopes to delete
 YOUNG_S = 3600.0  # an envelope may be written before the row that says who needs it
@@ -137,7 +135,7 @@ class ServerProcess:
         self._state, self._sockets = state, sockets
         self.url = settings.url or f"https://{settings.listen.rpartition(':')[0]}:{sockets.outer.getsockname()[1]}"
         self._superlink = SuperLink(sockets.inner.getsockname()[1])
-        flower = HoldObjects(self._superlink.app, HOLD_S)
+        flower = self._superlink.held
         self._supervisor = Supervisor(state, self._superlink, settings.restarts)
         self._follower = Follower(state.log)
         self._follower.join(narrator.tell, news_only=True)

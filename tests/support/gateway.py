@@ -24,7 +24,7 @@ from moonflower.configs.roles import ServerSettings
 from moonflower.crypto.identity import PublicKey
 from moonflower.oauth.login import DpopKey
 from moonflower.server.door.api import Api
-from moonflower.server.door.flower.hold import HoldObjects
+from moonflower.server.door.flower.hold import Hold
 from moonflower.server.door.flower.superlink import SuperLink
 from moonflower.server.door.gateway import ACTIVATE, Gateway
 from moonflower.server.records import members as roster
@@ -114,7 +114,7 @@ class Door:
         self.issuer = Issuer(clock=Clock(time.time()))
         self.state = State(folder, "heart")
         self.link = SuperLink(1)
-        self.flower = Counting(HoldObjects(flower or self.link.app, 0.2))
+        self.flower = Counting(Hold(flower or self.link.app, 0.2, 0.0))
         self.woken: list[bool] = []
         self.api = Api(self.state, "heart", lambda: self.woken.append(True))
         self.ours = Counting(self.api.app)

@@ -28,6 +28,7 @@ from starlette.responses import PlainTextResponse
 
 from ....configs import bundle
 from ..gateway import pin_of
+from .hold import Hold
 
 logger = logging.getLogger(__name__)
 TASK_POLL_S = "0.2"  # how often Flower's SuperExec looks for a ServerApp to start
@@ -36,7 +37,12 @@ _superlink = importlib.import_module("flwr.superlink.cli.flower_superlink")
 
 
 class SuperLink:
-    """The SuperLink's app, and the few calls that we make to it in process."""
+    """The SuperLink's app, and the few calls that we make to it in process.
+
+    Attributes:
+        app: Flower's own.
+        held: the same, where requests wait for what will be there soon.
+    """
 
     def __init__(self, port: int) -> None:
         arguments, sys.argv = (
@@ -59,6 +65,7 @@ class SuperLink:
         self.app = create_app(settings, _superlink.SuperLinkLifespan)
         # The others serve the Control API, which cannot be reached here, and each costs half a millisecond a request.
         self.app.user_middleware = [layer for layer in self.app.user_middleware if _needed(layer)]
+        self.held = Hold(self.app)
         self._fleet_api = settings.fleet_api_type
 
     @property
@@ -89,6 +96,7 @@ class SuperLink:
         reply = control_handlers.start_run(request, account, self._state, self._fleet_api)
         if not reply.HasField("run_id"):
             raise RuntimeError("Flower did not accept the run")
+        self.held.wake()
         return int(reply.run_id)
 
     def is_over(self, flower_run: int) -> bool:
@@ -113,6 +121,7 @@ class SuperLink:
         process = self.app.state.superlink_lifespan.superexec_process
         if process is not None:
             process.terminate()
+        self.held.wake()
 
 
 def _needed(middleware: Any) -> bool:

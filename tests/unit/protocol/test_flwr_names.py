@@ -143,10 +143,12 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "server/door/flower/hold.py": {
+        "flwr.proto.fleet_pb2": ("PullMessagesRequest.node",),
         "flwr.proto.message_pb2": (
             "PullObjectResponse.object_found",
             "PullObjectResponse.object_available",
         ),
+        "flwr.proto.runtime_pb2": ("PushAppMessagesRequest.messages_list",),
     },
     "server/door/flower/replies.py": {
         "flwr.app": (
