@@ -380,11 +380,9 @@ def live(folder: Path, points: Points, tell: Callable[[str], object], after: Seq
     LocalGrid.push_messages = push  # type: ignore[method-assign]
     one = Federation(folder, *SMALL, of=THREE)
     run = queue(one, after)
-    coordinator = one.coordinator(run)
-    grid: Any = coordinator._run.exchange._grid
-    grid._app = watched(grid._app, points, tell)
+    one.around = lambda app: watched(app, points, tell)
     with suppress(MoonflowerError):
-        coordinator.carry_out()
+        one.coordinator(run).carry_out()
     one.close()
 
 

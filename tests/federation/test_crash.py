@@ -250,14 +250,12 @@ def test_a_run_that_mends_does_not_lose_a_round_of_its_plan(federation: Callable
 def test_who_is_late_with_an_opening_is_waited_for(federation: Callable[..., Federation], route: str) -> None:
     """Only who opened the statistics knows the total of rows; and a version is proved by the words of all names."""
     one = federation("training.rounds=1")
-    coordinator = one.coordinator()
-    grid: Any = coordinator._run.exchange._grid
 
     def back_after_30_s(member: str, asked: Body) -> float:
         return 30.0 if member == NAMES[3] and isinstance(asked, Open) and asked.purpose == route else 0.0
 
-    grid._delay = back_after_30_s
-    coordinator.carry_out()
+    one.delay = back_after_30_s
+    assert one.carry_out() == "done"
     assert [(r["members"], r["status"]) for r in one.rounds()] == [([*NAMES], "promoted")]
     assert not one.events("opening_refused")
     assert {*one.model().proof["signatures"]} == {*NAMES}

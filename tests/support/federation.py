@@ -18,7 +18,7 @@ from moonflower.federation import simulate
 from moonflower.federation.grid import LocalGrid
 from moonflower.protocol.circle import Circle, SignedCircle
 from moonflower.protocol.envelope import Header, split
-from moonflower.protocol.messages import Refusal, Sealed
+from moonflower.protocol.messages import Body, Refusal, Sealed
 from moonflower.protocol.purposes import UPDATE
 from moonflower.protocol.records import from_records, kind_of, to_records
 from moonflower.server.coordinator import Coordinator
@@ -33,6 +33,9 @@ from support.keys import identity_of
 NAMES = ("Cleveland", "Hungary", "Switzerland", "VA Long Beach")
 THREE = NAMES[:2] + NAMES[3:]
 """Members of a smaller circle, for tests that carry out many runs."""
+
+
+App = Callable[[Any, Any], Any]
 
 
 class Killed(BaseException):
@@ -89,6 +92,8 @@ class Federation:
     Attributes:
         kill_at: a log entry as it is committed → whether the coordinator dies with it.
         handled: called with a member's name and what handles a message; returns the reply.
+        around: wraps the app of all members.
+        delay: a member and what it is asked → seconds until its reply is there.
         away: members whose nodes are not connected.
         revoked: members that the server's operator revoked.
         members: name → the member's process.
@@ -105,6 +110,8 @@ class Federation:
         self.folder, self.cast, self.names = folder, cast("training.report_every=0", *overrides), tuple(of)
         self.kill_at: Callable[[dict[str, Any]], bool] = lambda entry: False
         self.handled: Callable[[str, Callable[[], Any]], Any] = lambda member, handle: handle()
+        self.around: Callable[[App], App] = lambda app: app
+        self.delay: Callable[[str, Body], float] = lambda member, asked: 0.0
         self.away: set[str] = set()
         self.revoked: set[str] = set()
         self.pins = {name: identities()[name].card.node.pin for name in of}
@@ -156,7 +163,7 @@ class Federation:
         def handle(message: Any, context: Any) -> Any:
             return self.handled(context.node_config["member"], lambda: app(message, context))
 
-        grid = LocalGrid(handle, ids)  # type: ignore[arg-type]
+        grid = LocalGrid(self.around(handle), ids, self.delay)  # type: ignore[arg-type]
         present = {name: ConnectedNode(number, "") for number, name in ids.items()}
 
         def connected() -> dict[str, ConnectedNode]:

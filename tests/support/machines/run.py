@@ -125,6 +125,8 @@ class Disturbed(Federation):
         self.queues: dict[str, list[Body]] = defaultdict(list)  # of requests that come too late, but in order
         self.forgotten = 0  # seals that were lost
         super().__init__(folder, *SMALL, *overrides, of=THREE)
+        self.around = lambda app: lambda message, context: self.handle(message, context, app)
+        self.delay = self.delayed
 
     def start(self, name: str) -> None:
         super().start(name)
@@ -145,15 +147,7 @@ class Disturbed(Federation):
             raise Killed
         return 0.0
 
-    def coordinator(self, run: str = "run-1") -> Coordinator:
-        made = super().coordinator(run)
-        grid: Any = made._run.exchange._grid
-        app = grid._app
-        grid._app = lambda message, context: self.handle(message, context, app)
-        grid._delay = self.delay
-        return made
-
-    def delay(self, member: str, asked: Body) -> float:
+    def delayed(self, member: str, asked: Body) -> float:
         seconds = self.delays.pop(member, 0.0)
         if seconds == LATE_S:
             self.queues[member].append(asked)
