@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -15,6 +16,7 @@ from typer.core import TyperGroup
 from .errors import MoonflowerError
 from .version import __version__
 
+gc.set_threshold(20_000, 20, 100)  # libraries make many objects as they are imported, and keep them
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # before flwr is imported: nothing phones home
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 

@@ -29,7 +29,7 @@ from moonflower.server.watch.metrics import Metrics, Process, registry
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from support import ROOT
-from support.federation import Federation, without_update
+from support.federation import THREE, Federation, without_update
 from support.federation import cast as heart_cast
 from support.gateway import HERE, PULL, Door, door, run
 
@@ -229,7 +229,7 @@ def test_an_entry_is_taken_once_and_in_its_turn() -> None:
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     """A member without an update once, a coordinator that is killed once, a failed run, refusals at the door."""
-    made = Federation(tmp_path_factory.mktemp("federation"))
+    made = Federation(tmp_path_factory.mktemp("federation"), of=THREE)
     with made.state.store.transaction() as db:
         for name, pin in made.pins.items():
             roster.add(db, made.state.log, RosterMember(name, "https://idp.example.org", f"client of {name}", pin))
@@ -371,7 +371,7 @@ def test_every_gauge_is_what_the_rows_say(federation: Federation) -> None:
     assert of(found, "run_info") == {("run-2", runs[-1].status, runs[-1].code): 1}
     assert of(found, "run_rounds") == {("planned",): 3, ("done",): 0}
     assert "round_votes" not in {one.name for one in CATALOGUE if of(found, one.name)}, "that run has none"
-    assert of(found, "members") == {("active",): 4, ("revoked",): 0}
+    assert of(found, "members") == {("active",): len(THREE), ("revoked",): 0}
     assert of(found, "model_released_version") == {(): released}
     assert of(found, "model_versions") == {(): released + 1}
     seen = of(found, "witness_entries")
@@ -385,7 +385,7 @@ def test_every_gauge_is_what_the_rows_say(federation: Federation) -> None:
 
 
 def test_the_gate_is_that_of_the_newest_round_that_ended(tmp_path: Path) -> None:
-    made = Federation(tmp_path)
+    made = Federation(tmp_path, of=THREE)
     made.queue()
     rounds: list[int] = []
 
@@ -400,7 +400,7 @@ def test_the_gate_is_that_of_the_newest_round_that_ended(tmp_path: Path) -> None
     assert of(found, "round_number") == {(): row["number"]}
     assert of(found, "round_votes") == {(word,): count for word, count in row["votes"].items()}
     assert {*row["votes"]} == {*VOTES}
-    assert of(found, "round_members") == {(): 4}
+    assert of(found, "round_members") == {(): len(THREE)}
     assert of(found, "run_rounds") == {("planned",): 3, ("done",): 2}
     assert of(found, "runs_open") == {("queued",): 0, ("running",): 1}
     assert set(of(found, "run_step_seconds")) == {("seal",), ("add",), ("answer",), ("open",)}

@@ -25,7 +25,7 @@ from moonflower.server.records.verify import verify
 from moonflower.server.releases.board import Board
 from moonflower.server.releases.registry import Registry
 from support.approvers import MEMBERS, ROLES, RUN, Shelf, card, person, signed
-from support.federation import Federation
+from support.federation import THREE, Federation
 
 
 @pytest.fixture
@@ -311,7 +311,7 @@ def test_rolling_back_changes_nothing_about_the_base_of_training(shelf: Shelf) -
 
 
 def test_a_run_that_says_so_releases_its_last_version_by_itself(tmp_path: Path) -> None:
-    whole = Federation(tmp_path / "f", "gate.release=automatic")
+    whole = Federation(tmp_path / "f", "gate.release=automatic", of=THREE)
     for one in whole.members.values():
         one.floor = whole.cast.settings.floor()
     try:
@@ -332,7 +332,7 @@ def test_a_run_that_says_so_releases_its_last_version_by_itself(tmp_path: Path) 
 @pytest.mark.parametrize("kill", ["released", "run_ended"])
 def test_an_automatic_release_and_the_runs_end_are_one_transaction(tmp_path: Path, kill: str) -> None:
     """Killed with either entry, the coordinator comes back to one release and one end."""
-    whole = Federation(tmp_path / "f", "gate.release=automatic")
+    whole = Federation(tmp_path / "f", "gate.release=automatic", of=THREE)
     for one in whole.members.values():
         one.floor = whole.cast.settings.floor()
     try:
@@ -347,7 +347,7 @@ def test_an_automatic_release_and_the_runs_end_are_one_transaction(tmp_path: Pat
 
 
 def test_a_run_that_ends_otherwise_releases_nothing(tmp_path: Path) -> None:
-    whole = Federation(tmp_path / "f", "gate.release=automatic")
+    whole = Federation(tmp_path / "f", "gate.release=automatic", of=THREE)
     for one in whole.members.values():
         one.floor = whole.cast.settings.floor()
     try:
@@ -368,7 +368,7 @@ def test_a_run_that_ends_otherwise_releases_nothing(tmp_path: Path) -> None:
 
 
 def test_a_manual_run_releases_nothing(tmp_path: Path) -> None:
-    whole = Federation(tmp_path / "f")
+    whole = Federation(tmp_path / "f", of=THREE)
     try:
         whole.queue()
         assert whole.carry_out() == "done"

@@ -23,14 +23,14 @@ from moonflower.server.records import history
 from moonflower.server.releases.card_text import markdown
 from moonflower.server.releases.registry import Registry
 from support import circles
-from support.federation import NAMES, Federation, identities
+from support.federation import THREE, Federation, identities
 
-ANNA = NAMES[0]
+ANNA = THREE[0]
 
 
 def after_a_run(folder: Path) -> Federation:
     """Return a federation whose run is over; each round promoted a version, and no sum was opened over the last one."""
-    made = Federation(folder)
+    made = Federation(folder, of=THREE)
     made.queue()
     assert made.carry_out() == "done"
     assert [entry["status"] for entry in made.rounds()] == ["promoted"] * 3

@@ -27,7 +27,7 @@ from moonflower.server.records import countersigned as table
 from moonflower.server.records.state import State
 from moonflower.server.records.verify import verify
 from support import CONFIGS
-from support.federation import NAMES, Federation, Killed, identities
+from support.federation import THREE, Federation, Killed, identities
 from support.forking import Forking
 from support.rewrite import rewrite, without_a_refusal
 from support.superlink import client_config
@@ -36,7 +36,7 @@ SIGNER = Signer.generate("moonflower/heart")
 KEY = SIGNER.verifier.text()
 LEAVES = [merkle.leaf_hash(bytes([index])) for index in range(20)]
 OTHERS = [merkle.leaf_hash(b"other"), *LEAVES[1:]]
-DORA = NAMES[-1]
+DORA = THREE[-1]
 
 
 def held(size: int, leaves: list[bytes] = LEAVES, signer: Signer = SIGNER) -> HeldCheckpoint:
@@ -203,7 +203,7 @@ def test_what_proves_a_fork_is_kept_whatever_was_refused_before_and_after(
 
 @pytest.fixture
 def federation(tmp_path: Path) -> Iterator[Federation]:
-    one = Federation(tmp_path / "state")
+    one = Federation(tmp_path / "state", of=THREE)
     yield one
     one.state.close()
     for member in one.members.values():
@@ -244,7 +244,7 @@ def test_every_member_countersigns(federation: Federation) -> None:
     size = len(one.entries)
     with one.state.store.read() as db:
         found = table.witnesses(db)
-    assert {*found} == {*NAMES}
+    assert {*found} == {*THREE}
     for name, witness in found.items():
         checkpoint = one.state.log.at(witness.size)
         assert size - 12 < witness.size <= size
@@ -279,7 +279,7 @@ def test_a_rewritten_history_is_found(federation: Federation) -> None:
     one = federation
     one.queue()
     one.carry_out()
-    model, before = one.model().sha256, {name: one.members[name].ledger.newest_checkpoint() for name in NAMES}
+    model, before = one.model().sha256, {name: one.members[name].ledger.newest_checkpoint() for name in THREE}
     one.state.close()
     rewrite(one.folder, without_a_refusal)
     one.state = State(one.folder, "heart", [one._logged])
@@ -289,7 +289,7 @@ def test_a_rewritten_history_is_found(federation: Federation) -> None:
     assert codes(one, "refused_member", "run-2") == {"audit.fork"}
     assert codes(one, "warned", "run-2") == {"audit.fork"}
     assert one.model().sha256 == model
-    for name in NAMES:
+    for name in THREE:
         ledger = one.members[name].ledger
         assert ledger.newest_checkpoint() == before[name], "nothing of the other history was taken"
         fork = ledger.fork()
@@ -310,9 +310,9 @@ def test_a_history_that_was_rolled_back_is_found(federation: Federation) -> None
     assert one.carry_out("run-3") == "failed audit.fork"
     warned = [entry for entry in one.entries if entry["event"] == "warned"]
     assert {(entry["member"], entry["code"], entry["details"]["what"]) for entry in warned} == {
-        (name, "audit.fork", "witness") for name in NAMES
+        (name, "audit.fork", "witness") for name in THREE
     }
-    for name in NAMES:  # the operators know why, and say so
+    for name in THREE:  # the operators know why, and say so
         one.members[name].ledger.forget_checkpoints()
     one.queue("run-4")
     assert one.carry_out("run-4") == "done"
@@ -381,16 +381,16 @@ def test_a_member_that_countersigns_nothing_takes_no_seat(
     one.queue()
     assert one.carry_out() == "failed audit.behind"
     with one.state.store.read() as db:
-        assert {*table.witnesses(db)} == {*NAMES} - {DORA}
+        assert {*table.witnesses(db)} == {*THREE} - {DORA}
 
 
 def test_a_countersignature_by_another_key_is_not_kept(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
     one = federation
-    monkeypatch.setattr(one.members[DORA].witness, "_identity", identities()[NAMES[0]])
+    monkeypatch.setattr(one.members[DORA].witness, "_identity", identities()[THREE[0]])
     one.queue()
     assert one.carry_out() == "done"
     with one.state.store.read() as db:
-        assert {*table.witnesses(db)} == {*NAMES} - {DORA}
+        assert {*table.witnesses(db)} == {*THREE} - {DORA}
 
 
 def test_a_checkpoint_is_kept_before_the_message_is_handled(federation: Federation) -> None:
@@ -415,7 +415,7 @@ def test_a_log_is_compared_with_the_members_checkpoints(federation: Federation) 
     one.carry_out()
     public = (one.folder / "log.pub").read_text()
     notes = {}
-    for name in NAMES:
+    for name in THREE:
         kept = one.members[name].ledger.newest_checkpoint()
         assert kept is not None
         notes[name] = one.members[name].witness.signed(kept)
@@ -427,7 +427,7 @@ def test_a_log_is_compared_with_the_members_checkpoints(federation: Federation) 
     assert verify(one.folder, public).ok
     report = verify(one.folder, public, witnesses=notes)
     assert (report.ok, report.code) == (False, "audit.fork")
-    assert NAMES[0] in report.reason
+    assert THREE[0] in report.reason
     rewrite(one.folder, lambda entries: entries[:20])
     report = verify(one.folder, public, witnesses={"witness dora": notes[DORA]})
     assert (report.ok, report.code) == (False, "audit.truncated")
