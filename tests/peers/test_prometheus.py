@@ -78,7 +78,8 @@ def test_what_prometheus_stored_is_what_the_log_says(watched: tuple[Live, Promet
     live, watching, target = watched
     watching.wait(f"{PREFIX}log_entries == {len(live.log())}")
     assert watching.value(f'{PREFIX}rounds_total{{status="promoted"}}') == len(live.events("promoted"))
-    assert watching.value(f'sum({PREFIX}envelopes_accepted_total{{purpose="update"}})') == 12
+    updates = [e for e in live.events("envelope_accepted") if e["details"]["purpose"] == "update"]
+    assert watching.value(f'sum({PREFIX}envelopes_accepted_total{{purpose="update"}})') == len(updates) > 0
     assert watching.value(f"sum({PREFIX}witness_entries > 0) > bool 0") == 1
     assert watching.value(f'increase({PREFIX}rounds_total{{status="promoted"}}[10m]) > bool 2') == 1, "seen from 0 on"
     with closing(sqlite3.connect(f"file:{live.state / 'moonflower.db'}?mode=ro", uri=True)) as db:
