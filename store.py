@@ -260,5 +260,4 @@ def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _on_begin(connection: Connection) -> None:
-    begin = connection.get_execution_options().get("begin", "DEFERRED")
-    connection.connection.driver_connection.execute(f"BEGIN {begin}")  # type: ignore[union-attr]
+    connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('begin', 'DEFERRED')}")

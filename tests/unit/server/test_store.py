@@ -16,7 +16,7 @@ from moonflower.errors import InputError
 from moonflower.server.records import database as room
 from moonflower.server.records.database import USER_VERSION, CoordinatorStore
 from sqlalchemy import Column, Connection, ForeignKey, Integer, MetaData, Table
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 NEWER = USER_VERSION + 1
 
@@ -145,6 +145,30 @@ def test_a_transaction_holds_the_write_lock_from_the_start(tmp_path: Path, notes
             other.execute("BEGIN IMMEDIATE")
         other.execute("BEGIN IMMEDIATE")
         other.execute("ROLLBACK")
+
+
+def test_who_does_not_get_its_turn_is_told_by_the_librarys_error(
+    tmp_path: Path, notes: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``server/live.py`` catches that one, also where a transaction cannot begin."""
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_MS", 10)
+    with (
+        closing(CoordinatorStore(tmp_path / "db")) as one,
+        closing(CoordinatorStore(tmp_path / "db")) as other,
+        one.transaction(),
+        pytest.raises(OperationalError, match="locked"),
+        other.transaction(),
+    ):
+        pass
+
+
+def test_a_row_is_added_once_replaced_and_found(store: CoordinatorStore, notes: Table) -> None:
+    with store.transaction() as db:
+        assert db.execute(database.add(notes), {"id": 1}).rowcount == 1
+        assert db.execute(database.add(notes), {"id": 1}).rowcount == 0
+        db.execute(database.put(notes), {"id": 1, "of": 1})
+        assert db.execute(database.by(notes, "id"), {"id": 1}).one()._asdict() == {"id": 1, "of": 1}
+        assert db.execute(database.by(notes, "id", "of"), {"id": 1, "of": 2}).one_or_none() is None
 
 
 def test_opening_creates_the_tables_that_are_missing(tmp_path: Path, notes: Table) -> None:
