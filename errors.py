@@ -25,6 +25,9 @@
     ├── KeysUnavailable         the issuer's keys are unavailable
     └── Full                    too many pages are listening
 
+    BaseException
+    └── Overrun                 a task's own code took too long; no except clause of that code stops it
+
 A message is one sentence that says what was found and what was expected. Only codes cross the wire (rule 12): a message
 that leaves the machine on which it was raised never holds a secret, a token or a value from a data row.
 """
@@ -189,6 +192,10 @@ class TooSlow(Signal):
 
 class KeysUnavailable(Signal):
     """The issuer cannot be reached, and its keys were never read or are older than a day."""
+
+
+class Overrun(BaseException):
+    """A task's own code took longer than it may. No ``except Exception`` of that code stops it."""
 
 
 class Full(Signal):

@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-NUMERICS = 1
+NUMERICS = 2
 """Goes up with a release in which a byte that is trained, summed, opened or judged can differ from the release before.
 
 A recipe names it, and a node signs no recipe that names another number. ``tests/unit/crypto/test_numerics.py`` holds

@@ -104,7 +104,7 @@ class Member:
             raise Refused(
                 "base.unknown", "the run starts from a version that this node did not see this circle promote"
             )
-        offer = circle.offer(request.seed, request.rounds, request.start)
+        offer = circle.offer(request.seed, request.rounds, request.start, request.choice)
         before, now_s = self.ledger.runs.agreement(request.run), self._clock()
         if before is None:
             check_recipe(circle.recipe, len(circle.names), self.circles.own)
@@ -165,6 +165,8 @@ class Member:
         began = time.perf_counter()
         envelope, seed = self._sealed(seat, context, given.contribution)
         seconds = time.perf_counter() - began
+        if given.personal and base is not None:
+            self.ledger.own_parts.keep(context.digest, base.identity, given.personal, promoted=base.promoted)
         self.ledger.remember_sealed(context, envelope.header, base=base, metrics=given.measured, facts=given.facts)
         self._let_go(context)
         self.held.keep(context.digest, HeldSeal(seed, envelope.data))
@@ -210,6 +212,8 @@ class Member:
         seconds = time.perf_counter() - began
         outcome, result = conclusion.statement, conclusion.result
         judging = result is not None and work.purpose.voted
+        if result and judging:
+            self.ledger.own_parts.adopt(context.digest, result.identity)
         voted, measured = vote(at, result, good) if result and judging else ("", {})
         self.ledger.remember_opened(
             context,
@@ -314,7 +318,9 @@ class Member:
             self.secret.value,
             base,
             self.kit.steps,
-            self.kit.optimiser,
+            self.kit.optimiser_of(agreed.offer.training),
+            self.ledger.own_parts.of,
+            self.held.trained.get,
             self.ledger.fact,
             self.ledger.metric,
         )

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ..configs.floor import MB, missing, not_listed, nothing_of
+from ..configs.floor import MB, missing, not_listed, nothing_of, trains_itself
 from ..configs.recipe import Recipe
 from ..configs.roles import CircleSettings, ClientConfig
 from ..configs.settings import FloorSettings
@@ -73,6 +73,8 @@ def check_recipe(recipe: Recipe, members: int, own: Own) -> None:
     floor = own.floor
     if recipe.task.ref not in floor.tasks:
         raise Refused("task.refused", not_listed(recipe.task.ref, floor.tasks))
+    if recipe.training.loop == "own" and recipe.task.ref not in floor.own_training:
+        raise Refused("task.refused", trains_itself(recipe.task.ref, floor.own_training))
     try:
         code = code_of(recipe.task.ref)
     except InputError as error:

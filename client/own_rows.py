@@ -13,6 +13,7 @@ from ..configs.schema import Schema
 from ..configs.settings import DataSettings, Offer, SimulateSettings
 from ..errors import InputError, nearest
 from ..protocol.circle import Circle
+from .learning.devices import device_of
 from .learning.learner import Learner
 from .learning.rows import Rows, Split
 from .learning.sources import source_of
@@ -58,9 +59,18 @@ class OwnRows:
         else:
             parts = parts.capped(recipe.training.max_rows)
         _check_parts(recipe, parts)
-        task = load_task(recipe.task.ref, recipe.task.options)
-        schema = Schema.from_dict(recipe.columns)
-        return TorchLearner(task, parts, schema, seed=seed, secret=self._secret, draw=circle.draw)
+        learner = TorchLearner(
+            load_task(recipe.task.ref, recipe.task.options),
+            parts,
+            Schema.from_dict(recipe.columns),
+            seed=seed,
+            secret=self._secret,
+            draw=circle.draw,
+            device=device_of(self._config.client.device),
+            personal=recipe.training.personal,
+        )
+        learner.check(recipe.training)
+        return learner
 
     def check(self, recipe: Recipe) -> None:
         """Check that there are rows, and that they fit a recipe; no log says how many there are.

@@ -14,15 +14,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..canonical import digest
 from ..configs.settings import Offer
-from ..crypto.quantise import Contribution, Length, OpenedSum, Scale
+from ..configs.training import TrainingSettings
+from ..crypto.quantise import Contribution, Length, OpenedSum, Scale, apply_mean
 from ..errors import Refused
 from ..protocol import gate, model_version
 from ..protocol.context import RoundContext
 from ..protocol.purposes import STATISTICS, TALLIES, UPDATE, Purpose, Purposes, by_name
 from ..protocol.statement import Statement
-from .learning.learner import Learner
-from .optimisers import Averaging, Optimiser
+from .learning.learner import NOTHING, Learner, Personal, Trained
+from .optimisers import Optimiser, optimiser_of, rate_of
 from .scales import Floors
 from .steps import STEPS, Step, Update, walk
 from .tasks import MOST_BINS, ROWS_A_BIN
@@ -51,6 +53,8 @@ class MemberRound:
         base: the version that the round is about, or from which the run starts; None if there is none.
         steps: between training and sealing.
         optimiser: makes candidates.
+        own: returns this member's own tensors of a version, by its identity.
+        once: trains, or returns what was trained under the same key, where training cannot be repeated.
         fact: returns what the ledger remembers under a name, or None.
         metric: this member's own validation loss of a version, if it was measured.
     """
@@ -65,6 +69,8 @@ class MemberRound:
     base: model_version.Version | None
     steps: tuple[Step, ...]
     optimiser: Optimiser
+    own: Callable[[str], Personal]
+    once: Callable[[str, Callable[[], Trained]], Trained]
     fact: Callable[[str], Any]
     metric: Callable[[str], float | None]
 
@@ -78,13 +84,18 @@ class MemberRound:
             raise Refused("base.unknown", "this member no longer has the base")
         return self.base
 
+    def personal(self, model: model_version.Version) -> Personal:
+        """Return this member's own tensors of a version; empty if the recipe leaves it none."""
+        keeps = self.learner.personal or self.offer.training.ditto
+        return self.own(model.identity) if keeps else NOTHING
+
     def measured(self, model: model_version.Version) -> float | None:
         """Return this member's validation loss of a version."""
         known = self.metric(model.sha256)
         if known is not None:
             return known
         self.learner.prepare(model.manifest["scaling"])  # a member that was restarted opens what it sealed before
-        loss = self.learner.evaluate(model.vector, "validation").get("loss")
+        loss = self.learner.evaluate(model.vector, "validation", self.personal(model)).get("loss")
         return loss if loss is not None and math.isfinite(loss) else None
 
 
@@ -96,11 +107,13 @@ class Given:
         contribution: to the sum.
         measured: this member's validation losses that were measured along the way.
         facts: for this member's ledger alone, by name.
+        personal: this member's own tensors after the round, for its ledger alone.
     """
 
     contribution: Contribution
     measured: Measured = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    personal: Personal = field(default_factory=lambda: NOTHING)
 
 
 @dataclass(frozen=True)
@@ -188,6 +201,7 @@ class Statistics:
             "schema": learner.schema.to_dict(),
             "scaling": learner.scaling(totals) if start is None else start.manifest["scaling"],
             "package": context.package,
+            **({"personal": list(learner.personal)} if learner.personal else {}),
         }
         vector = learner.start() if start is None else start.vector
         state = {name: np.zeros_like(vector) for name in at.optimiser.state}
@@ -218,10 +232,22 @@ class Updates:
         """Train from the base, and pass the update through the steps."""
         base = at.known_base()
         measured = {base.sha256: at.measured(base)}
-        vector = at.learner.train(base.vector, at.offer.training, at.context.round)
-        vector -= base.vector
+        trained = self._trained(at, base)
+        vector = trained.vector - base.vector
         update = walk(Update(vector, at.scale, self._share(at)), at.steps, at.context)
-        return Given(Contribution((), update.vector, update.share, update.scale, at.secret), measured)
+        given = Contribution((), update.vector, update.share, update.scale, at.secret)
+        return Given(given, measured, personal=trained.personal)
+
+    def _trained(self, at: MemberRound, base: model_version.Version) -> Trained:
+        """Train from the base; where that would not give the same bits again, at most once in a round."""
+        training, round_ = at.offer.training, at.context.round
+
+        def train() -> Trained:
+            return at.learner.train(base.vector, training, round_, at.personal(base))
+
+        if at.learner.repeats:
+            return train()
+        return at.once(digest([at.context.run, round_, at.context.purpose, base.identity]), train)
 
     def _share(self, at: MemberRound) -> float:
         """Return this member's rows divided by all members' rows, as they were counted (rule 5)."""
@@ -234,15 +260,20 @@ class Updates:
         """Make the candidate from base, state and opened mean; there is no candidate if the sum is out of range."""
         base, context, scale = at.known_base(), at.context, at.scale
         vector, length = np.empty_like(base.vector), Length(scale)
-        state = {name: np.empty_like(base.vector) for name in base.state}
+        rate = rate_of(at.offer.training, context.round)
+        state = {name: np.zeros_like(base.vector) for name in base.state}
         for start, values in sums.values():
             length.add(start, values)
-            part = slice(start, start + len(values))
-            before = {name: numbers[part] for name, numbers in base.state.items()}
             mean = values * scale.steps(start, len(values))
-            vector[part], after = at.optimiser.step(base.vector[part], before, mean)
-            for name in state:
-                state[name][part] = after[name]
+            for where, stretch in scale.within(start, len(values)):
+                part = slice(start + where.start, start + where.stop)
+                if not stretch.learnt:  # a buffer is no step of an optimiser: it is averaged
+                    vector[part] = apply_mean(base.vector[part], mean[where])
+                    continue
+                before = {name: numbers[part] for name, numbers in base.state.items()}
+                vector[part], after = at.optimiser.step(base.vector[part], before, mean[where], rate)
+                for name in state:
+                    state[name][part] = after[name]
         if not sums.in_range:
             return Conclusion(Statement.of(context, headers, sha256=base.sha256, in_range=False))
         at.floors.keep(base.vector, vector)
@@ -271,9 +302,9 @@ class Tallies:
     def contribute(self, at: MemberRound) -> Given:
         """Count the base's scores on this member's test rows, once; give zeros if the federation has too few."""
         base, bins = at.known_base(), self._bins(at)
-        counts = at.fact(_tallied(at.context))
+        counts, own = at.fact(_tallied(at.context)), at.personal(base)
         if counts is None:
-            counts = at.learner.tally(base.vector, bins).tolist() if bins else [0] * self.size(at.learner)
+            counts = at.learner.tally(base.vector, bins, own).tolist() if bins else [0] * self.size(at.learner)
         return Given(Contribution(tuple(counts)), facts={_tallied(at.context): counts})
 
     def conclude(self, at: MemberRound, headers: Mapping[str, str], sums: OpenedSum) -> Conclusion:
@@ -333,12 +364,12 @@ class Kit:
     Attributes:
         purposes: of its sums.
         steps: between training and sealing, in order.
-        optimiser: makes candidates.
+        optimiser_of: returns what makes candidates under a recipe.
     """
 
     purposes: tuple[MemberPurpose, ...] = (Statistics(), Updates(), Tallies())
     steps: tuple[Step, ...] = STEPS
-    optimiser: Optimiser = field(default_factory=Averaging)
+    optimiser_of: Callable[[TrainingSettings], Optimiser] = optimiser_of
 
     @property
     def known(self) -> Purposes:
@@ -351,4 +382,4 @@ class Kit:
 
     def with_steps(self, first: Iterable[Step]) -> Kit:
         """Return a kit whose chain begins with additional steps, for drills."""
-        return Kit(self.purposes, (*first, *self.steps), self.optimiser)
+        return Kit(self.purposes, (*first, *self.steps), self.optimiser_of)

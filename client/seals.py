@@ -18,6 +18,7 @@ from ..crypto.pairs import public_mask
 from ..crypto.sealed import Secrets
 from ..errors import Refused
 from ..protocol.envelope import Header, RawEnvelope, SignedHeader, body_digest, split
+from .trained_once import TrainedOnce
 
 FOLDER = "sealed"
 _MAGIC, _SEED_BYTES = b"MFS2", 32
@@ -57,7 +58,7 @@ class HeldSeal:
 
 
 class Seals:
-    """The seals of a member.
+    """The seals of a member, and in ``trained`` what they came from where that cannot be trained again.
 
     Args:
         folder: made (0700) when there is something to keep; None keeps them in memory (simulate). Files that a killed
@@ -66,6 +67,7 @@ class Seals:
 
     def __init__(self, folder: Path | None) -> None:
         self._folder, self._held = folder, dict[str, HeldSeal]()
+        self.trained = TrainedOnce(folder / "trained" if folder is not None else None)
         if folder is not None:
             files.sweep(folder)
 
@@ -90,7 +92,8 @@ class Seals:
         return seal if data.startswith(_MAGIC) and seal.is_whole(context) else None
 
     def drop_all(self) -> None:
-        """Delete all seals; they will never be answered."""
+        """Delete all seals, which will never be answered, and the training that they came from."""
+        self.trained.drop()
         for context in self.contexts():
             self.drop(context)
 

@@ -58,6 +58,18 @@ def not_listed(ref: str, tasks: Iterable[str]) -> str:
     return f"task {ref!r} is not among the tasks of this node's client.toml; to allow it, set under [client]: {line}"
 
 
+def trains_itself(ref: str, tasks: Iterable[str]) -> str:
+    """Return why a task that trains by code of its own does not run here, and the line that allows it.
+
+    >>> print(trains_itself("h:task", ()))
+    this node lets no task train by code of its own; to allow this one, set under [client]: own_training = ["h:task"]
+    """
+    listed = tuple(tasks)
+    which = "only other tasks" if listed else "no task"
+    line = f"own_training = {json.dumps([*listed, ref], ensure_ascii=False)}"
+    return f"this node lets {which} train by code of its own; to allow this one, set under [client]: {line}"
+
+
 def floor_sentences(config: ClientConfig, ref: str = "") -> dict[str, list[str]]:
     """Return a node's floor in words, by heading.
 
@@ -88,6 +100,8 @@ def _runs(floor: FloorSettings, circle: CircleSettings) -> list[str]:
     if floor.tasks:
         which = "Only this task runs" if len(floor.tasks) == 1 else "Only these tasks run"
         lines.append(f"{which} here: {', '.join(floor.tasks)}.")
+    own = [ref for ref in floor.tasks if ref in floor.own_training]
+    lines += [f"Trained by code of its own: {', '.join(own)}."] if own else []
     if circle.runs_a_day is not None:
         lines.append(f"At most {_counted(circle.runs_a_day, 'run')} a day {_plural(circle.runs_a_day, 'trains')} here.")
     if circle.min_members is not None:

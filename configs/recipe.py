@@ -1,8 +1,8 @@
 """The recipe: every setting that acts on a member's own values. All members sign it, and a run chooses little of it.
 
-A run chooses its seed, and may have fewer rounds. ``init_seed`` is the circle's, whatever a run's file says. Any other
-setting that changed from one run to the next would, run by run, tell one member's rows from the others'
-(``docs/protocol.md``, rule 1).
+A run chooses its seed and one of the server optimisers that the recipe offers, and may have fewer rounds. ``init_seed``
+is the circle's, whatever a run's file says. A server optimiser acts on what was opened. Any other setting that changed
+from one run to the next would, run by run, tell one member's rows from the others' (``docs/protocol.md``, rule 1).
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from .settings import (
     FederationSettings,
     GateSettings,
     RunSettings,
-    Table,
     TaskSettings,
-    TrainingSettings,
     parse,
 )
+from .strict import Table
+from .training import Choice, Choices, TrainingSettings
 
 MAX_BYTES = 1 << 18
 FREE = ("training.seed", "training.rounds", "training.init_seed")
-_TABLES = ("federation", "task", "data", "training", "crypto", "gate")
+_TABLES = ("federation", "task", "data", "training", "crypto", "gate", "choice")
+_CHOSEN = tuple("training." + name for name in Choice.model_fields)
 
 
 class Recipe(Table):
@@ -51,6 +52,7 @@ class Recipe(Table):
     training: TrainingSettings
     crypto: CryptoSettings
     gate: GateSettings
+    choice: Choices
     columns: dict[str, Any] = Field(alias="schema", description="columns and label, with ranges and categories")
     code: str = Field(pattern=DIGEST, description="SHA-256 of the task's code")
     numerics: int = Field(ge=1, description="number of the package's arithmetic")
@@ -159,8 +161,21 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def not_free(recipe: Recipe, asked: Recipe) -> tuple[KeyChange, ...]:
     """Return the keys that a run asks to change although its circle's recipe fixes them; empty if it fits."""
     changed = changes(recipe.as_dict(), asked.as_dict())
+    free = FREE if chosen(recipe, asked) is None else (*FREE, *_CHOSEN)
     more = asked.training.rounds > recipe.training.rounds
-    return tuple(change for change in changed if change.key not in FREE or (more and change.key == "training.rounds"))
+    return tuple(
+        change for change in changed if not change.key.startswith(free) or (more and change.key == "training.rounds")
+    )
+
+
+def chosen(recipe: Recipe, asked: Recipe) -> int | None:
+    """Return which server optimiser a run asks for: 0 for that of ``[training]``, k for the k-th ``[[choice]]``.
+
+    None if the recipe offers no such server optimiser.
+    """
+    offered = (Choice.of(recipe.training), *recipe.choice)
+    wanted = Choice.of(asked.training)
+    return offered.index(wanted) if wanted in offered else None
 
 
 def draw_of(recipe: Recipe, names: tuple[str, ...]) -> str:

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from .settings import File, FloorSettings, Name, OwnDataSettings, SimulateSettings, Strings, Table, parse
+from .settings import File, FloorSettings, Name, OwnDataSettings, SimulateSettings, parse
+from .strict import Strings, Table
 from .toml import read_toml
 
 C = TypeVar("C", bound="Config")
@@ -207,6 +208,11 @@ class NodeSettings(FloorSettings):
     state: File = Field(Path("state"), description="folder of keys (0600), ledger and own log")
     log_format: LogFormat = Field(
         "console", description='format of its own log: "console" for people, "json" for machines'
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^[a-z]+(:[0-9]{1,3})?$",
+        description="where it computes: auto, cpu, cuda, cuda:1 and so on, or mps",
     )
     isolate: bool = Field(True, description="take the network away from the process that holds the data")
     poll_s: float = Field(0.2, gt=0, le=60, description="time between two looks for work while there is work")

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from .recipe import Recipe
 from .schema import Categorical, Numeric, Schema
 from .settings import AUTO
+from .training import Choice, TrainingSettings
+
+OWN_TRAINING = (
+    "The task trains by code of its own: which patient is in a short batch may be read from the members' sums, and "
+    "nobody checks that it keeps nothing from one round for the next."
+)
+SETTLING = "How fast each member's own part settles can be told by the coordinator together with all members but two."
 
 
 def sentences(recipe: Recipe, members: int) -> dict[str, list[str]]:
@@ -39,13 +49,54 @@ def _what(recipe: Recipe) -> list[str]:
     task, training = recipe.task, recipe.training
     options = ", ".join(f"{name} = {value}" for name, value in sorted(task.options.items()))
     pull = f"; each member is pulled towards the common model with weight {training.mu:g}" if training.mu else ""
+    own = training.loop == "own"
     return [
         f"The model is that of the task {task.ref}{f' with {options}' if options else ' with its defaults'}.",
         f"The task's code has the digest {recipe.code[:16]}. The arithmetic is number {recipe.numerics}.",
-        f"A run has at most {training.rounds} rounds. In each, every member goes {training.local_epochs} times through "
-        f"its own rows, in {training.parts} equal parts, with a learning rate of {training.lr:g}{pull}.",
+        f"A run has at most {training.rounds} rounds. "
+        + (
+            "In each, the task's own code trains, and it sees every row of the member."
+            if own
+            else f"In each, every member goes {training.local_epochs} times through its own rows, in {training.parts} "
+            f"equal parts, by {_optimizer(training)} with a learning rate of {training.lr:g}{pull}."
+        ),
+        *([OWN_TRAINING] if own else []),
+        f"What is opened becomes the next version by {_server(training)}.",
+        *(f"A run may instead choose {_server(other)}." for other in recipe.choice),
         f"A member that trains longer than {training.train_timeout_s:g} seconds is named as away, and the run waits.",
     ]
+
+
+def _optimizer(training: TrainingSettings) -> str:
+    words = f"{training.optimizer}{_options(training.optimizer_options)}"
+    if training.scheduler:
+        words += f" and the schedule {training.scheduler}{_options(training.scheduler_options)}"
+    return words
+
+
+def _server(chosen: Choice | TrainingSettings) -> str:
+    rate = f"the rate {chosen.server_lr:g}" if chosen.server_lr else "its usual rate"
+    falls = f", times {chosen.server_decay:g} after each round" if chosen.server_decay < 1 else ""
+    return (
+        f"the server optimiser {chosen.server_optimizer}{_options(chosen.server_optimizer_options)} with {rate}{falls}"
+    )
+
+
+def _options(options: Mapping[str, Any]) -> str:
+    return f" ({', '.join(f'{name} = {value}' for name, value in sorted(options.items()))})" if options else ""
+
+
+def _stays(recipe: Recipe) -> list[str]:
+    training = recipe.training
+    lines = []
+    if training.personal:
+        lines.append(f"Tensors named {', '.join(training.personal)} are trained by each member and never leave it.")
+    if training.ditto:
+        lines.append(
+            f"Each member also trains a whole model of its own, pulled towards the common one with weight "
+            f"{training.ditto:g}, which never leaves it and changes no update."
+        )
+    return [*lines, SETTLING] if training.personal else lines
 
 
 def _rows(recipe: Recipe) -> list[str]:
@@ -98,6 +149,7 @@ def _leaves(recipe: Recipe, members: int) -> list[str]:
         f"What is opened is the sum over all {members} members, and every member sees it. {members - 1} members "
         "together know the remaining member's part of it.",
         f"The members' counts on their test rows are added and opened in the same way {when} of a run.",
+        *_stays(recipe),
         "No row leaves a node. Every version of the model goes to the coordinator and to all members, and a model can "
         "tell about the rows that it was trained with.",
     ]

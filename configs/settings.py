@@ -17,24 +17,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..errors import InputError
 from .explain import explain
+from .strict import Strings, Table
 from .toml import read_toml
+from .training import MOST_CHOICES, Choices, TrainingSettings
 
 T = TypeVar("T", bound=BaseModel)
 NAME = "a name of 1 to 64 letters, digits, blanks or ._&,'()/- that begins with a letter or digit"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._&,'()/-]{0,63}$", title=NAME)]
 Ref = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", title='"package.module:attribute"')]
 
-Strings = Annotated[tuple[str, ...], Field(strict=False)]  # TOML has lists, not tuples
 File = Annotated[Path, Field(strict=False)]
 DIGEST = r"^[0-9a-f]{64}$"
 Clip = Annotated[float, Field(gt=0, le=1e6)]
 AUTO = "auto"
-
-
-class Table(BaseModel):
-    """Base of all tables: strict, frozen, no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class FederationSettings(Table):
@@ -127,33 +122,6 @@ class SimulateSettings(Table):
         return self
 
 
-class TrainingSettings(Table):
-    """``[training]``: what every member does with a base model."""
-
-    rounds: int = Field(20, ge=1, le=100_000, description="rounds of the run")
-    local_epochs: int = Field(1, ge=1, le=10_000, description="passes over the member's own rows in a round")
-    lr: float = Field(0.1, gt=0, le=100, description="learning rate of plain SGD")
-    parts: int = Field(4, ge=1, le=1_000_000, description="steps of an epoch, the same at every member")
-    max_rows: int = Field(
-        0,
-        ge=0,
-        le=2**38,
-        description="most training rows of a member that count; 0 = as simulate and up propose, in practice only",
-    )
-    mu: float = Field(0.0, ge=0, le=1000, description="FedProx: weight of the pull towards the base; 0 = FedAvg")
-    seed: int = Field(7, ge=0, lt=2**63, description="seeds order of batches and dropout, with each node's own secret")
-    init_seed: int = Field(7, ge=0, lt=2**63, description="seed of version 0, with members, task and schema")
-    train_timeout_s: float = Field(
-        600, gt=0, le=7 * 86400, description="a connected member that trains longer is named as away"
-    )
-    report_every: int = Field(
-        0,
-        ge=0,
-        le=100_000,
-        description="rounds between reports over all members' test rows; 0 = only at the end",
-    )
-
-
 class CryptoSettings(Table):
     """``[crypto]``: how updates are sealed."""
 
@@ -198,6 +166,7 @@ class RunSettings(Table):
     training: TrainingSettings = TrainingSettings()
     crypto: CryptoSettings = CryptoSettings()
     gate: GateSettings = GateSettings()
+    choice: Choices = ()
 
     def in_practice(self) -> RunSettings:
         """Return the same run as a practice, in which all members' secrets come from its seed."""
@@ -207,6 +176,7 @@ class RunSettings(Table):
         """Return the floor of a node that takes part in this run and in nothing else."""
         return FloorSettings(
             tasks=(self.task.ref,),
+            own_training=(self.task.ref,) if self.training.loop == "own" else (),
             max_train_s=self.training.train_timeout_s,
             min_approvals=self.gate.approvals,
         )
@@ -226,12 +196,16 @@ class Offer(Table):
     schema_digest: str = Field(alias="schema", pattern=DIGEST)
     circle: str = Field(pattern=DIGEST, description="digest of the circle, 64 hex digits")
     start: str = Field(pattern=r"^([0-9a-f]{64})?$", description='version that it starts from; "" for version 0')
+    choice: int = Field(
+        ge=0, le=MOST_CHOICES, description="which [[choice]] it took; 0 for the server optimiser of [training]"
+    )
 
 
 class FloorSettings(Table):
     """The member's own floor (rule 9): a run can only be stricter."""
 
     tasks: Strings = Field((), description="tasks that this node runs; with an empty list it runs nothing")
+    own_training: Strings = Field((), description="tasks among them that may train by code of their own")
     max_train_s: float = Field(3600, gt=0, description="longest train_timeout_s of a run")
     log_key: str | None = Field(None, description="the only key that may sign the coordinator's log (log.pub)")
     min_approvals: int = Field(

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ..client.learning.cast import Cast
-from ..client.learning.learner import Vector
 from ..client.learning.splits import join
 
 
@@ -40,19 +39,19 @@ def baselines(cast: Cast) -> Baselines:
     steps = training.model_copy(update={"parts": training.parts * len(cast.names)})
     everyone = join([cast.splits[name] for name in cast.names])
     together = cast.learner("pooled", everyone)
-    pooled = together.fit(steps)
+    pooled, own = together.fit(steps)
     alone, others, weights = {}, [], []
     for name in cast.names:
         learner = cast.learner(name, cast.splits[name])
-        vector: Vector = learner.fit(training)
-        alone[name] = clean(learner.evaluate(vector, "test"))
-        others.append(learner.evaluate(vector, everyone.test))
+        vector, private = learner.fit(training)
+        alone[name] = clean(learner.evaluate(vector, "test", private))
+        others.append(learner.evaluate(vector, everyone.test, private))
         weights.append(learner.rows)
     return Baselines(
         alone,
-        {name: clean(together.evaluate(pooled, cast.splits[name].test)) for name in cast.names},
+        {name: clean(together.evaluate(pooled, cast.splits[name].test, own)) for name in cast.names},
         _weighted(others, weights),
-        clean(together.evaluate(pooled, "test")),
+        clean(together.evaluate(pooled, "test", own)),
     )
 
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..configs.recipe import KeyChange, changes
+from ..configs.sentences import OWN_TRAINING, SETTLING
 from .circle import Circle, Start
 
 RECOUNTED = ("data.", "schema.", "task.ref", "code", "training.max_rows")
 """Keys of the recipe whose change makes every member count its rows anew. So does a change of members."""
 BY_RULE = ("task.", "training.")
 """Keys that a recipe may change if a node is to sign by the rule ``same-names``, except those in :data:`BY_HAND`."""
-BY_HAND = ("task.ref", "training.report_every", "training.max_rows")
+BY_HAND = ("task.ref", "training.report_every", "training.max_rows", "training.personal", "training.ditto")
 _MORE_IS_SAFER = (
     "federation.min_members",
     "federation.let_go_days",
@@ -39,6 +40,7 @@ class Act:
         recounts: rows are counted anew.
         new_ledgers: names of the members that begin a new ledger.
         start: where runs start from now on, instead of version 0; None for version 0.
+        warns: what the new recipe gives away, whatever it changes.
     """
 
     joins: tuple[tuple[str, str], ...]
@@ -48,12 +50,13 @@ class Act:
     recounts: bool
     new_ledgers: tuple[str, ...]
     start: Start | None
+    warns: tuple[str, ...] = ()
 
     @classmethod
     def between(cls, before: Circle | None, after: Circle) -> Act:
         """Return what ``after`` changes about ``before``, the circle that the caller is in now, or None."""
         if before is None:
-            return cls(after.members, (), (), (), True, after.new_ledgers, after.start)
+            return cls(after.members, (), (), (), True, after.new_ledgers, after.start, _warns(after))
         changed = changes(before.recipe.as_dict(), after.recipe.as_dict())
         return cls(
             tuple(pair for pair in after.members if pair not in before.members),
@@ -63,6 +66,7 @@ class Act:
             after.counted != before.counted,
             after.new_ledgers,
             after.start,
+            _warns(after),
         )
 
     @property
@@ -95,6 +99,7 @@ class Act:
             f"{name} lost its ledger and begins a new one: it no longer knows what it sealed and answered."
             for name in self.new_ledgers
         ]
+        sentences += self.warns
         sentences += [
             f"{change_words(change)}." for change in self.changed if change not in self.lowers and change.key != _DRAW
         ]
@@ -147,6 +152,12 @@ class Act:
     def first(self) -> bool:
         """Whether there was no circle before."""
         return not self.leaves and not self.changed and self.recounts and bool(self.joins)
+
+
+def _warns(circle: Circle) -> tuple[str, ...]:
+    training = circle.recipe.training
+    own = (OWN_TRAINING,) if training.loop == "own" else ()
+    return (*own, SETTLING) if training.personal else own
 
 
 def change_words(change: KeyChange) -> str:

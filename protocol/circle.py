@@ -192,24 +192,29 @@ class Circle:
         """The value from which version 0 is drawn."""
         return draw_of(self.recipe, self.names)
 
-    def offer(self, seed: int, rounds: int, start: str = "") -> dict[str, Any]:
-        """Return the offer of a run in this circle: the recipe's tables with the run's seed, rounds and start.
+    def offer(self, seed: int, rounds: int, start: str = "", choice: int = 0) -> dict[str, Any]:
+        """Return the offer of a run in this circle: the recipe's tables with what the run chose.
 
         Args:
             seed, rounds: of the run.
             start: SHA-256 of the version of this circle from which the run starts; "" for the circle's own start.
+            choice: 0 for the server optimiser of ``[training]``, k for that of the k-th ``[[choice]]``.
 
         Raises:
-            Refused: ``circle.differs``: more rounds than the recipe has.
+            Refused: ``circle.differs``: more rounds or choices than the recipe has.
         """
         allowed = self.recipe.training.rounds
         if not (0 <= seed < 2**63 and 1 <= rounds <= allowed):
             raise Refused("circle.differs", f"training.rounds = {rounds}; expected 1 to {allowed}, the recipe's limit")
+        if not 0 <= choice <= len(self.recipe.choice):
+            have = len(self.recipe.choice)
+            raise Refused("circle.differs", f"choice {choice}; expected 0 to {have}, as many as the recipe has")
         whole = self.recipe.as_dict()
         tables = {name: whole[name] for name in ("federation", "task", "crypto", "gate")}
-        training = {**whole["training"], "seed": seed, "rounds": rounds}
+        picked = whole["choice"][choice - 1] if choice else {}
+        training = {**whole["training"], **picked, "seed": seed, "rounds": rounds}
         own = {"schema": self.recipe.schema_digest, "circle": self.digest, "start": start or self.starts_at}
-        return {**tables, "training": training, **own}
+        return {**tables, "training": training, **own, "choice": choice}
 
     @property
     def starts_at(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ..configs.training import MOST_CHOICES
 from .envelope import RawEnvelope
 
 Shared = Literal["circle", "schema", "task", "package", "layout", "start"]
@@ -72,6 +73,7 @@ class Enrol(Body):
         circle: the run's circle, with the signatures of all its members (``SignedCircle``).
         seed, rounds: of the run.
         start: SHA-256 of the version of the circle from which the run starts; "" for the circle's own start.
+        choice: which server optimiser of the recipe it uses, see :meth:`Circle.offer`.
     """
 
     kind = "enrol"
@@ -80,6 +82,7 @@ class Enrol(Body):
     seed: int = Field(ge=0, lt=2**63)
     rounds: int = Field(ge=1, le=100_000)
     start: str = Field(pattern=r"^([0-9a-f]{64})?$")
+    choice: int = Field(ge=0, le=MOST_CHOICES)
 
 
 class Enrolled(Body):

@@ -75,8 +75,14 @@ def _enrol(run: Run, at: str) -> Mapping[str, Enrolled]:
         Refused: a member did not enrol.
     """
     chosen, start = run.offer.training, run.offer.start
-    own = {"start": "" if start == run.circle.starts_at else start}
-    request = Enrol(run=run.id, circle=run.signed.as_dict(), seed=chosen.seed, rounds=chosen.rounds, **own)
+    request = Enrol(
+        run=run.id,
+        circle=run.signed.as_dict(),
+        seed=chosen.seed,
+        rounds=chosen.rounds,
+        start="" if start == run.circle.starts_at else start,
+        choice=run.offer.choice,
+    )
     answers: dict[str, Enrolled] = {}
     odd: dict[str, Odd] = {}
     wait = run.wait("enrol")

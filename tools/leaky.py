@@ -23,7 +23,7 @@ from moonflower.client.learning.torch import TorchLearner
 from moonflower.client.scales import scale_of
 from moonflower.client.secret import NodeSecret
 from moonflower.client.tasks import Task
-from moonflower.configs.settings import TrainingSettings
+from moonflower.configs.training import TrainingSettings
 from moonflower.crypto import coins
 from moonflower.crypto.quantise import Contribution, Scale
 from numpy.typing import NDArray
@@ -109,7 +109,7 @@ class World:
         """What training changes, ``float32[n]``."""
         learner = self.learners[name]
         learner.seed = seed
-        return learner.train(base, self.cast.settings.training, number) - base
+        return learner.train(base, self.cast.settings.training, number).vector - base
 
     def whole(self, name: str, update: Any, share: float = 0.0, scale: Scale | None = None) -> Ints:
         """What a member seals of an update."""

@@ -52,9 +52,8 @@ def _first_round(settings: RunSettings, learners: Sequence[Learner]) -> list[np.
     start, updates = learners[0].start(), []
     for learner in learners:
         learner.prepare(scaling)
-        trained = learner.train(start, settings.training, 1)
-        trained -= start
-        updates.append(np.nan_to_num(trained, nan=0.0, posinf=0.0, neginf=0.0))
+        trained = learner.train(start, settings.training, 1).vector
+        updates.append(np.nan_to_num(trained - start, nan=0.0, posinf=0.0, neginf=0.0))
     return updates
 
 

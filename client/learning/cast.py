@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import torch
+
 from ...configs.recipe import Recipe, draw_of, recipe_of
 from ...configs.schema import Schema
 from ...configs.settings import RunSettings, load_run
@@ -23,6 +25,7 @@ from ..scales import scale_of
 from ..secret import NodeSecret
 from ..tasks import Task, load_task, schema_for
 from .calibrate import calibrated
+from .devices import device_of
 from .rows import Rows, Split
 from .splits import join, partition, split
 from .torch import TorchLearner
@@ -40,11 +43,13 @@ class Cast:
         settings: of the run.
         schema: of the rows.
         splits: member → its rows.
+        device: that computes, for all members.
     """
 
     settings: RunSettings
     schema: Schema
     splits: Mapping[str, Split]
+    device: torch.device
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -58,7 +63,16 @@ class Cast:
     def learner(self, name: str, rows: Split) -> TorchLearner:
         """Return a fresh learner of these rows."""
         seed = self.settings.training.seed
-        return TorchLearner(self.task, rows, self.schema, seed=seed, secret=self.secret(name), draw=self.draw)
+        return TorchLearner(
+            self.task,
+            rows,
+            self.schema,
+            seed=seed,
+            secret=self.secret(name),
+            draw=self.draw,
+            device=self.device,
+            personal=self.settings.training.personal,
+        )
 
     @cached_property
     def task(self) -> Task:
@@ -80,7 +94,7 @@ class Cast:
         return draw_of(self.recipe, self.names)
 
 
-def prepare(config: Path, overrides: Iterable[str] = ()) -> Cast:
+def prepare(config: Path, overrides: Iterable[str] = (), device: str = "auto") -> Cast:
     """Return the cast of a run config: settings, schema, every member's rows; all checked.
 
     If ``training.max_rows`` is 0, it becomes the largest member's number of training rows, rounded up.
@@ -88,6 +102,7 @@ def prepare(config: Path, overrides: Iterable[str] = ()) -> Cast:
     Args:
         config: run config (TOML).
         overrides: ``table.key=value`` strings.
+        device: that computes: auto, cpu, cuda or mps.
 
     Raises:
         InputError: something in the config or its data is wrong.
@@ -103,11 +118,12 @@ def prepare(config: Path, overrides: Iterable[str] = ()) -> Cast:
     most = settings.training.max_rows or rounded_up(max(counts.values()))
     training = settings.training.model_copy(update={"max_rows": most})
     splits = {name: part.capped(most) for name, part in whole.items()}
-    cast = Cast(settings.model_copy(update={"training": training}), schema, splits)
+    cast = Cast(settings.model_copy(update={"training": training}), schema, splits, device_of(device))
     problem = _contradiction(cast, members)
     if problem:
         raise InputError("config.value", f"{config}: {problem}")
     learners = [cast.learner(name, splits[name]) for name in cast.names]
+    learners[0].check(cast.settings.training)
     scale_of(learners[0], cast.settings.crypto)
     planner.plan(len(splits), settings.crypto.value_bits, len(learners[0].start()))
     _warn(cast.settings, counts)

@@ -7,19 +7,37 @@ Rules: a vector in, a vector out, the same bits for the same inputs. No call dep
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...configs.schema import Schema
-from ...configs.settings import TrainingSettings
+from ...configs.training import TrainingSettings
 from ...protocol.model_version import Layout
 from ..tasks import Metrics
 from .rows import Rows
 
 Part = Literal["train", "validation", "test"]
 Vector = NDArray[np.float32]
+Personal = Mapping[str, NDArray[Any]]
+"""A member's own tensors by name, which never leave it; empty before its first round."""
+NOTHING: Personal = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a round's training gives.
+
+    Attributes:
+        vector: ``float32[n]``.
+        personal: the member's own tensors after it.
+    """
+
+    vector: Vector
+    personal: Personal
 
 
 class Learner(Protocol):
@@ -72,19 +90,34 @@ class Learner(Protocol):
     def prepare(self, scaling: Mapping[str, Any]) -> None:
         """Fix the scaling; call this before training and evaluation."""
 
-    def train(self, base: Vector, training: TrainingSettings, number: int) -> Vector:
+    def check(self, training: TrainingSettings) -> None:
+        """Check that the model can be trained as a recipe says.
+
+        Raises:
+            InputError: ``config.value``.
+        """
+
+    @property
+    def personal(self) -> tuple[str, ...]:
+        """Names of the tensors that are trained and never leave the member."""
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the same training gives the same bits again."""
+
+    def train(self, base: Vector, training: TrainingSettings, number: int, personal: Personal = NOTHING) -> Trained:
         """Return the vector after a round's training from ``base``; the round's ``number`` seeds every random draw."""
 
-    def evaluate(self, vector: Vector, part: Part | Rows) -> Metrics:
+    def evaluate(self, vector: Vector, part: Part | Rows, personal: Personal = NOTHING) -> Metrics:
         """Return a vector's metrics on a part of this member's rows, or on other raw rows; None where undefined."""
 
-    def personalised(self, vector: Vector) -> Metrics | None:
-        """Return the metrics on this member's test rows with the private part; None if there is no such part."""
+    def personalised(self, vector: Vector, personal: Personal = NOTHING) -> Metrics | None:
+        """Return the metrics on this member's test rows with all that is its own; None if nothing is."""
 
     def tested(self) -> NDArray[np.int64]:
         """Return how many test rows of each kind there are, ``int64[c]`` in ``[0, 2^38)``, to be summed."""
 
-    def tally(self, vector: Vector, bins: int) -> NDArray[np.int64]:
+    def tally(self, vector: Vector, bins: int, personal: Personal = NOTHING) -> NDArray[np.int64]:
         """Return the counts of the test rows, ``int64[m]`` in ``[0, 2^38)``, to be summed over members."""
 
     def overall(self, totals: Sequence[int], bins: int) -> Metrics:

@@ -36,6 +36,19 @@ class Rows:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    def __getitem__(self, at: int) -> tuple[Tensor, Tensor]:
+        """Return input and target of a row, as ``torch.utils.data`` wants it of a dataset."""
+        return self.inputs[at], self.targets[at]
+
+    def __getitems__(self, index: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """Return several rows at once."""
+        chosen = torch.as_tensor(index)
+        return list(zip(self.inputs[chosen], self.targets[chosen], strict=True))
+
+    def to(self, device: torch.device) -> Rows:
+        """Return the rows on a device; on the processor these are the same rows."""
+        return self if device.type == "cpu" else Rows(self.inputs.to(device), self.targets.to(device), self.groups)
+
     def take(self, index: NDArray[np.int64] | Tensor) -> Rows:
         """Return the rows at ``index``, in its order."""
         chosen = torch.as_tensor(index)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,20 +24,22 @@ _CHUNK = 8192
 _FROZEN_TYPES = tuple(getattr(torch, np.dtype(code).name) for code in FROZEN_TYPES.values())
 
 
-def check_fits(version: Version, task: Task, schema: Schema, draw: str) -> None:
+def check_fits(version: Version, task: Task, schema: Schema, draw: str, personal: Iterable[str] = ()) -> None:
     """Check that a version is one of a task's model, so that runs can start from it.
 
     Args:
         version: the version to train further.
         task, schema: of the circle.
         draw: seed of the circle's version 0.
+        personal: patterns of the names of tensors that never leave a member.
 
     Raises:
         InputError: ``data.model``: it is of another model; the message names the first tensor that differs.
     """
     model = fresh_model(task, schema, draw)
-    frozen = {name: tensor_digest(value.detach().numpy()) for name, value in frozen_of(model).items()}
-    own: dict[str, Any] = {spec.name: list(spec.shape) for spec in layout_of(model)}
+    private = private_of(model, personal)
+    frozen = {name: tensor_digest(value.detach().numpy()) for name, value in frozen_of(model, private).items()}
+    own: dict[str, Any] = {spec.name: list(spec.shape) for spec in layout_of(model, private)}
     theirs: dict[str, Any] = {spec.name: list(spec.shape) for spec in version.layout}
     own |= frozen
     theirs |= {name: tensor_digest(value) for name, value in version.frozen.items()}
@@ -54,23 +57,43 @@ def fresh_model(task: Task, schema: Schema, draw: str) -> nn.Module:
         return task.model(schema, torch.Generator().manual_seed(number))
 
 
-def layout_of(model: nn.Module) -> Layout:
-    """Return what travels: trainable floating parameters and floating buffers, without empty ones."""
+def layout_of(model: nn.Module, private: Collection[str] = ()) -> Layout:
+    """Return what travels: trainable floating parameters and floating buffers, without empty and ``private`` ones."""
     frozen = {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
     return tuple(
         TensorSpec(name, tuple(value.shape))
         for name, value in model.state_dict().items()
-        if value.is_floating_point() and value.numel() and name not in frozen
+        if value.is_floating_point() and value.numel() and name not in frozen and name not in private
     )
 
 
-def frozen_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return what does not travel, by name: frozen parameters and integer buffers, without empty ones.
+def private_of(model: nn.Module, patterns: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of the tensors that would travel, but fit a pattern, and so stay with the member.
+
+    Raises:
+        InputError: ``config.value``: a pattern fits no such tensor, or the patterns fit all of them.
+    """
+    names, private = [spec.name for spec in layout_of(model)], set[str]()
+    for pattern in patterns:
+        fitting = fnmatch.filter(names, pattern)
+        if not fitting:
+            shown = ", ".join(names[:8])
+            raise InputError("config.value", f"training.personal: no tensor fits {pattern!r}; the model has {shown}")
+        private.update(fitting)
+    if private and len(private) == len(names):
+        raise InputError(
+            "config.value", "training.personal fits all tensors of the model; expected one or more to travel"
+        )
+    return tuple(name for name in names if name in private)
+
+
+def frozen_of(model: nn.Module, private: Collection[str] = ()) -> dict[str, Tensor]:
+    """Return what does not travel, by name: frozen parameters, integer buffers and ``private`` ones; no empty ones.
 
     Raises:
         InputError: ``config.task``: a tensor has a type that no version can hold, such as bfloat16.
     """
-    travels = {spec.name for spec in layout_of(model)}
+    travels = {spec.name for spec in layout_of(model, private)}
     frozen = {name: value for name, value in model.state_dict().items() if value.numel() and name not in travels}
     for name, value in frozen.items():
         if value.dtype not in _FROZEN_TYPES:
@@ -116,7 +139,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 def flatten(state: Mapping[str, Tensor], layout: Layout) -> Vector:
     """Return the tensors of ``layout`` as one ``float32[n]``."""
-    return torch.cat([state[spec.name].detach().reshape(-1).float() for spec in layout]).numpy()
+    return torch.cat([state[spec.name].detach().reshape(-1).float().cpu() for spec in layout]).numpy()
 
 
 def load(model: nn.Module, origin: Mapping[str, Tensor], layout: Layout, vector: Vector) -> None:
@@ -138,11 +161,12 @@ def load(model: nn.Module, origin: Mapping[str, Tensor], layout: Layout, vector:
             start += spec.size
 
 
-def outputs(model: nn.Module, inputs: Tensor) -> Tensor:
-    """Return the model's outputs on prepared inputs, in evaluation mode and without gradients."""
+def outputs(model: nn.Module, inputs: Tensor, device: torch.device | None = None) -> Tensor:
+    """Return the model's outputs on prepared inputs, in evaluation mode and without gradients, on the processor."""
     model.eval()
     with torch.inference_mode():
-        return torch.cat([model(inputs[i : i + _CHUNK]) for i in range(0, max(len(inputs), 1), _CHUNK)])
+        chunks = (inputs[i : i + _CHUNK] for i in range(0, max(len(inputs), 1), _CHUNK))
+        return torch.cat([model(chunk.to(device)).cpu() for chunk in chunks])
 
 
 def torch_seed(seed: bytes) -> int:

@@ -5,6 +5,9 @@ order. The rest of the state dict, frozen parameters and integer buffers, stays 
 back to the start, so that no call depends on an earlier one and a restarted node gives the same update. A version
 carries all of it, and members compare its digests, so a model predicts elsewhere what it predicted in the run.
 
+Tensors that the recipe calls ``personal`` are trained, but never travel. They come with a call and go back with its
+result, and the node keeps them.
+
 The start is drawn from the circle's recipe, the same at every member. Batches and dropout follow from the node's secret
 (rule 8), seed and round. So members with equal rows differ, and a round that is repeated trains the same update.
 """
@@ -13,22 +16,25 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...configs.schema import Schema
-from ...configs.settings import TrainingSettings
+from ...configs.training import TrainingSettings
 from ...errors import InputError
 from ..secret import NodeSecret
 from ..tasks import MAX_COUNT, METRICS, Metrics, Task
-from .learner import Part, Vector
+from .devices import exact, steady
+from .epochs import Epochs
+from .learner import NOTHING, Part, Personal, Trained, Vector
+from .optim import Steps
+from .own_train import OwnTraining, Told, evaluated
 from .rows import Rows, Split
-from .splits import parts_of
 from .tensors import (
     check_hidden,
     flatten,
@@ -37,12 +43,14 @@ from .tensors import (
     layout_of,
     load,
     outputs,
+    private_of,
     tensor_digest,
-    torch_seed,
 )
 
-_ONE_THREAD = 1 << 20
-"""Models with fewer numbers run on one thread: faster, and the bits do not depend on the machine's cores."""
+DITTO = "ditto/"
+"""Prefix of the tensors of a member's own whole model; no tensor of a model has a slash in its name."""
+EVALUATE_S = 600.0
+"""Time that a task's own ``evaluate`` may take where no recipe says otherwise."""
 
 
 class TorchLearner:
@@ -55,28 +63,42 @@ class TorchLearner:
         seed: of the run.
         secret: the node's own; with seed and round it seeds every random draw of training.
         draw: seed of the start; by default the run's seed.
+        device: that computes.
+        personal: patterns of the names of tensors that never leave the member.
 
     Raises:
         InputError: ``config.task``: the model has no trainable parameter, a frozen tensor that no version can hold, or
-            a random tensor outside its state dict.
+            a random tensor outside its state dict; ``config.value``: a personal pattern fits no tensor, or all.
     """
 
     def __init__(
-        self, task: Task, split: Split, schema: Schema, *, seed: int, secret: NodeSecret, draw: str = ""
+        self,
+        task: Task,
+        split: Split,
+        schema: Schema,
+        *,
+        seed: int,
+        secret: NodeSecret,
+        draw: str = "",
+        device: torch.device | None = None,
+        personal: Iterable[str] = (),
     ) -> None:
         self.task, self.schema, self.seed, self.secret = task, schema, seed, secret
-        self.draw = draw or str(seed)
+        self.draw, self.device = draw or str(seed), device or torch.device("cpu")
         self._raw = split
         self._ready: Split | None = None
         self._scaling: dict[str, Any] = {}
-        self.model = fresh_model(task, schema, self.draw)
-        self.layout = layout_of(self.model)
-        self._origin = {name: value.detach().clone() for name, value in frozen_of(self.model).items()}
-        check_hidden(self.model, lambda: fresh_model(task, schema, f"{self.draw}, another"))
+        model = fresh_model(task, schema, self.draw)
+        self._whole = tuple(spec.name for spec in layout_of(model))
+        self._private = private_of(model, personal)
+        self.layout = layout_of(model, self._private)
+        self._origin = {name: value.detach().clone() for name, value in frozen_of(model, self._private).items()}
+        check_hidden(model, lambda: fresh_model(task, schema, f"{self.draw}, another"))
+        self.model = model.to(self.device)
         self._parameters = [p for p in self.model.parameters() if p.requires_grad and p.is_floating_point()]
         if not self._parameters:
             raise InputError("config.task", "the task's model has no trainable parameter; expected one or more")
-        self._size = sum(spec.size for spec in self.layout)
+        self._size = sum(p.numel() for p in self._parameters)
 
     @property
     def rows(self) -> int:
@@ -87,6 +109,16 @@ class TorchLearner:
     def judges(self) -> bool:
         """Whether there are validation rows to judge candidates by."""
         return bool(len(self._raw.validation))
+
+    @property
+    def personal(self) -> tuple[str, ...]:
+        """Names of the tensors that are trained and never leave the member."""
+        return self._private
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the same training gives the same bits again: not on a GPU, and not by a task's own code."""
+        return exact(self.device) and not self.task.trains
 
     @property
     def buffers(self) -> frozenset[str]:
@@ -108,6 +140,22 @@ class TorchLearner:
     def frozen_digests(self) -> dict[str, str]:
         """Name of each frozen tensor → SHA-256 over its type, shape and bytes, 64 hex digits."""
         return {name: tensor_digest(value) for name, value in self.frozen.items()}
+
+    def check(self, training: TrainingSettings) -> None:
+        """Check that this model can be trained as a recipe says.
+
+        Raises:
+            InputError: ``config.value``: optimiser, scheduler or an option is unknown or does not suit the model, or
+                the recipe does not say who trains.
+        """
+        if self.task.trains != (training.loop == "own"):
+            brings = "brings its own train" if self.task.trains else "has no train of its own"
+            wanted = "own" if self.task.trains else "moonflower"
+            raise InputError(
+                "config.value", f'training.loop = "{training.loop}", and the task {brings}; expected loop = "{wanted}"'
+            )
+        if training.loop == "moonflower":
+            Steps(self._parameters, training, training.steps)
 
     def start(self) -> Vector:
         """Return the start vector, ``float32[n]``; it depends on task, schema and draw only."""
@@ -145,44 +193,67 @@ class TorchLearner:
         raw = self._raw
         self._ready = Split(self._prepared(raw.train), self._prepared(raw.validation), self._prepared(raw.test))
 
-    def train(self, base: Vector, training: TrainingSettings, number: int) -> Vector:
-        """Return the vector after ``local_epochs`` of plain SGD from ``base``.
-
-        Each epoch orders the rows anew, cuts them into ``parts`` whose sizes differ by one at most, and takes a step
-        with each. A step's gradient is the sum over its part divided by (rows / parts), so that to first order an
-        update does not depend on which rows share a part (rule 5). Parts without a row are skipped.
+    def train(self, base: Vector, training: TrainingSettings, number: int, personal: Personal = NOTHING) -> Trained:
+        """Return the vector after a round's training from ``base``, by the task's own ``train`` or by the usual loop.
 
         Args:
             base: ``float32[n]``.
-            training: epochs, learning rate, parts; FedProx' mu adds mu/2 |w - base|² to the loss.
-            number: of the round; with secret and seed it seeds the order of the rows and dropout.
+            training: epochs, parts, optimiser and so on.
+            number: of the round; with secret and seed it seeds every random draw.
+            personal: this member's own tensors with which the round begins.
 
         Returns:
-            ``float32[n]``; may hold NaN or infinities when training diverged.
-        """
-        rows = self._part("train")
-        drawn = f"{self.seed}|{number}".encode()
-        order = np.random.default_rng(int.from_bytes(self.secret.keyed("batches", drawn), "big"))
-        with _steady(self._size, self.secret.keyed("dropout", drawn)), _Even(self.model) as even:
-            self._load(base)
-            self.model.train()
-            anchors = [p.detach().clone() for p in self._parameters] if training.mu else []
-            for _ in range(training.local_epochs):
-                for part in parts_of(order.permutation(len(rows)), training.parts):
-                    even.take(len(part))
-                    self._step(rows.take(part), len(part) * training.parts / len(rows), training, anchors)
-            return flatten(self.model.state_dict(), self.layout)
+            The vector, ``float32[n]``, which may hold NaN or infinities when training diverged, and the member's own
+            tensors after the round.
 
-    def evaluate(self, vector: Vector, part: Part | Rows) -> Metrics:
+        Raises:
+            InputError: ``config.value``: optimiser or scheduler. Refused: ``update.failed``: the task's own ``train``.
+        """
+        drawn = f"{self.seed}|{number}".encode()
+        with self._steady(self.secret.keyed("dropout", drawn)):
+            self._load(base, personal)
+            self._run(training, drawn)
+            vector = flatten(self.model.state_dict(), self.layout)
+            own = self._personal()
+            if training.ditto:
+                own |= self._ditto(base, training, drawn, personal)
+        return Trained(vector, own)
+
+    def _run(self, training: TrainingSettings, drawn: bytes, anchors: Sequence[Tensor] | None = None) -> None:
+        """Train the model in place, with every random draw from the node's secret and ``drawn``."""
+        rows = self._part("train")
+        if training.loop == "own":
+            seed = self.secret.keyed("own train", drawn)
+            OwnTraining(self.task, self.model, rows, training, self.device, seed, Told()).run()
+            return
+        order = np.random.default_rng(int.from_bytes(self.secret.keyed("batches", drawn), "big"))
+        pull = training.mu if anchors is None else training.ditto
+        parts = (self.task, self.model, self._parameters, rows, training, order, self.device, Told())
+        Epochs(*parts, pull, anchors).run()
+
+    def _ditto(self, base: Vector, training: TrainingSettings, drawn: bytes, personal: Personal) -> dict[str, Any]:
+        """Train this member's own whole model for a round, pulled towards the base, and return its tensors."""
+        self._load(base, personal)
+        anchors = [parameter.detach().clone() for parameter in self._parameters]
+        self._load(base, personal, ditto=True)
+        self._run(training, drawn + b"|ditto", anchors)
+        state = self.model.state_dict()
+        return {DITTO + name: state[name].detach().cpu().numpy().copy() for name in self._whole}
+
+    def _personal(self) -> dict[str, NDArray[Any]]:
+        state = self.model.state_dict()
+        return {name: state[name].detach().cpu().numpy().copy() for name in self._private}
+
+    def evaluate(self, vector: Vector, part: Part | Rows, personal: Personal = NOTHING) -> Metrics:
         """Return the task's metrics of ``vector`` on a part of this member's rows, or on other raw rows.
 
         All of ``METRICS`` are present. A metric is None if the rows leave it undefined, as when there are no rows. NaN
         and infinities come from the model.
         """
         rows = self._part(part) if isinstance(part, str) else self._prepared(part)
-        with _steady(self._size):
-            self._load(vector)
-            return self._metrics(rows, None)
+        with self._steady():
+            self._load(vector, personal)
+            return self._metrics(rows)
 
     def tested(self) -> NDArray[np.int64]:
         """Return how many test rows of each kind there are, ``int64[c]`` in ``[0, 2^38)``, to be summed.
@@ -192,55 +263,62 @@ class TorchLearner:
         """
         return _counts(self.task.tested(self._raw.test.targets), "count of test rows")
 
-    def tally(self, vector: Vector, bins: int) -> NDArray[np.int64]:
+    def tally(self, vector: Vector, bins: int, personal: Personal = NOTHING) -> NDArray[np.int64]:
         """Return the counts of the test rows, ``int64[m]`` in ``[0, 2^38)``, to be summed over members.
 
         Args:
             vector: ``float32[n]``.
             bins: number of bins for scores, 1 or more.
+            personal: this member's own tensors.
 
         Raises:
             InputError: ``data.value``: a number outside.
         """
         rows = self._part("test")
-        with _steady(self._size):
-            self._load(vector)
+        with self._steady():
+            self._load(vector, personal)
+            if self.task.evaluates:
+                return _counts(self.task.counted(self._metrics(rows), len(rows)), "tally")
             outputs = self._outputs(rows if len(rows) else _slice(self._part("train"), 0, 1))[: len(rows)]
             return _counts(self.task.tally(outputs, rows.targets, bins), "tally")
 
-    def scores(self, vector: Vector, part: Part) -> NDArray[np.float64]:
+    def scores(self, vector: Vector, part: Part, personal: Personal = NOTHING) -> NDArray[np.float64]:
         """Return the task's scores of ``vector`` on a part of this member's rows, as :meth:`Task.scores` gives them."""
         rows = self._part(part)
-        with _steady(self._size):
-            self._load(vector)
+        with self._steady():
+            self._load(vector, personal)
             return self.task.scores(self._outputs(rows))
 
     def overall(self, totals: Sequence[int], bins: int) -> Metrics:
         """Return the metrics of all members' test rows from the summed tallies over ``bins`` bins."""
         return self.task.overall([int(total) for total in totals], bins)
 
-    def personalised(self, vector: Vector) -> Metrics | None:
-        """Return the metrics on this member's test rows with the private part; None if the task has no such part."""
+    def personalised(self, vector: Vector, personal: Personal = NOTHING) -> Metrics | None:
+        """Return the metrics on this member's test rows with everything that is its own; None if nothing is.
+
+        Its own are the tensors of ``personal`` patterns, its whole model of Ditto, and the part that the task fits.
+        """
         rows, own = self._part("test"), self._part("train")
-        with _steady(self._size):
-            self._load(vector)
+        with self._steady():
+            self._load(vector, personal, ditto=True)
             self.model.eval()
-            private = self.task.personalise(self.model, own)
-            if private is None:
+            private = self.task.personalise(self.model, own.to(self.device))
+            if private is None and not self._private and not _has_ditto(personal):
                 return None
             return self._metrics(rows, private)
 
-    def fit(self, training: TrainingSettings) -> Vector:
-        """Return the vector after all rounds on this learner's rows alone, scaled by their own statistics.
+    def fit(self, training: TrainingSettings) -> tuple[Vector, Personal]:
+        """Return the vector and the own tensors after all rounds on this learner's rows alone.
 
-        This prepares the learner anew, so use a separate learner for a baseline. With one member's rows it is the
-        ``alone`` baseline, with all members' rows the ``pooled`` one.
+        This prepares the learner anew with the statistics of its rows, so use a separate learner for a baseline. With
+        one member's rows it is the ``alone`` baseline, with all members' rows the ``pooled`` one.
         """
+        training = training.model_copy(update={"ditto": 0.0})
         self.prepare(self.scaling(self.summary().tolist()))
-        vector = self.start()
+        after = Trained(self.start(), NOTHING)
         for number in range(1, training.rounds + 1):
-            vector = self.train(vector, training, number)
-        return vector
+            after = self.train(after.vector, training, number, after.personal)
+        return after.vector, after.personal
 
     def _part(self, name: Part) -> Rows:
         if self._ready is None:
@@ -252,72 +330,45 @@ class TorchLearner:
         ready = self.task.prepare(rows, self.schema, self._scaling)
         return Rows(ready.inputs, ready.targets)  # groups are not needed any more, and cost time in every batch
 
-    def _load(self, vector: Vector) -> None:
+    def _steady(self, seed: bytes = b"evaluate") -> contextlib.AbstractContextManager[None]:
+        return steady(self.device, self._size, seed)
+
+    def _load(self, vector: Vector, personal: Personal, ditto: bool = False) -> None:
+        """Set the model to a vector and the member's own tensors; with ``ditto`` to its own whole model, if it has one.
+
+        Raises:
+            InputError: ``data.model``: an own tensor has another shape than the model's.
+        """
         load(self.model, self._origin, self.layout, vector)
+        names = {name: name for name in self._private}
+        if ditto and _has_ditto(personal):
+            names = {name: DITTO + name for name in self._whole}
+        state = self.model.state_dict()
+        with torch.no_grad():
+            for name, kept in names.items():
+                if kept in personal:
+                    value = torch.from_numpy(np.array(personal[kept]))
+                    if value.shape != state[name].shape:
+                        raise InputError("data.model", f"this member's own tensor {name!r} has another shape")
+                    state[name].copy_(value)
 
     def _outputs(self, rows: Rows) -> Tensor:
-        return outputs(self.model, rows.inputs)
+        return outputs(self.model, rows.inputs, self.device)
 
-    def _metrics(self, rows: Rows, private: Any) -> Metrics:
+    def _metrics(self, rows: Rows, private: Any = None) -> Metrics:
         shown = rows if len(rows) else _slice(self._part("train"), 0, 1)
-        outputs = self._outputs(shown)
-        if private is not None:
-            outputs = self.task.apply(private, outputs)
-        metrics = self.task.metrics(outputs, shown.targets)
+        if self.task.evaluates:
+            metrics = evaluated(self.task, self.model, shown, self.device, EVALUATE_S)
+        else:
+            outputs = self._outputs(shown)
+            if private is not None:
+                outputs = self.task.apply(private, outputs)
+            metrics = self.task.metrics(outputs, shown.targets)
         return {**dict.fromkeys(METRICS), **(metrics if len(rows) else dict.fromkeys(metrics))}
 
-    def _step(self, part: Rows, weight: float, training: TrainingSettings, anchors: Sequence[Tensor]) -> None:
-        """Take a step with the mean loss over a part, times ``weight``."""
-        loss = self.task.loss(self.model, part) * weight
-        gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
-        with torch.no_grad():
-            for i, (parameter, gradient) in enumerate(zip(self._parameters, gradients, strict=True)):
-                if anchors:
-                    pull = training.mu * (parameter - anchors[i])
-                    gradient = pull if gradient is None else gradient + pull
-                if gradient is not None:
-                    parameter.sub_(gradient, alpha=training.lr)
 
-
-class _Even:
-    """Makes normalising layers keep the mean over all rows of a round, so that every part counts the same.
-
-    With the layers' own momentum the last part would count most, and the buffers would show the order of the rows to
-    first order.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
-        self._own = [layer.momentum for layer in self._layers]
-        self._seen = 0
-
-    def take(self, rows: int) -> None:
-        """Prepare for a part of ``rows`` rows."""
-        self._seen += rows
-        for layer in self._layers:
-            layer.momentum = rows / self._seen
-
-    def __enter__(self) -> _Even:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for layer, momentum in zip(self._layers, self._own, strict=True):
-            layer.momentum = momentum
-
-
-@contextlib.contextmanager
-def _steady(size: int, seed: bytes = b"evaluate") -> Iterator[None]:
-    """Seed torch's global generator for the block (dropout), and run small models on one thread."""
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(torch_seed(seed))
-        if size < _ONE_THREAD and threads != 1:
-            torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            if torch.get_num_threads() != threads:
-                torch.set_num_threads(threads)
+def _has_ditto(personal: Personal) -> bool:
+    return any(name.startswith(DITTO) for name in personal)
 
 
 def _slice(rows: Rows, first: int, end: int) -> Rows:

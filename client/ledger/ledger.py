@@ -30,6 +30,7 @@ from ..checkpoints import HeldCheckpoint
 from ..guard import Before, OwnAnswer
 from . import journal, tables
 from .circle_book import CircleBook
+from .own_parts import OwnParts
 from .row_sets import RowSets
 from .run_book import RunBook
 
@@ -79,12 +80,14 @@ class Ledger:
         circles: circles that the member knows.
         row_sets: sets of rows that it used.
         runs: runs that it agreed to.
+        own_parts: its own tensors.
     """
 
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.time) -> None:
         self._store, self._clock = Store(path, tables.metadata, APPLICATION_ID, private=True), clock
         self.circles = CircleBook(self._store, self._note)
         self.row_sets = RowSets(self._store, self._note)
+        self.own_parts = OwnParts(self._store)
         self.runs = RunBook(self._store, self._note, self._note_once)
 
     def close(self) -> None:

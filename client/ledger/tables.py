@@ -103,6 +103,14 @@ versions = Table("versions", metadata, Column("sha256", String, primary_key=True
 models = Table(  # apart: SQLite writes a whole row again when any part of it changes
     "models", metadata, Column("sha256", String, primary_key=True), Column("model", LargeBinary, nullable=False)
 )
+own_parts = Table(
+    "own_parts",
+    metadata,
+    Column("key", String, primary_key=True),  # a version's identity; a context's digest until its candidate is known
+    Column("tensors", LargeBinary, nullable=False),
+    Column("promoted", Boolean, nullable=False),
+    Column("turn", Integer, nullable=False),
+)
 witnessed = Table(
     "witnessed",
     metadata,

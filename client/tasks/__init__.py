@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -31,6 +32,7 @@ from torch import Tensor, nn
 
 from ...configs.schema import Schema, load_schema
 from ...configs.settings import DataSettings
+from ...configs.training import TrainingSettings
 from ...errors import InputError, nearest
 from ..learning.rows import Rows, features, read_groups
 from ..learning.sources import load_frame
@@ -110,6 +112,45 @@ class Task:
         """Return the mean loss over a batch of prepared rows, a scalar that can be differentiated."""
         raise NotImplementedError
 
+    def train(
+        self,
+        model: nn.Module,
+        rows: Rows,
+        settings: TrainingSettings,
+        *,
+        device: torch.device,
+        generator: torch.Generator,
+        progress: Callable[[float], None],
+    ) -> None:
+        """Train ``model`` in place for a round, instead of moonflower's loop; the recipe says ``loop = "own"``.
+
+        Do not keep anything from one round for the next one. The framework takes the travelling tensors before and
+        after.
+
+        Args:
+            model: on the device, with the base's numbers.
+            rows: this member's prepared training rows; also a dataset for ``torch.utils.data.DataLoader``.
+            settings: ``[training]``; what they mean here is this method's own decision.
+            device: of the site.
+            generator: for shuffling; it comes from the node's secret, as do the seeds of the global generators.
+            progress: call it with the share that is done, 0 to 1.
+        """
+        raise NotImplementedError
+
+    def evaluate(self, model: nn.Module, rows: Rows, *, device: torch.device) -> Metrics:
+        """Return the metrics of ``model`` on prepared rows, one or more, instead of :meth:`metrics`; with a loss."""
+        raise NotImplementedError
+
+    @property
+    def trains(self) -> bool:
+        """Whether this task brings its own :meth:`train`."""
+        return type(self).train is not Task.train
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether this task brings its own :meth:`evaluate`."""
+        return type(self).evaluate is not Task.evaluate
+
     def metrics(self, outputs: Tensor, targets: Tensor) -> Metrics:
         """Return the metrics of ``outputs = model(inputs)`` over one row or more.
 
@@ -145,8 +186,8 @@ class Task:
         return True
 
     def prepare(self, rows: Rows, schema: Schema, scaling: Mapping[str, Any]) -> Rows:
-        """Return raw rows as the model takes them."""
-        return rows
+        """Return raw rows as the model takes them. Here: inputs in float64 become float32, the type of most models."""
+        return replace(rows, inputs=rows.inputs.float()) if rows.inputs.dtype == torch.float64 else rows
 
     def tested(self, targets: Tensor) -> NDArray[np.int64]:
         """Return how many test rows a member has of each kind that a tally tells apart, such as a class.
@@ -171,7 +212,10 @@ class Task:
             and accuracy times rows in units of 2^-16.
         """
         rows = len(targets)
-        metrics = self.metrics(outputs, targets) if rows else {}
+        return self.counted(self.metrics(outputs, targets) if rows else {}, rows)
+
+    def counted(self, metrics: Metrics, rows: int) -> NDArray[np.int64]:
+        """Return rows, and loss and accuracy times rows in units of 2^-16: the tally of a task that counts no more."""
         sums = [fixed((metrics.get(name) or 0.0) * rows) for name in ("loss", "accuracy")]
         return np.array([rows, *sums], dtype=np.int64)
 

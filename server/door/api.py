@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ...configs.recipe import Recipe, not_free, parse_recipe
+from ...configs.recipe import Recipe, chosen, not_free, parse_recipe
 from ...errors import InputError, Refused
 from ...protocol.circle import Circle
 from ..records import circles, history
@@ -167,8 +167,9 @@ class Api:
                     f"{differences}"
                 )
                 raise Refused("circle.differs", what, hint=SIGN_ANEW)
-            chosen = self._chosen(db, circle, start) if start else ""
-            history.queue_run(db, run, circle.offer(asked.training.seed, asked.training.rounds, chosen))
+            begins = self._chosen(db, circle, start) if start else ""
+            choice = chosen(circle.recipe, asked) or 0
+            history.queue_run(db, run, circle.offer(asked.training.seed, asked.training.rounds, begins, choice))
         return run
 
     def _chosen(self, db: Connection, circle: Circle, name: str) -> str:

@@ -239,7 +239,7 @@ def _closed(
         if tuple(context[name] for name in ("circle", "crypto", "key")) != seats:
             raise bad("circle, plan or key of the context differ from those under which members took their seats")
         offer = parse(Offer, raw_offer, where="the run's offer")
-        chosen = circle.offer(offer.training.seed, offer.training.rounds, offer.start)
+        chosen = circle.offer(offer.training.seed, offer.training.rounds, offer.start, offer.choice)
         agreed = circle.federation, circle.digest, digest(raw_offer)
         if agreed != (context["federation"], context["circle"], context["offer"]) or digest(chosen) != digest(
             raw_offer

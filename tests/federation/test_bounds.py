@@ -46,7 +46,7 @@ def test_who_claims_all_rows_is_the_model_where_statistics_are_believed() -> Non
         assert run.done.error is None
         seen, learner = run.listener.seen[0], run.cast.learner(WHO, run.cast.splits[WHO])
         learner.prepare(run.version(run.start).manifest["scaling"])
-        alone = learner.train(seen.base, run.cast.settings.training, 1) - seen.base
+        alone = learner.train(seen.base, run.cast.settings.training, 1).vector - seen.base
         assert cosine(seen.candidate - seen.base, alone) > 0.999
     with played(HEART, *FOUR, hostile=(WHO, Claims)) as run:
         assert (run.ended, run.statuses, run.result) == ("stats.impossible", [], "")

@@ -410,10 +410,10 @@ def failing_at(patch: pytest.MonkeyPatch, name: str, from_round: int) -> None:
     """Have a member's training fail in a round and all after it."""
     its, real_train = NodeSecret.for_practice(load_run(HEART).training.seed, name), TorchLearner.train
 
-    def failing(self: TorchLearner, base: Any, training: Any, number: int) -> Any:
+    def failing(self: TorchLearner, base: Any, training: Any, number: int, *own: Any) -> Any:
         if self.secret == its and number >= from_round:
             raise ValueError(f"cannot train on patient {CANARY}")
-        return real_train(self, base, training, number)
+        return real_train(self, base, training, number, *own)
 
     patch.setattr(TorchLearner, "train", failing)
     patch.setattr(simulation, "proposal", lambda *_: {})

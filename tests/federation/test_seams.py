@@ -63,12 +63,12 @@ class Heavy:
 
     state = ("velocity",)
 
-    def step(self, base: Vector, state: State, mean: Floats) -> tuple[Vector, State]:
+    def step(self, base: Vector, state: State, mean: Floats, rate: float) -> tuple[Vector, State]:
         velocity = state["velocity"].astype(np.float64) * 0.5 + mean
         return (base.astype(np.float64) + velocity).astype(np.float32), {"velocity": velocity.astype(np.float32)}
 
 
-KIT = Kit((Statistics(), Updates(), Tallies(), Census()), (Halve(), *STEPS), Heavy())
+KIT = Kit((Statistics(), Updates(), Tallies(), Census()), (Halve(), *STEPS), lambda _: Heavy())
 
 
 def test_a_purpose_a_step_and_an_optimiser_from_outside_run_a_federation(heart: Path, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def on_record(state: State, signed: SignedCircle) -> None:
 def enrolment(run: str, signed: SignedCircle, offer: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the fields of the request to enrol for a run."""
     training = (offer or {"training": signed.circle.recipe.as_dict()["training"]})["training"]
-    chosen = {"seed": training["seed"], "rounds": training["rounds"], "start": ""}
+    chosen = {"seed": training["seed"], "rounds": training["rounds"], "start": "", "choice": 0}
     return {"run": run, "circle": signed.as_dict(), **chosen}
 
 

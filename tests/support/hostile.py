@@ -219,7 +219,7 @@ class Hostile:
         learner = self.cast.learner(name, self.cast.splits[name])
         version = model_version.parse(self.files[base])
         learner.prepare(version.manifest["scaling"])
-        return learner.train(version.vector, self.settings.training, planned) - version.vector
+        return learner.train(version.vector, self.settings.training, planned).vector - version.vector
 
     def opens(self, about: Sum, key_sum: Ints, names: Iterable[str]) -> np.ndarray[Any, Any] | None:
         """Return what a sum of keys opens of these members' envelopes, as lanes; None where it opens nothing."""

@@ -10,7 +10,7 @@ from moonflower.client.secret import NodeSecret
 from moonflower.client.tasks import Task
 from moonflower.client.tasks.tabular import Tabular
 from moonflower.configs.schema import Categorical, Label, Numeric, Schema
-from moonflower.configs.settings import TrainingSettings
+from moonflower.configs.training import TrainingSettings
 
 SCHEMA = Schema((Numeric("x", 0, 10), Categorical("c", ("a", "b"))), Label("y", (0, 1)))
 

@@ -38,7 +38,7 @@ def fedavg(settings: Any) -> dict[str, Any]:
     vector = next(iter(learners.values())).start()
     rows = [learner.rows for learner in learners.values()]
     for number in range(1, settings.training.rounds + 1):
-        trained = [learner.train(vector, settings.training, number) for learner in learners.values()]
+        trained = [learner.train(vector, settings.training, number).vector for learner in learners.values()]
         vector = np.average(np.array(trained, dtype=np.float64), axis=0, weights=rows).astype(np.float32)
     everybody = Rows.concat([learner._raw.test for learner in learners.values()])
     return next(iter(learners.values())).evaluate(vector, everybody)

@@ -19,7 +19,7 @@ from moonflower.client.learning.torch import TorchLearner
 from moonflower.client.secret import NodeSecret
 from moonflower.client.tasks.tabular import Tabular
 from moonflower.configs.schema import Label, Numeric, Schema
-from moonflower.configs.settings import TrainingSettings
+from moonflower.configs.training import TrainingSettings
 from moonflower.errors import InputError
 from moonflower.protocol.model_version import Version, build, candidate, marked, parse
 from moonflower.server.records.models import Models

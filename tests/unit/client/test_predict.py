@@ -15,7 +15,7 @@ from moonflower.client.learning.torch import TorchLearner
 from moonflower.client.secret import NodeSecret
 from moonflower.client.tasks import Task, load_task
 from moonflower.configs.schema import Categorical, Label, Numeric, Schema
-from moonflower.configs.settings import TrainingSettings
+from moonflower.configs.training import TrainingSettings
 from moonflower.errors import InputError, Refused
 from moonflower.protocol.model_version import Version, build
 
@@ -33,7 +33,7 @@ def learner() -> TorchLearner:
 def version(**changes: Any) -> Version:
     """A model version as a run writes it, with changes to its manifest."""
     made = learner()
-    vector = made.fit(TrainingSettings(rounds=2))
+    vector = made.fit(TrainingSettings(rounds=2))[0]
     manifest = {
         "format": 1, "federation": "test", "task": TASK, "schema": SCHEMA.to_dict(),
         "scaling": made.scaling(made.summary().tolist()), "package": "0.1.0", **changes,
@@ -55,7 +55,7 @@ def test_predictions_are_those_of_the_trained_model(model: Path) -> None:
     assert scores.dtype == np.float64
     assert ((scores > 0) & (scores < 1)).all()
     made = learner()
-    trained = made.fit(TrainingSettings(rounds=2))
+    trained = made.fit(TrainingSettings(rounds=2))[0]
     assert {**predictor.metrics(FRAME)} == made.evaluate(trained, "test")
     assert np.array_equal(predictor.predict(FRAME.iloc[[2]]), scores[[2]])
     assert len(predictor.predict(FRAME.iloc[:0])) == 0

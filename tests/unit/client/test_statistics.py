@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from moonflower.client.purposes import Conclusion, Statistics
-from moonflower.configs.settings import TrainingSettings
+from moonflower.configs.training import TrainingSettings
 from support.learners import learner
 from support.protocol import context
 

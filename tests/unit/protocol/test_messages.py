@@ -58,7 +58,7 @@ SEAL = Seal(**ROUND, model=b"", proof={}, refused={})
 SEALED = Sealed(envelope=RawEnvelope(b"env"), seal_s=0.1)
 MESSAGES: list[Body] = [
     Refusal(code="update.failed"),
-    Enrol(run="r", circle={"number": 1}, seed=7, rounds=3, start="ab" * 32),
+    Enrol(run="r", circle={"number": 1}, seed=7, rounds=3, start="ab" * 32, choice=0),
     Enrolled(**ENROLLED),
     MakeKey(run="r", roster=[{"name": "a"}]),
     KeyMade(ciphertexts={"a": b"1"}, signatures={"a": b"2"}),

@@ -91,7 +91,9 @@ def test_a_node_with_a_secret_from_a_seed_takes_part_in_practice_alone() -> None
 
 
 def test_a_run_carries_no_paths_and_no_data_settings() -> None:
-    assert sorted(heart_offer()) == [*("circle", "crypto", "federation", "gate", "schema", "start", "task", "training")]
+    assert sorted(heart_offer()) == [
+        *("choice", "circle", "crypto", "federation", "gate", "schema", "start", "task", "training")
+    ]
 
 
 # Rules 1 and 7: the context

@@ -1,0 +1,81 @@
+"""A member's own tensors: what the recipe calls ``personal``, and its own whole model of Ditto. They never leave it.
+
+The tensors that a round trained belong to the candidate that the round made, so a round that is refused or repeated
+begins with those of its base again. They are kept by the version's identity, because a copy that is marked as not
+released has the same numbers and another digest. Those of the newest promoted versions stay, so that a released version
+can be used with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+from sqlalchemy import bindparam, select
+
+from ...store import Store, by, put
+from . import tables
+
+PROMOTED = 3
+"""Promoted versions whose own tensors stay."""
+_ROW = tables.own_parts.c
+_NEWEST = select(_ROW.key).where(_ROW.promoted).order_by(_ROW.turn.desc()).limit(PROMOTED)
+_TURN = select(_ROW.turn).order_by(_ROW.turn.desc()).limit(1)
+_MARK = tables.own_parts.update().where(_ROW.key == bindparam("version")).values(promoted=True)
+
+Tensors = Mapping[str, NDArray[Any]]
+
+
+class OwnParts:
+    """The own tensors of a member, by version.
+
+    Args:
+        store: the ledger's.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def keep(self, context: str, base: str, tensors: Tensors, *, promoted: bool) -> None:
+        """Keep what a round trained, until its candidate is known; an earlier training of the round is replaced.
+
+        Args:
+            context: digest of the round's.
+            base: identity of the version that it trained from.
+            tensors: by name.
+            promoted: the base was promoted, so its own tensors stay.
+        """
+        data = save({name: np.ascontiguousarray(value) for name, value in tensors.items()})
+        with self._store.transaction() as db:
+            if promoted:
+                db.execute(_MARK, {"version": base})
+            kept = {*db.execute(_NEWEST).scalars(), base}
+            db.execute(tables.own_parts.delete().where(_ROW.key.not_in(kept)))
+            turn = (db.execute(_TURN).scalar() or 0) + 1
+            db.execute(put(tables.own_parts), {"key": context, "tensors": data, "promoted": False, "turn": turn})
+
+    def adopt(self, context: str, version: str) -> None:
+        """Let what a round trained belong to its candidate; do nothing if the round trained nothing here.
+
+        Args:
+            context: digest of the round's.
+            version: identity of the candidate.
+        """
+        with self._store.transaction() as db:
+            row = db.execute(by(tables.own_parts, "key"), {"key": context}).one_or_none()
+            if row is not None:
+                db.execute(put(tables.own_parts), {**row._asdict(), "key": version, "turn": row.turn + 1})
+
+    def promote(self, version: str) -> None:
+        """Note that a version was promoted: its own tensors stay."""
+        with self._store.transaction() as db:
+            db.execute(_MARK, {"version": version})
+
+    def of(self, version: str) -> dict[str, NDArray[Any]]:
+        """Return the own tensors of a version by name; empty if there are none."""
+        with self._store.read() as db:
+            row = db.execute(by(tables.own_parts, "key"), {"key": version}).one_or_none()
+        return {} if row is None else dict(load(bytes(row.tensors)))
