@@ -13,6 +13,7 @@ from ..configs.schema import Schema
 from ..configs.settings import DataSettings, Offer, SimulateSettings
 from ..errors import InputError, nearest
 from ..protocol.circle import Circle
+from .learning.datasets import rows_of
 from .learning.devices import device_of
 from .learning.learner import Learner
 from .learning.rows import Rows, Split
@@ -111,7 +112,7 @@ class OwnRows:
         key = canonical(about)
         if self._kept is None or self._kept[0] != key:
             self._kept = None  # never hold the old and the new table in memory together
-            self._kept = (key, task.data(data, schema))
+            self._kept = (key, rows_of(task.data(data, schema)))
         return self._kept[1]
 
     def _own(self, rows: Rows, data: DataSettings, seed: int) -> Rows:

@@ -24,7 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from .. import files
-from ..errors import Refused
+from ..errors import InputError, Refused
+from .learning.datasets import DatasetRows
 from .learning.rows import Rows, Split
 from .learning.splits import row_hashes
 from .ledger.row_sets import PARTS, RowSets
@@ -180,6 +181,7 @@ class Snapshots:
             wanted[name] = sets[known[name]] if known else self._choose(name, hashes, sets)
             rows[name] = self._rows(name, wanted[name], part, hashes)
         if not self._append_only:
+            self._check_small(rows["train"])
             for name in PARTS:
                 self._keep(name, digest_of(wanted[name]), rows[name])
         if known is None:
@@ -262,6 +264,19 @@ class Snapshots:
         if len(taken) != len(wanted):
             raise Refused("snapshot.lost", f"the {name} rows in use are neither in the state folder nor in the table")
         return taken
+
+    def _check_small(self, rows: Rows) -> None:
+        """Check that rows may be copied.
+
+        Raises:
+            InputError: ``data.value``: they are those of a dataset.
+        """
+        if isinstance(rows, DatasetRows):
+            raise InputError(
+                "data.value",
+                "the rows of a dataset are not copied, so they must not change; expected append_only = true under "
+                "[data] of client.toml",
+            )
 
     def _keep(self, name: str, digest: str, rows: Rows) -> None:
         place = self._folder / f"{name}-{digest}"

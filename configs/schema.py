@@ -183,8 +183,8 @@ class Schema:
         if doubled or self.label.name in names:
             name = min(doubled or {self.label.name})
             raise _bad(f"column {name!r} is listed twice; expected every column, and the label, once")
-        if not 0 < len(names) <= _MAX_COLUMNS:
-            raise _bad(f"the schema lists {len(names)} columns; expected 1 to {_MAX_COLUMNS}")
+        if len(names) > _MAX_COLUMNS:
+            raise _bad(f"the schema lists {len(names)} columns; expected at most {_MAX_COLUMNS}")
 
     def digest(self) -> str:
         """Return the SHA-256 of the canonical dict as 64 hex digits."""

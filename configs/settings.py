@@ -24,7 +24,10 @@ from .training import MOST_CHOICES, Choices, TrainingSettings
 T = TypeVar("T", bound=BaseModel)
 NAME = "a name of 1 to 64 letters, digits, blanks or ._&,'()/- that begins with a letter or digit"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._&,'()/-]{0,63}$", title=NAME)]
-Ref = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", title='"package.module:attribute"')]
+Ref = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$", title='"package.module:attribute", or a script\'s "module"'),
+]
 
 File = Annotated[Path, Field(strict=False)]
 DIGEST = r"^[0-9a-f]{64}$"

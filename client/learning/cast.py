@@ -25,6 +25,7 @@ from ..scales import scale_of
 from ..secret import NodeSecret
 from ..tasks import Task, load_task, schema_for
 from .calibrate import calibrated
+from .datasets import rows_of
 from .devices import device_of
 from .rows import Rows, Split
 from .splits import join, partition, split
@@ -111,7 +112,7 @@ def prepare(config: Path, overrides: Iterable[str] = (), device: str = "auto") -
     task = load_task(settings.task.ref, settings.task.options)
     schema = schema_for(task, settings.data)
     seed = settings.training.seed
-    members = partition(task.data(settings.data, schema), settings.data, settings.simulate, seed)
+    members = partition(rows_of(task.data(settings.data, schema)), settings.data, settings.simulate, seed)
     secrets = {name: NodeSecret.for_practice(seed, name) for name in members}
     whole = {name: split(rows, settings.data, secret=secrets[name], member=name) for name, rows in members.items()}
     counts = {name: len(part.train) for name, part in whole.items()}

@@ -71,7 +71,9 @@ class Epochs:
                     steps.clear()
                     for chunk in chunks_of(part, training.chunk_rows):
                         even.take(len(chunk))
-                        self._gradients(rows.take(chunk).to(self.device), len(chunk) * training.parts / len(rows))
+                        self._gradients(
+                            rows.take(chunk).loaded().to(self.device), len(chunk) * training.parts / len(rows)
+                        )
                     self._finish(anchors)
                     steps.step()
                     done += 1

@@ -122,6 +122,3 @@ class Learner(Protocol):
 
     def overall(self, totals: Sequence[int], bins: int) -> Metrics:
         """Return the metrics of all members' test rows from the summed tallies."""
-
-    def data_digest(self) -> str:
-        """Return the SHA-256 of all the member's rows; order and split do not change it."""

@@ -69,7 +69,7 @@ class Predictor:
         """
         rows = Rows(self.task.inputs(frame, self.schema), self.task.targets(frame, self.schema))
         ready = self.task.prepare(rows, self.schema, self.scaling)
-        return self.task.metrics(outputs(self.model, ready.inputs), ready.targets)
+        return self.task.metrics(outputs(self.model, ready), ready.targets)
 
     def table(self, frame: pd.DataFrame, where: str = "data") -> pd.DataFrame:
         """Return score and class of every row: columns ``score, class`` or ``score_A, score_B, …, class``."""
@@ -83,7 +83,7 @@ class Predictor:
     def _scores(self, frame: pd.DataFrame, where: str) -> NDArray[np.float64]:
         inputs = self.task.inputs(frame, self.schema, where)
         ready = self.task.prepare(Rows(inputs, inputs.new_zeros(len(inputs)).long()), self.schema, self.scaling)
-        return self.task.scores(outputs(self.model, ready.inputs))
+        return self.task.scores(outputs(self.model, ready))
 
 
 def load_model(path: Path | str, *, allow: Collection[str] | None = None) -> Predictor:

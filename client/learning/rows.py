@@ -1,11 +1,11 @@
-"""A member's rows in memory, and how a table's columns become numbers.
+"""A member's rows, in memory or read when they are used, and how a table's columns become numbers.
 
 Nothing is guessed: a value that the schema does not allow is refused. The message names column and value, never a row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -48,6 +48,20 @@ class Rows:
     def to(self, device: torch.device) -> Rows:
         """Return the rows on a device; on the processor these are the same rows."""
         return self if device.type == "cpu" else Rows(self.inputs.to(device), self.targets.to(device), self.groups)
+
+    def chunks(self, most: int) -> Iterator[Rows]:
+        """Yield all rows in order, at most ``most`` at a time, in memory; one empty chunk if there are none."""
+        for start in range(0, max(len(self), 1), most):
+            yield Rows(self.inputs[start : start + most], self.targets[start : start + most])
+
+    def loaded(self) -> Rows:
+        """Return the rows in memory."""
+        return self
+
+    def ready(self, prepare: Callable[[Rows], Rows]) -> Rows:
+        """Return the rows as ``prepare`` makes them, without groups, which cost time in every batch."""
+        made = prepare(self)
+        return Rows(made.inputs, made.targets)
 
     def take(self, index: NDArray[np.int64] | Tensor) -> Rows:
         """Return the rows at ``index``, in its order."""

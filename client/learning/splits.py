@@ -10,21 +10,24 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
 from ...configs.schema import text
 from ...configs.settings import NAME, DataSettings, Name, SimulateSettings
 from ...errors import InputError, nearest
 from ..secret import NodeSecret
+from .datasets import DatasetRows
 from .rows import Rows, Split
 
 _CELLS = 1 << 20
 """Cells that are hashed at once, which bounds the memory of their copies."""
+_FILES = 1024
 
 
 def split(rows: Rows, settings: DataSettings, *, secret: NodeSecret, member: str) -> Split:
@@ -79,27 +82,54 @@ def parts_of(order: NDArray[np.int64], parts: int) -> list[NDArray[np.int64]]:
 def row_hashes(rows: Rows, secret: NodeSecret, purpose: str) -> NDArray[np.uint64]:
     """Return two numbers for every row, ``uint64[n, 2]``: 128 bits of the HMAC-SHA256 of its cells for a purpose.
 
-    Cells are hashed as float64, so that their type does not matter. All NaN are equal, and so are 0 and -0.
+    Cells are hashed as float64, so that their type does not matter. All NaN are equal, and so are 0 and -0. Where a
+    dataset has digests of its rows, such as of the files that it reads, these and the targets are hashed instead.
     """
     out = np.empty((len(rows), 2), dtype=np.uint64)
-    cells = [rows.inputs.reshape(len(rows), -1), rows.targets.reshape(len(rows), -1)]
-    width = sum(part.shape[1] for part in cells)
-    step, key = max(1, _CELLS // width), secret.keyed(purpose)
-    for start in range(0, len(rows), step):
-        chunk = torch.cat([part[start : start + step].double() for part in cells], dim=1).numpy()
-        data = np.where(np.isnan(chunk), np.nan, chunk + 0.0).astype("<f8", copy=False).tobytes()
-        macs = [hmac.digest(key, data[at : at + 8 * width], "sha256")[:16] for at in range(0, len(data), 8 * width)]
-        out[start : start + len(chunk)] = np.frombuffer(b"".join(macs), dtype=">u8").reshape(-1, 2)
+    start, key = 0, secret.keyed(purpose)
+    for cells in _cells(rows):
+        macs = [hmac.digest(key, row, "sha256")[:16] for row in cells]
+        out[start : start + len(macs)] = np.frombuffer(b"".join(macs), dtype=">u8").reshape(-1, 2)
+        start += len(macs)
     return out
+
+
+def _cells(rows: Rows) -> Iterator[list[bytes]]:
+    """Yield the bytes that tell rows apart, chunk by chunk."""
+    if isinstance(rows, DatasetRows) and rows.digested:
+        for start in range(0, len(rows), _FILES):
+            part = rows.take(np.arange(start, min(start + _FILES, len(rows))))
+            yield [one + target for one, target in zip(part.digests(), _bytes(part.targets), strict=True)]
+        return
+    width = 0 if isinstance(rows, DatasetRows) or not len(rows) else rows.inputs[:1].numel() + rows.targets[:1].numel()
+    for chunk in rows.chunks(max(1, _CELLS // max(width, 1))):
+        if len(chunk):
+            both = [part.reshape(len(chunk), -1).double() for part in (chunk.inputs, chunk.targets)]
+            yield _bytes(torch.cat(both, dim=1))
+
+
+def _bytes(cells: Tensor) -> list[bytes]:
+    """Return the bytes of each row of a tensor, as little-endian float64."""
+    table = cells.reshape(len(cells), -1).double().numpy()
+    data = np.where(np.isnan(table), np.nan, table + 0.0).astype("<f8", copy=False).tobytes()
+    size = 8 * table.shape[1]
+    return [data[at : at + size] for at in range(0, len(data), size)]
 
 
 def join(splits: Sequence[Split]) -> Split:
     """Return the parts of all members joined, for the pooled baseline."""
     return Split(
-        Rows.concat([s.train for s in splits]),
-        Rows.concat([s.validation for s in splits]),
-        Rows.concat([s.test for s in splits]),
+        _joined([s.train for s in splits]),
+        _joined([s.validation for s in splits]),
+        _joined([s.test for s in splits]),
     )
+
+
+def _joined(parts: Sequence[Rows]) -> Rows:
+    first, *others = parts
+    if isinstance(first, DatasetRows):
+        return first.joined([part for part in others if isinstance(part, DatasetRows)])
+    return Rows.concat(parts)
 
 
 def partition(rows: Rows, data: DataSettings, simulate: SimulateSettings, seed: int) -> dict[str, Rows]:

@@ -18,6 +18,7 @@ from ...errors import InputError
 from ...protocol.model_version import FROZEN_TYPES, Layout, TensorSpec, Version
 from ..tasks import Task
 from .learner import Vector
+from .rows import Rows
 
 _CHUNK = 8192
 """Rows of one evaluation step, which bounds the memory of a large model's activations."""
@@ -161,12 +162,11 @@ def load(model: nn.Module, origin: Mapping[str, Tensor], layout: Layout, vector:
             start += spec.size
 
 
-def outputs(model: nn.Module, inputs: Tensor, device: torch.device | None = None) -> Tensor:
-    """Return the model's outputs on prepared inputs, in evaluation mode and without gradients, on the processor."""
+def outputs(model: nn.Module, rows: Rows, device: torch.device | None = None) -> Tensor:
+    """Return the model's outputs on prepared rows, in evaluation mode and without gradients, on the processor."""
     model.eval()
     with torch.inference_mode():
-        chunks = (inputs[i : i + _CHUNK] for i in range(0, max(len(inputs), 1), _CHUNK))
-        return torch.cat([model(chunk.to(device)).cpu() for chunk in chunks])
+        return torch.cat([model(chunk.inputs.to(device)).cpu() for chunk in rows.chunks(_CHUNK)])
 
 
 def torch_seed(seed: bytes) -> int:

@@ -15,7 +15,7 @@ The start is drawn from the circle's recipe, the same at every member. Batches a
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -49,6 +49,7 @@ from .tensors import (
 
 DITTO = "ditto/"
 """Prefix of the tensors of a member's own whole model; no tensor of a model has a slash in its name."""
+_SUMMARY_ROWS = 1 << 22
 EVALUATE_S = 600.0
 """Time that a task's own ``evaluate`` may take where no recipe says otherwise."""
 
@@ -167,15 +168,8 @@ class TorchLearner:
         Raises:
             InputError: ``data.value``: a number outside, such as from more than 2^22 rows.
         """
-        return _counts(self.task.summary(self._raw.train, self.schema), "summary")
-
-    def data_digest(self) -> str:
-        """Return the SHA-256 of all the member's rows; order and split do not change it."""
-        parts = [Rows(part.inputs, part.targets) for part in (self._raw.train, self._raw.validation, self._raw.test)]
-        whole = Rows.concat([part for part in parts if len(part)])
-        rows = [whole.inputs.reshape(len(whole), -1).double(), whole.targets.reshape(len(whole), -1).double()]
-        table = torch.cat(rows, dim=1).numpy()
-        return hashlib.sha256(b"".join(sorted(row.tobytes() for row in table))).hexdigest()
+        parts = (self.task.summary(chunk, self.schema) for chunk in self._raw.train.chunks(_SUMMARY_ROWS))
+        return _counts(functools.reduce(np.add, parts), "summary")
 
     def scaling(self, totals: Sequence[int]) -> dict[str, Any]:
         """Return means and spreads from the summed statistics, JSON-able; the same bits at every member."""
@@ -279,7 +273,7 @@ class TorchLearner:
             self._load(vector, personal)
             if self.task.evaluates:
                 return _counts(self.task.counted(self._metrics(rows), len(rows)), "tally")
-            outputs = self._outputs(rows if len(rows) else _slice(self._part("train"), 0, 1))[: len(rows)]
+            outputs = self._outputs(rows if len(rows) else self._part("train").take(np.arange(1)))[: len(rows)]
             return _counts(self.task.tally(outputs, rows.targets, bins), "tally")
 
     def scores(self, vector: Vector, part: Part, personal: Personal = NOTHING) -> NDArray[np.float64]:
@@ -302,7 +296,7 @@ class TorchLearner:
         with self._steady():
             self._load(vector, personal, ditto=True)
             self.model.eval()
-            private = self.task.personalise(self.model, own.to(self.device))
+            private = self.task.personalise(self.model, own)
             if private is None and not self._private and not _has_ditto(personal):
                 return None
             return self._metrics(rows, private)
@@ -327,8 +321,7 @@ class TorchLearner:
         return rows
 
     def _prepared(self, rows: Rows) -> Rows:
-        ready = self.task.prepare(rows, self.schema, self._scaling)
-        return Rows(ready.inputs, ready.targets)  # groups are not needed any more, and cost time in every batch
+        return rows.ready(lambda raw: self.task.prepare(raw, self.schema, self._scaling))
 
     def _steady(self, seed: bytes = b"evaluate") -> contextlib.AbstractContextManager[None]:
         return steady(self.device, self._size, seed)
@@ -353,10 +346,10 @@ class TorchLearner:
                     state[name].copy_(value)
 
     def _outputs(self, rows: Rows) -> Tensor:
-        return outputs(self.model, rows.inputs, self.device)
+        return outputs(self.model, rows, self.device)
 
     def _metrics(self, rows: Rows, private: Any = None) -> Metrics:
-        shown = rows if len(rows) else _slice(self._part("train"), 0, 1)
+        shown = rows if len(rows) else self._part("train").take(np.arange(1))
         if self.task.evaluates:
             metrics = evaluated(self.task, self.model, shown, self.device, EVALUATE_S)
         else:
@@ -369,10 +362,6 @@ class TorchLearner:
 
 def _has_ditto(personal: Personal) -> bool:
     return any(name.startswith(DITTO) for name in personal)
-
-
-def _slice(rows: Rows, first: int, end: int) -> Rows:
-    return Rows(rows.inputs[first:end], rows.targets[first:end])
 
 
 def _counts(counts: NDArray[np.int64], what: str) -> NDArray[np.int64]:

@@ -58,8 +58,12 @@ class Task:
         """Return the task's own schema, or None if ``[data] schema`` names a file."""
         return None
 
-    def data(self, settings: DataSettings, schema: Schema) -> Rows:
-        """Return all rows that ``[data]`` names, raw, as :meth:`inputs` and :meth:`targets` make them.
+    def data(self, settings: DataSettings, schema: Schema) -> Any:
+        """Return all rows that ``[data]`` names, raw: here as :meth:`inputs` and :meth:`targets` make them.
+
+        Returns:
+            :class:`Rows`, a pair of tensors, or a dataset of ``torch.utils.data`` whose items are pairs of an input and
+            a target. A dataset is read when its rows are used, so it may be larger than memory.
 
         Raises:
             InputError: ``data.*`` or ``config.value``: ``[data]`` contradicts the schema.
@@ -89,6 +93,8 @@ class Task:
         Returns:
             ``float64[n, columns]``: numbers, category indices, NaN where missing.
         """
+        if not schema.columns:
+            raise InputError("config.schema", "the schema lists no columns; expected one or more to read a table")
         return torch.from_numpy(features(frame, schema, where))
 
     def targets(self, frame: Any, schema: Schema, where: str = "data") -> Tensor:
@@ -268,7 +274,7 @@ def load_task(ref: str, options: Mapping[str, Any]) -> Task:
     This imports code. If ``ref`` comes from elsewhere, check it against an allow-list first (rule 9).
 
     Args:
-        ref: ``package.module:attribute``, a factory of tasks.
+        ref: ``package.module:attribute``, a factory of tasks; or ``package.module``, a script (``learning/script.py``).
         options: its keyword arguments, from TOML or JSON.
 
     Raises:
@@ -286,6 +292,10 @@ def load_task(ref: str, options: Mapping[str, Any]) -> Task:
     except Exception as error:  # a module may raise anything
         reason = f"{type(error).__name__}: {error}"
         raise InputError("config.task", f"task module {module_name!r} cannot be imported: {reason}") from error
+    if not attribute:
+        from ..learning.script import Script  # which needs this module
+
+        return Script(module, options)
     factory = getattr(module, attribute, None)
     if not callable(factory):
         public = [name for name, value in vars(module).items() if _makes_tasks(value)]

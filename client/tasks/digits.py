@@ -35,7 +35,8 @@ class Digits(Task):
     def data(self, settings: DataSettings, schema: Schema) -> Rows:
         """Return the bundled images, or those in the table that ``[data]`` names."""
         if settings.path is not None:
-            return super().data(settings, schema)
+            rows: Rows = super().data(settings, schema)
+            return rows
         from sklearn.datasets import load_digits  # takes a second, and only this line needs it
 
         frame = load_digits(as_frame=True).frame

@@ -70,7 +70,6 @@ def test_a_node_has_the_rows_that_simulate_gives_its_member(tmp_path: Path) -> N
     learner = rows.learner(*run_in(circle))
     twin = cast.learner("Cleveland", cast.splits["Cleveland"])
     assert circle.recipe.schema_digest == cast.schema.digest()
-    assert learner.data_digest() == twin.data_digest()
     assert learner.summary().tolist() == twin.summary().tolist()
     assert (learner.start() == twin.start()).all()
 
@@ -128,7 +127,7 @@ def test_rows_are_dealt_by_the_seed_of_the_run(tmp_path: Path) -> None:
         OwnRows(own, SECRET).check(circle.recipe)
     rows = OwnRows(own.model_copy(update={"client": own.client.model_copy(update={"member": "member-2"})}), SECRET)
     one, two = (rows.learner(*run_in(circle, seed)) for seed in (1, 2))
-    assert one.data_digest() != two.data_digest()
+    assert one.summary().tolist() != two.summary().tolist()
 
 
 NOWHERE = of_recipe(task={"ref": "no.such:task"})

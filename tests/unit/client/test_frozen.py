@@ -79,12 +79,12 @@ def test_an_exported_model_predicts_what_the_run_predicted(tmp_path: Path, heart
         for member in done.result["members"]:
             name = member["name"]
             test = there.task.prepare(cast.splits[name].test, there.schema, there.scaling)
-            made = outputs(there.model, test.inputs)
+            made = outputs(there.model, test)
             assert there.task.metrics(made, test.targets) == member["federated"]
             own = cast.learner(name, cast.splits[name])
             own.prepare(there.scaling)
             own.evaluate(one.vector, "test")
-            assert torch.equal(outputs(own.model, test.inputs), made)
+            assert torch.equal(outputs(own.model, test), made)
     assert not np.array_equal(promoted.vector, own.start())
     assert list(promoted.frozen) == KEPT
 

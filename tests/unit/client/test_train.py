@@ -350,20 +350,3 @@ def test_sba_federation_reaches_the_reference_on_one_fold() -> None:
 def test_digits_federation_learns() -> None:
     """Other seeds give .85 to .96 after 12 rounds, and .66 to .92 after 6."""
     assert federate("digits", "training.rounds=12", "simulate.alpha=5.0")["tallied"]["accuracy"] >= 0.8
-
-
-def test_the_data_digest_does_not_depend_on_seed_secret_or_order() -> None:
-    """Rule 2 holds the set of the statistics fixed for the data, not for one split of them."""
-    settings = load_run(CONFIGS / "heart.toml")
-    task = load_task(settings.task.ref, settings.task.options)
-    schema = schema_for(task, settings.data)
-    rows = partition(task.data(settings.data, schema), settings.data, settings.simulate, 1)["Cleveland"]
-
-    def digest(rows: Rows, seed: int) -> str:
-        secret = secret_of("Cleveland", seed)
-        parts = split(rows, settings.data, secret=secret, member="Cleveland")
-        return TorchLearner(task, parts, schema, seed=seed, secret=secret).data_digest()
-
-    found = {digest(rows, 1), digest(rows, 2), digest(rows.take(np.arange(len(rows))[::-1].copy()), 1)}
-    assert len(found) == 1
-    assert digest(rows.take(np.arange(len(rows) - 1)), 1) not in found

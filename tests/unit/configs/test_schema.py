@@ -83,7 +83,10 @@ def raw(**changes: Any) -> dict[str, Any]:
             "the schema has an unknown key 'colums'; did you mean 'columns'? (one of: columns, "
             "label)"),
         ({"label": {}}, "the schema has no 'columns'; expected columns, label"),
-        (raw(columns=[]), "the schema lists 0 columns; expected 1 to 4096"),
+        (
+            raw(columns=[{"name": str(at), "min": 0, "max": 1} for at in range(4097)]),
+            "the schema lists 4097 columns; expected at most 4096",
+        ),
         (raw(columns={}), "columns holds {}; expected a list"),
         (raw(columns=[3]), "columns holds int; expected a table with max, min, name"),
         (
