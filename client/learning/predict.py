@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -25,7 +24,7 @@ from ...protocol.model_version import Version, parse
 from ..tasks import Metrics, Task, load_task, own_tasks
 from .rows import Rows
 from .sources import read_table
-from .tensors import fresh_model, frozen_of, layout_of, load, outputs
+from .tensors import as_tensor, fresh_model, frozen_of, layout_of, load, outputs
 
 logger = logging.getLogger(__name__)
 _KEYS = {"format", "federation", "task", "schema", "scaling", "package"}
@@ -177,7 +176,7 @@ def _frozen(version: Version, model: nn.Module) -> dict[str, Tensor]:
     Raises:
         InputError: ``data.model``: a tensor is missing, unknown, or of another type or shape; the message names it.
     """
-    frozen = {name: torch.from_numpy(np.array(value)) for name, value in version.frozen.items()}
+    frozen = {name: as_tensor(value) for name, value in version.frozen.items()}
     wanted = frozen_of(model)
     for name in sorted({*frozen, *wanted}):
         if name not in frozen:

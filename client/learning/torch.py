@@ -1,9 +1,10 @@
 """A member's training: a vector in, a vector out, the same bits for the same inputs.
 
-What travels is a flat ``float32[n]``: trainable floating parameters and floating buffers, in state-dict
-order. The rest of the state dict, frozen parameters and integer buffers, stays where it is. Before every use it is set
-back to the start, so that no call depends on an earlier one and a restarted node gives the same update. A version
-carries all of it, and members compare its digests, so a model predicts elsewhere what it predicted in the run.
+What travels is a flat ``float32[n]``: trainable floating parameters and floating buffers, in state-dict order. It is
+the master copy of layers in half precision. The rest of the state dict, frozen parameters and integer buffers, stays
+where it is. Before every use it is set back to the start, so that no call depends on an earlier one and a restarted
+node gives the same update. A version carries all of it, and members compare its digests, so a model predicts elsewhere
+what it predicted in the run.
 
 The start is drawn from the circle's recipe, the same at every member. Batches and dropout follow from the node's secret
 (rule 8), seed and round. So members with equal rows differ, and a round that is repeated trains the same update.
@@ -30,6 +31,7 @@ from .learner import Part, Vector
 from .rows import Rows, Split
 from .splits import parts_of
 from .tensors import (
+    as_array,
     check_hidden,
     flatten,
     fresh_model,
@@ -39,6 +41,7 @@ from .tensors import (
     outputs,
     tensor_digest,
     torch_seed,
+    trained,
 )
 
 _ONE_THREAD = 1 << 20
@@ -57,8 +60,8 @@ class TorchLearner:
         draw: seed of the start; by default the run's seed.
 
     Raises:
-        InputError: ``config.task``: the model has no trainable parameter, a frozen tensor that no version can hold, or
-            a random tensor outside its state dict.
+        InputError: ``config.task``: the model has no trainable parameter, a tensor that cannot travel or that no
+            version can hold (``inventory.py``), or a random tensor outside its state dict.
     """
 
     def __init__(
@@ -74,7 +77,7 @@ class TorchLearner:
         self._origin = {name: value.detach().clone() for name, value in frozen_of(self.model).items()}
         check_hidden(self.model, lambda: fresh_model(task, schema, f"{self.draw}, another"))
         self._parameters = [p for p in self.model.parameters() if p.requires_grad and p.is_floating_point()]
-        if not self._parameters:
+        if not any(parameter.numel() for parameter in self._parameters):
             raise InputError("config.task", "the task's model has no trainable parameter; expected one or more")
         self._size = sum(spec.size for spec in self.layout)
 
@@ -102,7 +105,7 @@ class TorchLearner:
     @property
     def frozen(self) -> dict[str, NDArray[Any]]:
         """The start value of every tensor of the state dict that does not travel, by name; for reading only."""
-        return {name: value.numpy() for name, value in self._origin.items()}
+        return {name: as_array(value) for name, value in self._origin.items()}
 
     @property
     def frozen_digests(self) -> dict[str, str]:
@@ -171,7 +174,7 @@ class TorchLearner:
                 for part in parts_of(order.permutation(len(rows)), training.parts):
                     even.take(len(part))
                     self._step(rows.take(part), len(part) * training.parts / len(rows), training, anchors)
-            return flatten(self.model.state_dict(), self.layout)
+            return trained(self.model.state_dict(), self.layout, base)
 
     def evaluate(self, vector: Vector, part: Part | Rows) -> Metrics:
         """Return the task's metrics of ``vector`` on a part of this member's rows, or on other raw rows.

@@ -10,6 +10,8 @@ from moonflower.client.tasks.tabular import Tabular
 from moonflower.configs.schema import Numeric, Schema
 from torch import Tensor, nn
 
+from support.kinds import MODELS
+
 
 class Mixed(Tabular):
     """A frozen random layer, batch statistics with their counter, and frozen tensors of other types."""
@@ -36,3 +38,14 @@ class Normalised(Digits):
             nn.BatchNorm2d(1), nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(4),
             nn.Flatten(), nn.Linear(32, len(schema.label.classes)),
         )  # fmt: skip
+
+
+class Kinds(Tabular):
+    """A model of ``support.kinds``, on rows of ``support.learners.SCHEMA``."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def model(self, schema: Schema, generator: torch.Generator) -> nn.Module:
+        return MODELS[self.kind]()
