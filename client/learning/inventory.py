@@ -39,7 +39,7 @@ def inventory(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     state = _state_of(model)
     tied: dict[Place, list[str]] = {}
     for name, value in state.items():
-        tied.setdefault(_place(value), []).append(name)
+        tied.setdefault(place_of(value), []).append(name)
     _check_apart({names[0]: state[names[0]] for names in tied.values()})
     _check_kept(model, parameters, tied)
     trainable = {name for name, parameter in parameters.items() if parameter.requires_grad}
@@ -79,7 +79,8 @@ def _state_of(model: nn.Module) -> dict[str, Tensor]:
     return kept
 
 
-def _place(value: Tensor) -> Place:
+def place_of(value: Tensor) -> Place:
+    """Return where a tensor's numbers are; for tensors that are not empty."""
     return value.data_ptr(), value.shape, value.stride(), value.dtype
 
 
@@ -108,7 +109,7 @@ def _check_kept(model: nn.Module, parameters: Mapping[str, Tensor], tied: Mappin
     buffers = ((name, value) for name, value in model.named_buffers(remove_duplicate=False) if name in named)
     trainable = ((name, value) for name, value in _attributes(model) if value.requires_grad and value.is_leaf)
     for name, value in (*parameters.items(), *buffers, *trainable):
-        if value.numel() and _place(value) not in tied:
+        if value.numel() and place_of(value) not in tied:
             raise _bad(name, "is not in the state dict itself", "a registered parameter, and no copy in the state dict")
 
 

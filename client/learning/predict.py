@@ -79,10 +79,17 @@ class Predictor:
             named, best = {f"score_{c}": scores[:, i] for i, c in enumerate(classes)}, scores.argmax(axis=1)
         return pd.DataFrame({**named, "class": [classes[i] for i in best]})
 
-    def _scores(self, frame: pd.DataFrame, where: str) -> NDArray[np.float64]:
+    def prepared(self, frame: pd.DataFrame, where: str = "data") -> Tensor:
+        """Return every row of a table as the model takes it; a label column is not needed.
+
+        Raises:
+            InputError: as :meth:`predict`.
+        """
         inputs = self.task.inputs(frame, self.schema, where)
-        ready = self.task.prepare(Rows(inputs, inputs.new_zeros(len(inputs)).long()), self.schema, self.scaling)
-        return self.task.scores(outputs(self.model, ready.inputs))
+        return self.task.prepare(Rows(inputs, inputs.new_zeros(len(inputs)).long()), self.schema, self.scaling).inputs
+
+    def _scores(self, frame: pd.DataFrame, where: str) -> NDArray[np.float64]:
+        return self.task.scores(outputs(self.model, self.prepared(frame, where)))
 
 
 def load_model(path: Path | str, *, allow: Collection[str] | None = None) -> Predictor:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from moonflower.client.learning.learner import Vector
+from moonflower.client.learning.torch import TorchLearner
 from moonflower.client.tasks.digits import Digits
 from moonflower.client.tasks.tabular import Tabular
 from moonflower.configs.schema import Numeric, Schema
+from moonflower.protocol.model_version import Version, build
 from torch import Tensor, nn
 
 from support.kinds import MODELS
@@ -49,3 +52,15 @@ class Kinds(Tabular):
 
     def model(self, schema: Schema, generator: torch.Generator) -> nn.Module:
         return MODELS[self.kind]()
+
+
+KINDS = f"{__name__}:Kinds"
+
+
+def version_of(made: TorchLearner, vector: Vector, kind: str) -> Version:
+    """Return a version of a model of a kind."""
+    manifest = {
+        "format": 1, "federation": "test", "task": {"ref": KINDS, "kind": kind}, "schema": made.schema.to_dict(),
+        "scaling": made.scaling(made.summary().tolist()), "package": "0.1.0",
+    }  # fmt: skip
+    return build(made.layout, vector, manifest, frozen=made.frozen)

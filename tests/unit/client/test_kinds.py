@@ -15,34 +15,24 @@ import pytest
 import safetensors.torch
 import torch
 from moonflower.client.bases import check_start
+from moonflower.client.learning.export import torch_file
 from moonflower.client.learning.predict import open_version
 from moonflower.client.learning.tensors import as_array, as_tensor, check_fits, flatten, load
-from moonflower.client.learning.torch import TorchLearner
 from moonflower.client.tasks.tabular import Tabular
 from moonflower.configs.schema import Schema
 from moonflower.configs.settings import TrainingSettings
 from moonflower.errors import InputError
-from moonflower.protocol.model_version import BFLOAT16, TensorSpec, Version, build, candidate, parse
-from numpy.typing import NDArray
+from moonflower.protocol.model_version import BFLOAT16, TensorSpec, build, candidate, parse
 from support import PATIENCE_S
 from support.kinds import MODELS, WIDTH, between, typed
 from support.learners import SCHEMA, learner, rows
-from support.tasks import Kinds
+from support.tasks import KINDS, Kinds, version_of
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-REF = "support.tasks:Kinds"
 TESTS = Path(__file__).parents[2]
 STEP = TrainingSettings(rounds=1, local_epochs=1, parts=1, lr=0.5)
 HALVES = ["float16", "bfloat16"]
-
-
-def version_of(made: TorchLearner, vector: NDArray[np.float32], kind: str) -> Version:
-    manifest = {
-        "format": 1, "federation": "test", "task": {"ref": REF, "kind": kind}, "schema": SCHEMA.to_dict(),
-        "scaling": made.scaling(made.summary().tolist()), "package": "0.1.0",
-    }  # fmt: skip
-    return build(made.layout, vector, manifest, frozen=made.frozen)
 
 
 def table() -> pd.DataFrame:
@@ -53,7 +43,7 @@ def table() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[float]]]:
-    """A folder with a version of every kind after a step, and the scores that each gave in its run."""
+    """A folder with a version of every kind after a step, its state dict, and the scores that each gave in its run."""
     folder, scores = tmp_path_factory.mktemp("kinds"), {}
     table().to_csv(folder / "rows.csv", index=False)
     for kind in MODELS:
@@ -61,8 +51,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, l
         start = made.start()
         vector = made.train(start, STEP, 1)
         assert not np.array_equal(vector, start)
-        base = version_of(made, start, kind)
-        (folder / f"{kind}.safetensors").write_bytes(candidate(base, vector).data)
+        version = candidate(version_of(made, start, kind), vector)
+        (folder / f"{kind}.safetensors").write_bytes(version.data)
+        predictor = open_version(version, allow=[KINDS])
+        (folder / f"{kind}.pt").write_bytes(torch_file(predictor))
+        np.save(folder / "prepared.npy", predictor.prepared(table()).numpy())
         scores[kind] = made.scores(vector, "test").tolist()
     return folder, scores
 
@@ -70,28 +63,51 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, l
 LOADS = f"""
 import json, sys
 from pathlib import Path
+import numpy as np, torch
+folder = Path(sys.argv[1])
+sys.path.insert(0, sys.argv[2])
+from kinds import MODELS
+alone, rows = {{}}, torch.from_numpy(np.load(folder / "prepared.npy"))
+for kind, make in MODELS.items():
+    model = make()
+    model.load_state_dict(torch.load(folder / f"{{kind}}.pt", weights_only=True), strict=True)
+    alone[kind] = torch.sigmoid(model.eval()(rows).double()).reshape(-1).tolist()
+assert not [name for name in sys.modules if name.startswith("moonflower")]
+
 import pandas as pd
 from moonflower import load_model
-folder = Path(sys.argv[1])
 rows = pd.read_csv(folder / "rows.csv")
 found = {{
-    file.stem: load_model(file, allow=["{REF}"]).predict(rows).tolist() for file in folder.glob("*.safetensors")
+    file.stem: load_model(file, allow=["{KINDS}"]).predict(rows).tolist() for file in folder.glob("*.safetensors")
 }}
-print(json.dumps(found))
+print(json.dumps([alone, found]))
 """
 
 
 def test_a_fresh_process_scores_as_the_run_did(trained: tuple[Path, dict[str, list[float]]]) -> None:
+    """From a state dict with torch alone, and from the version."""
     folder, scores = trained
     done = subprocess.run(
-        [sys.executable, "-c", LOADS, str(folder)],
+        [sys.executable, "-c", LOADS, str(folder), str(TESTS / "support")],
         capture_output=True, text=True, cwd=TESTS, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert sorted(found) == sorted(MODELS)
-    for kind, expected in scores.items():
-        assert found[kind] == pytest.approx(expected, abs=1e-6), kind
+    for found in json.loads(done.stdout):
+        assert sorted(found) == sorted(MODELS)
+        for kind, expected in scores.items():
+            assert found[kind] == pytest.approx(expected, abs=1e-6), kind
+
+
+def test_a_state_dict_has_every_name_in_its_own_type_and_no_other_memory(
+    trained: tuple[Path, dict[str, list[float]]],
+) -> None:
+    for kind, make in MODELS.items():
+        state, plain = torch.load(trained[0] / f"{kind}.pt", weights_only=True), make().state_dict()
+        assert [(name, value.dtype, value.shape) for name, value in state.items()] == [
+            (name, value.dtype, value.shape) for name, value in plain.items()
+        ]
+    tied = torch.load(trained[0] / "tied.pt", weights_only=True)
+    assert tied["first.weight"].data_ptr() == tied["second.weight"].data_ptr() != tied["head.weight"].data_ptr()
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -99,7 +115,7 @@ def test_every_tensor_comes_back(kind: str, trained: tuple[Path, dict[str, list[
     version = parse((trained[0] / f"{kind}.safetensors").read_bytes())
     made = learner(task=Kinds(kind))
     made.evaluate(version.vector, "test")
-    mine, there = made.model.state_dict(), open_version(version, allow=[REF]).model.state_dict()
+    mine, there = made.model.state_dict(), open_version(version, allow=[KINDS]).model.state_dict()
     assert list(mine) == list(there) == list(MODELS[kind]().state_dict())
     for name, value in mine.items():
         assert (value.dtype, value.shape) == (there[name].dtype, there[name].shape)
@@ -120,7 +136,7 @@ def test_a_tied_tensor_travels_once_and_both_names_have_it() -> None:
     assert names == ["table", "first.weight", "first.bias", "second.bias", "head.weight", "head.bias"]
     assert made.frozen == {}
     vector = np.arange(sum(spec.size for spec in made.layout), dtype=np.float32)
-    model = open_version(version_of(made, vector, "tied"), allow=[REF]).model
+    model = open_version(version_of(made, vector, "tied"), allow=[KINDS]).model
     for one, other in (("first.weight", "second.weight"), ("again", "head.weight"), ("table", "copy")):
         assert torch.equal(model.state_dict()[one], model.state_dict()[other])
     assert model.get_parameter("first.weight") is model.get_parameter("second.weight")
@@ -135,7 +151,7 @@ def test_a_file_in_which_tied_tensors_disagree_is_refused() -> None:
     frozen = build(base.layout, base.vector, base.manifest, frozen={"second.weight": np.ones((WIDTH, WIDTH), "f4")})
     for hostile, words in ((other, "its tensors are not those"), (frozen, "has a frozen tensor 'second.weight'")):
         with pytest.raises(InputError, match=words) as raised:
-            open_version(hostile, allow=[REF])
+            open_version(hostile, allow=[KINDS])
         assert raised.value.code == "data.model"
 
 
@@ -194,7 +210,7 @@ def test_bfloat16_is_a_pattern_and_no_whole_number() -> None:
     kept = version_of(made, made.start(), "frozen bfloat16")
     frozen = {name: value.view("<u2") for name, value in kept.frozen.items()}
     with pytest.raises(InputError, match=r"its frozen tensor '2.bias' is not of the type and shape"):
-        open_version(build(kept.layout, kept.vector, kept.manifest, frozen=frozen), allow=[REF])
+        open_version(build(kept.layout, kept.vector, kept.manifest, frozen=frozen), allow=[KINDS])
 
 
 # What cannot be trained, sent and brought back
