@@ -14,6 +14,7 @@ from ..configs.settings import DataSettings, Offer, SimulateSettings
 from ..errors import InputError, nearest
 from ..protocol.circle import Circle
 from .learning.learner import Learner
+from .learning.pretrained import load_pretrained, start_model
 from .learning.rows import Rows, Split
 from .learning.sources import source_of
 from .learning.splits import partition, split
@@ -48,7 +49,7 @@ class OwnRows:
         """Return the learner of a run in a circle that this node signed.
 
         Raises:
-            InputError: task or data are wrong.
+            InputError: task, data or checkpoint file are wrong.
             Refused: ``snapshot.lost``, ``snapshot.small``.
         """
         recipe, seed = circle.recipe, offer.training.seed
@@ -60,15 +61,19 @@ class OwnRows:
         _check_parts(recipe, parts)
         task = load_task(recipe.task.ref, recipe.task.options)
         schema = Schema.from_dict(recipe.columns)
-        return TorchLearner(task, parts, schema, seed=seed, secret=self._secret, draw=circle.draw)
+        start = load_pretrained(self._config.data.checkpoint, recipe.checkpoint)
+        return TorchLearner(task, parts, schema, seed=seed, secret=self._secret, draw=circle.draw, pretrained=start)
 
     def check(self, recipe: Recipe) -> None:
-        """Check that there are rows, and that they fit a recipe; no log says how many there are.
+        """Check that there are rows and the recipe's checkpoint file, and that they fit; no log says how many rows.
 
         Raises:
-            InputError: task or data are wrong, or ``training.parts`` leaves too few rows in a part.
+            InputError: task, data or checkpoint file are wrong, or ``training.parts`` leaves too few rows in a part.
         """
         _check_parts(recipe, self.now(recipe).capped(recipe.training.max_rows))
+        if start := load_pretrained(self._config.data.checkpoint, recipe.checkpoint):
+            task = load_task(recipe.task.ref, recipe.task.options)
+            start_model(task, Schema.from_dict(recipe.columns), "", start)
         logger.info("data and schema are in order")
 
     def left_out(self, recipe: Recipe) -> int:

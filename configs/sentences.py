@@ -42,10 +42,17 @@ def _what(recipe: Recipe) -> list[str]:
     return [
         f"The model is that of the task {task.ref}{f' with {options}' if options else ' with its defaults'}.",
         f"The task's code has the digest {recipe.code[:16]}. The arithmetic is number {recipe.numerics}.",
+        *_checkpoint(recipe.checkpoint),
         f"A run has at most {training.rounds} rounds. In each, every member goes {training.local_epochs} times through "
         f"its own rows, in {training.parts} equal parts, with a learning rate of {training.lr:g}{pull}.",
         f"A member that trains longer than {training.train_timeout_s:g} seconds is named as away, and the run waits.",
     ]
+
+
+def _checkpoint(sha256: str) -> list[str]:
+    if not sha256:
+        return []
+    return [f"Version 0 has the tensors of the checkpoint file with the digest {sha256[:16]}. The others are drawn."]
 
 
 def _rows(recipe: Recipe) -> list[str]:

@@ -23,6 +23,7 @@ from ..scales import scale_of
 from ..secret import NodeSecret
 from ..tasks import Task, load_task, schema_for
 from .calibrate import calibrated
+from .pretrained import Pretrained, load_pretrained
 from .rows import Rows, Split
 from .splits import join, partition, split
 from .torch import TorchLearner
@@ -58,7 +59,8 @@ class Cast:
     def learner(self, name: str, rows: Split) -> TorchLearner:
         """Return a fresh learner of these rows."""
         seed = self.settings.training.seed
-        return TorchLearner(self.task, rows, self.schema, seed=seed, secret=self.secret(name), draw=self.draw)
+        secret, start = self.secret(name), self.pretrained
+        return TorchLearner(self.task, rows, self.schema, seed=seed, secret=secret, draw=self.draw, pretrained=start)
 
     @cached_property
     def task(self) -> Task:
@@ -73,6 +75,11 @@ class Cast:
     def recipe(self) -> Recipe:
         """The recipe of the practice circle of these members."""
         return recipe_of(self.settings.in_practice(), self.schema, code_of(self.settings.task.ref), NUMERICS)
+
+    @cached_property
+    def pretrained(self) -> Pretrained | None:
+        """What version 0 starts from, if the config names a checkpoint file."""
+        return load_pretrained(self.settings.data.checkpoint, self.recipe.checkpoint)
 
     @cached_property
     def draw(self) -> str:

@@ -24,18 +24,16 @@ _CHUNK = 8192
 _HALVES = (torch.float16, torch.bfloat16)
 
 
-def check_fits(version: Version, task: Task, schema: Schema, draw: str) -> None:
+def check_fits(version: Version, model: nn.Module) -> None:
     """Check that a version is one of a task's model, so that runs can start from it.
 
     Args:
         version: the version to train further.
-        task, schema: of the circle.
-        draw: seed of the circle's version 0.
+        model: as version 0 of the circle has it.
 
     Raises:
         InputError: ``data.model``: it is of another model; the message names the first tensor that differs.
     """
-    model = fresh_model(task, schema, draw)
     frozen = {name: tensor_digest(as_array(value)) for name, value in frozen_of(model).items()}
     own: dict[str, Any] = {spec.name: list(spec.shape) for spec in layout_of(model)}
     theirs: dict[str, Any] = {spec.name: list(spec.shape) for spec in version.layout}

@@ -28,6 +28,7 @@ from ...errors import InputError
 from ..secret import NodeSecret
 from ..tasks import MAX_COUNT, METRICS, Metrics, Task
 from .learner import Part, Vector
+from .pretrained import Pretrained, start_model
 from .rows import Rows, Split
 from .splits import parts_of
 from .tensors import (
@@ -58,21 +59,32 @@ class TorchLearner:
         seed: of the run.
         secret: the node's own; with seed and round it seeds every random draw of training.
         draw: seed of the start; by default the run's seed.
+        pretrained: tensors that the start has from a file.
 
     Raises:
         InputError: ``config.task``: the model has no trainable parameter, a tensor that cannot travel or that no
-            version can hold (``inventory.py``), or a random tensor outside its state dict.
+            version can hold (``inventory.py``), or a random tensor outside its state dict. ``config.checkpoint``:
+            ``pretrained`` does not fit the model.
     """
 
     def __init__(
-        self, task: Task, split: Split, schema: Schema, *, seed: int, secret: NodeSecret, draw: str = ""
+        self,
+        task: Task,
+        split: Split,
+        schema: Schema,
+        *,
+        seed: int,
+        secret: NodeSecret,
+        draw: str = "",
+        pretrained: Pretrained | None = None,
     ) -> None:
         self.task, self.schema, self.seed, self.secret = task, schema, seed, secret
         self.draw = draw or str(seed)
         self._raw = split
         self._ready: Split | None = None
         self._scaling: dict[str, Any] = {}
-        self.model = fresh_model(task, schema, self.draw)
+        self._pretrained = pretrained
+        self.model = start_model(task, schema, self.draw, pretrained)
         self.layout = layout_of(self.model)
         self._origin = {name: value.detach().clone() for name, value in frozen_of(self.model).items()}
         check_hidden(self.model, lambda: fresh_model(task, schema, f"{self.draw}, another"))
@@ -113,8 +125,8 @@ class TorchLearner:
         return {name: tensor_digest(value) for name, value in self.frozen.items()}
 
     def start(self) -> Vector:
-        """Return the start vector, ``float32[n]``; it depends on task, schema and draw only."""
-        return flatten(fresh_model(self.task, self.schema, self.draw).state_dict(), self.layout)
+        """Return the start vector, ``float32[n]``; it depends on task, schema, draw and checkpoint file only."""
+        return flatten(start_model(self.task, self.schema, self.draw, self._pretrained).state_dict(), self.layout)
 
     def summary(self) -> NDArray[np.int64]:
         """Return the statistics of the training rows, ``int64[k]`` in ``[0, 2^38)``, to be summed.

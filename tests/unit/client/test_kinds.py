@@ -17,7 +17,7 @@ import torch
 from moonflower.client.bases import check_start
 from moonflower.client.learning.export import torch_file
 from moonflower.client.learning.predict import open_version
-from moonflower.client.learning.tensors import as_array, as_tensor, check_fits, flatten, load
+from moonflower.client.learning.tensors import as_array, as_tensor, check_fits, flatten, fresh_model, load
 from moonflower.client.tasks.tabular import Tabular
 from moonflower.configs.schema import Schema
 from moonflower.configs.settings import TrainingSettings
@@ -120,7 +120,7 @@ def test_every_tensor_comes_back(kind: str, trained: tuple[Path, dict[str, list[
     for name, value in mine.items():
         assert (value.dtype, value.shape) == (there[name].dtype, there[name].shape)
         assert torch.equal(value, there[name]), name
-    check_fits(version, Kinds(kind), SCHEMA, made.draw)
+    check_fits(version, fresh_model(Kinds(kind), SCHEMA, made.draw))
     assert check_start(version.data, version.sha256, None, made).sha256 == version.sha256, "runs can start from it"
     read = safetensors.torch.load(version.data)
     assert {*read} == {*version.tensors(), *version.frozen}
