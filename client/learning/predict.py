@@ -143,7 +143,7 @@ def open_version(version: Version, *, allow: Collection[str] | None = None) -> P
     schema = task.schema() if manifest["schema"] is None else Schema.from_dict(manifest["schema"], "the model's schema")
     if schema is None:
         raise _bad("it has no schema, and its task has none of its own")
-    model = fresh_model(task, schema, "")  # names and shapes: every number comes from the version
+    model = fresh_model(task, schema, "")  # names and shapes: every number comes from the version, none from a file
     layout = layout_of(model)
     if layout != version.layout:
         raise _bad("its tensors are not those of its task's model")
