@@ -30,6 +30,8 @@ from .options import OPERATOR, AsJson, ClientFile, Operator, Overrides, RunConfi
 from .output import page, print_list, write_new
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ..client.circles import Circles
     from ..client.desk import CircleDesk
     from ..client.standing import LetGo
@@ -78,8 +80,9 @@ def propose(
         before, number = shown.living.circle if shown.living else None, shown.newest + 1
         recipe = _recipe(settings, schema, number)
         circle = Circle.of(recipe, _members(before, cards, without or []), number=number, new_ledgers=new_ledger or ())
-        if start:
-            circle = replace(circle, start=_start(remote, start, circle))
+        model = _model(settings, circle) if start or recipe.checkpoint else None
+        if start and model is not None:
+            circle = replace(circle, start=_start(remote, start, model))
         if before is not None and not Act.between(before, circle).must_recount:
             circle = replace(circle, counted=before.counted)
         act = Act.between(before, circle)
@@ -238,14 +241,23 @@ def _recipe(settings: RunSettings, schema: Schema, number: int) -> Recipe:
     return recipe_of(own, schema, code_of(settings.task.ref), NUMERICS)
 
 
-def _start(remote: Remote, name: str, circle: Circle) -> Start:
-    """Return where a circle starts, after a check that the version fits its task and schema."""
-    from ..client.learning.tensors import check_fits
+def _model(settings: RunSettings, circle: Circle) -> nn.Module:
+    """Return the model of a circle's version 0, after a check that the checkpoint file fits it."""
+    from ..client.learning.pretrained import load_pretrained, start_model
     from ..client.tasks import load_task
 
+    recipe = circle.recipe
+    task = load_task(recipe.task.ref, recipe.task.options)
+    pretrained = load_pretrained(settings.data.checkpoint, recipe.checkpoint)
+    return start_model(task, Schema.from_dict(recipe.columns), circle.draw, pretrained)
+
+
+def _start(remote: Remote, name: str, model: nn.Module) -> Start:
+    """Return where a circle starts, after a check that the version fits the circle's model."""
+    from ..client.learning.tensors import check_fits
+
     start, version = remote.start(name)
-    task = load_task(circle.recipe.task.ref, circle.recipe.task.options)
-    check_fits(version, task, Schema.from_dict(circle.recipe.columns), circle.draw)
+    check_fits(version, model)
     return start
 
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ from ..client.approver import load_approver_key
 from ..configs.roles import ClientConfig, OperatorConfig, load_config
 from ..errors import InputError, Refused
 from ..protocol.approval import REASON_HELP, Action, reason_problem
-from ..protocol.model_version import parse
+from ..protocol.model_version import Version, parse
 from ..report.findings import votes
 from ..server.records.state import State, log_name, open_existing
 from ..server.releases.card import beside
@@ -55,6 +56,16 @@ DECISIONS: dict[Action, str] = {
     It changes what is used, not what is trained: rounds still start from the last version that was not refused.
     """,
 }
+
+
+class Form(StrEnum):
+    """Formats of an exported file."""
+
+    safetensors = "safetensors"
+    torch = "torch"
+    onnx = "onnx"
+
+
 ENOUGH = 2  # approvals that ``verify`` asks for unless a client config says otherwise
 
 
@@ -156,13 +167,27 @@ for _action, _words in DECISIONS.items():
 def export(
     version: VersionArgument,
     out: Annotated[Path, typer.Option("--out", help="File to write; neither it nor its card may exist.")],
+    form: Annotated[
+        Form,
+        typer.Option(
+            "--format", help="The version itself, a state_dict for torch.load, or ONNX (pip install moonflower[onnx])."
+        ),
+    ] = Form.safetensors,
     unreleased: Annotated[
-        bool, typer.Option("--unreleased", help="Write a version that is not released, too; the file is marked.")
+        bool, typer.Option("--unreleased", help="Write a version that is not released, too; file or card says so.")
     ] = False,
+    task: Annotated[
+        list[str] | None,
+        typer.Option("--task", help="Task of yours that the version may name, for torch and onnx; code is imported."),
+    ] = None,
     state: StateOption = None,
     operator: AsOption = None,
 ) -> None:
-    """Write a released version's file (safetensors), with its model card beside it: OUT.card.md and OUT.card.json."""
+    """Write a released version's file, with its model card beside it: OUT.card.md and OUT.card.json.
+
+    Only the version itself (safetensors) carries schema and scaling for predict, and only it can be verified. The other
+    formats take prepared rows and give the model's outputs.
+    """
     cards = out.with_name(f"{out.name}.card.md"), out.with_name(f"{out.name}.card.json")
     with _source(state, operator) as source:
         document = source.shown(version)["card"]
@@ -173,8 +198,22 @@ def export(
                 error.hint = "--unreleased writes it anyway, marked as unreleased"
             raise
     whole = beside(document, out.name, file)
-    write_new({cards[0]: markdown(whole).encode(), cards[1]: canonical(whole) + b"\n", out: file.data})
+    data = file.data
+    if form is not Form.safetensors:
+        data = _converted(file, str(document["sha256"]), form, task or [])
+        whole = beside(document, out.name, file, (form.value, data))
+    write_new({cards[0]: markdown(whole).encode(), cards[1]: canonical(whole) + b"\n", out: data})
     typer.echo(str(out))
+
+
+def _converted(version: Version, sha256: str, form: Form, tasks: list[str]) -> bytes:
+    """Return a version in a format of others; ``sha256`` is that of the version as members signed it."""
+    from ..client.learning.export import onnx_file, torch_file  # torch takes seconds
+    from ..client.learning.predict import open_version
+    from ..client.tasks import own_tasks
+
+    predictor = open_version(version, allow=[*own_tasks(), *tasks])
+    return torch_file(predictor) if form is Form.torch else onnx_file(predictor, sha256)
 
 
 @model.command("import")

@@ -16,6 +16,7 @@ from ..protocol.circle import Circle
 from .learning.datasets import rows_of
 from .learning.devices import device_of
 from .learning.learner import Learner
+from .learning.pretrained import load_pretrained, start_model
 from .learning.rows import Rows, Split
 from .learning.sources import source_of
 from .learning.splits import partition, split
@@ -50,7 +51,7 @@ class OwnRows:
         """Return the learner of a run in a circle that this node signed.
 
         Raises:
-            InputError: task or data are wrong.
+            InputError: task, data or checkpoint file are wrong.
             Refused: ``snapshot.lost``, ``snapshot.small``.
         """
         recipe, seed = circle.recipe, offer.training.seed
@@ -67,6 +68,7 @@ class OwnRows:
             seed=seed,
             secret=self._secret,
             draw=circle.draw,
+            pretrained=load_pretrained(self._config.data.checkpoint, recipe.checkpoint),
             device=device_of(self._config.client.device),
             personal=recipe.training.personal,
         )
@@ -74,12 +76,15 @@ class OwnRows:
         return learner
 
     def check(self, recipe: Recipe) -> None:
-        """Check that there are rows, and that they fit a recipe; no log says how many there are.
+        """Check that there are rows and the recipe's checkpoint file, and that they fit; no log says how many rows.
 
         Raises:
-            InputError: task or data are wrong, or ``training.parts`` leaves too few rows in a part.
+            InputError: task, data or checkpoint file are wrong, or ``training.parts`` leaves too few rows in a part.
         """
         _check_parts(recipe, self.now(recipe).capped(recipe.training.max_rows))
+        if start := load_pretrained(self._config.data.checkpoint, recipe.checkpoint):
+            task = load_task(recipe.task.ref, recipe.task.options)
+            start_model(task, Schema.from_dict(recipe.columns), "", start)
         logger.info("data and schema are in order")
 
     def left_out(self, recipe: Recipe) -> int:

@@ -73,7 +73,8 @@ class KnownStart:
     Attributes:
         promoted: it saw all members promote a version with these numbers, in a circle in which it lived.
         same: the promoted version was this same file.
-        summed: it answered a sum of updates over the version.
+        summed: it answered a sum of updates over the version; at version 0: a circle began here with the same
+            checkpoint file, so that it may have.
         better: in its present circle it saw promoted versions over which it answered no sum.
     """
 
@@ -114,6 +115,11 @@ class CircleStanding:
     def of(self, digest: str) -> KnownCircle | None:
         """Return what this node knows of a circle, or None."""
         return next((known for known in self.known if known.circle.digest == digest), None)
+
+    def began_with(self, checkpoint: str) -> bool:
+        """Return whether a circle began here whose version 0 has the tensors of this checkpoint file; "" is no file."""
+        begun = (known.circle for known in self.known if known.begun)
+        return bool(checkpoint) and any(one.recipe.checkpoint == checkpoint and one.start is None for one in begun)
 
     def unfinished(self, now: float) -> tuple[KnownCircle, ...]:
         """Return the circles that this node signed and that have not begun, if its signature is still valid."""

@@ -7,9 +7,11 @@ from one run to the next would, run by run, tell one member's rows from the othe
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -33,6 +35,7 @@ from .training import Choice, Choices, TrainingSettings
 
 MAX_BYTES = 1 << 18
 FREE = ("training.seed", "training.rounds", "training.init_seed")
+CHECKPOINT_KINDS = (".safetensors", ".pt", ".pth")
 _TABLES = ("federation", "task", "data", "training", "crypto", "gate", "choice")
 _CHOSEN = tuple("training." + name for name in Choice.model_fields)
 
@@ -42,6 +45,7 @@ class Recipe(Table):
 
     Attributes:
         columns: the schema, as :meth:`Schema.to_dict` writes it.
+        checkpoint: SHA-256 of the file whose tensors version 0 starts from, 64 hex digits, or "".
         code: SHA-256 of the task's code, 64 hex digits.
         numerics: number of the package's arithmetic (``version.NUMERICS``).
     """
@@ -54,6 +58,7 @@ class Recipe(Table):
     gate: GateSettings
     choice: Choices
     columns: dict[str, Any] = Field(alias="schema", description="columns and label, with ranges and categories")
+    checkpoint: str = Field(pattern=r"^([0-9a-f]{64})?$", description="SHA-256 of the checkpoint file, or none")
     code: str = Field(pattern=DIGEST, description="SHA-256 of the task's code")
     numerics: int = Field(ge=1, description="number of the package's arithmetic")
 
@@ -87,12 +92,33 @@ def recipe_of(settings: RunSettings, schema: Schema, code: str, numerics: int) -
     """Return the recipe of a run config.
 
     Raises:
-        InputError: ``config.value``: the recipe is too large, or an option of the task has no JSON form.
+        InputError: ``config.value``: the recipe is too large, or an option of the task has no JSON form;
+            ``config.checkpoint``: the checkpoint file cannot be read.
     """
     tables = settings.model_dump(include={*_TABLES} - {"data"}, mode="json")
     rules = settings.data.rules.model_dump(mode="json")
-    whole = {**tables, "data": rules, "schema": schema.to_dict(), "code": code, "numerics": numerics}
-    return parse_recipe(whole, where="the run config")
+    own = {"schema": schema.to_dict(), "checkpoint": _digest_of(settings.data.checkpoint), "code": code}
+    return parse_recipe({**tables, "data": rules, **own, "numerics": numerics}, where="the run config")
+
+
+def _digest_of(checkpoint: Path | None) -> str:
+    """Return the SHA-256 of a checkpoint file, 64 hex digits; "" without one.
+
+    Raises:
+        InputError: ``config.checkpoint``: it cannot be read, or its ending is not one of a known kind.
+    """
+    if checkpoint is None:
+        return ""
+    if checkpoint.suffix.lower() not in CHECKPOINT_KINDS:
+        kinds = ", ".join(CHECKPOINT_KINDS)
+        raise InputError("config.checkpoint", f"checkpoint file {checkpoint} has an unknown ending; expected {kinds}")
+    try:
+        with checkpoint.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(
+            "config.checkpoint", f"checkpoint file {checkpoint} cannot be read: {error.strerror}"
+        ) from None
 
 
 def parse_recipe(raw: Any, *, where: str) -> Recipe:
@@ -179,13 +205,12 @@ def chosen(recipe: Recipe, asked: Recipe) -> int | None:
 
 
 def draw_of(recipe: Recipe, names: tuple[str, ...]) -> str:
-    """Return what version 0 is drawn from: federation, members, task, schema and init_seed; 64 hex digits."""
-    return digest(
-        {
-            "federation": recipe.federation.name,
-            "members": sorted(names),
-            "task": recipe.task.model_dump(mode="json"),
-            "schema": recipe.columns,
-            "init_seed": recipe.training.init_seed,
-        }
-    )
+    """Return what version 0 is drawn from, 64 hex digits: federation, members, task, schema, init_seed, checkpoint."""
+    about = {
+        "federation": recipe.federation.name,
+        "members": sorted(names),
+        "task": recipe.task.model_dump(mode="json"),
+        "schema": recipe.columns,
+        "init_seed": recipe.training.init_seed,
+    }
+    return digest(about | ({"checkpoint": recipe.checkpoint} if recipe.checkpoint else {}))

@@ -53,6 +53,7 @@ def _what(recipe: Recipe) -> list[str]:
     return [
         f"The model is that of the task {task.ref}{f' with {options}' if options else ' with its defaults'}.",
         f"The task's code has the digest {recipe.code[:16]}. The arithmetic is number {recipe.numerics}.",
+        *_checkpoint(recipe.checkpoint),
         f"A run has at most {training.rounds} rounds. "
         + (
             "In each, the task's own code trains, and it sees every row of the member."
@@ -97,6 +98,12 @@ def _stays(recipe: Recipe) -> list[str]:
             f"{training.ditto:g}, which never leaves it and changes no update."
         )
     return [*lines, SETTLING] if training.personal else lines
+
+
+def _checkpoint(sha256: str) -> list[str]:
+    if not sha256:
+        return []
+    return [f"Version 0 has the tensors of the checkpoint file with the digest {sha256[:16]}. The others are drawn."]
 
 
 def _rows(recipe: Recipe) -> list[str]:

@@ -88,6 +88,9 @@ class DataSettings(DataRules):
     path: File | None = Field(None, description="CSV (also .gz) or Parquet; relative to the config file")
     site: str | None = Field(None, description="column that names the member (simulate and up)")
     schema_path: File | None = Field(None, alias="schema", description="schema file; relative to the config file")
+    checkpoint: File | None = Field(
+        None, description="weights that version 0 starts from (.safetensors, .pt); all members have the same file"
+    )
 
     @property
     def rules(self) -> DataRules:
@@ -100,6 +103,9 @@ class OwnDataSettings(Table):
 
     path: File | None = Field(None, description="CSV (also .gz) or Parquet; relative to the config file")
     site: str | None = Field(None, description="column that names the member, in a table of several (up)")
+    checkpoint: File | None = Field(
+        None, description="weights that version 0 starts from, if the recipe names such a file (.safetensors, .pt)"
+    )
     append_only: bool = Field(
         False, description="the table only grows: the node keeps no copy of its rows, and a missing row was deleted"
     )
@@ -233,7 +239,7 @@ def load_run(path: Path, overrides: Iterable[str] = ()) -> RunSettings:
     data = settings.data
     resolved = {
         name: (path.parent / value).resolve()
-        for name, value in (("path", data.path), ("schema_path", data.schema_path))
+        for name, value in (("path", data.path), ("schema_path", data.schema_path), ("checkpoint", data.checkpoint))
         if value is not None
     }
     return settings.model_copy(update={"data": data.model_copy(update=resolved)})

@@ -163,7 +163,8 @@ def _client(settings: RunSettings, name: str, server_url: str, login: Mapping[st
     """Return the tables of a member's client.toml. Each node takes only its own part of the shared table of rows."""
     floor = settings.floor().model_dump(mode="json", exclude_none=True)
     node = {**floor, "member": name, "server": server_url, "ca": "../../ca.pem", "idle_poll_s": 0.5}
-    data = {name: str(value) for name, value in (("path", settings.data.path), ("site", settings.data.site)) if value}
+    given = {name: getattr(settings.data, name) for name in ("path", "site", "checkpoint")}
+    data = {name: str(value) for name, value in given.items() if value}
     simulate = settings.simulate.model_dump(mode="json", exclude_none=True)
     circle = practice.floor(settings.federation.min_members).model_dump(mode="json", exclude_defaults=True)
     return {"client": node, "circle": circle, "oauth": login, "data": data, "simulate": simulate}

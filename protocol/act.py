@@ -40,6 +40,7 @@ class Act:
         recounts: rows are counted anew.
         new_ledgers: names of the members that begin a new ledger.
         start: where runs start from now on, instead of version 0; None for version 0.
+        checkpoint: SHA-256 of the file whose tensors version 0 has, if runs start there; or "".
         warns: what the new recipe gives away, whatever it changes.
     """
 
@@ -50,13 +51,15 @@ class Act:
     recounts: bool
     new_ledgers: tuple[str, ...]
     start: Start | None
+    checkpoint: str
     warns: tuple[str, ...] = ()
 
     @classmethod
     def between(cls, before: Circle | None, after: Circle) -> Act:
         """Return what ``after`` changes about ``before``, the circle that the caller is in now, or None."""
+        checkpoint = after.recipe.checkpoint if after.start is None else ""
         if before is None:
-            return cls(after.members, (), (), (), True, after.new_ledgers, after.start, _warns(after))
+            return cls(after.members, (), (), (), True, after.new_ledgers, after.start, checkpoint, _warns(after))
         changed = changes(before.recipe.as_dict(), after.recipe.as_dict())
         return cls(
             tuple(pair for pair in after.members if pair not in before.members),
@@ -66,6 +69,7 @@ class Act:
             after.counted != before.counted,
             after.new_ledgers,
             after.start,
+            checkpoint,
             _warns(after),
         )
 
@@ -76,17 +80,21 @@ class Act:
 
     @property
     def by_rule(self) -> bool:
-        """Whether ``same-names`` signs this act: the same members, and other options of task and training only."""
+        """Whether ``same-names`` signs this act: the same members, and other options of task and training only.
+
+        It does not sign a start from a file: sums may have been opened over the file's tensors.
+        """
         keys = [change.key for change in self.changed]
         within = all(key.startswith(BY_RULE) and key not in BY_HAND for key in keys)
-        imports = self.start is not None and self.start.imported
+        imports = bool(self.checkpoint) or (self.start is not None and self.start.imported)
         return within and not (self.joins or self.leaves or self.recounts or self.new_ledgers or imports)
 
     def words(self, *, spent: bool = False) -> list[str]:
         """Return the act as sentences, the most important first.
 
         Args:
-            spent: the caller knows that a sum was opened over the version from which runs start.
+            spent: the caller knows that a sum was opened over the version from which runs start, or that a circle
+                began with the same checkpoint file.
         """
         sentences = self._start_words(spent)
         sentences += [f"LOWERS A PROTECTION: {change_words(change)}." for change in self.lowers]
@@ -104,7 +112,11 @@ class Act:
             f"{change_words(change)}." for change in self.changed if change not in self.lowers and change.key != _DRAW
         ]
         if any(change.key == _DRAW for change in self.changed):
-            sentences.append("Version 0 is drawn anew, so no sum was opened over it before.")
+            sentences.append(
+                "Version 0 is drawn anew, except the tensors of the file."
+                if self.checkpoint
+                else "Version 0 is drawn anew, so no sum was opened over it before."
+            )
         if self.settings:
             sentences.append(
                 "A changed recipe gives away what it touches: over the same rows, sums under the old recipe and under "
@@ -118,12 +130,10 @@ class Act:
         return sentences or ["Nothing changes but the number."]
 
     def _start_words(self, spent: bool) -> list[str]:
+        trust = "Its numbers do not show whether it was shaped so that the next sums single out rows."
         if self.start is None:
-            return []
-        which, trust = (
-            f"sha256:{self.start.sha256}",
-            "Its numbers do not show whether it was shaped so that the next sums single out rows.",
-        )
+            return self._file_words(trust, spent) if self.checkpoint else []
+        which = f"sha256:{self.start.sha256}"
         if self.start.imported:
             return [
                 f"IMPORTS A MODEL: runs start from the file {which}, which no sum of this federation made. {trust} "
@@ -140,6 +150,20 @@ class Act:
                 0,
                 "STARTS WHERE SUMS WERE OPENED: a party that compares them with the sums of this circle can tell what "
                 "a joining or leaving member, or a changed recipe, adds to them.",
+            )
+        return sentences
+
+    def _file_words(self, trust: str, spent: bool) -> list[str]:
+        sentences = [
+            f"STARTS FROM A FILE: version 0 has the tensors of the checkpoint file sha256:{self.checkpoint}, which no "
+            f"sum of this federation made. {trust} Trust it as much as you trust its maker."
+        ]
+        if spent:
+            sentences.insert(
+                0,
+                "MAY START WHERE SUMS WERE OPENED: an earlier circle began with this file. If tensors of it are "
+                "trained, a party that compares the sums of both circles can tell what a joining or leaving member, "
+                "or a changed recipe, adds to them.",
             )
         return sentences
 

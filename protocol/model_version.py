@@ -9,7 +9,8 @@ differs from the version's, so no proof and no approval covers it.
 The file holds first the tensors that travel, then the optimiser's state, then the frozen tensors. No training changes
 the frozen tensors, but a prediction needs them. They have their own names, sorted, and their own types, and the
 metadata key ``moonflower.frozen`` lists them. They are in every version of every round, so a large frozen backbone is
-stored and sent that often.
+stored and sent that often. NumPy has no bfloat16, so such a tensor is an array of 16-bit patterns, of the type
+``BFLOAT16``. Empty tensors hold no number and are left out; so is a second name of the same tensor.
 
 Format: https://huggingface.co/docs/safetensors (8-byte little-endian header length, JSON header, data).
 """
@@ -35,13 +36,16 @@ _KEY = "moonflower"
 _STATE = "__optimiser__."  # prefix of a state's name, which no tensor of a model may have
 _MARK = {"moonflower.release": "unreleased"}
 _FROZEN = "moonflower.frozen"
-FROZEN_TYPES = {
-    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BOOL": "|b1",
-    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
-    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1",
+MAX_DIMENSIONS = 64  # as in NumPy and torch
+BFLOAT16: np.dtype[Any] = np.dtype([("bfloat16", "<u2")])
+"""The upper 16 bits of a float32 as a pattern: the field's name tells such an array from one of whole numbers."""
+FROZEN_TYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": BFLOAT16, "BOOL": np.dtype("|b1"),
+    "I64": np.dtype("<i8"), "I32": np.dtype("<i4"), "I16": np.dtype("<i2"), "I8": np.dtype("|i1"),
+    "U64": np.dtype("<u8"), "U32": np.dtype("<u4"), "U16": np.dtype("<u2"), "U8": np.dtype("|u1"),
 }  # fmt: skip
 """Types of frozen tensors: safetensors' name → NumPy's, little-endian in the file."""
-_TYPE_OF = {np.dtype(code): name for name, code in FROZEN_TYPES.items()}
+_TYPE_OF = {code: name for name, code in FROZEN_TYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -247,7 +251,9 @@ def _places(header: Mapping[str, Any]) -> list[_Place]:
         kind, spec = entry["dtype"], TensorSpec(name, tuple(int(side) for side in entry["shape"]))
         if min(spec.shape, default=1) < 1:
             raise _bad(f"tensor {name!r} is empty")
-        end = start + np.dtype(FROZEN_TYPES[kind]).itemsize * spec.size
+        if len(spec.shape) > MAX_DIMENSIONS:
+            raise _bad(f"tensor {name!r} has {len(spec.shape)} dimensions; expected at most {MAX_DIMENSIONS}")
+        end = start + FROZEN_TYPES[kind].itemsize * spec.size
         if canonical(entry) != canonical({"dtype": kind, "shape": spec.shape, "data_offsets": [start, end]}):
             raise _bad(f"tensor {name!r} does not have the offsets of its type, shape and place")
         places.append(_Place(kind, spec, start, end))
@@ -257,16 +263,26 @@ def _places(header: Mapping[str, Any]) -> list[_Place]:
 
 def _value(data: bytes, begin: int, place: _Place) -> NDArray[Any]:
     """Return a frozen tensor as a read-only view of the file."""
-    kind = np.dtype(FROZEN_TYPES[place.kind])
+    kind = FROZEN_TYPES[place.kind]
     flat = np.frombuffer(data, dtype=kind, offset=begin + place.start, count=place.spec.size)
     if kind == np.bool_ and flat.view(np.uint8).max() > 1:
         raise _bad(f"tensor {place.spec.name!r} holds a boolean that is neither 0 nor 1")
+    if has_nan(flat):
+        raise _bad(f"frozen tensor {place.spec.name!r} holds NaN")
     return flat.reshape(place.spec.shape)
 
 
-def _numbers(values: NDArray[Any], kind: str = "<f4") -> memoryview:
+def has_nan(values: NDArray[Any]) -> bool:
+    """Return whether an array of a type in ``FROZEN_TYPES`` holds NaN; it makes no copy, and infinities are none."""
+    if values.dtype == BFLOAT16:  # NaN is above infinity as a pattern, with either sign
+        above = values.view("<i2").max(initial=0) > 0x7F80, values.view("<u2").max(initial=0) > 0xFF80
+        return any(above)
+    return values.dtype.kind == "f" and bool(np.isnan(values.max(initial=0)))
+
+
+def _numbers(values: NDArray[Any], kind: np.dtype[Any] = FROZEN_TYPES["F32"]) -> memoryview:
     """Return the bytes of an array, copied only if they are not contiguous and of this type already."""
-    return np.ascontiguousarray(values, dtype=kind).data.cast("B")
+    return np.ascontiguousarray(values, dtype=kind).reshape(-1).view(np.uint8).data
 
 
 def _bad(problem: str) -> InputError:

@@ -27,6 +27,7 @@ from ..tasks import Task, load_task, schema_for
 from .calibrate import calibrated
 from .datasets import rows_of
 from .devices import device_of
+from .pretrained import Pretrained, load_pretrained
 from .rows import Rows, Split
 from .splits import join, partition, split
 from .torch import TorchLearner
@@ -71,6 +72,7 @@ class Cast:
             seed=seed,
             secret=self.secret(name),
             draw=self.draw,
+            pretrained=self.pretrained,
             device=self.device,
             personal=self.settings.training.personal,
         )
@@ -88,6 +90,11 @@ class Cast:
     def recipe(self) -> Recipe:
         """The recipe of the practice circle of these members."""
         return recipe_of(self.settings.in_practice(), self.schema, code_of(self.settings.task.ref), NUMERICS)
+
+    @cached_property
+    def pretrained(self) -> Pretrained | None:
+        """What version 0 starts from, if the config names a checkpoint file."""
+        return load_pretrained(self.settings.data.checkpoint, self.recipe.checkpoint)
 
     @cached_property
     def draw(self) -> str:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -25,7 +24,7 @@ from ...protocol.model_version import Version, parse
 from ..tasks import Metrics, Task, load_task, own_tasks
 from .rows import Rows
 from .sources import read_table
-from .tensors import fresh_model, frozen_of, layout_of, load, outputs
+from .tensors import as_tensor, fresh_model, frozen_of, layout_of, load, outputs
 
 logger = logging.getLogger(__name__)
 _KEYS = {"format", "federation", "task", "schema", "scaling", "package"}
@@ -80,10 +79,18 @@ class Predictor:
             named, best = {f"score_{c}": scores[:, i] for i, c in enumerate(classes)}, scores.argmax(axis=1)
         return pd.DataFrame({**named, "class": [classes[i] for i in best]})
 
-    def _scores(self, frame: pd.DataFrame, where: str) -> NDArray[np.float64]:
+    def prepared(self, frame: pd.DataFrame, where: str = "data") -> Tensor:
+        """Return every row of a table as the model takes it; a label column is not needed.
+
+        Raises:
+            InputError: as :meth:`predict`.
+        """
         inputs = self.task.inputs(frame, self.schema, where)
-        ready = self.task.prepare(Rows(inputs, inputs.new_zeros(len(inputs)).long()), self.schema, self.scaling)
-        return self.task.scores(outputs(self.model, ready))
+        return self.task.prepare(Rows(inputs, inputs.new_zeros(len(inputs)).long()), self.schema, self.scaling).inputs
+
+    def _scores(self, frame: pd.DataFrame, where: str) -> NDArray[np.float64]:
+        ready = self.prepared(frame, where)
+        return self.task.scores(outputs(self.model, Rows(ready, ready.new_zeros(len(ready)))))
 
 
 def load_model(path: Path | str, *, allow: Collection[str] | None = None) -> Predictor:
@@ -137,7 +144,7 @@ def open_version(version: Version, *, allow: Collection[str] | None = None) -> P
     schema = task.schema() if manifest["schema"] is None else Schema.from_dict(manifest["schema"], "the model's schema")
     if schema is None:
         raise _bad("it has no schema, and its task has none of its own")
-    model = fresh_model(task, schema, "")  # names and shapes: every number comes from the version
+    model = fresh_model(task, schema, "")  # names and shapes: every number comes from the version, none from a file
     layout = layout_of(model)
     if layout != version.layout:
         raise _bad("its tensors are not those of its task's model")
@@ -177,7 +184,7 @@ def _frozen(version: Version, model: nn.Module) -> dict[str, Tensor]:
     Raises:
         InputError: ``data.model``: a tensor is missing, unknown, or of another type or shape; the message names it.
     """
-    frozen = {name: torch.from_numpy(np.array(value)) for name, value in version.frozen.items()}
+    frozen = {name: as_tensor(value) for name, value in version.frozen.items()}
     wanted = frozen_of(model)
     for name in sorted({*frozen, *wanted}):
         if name not in frozen:

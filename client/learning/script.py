@@ -79,8 +79,8 @@ class Script(Task):
             return None
         classes = self._options.get("classes", getattr(self._module, "classes", None))
         if isinstance(classes, int) and not isinstance(classes, bool):
-            classes = range(classes)
-        if classes is None:
+            classes = list(range(classes))
+        if not isinstance(classes, (list, tuple)):
             raise InputError(
                 "config.task",
                 f"script {self._module.__name__!r} has data but no classes; expected a number or a list of names, such "

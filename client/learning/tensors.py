@@ -15,37 +15,36 @@ from torch import Tensor, nn
 from ...canonical import canonical
 from ...configs.schema import Schema
 from ...errors import InputError
-from ...protocol.model_version import FROZEN_TYPES, Layout, TensorSpec, Version
+from ...protocol.model_version import BFLOAT16, Layout, TensorSpec, Version
 from ..tasks import Task
+from .inventory import inventory
 from .learner import Vector
 from .rows import Rows
 
 _CHUNK = 8192
 """Rows of one evaluation step, which bounds the memory of a large model's activations."""
-_FROZEN_TYPES = tuple(getattr(torch, np.dtype(code).name) for code in FROZEN_TYPES.values())
+_HALVES = (torch.float16, torch.bfloat16)
 
 
-def check_fits(version: Version, task: Task, schema: Schema, draw: str, personal: Iterable[str] = ()) -> None:
+def check_fits(version: Version, model: nn.Module, personal: Iterable[str] = ()) -> None:
     """Check that a version is one of a task's model, so that runs can start from it.
 
     Args:
         version: the version to train further.
-        task, schema: of the circle.
-        draw: seed of the circle's version 0.
+        model: as version 0 of the circle has it.
         personal: patterns of the names of tensors that never leave a member.
 
     Raises:
         InputError: ``data.model``: it is of another model; the message names the first tensor that differs.
     """
-    model = fresh_model(task, schema, draw)
     private = private_of(model, personal)
-    frozen = {name: tensor_digest(value.detach().numpy()) for name, value in frozen_of(model, private).items()}
+    frozen = {name: tensor_digest(as_array(value)) for name, value in frozen_of(model, private).items()}
     own: dict[str, Any] = {spec.name: list(spec.shape) for spec in layout_of(model, private)}
     theirs: dict[str, Any] = {spec.name: list(spec.shape) for spec in version.layout}
     own |= frozen
     theirs |= {name: tensor_digest(value) for name, value in version.frozen.items()}
     odd = next((name for name in dict.fromkeys((*own, *theirs)) if own.get(name) != theirs.get(name)), None)
-    if odd is not None or list(own) != list(theirs):
+    if odd is not None or layout_of(model) != version.layout:
         what = f"tensor {odd!r} differs" if odd is not None else "its tensors are in another order"
         raise InputError("data.model", f"version {version.sha256[:16]} does not fit this task and schema: {what}")
 
@@ -59,13 +58,16 @@ def fresh_model(task: Task, schema: Schema, draw: str) -> nn.Module:
 
 
 def layout_of(model: nn.Module, private: Collection[str] = ()) -> Layout:
-    """Return what travels: trainable floating parameters and floating buffers, without empty and ``private`` ones."""
-    frozen = {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
-    return tuple(
-        TensorSpec(name, tuple(value.shape))
-        for name, value in model.state_dict().items()
-        if value.is_floating_point() and value.numel() and name not in frozen and name not in private
-    )
+    """Return what travels: trainable parameters and floating buffers, in state-dict order, without ``private`` ones.
+
+    Tied tensors are in it once, under the name of a trainable parameter or else under their first name. Empty tensors
+    are not in it.
+
+    Raises:
+        InputError: ``config.task``: the model cannot be trained, sent and come back; the message names the tensor.
+    """
+    moving, _ = inventory(model)
+    return tuple(TensorSpec(name, tuple(value.shape)) for name, value in moving.items() if name not in private)
 
 
 def private_of(model: nn.Module, patterns: Iterable[str]) -> tuple[str, ...]:
@@ -91,23 +93,38 @@ def private_of(model: nn.Module, patterns: Iterable[str]) -> tuple[str, ...]:
 def frozen_of(model: nn.Module, private: Collection[str] = ()) -> dict[str, Tensor]:
     """Return what does not travel, by name: frozen parameters, integer buffers and ``private`` ones; no empty ones.
 
+    Tied tensors are in it once, and not at all if they travel.
+
     Raises:
-        InputError: ``config.task``: a tensor has a type that no version can hold, such as bfloat16.
+        InputError: ``config.task``: as :func:`layout_of`, such as for a frozen tensor that no version can hold.
     """
-    travels = {spec.name for spec in layout_of(model, private)}
-    frozen = {name: value for name, value in model.state_dict().items() if value.numel() and name not in travels}
-    for name, value in frozen.items():
-        if value.dtype not in _FROZEN_TYPES:
-            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in _FROZEN_TYPES)
-            kind = str(value.dtype).removeprefix("torch.")
-            raise InputError("config.task", f"tensor {name!r} of the task's model is {kind}; expected one of {known}")
+    moving, frozen = inventory(model)
+    frozen = {**frozen, **{name: value for name, value in moving.items() if name in private}}
     return frozen
+
+
+def as_array(value: Tensor) -> NDArray[Any]:
+    """Return a tensor as an array over the same memory; bfloat16 becomes patterns (``BFLOAT16``)."""
+    plain = value.detach()
+    if plain.dtype == torch.bfloat16:
+        return plain.view(torch.int16).numpy().view(BFLOAT16)
+    array: NDArray[Any] = plain.numpy()
+    return array
+
+
+def as_tensor(value: NDArray[Any]) -> Tensor:
+    """Return a copy of an array, which :func:`as_array` made, as a tensor."""
+    copy = np.array(value)
+    if copy.dtype == BFLOAT16:
+        return torch.from_numpy(copy.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(copy)
 
 
 def tensor_digest(value: NDArray[Any]) -> str:
     """Return the SHA-256 over type, shape and little-endian bytes of an array, 64 hex digits."""
     plain = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
-    about = canonical([value.dtype.name, list(value.shape)])
+    kind = "bfloat16" if value.dtype == BFLOAT16 else value.dtype.name
+    about = canonical([kind, list(value.shape)])
     return hashlib.sha256(about + b"\n" + plain.tobytes()).hexdigest()
 
 
@@ -139,8 +156,24 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def flatten(state: Mapping[str, Tensor], layout: Layout) -> Vector:
-    """Return the tensors of ``layout`` as one ``float32[n]``."""
+    """Return the tensors of ``layout`` as one ``float32[n]``; float64 is rounded."""
     return torch.cat([state[spec.name].detach().reshape(-1).float().cpu() for spec in layout]).numpy()
+
+
+def trained(state: Mapping[str, Tensor], layout: Layout, base: Vector) -> Vector:
+    """Return the tensors of ``layout`` after training from ``base``, as one ``float32[n]``.
+
+    The vector is the master copy of tensors in half precision: they hold a rounded ``base``, and what training changed
+    in them is added to it. So rounding alone is no change, and it does not lose what ``base`` holds.
+    """
+    after, start = flatten(state, layout), 0
+    for spec in layout:
+        kind, piece = state[spec.name].dtype, slice(start, start + spec.size)
+        if kind in _HALVES:
+            rounded = torch.from_numpy(np.array(base[piece], dtype=np.float32)).to(kind).float().numpy()
+            after[piece] = base[piece] + (after[piece] - rounded)
+        start += spec.size
+    return after
 
 
 def load(model: nn.Module, origin: Mapping[str, Tensor], layout: Layout, vector: Vector) -> None:

@@ -1,9 +1,10 @@
 """A member's training: a vector in, a vector out, the same bits for the same inputs.
 
-What travels is a flat ``float32[n]``: trainable floating parameters and floating buffers, in state-dict
-order. The rest of the state dict, frozen parameters and integer buffers, stays where it is. Before every use it is set
-back to the start, so that no call depends on an earlier one and a restarted node gives the same update. A version
-carries all of it, and members compare its digests, so a model predicts elsewhere what it predicted in the run.
+What travels is a flat ``float32[n]``: trainable floating parameters and floating buffers, in state-dict order. It is
+the master copy of layers in half precision. The rest of the state dict, frozen parameters and integer buffers, stays
+where it is. Before every use it is set back to the start, so that no call depends on an earlier one and a restarted
+node gives the same update. A version carries all of it, and members compare its digests, so a model predicts elsewhere
+what it predicted in the run.
 
 Tensors that the recipe calls ``personal`` are trained, but never travel. They come with a call and go back with its
 result, and the node keeps them.
@@ -34,8 +35,10 @@ from .epochs import Epochs
 from .learner import NOTHING, Part, Personal, Trained, Vector
 from .optim import Steps
 from .own_train import OwnTraining, Told, evaluated
+from .pretrained import Pretrained, start_model
 from .rows import Rows, Split
 from .tensors import (
+    as_array,
     check_hidden,
     flatten,
     fresh_model,
@@ -45,6 +48,7 @@ from .tensors import (
     outputs,
     private_of,
     tensor_digest,
+    trained,
 )
 
 DITTO = "ditto/"
@@ -64,12 +68,14 @@ class TorchLearner:
         seed: of the run.
         secret: the node's own; with seed and round it seeds every random draw of training.
         draw: seed of the start; by default the run's seed.
+        pretrained: tensors that the start has from a file.
         device: that computes.
         personal: patterns of the names of tensors that never leave the member.
 
     Raises:
-        InputError: ``config.task``: the model has no trainable parameter, a frozen tensor that no version can hold, or
-            a random tensor outside its state dict; ``config.value``: a personal pattern fits no tensor, or all.
+        InputError: ``config.task``: the model has no trainable parameter, a tensor that cannot travel or that no
+            version can hold (``inventory.py``), or a random tensor outside its state dict. ``config.checkpoint``:
+            ``pretrained`` does not fit the model. ``config.value``: a personal pattern fits no tensor, or all.
     """
 
     def __init__(
@@ -81,6 +87,7 @@ class TorchLearner:
         seed: int,
         secret: NodeSecret,
         draw: str = "",
+        pretrained: Pretrained | None = None,
         device: torch.device | None = None,
         personal: Iterable[str] = (),
     ) -> None:
@@ -89,7 +96,8 @@ class TorchLearner:
         self._raw = split
         self._ready: Split | None = None
         self._scaling: dict[str, Any] = {}
-        model = fresh_model(task, schema, self.draw)
+        self._pretrained = pretrained
+        model = start_model(task, schema, self.draw, pretrained)
         self._whole = tuple(spec.name for spec in layout_of(model))
         self._private = private_of(model, personal)
         self.layout = layout_of(model, self._private)
@@ -97,7 +105,7 @@ class TorchLearner:
         check_hidden(model, lambda: fresh_model(task, schema, f"{self.draw}, another"))
         self.model = model.to(self.device)
         self._parameters = [p for p in self.model.parameters() if p.requires_grad and p.is_floating_point()]
-        if not self._parameters:
+        if not any(parameter.numel() for parameter in self._parameters):
             raise InputError("config.task", "the task's model has no trainable parameter; expected one or more")
         self._size = sum(p.numel() for p in self._parameters)
 
@@ -135,7 +143,7 @@ class TorchLearner:
     @property
     def frozen(self) -> dict[str, NDArray[Any]]:
         """The start value of every tensor of the state dict that does not travel, by name; for reading only."""
-        return {name: value.numpy() for name, value in self._origin.items()}
+        return {name: as_array(value) for name, value in self._origin.items()}
 
     @property
     def frozen_digests(self) -> dict[str, str]:
@@ -159,8 +167,8 @@ class TorchLearner:
             Steps(self._parameters, training, training.steps)
 
     def start(self) -> Vector:
-        """Return the start vector, ``float32[n]``; it depends on task, schema and draw only."""
-        return flatten(fresh_model(self.task, self.schema, self.draw).state_dict(), self.layout)
+        """Return the start vector, ``float32[n]``; it depends on task, schema, draw and checkpoint file only."""
+        return flatten(start_model(self.task, self.schema, self.draw, self._pretrained).state_dict(), self.layout)
 
     def summary(self) -> NDArray[np.int64]:
         """Return the statistics of the training rows, ``int64[k]`` in ``[0, 2^38)``, to be summed.
@@ -207,7 +215,7 @@ class TorchLearner:
         with self._steady(self.secret.keyed("dropout", drawn)):
             self._load(base, personal)
             self._run(training, drawn)
-            vector = flatten(self.model.state_dict(), self.layout)
+            vector = trained(self.model.state_dict(), self.layout, base)
             own = self._personal()
             if training.ditto:
                 own |= self._ditto(base, training, drawn, personal)
@@ -232,11 +240,11 @@ class TorchLearner:
         self._load(base, personal, ditto=True)
         self._run(training, drawn + b"|ditto", anchors)
         state = self.model.state_dict()
-        return {DITTO + name: state[name].detach().cpu().numpy().copy() for name in self._whole}
+        return {DITTO + name: _kept(state[name]) for name in self._whole}
 
     def _personal(self) -> dict[str, NDArray[Any]]:
         state = self.model.state_dict()
-        return {name: state[name].detach().cpu().numpy().copy() for name in self._private}
+        return {name: _kept(state[name]) for name in self._private}
 
     def evaluate(self, vector: Vector, part: Part | Rows, personal: Personal = NOTHING) -> Metrics:
         """Return the task's metrics of ``vector`` on a part of this member's rows, or on other raw rows.
@@ -358,6 +366,11 @@ class TorchLearner:
                 outputs = self.task.apply(private, outputs)
             metrics = self.task.metrics(outputs, shown.targets)
         return {**dict.fromkeys(METRICS), **(metrics if len(rows) else dict.fromkeys(metrics))}
+
+
+def _kept(value: Tensor) -> NDArray[Any]:
+    """Return a copy of a tensor as a member keeps it; half precision becomes float32."""
+    return (value.detach().float() if value.element_size() < 4 else value.detach()).cpu().numpy().copy()
 
 
 def _has_ditto(personal: Personal) -> bool:

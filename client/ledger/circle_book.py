@@ -127,7 +127,7 @@ class CircleBook:
     def _start(self, db: Connection, circle: Circle) -> KnownStart:
         start, promoted, sealed = circle.start, tables.promoted.c, tables.sealed.c
         if start is None:
-            return KnownStart()
+            return KnownStart(summed=self._standing(db).began_with(circle.recipe.checkpoint))
         answered = select(sealed.identity).where(sealed.context.in_(select(tables.answered.c.context)))
         seen = select(promoted.sha256).where(promoted.identity == start.identity)
         files = set(db.execute(seen).scalars())

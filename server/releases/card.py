@@ -8,6 +8,7 @@ of those who signed (``protocol/released.py``).
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -192,8 +193,16 @@ def _change(change: Change, releases: Releases) -> dict[str, Any]:
     }
 
 
-def beside(card: Mapping[str, Any], name: str, version: Version) -> dict[str, Any]:
+def beside(
+    card: Mapping[str, Any], name: str, version: Version, other: tuple[str, bytes] | None = None
+) -> dict[str, Any]:
     """Return the card for an exported file.
+
+    Args:
+        card: of the version.
+        name: of the file.
+        version: what was exported.
+        other: format and content of the file, where it is not the version's own.
 
     Raises:
         Refused: ``release.outdated``: the release changed in between; ``release.digest``: the file is another version.
@@ -203,4 +212,7 @@ def beside(card: Mapping[str, Any], name: str, version: Version) -> dict[str, An
     if version.unreleased != (card["release"]["status"] != "released"):
         raise Refused("release.outdated", "the released version changed just now; try again")
     about = {"name": name, "sha256": version.sha256, "unreleased": version.unreleased}
+    if other is not None:
+        kind, data = other
+        about |= {"sha256": hashlib.sha256(data).hexdigest(), "format": kind}
     return {**card, "file": about}

@@ -115,6 +115,9 @@ def _status(release: Mapping[str, Any]) -> str:
 
 def _file(exported: Mapping[str, Any]) -> str:
     mark = ", a copy marked as unreleased" if exported["unreleased"] else ""
+    if kind := exported.get("format"):
+        mark = f", made from the version in the format {kind}"
+        mark += "; **unreleased**: it must not be used as released" if exported["unreleased"] else ""
     return f"{_code(exported['name'])}, SHA-256 {_code(exported['sha256'])}{mark}"
 
 

@@ -20,6 +20,7 @@ import httpx
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from moonflower.__main__ import main
 from moonflower.client.app import Member, client_app
 from moonflower.client.circles import Circles, circles_of
@@ -42,6 +43,7 @@ from moonflower.server.exchange import ConnectedNode, Exchange
 from moonflower.server.records import circles, history
 from moonflower.server.records.state import State
 from moonflower.server.records.verify import verify
+from safetensors.torch import save_file
 from support import CONFIGS
 
 ISSUER = "https://idp.example.org"
@@ -395,6 +397,9 @@ def test_what_is_wrong_is_said_before_anything_is_signed(one: Federation) -> Non
     (stranger / "client.toml").write_text(CLIENT.format(name="stranger", issuer=ISSUER, sign="ask"))
     one.type("stranger", "member card client.toml --out card.json")
     assert "'stranger' is not on this server's roster" in one.propose("--with ../stranger/card.json", status=1)
+    save_file({"0.weight": torch.zeros(1, 3)}, one.folder / "desk" / "w.safetensors")
+    one.run_config("[data]", '[data]\ncheckpoint = "w.safetensors"')
+    assert "'0.weight' has the shape [1, 3]; the task's model has [1, 23]" in one.propose(status=2)
     one.run_config("min_members = 3", "min_members = 2\nlet_go_days = 1")
     said = one.propose()
     lines = [line for line in said.splitlines() if line.startswith("- ")]  # of the act

@@ -5,10 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from moonflower.client.learning.learner import Vector
+from moonflower.client.learning.torch import TorchLearner
 from moonflower.client.tasks.digits import Digits
 from moonflower.client.tasks.tabular import Tabular
 from moonflower.configs.schema import Numeric, Schema
+from moonflower.protocol.model_version import Version, build
 from torch import Tensor, nn
+
+from support.kinds import MODELS
 
 
 class Mixed(Tabular):
@@ -36,3 +41,26 @@ class Normalised(Digits):
             nn.BatchNorm2d(1), nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(4),
             nn.Flatten(), nn.Linear(32, len(schema.label.classes)),
         )  # fmt: skip
+
+
+class Kinds(Tabular):
+    """A model of ``support.kinds``, on rows of ``support.learners.SCHEMA``."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def model(self, schema: Schema, generator: torch.Generator) -> nn.Module:
+        return MODELS[self.kind]()
+
+
+KINDS = f"{__name__}:Kinds"
+
+
+def version_of(made: TorchLearner, vector: Vector, kind: str) -> Version:
+    """Return a version of a model of a kind."""
+    manifest = {
+        "format": 1, "federation": "test", "task": {"ref": KINDS, "kind": kind}, "schema": made.schema.to_dict(),
+        "scaling": made.scaling(made.summary().tolist()), "package": "0.1.0",
+    }  # fmt: skip
+    return build(made.layout, vector, manifest, frozen=made.frozen)

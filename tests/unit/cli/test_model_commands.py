@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from moonflower.__main__ import main
 from moonflower.client.approver import load_approver_key
+from moonflower.client.learning import export
 from moonflower.configs.roles import ApproverSettings
 from moonflower.crypto.identity import PublicKey
 from moonflower.protocol.approval import private_jwk
@@ -303,6 +306,35 @@ def test_a_released_version_is_exported_as_it_was_signed(
     assert "not released" not in scored.err
     replaced = cli("model", "export", 2, "--out", "n.safetensors")
     assert (replaced.status, "not released (promoted)" in replaced.err) == (1, True)
+
+
+def test_a_version_is_exported_for_torch_alone(
+    cli: Cli, state: Path, tmp_path: Path, release: Callable[[int], None]
+) -> None:
+    assert cli("model", "export", 3, "--out", "m.pt", "--format", "torch").status == 1, "not released"
+    assert cli("model", "export", 3, "--out", "m.pt", "--format", "torch", "--unreleased").status == 0
+    tensors = torch.load(tmp_path / "m.pt", weights_only=True)
+    kept = parse(whole(cli, state, 3).read_bytes()).tensors()
+    assert {name: value.tolist() for name, value in tensors.items()} == {n: v.tolist() for n, v in kept.items()}
+    card = json.loads((tmp_path / "m.pt.card.json").read_text())
+    digest = hashlib.sha256((tmp_path / "m.pt").read_bytes()).hexdigest()
+    assert card["file"] == {"name": "m.pt", "sha256": digest, "unreleased": True, "format": "torch"}
+    assert card["sha256"] == sha(cli, 3)
+    told = (tmp_path / "m.pt.card.md").read_text()
+    assert "made from the version in the format torch; **unreleased**" in told
+    release(3)
+    assert cli("model", "export", 3, "--out", "n.pt", "--format", "torch").status == 0
+    assert "**unreleased**" not in (tmp_path / "n.pt.card.md").read_text()
+    assert cli("model", "verify", "n.pt", *pins()).status == 2, "only the version itself can be verified"
+
+
+def test_onnx_is_an_extra(cli: Cli, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of it are tried in tests/peers/test_onnx.py."""
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    done = cli("model", "export", 3, "--out", "m.onnx", "--format", "onnx", "--unreleased")
+    assert (done.status, "--format onnx needs onnx and onnxscript" in done.err) == (2, True)
+    assert 'pip install "moonflower[onnx]"' in done.err
+    assert list(tmp_path.glob("m.onnx*")) == []
 
 
 def test_predicting_with_an_unreleased_model_says_so(cli: Cli, state: Path) -> None:

@@ -80,17 +80,21 @@ def file_of(header: Any, data: bytes = b"\0" * 28) -> bytes:
 @given(
     st.dictionaries(
         st.text(min_size=1, max_size=3).filter(lambda name: name not in ("b.weight", "a.bias")),
-        st.tuples(st.sampled_from(sorted(FROZEN_TYPES.values())), st.lists(st.integers(1, 3), max_size=3)),
+        st.tuples(st.sampled_from(sorted(FROZEN_TYPES)), st.lists(st.integers(1, 3), max_size=3)),
         max_size=4,
     ),
     st.booleans(),
 )
 def test_frozen_tensors_of_every_type_come_back(kinds: dict[str, tuple[str, list[int]]], with_state: bool) -> None:
     rng = np.random.default_rng(1)
-    frozen = {name: rng.integers(0, 2, shape).astype(kind) for name, (kind, shape) in kinds.items()}
+    frozen = {
+        name: rng.integers(0, 2, shape).astype(FROZEN_TYPES[kind]).reshape(shape)
+        for name, (kind, shape) in kinds.items()
+    }
     state = {"m": VECTOR} if with_state else None
     version = build(LAYOUT, VECTOR, MANIFEST, state, frozen)
-    read = safetensors.numpy.load(version.data)
+    brain = any(kind == "BF16" for kind, _ in kinds.values())  # which its reader for NumPy does not know
+    read = version.frozen if brain else safetensors.numpy.load(version.data)
     assert list(version.frozen) == sorted(frozen)
     assert (version.layout, version.vector.tolist(), {*version.state}) == (LAYOUT, VECTOR.tolist(), {*(state or {})})
     for name, value in frozen.items():
@@ -218,12 +222,36 @@ D = {"dtype": "U8", "shape": [1], "data_offsets": [29, 30]}
         frozen_file(d={**D, "data_offsets": [30, 31]}, data=b"\1\0\0"),
         frozen_file(listed='["__optimiser__.d","c"]', d=None, **{"__optimiser__.d": D}),
         frozen_file(listed='["d"]', c={"dtype": "BOOL", "shape": [], "data_offsets": [28, 29]}),
+        frozen_file(d={**D, "shape": [1] * 65}),
+        frozen_file(d={"dtype": "BF16", "shape": [2**62], "data_offsets": [29, 29 + 2**63]}, data=b"\1\0\0"),
+        frozen_file(d={"dtype": "BF16", "shape": [2**40] * 4, "data_offsets": [29, 31]}, data=b"\1\0\0"),
+        frozen_file(d={"dtype": "BF16", "shape": [1], "data_offsets": [29, 30]}, data=b"\1\0"),
+        file_of({**GOOD, "x": {**GOOD["x"], "shape": [7, *[1] * 64]}}),
+        file_of({**GOOD, "x": {**GOOD["x"], "dtype": "BF16", "shape": [14]}}),
     ],
 )
 def test_hostile_frozen_tensors_are_refused(data: bytes) -> None:
     with pytest.raises(InputError) as refusal:
         parse(data)
     assert refusal.value.code == "data.model"
+
+
+@pytest.mark.parametrize(
+    ("kind", "nan"),
+    [
+        ("BF16", b"\x81\x7f"), ("BF16", b"\xff\x7f"), ("BF16", b"\x81\xff"), ("BF16", b"\xff\xff"),
+        ("F16", np.float16("nan").tobytes()), ("F32", np.float32("nan").tobytes()),
+        ("F64", np.float64("nan").tobytes()),
+    ],
+)  # fmt: skip
+def test_a_frozen_tensor_does_not_hold_nan(kind: str, nan: bytes) -> None:
+    """It could hide from comparisons, and every prediction would be NaN; infinities are common in masks."""
+    code = FROZEN_TYPES[kind]
+    bad = np.frombuffer(nan, dtype=code)
+    with pytest.raises(InputError, match="frozen tensor 'm' holds NaN"):
+        build(LAYOUT, VECTOR, MANIFEST, None, {"m": np.concatenate([np.zeros(3, dtype=code), bad])})
+    infinite = np.frombuffer(b"\x80\x7f\x80\xff", dtype=code) if kind == "BF16" else np.array([np.inf, -np.inf], code)
+    assert build(LAYOUT, VECTOR, MANIFEST, None, {"m": infinite}).frozen["m"].tobytes() == infinite.tobytes()
 
 
 def test_states_out_of_order_are_refused() -> None:
