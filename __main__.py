@@ -35,7 +35,7 @@ COMMANDS = {
     "doctor": "doctor:doctor",
     "version": "",
     "circle": "circle:circle",
-    "member": "member:member",
+    "member": "own:member",
     "keys": "keys:keys",
     "crypto": "crypto:crypto",
     "model": "model:model",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -80,9 +80,9 @@ def propose(
         before, number = shown.living.circle if shown.living else None, shown.newest + 1
         recipe = _recipe(settings, schema, number)
         circle = Circle.of(recipe, _members(before, cards, without or []), number=number, new_ledgers=new_ledger or ())
-        model = _model(settings, circle) if start or recipe.checkpoint else None
-        if start and model is not None:
-            circle = replace(circle, start=_start(remote, start, model))
+        model = _model(settings, circle)
+        if start:
+            circle = replace(circle, start=_start(remote, start, model, recipe.training.personal))
         if before is not None and not Act.between(before, circle).must_recount:
             circle = replace(circle, counted=before.counted)
         act = Act.between(before, circle)
@@ -242,22 +242,25 @@ def _recipe(settings: RunSettings, schema: Schema, number: int) -> Recipe:
 
 
 def _model(settings: RunSettings, circle: Circle) -> nn.Module:
-    """Return the model of a circle's version 0, after a check that the checkpoint file fits it."""
+    """Return the model of a circle's version 0, after a check that it can be trained as the recipe says."""
     from ..client.learning.pretrained import load_pretrained, start_model
+    from ..client.learning.tensors import check_trainable
     from ..client.tasks import load_task
 
     recipe = circle.recipe
     task = load_task(recipe.task.ref, recipe.task.options)
     pretrained = load_pretrained(settings.data.checkpoint, recipe.checkpoint)
-    return start_model(task, Schema.from_dict(recipe.columns), circle.draw, pretrained)
+    model = start_model(task, Schema.from_dict(recipe.columns), circle.draw, pretrained)
+    check_trainable(task, model, recipe.training)
+    return model
 
 
-def _start(remote: Remote, name: str, model: nn.Module) -> Start:
+def _start(remote: Remote, name: str, model: nn.Module, personal: Iterable[str]) -> Start:
     """Return where a circle starts, after a check that the version fits the circle's model."""
     from ..client.learning.tensors import check_fits
 
     start, version = remote.start(name)
-    check_fits(version, model)
+    check_fits(version, model, personal)
     return start
 
 

@@ -119,7 +119,7 @@ def revoke(
 
 
 @contextmanager
-def _ledger(settings: ClientConfig) -> Iterator[Ledger]:
+def ledger_of(settings: ClientConfig) -> Iterator[Ledger]:
     """Open the ledger of a client that has run."""
     from ..client.ledger.ledger import FILE_NAME, Ledger
 
@@ -168,7 +168,7 @@ def log(
 
     settings = load_config(ClientConfig, config)
     identity = identity_of(settings)
-    with _ledger(settings) as ledger:
+    with ledger_of(settings) as ledger:
         newest, fork = ledger.newest_checkpoint(), ledger.fork()
         note = LogWitness(identity, ledger, settings.client.log_key, time.time).signed(newest) if newest else None
         if forget:
@@ -204,7 +204,7 @@ def journal(
     It shows digests, names and codes; no key, no row, no count of rows. It works while the client runs.
     """
     settings = load_config(ClientConfig, config)
-    with _ledger(settings) as ledger:
+    with ledger_of(settings) as ledger:
         entries = ledger.journal()
     if as_json:
         typer.echo(json.dumps({"member": settings.client.member, "journal": entries}))
@@ -249,7 +249,7 @@ def statistics(
 
     settings = load_config(ClientConfig, config)
     secret = load_keys(settings.client.state).secret
-    with _ledger(settings) as ledger:
+    with ledger_of(settings) as ledger:
         circle = ledger.circles.standing().living
         if circle is None:
             raise InputError(

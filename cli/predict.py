@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..configs.roles import ClientConfig, load_config
 from ..errors import InputError
+
+if TYPE_CHECKING:
+    from ..client.learning.predict import Predictor
 
 MODEL_FOLDERS = ("state/models", "runs/*/models")
 
@@ -17,7 +21,14 @@ def predict(
     model: Annotated[
         str,
         typer.Option("--model", help="Model file, or the first digits of its SHA-256 (in state/ or runs/)."),
-    ],
+    ] = "",
+    client: Annotated[
+        Path | None,
+        typer.Option(
+            "--client",
+            help="Client config (TOML): add what is this node's own. Without --model: the version it holds.",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="CSV file to write.  [default: stdout]")] = None,
     task: Annotated[
         list[str] | None,
@@ -25,15 +36,33 @@ def predict(
     ] = None,
 ) -> None:
     """Score rows with a model version. The version carries its schema, scaling and task, so nothing else is needed."""
-    from ..client.learning.predict import predict_file  # torch takes seconds
+    if not model and client is None:
+        raise InputError("config.value", "expected --model, or --client of a node that holds a version")
+    from ..client.learning.predict import load_model, predict_with  # torch takes seconds
     from ..client.tasks import own_tasks
 
     allow = None if not task else [*own_tasks(), *task]
-    scores = predict_file(_model_file(model), data, out, allow=allow)
+    path = _model_file(model) if model else None
+    predictor = load_model(path, allow=allow) if client is None and path is not None else _own(client, path, allow)
+    scores = predict_with(predictor, data, out)
     if out is None:
         typer.echo(scores.to_csv(index=False), nl=False)
     else:
         typer.echo(f"{len(scores)} rows scored: {out}", err=True)
+
+
+def _own(client: Path | None, model: Path | None, allow: list[str] | None) -> Predictor:
+    """Return a version with what a node has of its own; without ``model`` the version that the node holds."""
+    from ..client.learning.predict import open_version
+    from ..client.own_model import whole
+    from .member import ledger_of
+    from .own import version_of
+
+    assert client is not None
+    settings = load_config(ClientConfig, client)
+    with ledger_of(settings) as ledger:
+        version = whole(ledger, version_of(ledger, model), settings.client.member)
+    return open_version(version, allow=allow if allow is not None else settings.client.tasks)
 
 
 def _model_file(name: str) -> Path:

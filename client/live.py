@@ -14,10 +14,12 @@ from torch import nn
 
 from ..configs.floor import refused
 from ..configs.roles import ClientConfig
+from ..configs.training import TrainingSettings
 from .app import Member, client_app
 from .circles import circles_of
 from .claim import claim
 from .keyring import load_keys
+from .learning.optim import Steps
 from .ledger.mark import open_ledger
 from .own_rows import OwnRows, snapshots_of
 from .seals import FOLDER, Seals
@@ -63,6 +65,6 @@ def warm_up() -> None:
     """Take one step of a toy model, so that torch's late imports do not delay the first message."""
     with torch.random.fork_rng(devices=[]):
         model = nn.Linear(2, 1)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        steps = Steps(list(model.parameters()), TrainingSettings(), 1)
         model(torch.zeros(1, 2)).sum().backward()
-        optimizer.step()
+        steps.step()

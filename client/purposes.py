@@ -305,7 +305,10 @@ class Tallies:
         counts, own = at.fact(_tallied(at.context)), at.personal(base)
         if counts is None:
             counts = at.learner.tally(base.vector, bins, own).tolist() if bins else [0] * self.size(at.learner)
-        return Given(Contribution(tuple(counts)), facts={_tallied(at.context): counts})
+        facts, name = {_tallied(at.context): counts}, private_of_version(base)
+        if at.fact(name) is None and (private := at.learner.private(base.vector, own)) is not None:
+            facts[name] = private
+        return Given(Contribution(tuple(counts)), facts=facts)
 
     def conclude(self, at: MemberRound, headers: Mapping[str, str], sums: OpenedSum) -> Conclusion:
         """Return the metrics; the counts themselves stay here."""
@@ -335,6 +338,11 @@ def vote(at: MemberRound, candidate: model_version.Version, good: Sequence[str])
         return "same", {}
     loss = at.measured(candidate) if np.isfinite(candidate.vector).all() else None
     return gate.vote_on(loss, losses, at.offer.gate), {candidate.sha256: loss}
+
+
+def private_of_version(version: model_version.Version) -> str:
+    """Return under which name a ledger has the part that the task fitted for a version."""
+    return f"private:{version.identity}"
 
 
 def _total_rows(context: RoundContext) -> str:

@@ -25,6 +25,8 @@ Vector = NDArray[np.float32]
 Personal = Mapping[str, NDArray[Any]]
 """A member's own tensors by name, which never leave it; empty before its first round."""
 NOTHING: Personal = MappingProxyType({})
+DITTO = "ditto/"
+"""Prefix of the names of a member's own whole model; no tensor of a model has a slash in its name."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,12 @@ class Learner(Protocol):
 
     def personalised(self, vector: Vector, personal: Personal = NOTHING) -> Metrics | None:
         """Return the metrics on this member's test rows with all that is its own; None if nothing is."""
+
+    def private(self, vector: Vector, personal: Personal = NOTHING) -> Any:
+        """Return the part that the task fits on this member's own training rows, JSON-able; None if there is none."""
+
+    def fit(self, training: TrainingSettings) -> tuple[Vector, Personal]:
+        """Return the vector and the own tensors after all rounds on these rows alone; this prepares the learner."""
 
     def tested(self) -> NDArray[np.int64]:
         """Return how many test rows of each kind there are, ``int64[c]`` in ``[0, 2^38)``, to be summed."""

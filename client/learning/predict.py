@@ -7,7 +7,7 @@ its task reference is looked up in an allow-list before anything is imported, an
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class Predictor:
         schema: columns that a table needs.
         scaling: the federation's means and spreads, as the task wrote them.
         model: the network, with the version's numbers.
+        private: what a member's own file has of the part that its task fitted; None in any other file.
     """
 
     version: Version
@@ -48,6 +49,7 @@ class Predictor:
     schema: Schema
     scaling: dict[str, Any]
     model: nn.Module
+    private: Any = None
 
     def predict(self, frame: pd.DataFrame) -> NDArray[np.float64]:
         """Return the probabilities of every row of a table; it needs no label column, and extra columns are ignored.
@@ -68,7 +70,7 @@ class Predictor:
         """
         rows = Rows(self.task.inputs(frame, self.schema), self.task.targets(frame, self.schema))
         ready = self.task.prepare(rows, self.schema, self.scaling)
-        return self.task.metrics(outputs(self.model, ready), ready.targets)
+        return self.task.metrics(self._outputs(ready), ready.targets)
 
     def table(self, frame: pd.DataFrame, where: str = "data") -> pd.DataFrame:
         """Return score and class of every row: columns ``score, class`` or ``score_A, score_B, …, class``."""
@@ -90,7 +92,11 @@ class Predictor:
 
     def _scores(self, frame: pd.DataFrame, where: str) -> NDArray[np.float64]:
         ready = self.prepared(frame, where)
-        return self.task.scores(outputs(self.model, Rows(ready, ready.new_zeros(len(ready)))))
+        return self.task.scores(self._outputs(Rows(ready, ready.new_zeros(len(ready)))))
+
+    def _outputs(self, rows: Rows) -> Tensor:
+        made = outputs(self.model, rows)
+        return made if self.private is None else self.task.apply(self.private, made)
 
 
 def load_model(path: Path | str, *, allow: Collection[str] | None = None) -> Predictor:
@@ -145,30 +151,33 @@ def open_version(version: Version, *, allow: Collection[str] | None = None) -> P
     if schema is None:
         raise _bad("it has no schema, and its task has none of its own")
     model = fresh_model(task, schema, "")  # names and shapes: every number comes from the version, none from a file
-    layout = layout_of(model)
+    private = _personal(manifest, model)
+    layout = layout_of(model, private)
     if layout != version.layout:
         raise _bad("its tensors are not those of its task's model")
     if not np.isfinite(version.vector).all():
         raise _bad("a number in it is not finite")
-    load(model, _frozen(version, model), layout, version.vector)
-    return Predictor(version, task, schema, scaling, model)
+    load(model, _frozen(version, model, private), layout, version.vector)
+    if private and "member" not in manifest:
+        logger.warning(
+            "%s are each member's own, and have their start values here: a member uses the version with its own "
+            "(moonflower predict --client)",
+            ", ".join(private[:4]),
+        )
+    return Predictor(version, task, schema, scaling, model, manifest.get("private"))
 
 
-def predict_file(
-    model_path: Path, data_path: Path, out: Path | None = None, *, allow: Collection[str] | None = None
-) -> pd.DataFrame:
+def predict_with(predictor: Predictor, data_path: Path, out: Path | None = None) -> pd.DataFrame:
     """Return score and class of every row of a CSV or Parquet file, and write them to ``out`` as CSV.
 
     Args:
-        model_path: the model version.
+        predictor: the model version.
         data_path: the rows; the file needs the schema's columns, no label.
         out: CSV file to write, in the rows' order; None writes no file.
-        allow: as in :func:`load_model`.
 
     Raises:
-        InputError: ``data.*``; ``config.out``: ``out`` cannot be written. Refused: ``task.refused``.
+        InputError: ``data.*``; ``config.out``: ``out`` cannot be written.
     """
-    predictor = load_model(model_path, allow=allow)
     result = predictor.table(read_table(data_path), where=data_path.name)
     if out is not None:
         try:
@@ -178,14 +187,22 @@ def predict_file(
     return result
 
 
-def _frozen(version: Version, model: nn.Module) -> dict[str, Tensor]:
+def _personal(manifest: Mapping[str, Any], model: nn.Module) -> list[str]:
+    """Return the names of a model's personal tensors, which are among those that would travel."""
+    names, known = manifest.get("personal", []), {spec.name for spec in layout_of(model)}
+    if not isinstance(names, list) or not all(isinstance(name, str) and name in known for name in names):
+        raise _bad("its personal tensors are not those of its task's model")
+    return names
+
+
+def _frozen(version: Version, model: nn.Module, private: Collection[str]) -> dict[str, Tensor]:
     """Return the version's frozen tensors, which are exactly those of its task's model.
 
     Raises:
         InputError: ``data.model``: a tensor is missing, unknown, or of another type or shape; the message names it.
     """
     frozen = {name: as_tensor(value) for name, value in version.frozen.items()}
-    wanted = frozen_of(model)
+    wanted = frozen_of(model, private)
     for name in sorted({*frozen, *wanted}):
         if name not in frozen:
             raise _bad(f"it lacks {name!r}, a frozen tensor of its task's model")

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from ...canonical import canonical
 from ...configs.schema import Schema
+from ...configs.training import TrainingSettings
 from ...errors import InputError
 from ...protocol.model_version import BFLOAT16, Layout, TensorSpec, Version
 from ..tasks import Task
 from .inventory import inventory
 from .learner import Vector
+from .optim import Steps
 from .rows import Rows
 
 _CHUNK = 8192
@@ -126,6 +128,29 @@ def tensor_digest(value: NDArray[Any]) -> str:
     kind = "bfloat16" if value.dtype == BFLOAT16 else value.dtype.name
     about = canonical([kind, list(value.shape)])
     return hashlib.sha256(about + b"\n" + plain.tobytes()).hexdigest()
+
+
+def parameters_of(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that are trained."""
+    return [p for p in model.parameters() if p.requires_grad and p.is_floating_point()]
+
+
+def check_trainable(task: Task, model: nn.Module, training: TrainingSettings) -> None:
+    """Check that a model can be trained as a recipe says.
+
+    Raises:
+        InputError: ``config.value``: optimiser, scheduler or option is unknown or does not suit the model, a personal
+            pattern fits no tensor or all, or the recipe does not say who trains.
+    """
+    private_of(model, training.personal)
+    if task.trains != (training.loop == "own"):
+        brings = "brings its own train" if task.trains else "has no train of its own"
+        wanted = "own" if task.trains else "moonflower"
+        raise InputError(
+            "config.value", f'training.loop = "{training.loop}", and the task {brings}; expected loop = "{wanted}"'
+        )
+    if training.loop == "moonflower":
+        Steps(parameters_of(model), training, training.steps)
 
 
 def check_hidden(model: nn.Module, other: Callable[[], nn.Module]) -> None:

@@ -32,27 +32,26 @@ from ..secret import NodeSecret
 from ..tasks import MAX_COUNT, METRICS, Metrics, Task
 from .devices import exact, steady
 from .epochs import Epochs
-from .learner import NOTHING, Part, Personal, Trained, Vector
-from .optim import Steps
+from .learner import DITTO, NOTHING, Part, Personal, Trained, Vector
 from .own_train import OwnTraining, Told, evaluated
 from .pretrained import Pretrained, start_model
 from .rows import Rows, Split
 from .tensors import (
     as_array,
     check_hidden,
+    check_trainable,
     flatten,
     fresh_model,
     frozen_of,
     layout_of,
     load,
     outputs,
+    parameters_of,
     private_of,
     tensor_digest,
     trained,
 )
 
-DITTO = "ditto/"
-"""Prefix of the tensors of a member's own whole model; no tensor of a model has a slash in its name."""
 _SUMMARY_ROWS = 1 << 22
 EVALUATE_S = 600.0
 """Time that a task's own ``evaluate`` may take where no recipe says otherwise."""
@@ -104,7 +103,7 @@ class TorchLearner:
         self._origin = {name: value.detach().clone() for name, value in frozen_of(model, self._private).items()}
         check_hidden(model, lambda: fresh_model(task, schema, f"{self.draw}, another"))
         self.model = model.to(self.device)
-        self._parameters = [p for p in self.model.parameters() if p.requires_grad and p.is_floating_point()]
+        self._parameters = parameters_of(self.model)
         if not any(parameter.numel() for parameter in self._parameters):
             raise InputError("config.task", "the task's model has no trainable parameter; expected one or more")
         self._size = sum(p.numel() for p in self._parameters)
@@ -157,14 +156,7 @@ class TorchLearner:
             InputError: ``config.value``: optimiser, scheduler or an option is unknown or does not suit the model, or
                 the recipe does not say who trains.
         """
-        if self.task.trains != (training.loop == "own"):
-            brings = "brings its own train" if self.task.trains else "has no train of its own"
-            wanted = "own" if self.task.trains else "moonflower"
-            raise InputError(
-                "config.value", f'training.loop = "{training.loop}", and the task {brings}; expected loop = "{wanted}"'
-            )
-        if training.loop == "moonflower":
-            Steps(self._parameters, training, training.steps)
+        check_trainable(self.task, self.model, training)
 
     def start(self) -> Vector:
         """Return the start vector, ``float32[n]``; it depends on task, schema, draw and checkpoint file only."""
@@ -300,14 +292,19 @@ class TorchLearner:
 
         Its own are the tensors of ``personal`` patterns, its whole model of Ditto, and the part that the task fits.
         """
-        rows, own = self._part("test"), self._part("train")
+        rows, private = self._part("test"), self.private(vector, personal)
         with self._steady():
             self._load(vector, personal, ditto=True)
-            self.model.eval()
-            private = self.task.personalise(self.model, own)
             if private is None and not self._private and not _has_ditto(personal):
                 return None
             return self._metrics(rows, private)
+
+    def private(self, vector: Vector, personal: Personal = NOTHING) -> Any:
+        """Return the part that the task fits on this member's own training rows, JSON-able; None if there is none."""
+        with self._steady():
+            self._load(vector, personal, ditto=True)
+            self.model.eval()
+            return self.task.personalise(self.model, self._part("train"))
 
     def fit(self, training: TrainingSettings) -> tuple[Vector, Personal]:
         """Return the vector and the own tensors after all rounds on this learner's rows alone.

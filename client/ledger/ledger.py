@@ -246,6 +246,12 @@ class Ledger:
             row = db.execute(by(tables.models, "sha256"), {"sha256": sha256}).one_or_none()
         return None if row is None else bytes(row.model)
 
+    def newest_model(self) -> bytes | None:
+        """Return the file of the version that this member works with, or None."""
+        with self._store.read() as db:
+            row = db.execute(select(tables.models.c.model).limit(1)).one_or_none()
+        return None if row is None else bytes(row.model)
+
     def metric(self, sha256: str) -> float | None:
         """Return this member's own validation metric of a version, if it was measured."""
         with self._store.read() as db:

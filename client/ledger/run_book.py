@@ -61,6 +61,13 @@ class RunBook:
             return None
         return Agreement(dict(json.loads(row.offer)), json.loads(row.roster or "[]"), row.key or "")
 
+    def newest(self) -> tuple[str, Agreement] | None:
+        """Return the run that this member agreed to last, and how; None before the first."""
+        with self._store.read() as db:
+            run = db.execute(select(agreements.c.run).order_by(agreements.c.agreed_s.desc()).limit(1)).scalar()
+        found = None if run is None else self.agreement(run)
+        return None if run is None or found is None else (run, found)
+
     def agreed_since(self, moment_s: float) -> tuple[float, ...]:
         """Return the times after a moment at which runs were agreed to, earliest first, including future times."""
         at_s = agreements.c.agreed_s

@@ -232,7 +232,7 @@ class Task:
         return dict(zip(METRICS, (*means, None, None), strict=True))
 
     def personalise(self, model: nn.Module, rows: Rows) -> Any:
-        """Return a private part fitted on the member's own prepared training rows, never sent, or None."""
+        """Return a private part fitted on the member's own prepared training rows, JSON-able, never sent; or None."""
         return None
 
     def apply(self, private: Any, outputs: Tensor) -> Tensor:

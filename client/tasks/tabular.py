@@ -232,7 +232,13 @@ class Tabular(Task):
         return (low + high) / 2
 
     def apply(self, private: float, outputs: Tensor) -> Tensor:
-        """Return the logits with the intercept added."""
+        """Return the logits with the intercept added.
+
+        Raises:
+            InputError: ``data.model``: it is no finite number.
+        """
+        if isinstance(private, bool) or not isinstance(private, (int, float)) or not math.isfinite(private):
+            raise InputError("data.model", "the private part of the model is not a finite number")
         return outputs + private
 
 
@@ -285,7 +291,7 @@ def _pair(scaling: Mapping[str, Any], name: str) -> tuple[float, float]:
         or not all(isinstance(number, float) and math.isfinite(number) for number in pair)
         or pair[1] <= 0
     ):
-        raise InputError("data.model", f"scaling of column {name!r} is no mean and spread; expected two numbers")
+        raise InputError("data.model", f"scaling of column {name!r} is not a mean and a spread; expected two numbers")
     return pair[0], pair[1]
 
 

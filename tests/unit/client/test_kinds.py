@@ -49,7 +49,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, l
     for kind in MODELS:
         made = learner(task=Kinds(kind))
         start = made.start()
-        vector = made.train(start, STEP, 1)
+        vector = made.train(start, STEP, 1).vector
         assert not np.array_equal(vector, start)
         version = candidate(version_of(made, start, kind), vector)
         (folder / f"{kind}.safetensors").write_bytes(version.data)
@@ -160,7 +160,7 @@ def test_rounding_to_half_precision_is_no_update_and_loses_nothing(kind: str) ->
     """The step is too small for a number in half precision to change; float32 in the same model moves."""
     made = learner(task=Kinds(kind))
     base = made.start() + np.float32(1e-5)
-    update = made.train(base, STEP.model_copy(update={"lr": 1e-7}), 1) - base
+    update = made.train(base, STEP.model_copy(update={"lr": 1e-7}), 1).vector - base
     assert update.any()
     start = 0
     for spec in made.layout:
@@ -176,7 +176,7 @@ def test_rounding_to_half_precision_is_no_update_and_loses_nothing(kind: str) ->
 def test_what_training_changed_in_half_precision_is_added_to_the_base(kind: str) -> None:
     made = learner(task=Kinds(kind))
     base = made.start() + np.float32(1e-5)
-    vector = made.train(base, STEP, 1)
+    vector = made.train(base, STEP, 1).vector
     after = flatten(made.model.state_dict(), made.layout)
     load(made.model, {}, made.layout, base)
     loaded = flatten(made.model.state_dict(), made.layout)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from moonflower.client.learning.predict import load_model, open_version, predict_file
+from moonflower.client.learning.predict import load_model, open_version, predict_with
 from moonflower.client.learning.rows import Rows, Split
 from moonflower.client.learning.torch import TorchLearner
 from moonflower.client.secret import NodeSecret
@@ -64,13 +64,13 @@ def test_predictions_are_those_of_the_trained_model(model: Path) -> None:
 def test_a_file_in_scores_out(model: Path, tmp_path: Path) -> None:
     data, out = tmp_path / "new.csv", tmp_path / "scores.csv"
     FRAME.drop(columns="y").to_csv(data, index=False)
-    result = predict_file(model, data, out)
+    result = predict_with(load_model(model), data, out)
     written = pd.read_csv(out)
     assert list(written) == ["score", "class"]
     assert written["score"].tolist() == load_model(model).predict(FRAME).tolist() == result["score"].tolist()
     assert written["class"].tolist() == ["yes" if score > 0.5 else "no" for score in written["score"]]
     with pytest.raises(InputError, match="cannot be written") as refusal:
-        predict_file(model, data, tmp_path / "no" / "out.csv")
+        predict_with(load_model(model), data, tmp_path / "no" / "out.csv")
     assert refusal.value.code == "config.out"
 
 
@@ -129,7 +129,7 @@ def test_manifests_that_do_not_fit(changes: dict[str, Any], code: str, message: 
 
 
 def test_scaling_of_other_columns_is_refused_when_used() -> None:
-    with pytest.raises(InputError, match="scaling of column 'x' is no mean and spread") as refusal:
+    with pytest.raises(InputError, match="scaling of column 'x' is not a mean and a spread") as refusal:
         open_version(version(scaling={"z": [0.0, 1.0]})).predict(FRAME)
     assert refusal.value.code == "data.model"
 
@@ -167,5 +167,5 @@ def test_rows_that_do_not_fit_the_schema(
 ) -> None:
     FRAME.assign(**change).to_csv(tmp_path / "new.csv", index=False)
     with pytest.raises(InputError) as refusal:
-        predict_file(model, tmp_path / "new.csv")
+        predict_with(load_model(model), tmp_path / "new.csv")
     assert (refusal.value.code, str(refusal.value)) == (code, message)

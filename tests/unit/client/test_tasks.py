@@ -213,7 +213,7 @@ def test_prepared_rows_are_standardised_and_one_hot() -> None:
 
 @pytest.mark.parametrize("pair", [None, [1.0], [1.0, 0.0], [1.0, -1.0], [math.nan, 1.0], ["1", 1.0]])
 def test_scaling_that_does_not_fit_is_refused(pair: Any) -> None:
-    refused("data.model", "scaling of column 'age' is no mean and spread; expected two numbers",
+    refused("data.model", "scaling of column 'age' is not a mean and a spread; expected two numbers",
             Tabular().prepare, raw([(1, 1, 60)]), SCHEMA, {"age": pair, "bp": [1.0, 1.0]})  # fmt: skip
 
 
