@@ -434,6 +434,15 @@ def test_a_round_that_fails_after_one_that_was_refused_starts_from_the_same_base
     assert began[2] == began[3] == began[4]
 
 
+def reported(done: Simulation, number: int) -> None:
+    """Check that a run's last words are about the metrics of the version of this round, and then about its end."""
+    last, end = entries(done)[-2:]
+    assert (last["event"], last["number"], end["event"]) == ("tallies_opened", number, "run_ended")
+    assert last["details"]["sha256"] == done.result["model"]["sha256"]
+    assert round_(done, number)["metrics"] == last["details"]["metrics"]
+    assert last["details"]["metrics"]["loss"] > 0
+
+
 def test_patience_ends_the_run(folders: Any) -> None:
     drills = [f"overflow@{number}:1" for number in (2, 3)]
     done = simulate(HEART, out=folders("patience"), overrides=(*FOUR, "gate.patience=2"), drills=drills)
@@ -441,6 +450,7 @@ def test_patience_ends_the_run(folders: Any) -> None:
     assert (done.error.code, done.error.exit_status) == ("run.patience", 3)
     assert [r["status"] for r in done.result["rounds"]] == ["promoted", "refused", "refused"]
     assert done.result["model"]["version"] == 1
+    reported(done, 1)
 
 
 def test_a_member_that_says_two_words_of_one_candidate_ends_the_run(
@@ -463,6 +473,7 @@ def test_a_member_that_says_two_words_of_one_candidate_ends_the_run(
     assert "'Cleveland' voted 'better', then 'worse', on candidate" in str(done.error)
     assert [one[2:] for one in said(done.result["rounds"])[2:]] == [("failed", "open.list"), ("failed", "gate.forked")]
     assert (done.result["ended"], done.result["model"]["version"]) == ("forked", 2)
+    reported(done, 2)
 
 
 # What the server's side sees
