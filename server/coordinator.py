@@ -267,7 +267,7 @@ class Coordinator:
         self._report(promoted[-1] if promoted else None)
 
     def _report_after(self, ended: Ended) -> None:
-        """Report the best version of a run that its policy ended. A report that fails is logged; the end stays as it is."""
+        """Report the best version of a run that its policy ended. If the report fails, that is logged."""
         with self.state.store.transaction() as db:
             self._run.break_off(db, ended.code)
         try:

@@ -1,0 +1,59 @@
+"""The curve of a simulation: the loss of every version on the rows by which the gate's votes judged it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from ..client.learning.cast import Cast
+from ..client.learning.learner import Vector
+from ..client.learning.torch import TorchLearner
+from ..protocol.model_version import Version
+from ..server.records.models import Models
+from .baselines import attempt
+
+NEW = frozenset({"promoted", "kept"})
+
+
+class Curve:
+    """Measures each version that rounds train from, as it is logged. Only a simulation has all validation rows at hand.
+
+    Args:
+        cast: the simulation's members.
+        models: folder of the versions.
+
+    Attributes:
+        points: ``[number, loss]`` of each round that made a version, in order; the loss is None where it is undefined.
+        failures: why a version could not be measured.
+    """
+
+    def __init__(self, cast: Cast, models: Path) -> None:
+        self._cast, self._models = cast, Models(models)
+        self.points: list[tuple[int, float | None]] = []
+        self.failures: list[str] = []
+
+    @cached_property
+    def everyone(self) -> TorchLearner:
+        """A learner of all members' rows. Its scaling is that of the version that was measured last."""
+        return self._cast.everyone()
+
+    def __call__(self, entry: Mapping[str, Any]) -> None:
+        """Take an entry of the log."""
+        if entry["event"] in NEW:
+            version = self._models.read(entry["details"]["sha256"])
+            self.points.append((entry["number"], self.loss(version.vector, version)))
+
+    @property
+    def last(self) -> float | None:
+        """The newest loss; None before the first version."""
+        return self.points[-1][1] if self.points else None
+
+    def loss(self, vector: Vector, version: Version) -> float | None:
+        """Return the loss of a version on all members' validation rows; None if it is undefined or infinite."""
+        self.everyone.prepare(version.manifest["scaling"])
+        judge = partial(self.everyone.evaluate, vector, "validation")
+        measured = (attempt("judging a version on validation rows", judge, self.failures) or {}).get("loss")
+        return measured if measured is not None and math.isfinite(measured) else None
