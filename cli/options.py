@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-RunConfig = Annotated[Path, typer.Argument(help="Run config (TOML), such as configs/heart.toml.", show_default=False)]
+
+def _with_own_tasks(config: Path) -> Path:
+    """Return a run config's path, after Python was told to find modules in the current folder and in the config's.
+
+    A person who names a run config runs own code with it, so a task need not be installed. A node's config is another
+    argument: a node imports installed tasks only. Installed modules go first, so that no file can take their place.
+    """
+    for folder in (Path.cwd(), config.parent.resolve()):
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+    return config
+
+
+RunConfig = Annotated[
+    Path,
+    typer.Argument(help="Run config (TOML), such as configs/heart.toml.", show_default=False, callback=_with_own_tasks),
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Change a setting (repeatable).")
 ]
