@@ -13,7 +13,8 @@ def _with_own_tasks(config: Path) -> Path:
     """Return a run config's path, after Python was told to find modules in the current folder and in the config's.
 
     A person who names a run config runs own code with it, so a task need not be installed. A node's config is another
-    argument: a node imports installed tasks only. Installed modules go first, so that no file can take their place.
+    argument: a node imports installed tasks only, also the nodes that ``up`` starts. Installed modules go first, so
+    that no file can take their place.
     """
     for folder in (Path.cwd(), config.parent.resolve()):
         if str(folder) not in sys.path:

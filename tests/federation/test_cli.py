@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import shutil
 import signal
@@ -21,6 +22,7 @@ from moonflower.cli import compare as compare_command
 from moonflower.errors import InputError
 from moonflower.federation.folder import fresh
 from moonflower.federation.simulate import simulate
+from moonflower.federation.up import check_installed
 from support import CONFIGS, PATIENCE_S
 
 HEART = CONFIGS / "heart.toml"
@@ -180,6 +182,18 @@ def test_a_task_that_is_not_installed_is_found(
     ((config.parent if place.startswith("beside") else tmp_path) / f"{name}.py").write_text(source)
     says = f"task '{name}:task' has no option 'hiden'; did you mean 'hidden'?"
     refused("simulate", config, "--set", f"task.ref={name}:task", "--set", "task.hiden=[8]", says=says)
+
+
+def test_up_says_at_once_that_its_nodes_would_not_find_the_task(
+    refused: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    source = "from moonflower.client.tasks.tabular import Tabular\n\nclass task(Tabular): pass\n"
+    (tmp_path / "my_task_up.py").write_text(source)
+    says = "task module 'my_task_up' is not installed; expected an installed one, because up starts real nodes"
+    refused("up", HEART, "--set", "task.ref=my_task_up:task", "--set", "training.rounds=1", says=says)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    check_installed("my_task_up:task")
 
 
 @pytest.mark.parametrize(
