@@ -8,8 +8,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..client.learning.cast import Cast
 from ..client.learning.learner import Vector
+from ..client.learning.rows import Rows, Split
 from ..client.learning.torch import TorchLearner
 from ..protocol.model_version import Version
 from ..server.records.models import Models
@@ -37,8 +40,13 @@ class Curve:
 
     @cached_property
     def everyone(self) -> TorchLearner:
-        """A learner of all members' rows. Its scaling is that of the version that was measured last."""
-        return self._cast.everyone()
+        """A learner that judges by all members' validation and test rows, and holds one training row.
+
+        Its scaling is that of the version that was measured last.
+        """
+        parts = [self._cast.splits[name] for name in self._cast.names]
+        validation, test = (Rows.concat([getattr(one, part) for one in parts]) for part in ("validation", "test"))
+        return self._cast.learner("pooled", Split(parts[0].train.take(np.arange(1)), validation, test))
 
     def __call__(self, entry: Mapping[str, Any]) -> None:
         """Take an entry of the log."""
