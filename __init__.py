@@ -9,15 +9,20 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .client.learning.predict import load_model
+    from .federation.outcome import load_result
     from .federation.simulate import simulate
 
-__all__ = ["__version__", "load_model", "simulate"]
+__all__ = ["__version__", "load_model", "load_result", "simulate"]
 
-_HOMES = {"simulate": ".federation.simulate", "load_model": ".client.learning.predict"}
+_HOMES = {
+    "simulate": ".federation.simulate",
+    "load_result": ".federation.outcome",
+    "load_model": ".client.learning.predict",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import ``simulate`` and ``load_model`` when first used, so that the server never loads torch."""
+    """Import ``simulate`` and the others when first used, so that the server never loads torch."""
     if name not in _HOMES:
         raise AttributeError(f"module 'moonflower' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name], __name__), name)

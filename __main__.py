@@ -22,6 +22,8 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 COMMANDS = {
     "simulate": "simulate:simulate",
+    "sweep": "sweep:sweep",
+    "compare": "compare:compare",
     "up": "runs:up",
     "server": "server:server",
     "client": "node:client",

@@ -14,11 +14,11 @@ from ..configs.recipe import recipe_of
 from ..configs.roles import OperatorConfig, load_config
 from ..configs.schema import Schema, load_schema
 from ..configs.settings import RunSettings, load_run
+from ..federation import progress
 from ..federation.folder import fresh
 from ..protocol.words import WHY
 from ..report import table as report
 from ..version import NUMERICS
-from . import following
 from .options import OPERATOR, AsJson, Operator, Out, Overrides, RunConfig
 from .output import page
 
@@ -46,7 +46,7 @@ def up(
         signal.signal(number, signal.default_int_handler)
     cast = prepare(config, overrides or ())
     name = settings.federation.name
-    with fresh(out, name) as folder, following.shown(settings.training.rounds, quiet=as_json) as follow:
+    with fresh(out, name) as folder, progress.shown(settings.training.rounds, quiet=as_json) as follow:
         done = run_up(cast.settings, cast.names, cast.recipe, folder, follow)
     _show(done.result, as_json)
     if not as_json:
@@ -83,7 +83,7 @@ def run(
         if detach:
             typer.echo(json.dumps({"run": submitted}) if as_json else submitted)
             return
-        with following.shown(settings.training.rounds, quiet=as_json) as follow:
+        with progress.shown(settings.training.rounds, quiet=as_json) as follow:
             for event in remote.follow(submitted):
                 follow(event)
         shown = remote.show(submitted)

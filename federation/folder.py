@@ -17,17 +17,18 @@ CLAIM = "models"  # every run has this folder, and only one process can be the o
 
 
 @contextmanager
-def fresh(out: Path | None, name: str) -> Iterator[Path]:
+def fresh(out: Path | None, name: str, claim: str = CLAIM) -> Iterator[Path]:
     """Yield an empty folder that belongs to this run. An InputError in the block undoes all changes.
 
     Args:
         out: absent or empty; None for ``runs/<name>-<utc>``, with a number at the end if that is taken.
         name: the federation's name.
+        claim: folder that is made in it, by which only one process can be the one that has it.
 
     Raises:
         InputError: ``config.out``: ``out`` is not a folder, is not empty, or cannot be created.
     """
-    folder, created = _claimed(out, name)
+    folder, created = _claimed(out, name, claim)
     try:
         yield folder
     except InputError:
@@ -37,12 +38,12 @@ def fresh(out: Path | None, name: str) -> Iterator[Path]:
         raise
 
 
-def _claimed(out: Path | None, name: str) -> tuple[Path, list[Path]]:
+def _claimed(out: Path | None, name: str, claim: str) -> tuple[Path, list[Path]]:
     """Return the folder that is now ours, and the folders that were created for it, innermost first."""
     for folder in [out] if out is not None else _defaults(name):
         real = Path(os.path.realpath(folder))
         created = [path for path in (real, *real.parents) if not path.exists()]
-        reason = _claim(real)
+        reason = _claim(real, claim)
         if not reason:
             return folder, created
         _remove_empty(created)
@@ -51,7 +52,7 @@ def _claimed(out: Path | None, name: str) -> tuple[Path, list[Path]]:
     raise InputError("config.out", f"--out {folder} {reason}; expected a new or empty folder")
 
 
-def _claim(folder: Path) -> str:
+def _claim(folder: Path, claim: str) -> str:
     """Claim the folder; return why that is not possible, or ""."""
     if folder.exists() and not folder.is_dir():
         return "is not a folder"
@@ -62,7 +63,7 @@ def _claim(folder: Path) -> str:
     except OSError as error:
         return f"cannot be made ({error.strerror})"
     try:
-        (folder / CLAIM).mkdir()
+        (folder / claim).mkdir()
     except FileExistsError:
         return "is not empty"
     except OSError as error:

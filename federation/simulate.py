@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from ..client.app import Member, client_app
 from ..client.circles import Circles, Own
 from ..client.learning.cast import Cast, prepare
 from ..client.learning.learner import Learner
+from ..client.learning.torch import TorchLearner
 from ..client.ledger.ledger import Ledger
 from ..client.purposes import Kit
 from ..client.seals import Seals
-from ..configs.settings import Offer
+from ..configs.settings import Offer, SimulateSettings
+from ..configs.shown import changed
 from ..crypto.identity import Identity
 from ..errors import InputError, MoonflowerError
 from ..protocol.circle import Circle
@@ -35,31 +38,20 @@ from ..server.records.state import State
 from ..server.round import chain_of
 from ..server.watch.result import result
 from . import practice
-from .baselines import baselines, clean
+from .baselines import Baselines, attempt, baselines, without
+from .comparison import comparison
+from .curves import Curve
 from .drills.absence import Absences
 from .drills.hostile_coordinator import DrilledCoordinator
 from .drills.hostile_member import DrilledMember
 from .drills.kinds import OF_COORDINATOR, OF_MEMBERS, OF_NODES, Drill, parse_drills
 from .folder import fresh
 from .grid import LocalGrid, play
+from .outcome import Simulation
+from .progress import chosen
 from .proposal import proposal
 
 Event = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Simulation:
-    """What a simulation left behind.
-
-    Attributes:
-        result: the content of result.json.
-        out: folder with report.html, result.json, moonflower.db, log.pub and models/.
-        error: why the run did not reach its planned end, or None.
-    """
-
-    result: dict[str, Any]
-    out: Path
-    error: MoonflowerError | None
 
 
 def simulate(
@@ -67,9 +59,12 @@ def simulate(
     *,
     out: str | os.PathLike[str] | None = None,
     overrides: Iterable[str] = (),
+    device: str = "auto",
     drills: Iterable[str] = (),
     on_event: Callable[[Event], None] | None = None,
     kit: Kit | None = None,
+    baselines: bool = True,
+    progress: bool | None = None,
 ) -> Simulation:
     """Run the federation in ``config`` and return its result. All files are written to ``out``.
 
@@ -77,31 +72,41 @@ def simulate(
         config: path of a run config (TOML).
         out: absent or empty folder; default ``runs/<name>-<utc>``.
         overrides: ``table.key=value`` strings that override the config.
+        device: that computes, for all members: auto, cpu, cuda or mps.
         drills: ``KIND@ROUND:MEMBER`` strings.
         on_event: called with each entry of the audit log as it is written.
         kit: purposes, steps and optimiser of all members; None for the usual ones.
+        baselines: also train each member alone and on pooled rows; without, ``alone`` and ``pooled`` are None.
+        progress: show the rounds while they go on: on stderr, or in the cell of a notebook; None: in a notebook only.
 
     Raises:
         InputError: the config, the data, a drill or the output folder is wrong. Nothing was written.
         KeyboardInterrupt: somebody stopped the run; the message says what is left of it.
     """
-    cast = prepare(Path(config), overrides)
+    cast = prepare(Path(config), overrides, device)
     planned = parse_drills(drills, cast.names, cast.settings.training.rounds)
     name = cast.settings.federation.name
-    with fresh(Path(out) if out is not None else None, name) as folder:
-        state = State(folder, name, [on_event] if on_event else [])
+    with fresh(Path(out) if out is not None else None, name) as folder, ExitStack() as stack:
+        curve = Curve(cast, folder / "models")
+        follow = stack.enter_context(chosen(progress, cast.settings.training.rounds, lambda: curve.last))
+        state = State(folder, name, [curve, follow, *([on_event] if on_event else [])])
+        stack.callback(state.close)
         try:
-            return _carry_out(cast, planned, state, kit or Kit())
+            return _carry_out(cast, planned, state, kit or Kit(), curve, stack, compare=baselines)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"{folder} holds the log and the models up to here, and no report") from None
-        finally:
-            state.close()
 
 
-def _carry_out(cast: Cast, drills: Sequence[Drill], state: State, kit: Kit) -> Simulation:
+def _carry_out(
+    cast: Cast, drills: Sequence[Drill], state: State, kit: Kit, curve: Curve, stack: ExitStack, *, compare: bool
+) -> Simulation:
     training = cast.settings.training
-    learners: dict[str, Learner] = {}
+    learners: dict[str, TorchLearner] = {}
     members = _members(cast, drills, learners, kit)
+    ledgers = {name: member.ledger for name, member in members.items()}
+    for ledger in ledgers.values():
+        stack.callback(ledger.close)
+    curve.own = {name: ledger.metric for name, ledger in ledgers.items()}
     nodes = dict(enumerate(cast.names, start=1))
     numbers = {name: number for number, name in nodes.items()}
     absences = Absences([d for d in drills if d.kind in OF_NODES], numbers, lambda: grid.now())
@@ -124,15 +129,13 @@ def _carry_out(cast: Cast, drills: Sequence[Drill], state: State, kit: Kit) -> S
         raise
     except MoonflowerError as raised:
         error = raised
-    finally:
-        for member in members.values():
-            member.ledger.close()
-    whole = _result(cast, state, run, learners)
+    compared = baselines(cast) if compare else without(cast)
+    whole = _result(cast, state, run, learners, compared, curve, ledgers)
     table.write(whole, state.folder)
     return Simulation(whole, state.folder, error)
 
 
-def _members(cast: Cast, drills: Sequence[Drill], learners: dict[str, Learner], kit: Kit) -> dict[str, Member]:
+def _members(cast: Cast, drills: Sequence[Drill], learners: dict[str, TorchLearner], kit: Kit) -> dict[str, Member]:
     """Return the members, each with its own keys and ledger."""
     floor, circle = cast.settings.floor(), practice.floor(cast.settings.federation.min_members)
 
@@ -156,30 +159,33 @@ def _members(cast: Cast, drills: Sequence[Drill], learners: dict[str, Learner], 
     return members
 
 
-def _result(cast: Cast, state: State, run: str, learners: Mapping[str, Learner]) -> dict[str, Any]:
+def _result(
+    cast: Cast,
+    state: State,
+    run: str,
+    learners: Mapping[str, TorchLearner],
+    compared: Baselines,
+    curve: Curve,
+    ledgers: Mapping[str, Ledger],
+) -> dict[str, Any]:
     """Return the coordinator's result, plus what only a process with all data can add."""
     known = result(state, run)
     model = known["model"]
-    vector = state.models.read(model["sha256"]).vector if model else None
-    compared, together = baselines(cast), cast.everyone()
+    version = state.models.read(model["sha256"]) if model else None
+    own = {name: ledger.own_parts.of(version.identity) if version else {} for name, ledger in ledgers.items()}
+    tallied = known["overall"]["federated"]
+    told = comparison(cast, version, learners, compared, curve, own=own, tallied=tallied)
     longest = max((entry.norm or 0.0 for entry in chain_of(_entries(state, run))), default=0.0)
-    scaling = state.models.read(model["sha256"]).manifest["scaling"] if model else {}
-    together.prepare(scaling or together.scaling(together.summary().tolist()))
-    exact = clean(together.evaluate(vector, "test")) if vector is not None else None
-    members = [
-        {
-            "name": name,
-            "rows": sum(len(part) for part in (rows.train, rows.validation, rows.test)),
-            "alone": compared.alone[name],
-            "federated": clean(learners[name].evaluate(vector, "test")) if vector is not None else None,
-            "personalised": clean(learners[name].personalised(vector)) if vector is not None else None,
-            "pooled": compared.pooled[name],
-        }
-        for name, rows in sorted(cast.splits.items())
-    ]
-    overall = {"alone": compared.overall_alone, "federated": exact, "pooled": compared.overall_pooled}
-    proposed = proposal(cast, longest, vector, scaling)
-    return {**known, "members": members, "overall": overall, "proposal": proposed}
+    vector, scaling = (version.vector, version.manifest["scaling"]) if version else (None, {})
+    proposed = attempt("proposing a recipe", partial(proposal, cast, longest, vector, scaling), told["problems"])
+    split = {"simulate": cast.settings.simulate.model_dump(mode="json", exclude_none=True)}
+    return {
+        **known,
+        **told,
+        "proposal": proposed,
+        "config": {**known["config"], **split},
+        "changed": [*known["changed"], *changed(split, {"simulate": SimulateSettings})],
+    }
 
 
 def _entries(state: State, run: str) -> list[Entry]:

@@ -7,6 +7,8 @@ federation protects nobody from the person who runs it: all keys are on one disk
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 from ..configs.recipe import Recipe
 from ..configs.roles import OperatorConfig, load_config
 from ..configs.settings import RunSettings
-from ..errors import Ended, MoonflowerError, Refused
+from ..errors import Ended, InputError, MoonflowerError, Refused
 from ..report import table
 from .processes import raised
 from .remote import Event, Remote
@@ -52,7 +54,11 @@ def up(
         recipe: recipe of their practice circle.
         folder: an empty folder.
         on_event: called with each log entry about the run.
+
+    Raises:
+        InputError: ``config.task``: nodes would not find the task's module. Nothing was started.
     """
+    check_installed(settings.task.ref)
     staged = stage(settings.in_practice(), members, folder, recipe=recipe)
     with raised(staged):
         remote = Remote(load_config(OperatorConfig, staged.operator))
@@ -66,6 +72,22 @@ def up(
     result = shown["result"]
     table.write(result, folder)
     return Finished(result, folder, ending(shown))
+
+
+def check_installed(ref: str) -> None:
+    """Check that a node finds a task's module, as a node looks for it: without the folder where a person stands.
+
+    Raises:
+        InputError: ``config.task``.
+    """
+    top = ref.partition(":")[0].partition(".")[0]
+    look = "import importlib.util, sys; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)"
+    if subprocess.run([sys.executable, "-P", "-c", look, top], check=False).returncode:  # noqa: S603
+        raise InputError(
+            "config.task",
+            f"task module {top!r} is not installed; expected an installed one, because up starts real nodes",
+            hint="install it, or name its folder in PYTHONPATH; simulate also finds it beside the config",
+        )
 
 
 def ending(shown: Mapping[str, Any]) -> MoonflowerError | None:

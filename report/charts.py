@@ -1,4 +1,4 @@
-"""How the report looks: its style sheet and its charts, as text that needs no script, no font and no network.
+"""The charts of the report, as text that needs no script, no font and no network. ``style.py`` has their colours.
 
 Every function is pure. A chart is an inline SVG with ``role="img"``, a title and a description. Shapes and printed
 numbers carry the meaning, and colour only repeats it. Sizes suit a width of 340 to 560 px; the style sheet enlarges
@@ -103,8 +103,8 @@ def over_rounds(marks: Sequence[Mark], title: str, desc: str, ident: str) -> str
     parts = [_y_axis(low, high, y, left, width - right)]
     base = top + plot
     ticks = [t for t in nice_ticks(first, last, 6) if t == int(t) and t >= 1] if last > first else [first]
-    parts += [_label("tick mid", x(t), base + 17, str(int(t))) for t in ticks]
-    parts.append(_label("tick end", left - 7, base + 17, "round"))
+    parts += [label("tick mid", x(t), base + 17, str(int(t))) for t in ticks]
+    parts.append(label("tick end", left - 7, base + 17, "round"))
     promoted = [m for m in measured if m.status == "promoted"]
     line = " ".join(f"{x(m.round):.1f},{y(m.value):.1f}" for m in promoted if m.value is not None)
     parts.append(f'<polyline class="line" points="{line}" />')
@@ -115,12 +115,12 @@ def over_rounds(marks: Sequence[Mark], title: str, desc: str, ident: str) -> str
         if mark.value > high or mark.value < low:
             side = "↑" if mark.value > high else "↓"
             across = min(x(mark.round), width - right - 28)
-            parts.append(_label("tick", across + 7, y(mark.value) + 4, f"{side} {fixed(mark.value)}"))
+            parts.append(label("tick", across + 7, y(mark.value) + 4, f"{side} {fixed(mark.value)}"))
     for end in promoted[-1:]:
         assert end.value is not None
-        parts.append(_label("value", x(end.round) + 7, y(end.value) + 4, fixed(end.value)))
+        parts.append(label("value", x(end.round) + 7, y(end.value) + 4, fixed(end.value)))
     lanes, height = _lanes(marks, x, top, base)
-    return _svg(width, height, title, desc, ident, "".join([lanes, *parts]))
+    return svg(width, height, title, desc, ident, "".join([lanes, *parts]))
 
 
 def bars(
@@ -153,25 +153,25 @@ def bars(
     y = 2.0
     for name, values in groups:
         short = name if len(name) <= 42 else name[:41] + "…"
-        parts.append(_label("member", 0, y + 12, short))
+        parts.append(label("member", 0, y + 12, short))
         y += 19
         top = y
         winners = best(values, lower_is_better)
         for way, value in values.items():
-            parts.append(_label("tick end", left - 8, y + 10.5, way))
+            parts.append(label("tick end", left - 8, y + 10.5, way))
             length = 0.0 if value is None else min(max(value * scale, 0.0), longest)
             note = f"<title>{escaped(name)}, {escaped(way)}: {fixed(value)}</title>"
             bar = f'x="{left:.0f}" y="{y + 1:.1f}" width="{length:.1f}" height="11"'
             parts.append(f'<rect class="bar {escaped(way)}" {bar}>{note}</rect>')
             mark = "*" if way in winners else ""
             kind = "value" if mark else "tick"
-            parts.append(_label(kind, left + length + 6, y + 10.5, fixed(value) + mark))
+            parts.append(label(kind, left + length + 6, y + 10.5, fixed(value) + mark))
             y += row
         parts.append(f'<path class="axis" d="M{left:.1f} {top - 1:.1f}V{y - 2:.1f}" />')
         if guide is not None:
             parts.append(f'<path class="guide" d="M{left + guide * scale:.1f} {top - 1:.1f}V{y - 2:.1f}" />')
         y += 12
-    return _svg(width, y - 8, title, desc, ident, "".join(parts))
+    return svg(width, y - 8, title, desc, ident, "".join(parts))
 
 
 def best(values: Mapping[str, float | None], lower_is_better: bool) -> set[str]:
@@ -226,7 +226,7 @@ def _y_axis(low: float, high: float, y: _Scale, left: float, right: float) -> st
     decimals = max(1, -math.floor(math.log10(ticks[1] - ticks[0]))) if len(ticks) > 1 else 3
     return "".join(
         f'<path class="grid" d="M{left:.1f} {y(t):.1f}H{right:.1f}" />'
-        + _label("tick end", left - 7, y(t) + 4, fixed(t, decimals))
+        + label("tick end", left - 7, y(t) + 4, fixed(t, decimals))
         for t in ticks
     )
 
@@ -247,7 +247,8 @@ def _lanes(marks: Sequence[Mark], x: _Scale, top: float, base: float) -> tuple[s
     return "".join(parts), y - 8 if parts else base + 26
 
 
-def _label(kind: str, x: float, y: float, text: str) -> str:
+def label(kind: str, x: float, y: float, text: str) -> str:
+    """Return a text at a place of a chart; ``kind``: its classes in the style sheet."""
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{escaped(text)}</text>'
 
 
@@ -273,7 +274,8 @@ def _shape(kind: str, x: float, y: float) -> str:
     return f'<path class="failed" d="{at}m-4 -4l8 8m0 -8l-8 8" />'
 
 
-def _svg(width: float, height: float, title: str, desc: str, ident: str, body: str) -> str:
+def svg(width: float, height: float, title: str, desc: str, ident: str, body: str) -> str:
+    """Return a chart of this size around its shapes; arguments are as in :func:`over_rounds`."""
     ident = escaped(ident)
     return (
         f'<svg class="chart" viewBox="0 0 {width:.0f} {height:.0f}" role="img"'
@@ -281,113 +283,3 @@ def _svg(width: float, height: float, title: str, desc: str, ident: str, body: s
         f'<title id="{ident}-t">{escaped(title)}</title>'
         f'<desc id="{ident}-d">{escaped(desc)}</desc>{body}</svg>'
     )
-
-
-STYLE = """
-:root { color-scheme: light dark; --bg: #faf9f6; --card: #ffffff; --ink: #1e2230; --soft: #5a6070;
-  --line: #dddcd5;
-  --federated: #3f4ea3; --personalised: #1d7a6c; --alone: #a3a7b1; --pooled: #5a6070; --warn: #93560a;
-  --bad: #a4262c;
-  --bad-bg: #fbeceb; --warn-bg: #fbf3e4; }
-@media (prefers-color-scheme: dark) { :root { --bg: #14161c; --card: #1b1e26; --ink: #e5e6ea;
-  --soft: #a3a8b5;
-  --line: #31353f; --federated: #9aa7fb; --personalised: #63c3b3; --alone: #6d7382; --pooled: #a3a8b5;
-  --warn: #e5b062;
-  --bad: #ff948e; --bad-bg: #3a1c1e; --warn-bg: #352a17; } }
-* { box-sizing: border-box; }
-html { -webkit-text-size-adjust: 100%; text-size-adjust: 100%; }
-body { margin: 0; background: var(--bg); color: var(--ink); line-height: 1.55;
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif;
-  font-variant-numeric: tabular-nums lining-nums; overflow-wrap: break-word; }
-main, header, footer { max-width: 1120px; margin: 0 auto; padding: 0 24px; }
-header { padding-top: 56px; }
-h1, h2, .lede { font-family: ui-serif, "Iowan Old Style", "Palatino Linotype", Palatino, Georgia,
-  "DejaVu Serif", serif;
-  font-weight: 500; }
-h1 { font-size: 40px; line-height: 1.15; margin: 4px 0 14px; }
-h2 { font-size: 25px; line-height: 1.25; margin: 0 0 6px; }
-h3 { font-size: 15px; margin: 0 0 8px; font-weight: 600; }
-p { margin: 0 0 12px; max-width: 72ch; }
-.lede { font-size: 21px; line-height: 1.45; max-width: 44em; }
-.over, .note, figcaption, .none, footer { color: var(--soft); font-size: 14px; }
-.over { margin: 0; letter-spacing: .02em; }
-section { border-top: 1px solid var(--line); padding: 30px 0 34px; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 1fr)); gap: 18px 28px;
-  margin: 26px 0 36px; }
-.figures div { border-top: 2px solid var(--line); padding-top: 10px; }
-dt { color: var(--soft); font-size: 14px; }
-dd { margin: 0; }
-.figures dd { font-size: 24px; line-height: 1.3; }
-.figures dd small { display: block; font-size: 14px; color: var(--soft); line-height: 1.5; }
-.alarm, .caution { border-left: 6px solid var(--bad); background: var(--bad-bg); padding: 16px 20px;
-  margin: 22px 0; }
-.alarm strong { display: block; font-size: 21px; color: var(--bad); }
-.caution { border-color: var(--warn); background: var(--warn-bg); }
-.alarm p, .caution p { margin: 2px 0 0; }
-.bad { color: var(--bad); font-weight: 700; }
-.charts { display: grid; gap: 26px 36px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px),
-  1fr)); }
-.charts.three { grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); }
-figure { margin: 14px 0 6px; min-width: 0; }
-.chart { display: block; width: 100%; max-width: 560px; height: auto; overflow: visible; }
-.charts.three .chart { max-width: 420px; }
-svg text { fill: var(--ink); font-size: 12px; }
-svg .tick { fill: var(--soft); font-size: 11.5px; }
-svg .value { font-weight: 650; }
-svg .member { font-size: 13px; font-weight: 600; }
-svg .end { text-anchor: end; }
-svg .mid { text-anchor: middle; }
-svg .grid, svg .axis { stroke: var(--line); fill: none; }
-svg .guide { stroke: var(--soft); stroke-dasharray: 1 3; fill: none; }
-svg .rule { stroke: var(--line); stroke-dasharray: 3 3; fill: none; }
-svg .line { stroke: var(--federated); stroke-width: 1.8; fill: none; stroke-linejoin: round; }
-svg .promoted { fill: var(--federated); }
-svg .kept { fill: var(--bg); stroke: var(--federated); stroke-width: 1.8; }
-svg .refused { fill: var(--bg); stroke: var(--warn); stroke-width: 1.8; }
-svg .failed { fill: none; stroke: var(--bad); stroke-width: 2.2; stroke-linecap: round; }
-svg .named { fill: var(--soft); }
-svg .bar.alone { fill: var(--alone); }
-svg .bar.federated { fill: var(--federated); }
-svg .bar.personalised { fill: var(--personalised); }
-svg .bar.pooled { fill: none; stroke: var(--pooled); stroke-dasharray: 3 2; }
-.legend { list-style: none; display: flex; flex-wrap: wrap; gap: 4px 20px; padding: 0; margin: 10px 0;
-  font-size: 14px; }
-.legend svg { vertical-align: -2px; margin-right: 7px; }
-ul.plain { padding-left: 20px; margin: 0 0 12px; max-width: 76ch; }
-ul.plain li { margin-bottom: 6px; }
-.scroll { overflow-x: auto; margin: 10px 0; }
-.scroll:focus-visible, summary:focus-visible { outline: 2px solid var(--federated); outline-offset: 2px; }
-table { border-collapse: collapse; font-size: 14px; line-height: 1.4; }
-th, td { text-align: left; padding: 6px 16px 6px 0; border-bottom: 1px solid var(--line);
-  vertical-align: baseline; }
-thead th { color: var(--soft); font-weight: 500; border-bottom-color: var(--soft); vertical-align: bottom; }
-tbody th { font-weight: 500; }
-tbody + tbody th[rowspan] { padding-top: 6px; }
-.num { text-align: right; white-space: nowrap; }
-thead .num { white-space: normal; min-width: 3.6em; }
-tr.refused .status { color: var(--warn); font-weight: 600; }
-tr.failed .status { color: var(--bad); font-weight: 600; }
-.best { font-weight: 650; }
-td.best { padding-right: calc(16px - .52em); }
-caption { text-align: left; color: var(--soft); padding-bottom: 6px; }
-details { margin: 12px 0; }
-summary { cursor: pointer; color: var(--federated); width: fit-content; }
-code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace;
-  font-size: .92em;
-  overflow-wrap: anywhere; }
-.pairs { display: grid; grid-template-columns: minmax(150px, auto) 1fr; gap: 6px 24px; margin: 10px 0;
-  width: fit-content; }
-footer { padding-bottom: 48px; }
-@media (max-width: 600px) {
-  main, header, footer { padding-left: 18px; padding-right: 18px; }
-  header { padding-top: 30px; }
-  h1 { font-size: 31px; } .lede { font-size: 18.5px; } .figures { grid-template-columns: 1fr 1fr;
-  gap: 16px; }
-  .figures dd { font-size: 20px; }
-  .pairs { grid-template-columns: 1fr; gap: 0; } .pairs dd { margin-bottom: 10px; }
-  .charts:not(.three) svg text { font-size: 14.5px; } .charts:not(.three) svg .tick { font-size: 13.5px; }
-}
-@media print { body { background: none; } details::details-content { content-visibility: visible;
-  block-size: auto; }
-  .scroll { overflow: visible; } figure, tr { break-inside: avoid; } }
-"""

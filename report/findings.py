@@ -6,6 +6,7 @@ that they trained alone. The sentences say where federation does not help as pla
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ LABELS = {"loss": "loss", "accuracy": "accuracy", "auc": "AUC", "average_precisi
 STATUSES = ("promoted", "kept", "refused", "failed")
 VOTES = {"better": "better", "same": "same", "worse": "worse", "abstain": "abstained"}
 EVERYBODY = "all members' test rows"
+FEW = 10
+"""Rows of a class below which an AUC says little."""
 NO_MODEL = "No version was promoted; there is no model to use."
 
 
@@ -55,7 +58,8 @@ def verdicts(result: Mapping[str, Any]) -> list[str]:
     """Return whom federation helps and whom it does not, by loss on each member's own test rows.
 
     Members that do better alone come first, with their numbers and whether personalising closes the gap. A single
-    one gets a sentence; several get a line each below a sentence. The list is empty if there is no model.
+    one gets a sentence; several get a line each below a sentence. Last come the cautions. The list is empty if there is
+    no model.
     """
     if "model" in result and not result["model"]:
         return []
@@ -97,6 +101,33 @@ def verdicts(result: Mapping[str, Any]) -> list[str]:
             "This run cannot say whether federation helps a member: it has no loss of models that"
             " members trained alone."
         )
+    return [*lines, *cautions(result)]
+
+
+def cautions(result: Mapping[str, Any]) -> list[str]:
+    """Return where a difference may be chance, and where an AUC rests on few rows; empty without ``evidence``."""
+    found, spans, few = part(result, "evidence"), [], []
+    for one in items(found, "members"):
+        name, loss = plain(one.get("name")), part(part(one, "difference"), "loss")
+        low, high = number(loss.get("low")), number(loss.get("high"))
+        if low is not None and high is not None and low <= 0 <= high:
+            ends = _apart(low, high)
+            spans.append(f"{name} ({ends[0]} to {ends[1]}, {counted(one.get('rows'), 'test row')})")
+    for one in (*items(found, "members"), {**part(found, "overall"), "name": EVERYBODY}):
+        known = any(part(part(one, "intervals"), way) for way in WAYS) and found.get("positive") is not None
+        counts = dict(zip(found.get("classes") or [], one.get("per_class") or [], strict=False))
+        for which, rows in counts.items() if known else ():
+            if 0 < rows < FEW:
+                few.append(f"{plain(one['name'])} ({counted(rows, 'test row')} of class {plain(which)!r})")
+    lines = []
+    if spans:
+        share = f"{100 * (number(found.get('confidence')) or 0):.0f} %"
+        lines.append(
+            f"The difference may be chance for {listed(spans, '; ')}: the {share} interval of federated loss minus own"
+            " loss includes 0."
+        )
+    if few:
+        lines.append(f"The AUC says little of {listed(few, '; ')}: fewer than {FEW} rows of a class.")
     return lines
 
 
@@ -151,9 +182,9 @@ def who(entry: Mapping[str, Any]) -> str:
     return f"{plain(entry.get('member'))} {plain(entry.get('code') or '')}".strip()
 
 
-def listed(names: Sequence[str]) -> str:
-    """Return names as a list in prose. Semicolons separate them if a name contains a comma."""
-    mark = "; " if any("," in name for name in names) else ", "
+def listed(names: Sequence[str], mark: str = "") -> str:
+    """Return names as a list in prose. Semicolons separate them if a name contains a comma; or ``mark`` does."""
+    mark = mark or ("; " if any("," in name for name in names) else ", ")
     return names[0] if len(names) == 1 else f"{mark.join(names[:-1])} and {names[-1]}"
 
 
@@ -227,10 +258,15 @@ def recipe_lines(result: Mapping[str, Any]) -> list[str]:
     ['[training] max_rows = 250', '[crypto] clip = {"*" = 1.5}']
     """
     tables = part(result, "proposal")
-    return [f"[{table}] {key} = {_toml(value)}" for table, keys in tables.items() for key, value in keys.items()]
+    return [f"[{table}] {key} = {toml(value)}" for table, keys in tables.items() for key, value in keys.items()]
 
 
-def _toml(value: Any) -> str:
+def toml(value: Any) -> str:
+    """Return a value of a config on one line, in TOML.
+
+    >>> toml({"*": 1.5}), toml([True, "a"])
+    ('{"*" = 1.5}', '[true, "a"]')
+    """
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f'"{name}" = {_toml(inner)}' for name, inner in value.items()) + "}"
-    return "[" + ", ".join(map(_toml, value)) + "]" if isinstance(value, list) else repr(value)
+        return "{" + ", ".join(f'"{name}" = {toml(inner)}' for name, inner in value.items()) + "}"
+    return "[" + ", ".join(map(toml, value)) + "]" if isinstance(value, list) else json.dumps(value)

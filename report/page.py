@@ -5,11 +5,11 @@ Names in a result come from others. So they are escaped, and the page forbids sc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from .charts import STYLE, UNDEFINED, Mark, bars, best, escaped, fixed, legend, number, over_rounds, plain
+from .charts import UNDEFINED, bars, best, escaped, fixed, legend, number, over_rounds, plain
 from .findings import (
     EVERYBODY,
     LABELS,
@@ -35,6 +35,9 @@ from .findings import (
     who,
     whole,
 )
+from .parts import gate_marks, marks_of, pairs, scrolled
+from .style import STYLE
+from .sureness import settings_html, sureness
 
 _TITLES = {"loss": "Loss", "accuracy": "Accuracy", "auc": "AUC"}
 _SMALL_MODEL = 4096  # parameters; below it the sealed update is mostly one ciphertext of fixed size
@@ -62,9 +65,11 @@ def page(result: Mapping[str, Any]) -> str:
     name = escaped(result.get("federation"))
     sections = (
         _section("Whom it helps", _members_html(result)),
+        _section("How sure this is", sureness(result)),
         _section("Rounds", _rounds_html(result)),
         _section("On the wire", _wire_html(result)),
         _section("Log and model", _log_html(result)),
+        _section("Settings", settings_html(result)),
         _section("For the recipe", _recipe_html(result)),
         _section("What this protects, and against whom", _limits_html(result)),
     )
@@ -94,6 +99,9 @@ def _alarms(result: Mapping[str, Any]) -> str:
         )
     if not result.get("model"):
         parts.append(f'<div class="caution"><p><b>{NO_MODEL}</b></p></div>')
+    if result.get("problems"):
+        problems = "".join(f"<p>{escaped(one)}.</p>" for one in result["problems"])
+        parts.append(f'<div class="caution"><p><b>Part of this report is missing.</b></p>{problems}</div>')
     return "".join(parts)
 
 
@@ -194,7 +202,7 @@ def _members_table(result: Mapping[str, Any], ways: Sequence[str]) -> str:
             first = f'<th scope="rowgroup" rowspan="{len(shown)}">{head}</th>' if not lines else ""
             lines.append(f'<tr>{first}<th scope="row">{way}</th>{cells}</tr>')
         body += f"<tbody>{''.join(lines)}</tbody>" if lines else ""
-    return _scrolled(
+    return scrolled(
         "Members' numbers",
         f'<thead><tr><th scope="col">member</th><th scope="col">model</th>{heads}</tr></thead>{body}',
     )
@@ -204,16 +212,16 @@ def _rounds_html(result: Mapping[str, Any]) -> str:
     rounds = items(result, "rounds")
     if not rounds:
         return '<p class="none">There was no round.</p>'
+    drawn = [
+        (metric, f"{_TITLES[metric]} over rounds", marks_of(result, _of(metric), LABELS[metric]))
+        for metric in ("loss", _second([part(r, "metrics") for r in rounds]))
+    ]
+    if gate := gate_marks(result):
+        drawn.insert(0, ("validation", "Loss on validation rows over rounds", gate))
     charts = ""
-    for metric in ("loss", _second([part(r, "metrics") for r in rounds])):
-        title = f"{_TITLES[metric]} over rounds"
-        marks = [
-            Mark(r["round"], str(r.get("status")), number(part(r, "metrics").get(metric)), _note(r, metric),
-                 bool(r.get("named")))
-            for r in rounds
-        ]  # fmt: skip
+    for ident, title, marks in drawn:
         desc = f"{len(rounds)} rounds: {tally(rounds)}. The numbers are in the table of rounds."
-        charts += f"<figure><h3>{title}</h3>{over_rounds(marks, title, desc, f'rounds-{metric}')}</figure>"
+        charts += f"<figure><h3>{title}</h3>{over_rounds(marks, title, desc, f'rounds-{ident}')}</figure>"
     kinds = [s for s in STATUSES if any(r.get("status") == s for r in rounds)]
     kinds += ["member named"] if any(r.get("named") for r in rounds) else []
     events = [*setbacks(rounds), *(f"named: {entry}" for entry in exclusions(rounds))]
@@ -230,7 +238,8 @@ def _rounds_html(result: Mapping[str, Any]) -> str:
         + "</details>"
         + '<p class="note">“no.” counts over the whole federation and is never reused. Votes: what members found of'
         " the candidate beside the best version, each on its own rows kept for validation. Promoted: the new best"
-        " version. Kept: the next base, no better than the best version; never released.</p>"
+        " version. Kept: the next base, no better than the best version; never released. Loss on validation rows: on"
+        " those of all members, by which they vote; only a simulation knows it.</p>"
     )
 
 
@@ -261,7 +270,7 @@ def _rounds_table(result: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]
             + "".join(f'<td class="num">{text}</td>' for text in measured)
             + "</tr>"
         )
-    return _scrolled("Rounds", f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody>")
+    return scrolled("Rounds", f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody>")
 
 
 def _present(members: Sequence[str], names: Sequence[str]) -> str:
@@ -272,7 +281,7 @@ def _present(members: Sequence[str], names: Sequence[str]) -> str:
 def _wire_html(result: Mapping[str, Any]) -> str:
     wire = part(result, "wire")
     params = number(wire.get("params"))
-    pairs = (
+    shown = (
         ("Upload, per member and round", in_bytes(wire.get("upload_bytes"))),
         ("Upload, per parameter", per_param(wire)),
         ("Download, per member and round", in_bytes(wire.get("download_bytes"))),
@@ -288,13 +297,13 @@ def _wire_html(result: Mapping[str, Any]) -> str:
             '<p class="note">This model is small and a ciphertext has a fixed size: look at the bytes of a'
             " round, not at bytes for each parameter.</p>"
         )
-    return _pairs((label, escaped(text)) for label, text in pairs) + note
+    return pairs((label, escaped(text)) for label, text in shown) + note
 
 
 def _log_html(result: Mapping[str, Any]) -> str:
     audit, model = part(result, "audit"), part(result, "model")
     path = model.get("path")
-    return _pairs(
+    return pairs(
         (
             ("Audit log", _verified(audit)),
             ("Entries", escaped(whole(audit.get("entries")))),
@@ -333,24 +342,11 @@ def _section(title: str, body: str) -> str:
     return f"<section><h2>{title}</h2>{body}</section>"
 
 
-def _scrolled(label: str, rows: str) -> str:
-    head = f'<div class="scroll" role="region" aria-label="{escaped(label)}" tabindex="0">'
-    return f"{head}<table>{rows}</table></div>"
-
-
-def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
-    return f'<dl class="pairs">{"".join(f"<dt>{label}</dt><dd>{value}</dd>" for label, value in pairs)}</dl>'
-
-
 def _verified(audit: Mapping[str, Any]) -> str:
     if audit.get("verified") is True:
         return "verified ✓"
     return f'<span class="bad">{"✕ NOT VERIFIED" if audit.get("verified") is False else "not checked"}</span>'
 
 
-def _note(r: Mapping[str, Any], metric: str) -> str:
-    """Return a round in words, for its mark on a chart."""
-    parts = [f"Round {plain(r['round'])}: {plain(r.get('status'))}", plain(r.get("code") or "")]
-    parts.append(f"{LABELS[metric]} {fixed(part(r, 'metrics').get(metric))}")
-    parts += [f"named {who(entry)}" for entry in items(r, "named")]
-    return ", ".join(filter(None, parts))
+def _of(metric: str) -> Callable[[Mapping[str, Any]], float | None]:
+    return lambda one: number(part(one, "metrics").get(metric))

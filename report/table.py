@@ -136,6 +136,7 @@ def _facts(result: Mapping[str, Any]) -> list[tuple[str, Text]]:
     lines.append(("Rounds", Text("; ".join(outcomes))))
     if how := ending(result):
         lines.append(("End", Text(how)))
+    lines += [("Missing", Text(plain(problem))) for problem in result.get("problems") or ()]
     lines += [("" if i else "Recipe", Text(f"proposes {line}")) for i, line in enumerate(recipe_lines(result))]
     lines.append(
         (

@@ -38,6 +38,10 @@ from .sums import Sums
 from .wire import Wire
 from .witnesses import Witnesses
 
+REPORTED = frozenset({"run.patience", "run.max_failed", "gate.forked"})
+"""Ends by policy after which the best version is still reported. After others the members would not answer, or a person
+asked for the end."""
+
 
 class Coordinator:
     """One run of a federation, from its beginning or from where an earlier process was killed.
@@ -89,10 +93,25 @@ class Coordinator:
         self._end("done", history.CONVERGED if self._patience.converged else "")
 
     def _carry_on(self, done: int) -> None:
-        """Carry out what is left after ``done`` planned rounds."""
-        self._check_patience()
+        """Carry out what is left after ``done`` planned rounds, and report the best version.
+
+        A run that was killed at its end by policy takes its seats again if there is still something to report.
+        """
+        if not self._unreported():
+            self._check_patience()
         self._sums = self._sums_of(self._run, self._seats())
         self._rounds = self._rounds_of(self._run, self._sums)
+        try:
+            self._train(done)
+        except Ended as ended:
+            if ended.code in REPORTED:
+                self._report_after(ended)
+            raise
+        self._report_best(None)
+
+    def _train(self, done: int) -> None:
+        """Carry out the planned rounds that are left, until the run ends by its plan, its policy or its convergence."""
+        self._check_patience()
         self._start()
         for purpose in self._run.purposes.values():
             if purpose.when == "start" and not purpose.makes_version:
@@ -103,7 +122,6 @@ class Coordinator:
             self._mend()
             self._round(planned)
         self._mend()
-        self._report_best(None)
 
     def _take_up(self) -> int | None:
         """Begin or continue the run; return how many planned rounds are over, or None if the run is over."""
@@ -231,6 +249,12 @@ class Coordinator:
 
     # Reports over all members' rows (rule 11).
 
+    def _unreported(self) -> bool:
+        """Return whether the run promoted a version and its best one has no report."""
+        with self.state.store.read() as db:
+            last = self.state.models.last_good(db, self._run.id)
+        return last is not None and last.verdict == "promoted" and last.metrics is None
+
     def _report_best(self, outcome: Round | None) -> None:
         """Report the best version if it was not reported; ``outcome``: the round it is due after, None at the end."""
         with self.state.store.read() as db:
@@ -241,6 +265,16 @@ class Coordinator:
         if not promoted and (outcome is not None or self._run.circle.start is not None):
             return  # members of an earlier circle may have measured the start of this one: do not measure it again
         self._report(promoted[-1] if promoted else None)
+
+    def _report_after(self, ended: Ended) -> None:
+        """Report the best version of a run that its policy ended. If the report fails, that is logged."""
+        with self.state.store.transaction() as db:
+            self._run.break_off(db, ended.code)
+        try:
+            if self._unreported():
+                self._report_best(None)
+        except MoonflowerError as error:
+            self._run.note("warned", code=error.code, what="report")
 
     def _report(self, outcome: Round | None) -> None:
         """Open the sums of a report on the last good version. A sum that fails is logged and stops nothing."""

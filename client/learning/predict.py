@@ -62,12 +62,17 @@ class Predictor:
         """
         return self._scores(frame, "data")
 
-    def metrics(self, frame: pd.DataFrame) -> Metrics:
+    def metrics(self, frame: pd.DataFrame | Path | str) -> Metrics:
         """Return the task's metrics on a table with a label column and one row or more.
 
+        Args:
+            frame: the table, or the path of a CSV (also .gz) or Parquet file.
+
         Raises:
-            InputError: as :meth:`predict`.
+            InputError: as :meth:`predict`; ``data.file``, ``data.empty``: the file cannot be read or has no rows.
         """
+        if not isinstance(frame, pd.DataFrame):
+            frame = read_table(Path(frame))
         rows = Rows(self.task.inputs(frame, self.schema), self.task.targets(frame, self.schema))
         ready = self.task.prepare(rows, self.schema, self.scaling)
         return self.task.metrics(self._outputs(ready), ready.targets)

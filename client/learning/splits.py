@@ -119,13 +119,14 @@ def _bytes(cells: Tensor) -> list[bytes]:
 def join(splits: Sequence[Split]) -> Split:
     """Return the parts of all members joined, for the pooled baseline."""
     return Split(
-        _joined([s.train for s in splits]),
-        _joined([s.validation for s in splits]),
-        _joined([s.test for s in splits]),
+        joined([s.train for s in splits]),
+        joined([s.validation for s in splits]),
+        joined([s.test for s in splits]),
     )
 
 
-def _joined(parts: Sequence[Rows]) -> Rows:
+def joined(parts: Sequence[Rows]) -> Rows:
+    """Return rows of several members as one."""
     first, *others = parts
     if isinstance(first, DatasetRows):
         return first.joined([part for part in others if isinstance(part, DatasetRows)])

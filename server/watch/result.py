@@ -8,7 +8,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from ..records import history
+from ...configs.shown import changed, config_of
+from ..records import circles, history
 from ..records.database import FILE_NAME
 from ..records.state import State
 from ..records.verify import verify
@@ -27,6 +28,7 @@ def result(state: State, run: str, *, check_log: bool = True) -> dict[str, Any]:
     with state.store.read() as db:
         row = history.run_row(db, run)
         assert row is not None
+        recipe = circles.signed(db, row.offer["circle"]).circle.recipe
         rounds = history.rounds(db, run)
         good = state.models.last_good(db, run)
     if good is not None and good.verdict != "promoted":
@@ -35,6 +37,7 @@ def result(state: State, run: str, *, check_log: bool = True) -> dict[str, Any]:
     names |= {left_out["member"] for outcome in rounds for left_out in outcome["named"]}
     newest = state.log.checkpoint()
     checked = verify(state.folder / FILE_NAME, (state.folder / "log.pub").read_text(), None) if check_log else None
+    config = config_of(recipe, row.offer["training"])
     nothing = {"rows": None, "alone": None, "federated": None, "personalised": None, "pooled": None}
     return {
         "version": 1,
@@ -43,6 +46,9 @@ def result(state: State, run: str, *, check_log: bool = True) -> dict[str, Any]:
         "rounds": rounds,
         "members": [{"name": name, **nothing} for name in sorted(names)],
         "overall": {"alone": None, "federated": dict(good.metrics) if good and good.metrics else None, "pooled": None},
+        "evidence": None,
+        "config": config,
+        "changed": changed(config),
         "privacy": None,
         "waited_s": _waited_s(state, run),
         "ended": ended(row.status, row.code),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import shutil
 import signal
@@ -17,9 +18,11 @@ from typing import Any
 
 import pytest
 from moonflower.__main__ import main
+from moonflower.cli import compare as compare_command
 from moonflower.errors import InputError
 from moonflower.federation.folder import fresh
 from moonflower.federation.simulate import simulate
+from moonflower.federation.up import check_installed
 from support import CONFIGS, PATIENCE_S
 
 HEART = CONFIGS / "heart.toml"
@@ -41,6 +44,7 @@ Cli = Callable[..., Ended]
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """Run ``moonflower …`` in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # commands add folders for a person's own tasks
 
     def run(*arguments: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["moonflower", *map(str, arguments)])
@@ -164,6 +168,108 @@ def test_a_task_module_that_fails(refused: Any, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     says = "task module 'own_task' cannot be imported: ZeroDivisionError: division by zero"
     refused("simulate", HEART, "--set", "task.ref=own_task:task", says=says)
+
+
+@pytest.mark.parametrize("place", ["beside the config", "in the current folder"])
+def test_a_task_that_is_not_installed_is_found(
+    refused: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "folder").mkdir()
+    config = Path(shutil.copy(HEART, tmp_path / "folder/own.toml"))
+    name = f"my_task_{place.split()[0]}"
+    source = "from moonflower.client.tasks.tabular import Tabular\n\nclass task(Tabular): pass\n"
+    ((config.parent if place.startswith("beside") else tmp_path) / f"{name}.py").write_text(source)
+    says = f"task '{name}:task' has no option 'hiden'; did you mean 'hidden'?"
+    refused("simulate", config, "--set", f"task.ref={name}:task", "--set", "task.hiden=[8]", says=says)
+
+
+def test_up_says_at_once_that_its_nodes_would_not_find_the_task(
+    refused: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    source = "from moonflower.client.tasks.tabular import Tabular\n\nclass task(Tabular): pass\n"
+    (tmp_path / "my_task_up.py").write_text(source)
+    says = "task module 'my_task_up' is not installed; expected an installed one, because up starts real nodes"
+    refused("up", HEART, "--set", "task.ref=my_task_up:task", "--set", "training.rounds=1", says=says)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    check_installed("my_task_up:task")
+
+
+@pytest.mark.parametrize(
+    ("command", "looks"),
+    [
+        *((command, True) for command in ("simulate", "sweep --set training.rounds=1", "up", "run", "circle propose")),
+        *((command, False) for command in ("client", "server", "issuer", "circle sign", "member journal")),
+    ],
+)
+def test_only_what_a_person_runs_looks_for_tasks_where_one_stands(
+    cli: Cli, tmp_path: Path, command: str, looks: bool
+) -> None:
+    installed = [*sys.path]
+    done = cli(*command.split(), "folder/none.toml")
+    assert (done.status, "none.toml does not exist" in done.err) == (2, True), done.err
+    added = [str(tmp_path), str(tmp_path / "folder")] if looks else []
+    assert sys.path == [*installed, *added], "behind all that is installed"
+
+
+# Results that were written before
+
+
+def a_result(rounds: int = 2, **more: Any) -> dict[str, Any]:
+    listed = [{"round": i, "number": i, "status": "promoted"} for i in range(1, rounds + 1)]
+    overall = {"alone": None, "federated": {"loss": 0.5, "auc": 0.8}, "pooled": None}
+    config = {"training": {"rounds": rounds, "lr": 0.1}}
+    return {
+        "version": 1,
+        "rounds": listed,
+        "members": [],
+        "overall": overall,
+        "ended": "done",
+        "config": config,
+        **more,
+    }
+
+
+def test_runs_are_shown_side_by_side(cli: Cli, tmp_path: Path) -> None:
+    for name, rounds in (("one", 2), ("two", 3)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(json.dumps(a_result(rounds)))
+    told = json.loads(cli("compare", "one", "two/result.json", "--json").out)
+    assert [one["name"] for one in told["runs"]] == ["one", "two"]
+    assert told["differing"] == ["training.rounds"]
+    shown = {line.split("  ")[0]: line.split() for line in cli("compare", "one", "two").out.splitlines()}
+    assert shown["promoted"][1:] == ["2", "of", "2", "3", "of", "3"]
+    assert shown["loss, federated"][2:] == ["0.500", "0.500"]
+    assert shown["training.rounds"][1:] == ["2", "3"]
+    assert "The settings are the same" in cli("compare", "one", "one/result.json").out
+
+
+def test_runs_of_a_server_are_compared_with_those_of_this_machine(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[bool] = []
+
+    class Server:
+        def show(self, run: str) -> dict[str, Any]:
+            return {"result": a_result(5) if run == "20261122T154820-00000000" else {"rounds": []}}
+
+        def close(self) -> None:
+            closed.append(True)
+
+    monkeypatch.setattr(compare_command, "_remote", lambda operator: Server())
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/result.json").write_text(json.dumps(a_result()))
+    told = json.loads(cli("compare", "one", "20261122T154820-00000000", "--as", "operator.toml", "--json").out)
+    assert [(one["name"], one["rounds"]) for one in told["runs"]] == [("one", 2), ("20261122T154820-00000000", 5)]
+    wrong = cli("compare", "other", "--as", "operator.toml")
+    assert (wrong.status, "run other is not the result of a run" in wrong.err) == (2, True)
+    assert closed == [True, True]
+
+
+def test_a_folder_without_a_result_is_no_run(refused: Any, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    refused("compare", "empty", says="empty holds no result.json; expected the folder of a run that is over")
 
 
 # The rows

@@ -21,6 +21,7 @@ from moonflower.cli import member as member_command
 from moonflower.client.guard import OwnAnswer
 from moonflower.client.ledger.ledger import Ledger
 from moonflower.errors import InputError
+from moonflower.protocol import gate
 from moonflower.protocol.answer import list_digest
 from moonflower.protocol.messages import Body, Open
 from moonflower.server.records.log_key import open_signer
@@ -241,6 +242,28 @@ def test_a_run_that_mends_does_not_lose_a_round_of_its_plan(federation: Callable
     killed_after(one, "promoted", 2)
     assert one.carry_out() == "done"
     assert [r["round"] for r in one.rounds()] == [1, 1, 2, 3]
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["whole", "torn"])
+def test_a_run_that_is_killed_at_its_end_by_policy_is_reported_before_it_ends(
+    federation: Callable[..., Federation], monkeypatch: pytest.MonkeyPatch, torn: bool
+) -> None:
+    real = gate.judge
+
+    def judge(votes: Any, norm: float, norms: Any, **more: Any) -> gate.Verdict:
+        return gate.Verdict("refused", "gate.worse") if norms else real(votes, norm, norms, **more)
+
+    monkeypatch.setattr(gate, "judge", judge)
+    one = federation("gate.patience=1")
+    best = killed_after(one, "refused", 2)[-1]
+    if torn:
+        tear(best)
+    assert one.carry_out() == "policy run.patience"
+    assert [r["status"] for r in one.rounds()] == ["promoted", "refused"]
+    assert (one.model().sha256, one.model().metrics is None) == (best.stem, torn)
+    warned = [(entry["code"], entry["details"]["what"]) for entry in one.events("warned")]
+    assert warned == ([("data.model", "report")] if torn else [])
+    one.check_log()
 
 
 # What a member must have done itself

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from functools import cache
@@ -26,10 +27,11 @@ from moonflower.crypto.planner import Plan
 from moonflower.crypto.sealed import Secrets, Sum
 from moonflower.errors import Ended, Refused
 from moonflower.federation import simulate as simulation
+from moonflower.federation import sweep
 from moonflower.federation.baselines import Baselines
 from moonflower.federation.drills.kinds import KINDS
 from moonflower.federation.grid import LocalGrid
-from moonflower.federation.simulate import Simulation
+from moonflower.federation.outcome import Simulation
 from moonflower.protocol.circle import Circle
 from moonflower.protocol.messages import Enrol
 from moonflower.protocol.model_version import parse
@@ -108,6 +110,69 @@ def test_the_opened_overall_equals_what_the_rows_say(run: Any) -> None:
     overall = done.result["overall"]["federated"]
     for name in ("loss", "accuracy"):
         assert overall[name] == pytest.approx(np.average([o[name] for o in outputs], weights=sizes), abs=1e-4)
+
+
+def test_the_result_has_the_settings_and_says_how_sure_its_numbers_are(run: Any) -> None:
+    done = run()
+    config, found = done.result["config"], done.result["evidence"]
+    assert (config["training"]["rounds"], config["simulate"]["partition"]) == (4, "site")
+    assert {"training.rounds", "crypto.clip", "task.hidden"} <= {*done.result["changed"]}
+    assert not {"training.lr", "gate.metric", "simulate.partition", "task.ref"} & {*done.result["changed"]}
+    assert sum(one["rows"] for one in found["members"]) == found["overall"]["rows"] == 189
+    area = done.result["overall"]["federated"]["auc"]
+    low, high = found["overall"]["intervals"]["federated"]["auc"]
+    assert low < area < high < area + 0.1
+    for member, one in zip(done.result["members"], found["members"], strict=True):
+        gap = one["difference"]["loss"]
+        assert gap["value"] == pytest.approx(member["federated"]["loss"] - member["alone"]["loss"], abs=1e-6)
+        assert gap["low"] < gap["value"] < gap["high"]
+    assert done.result["problems"] == []
+    assert done.frame()["validation_loss"].tolist() == [loss for _, loss in found["validation"]["by_round"]]
+    assert found["validation"]["by_round"][-1] == [4, pytest.approx(found["validation"]["loss"])]
+    settings = load_run(HEART, FOUR)
+    measured = [learner.evaluate(_vector(done), "validation") for learner in learners_of(settings).values()]
+    sizes = [len(learner._raw.validation) for learner in learners_of(settings).values()]
+    assert found["validation"]["loss"] == pytest.approx(np.average([one["loss"] for one in measured], weights=sizes))
+
+
+def test_baselines_that_are_trained_afterwards_give_the_same_result(run: Any, tmp_path: Path) -> None:
+    done = run()
+    folder = Path(shutil.copytree(done.out, tmp_path / "again"))
+    bare = {
+        **done.result,
+        "members": [],
+        "overall": {},
+        "evidence": {"validation": done.result["evidence"]["validation"]},
+    }
+    again = sweep.with_baselines(HEART, sweep.Tried(FOUR, folder, bare, ""))
+    assert again.result == done.result
+    assert json.loads((folder / "result.json").read_text()) == done.result
+
+
+def test_a_task_that_raises_where_one_member_is_alone_costs_no_report(
+    folders: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = TorchLearner.fit
+
+    def fit(self: TorchLearner, training: Any) -> Any:
+        if self.secret == NodeSecret.for_practice(training.seed, "Hungary"):
+            raise ValueError("expected more than 1 value per channel\nand a second line")
+        return real(self, training)
+
+    monkeypatch.setattr(TorchLearner, "fit", fit)
+    monkeypatch.setattr(simulation, "proposal", lambda *_: 1 / 0)
+    done = simulate(HEART, out=folders("raises"), overrides=(*FOUR, "training.rounds=1"))
+    alone = {member["name"]: member["alone"] for member in done.result["members"]}
+    assert [name for name, metrics in alone.items() if metrics is None] == ["Hungary"]
+    assert (done.result["overall"]["alone"], done.result["proposal"]) == (None, None)
+    assert done.result["overall"]["pooled"]["loss"] > 0
+    assert done.result["problems"] == [
+        "training Hungary alone raised ValueError: expected more than 1 value per channel",
+        "proposing a recipe raised ZeroDivisionError: division by zero",
+    ]
+    assert "training Hungary alone raised ValueError" in (done.out / "report.html").read_text()
+    differences = {one["name"]: one["difference"]["loss"] for one in done.result["evidence"]["members"]}
+    assert [name for name, gap in differences.items() if gap is None] == ["Hungary"]
 
 
 # Encrypted equals plain
@@ -434,13 +499,27 @@ def test_a_round_that_fails_after_one_that_was_refused_starts_from_the_same_base
     assert began[2] == began[3] == began[4]
 
 
+def reported(done: Simulation, number: int) -> None:
+    """Check that a run's last words are about the metrics of the version of this round, and then about its end."""
+    last, end = entries(done)[-2:]
+    assert (last["event"], last["number"], end["event"]) == ("tallies_opened", number, "run_ended")
+    assert last["details"]["sha256"] == done.result["model"]["sha256"]
+    assert round_(done, number)["metrics"] == last["details"]["metrics"]
+    assert last["details"]["metrics"]["loss"] > 0
+
+
 def test_patience_ends_the_run(folders: Any) -> None:
     drills = [f"overflow@{number}:1" for number in (2, 3)]
-    done = simulate(HEART, out=folders("patience"), overrides=(*FOUR, "gate.patience=2"), drills=drills)
+    bounds = (*FOUR, "gate.patience=2")
+    done = simulate(HEART, out=folders("patience"), overrides=bounds, drills=drills, baselines=False)
     assert done.error is not None
     assert (done.error.code, done.error.exit_status) == ("run.patience", 3)
     assert [r["status"] for r in done.result["rounds"]] == ["promoted", "refused", "refused"]
     assert done.result["model"]["version"] == 1
+    reported(done, 1)
+    for one in (*done.result["members"], done.result["overall"]):
+        assert (one["alone"], one["pooled"]) == (None, None), "without baselines"
+        assert one["federated"]["loss"] > 0
 
 
 def test_a_member_that_says_two_words_of_one_candidate_ends_the_run(
@@ -463,6 +542,7 @@ def test_a_member_that_says_two_words_of_one_candidate_ends_the_run(
     assert "'Cleveland' voted 'better', then 'worse', on candidate" in str(done.error)
     assert [one[2:] for one in said(done.result["rounds"])[2:]] == [("failed", "open.list"), ("failed", "gate.forked")]
     assert (done.result["ended"], done.result["model"]["version"]) == ("forked", 2)
+    reported(done, 2)
 
 
 # What the server's side sees

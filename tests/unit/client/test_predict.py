@@ -61,6 +61,17 @@ def test_predictions_are_those_of_the_trained_model(model: Path) -> None:
     assert len(predictor.predict(FRAME.iloc[:0])) == 0
 
 
+def test_metrics_of_a_file_are_those_of_its_table(model: Path, tmp_path: Path) -> None:
+    predictor, data = load_model(model), tmp_path / "rows.csv"
+    FRAME.to_csv(data, index=False)
+    assert predictor.metrics(data) == predictor.metrics(str(data)) == predictor.metrics(FRAME)
+    FRAME.drop(columns="y").to_csv(data, index=False)
+    with pytest.raises(InputError, match="has no label column"):
+        predictor.metrics(data)
+    with pytest.raises(InputError, match=r"none\.csv does not exist"):
+        predictor.metrics(tmp_path / "none.csv")
+
+
 def test_a_file_in_scores_out(model: Path, tmp_path: Path) -> None:
     data, out = tmp_path / "new.csv", tmp_path / "scores.csv"
     FRAME.drop(columns="y").to_csv(data, index=False)
