@@ -92,6 +92,7 @@ class Simulation:
         frame = self.frame()
         known = ["validation_loss", *_SHOWN]
         shown = [name for name in known if frame[name].notna().any()][:3] or ["loss"]
+        figure: Figure
         figure, axes = pyplot.subplots(1, len(shown), figsize=(4.2 * len(shown), 3.2), sharex=True, squeeze=False)
         for axis, name in zip(axes[0], shown, strict=True):
             curve = frame[frame[name].notna()]

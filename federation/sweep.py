@@ -16,13 +16,8 @@ from ..client.learning.cast import prepare
 from ..client.tasks import load_task
 from ..configs.settings import load_run
 from ..errors import InputError, MoonflowerError
-from ..protocol.model_version import parse
-from ..report import table
 from ..report.findings import items, part
-from .baselines import baselines
 from .combinations import value_of
-from .comparison import comparison
-from .curves import Curve
 from .simulate import simulate
 
 _RECIPE = ("federation", "task", "data", "training", "crypto", "gate")
@@ -121,22 +116,13 @@ def best_of(tried: Sequence[Tried]) -> int | None:
 
 
 def with_baselines(config: Path, one: Tried) -> Tried:
-    """Return a combination after its baselines were trained, too; its report and its result say so.
+    """Return a combination's run anew, with baselines, in the folder ``best`` beside it: the same model, to the bit.
 
     Raises:
-        OSError: the folder is not writable any more.
+        InputError: ``config.out``: there is such a folder already.
     """
-    assert one.result is not None
-    cast, model = prepare(config, one.overrides), one.result["model"]
-    version = parse((one.out / "models" / f"{model['sha256']}.safetensors").read_bytes())
-    learners = {name: cast.learner(name, rows) for name, rows in cast.splits.items()}
-    for learner in learners.values():
-        learner.prepare(version.manifest["scaling"])
-    curve = Curve(cast, one.out / "models")
-    curve.points = [(number, loss) for number, loss in one.result["evidence"]["validation"]["by_round"]]
-    result = {**one.result, **comparison(cast, version, learners, baselines(cast), curve)}
-    table.write(result, one.out)
-    return Tried(one.overrides, one.out, result, one.error)
+    done = simulate(config, out=one.out.parent / "best", overrides=one.overrides)
+    return Tried(one.overrides, done.out, done.result, one.error)
 
 
 def recipe_tables(one: Tried) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import sqlite3
 from collections.abc import Iterator
 from functools import cache
@@ -27,7 +26,6 @@ from moonflower.crypto.planner import Plan
 from moonflower.crypto.sealed import Secrets, Sum
 from moonflower.errors import Ended, Refused
 from moonflower.federation import simulate as simulation
-from moonflower.federation import sweep
 from moonflower.federation.baselines import Baselines
 from moonflower.federation.drills.kinds import KINDS
 from moonflower.federation.grid import LocalGrid
@@ -133,20 +131,6 @@ def test_the_result_has_the_settings_and_says_how_sure_its_numbers_are(run: Any)
     measured = [learner.evaluate(_vector(done), "validation") for learner in learners_of(settings).values()]
     sizes = [len(learner._raw.validation) for learner in learners_of(settings).values()]
     assert found["validation"]["loss"] == pytest.approx(np.average([one["loss"] for one in measured], weights=sizes))
-
-
-def test_baselines_that_are_trained_afterwards_give_the_same_result(run: Any, tmp_path: Path) -> None:
-    done = run()
-    folder = Path(shutil.copytree(done.out, tmp_path / "again"))
-    bare = {
-        **done.result,
-        "members": [],
-        "overall": {},
-        "evidence": {"validation": done.result["evidence"]["validation"]},
-    }
-    again = sweep.with_baselines(HEART, sweep.Tried(FOUR, folder, bare, ""))
-    assert again.result == done.result
-    assert json.loads((folder / "result.json").read_text()) == done.result
 
 
 def test_a_task_that_raises_where_one_member_is_alone_costs_no_report(

@@ -71,11 +71,10 @@ class Done:
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
     """Run ``moonflower sweep`` in an empty folder, where simulations end at once."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sweep, "with_baselines", lambda config, one: one)
     monkeypatch.setattr(sweep, "prepare", lambda config, overrides: None)
 
     def simulated(config: Path, *, out: Path, overrides: tuple[str, ...], **more: Any) -> Simulation:
-        assert (more["baselines"], out.parent.is_dir()) == (False, True)
+        assert (more.get("baselines", True), out.parent.is_dir()) == (out.name == "best", True)
         text = overrides[0].partition("=")[2]
         if text == "0.3":
             raise ValueError("a task may\nraise anything")
@@ -110,7 +109,12 @@ def test_validation_rows_choose_and_a_combination_that_fails_is_a_line(cli: Call
         "too many rounds were refused",
     ]
     assert told["runs"][1]["settings"] == {"training.lr": 0.2, "task.personalise": "none"}
-    assert [Path(one["out"]).name for one in told["runs"]] == ["01", "02", "03", "04"]
+    assert [Path(one["out"]).name for one in told["runs"]] == [
+        "01",
+        "best",
+        "03",
+        "04",
+    ]  # the chosen one runs anew, with baselines
     assert told["recipe"] == {
         "task": {"personalise": "none"},
         "training": {"max_rows": 250, "lr": 0.2},
