@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -93,7 +94,8 @@ def simulate(
         stack.callback(state.close)
         try:
             return _carry_out(cast, planned, state, kit or Kit(), curve, stack, compare=baselines)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
+            traceback.clear_frames(stop.__traceback__)  # ends what was under way while its store is open
             raise KeyboardInterrupt(f"{folder} holds the log and the models up to here, and no report") from None
 
 

@@ -118,7 +118,7 @@ def tree(folder: Path) -> dict[str, bytes]:
         ("data.test_fraction=1", "data.test_fraction = 1; expected a number at least 0 and below 1"),
         ("data.test_column=fold", "data: test_column and test_value go together"),
         ("data.validation_fraction=0", "data.validation_fraction = 0 leaves no member a validation row"),
-        ("task.ref=tabular", "task.ref = 'tabular'; expected \"package.module:attribute\""),
+        ("task.ref=tabular", "there is no task 'tabular'; expected one of: moonflower.client.tasks"),
         ("task.ref=nowhere:task", "there is no task 'nowhere:task'; expected one of: moonflower.client.tasks"),
         ("task.ref=moonflower.client.tasks.tabula:task", "did you mean 'moonflower.client.tasks.tabular:task'?"),
         (
@@ -157,7 +157,7 @@ def test_a_config_that_is_none(refused: Any, tmp_path: Path) -> None:
         "empty.toml": "empty.toml: federation is missing; expected a table with let_go_days, min_members, name",
         "bytes.toml": "bytes.toml is not text in UTF-8",
         "broken.toml": "broken.toml is not TOML: ",
-        "number.toml": "number.toml: training = 5; expected a table with init_seed",
+        "number.toml": "number.toml: training = 5; expected a table with chunk_rows, ditto, init_seed",
     }.items():
         refused("simulate", name, says=says)
 
@@ -514,7 +514,7 @@ DATA = CONFIGS / "data" / "heart.csv.gz"
         (["audit", "verify", "--key", "nope"], "nope cannot be read: No such file or directory"),
         (["audit", "verify", "--key", "taken"], "taken: not a log key"),
         (["audit", "verify", "--checkpoint", "nope"], "nope cannot be read: No such file or directory"),
-        (["predict", DATA], "Missing option '--model'"),
+        (["predict", DATA], "expected --model, or --client of a node that holds a version"),
         (["predict", DATA, "--model", "nope"], "model file nope does not exist"),
         (["predict", DATA, "--model", "taken"], "model file taken: not a moonflower model version"),
         (["predict", DATA, "--model", "abcdef12"], "no model 'abcdef12' under state/models or runs/*/models"),

@@ -109,12 +109,7 @@ def test_validation_rows_choose_and_a_combination_that_fails_is_a_line(cli: Call
         "too many rounds were refused",
     ]
     assert told["runs"][1]["settings"] == {"training.lr": 0.2, "task.personalise": "none"}
-    assert [Path(one["out"]).name for one in told["runs"]] == [
-        "01",
-        "best",
-        "03",
-        "04",
-    ]  # the chosen one runs anew, with baselines
+    assert [Path(one["out"]).name for one in told["runs"]] == ["01", "best", "03", "04"]
     assert told["recipe"] == {
         "task": {"personalise": "none"},
         "training": {"max_rows": 250, "lr": 0.2},
@@ -127,7 +122,7 @@ def test_the_table_marks_the_chosen_one_and_ends_with_its_recipe(cli: Callable[.
     assert done.status == 0
     assert "0.4400*" in done.out
     assert "ValueError: a task may" in done.out
-    assert "02: lowest loss on all members' validation rows (0.4400). Test rows chose nothing." in done.out
+    assert "best: lowest loss on all members' validation rows (0.4400). Test rows chose nothing." in done.out
     assert done.out.rstrip().endswith("[training]\nmax_rows = 250\nlr = 0.2\n[crypto]\nclip = 2.0")
     assert "alpha = " not in done.out, "how rows are dealt is no part of a recipe"
     assert "3 of 3: training.lr=0.3 simulate.alpha=1.0" in done.err
