@@ -18,7 +18,14 @@ RECOUNTED = ("data.", "schema.", "task.ref", "code", "training.max_rows")
 """Keys of the recipe whose change makes every member count its rows anew. So does a change of members."""
 BY_RULE = ("task.", "training.")
 """Keys that a recipe may change if a node is to sign by the rule ``same-names``, except those in :data:`BY_HAND`."""
-BY_HAND = ("task.ref", "training.report_every", "training.max_rows", "training.personal", "training.ditto")
+BY_HAND = (
+    "task.ref",
+    "training.loop",
+    "training.report_every",
+    "training.max_rows",
+    "training.personal",
+    "training.ditto",
+)
 _MORE_IS_SAFER = (
     "federation.min_members",
     "federation.let_go_days",

@@ -32,7 +32,11 @@ from moonflower.version import NUMERICS
 from support import CONFIGS, PATIENCE_S
 
 Entry = dict[str, Any]
-FAST = ("training.rounds=2", "training.local_epochs=2", "training.report_every=0", "training.train_timeout_s=60")
+FAST = (
+    *("training.rounds=2", "training.local_epochs=2", "training.report_every=0", "training.train_timeout_s=60"),
+    *("task.hidden=[4]", 'training.personal=["2.*"]', 'training.server_optimizer="adam"', "training.ditto=0.1"),
+)
+"""Short runs. Every member has tensors and a model of its own, and versions have a state."""
 MOST_ROUNDS = 100  # of the recipe that all members signed; a run takes fewer
 QUICK = {"away_after_s": 10.0}
 
@@ -197,7 +201,7 @@ def _simulated(config: Path, overrides: tuple[str, ...]) -> str:
     from moonflower import simulate
 
     with tempfile.TemporaryDirectory() as folder:
-        done = simulate(config, out=Path(folder) / "simulated", overrides=overrides)
+        done = simulate(config, out=Path(folder) / "simulated", overrides=overrides, baselines=False)
     assert done.error is None
     return str(done.result["model"]["sha256"])
 

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 from moonflower.canonical import digest
+from moonflower.configs.recipe import Recipe, chosen, not_free
+from moonflower.configs.settings import Offer
+from moonflower.configs.training import Choice
 from moonflower.crypto.identity import Identity, parse_roster
 from moonflower.errors import InputError, Refused
 from moonflower.protocol.act import Act
@@ -117,3 +120,58 @@ def test_two_members_that_are_one_are_no_circle() -> None:
     composed, taken_apart = (unicodedata.normalize(form, "Köln") for form in ("NFC", "NFD"))
     assert composed != taken_apart
     assert "share a name or a pin" in refused({composed: "pin-a", taken_apart: "pin-b"})
+
+
+# Server optimisers
+
+
+def offering(*overrides: str) -> Circle:
+    """Return a circle whose recipe offers two server optimisers beside that of ``[training]``."""
+    recipe = heart_recipe("federation.min_members=2", *overrides)
+    others = (Choice(server_optimizer="adam", server_lr=0.1), Choice(server_optimizer="momentum"))
+    return Circle.of(recipe.model_copy(update={"choice": others}), PINS)
+
+
+def test_a_run_takes_one_of_the_server_optimisers_that_the_recipe_offers() -> None:
+    circle = offering()
+    plain, adam = (circle.offer(7, 3, choice=choice)["training"] for choice in (0, 1))
+    assert (plain["server_optimizer"], adam["server_optimizer"], adam["server_lr"]) == ("average", "adam", 0.1)
+    same = {name: value for name, value in adam.items() if not name.startswith("server_")}
+    assert same == {name: value for name, value in plain.items() if not name.startswith("server_")}
+    assert Offer.model_validate(circle.offer(7, 3, choice=2)).training.server_optimizer == "momentum"
+    for wrong in (-1, 3):
+        with pytest.raises(Refused, match=f"choice {wrong}; expected 0 to 2"):
+            circle.offer(7, 3, choice=wrong)
+
+
+def test_a_run_says_which_by_its_settings_and_another_one_is_not_free() -> None:
+    recipe = offering().recipe
+
+    def asking(**changes: Any) -> Recipe:
+        return recipe.model_copy(update={"training": recipe.training.model_copy(update=changes)})
+
+    for number, changes in enumerate(({}, {"server_optimizer": "adam", "server_lr": 0.1})):
+        assert (not_free(recipe, asking(**changes)), chosen(recipe, asking(**changes))) == ((), number)
+    assert [one.key for one in not_free(recipe, asking(server_optimizer="adam", server_lr=0.2))] == [
+        "training.server_optimizer",
+        "training.server_lr",
+    ]
+    assert [one.key for one in not_free(recipe, asking(server_optimizer="adam", server_lr=0.1, lr=9.0))] == [
+        "training.lr"
+    ]
+    fewer = asking(server_optimizer="momentum").model_copy(update={"choice": ()})
+    assert [one.key for one in not_free(recipe, fewer)] == ["choice"]
+
+
+def test_the_act_says_what_own_training_and_own_tensors_give_away() -> None:
+    before = circle_of(PINS)
+    own, personal = (
+        Act.between(before, circle_of(PINS, 2, *changes, number=2, counted=1))
+        for changes in (("training.loop=own",), ('training.personal=["0.*"]',))
+    )
+    assert any("which patient is in a short batch may be read" in line for line in own.words())
+    assert any("How fast each member's own part settles can be told" in line for line in personal.words())
+    assert (own.by_rule, personal.by_rule) == (False, False)
+    pins = {name: letter * 43 for name, letter in zip(PINS, "ABC", strict=True)}
+    assert "may be read" in " ".join(Act.between(None, circle_of(pins, 2, "training.loop=own")).words())
+    assert Act.between(before, circle_of(PINS, 2, "training.optimizer=adam", number=2, counted=1)).by_rule
