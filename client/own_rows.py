@@ -73,6 +73,11 @@ class OwnRows:
             personal=recipe.training.personal,
         )
         learner.check(recipe.training)
+        if not learner.repeats:
+            logger.info(
+                "training here may not give the same bits again (%s): each round's result is kept until the next",
+                "the task's own code" if recipe.training.loop == "own" else learner.device,
+            )
         return learner
 
     def check(self, recipe: Recipe) -> None:

@@ -163,6 +163,7 @@ def _client(config: ClientConfig) -> tuple[Planned, ...]:
         Planned("disk", lambda: state.disk([own.state])),
         Planned("ledger", lambda: state.ledger(own.state)),
         Planned("circle", lambda: state.circle(own.state), ("ledger",)),
+        Planned("device", lambda: _device(own.device), ("versions",)),
         Planned("data", lambda: _rows_of(config), ("versions",)),
         Planned("snapshot", lambda: _snapshot_of(config), ("keys", "ledger", "data")),
         Planned("issuer", lambda: there.issuer(login), ("CAs",), asks=True),
@@ -171,6 +172,20 @@ def _client(config: ClientConfig) -> tuple[Planned, ...]:
         Planned("token", token, ("keys", "issuer"), asks=True),
         Planned("encryption", encryption, ("versions",)),
     )
+
+
+def _device(name: str) -> Check:
+    """Check that a node can compute where its config says."""
+    from ..client.learning.devices import device_of, exact, found
+
+    try:
+        device = device_of(name)
+    except InputError as error:
+        return Check("device", "failed", str(error), 'device = "auto" in [client]')
+    there = f"training runs on {device}; this machine has {', '.join(found())}"
+    if exact(device):
+        return Check("device", "ok", there)
+    return Check("device", "ok", f"{there}; the same training may differ in the last bits, so each round's is kept")
 
 
 def _rows_of(config: ClientConfig) -> Check:

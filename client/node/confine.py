@@ -16,15 +16,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ALLOWED = (
-    "CUDA_VISIBLE_DEVICES",
+    "CUDA_*",
     "FLWR_DISABLE_UPDATE_CHECK",
     "FLWR_TELEMETRY_ENABLED",
+    "HIP_VISIBLE_DEVICES",
     "HOME",
     "LANG",
     "LC_*",
+    "LD_LIBRARY_PATH",
     "OMP_NUM_THREADS",
     "PATH",
     "PYTHONPATH",
+    "ROCR_VISIBLE_DEVICES",
     "TMPDIR",
     "TZ",
     "VIRTUAL_ENV",
