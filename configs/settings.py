@@ -259,14 +259,16 @@ def parse(model: type[T], raw: Mapping[str, Any], *, where: str) -> T:
 
 def _override(raw: dict[str, Any], override: str) -> None:
     dotted, equals, text = override.partition("=")
-    table, dot, key = dotted.strip().partition(".")
-    if not (equals and dot and table and key) or "." in key:
+    *tables, key = dotted.strip().split(".")
+    if not (equals and tables and key and all(tables)):
         raise InputError("config.set", f"--set {override}: expected table.key=value, such as training.rounds=5")
     try:
         value = tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
         value = text
-    target = raw.setdefault(table, {})
-    if not isinstance(target, dict):
-        raise InputError("config.set", f"--set {override}: {table!r} is not a table")
+    target = raw
+    for table in tables:
+        target = target.setdefault(table, {})
+        if not isinstance(target, dict):
+            raise InputError("config.set", f"--set {override}: {table!r} is not a table")
     target[key] = value

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from moonflower import __version__, simulate
-from moonflower.configs.settings import load_run
 from moonflower.federation.simulate import prepare
 from support import CONFIGS
 from support.plain import fedavg
@@ -37,7 +36,7 @@ def fold(name: str, number: int, out: Path) -> dict[str, Any]:
 
     return {
         "federated AUC": result["overall"]["federated"]["auc"],
-        "plain FedAvg AUC": fedavg(load_run(config, (*overrides, f"training.rounds={best}")))["auc"],
+        "plain FedAvg AUC": fedavg(config, (*overrides, f"training.rounds={best}"))["auc"],
         "pooled AUC": result["overall"]["pooled"]["auc"],
         "own rows, loss: federated": own("federated", "loss"),
         "own rows, loss: personalised": own("personalised", "loss"),

@@ -130,7 +130,7 @@ def tree(folder: Path) -> dict[str, bytes]:
         ("task.hidden=[0]", "[task] hidden holds 0; expected whole numbers from 1 to 4096"),
         ("training.rounds", "--set training.rounds: expected table.key=value"),
         ("rounds=5", "--set rounds=5: expected table.key=value"),
-        ("training.rounds.x=5", "--set training.rounds.x=5: expected table.key=value"),
+        ("training.rounds.x=5", "--set training.rounds.x=5: 'rounds' is not a table"),
     ],
 )
 def test_a_wrong_setting(refused: Any, setting: str, says: str) -> None:

@@ -12,7 +12,7 @@ from moonflower import simulate
 from moonflower.client.learning.calibrate import calibrated, rounded_up
 from moonflower.client.learning.cast import prepare
 from moonflower.client.scales import Floors, scale_of, stretched
-from moonflower.configs.settings import CryptoSettings, load_run, parse
+from moonflower.configs.settings import CryptoSettings, parse
 from moonflower.errors import InputError
 from moonflower.federation.proposal import proposal
 from moonflower.protocol.model_version import TensorSpec
@@ -142,10 +142,10 @@ def test_nothing_is_swallowed(name: str, tmp_path: Path) -> None:
     done = simulate(config, out=tmp_path / "o", overrides=overrides)
     best = max(one["round"] for one in done.result["rounds"] if one["status"] == "promoted")
     assert all(one["status"] in ("promoted", "kept") for one in done.result["rounds"])
-    plain = fedavg(load_run(config, [*overrides, f"training.rounds={best}"]))
+    plain = fedavg(config, [*overrides, f"training.rounds={best}"])
     found = done.result["overall"]["federated"]
     assert found["loss"] == pytest.approx(plain["loss"], abs=0.01)
     assert found["accuracy"] == pytest.approx(plain["accuracy"], abs=0.01)
     version = parse_version(Path(done.result["model"]["path"]).read_bytes())
     assert all((value >= 0).all() for key, value in version.tensors().items() if key.endswith("running_var"))
-    assert (version.vector != next(iter(learners_of(load_run(config, overrides)).values())).start()).mean() > 0.9
+    assert (version.vector != next(iter(learners_of(config, overrides).values())).start()).mean() > 0.9

@@ -1,44 +1,60 @@
-"""Federated averaging in plain floats, to compare with."""
+"""Federated averaging in plain torch, in floats, to compare with: the same batches, and nothing of ours in the loop."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from moonflower.client.code import code_of
+import torch
+from moonflower.client.learning.cast import Cast, prepare
 from moonflower.client.learning.rows import Rows
-from moonflower.client.learning.splits import partition, split
 from moonflower.client.learning.torch import TorchLearner
-from moonflower.client.secret import NodeSecret
-from moonflower.client.tasks import load_task, schema_for
-from moonflower.configs.recipe import draw_of, recipe_of
-from moonflower.version import NUMERICS
+from torch import nn
 
 
-def learners_of(settings: Any) -> dict[str, TorchLearner]:
-    task = load_task(settings.task.ref, settings.task.options)
-    schema = schema_for(task, settings.data)
-    seed = settings.training.seed
-    members = partition(task.data(settings.data, schema), settings.data, settings.simulate, seed)
-    recipe = recipe_of(settings.in_practice(), schema, code_of(settings.task.ref), NUMERICS)
-    made, draw = {}, draw_of(recipe, tuple(members))
-    for name, rows in members.items():
-        secret = NodeSecret.for_practice(seed, name)
-        parts = split(rows, settings.data, secret=secret, member=name)
-        made[name] = TorchLearner(task, parts, schema, seed=seed, secret=secret, draw=draw)
+def learners_of(config: Any, overrides: Any = ()) -> dict[str, TorchLearner]:
+    """Return the members' learners, with the scaling of all rows."""
+    return _learners(prepare(config, overrides))
+
+
+def _learners(cast: Cast) -> dict[str, TorchLearner]:
+    made = {name: cast.learner(name, cast.splits[name]) for name in cast.names}
     totals = sum(learner.summary() for learner in made.values())
     for learner in made.values():
-        learner.prepare(learner.scaling(totals.tolist()))
+        learner.prepare(learner.scaling(totals.tolist()))  # type: ignore[union-attr]
     return made
 
 
-def fedavg(settings: Any) -> dict[str, Any]:
+def fedavg(config: Any, overrides: Any = ()) -> dict[str, Any]:
     """Plain FedAvg in floats, and its metrics over all test rows."""
-    learners = learners_of(settings)
+    cast = prepare(config, overrides)
+    learners, training = _learners(cast), cast.settings.training
     vector = next(iter(learners.values())).start()
     rows = [learner.rows for learner in learners.values()]
-    for number in range(1, settings.training.rounds + 1):
-        trained = [learner.train(vector, settings.training, number).vector for learner in learners.values()]
+    for number in range(1, training.rounds + 1):
+        trained = [local_epochs(learner, vector, training, number) for learner in learners.values()]
         vector = np.average(np.array(trained, dtype=np.float64), axis=0, weights=rows).astype(np.float32)
     everybody = Rows.concat([learner._raw.test for learner in learners.values()])
     return next(iter(learners.values())).evaluate(vector, everybody)
+
+
+def local_epochs(learner: TorchLearner, base: Any, training: Any, number: int) -> Any:
+    """Return what a member's local epochs make of ``base``, by torch's own optimiser."""
+    rows, drawn = learner._part("train"), f"{learner.seed}|{number}".encode()
+    order = np.random.default_rng(int.from_bytes(learner.secret.keyed("batches", drawn), "big"))
+    with learner._steady(learner.secret.keyed("dropout", drawn)):
+        learner._load(base, {})
+        model = learner.model.train()
+        for layer in model.modules():
+            if isinstance(layer, nn.modules.batchnorm._NormBase):
+                layer.momentum = None  # the mean over all batches
+        kinds = {name.lower(): kind for name, kind in vars(torch.optim).items() if isinstance(kind, type)}
+        optimizer = kinds[training.optimizer](model.parameters(), lr=training.lr, **training.optimizer_options)
+        for _ in range(training.local_epochs):
+            for batch in np.array_split(order.permutation(len(rows)), training.parts):
+                optimizer.zero_grad()
+                loss = learner.task.loss(model, rows.take(batch))
+                (loss * len(batch) * training.parts / len(rows)).backward()
+                optimizer.step()
+        state = model.state_dict()
+        return torch.cat([state[spec.name].detach().reshape(-1).float() for spec in learner.layout]).numpy()
