@@ -69,7 +69,7 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
             with Image.open(self.files[at]) as image:
                 plain = image.convert("RGB" if self.channels == 3 else "L")
                 square = ImageOps.fit(plain, (self.size, self.size))
-        except (OSError, ValueError, SyntaxError) as error:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise InputError("data.file", f"an image cannot be read ({type(error).__name__})") from None
         pixels = torch.from_numpy(np.array(square, dtype=np.float32) / 255).reshape(self.size, self.size, -1)
         return pixels.permute(2, 0, 1).contiguous(), int(self.targets[at])

@@ -240,6 +240,23 @@ class Task:
         return outputs
 
 
+def weights_of(given: Sequence[float], classes: int) -> tuple[float, ...]:
+    """Return the weights of classes as a task's option gives them; empty for equal weights.
+
+    Raises:
+        InputError: ``config.task``: not as many numbers above 0 as there are classes.
+    """
+    good = isinstance(given, (list, tuple)) and len(given) in (0, classes)
+    if not good or not all(isinstance(one, (int, float)) and 0 < one < 1e6 for one in given):
+        raise InputError("config.task", f"[task] class_weights = {given!r}; expected {classes} numbers above 0")
+    return tuple(map(float, given))
+
+
+def rows_weights(weights: Sequence[float], targets: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """Return the weight of each row by its class, ``[n]``; None for equal weights."""
+    return torch.tensor(weights, dtype=dtype, device=targets.device)[targets] if weights else None
+
+
 def fixed(total: float) -> int:
     """Return a sum in units of 2^-16, cut to ``[0, MAX_COUNT]``; NaN becomes ``MAX_COUNT``.
 

@@ -7,6 +7,7 @@ config needs no file. With ``[data] path`` it reads a table of the same 64 pixel
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,18 +16,24 @@ from torch.nn import functional
 
 from ...configs.schema import Label, Numeric, Schema
 from ...configs.settings import DataSettings
-from . import Metrics, Rows, Task
+from . import Metrics, Rows, Task, rows_weights, weights_of
 
 _PIXELS = tuple(Numeric(f"pixel_{row}_{column}", 0.0, 16.0) for row in range(8) for column in range(8))
 
 
 class Digits(Task):
-    """The task ``moonflower.client.tasks.digits:task``; ``channels`` is the width of the first layer."""
+    """The task ``moonflower.client.tasks.digits:task``.
 
-    def __init__(self, channels: int = 16) -> None:
+    Args:
+        channels: width of the first layer, 1 to 1024.
+        class_weights: weight of an image by its digit, ten numbers above 0; none for equal weights.
+    """
+
+    def __init__(self, channels: int = 16, class_weights: Sequence[float] = ()) -> None:
         if isinstance(channels, bool) or not isinstance(channels, int) or not 1 <= channels <= 1024:
             raise ValueError(f"channels = {channels!r}; expected a whole number from 1 to 1024")
         self.channels = channels
+        self.weights = weights_of(class_weights, 10)
 
     def schema(self) -> Schema:
         """Return 64 pixels from 0 to 16, and ten classes."""
@@ -57,13 +64,18 @@ class Digits(Task):
         )  # fmt: skip
 
     def loss(self, model: nn.Module, batch: Rows) -> Tensor:
-        """Return the mean cross-entropy in nats."""
-        return functional.cross_entropy(model(batch.inputs), batch.targets)
+        """Return the mean cross-entropy in nats, each row with the weight of its class."""
+        return self._mean(model(batch.inputs), batch.targets)
 
     def metrics(self, outputs: Tensor, targets: Tensor) -> Metrics:
         """Return loss and accuracy."""
         right = (outputs.argmax(dim=1) == targets).double().mean()
-        return {"loss": functional.cross_entropy(outputs.double(), targets).item(), "accuracy": right.item()}
+        return {"loss": self._mean(outputs.double(), targets).item(), "accuracy": right.item()}
+
+    def _mean(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        losses = functional.cross_entropy(outputs, targets, reduction="none")
+        weights = rows_weights(self.weights, targets, outputs.dtype)
+        return (losses if weights is None else losses * weights).mean()
 
 
 task = Digits

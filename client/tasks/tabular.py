@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from ...configs.schema import Numeric, Schema
 from ...errors import InputError, nearest
-from . import FRACTION_BITS, METRICS, MOST_BINS, Metrics, Rows, Task, fixed
+from . import FRACTION_BITS, METRICS, MOST_BINS, Metrics, Rows, Task, fixed, rows_weights, weights_of
 
 EDGES = tuple(at / 8 for at in range(1, 8))
 """Between the bins of the score histograms, where ``edges`` says nothing else. What bins cost is measured in
@@ -42,6 +42,8 @@ class Tabular(Task):
         missing_indicator: one more input a column that says whether the cell is missing. On the heart data it
             lifts the federation's AUC by .009 (mean of 5 folds), but the personalised loss by nothing, which
             suggests that gaps tell the hospitals apart rather than the patients.
+        class_weights: weight of a row by its class, two numbers above 0; none for equal weights. Loss, votes and
+            reports count each row with it.
         edges: between the bins in which a report counts scores, rising within (0, 1), at most 63; ``moonflower
             simulate`` proposes those of equally full bins.
     """
@@ -52,6 +54,7 @@ class Tabular(Task):
         personalise: str = "none",
         missing_indicator: bool = False,
         edges: Sequence[float] = EDGES,
+        class_weights: Sequence[float] = (),
     ) -> None:
         if not isinstance(hidden, (list, tuple)) or len(hidden) > 8:
             raise InputError("config.task", f"[task] hidden = {hidden!r}; expected a list of at most 8 widths")
@@ -65,6 +68,7 @@ class Tabular(Task):
         if not isinstance(missing_indicator, bool):
             raise InputError("config.task", f"[task] missing_indicator = {missing_indicator!r}; expected true or false")
         self.edges = _edges(edges)
+        self.weights = weights_of(class_weights, 2)
         self.hidden = tuple(hidden)
         self.missing_indicator = missing_indicator
         self.intercept = personalise == "intercept"
@@ -89,16 +93,19 @@ class Tabular(Task):
         return nn.Sequential(*layers[:-1])
 
     def loss(self, model: nn.Module, batch: Rows) -> Tensor:
-        """Return the mean binary cross-entropy in nats."""
+        """Return the mean binary cross-entropy in nats, each row with the weight of its class."""
         logits = model(batch.inputs).squeeze(-1)
-        return functional.binary_cross_entropy_with_logits(logits, batch.targets.to(logits.dtype))
+        return functional.binary_cross_entropy_with_logits(
+            logits, batch.targets.to(logits.dtype), weight=rows_weights(self.weights, batch.targets, logits.dtype)
+        )
 
     def metrics(self, outputs: Tensor, targets: Tensor) -> Metrics:
         """Return loss, accuracy, AUC and average precision; None without rows, or with one class."""
         if not len(targets):
             return dict.fromkeys(METRICS)
         logits, truth = outputs.detach().double().reshape(-1), targets.numpy() == 1
-        loss = functional.binary_cross_entropy_with_logits(logits, targets.double()).item()
+        weight = rows_weights(self.weights, targets, torch.float64)
+        loss = functional.binary_cross_entropy_with_logits(logits, targets.double(), weight=weight).item()
         accuracy = float(((logits.numpy() > 0) == truth).mean())
         if not math.isfinite(loss):
             return dict(zip(METRICS, (loss, accuracy, None, None), strict=True))
@@ -190,7 +197,10 @@ class Tabular(Task):
         Where fewer bins are allowed than there are, neighbours are counted together, and the last ones stay empty.
         """
         logits, truth = outputs.detach().double().reshape(-1), targets.numpy() == 1
-        loss = functional.binary_cross_entropy_with_logits(logits, targets.double(), reduction="sum").item()
+        weight = rows_weights(self.weights, targets, torch.float64)
+        loss = functional.binary_cross_entropy_with_logits(
+            logits, targets.double(), weight=weight, reduction="sum"
+        ).item()
         correct = int(((logits.numpy() > 0) == truth).sum())
         chances = torch.sigmoid(torch.nan_to_num(logits)).numpy()
         most = len(self.edges) + 1

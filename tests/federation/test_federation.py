@@ -196,7 +196,7 @@ def test_encryption_changes_no_bit_of_the_model(config: Path, folders: Any, monk
 ADAMW = (
     "task.hidden=[8]",
     "training.optimizer=adamw",
-    "training.lr=0.01",
+    "training.lr=0.003",
     "training.optimizer_options.weight_decay=0.1",
 )
 

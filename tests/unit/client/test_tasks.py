@@ -55,7 +55,7 @@ def refused(code: str, message: str, call: Any, *arguments: Any) -> None:
         ),
         (
             TABULAR, {"hiden": []},
-            f"task '{TABULAR}' has no option 'hiden'; did you mean 'hidden'? (one of: edges, hidden, "
+            f"task '{TABULAR}' has no option 'hiden'; did you mean 'hidden'? (one of: class_weights, edges, hidden, "
             f"missing_indicator, personalise)",
         ),
         (TABULAR, {"hidden": 32}, "[task] hidden = 32; expected a list of at most 8 widths"),
@@ -352,3 +352,19 @@ def test_digits_task_is_a_worked_example() -> None:
     totals = task.tally(outputs, targets, 8).tolist()
     assert totals[0] == 2
     assert task.overall(totals, 8)["loss"] == pytest.approx(found["loss"], abs=1e-4)
+
+
+@pytest.mark.parametrize(("task", "classes"), [(Tabular, 2), (Digits, 10)])
+def test_rows_count_with_the_weight_of_their_class(task: Any, classes: int) -> None:
+    """In loss, metrics and tally, so that votes are about what is trained."""
+    plain, weighted = task(), task(class_weights=[1.0] * (classes - 1) + [3.0])
+    outputs = torch.randn(6, 1 if classes == 2 else classes, dtype=torch.float64)
+    targets = torch.tensor([0, 1, 0, 1, 0, 1]) * (classes - 1)
+    one, other = (plain.metrics(outputs[targets == at], targets[targets == at])["loss"] for at in (0, classes - 1))
+    assert weighted.metrics(outputs, targets)["loss"] == pytest.approx((one + 3 * other) / 2)
+    assert weighted.tally(outputs, targets, 1)[1] / 2**16 / 6 == pytest.approx((one + 3 * other) / 2, abs=1e-4)
+    model = torch.nn.Identity()
+    assert weighted.loss(model, Rows(outputs, targets)).item() == pytest.approx((one + 3 * other) / 2)
+    for wrong in ([1.0], [0.0] * classes, ["a"] * classes, 3):
+        with pytest.raises(InputError, match=f"expected {classes} numbers above 0"):
+            task(class_weights=wrong)

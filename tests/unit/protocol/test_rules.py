@@ -74,6 +74,14 @@ def test_a_recipe_beyond_the_floor_is_refused(override: str, code: str) -> None:
     refused(code, check_recipe, recipe(override), 3, own())
 
 
+def test_a_task_that_trains_by_itself_needs_a_line_of_the_floor() -> None:
+    asked, node = recipe("training.loop=own"), own()
+    said = refused("task.refused", check_recipe, asked, 3, node)
+    assert f'set under [client]: own_training = ["{asked.task.ref}"]' in said
+    floor = node.floor.model_copy(update={"own_training": (asked.task.ref,)})
+    check_recipe(asked, 3, replace(node, floor=floor))
+
+
 def test_a_recipe_of_what_is_not_installed_here_is_refused() -> None:
     good = recipe()
     refused("config.min_members", check_recipe, good, 2, own())
