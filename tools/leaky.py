@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from moonflower.client.learning.cast import Cast
+from moonflower.client.learning.learner import Trained
 from moonflower.client.learning.rows import Rows, Split
 from moonflower.client.learning.splits import split
 from moonflower.client.learning.tensors import flatten
@@ -63,16 +64,19 @@ class OldLearner(TorchLearner):
         found = [order[at : at + self.size] for at in range(0, len(order), self.size)]
         return found[: self.steps or None]
 
-    def train(self, base: Any, training: TrainingSettings, number: int) -> Any:
-        """Return the vector after ``local_epochs``."""
+    def train(self, base: Any, training: TrainingSettings, number: int, personal: Any = None) -> Trained:
+        """Return the vector after ``local_epochs`` of plain steps."""
         rows = self._part("train")
         self._load(base)
         self.model.train()
         for _ in range(training.local_epochs):
             for at, part in enumerate(self.batches(self.name, number)):
                 rate = self.rates[min(at, len(self.rates) - 1)] if self.rates else training.lr
-                self._step(rows.take(part), 1.0, training.model_copy(update={"lr": rate}), ())
-        return flatten(self.model.state_dict(), self.layout)
+                gradients = torch.autograd.grad(self.task.loss(self.model, rows.take(part)), self._parameters)
+                with torch.no_grad():
+                    for parameter, gradient in zip(self._parameters, gradients, strict=True):
+                        parameter.sub_(gradient, alpha=rate)
+        return Trained(flatten(self.model.state_dict(), self.layout), {})
 
 
 @dataclass

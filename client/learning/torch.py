@@ -331,7 +331,7 @@ class TorchLearner:
     def _steady(self, seed: bytes = b"evaluate") -> contextlib.AbstractContextManager[None]:
         return steady(self.device, self._size, seed)
 
-    def _load(self, vector: Vector, personal: Personal, ditto: bool = False) -> None:
+    def _load(self, vector: Vector, personal: Personal = NOTHING, ditto: bool = False) -> None:
         """Set the model to a vector and the member's own tensors; with ``ditto`` to its own whole model, if it has one.
 
         Raises:

@@ -18,7 +18,7 @@ def slow_app(message: Message, _context: Any) -> Message:
 
 
 def requests() -> list[Message]:
-    asked = Enrol(run="r", circle={}, seed=7, rounds=1, start="")
+    asked = Enrol(run="r", circle={}, seed=7, rounds=1, start="", choice=0)
     return [Message(to_records(asked), dst_node_id=node, message_type="query.enrol") for node in (1, 2)]
 
 
