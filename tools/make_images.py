@@ -29,7 +29,7 @@ def image(seed: int, kind: int, number: int, size: int) -> NDArray[np.uint8]:
     wave = np.sin(along[:, None] * math.sin(angle) + along * math.cos(angle) + 2 * math.pi * draw.random())
     clean = np.empty((size, size, 3), dtype=np.uint8)
     for channel in range(3):
-        clean[..., channel] = 64 + 24 * (wave + math.cos(2 * angle - 2 * channel))
+        clean[..., channel] = 64 + 20 * wave + 40 * math.cos(2 * angle - 2 * channel)
     noise = np.frombuffer(draw.bytes(clean.size), dtype=np.uint8).reshape(clean.shape) // 2
     return clean + noise
 
