@@ -11,11 +11,11 @@ PUBLIC = 500
 
 
 class Backbone(ViTForImageClassification):
-    """A vision transformer that returns logits."""
+    """A vision transformer that reads an image as eight rows of pixels, and returns logits."""
 
     def __init__(self):
-        shape = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
-        super().__init__(ViTConfig(image_size=8, patch_size=2, num_channels=1, num_labels=10, **shape))
+        shape = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+        super().__init__(ViTConfig(image_size=8, patch_size=(1, 8), num_channels=1, num_labels=10, **shape))
 
     def forward(self, images):
         return super().forward(images).logits

@@ -17,7 +17,7 @@ def main(epochs):
     labels = torch.tensor(bundled.target[:PUBLIC])
     images, labels = images[labels < 7], labels[labels < 7]
     model = Backbone()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(epochs):
         for part in torch.randperm(len(labels)).split(32):
             optimizer.zero_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,11 @@ from typing import Any
 
 import make_images
 import pytest
+import torch
+from moonflower.configs.training import TrainingSettings
 from support import ROOT
 from support.commands import called
+from torch.utils.data import DataLoader, TensorDataset
 
 EXAMPLES = ROOT / "examples"
 LINES = 15
@@ -75,6 +79,25 @@ def test_the_page_says_how_many_lines_they_are() -> None:
         added, removed, _ = compared(name, "--numstat").split("\t")
         real[name] = (int(added) + int(removed), len((EXAMPLES / name / "run.toml").read_text().splitlines()))
     assert said == real
+
+
+def test_the_plain_scripts_run_by_themselves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(EXAMPLES / "pytorch" / "plain.py"), run_name="__main__")
+    assert float(capsys.readouterr().out.split()[-1]) > 0.97
+    make_images.main([str(tmp_path / "images"), "--count", "200"])
+    plain = runpy.run_path(str(EXAMPLES / "images" / "plain.py"))
+    plain["main"](tmp_path / "images")
+    assert float(capsys.readouterr().out.split()[-1]) > 0.5
+
+
+def test_the_equal_parts_of_the_page_are_equal() -> None:
+    code = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.M | re.S)[0]
+    rows = TensorDataset(torch.arange(97.0), torch.zeros(97))
+    names = {"torch": torch, "DataLoader": DataLoader, "rows": rows, "settings": TrainingSettings(parts=8)}
+    exec(code, names | {"generator": torch.Generator()}, found := {})
+    batches = [inputs for inputs, _ in found["loader"]]
+    assert {len(batch) for batch in batches} == {12, 13}
+    assert sorted(torch.cat(batches).tolist()) == list(range(97))
 
 
 def test_a_plain_pytorch_script_trains_in_a_federation(tmp_path: Path) -> None:
