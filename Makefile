@@ -17,7 +17,7 @@ help:
 	@echo "make demo       install, then train the heart federation and show what each hospital gained"
 	@echo "make test       install, then run every test"
 	@echo "make unit       the tests of single rooms, within a minute"
-	@echo "make peers      against programs of others: oidc-provider, Prometheus, ONNX (installs them); in containers"
+	@echo "make peers      against programs of others: oidc-provider, Prometheus, ONNX, Lightning, peft (installs them); in containers"
 	@echo "make soak       hostile inputs to every parser of the wire; kills at 1,000 points; a long run under kills"
 	@echo "make browser    the dashboard in a real browser (Debian's package chromium)"
 	@echo "make figures    measure what docs/costs.md claims, and attacks with bounds off and on"

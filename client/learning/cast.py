@@ -162,7 +162,7 @@ def _warn(settings: RunSettings, counts: Mapping[str, int]) -> None:
     for name, count in counts.items():
         if count > most:
             logger.warning("training.max_rows = %s: %s training rows of %s do not count", most, count - most, name)
-        if min(count, most) // training.parts < least:
+        if training.loop == "moonflower" and min(count, most) // training.parts < least:
             message = (
                 "training.parts = %s leaves %s fewer rows in a part than data.min_count = %s; a node would refuse that"
             )

@@ -90,11 +90,13 @@ def evaluated(task: Task, model: nn.Module, rows: Rows, device: torch.device, li
     model.eval()
     with carefully("evaluate", limit_s), torch.no_grad():
         metrics = task.evaluate(model, rows, device=device)
-    good = isinstance(metrics, dict) and all(
-        isinstance(name, str) and (value is None or isinstance(value, (int, float))) for name, value in metrics.items()
-    )
-    if not good or "loss" not in metrics:
-        raise Refused("update.failed", "the task's evaluate did not return a table of numbers with a loss")
+    wanted = "expected a table of numbers with a loss"
+    if not isinstance(metrics, dict) or "loss" not in metrics:
+        what = f"no loss but {', '.join(map(str, metrics))}" if isinstance(metrics, dict) else type(metrics).__name__
+        raise Refused("update.failed", f"the task's evaluate returned {what}; {wanted}")
+    for name, value in metrics.items():
+        if not isinstance(name, str) or not (value is None or isinstance(value, (int, float))):
+            raise Refused("update.failed", f"the task's evaluate returned {name!r} as {type(value).__name__}; {wanted}")
     return {name: None if value is None else float(value) for name, value in metrics.items()}
 
 

@@ -4,7 +4,7 @@ The functions name the arguments that they want, and get these only:
 
 - ``model(schema, generator)`` returns the network;
 - ``train(model, rows, settings, device, generator, progress)`` trains it in place for one round;
-- ``evaluate(model, rows, device)`` returns a table of numbers with a ``loss``;
+- ``evaluate(model, rows, device)`` returns a table of numbers with a ``loss``, such as ``{"loss": …, "accuracy": …}``;
 - ``data(path)``, if there is one, returns all rows: a dataset, or a pair of tensors. Without it the rows are those of
   the table that ``[data]`` names.
 
@@ -116,9 +116,10 @@ class Script(Task):
         self._call("train", **given, device=device, generator=generator, progress=progress)
 
     def evaluate(self, model: nn.Module, rows: Rows, *, device: torch.device) -> Metrics:
-        """Return what the script says about the network."""
-        found: Metrics = self._call("evaluate", model=model, rows=rows, device=device)
-        return found
+        """Return what the script says about the network; a tensor or array of one element counts as a number."""
+        found: Any = self._call("evaluate", model=model, rows=rows, device=device)
+        model.to(device)  # where a trainer may have taken it from
+        return {name: _number(value) for name, value in found.items()} if isinstance(found, Mapping) else found
 
     def scores(self, outputs: Tensor) -> NDArray[np.float64]:
         """Return the probabilities of the script's ``scores``, or those of a sigmoid or softmax."""
@@ -152,6 +153,11 @@ class Script(Task):
         if any(parameter.kind is parameter.VAR_KEYWORD for parameter in wanted.values()):
             return function(**both)
         return function(**{key: value for key, value in both.items() if key in wanted})
+
+
+def _number(value: Any) -> Any:
+    one = isinstance(value, np.generic) or (isinstance(value, Tensor | np.ndarray) and np.prod(value.shape) == 1)
+    return value.item() if one else value
 
 
 def is_script(module: ModuleType) -> bool:

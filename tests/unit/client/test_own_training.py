@@ -22,7 +22,7 @@ from moonflower.client.trained_once import TrainedOnce
 from moonflower.configs.settings import DataSettings
 from moonflower.configs.training import TrainingSettings
 from moonflower.errors import InputError, Overrun, Refused
-from support.learners import SCHEMA, learner
+from support.learners import SCHEMA, learner, rows
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -231,11 +231,57 @@ def test_a_script_that_lacks_something_is_told_what(functions: Any, options: Any
     assert refusal.value.code == "config.task"
 
 
-@pytest.mark.parametrize("found", [None, {"accuracy": 1.0}, {"loss": "low"}])
-def test_an_evaluate_that_gives_no_loss_is_refused(found: Any) -> None:
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (None, "returned NoneType; expected a table of numbers with a loss"),
+        ({"accuracy": 1.0}, "returned no loss but accuracy; expected a table"),
+        ({"loss": "low"}, "returned 'loss' as str; expected a table"),
+    ],
+)
+def test_an_evaluate_that_gives_no_loss_is_refused(found: Any, message: str) -> None:
     made = learner(task=Script(script(model=net, train=fitted, evaluate=lambda model, rows: found), {}))
-    with pytest.raises(Refused, match="did not return a table of numbers with a loss"):
+    with pytest.raises(Refused, match=message):
         made.evaluate(made.start(), "test")
+
+
+@pytest.mark.parametrize("of", [torch.tensor, np.float32, np.array, lambda value: torch.tensor([value])])
+def test_a_script_may_give_its_metrics_as_it_computed_them(of: Any) -> None:
+    def found(model: nn.Module, rows: Rows) -> dict[str, Any]:
+        return {"loss": of(0.5), "accuracy": of(0.25), "auc": None}
+
+    made = learner(task=Script(script(model=net, train=fitted, evaluate=found), {}))
+    assert made.evaluate(made.start(), "test") == {
+        "loss": 0.5, "accuracy": 0.25, "auc": None, "average_precision": None,
+    }  # fmt: skip
+    several = Script(script(model=net, train=fitted, evaluate=lambda rows: {"loss": torch.zeros(2)}), {})
+    with pytest.raises(Refused, match=message):
+        learner(task=several).evaluate(made.start(), "test")
+
+
+def test_a_class_is_a_function_too_and_the_model_is_on_its_device_after_evaluate() -> None:
+    moved = list[Any]()
+
+    class Net(nn.Linear):
+        def __init__(self, width: int = 3) -> None:
+            super().__init__(width, 1)
+
+        def to(self, *where: Any, **more: Any) -> Any:
+            moved.extend(where)
+            return super().to(*where, **more)
+
+    class Pairs:
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, at: int) -> Any:
+            return torch.zeros(2), at % 2
+
+    task = Script(script(model=Net, train=fitted, evaluate=judged, data=Pairs, classes=["no", "yes"]), {"width": 2})
+    assert isinstance(task.data(DataSettings(), SCHEMA), Pairs)
+    assert task.schema().label.classes == ("no", "yes")  # type: ignore[union-attr]
+    task.evaluate(task.model(SCHEMA, torch.Generator()), rows(3), device=torch.device("cpu"))
+    assert moved == [torch.device("cpu")]  # a trainer takes it to a device of its own choice
 
 
 def test_a_module_is_loaded_by_its_name(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
