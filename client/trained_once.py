@@ -33,6 +33,8 @@ class TrainedOnce:
     def get(self, key: str, train: Callable[[], Trained]) -> Trained:
         """Return what was trained under a key; train now, and keep the result, if that is not known.
 
+        A result that is not finite is never sealed, so it is not kept: the round's next number trains anew.
+
         Args:
             key: 64 hex digits that name everything on which the training depends.
             train: trains.
@@ -41,6 +43,8 @@ class TrainedOnce:
         if known is not None:
             return known
         trained = train()
+        if not np.isfinite(trained.vector).all():
+            return trained
         own = {_OWN + name: np.ascontiguousarray(value) for name, value in trained.personal.items()}
         data = key.encode() + save({_VECTOR: trained.vector, **own})
         if self._path is None:

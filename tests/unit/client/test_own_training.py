@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from moonflower.client.learning.learner import Trained
 from moonflower.client.learning.own_train import carefully
 from moonflower.client.learning.rows import Rows
 from moonflower.client.learning.script import Script
@@ -167,6 +168,9 @@ def test_training_that_cannot_be_repeated_is_done_once_in_a_round(tmp_path: Any)
     assert trained(1, restarted).tobytes() != first.tobytes()  # only the newest is kept
     restarted.drop()
     assert not list((tmp_path / "sealed").iterdir())
+    broken = Trained(np.array([1, np.nan], dtype=np.float32), {})
+    assert restarted.get("a" * 64, lambda: broken) is broken
+    assert not list((tmp_path / "sealed").iterdir())  # it is never sealed, so the next number may train anew
 
 
 # Scripts
