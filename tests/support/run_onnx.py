@@ -16,9 +16,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pandas as pd
+import torch
 from moonflower import load_model
 from moonflower.client.learning.export import onnx_file
 from moonflower.client.learning.predict import Predictor
+from moonflower.client.learning.rows import Rows
 from moonflower.client.learning.tensors import outputs
 from moonflower.client.tasks import own_tasks
 
@@ -34,7 +36,7 @@ def difference(predictor: Predictor, data: bytes, frame: pd.DataFrame) -> float 
     worst = 0.0
     for count in (1, len(rows)):
         (found,) = session.run(["outputs"], {"inputs": rows[:count].numpy()})
-        own = outputs(predictor.model, rows[:count]).numpy()
+        own = outputs(predictor.model, Rows(rows[:count], torch.zeros(count))).numpy()
         assert found.shape == own.shape
         worst = max(worst, float(np.abs(found - own).max()))
     return worst
