@@ -1,12 +1,14 @@
 """Measure what docs/training.md and docs/costs.md claim about training: `python tools/training.py [WHAT…]`.
 
-WHAT: digits, personal, hospitals, alike, resnet; all of them by default. `make figures` runs them, too.
+WHAT: digits, personal, hospitals, alike, images, resnet; all of them by default. `make figures` runs them, too.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -206,6 +208,31 @@ def resnet() -> None:
     print(f"ResNet-18's shape: {share:+.0%} time, with enrolment, sealing, opening, votes and a report")
 
 
+STREAM = """
+import resource, sys
+sys.path[:0] = [sys.argv[1]]
+from moonflower import simulate
+settings = (f"data.path={sys.argv[2]}", "training.rounds=1", "training.local_epochs=1")
+done = simulate(sys.argv[1] + "/run.toml", out=sys.argv[3], overrides=settings, baselines=False)
+print(done.result["rounds"][0]["status"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def images() -> None:
+    """The peak of a process that has three members with 4 GB of images between them, over a round."""
+    root = Path(__file__).parents[1]
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", "/var/tmp")) as folder:
+        made, out = f"{folder}/images", f"{folder}/o"
+        maker = [sys.executable, str(root / "tools" / "make_images.py"), made, "--megabytes", "4000", "--size", "512"]
+        subprocess.run(maker, check=True, capture_output=True)
+        line = [sys.executable, "-W", "ignore", "-c", STREAM, str(root / "examples" / "images"), made, out]
+        began = time.perf_counter()
+        said = subprocess.run(line, check=True, capture_output=True, text=True).stdout.split()
+        took = time.perf_counter() - began
+        size = sum(file.stat().st_size for file in Path(made).rglob("*.ppm"))
+    print(f"images: {size / 1e9:.1f} GB, a round {said[0]} in {took:.0f} s, peak {int(said[1]) / 2**20:.2f} GiB")
+
+
 def seconds(call: Callable[[], None]) -> float:
     """Return how long a call takes."""
     began = time.perf_counter()
@@ -214,7 +241,7 @@ def seconds(call: Callable[[], None]) -> float:
 
 
 ALL: dict[str, Callable[[], None]] = {
-    "digits": digits, "personal": personal, "hospitals": hospitals, "alike": alike, "resnet": resnet,
+    "digits": digits, "personal": personal, "hospitals": hospitals, "alike": alike, "images": images, "resnet": resnet,
 }  # fmt: skip
 
 
