@@ -165,8 +165,8 @@ class Member:
         began = time.perf_counter()
         envelope, seed = self._sealed(seat, context, given.contribution)
         seconds = time.perf_counter() - began
-        if given.personal and base is not None:
-            self.ledger.own_parts.keep(context.digest, base.identity, given.personal, promoted=base.promoted)
+        if base is not None and (agreed.learner.personal or agreed.offer.training.ditto):
+            self.ledger.own_parts.note(base.identity, base.promoted, context.digest, given.personal)
         self.ledger.remember_sealed(context, envelope.header, base=base, metrics=given.measured, facts=given.facts)
         self._let_go(context)
         self.held.keep(context.digest, HeldSeal(seed, envelope.data))

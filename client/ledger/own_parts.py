@@ -39,19 +39,24 @@ class OwnParts:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def keep(self, context: str, base: str, tensors: Tensors, *, promoted: bool) -> None:
-        """Keep what a round trained, until its candidate is known; an earlier training of the round is replaced.
+    def note(self, base: str, promoted: bool, context: str, tensors: Tensors) -> None:
+        """Note whether a base was promoted, and keep what a round trained from it, until its candidate is known.
+
+        An earlier training of the round is replaced. A report trains nothing, but it is how a member learns that the
+        last version of a run was promoted.
 
         Args:
+            base: identity of the version that the round trained from, or that a report is about.
+            promoted: whether it was promoted, so that its own tensors stay.
             context: digest of the round's.
-            base: identity of the version that it trained from.
-            tensors: by name.
-            promoted: the base was promoted, so its own tensors stay.
+            tensors: by name; empty if nothing was trained.
         """
-        data = save({name: np.ascontiguousarray(value) for name, value in tensors.items()})
         with self._store.transaction() as db:
             if promoted:
                 db.execute(_MARK, {"version": base})
+            if not tensors:
+                return
+            data = save({name: np.ascontiguousarray(value) for name, value in tensors.items()})
             kept = {*db.execute(_NEWEST).scalars(), base}
             db.execute(tables.own_parts.delete().where(_ROW.key.not_in(kept)))
             turn = (db.execute(_TURN).scalar() or 0) + 1
@@ -68,11 +73,6 @@ class OwnParts:
             row = db.execute(by(tables.own_parts, "key"), {"key": context}).one_or_none()
             if row is not None:
                 db.execute(put(tables.own_parts), {**row._asdict(), "key": version, "turn": row.turn + 1})
-
-    def promote(self, version: str) -> None:
-        """Note that a version was promoted: its own tensors stay."""
-        with self._store.transaction() as db:
-            db.execute(_MARK, {"version": version})
 
     def of(self, version: str) -> dict[str, NDArray[Any]]:
         """Return the own tensors of a version by name; empty if there are none."""

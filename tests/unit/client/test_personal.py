@@ -90,20 +90,24 @@ def test_a_ledger_keeps_them_by_version_and_a_repeated_round_begins_where_it_beg
         return float(found["head"][0]) if found else None
 
     assert of("0") is None
-    parts.keep("context 1", "0", tensors(1), promoted=False)
-    parts.keep("context 1 again", "0", tensors(1.5), promoted=False)  # the number failed, and was repeated
+    parts.note("0", False, "context 1", tensors(1))
+    parts.note("0", False, "context 1 again", tensors(1.5))  # the number failed, and was repeated
     parts.adopt("context 1 again", "1")
     assert (of("0"), of("1")) == (None, 1.5)
-    parts.keep("context 2", "1", tensors(2), promoted=True)
+    parts.note("1", True, "context 2", tensors(2))
     parts.adopt("context 2", "2")  # refused: round 3 begins at version 1 again
     assert of("1") == 1.5
-    parts.keep("context 3", "1", tensors(3), promoted=True)
+    parts.note("1", True, "context 3", tensors(3))
     assert of("2") is None
     for number in range(3, 9):
         parts.adopt(f"context {number}", str(number))
-        parts.keep(f"context {number + 1}", str(number), tensors(number + 1), promoted=True)
+        parts.note(str(number), True, f"context {number + 1}", tensors(number + 1))
     kept = [number for number in range(9) if of(str(number)) is not None]
     assert kept == list(range(9 - PROMOTED, 9))
+    parts.adopt("context 9", "9")
+    parts.note("9", True, "report", {})  # the last version of the run: only its report says that it was promoted
+    parts.note("0", False, "context of the next run", tensors(10))
+    assert of("9") == 9
     parts.adopt("context of another run", "x")
     assert of("x") is None
     ledger.close()
@@ -127,7 +131,7 @@ def test_a_members_own_file_scores_as_it_does_at_the_member(
     trained = one.train(one.start(), TRAINING.model_copy(update={"ditto": ditto}), 1)
     version = version_of(one, trained.vector)
     if trained.personal:
-        ledger.own_parts.keep("context", "base", trained.personal, promoted=False)
+        ledger.own_parts.note("base", False, "context", trained.personal)
         ledger.own_parts.adopt("context", version.identity)
     ledger.fact_once(private_of_version(version), one.private(trained.vector, trained.personal))
     own = whole(ledger, version, "a")
