@@ -7,25 +7,64 @@ scores. Only someone who has all members' rows can find these values. A recipe s
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from ..client.learning.calibrate import calibrated, rounded_up
+from ..client.learning.calibrate import FirstRound, calibrated, rounded_up
 from ..client.learning.cast import Cast
-from ..client.learning.learner import Vector
+from ..client.learning.learner import Learner, Vector
+from ..client.steps import Update
 from ..client.tasks import MOST_BINS, ROWS_A_BIN
-from ..configs.settings import AUTO
+from ..configs.settings import AUTO, RunSettings
+from ..protocol.context import RoundContext
 
 STEP_ROOM = 3.0
 """The proposed longest step is this many times the longest mean that the run did not refuse."""
 
 
-def proposal(cast: Cast, longest: float, vector: Vector | None, scaling: Mapping[str, Any]) -> dict[str, Any]:
+class Watch:
+    """The first step of every simulated member: it sees the updates of round 1.
+
+    Args:
+        cast: the simulation's members.
+    """
+
+    def __init__(self, cast: Cast) -> None:
+        self._cast = cast
+        self._number = 0
+        self._first: FirstRound | None = None
+
+    def __call__(self, update: Update, context: RoundContext) -> Update:
+        """Count an update of round 1; a number that is repeated counts anew."""
+        if context.round == 1:
+            if self._first is None or context.number != self._number:
+                self._first, self._number = FirstRound(self._learner.layout), context.number
+            self._first.add(update.vector, update.share)
+        return update
+
+    @cached_property
+    def _learner(self) -> Learner:
+        name = self._cast.names[0]
+        return self._cast.learner(name, self._cast.splits[name])
+
+    def calibrated(self, settings: RunSettings) -> RunSettings:
+        """Return settings in which clip and longest step are numbers, from the run's round 1, or from a new one."""
+        first = self._first
+        if first is None or first.members < len(self._cast.names):
+            first = self._cast.rehearsed().first
+        return calibrated(settings, self._learner, first)
+
+
+def proposal(
+    cast: Cast, watch: Watch, longest: float, vector: Vector | None, scaling: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return what the recipe should say, by table and key.
 
     Args:
         cast: the simulation's members.
+        watch: on their round 1.
         longest: Euclidean norm of the longest mean that was not refused; 0 if there is none. In that case the longest
             step comes from round 1. It also does if the proposed clips group the tensors differently from the run's,
             because lengths are then in other units.
@@ -36,9 +75,7 @@ def proposal(cast: Cast, longest: float, vector: Vector | None, scaling: Mapping
         "crypto": cast.settings.crypto.model_copy(update={"clip": AUTO}),
         "gate": cast.settings.gate.model_copy(update={"max_step": 0.0}),
     }
-    measured = calibrated(
-        cast.settings.model_copy(update=left), [cast.learner(name, rows) for name, rows in sorted(cast.splits.items())]
-    )
+    measured = watch.calibrated(cast.settings.model_copy(update=left))
     own, alike = cast.settings.crypto.clip, measured.crypto.clip
     one_unit = alike == own or not (
         isinstance(own, dict) or isinstance(alike, dict)

@@ -50,7 +50,7 @@ from .folder import fresh
 from .grid import LocalGrid, play
 from .outcome import Simulation
 from .progress import chosen
-from .proposal import proposal
+from .proposal import Watch, proposal
 
 Event = dict[str, Any]
 
@@ -104,7 +104,8 @@ def _carry_out(
 ) -> Simulation:
     training = cast.settings.training
     learners: dict[str, TorchLearner] = {}
-    members = _members(cast, drills, learners, kit)
+    watch = Watch(cast)
+    members = _members(cast, drills, learners, kit.with_steps([watch]))
     ledgers = {name: member.ledger for name, member in members.items()}
     for ledger in ledgers.values():
         stack.callback(ledger.close)
@@ -132,7 +133,7 @@ def _carry_out(
     except MoonflowerError as raised:
         error = raised
     compared = baselines(cast) if compare else without(cast)
-    whole = _result(cast, state, run, learners, compared, curve, ledgers)
+    whole = _result(cast, watch, state, run, learners, compared, curve, ledgers)
     table.write(whole, state.folder)
     return Simulation(whole, state.folder, error)
 
@@ -143,8 +144,9 @@ def _members(cast: Cast, drills: Sequence[Drill], learners: dict[str, TorchLearn
 
     def learner_for(name: str) -> Callable[[Circle, Offer, str], Learner]:
         def make(*_: object) -> Learner:
-            learners[name] = cast.learner(name, cast.splits[name])
-            return learners[name]
+            learners[name] = learner = cast.learner(name, cast.splits[name])
+            learner.known = cast.rehearsal.known.pop(name, None) if cast.rehearsal else None
+            return learner
 
         return make
 
@@ -163,6 +165,7 @@ def _members(cast: Cast, drills: Sequence[Drill], learners: dict[str, TorchLearn
 
 def _result(
     cast: Cast,
+    watch: Watch,
     state: State,
     run: str,
     learners: Mapping[str, TorchLearner],
@@ -179,7 +182,7 @@ def _result(
     told = comparison(cast, version, learners, compared, curve, own=own, tallied=tallied)
     longest = max((entry.norm or 0.0 for entry in chain_of(_entries(state, run))), default=0.0)
     vector, scaling = (version.vector, version.manifest["scaling"]) if version else (None, {})
-    proposed = attempt("proposing a recipe", partial(proposal, cast, longest, vector, scaling), told["problems"])
+    proposed = attempt("proposing a recipe", partial(proposal, cast, watch, longest, vector, scaling), told["problems"])
     split = {"simulate": cast.settings.simulate.model_dump(mode="json", exclude_none=True)}
     return {
         **known,

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from ...configs.settings import AUTO, RunSettings
 from ...crypto.quantise import BLOCK, Scale
+from ...protocol.model_version import Layout
 from ..scales import patterns, scale_of
-from .learner import Learner
+from .learner import Learner, Vector
 
 CLIP_ROOM = 4.0
 """The clip is this many times the largest value of round 1."""
@@ -25,42 +25,53 @@ of a whole run."""
 LEAST = 1e-6
 
 
-def calibrated(settings: RunSettings, learners: Sequence[Learner]) -> RunSettings:
+class FirstRound:
+    """What all members' updates of round 1 say together: each tensor's largest value, and the mean.
+
+    Args:
+        layout: of the updates.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        ends = np.cumsum([spec.size for spec in layout]).tolist()
+        self._tensors = [slice(end - spec.size, end) for end, spec in zip(ends, layout, strict=True)]
+        self._total = np.zeros(ends[-1])
+        self._weight = 0.0
+        self.largest = np.zeros(len(layout))
+        self.members = 0
+
+    def add(self, update: Vector, weight: float) -> None:
+        """Count a member's update, ``float32[n]``, with a weight in the mean. Values that are not finite count as 0."""
+        good = np.nan_to_num(update, nan=0.0, posinf=0.0, neginf=0.0)
+        most = [np.max(np.abs(good[at]), initial=0.0) for at in self._tensors]
+        self.largest = np.maximum(self.largest, most)
+        self._total += good * float(weight)
+        self._weight += weight
+        self.members += 1
+
+    def length(self, scale: Scale) -> float:
+        """Return the length of the mean, as :class:`~moonflower.crypto.quantise.Length` measures it."""
+        parts, unit = [], min(scale.groups.values())
+        for start in range(0, len(self._total), BLOCK):
+            block = self._total[start : start + BLOCK]
+            mean = block / self._weight * (unit / scale.clips(start, len(block)))
+            parts.append(float((mean * mean).sum()))
+        return max(math.sqrt(math.fsum(parts)), LEAST)
+
+
+def calibrated(settings: RunSettings, learner: Learner, first: FirstRound) -> RunSettings:
     """Return settings in which clip and longest step are numbers.
 
     Args:
         settings: of a practice.
-        learners: of all members, with their own rows.
+        learner: of any member.
+        first: round 1 of all members.
     """
     crypto, gate = settings.crypto, settings.gate
-    if crypto.clip != AUTO and gate.max_step:
-        return settings
-    updates = _first_round(settings, learners)
-    clip: Any = crypto.clip
-    if clip == AUTO:
-        largest = [np.max(np.abs([update[at] for update in updates]), initial=0.0) for at in _tensors(learners[0])]
-        clip = _clips(learners[0], largest)
+    clip = _clips(learner, first.largest.tolist()) if crypto.clip == AUTO else crypto.clip
     crypto = crypto.model_copy(update={"clip": clip})
-    length = _length(updates, [learner.rows for learner in learners], scale_of(learners[0], crypto))
-    gate = gate.model_copy(update={"max_step": gate.max_step or rounded_up(STEP_ROOM * length)})
-    return settings.model_copy(update={"crypto": crypto, "gate": gate})
-
-
-def _first_round(settings: RunSettings, learners: Sequence[Learner]) -> list[np.ndarray[Any, Any]]:
-    """Return every member's update of round 1, from version 0 with the scaling of all rows."""
-    scaling = learners[0].scaling(np.sum([learner.summary() for learner in learners], axis=0).tolist())
-    start, updates = learners[0].start(), []
-    for learner in learners:
-        learner.prepare(scaling)
-        trained = learner.train(start, settings.training, 1).vector
-        updates.append(np.nan_to_num(trained - start, nan=0.0, posinf=0.0, neginf=0.0))
-    return updates
-
-
-def _tensors(learner: Learner) -> list[slice]:
-    """Return where each tensor lies in a vector."""
-    ends = np.cumsum([spec.size for spec in learner.layout]).tolist()
-    return [slice(end - spec.size, end) for end, spec in zip(ends, learner.layout, strict=True)]
+    step = gate.max_step or rounded_up(STEP_ROOM * first.length(scale_of(learner, crypto)))
+    return settings.model_copy(update={"crypto": crypto, "gate": gate.model_copy(update={"max_step": step})})
 
 
 def _clips(learner: Learner, largest: Sequence[float]) -> float | dict[str, float]:
@@ -72,16 +83,6 @@ def _clips(learner: Learner, largest: Sequence[float]) -> float | dict[str, floa
         largest_of[pattern] = max(largest_of.get(pattern, LEAST), float(most))
     clips = {pattern: rounded_up(CLIP_ROOM * most) for pattern, most in sorted(largest_of.items())}
     return clips["*"] if {*clips} == {"*"} else clips
-
-
-def _length(updates: Sequence[np.ndarray[Any, Any]], rows: Sequence[int], scale: Scale) -> float:
-    """Return the length of the mean of updates, by rows, as :class:`~moonflower.crypto.quantise.Length` measures it."""
-    total, parts, unit = sum(rows), [], min(scale.groups.values())
-    for start in range(0, len(updates[0]), BLOCK):
-        block = [update[start : start + BLOCK].astype(np.float64) * n for update, n in zip(updates, rows, strict=True)]
-        mean = np.sum(block, axis=0) / total * (unit / scale.clips(start, len(block[0])))
-        parts.append(float((mean * mean).sum()))
-    return max(math.sqrt(math.fsum(parts)), LEAST)
 
 
 def rounded_up(value: float) -> float:

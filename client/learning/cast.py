@@ -16,7 +16,7 @@ import torch
 
 from ...configs.recipe import Recipe, draw_of, recipe_of
 from ...configs.schema import Schema
-from ...configs.settings import RunSettings, load_run
+from ...configs.settings import AUTO, RunSettings, load_run
 from ...crypto import planner
 from ...errors import InputError, nearest
 from ...version import NUMERICS
@@ -28,9 +28,9 @@ from .calibrate import calibrated
 from .datasets import rows_of
 from .devices import device_of
 from .pretrained import Pretrained, load_pretrained
+from .rehearsal import Rehearsal, RehearsedLearner, rehearse
 from .rows import Rows, Split
 from .splits import join, partition, split
-from .torch import TorchLearner
 
 logger = logging.getLogger(__name__)
 NICE = (10, 15, 20, 25, 30, 40, 50, 60, 80, 100)
@@ -46,12 +46,14 @@ class Cast:
         schema: of the rows.
         splits: member → its rows.
         device: that computes, for all members.
+        rehearsal: round 1, if it was needed to complete the settings.
     """
 
     settings: RunSettings
     schema: Schema
     splits: Mapping[str, Split]
     device: torch.device
+    rehearsal: Rehearsal | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,10 +64,10 @@ class Cast:
         """Return a member's practice secret."""
         return NodeSecret.for_practice(self.settings.training.seed, name)
 
-    def learner(self, name: str, rows: Split) -> TorchLearner:
+    def learner(self, name: str, rows: Split) -> RehearsedLearner:
         """Return a fresh learner of these rows."""
         seed = self.settings.training.seed
-        return TorchLearner(
+        return RehearsedLearner(
             self.task,
             rows,
             self.schema,
@@ -82,7 +84,12 @@ class Cast:
         """What is trained."""
         return load_task(self.settings.task.ref, self.settings.task.options)
 
-    def everyone(self) -> TorchLearner:
+    def rehearsed(self) -> Rehearsal:
+        """Return round 1 of all members."""
+        learners = {name: self.learner(name, self.splits[name]) for name in self.names}
+        return rehearse(self.settings.training, learners)
+
+    def everyone(self) -> RehearsedLearner:
         """Return a learner of all members' rows together, which only a practice can make."""
         return self.learner("pooled", join([self.splits[name] for name in self.names]))
 
@@ -130,12 +137,15 @@ def prepare(config: Path, overrides: Iterable[str] = (), device: str = "auto") -
     problem = _contradiction(cast, members)
     if problem:
         raise InputError("config.value", f"{config}: {problem}")
-    learners = [cast.learner(name, splits[name]) for name in cast.names]
-    learners[0].check(cast.settings.training)
-    scale_of(learners[0], cast.settings.crypto)
-    planner.plan(len(splits), settings.crypto.value_bits, len(learners[0].start()))
+    learner = cast.learner(cast.names[0], splits[cast.names[0]])
+    learner.check(cast.settings.training)
+    scale_of(learner, cast.settings.crypto)
+    planner.plan(len(splits), settings.crypto.value_bits, len(learner.start()))
     _warn(cast.settings, counts)
-    return replace(cast, settings=calibrated(cast.settings, learners))
+    if settings.crypto.clip != AUTO and settings.gate.max_step:
+        return cast
+    rehearsal = cast.rehearsed()
+    return replace(cast, settings=calibrated(cast.settings, learner, rehearsal.first), rehearsal=rehearsal)
 
 
 def rounded_up(rows: int) -> int:

@@ -119,6 +119,11 @@ class TorchLearner:
         return bool(len(self._raw.validation))
 
     @property
+    def scaled(self) -> Mapping[str, Any]:
+        """The scaling with which the parts are prepared; empty before :meth:`prepare`."""
+        return self._scaling
+
+    @property
     def personal(self) -> tuple[str, ...]:
         """Names of the tensors that are trained and never leave the member."""
         return self._private

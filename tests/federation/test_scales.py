@@ -11,10 +11,11 @@ import pytest
 from moonflower import simulate
 from moonflower.client.learning.calibrate import calibrated, rounded_up
 from moonflower.client.learning.cast import prepare
+from moonflower.client.learning.torch import TorchLearner
 from moonflower.client.scales import Floors, scale_of, stretched
 from moonflower.configs.settings import CryptoSettings, parse
 from moonflower.errors import InputError
-from moonflower.federation.proposal import proposal
+from moonflower.federation.proposal import Watch, proposal
 from moonflower.protocol.model_version import TensorSpec
 from moonflower.protocol.model_version import parse as parse_version
 from support import CONFIGS
@@ -99,16 +100,29 @@ def test_a_practice_finds_what_its_config_leaves_open(heart: Path) -> None:
     assert prepare(heart, left).settings == found, "the same config gives the same recipe"
     stated = prepare(heart).settings
     assert (stated.crypto.clip, stated.gate.max_step) == (2.0, 1.3)
-    learners = [prepare(heart).learner(name, rows) for name, rows in prepare(heart).splits.items()]
-    assert calibrated(stated, learners) is stated
+    cast = prepare(heart)
+    learner = cast.learner(cast.names[0], cast.splits[cast.names[0]])
+    assert calibrated(stated, learner, cast.rehearsed().first) == stated
+
+
+@pytest.mark.parametrize("left", [(), ('crypto.clip="auto"', "gate.max_step=0.0")])
+def test_round_1_is_trained_once_whoever_needs_it(heart: Path, tmp_path: Path, monkeypatch: Any, left: Any) -> None:
+    trained: list[int] = []
+    train = TorchLearner.train
+    monkeypatch.setattr(TorchLearner, "train", lambda self, *given: trained.append(given[2]) or train(self, *given))
+    free = ("gate.max_step=2.0", *left)
+    done = simulate(heart, out=tmp_path / "o", overrides=("training.rounds=2", *free), baselines=False)
+    assert done.error is None
+    assert done.result["proposal"]["crypto"]["clip"] > 0
+    assert sorted(trained) == [1] * 4 + [2] * 4, "not in a rehearsal, in the run and for the proposal"
 
 
 def test_a_length_is_proposed_in_the_units_of_the_proposed_clips(heart: Path) -> None:
     """A run under one clip measures variances of thousands; beside clips of their own it is another length."""
     one = prepare(heart)
-    assert proposal(one, 0.5, None, {})["gate"]["max_step"] == 1.5
+    assert proposal(one, Watch(one), 0.5, None, {})["gate"]["max_step"] == 1.5
     grouped = prepare(CONFIGS / "digits.toml", ('task.ref="support.tasks:Normalised"', "crypto.clip=50000.0"))
-    said = proposal(grouped, 6000.0, None, {})
+    said = proposal(grouped, Watch(grouped), 6000.0, None, {})
     assert isinstance(said["crypto"]["clip"], dict)
     assert said["gate"]["max_step"] < 100
 
