@@ -22,7 +22,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -190,8 +190,9 @@ def candidate(base: Version, vector: Vector, state: Mapping[str, Vector] | None 
     return parse(b"".join((header, *numbers, memoryview(base.data)[end:])))
 
 
+@lru_cache(maxsize=2)
 def parse(data: bytes) -> Version:
-    """Return the version whose file is ``data``, after checking all of it.
+    """Return the version whose file is ``data``, after checking all of it. The newest two are remembered.
 
     Raises:
         InputError: ``data.model``: not a canonical version file.

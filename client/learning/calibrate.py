@@ -42,8 +42,9 @@ class FirstRound:
 
     def add(self, update: Vector, weight: float) -> None:
         """Count a member's update, ``float32[n]``, with a weight in the mean. Values that are not finite count as 0."""
-        good = np.nan_to_num(update, nan=0.0, posinf=0.0, neginf=0.0)
-        most = [np.max(np.abs(good[at]), initial=0.0) for at in self._tensors]
+        finite = np.isfinite(update).all()
+        good = update if finite else np.nan_to_num(update, nan=0.0, posinf=0.0, neginf=0.0)
+        most = [max(np.max(good[at], initial=0.0), -np.min(good[at], initial=0.0)) for at in self._tensors]
         self.largest = np.maximum(self.largest, most)
         self._total += good * float(weight)
         self._weight += weight
