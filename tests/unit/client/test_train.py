@@ -192,6 +192,26 @@ class Odd(Task):
         return {"loss": (outputs[:, 0] - targets).square().mean().item(), "mine": 1.0}
 
 
+class Normal(Odd):
+    """The inputs are normalised first, so the layer's buffer must be their mean."""
+
+    def model(self, schema: Schema, generator: torch.Generator) -> nn.Module:
+        return nn.Sequential(nn.BatchNorm1d(2, momentum=0.9), nn.Linear(2, 1))
+
+
+@pytest.mark.parametrize("chunk_rows", [0, 3])
+def test_a_normalising_layer_counts_every_row_of_a_round_once(chunk_rows: int) -> None:
+    """With its own momentum the last part would count most, and the buffer would tell which rows that was."""
+    given = rows(23, 1)
+    inputs = torch.nan_to_num(given.inputs)
+    made = TorchLearner(Normal(), Split(given, rows(0), rows(0)), SCHEMA, seed=1, secret=secret_of("a"))
+    made.prepare({})
+    training = TRAINING.model_copy(update={"local_epochs": 1, "parts": 4, "chunk_rows": chunk_rows})
+    made.train(made.start(), training, 1)
+    mean = made.model.state_dict()["0.running_mean"].double()
+    assert torch.allclose(mean, inputs.double().mean(dim=0), rtol=1e-5, atol=1e-6)
+
+
 def test_what_travels_and_what_stays() -> None:
     made = learner(task=Odd())
     names = [spec.name for spec in made.layout]
