@@ -24,7 +24,7 @@ STEP_ROOM = 3.0
 """The proposed longest step is this many times the longest mean that the run did not refuse."""
 
 
-class Watch:
+class RoundOne:
     """The first step of every simulated member: it sees the updates of round 1.
 
     Args:
@@ -58,7 +58,7 @@ class Watch:
 
 
 def proposal(
-    cast: Cast, watch: Watch, longest: float, vector: Vector | None, scaling: Mapping[str, Any]
+    cast: Cast, watch: RoundOne, longest: float, vector: Vector | None, scaling: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return what the recipe should say, by table and key.
 

@@ -50,7 +50,7 @@ from .folder import fresh
 from .grid import LocalGrid, play
 from .outcome import Simulation
 from .progress import chosen
-from .proposal import Watch, proposal
+from .proposal import RoundOne, proposal
 
 Event = dict[str, Any]
 
@@ -104,7 +104,7 @@ def _carry_out(
 ) -> Simulation:
     training = cast.settings.training
     learners: dict[str, TorchLearner] = {}
-    watch = Watch(cast)
+    watch = RoundOne(cast)
     members = _members(cast, drills, learners, kit.with_steps([watch]))
     ledgers = {name: member.ledger for name, member in members.items()}
     for ledger in ledgers.values():
@@ -165,7 +165,7 @@ def _members(cast: Cast, drills: Sequence[Drill], learners: dict[str, TorchLearn
 
 def _result(
     cast: Cast,
-    watch: Watch,
+    watch: RoundOne,
     state: State,
     run: str,
     learners: Mapping[str, TorchLearner],

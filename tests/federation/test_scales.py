@@ -15,7 +15,7 @@ from moonflower.client.learning.torch import TorchLearner
 from moonflower.client.scales import Floors, scale_of, stretched
 from moonflower.configs.settings import CryptoSettings, parse
 from moonflower.errors import InputError
-from moonflower.federation.proposal import Watch, proposal
+from moonflower.federation.proposal import RoundOne, proposal
 from moonflower.protocol.model_version import TensorSpec
 from moonflower.protocol.model_version import parse as parse_version
 from support import CONFIGS
@@ -120,9 +120,9 @@ def test_round_1_is_trained_once_whoever_needs_it(heart: Path, tmp_path: Path, m
 def test_a_length_is_proposed_in_the_units_of_the_proposed_clips(heart: Path) -> None:
     """A run under one clip measures variances of thousands; beside clips of their own it is another length."""
     one = prepare(heart)
-    assert proposal(one, Watch(one), 0.5, None, {})["gate"]["max_step"] == 1.5
+    assert proposal(one, RoundOne(one), 0.5, None, {})["gate"]["max_step"] == 1.5
     grouped = prepare(CONFIGS / "digits.toml", ('task.ref="support.tasks:Normalised"', "crypto.clip=50000.0"))
-    said = proposal(grouped, Watch(grouped), 6000.0, None, {})
+    said = proposal(grouped, RoundOne(grouped), 6000.0, None, {})
     assert isinstance(said["crypto"]["clip"], dict)
     assert said["gate"]["max_step"] < 100
 
