@@ -9,7 +9,9 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, nearest
-from .schema import MAX_CATEGORIES, MAX_CLASSES, MISSING, Categorical, Column, Label, Numeric, Schema, text
+from .columns import MAX_CATEGORIES, MISSING, Categorical, Column, Numeric, text
+from .schema import Schema
+from .targets import MAX_CLASSES, Label
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .recipe import Recipe
-from .schema import Categorical, Numeric, Schema
+from .schema import Categorical, CountTarget, Label, NumberTarget, Numeric, Schema, Target
 from .settings import AUTO
 from .training import Choice, TrainingSettings
 
@@ -108,9 +108,7 @@ def _checkpoint(sha256: str) -> list[str]:
 
 def _rows(recipe: Recipe) -> list[str]:
     data, schema = recipe.data, Schema.from_dict(recipe.columns)
-    classes = " or ".join(str(label) for label in schema.label.classes[:4])
-    more = ", and others" if len(schema.label.classes) > 4 else ""
-    lines = [f"The column {schema.label.name!r} is predicted: {classes}{more}."]
+    lines = [f"The column {schema.label.name!r} is predicted: {_target(schema.label)}."]
     for column in schema.columns[:40]:
         lines.append(f"{column.name!r} is used, {_column(column)}.")
     if len(schema.columns) > 40:
@@ -136,6 +134,18 @@ def _bound(max_rows: int) -> list[str]:
     if not max_rows:
         return []
     return [f"At most {max_rows} training rows of a member count. If there are more, a keyed hash chooses them."]
+
+
+def _target(target: Target) -> str:
+    if isinstance(target, Label):
+        classes = " or ".join(str(label) for label in target.classes[:4])
+        return f"{classes}, and others" if len(target.classes) > 4 else classes
+    if isinstance(target, NumberTarget):
+        return f"a number from {target.min:g} to {target.max:g}"
+    if isinstance(target, CountTarget):
+        return f"a count up to {target.max}"
+    ends = f"{len(target.grid)} intervals up to {target.grid[-1]:g}"
+    return f"the time until {target.event!r} is {target.happened!r}, in {ends}"
 
 
 def _column(column: Numeric | Categorical) -> str:

@@ -98,14 +98,12 @@ class Task:
         return torch.from_numpy(features(frame, schema, where))
 
     def targets(self, frame: Any, schema: Schema, where: str = "data") -> Tensor:
-        """Return the class index of every row of a table, ``int64[n]``."""
-        if schema.label.name not in frame:
-            known = [str(name) for name in frame.columns]
-            raise InputError(
-                "data.column",
-                f"{where} has no label column {schema.label.name!r}; {nearest(schema.label.name, known)}",
-            )
-        return torch.from_numpy(schema.label.read(frame[schema.label.name], where))
+        """Return what to predict in every row of a table: ``int64[n]`` class indices, ``float64[n]`` or ``[n, 2]``."""
+        known = [str(name) for name in frame.columns]
+        for name in schema.label.columns:
+            if name not in known:
+                raise InputError("data.column", f"{where} has no label column {name!r}; {nearest(name, known)}")
+        return torch.from_numpy(schema.label.read(frame, where))
 
     def model(self, schema: Schema, generator: torch.Generator) -> nn.Module:
         """Return a fresh model whose numbers depend only on ``schema`` and ``generator``.

@@ -65,7 +65,7 @@ def test_csv_gz_and_parquet_read_the_same(tmp_path: Path) -> None:
     for name in found:
         table = load_frame(settings(path=tmp_path / name, site="site"))
         assert np.array_equal(features(table, SCHEMA, name), expected, equal_nan=True)
-        assert SCHEMA.label.read(table["y"], name).tolist() == [0, 1]
+        assert SCHEMA.label.read(table, name).tolist() == [0, 1]
         assert [float(s) for s in read_groups(table, settings(site="site"))["site"]] == [1, 2]
 
 

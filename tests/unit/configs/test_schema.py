@@ -159,7 +159,7 @@ def test_cells_mean_the_same_from_text_and_from_types() -> None:
     assert np.array_equal(truth.read(pd.Series([True, False]), "d"), truth.read(pd.Series(["TRUE", "false"]), "d"))
     for cells in (["20", "", "0"], [20, None, 0], [20.0, math.nan, 0.0], [" 2e1 ", "?", "0.0"]):
         assert np.array_equal(AGE.read(pd.Series(cells), "d"), [20, math.nan, math.nan], equal_nan=True)
-    assert Label("y", ("no", "yes")).read(pd.Series([" yes", "no"]), "d").tolist() == [1, 0]
+    assert Label("y", ("no", "yes")).read(pd.DataFrame({"y": [" yes", "no"]}), "d").tolist() == [1, 0]
     assert Label("y", (0, 1)).read(pd.Series(["1.0", "0"]), "d").tolist() == [1, 0]
 
 
@@ -189,14 +189,15 @@ def test_a_missing_word_that_is_a_category_is_one() -> None:
             SCHEMA.label, "2", "data.category",
             "d.csv: column 'y' holds '2', which the schema does not list; expected one of: 0, 1",
         ),
-        (SCHEMA.label, "", "data.value", "d.csv: label 'y' has an empty cell; expected a class in every row"),
+        (SCHEMA.label, "", "data.value", "d.csv: label 'y' has 2 empty cells; expected a class in every row"),
     ],
 )  # fmt: skip
 def test_wrong_cells_are_refused_by_column_and_value(
     column: Numeric | Categorical | Label, cell: object, code: str, message: str
 ) -> None:
+    cells = pd.Series([cell, cell])
     with pytest.raises(InputError) as refusal:
-        column.read(pd.Series([cell, cell]), "d.csv")
+        column.read(pd.DataFrame({column.name: cells}) if isinstance(column, Label) else cells, "d.csv")  # type: ignore[arg-type]
     assert (refusal.value.code, str(refusal.value)) == (code, message)
 
 
