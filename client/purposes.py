@@ -27,7 +27,6 @@ from .learning.learner import NOTHING, Learner, Personal, Trained
 from .optimisers import Optimiser, optimiser_of, rate_of
 from .scales import Floors
 from .steps import STEPS, Step, Update, walk
-from .tasks import MOST_BINS, ROWS_A_BIN
 
 logger = logging.getLogger(__name__)
 MANIFEST_FORMAT = 1
@@ -326,7 +325,7 @@ class Tallies:
         tested = at.fact(_tested(at.context))
         if tested is None:
             raise Refused("update.failed", "this member took no part in opening the run's statistics")
-        return int(min(MOST_BINS, min(tested) // ROWS_A_BIN))
+        return at.learner.bins([int(count) for count in tested])
 
 
 def vote(at: MemberRound, candidate: model_version.Version, good: Sequence[str]) -> tuple[gate.Vote, Measured]:

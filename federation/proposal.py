@@ -11,13 +11,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..client.learning.calibrate import FirstRound, calibrated, rounded_up
 from ..client.learning.cast import Cast
 from ..client.learning.learner import Learner, Vector
 from ..client.steps import Update
-from ..client.tasks import MOST_BINS, ROWS_A_BIN
 from ..configs.settings import AUTO, RunSettings
+from ..configs.targets import CLASSES, TIME
 from ..protocol.context import RoundContext
 
 STEP_ROOM = 3.0
@@ -93,7 +94,14 @@ def _edges(cast: Cast, vector: Vector, scaling: Mapping[str, Any]) -> list[float
     """Return the edges between equally full bins of all members' test rows; empty if there are too few rows."""
     together = cast.everyone()
     together.prepare(scaling)
-    bins = min(MOST_BINS, int(together.tested().min()) // ROWS_A_BIN)
-    scores = together.scores(vector, "test")
-    at = np.quantile(scores, np.arange(1, bins) / bins) if bins > 1 else np.zeros(0)
+    bins = together.bins(together.tested().tolist())
+    scores = _binned(cast.schema.label.kind, together.scores(vector, "test")) if bins > 1 else np.zeros(0)
+    at = np.quantile(scores, np.arange(1, bins) / bins) if scores.size else np.zeros(0)
     return sorted({float(f"{score:.2g}") for score in at} - {0.0, 1.0})
+
+
+def _binned(kind: str, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the scores that a tally counts in bins: chances of classes, or risks of times; none of other kinds."""
+    if kind == CLASSES:
+        return scores.reshape(-1)
+    return 1 - scores.mean(axis=1) if kind == TIME else np.zeros(0)

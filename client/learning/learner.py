@@ -125,6 +125,13 @@ class Learner(Protocol):
     def tested(self) -> NDArray[np.int64]:
         """Return how many test rows of each kind there are, ``int64[c]`` in ``[0, 2^38)``, to be summed."""
 
+    def bins(self, tested: Sequence[int]) -> int:
+        """Return into how many bins a tally may count scores; 0 = too few test rows.
+
+        Args:
+            tested: the sums of :meth:`tested` over all members.
+        """
+
     def tally(self, vector: Vector, bins: int, personal: Personal = NOTHING) -> NDArray[np.int64]:
         """Return the counts of the test rows, ``int64[m]`` in ``[0, 2^38)``, to be summed over members."""
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ... import files
-from ...configs.schema import Schema
+from ...configs.schema import Label, Schema, TimeTarget
 from ...errors import InputError, Refused, nearest
 from ...protocol.model_version import Version, parse
 from ..tasks import Metrics, Task, load_task, own_tasks
@@ -78,8 +78,17 @@ class Predictor:
         return self.task.metrics(self._outputs(ready), ready.targets)
 
     def table(self, frame: pd.DataFrame, where: str = "data") -> pd.DataFrame:
-        """Return score and class of every row: columns ``score, class`` or ``score_A, score_B, …, class``."""
-        scores, classes = self._scores(frame, where), self.schema.label.classes
+        """Return what the model says about every row.
+
+        Columns are ``score, class`` or ``score_A, score_B, …, class`` for classes, and ``prediction`` for numbers and
+        counts. For times it is ``survival_T`` for each end T of the grid: the chance that the event comes later.
+        """
+        scores, label = self._scores(frame, where), self.schema.label
+        if isinstance(label, TimeTarget):
+            return pd.DataFrame({f"survival_{end:g}": scores[:, at] for at, end in enumerate(label.grid)})
+        if not isinstance(label, Label):
+            return pd.DataFrame({"prediction": scores})
+        classes = label.classes
         if scores.ndim == 1:
             named, best = {"score": scores}, (scores > 0.5).astype(np.int64)
         else:
@@ -169,7 +178,7 @@ def open_version(version: Version, *, allow: Collection[str] | None = None) -> P
             "(moonflower predict --client)",
             ", ".join(private[:4]),
         )
-    return Predictor(version, task, schema, scaling, model, manifest.get("private"))
+    return Predictor(version, task.bound(schema, scaling), schema, scaling, model, manifest.get("private"))
 
 
 def predict_with(predictor: Predictor, data_path: Path, out: Path | None = None) -> pd.DataFrame:

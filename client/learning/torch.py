@@ -90,7 +90,7 @@ class TorchLearner:
         device: torch.device | None = None,
         personal: Iterable[str] = (),
     ) -> None:
-        self.task, self.schema, self.seed, self.secret = task, schema, seed, secret
+        self.task, self.schema, self.seed, self.secret = task.bound(schema, {}), schema, seed, secret
         self.draw, self.device = draw or str(seed), device or torch.device("cpu")
         self._raw = split
         self._ready: Split | None = None
@@ -189,6 +189,7 @@ class TorchLearner:
         if self._ready is not None and self._scaling == scaling:
             return
         self._scaling = dict(scaling)
+        self.task = self.task.bound(self.schema, scaling)
         raw = self._raw
         self._ready = Split(self._prepared(raw.train), self._prepared(raw.validation), self._prepared(raw.test))
 
@@ -261,6 +262,10 @@ class TorchLearner:
             InputError: ``data.value``: a number outside.
         """
         return _counts(self.task.tested(self._raw.test.targets), "count of test rows")
+
+    def bins(self, tested: Sequence[int]) -> int:
+        """Return into how many bins a tally may count scores; 0 = too few test rows."""
+        return self.task.bins(tested)
 
     def tally(self, vector: Vector, bins: int, personal: Personal = NOTHING) -> NDArray[np.int64]:
         """Return the counts of the test rows, ``int64[m]`` in ``[0, 2^38)``, to be summed over members.

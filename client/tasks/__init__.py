@@ -36,19 +36,16 @@ from ...configs.training import TrainingSettings
 from ...errors import InputError, nearest
 from ..learning.rows import Rows, features, read_groups
 from ..learning.sources import load_frame
+from ..objectives.base import FRACTION_BITS, MAX_COUNT, MOST_BINS, ROWS_A_BIN, Metrics, fixed
+from ..objectives.classes import rows_weights
 
-__all__ = ["METRICS", "Metrics", "Rows", "Task", "fixed", "load_task", "own_tasks", "schema_for"]
+__all__ = [
+    "FRACTION_BITS", "MAX_COUNT", "METRICS", "MOST_BINS", "ROWS_A_BIN", "Metrics", "Rows", "Task", "fixed", "load_task",
+    "own_tasks", "rows_weights", "schema_for", "weights_of",
+]  # fmt: skip
 
-Metrics = dict[str, float | None]
 METRICS = ("loss", "accuracy", "auc", "average_precision")
 """Metrics that every report shows. A task may leave some out, which are then None, and may add others."""
-
-MAX_COUNT = 2**38 - 1
-"""Largest number in one member's summary or tally: the sum over 1024 members stays below 2^48."""
-MOST_BINS, ROWS_A_BIN = 64, 10
-"""Most bins of a tally, and test rows of each kind per bin: with fewer, many runs would tell of single rows."""
-FRACTION_BITS = 16
-"""Fixed point of the default tally and of the tabular task: 2^22 rows of loss 1 fit for each member."""
 
 
 class Task:
@@ -163,6 +160,26 @@ class Task:
         """
         raise NotImplementedError
 
+    def bound(self, schema: Schema, scaling: Mapping[str, Any]) -> Task:
+        """Return this task as it is for a schema and a scaling, which its loss and metrics may depend on; here itself.
+
+        Args:
+            schema: the columns.
+            scaling: as :meth:`scaling` returned it; empty before it is known.
+
+        Raises:
+            InputError: ``config.task``: the task does not fit the schema.
+        """
+        return self
+
+    def bins(self, tested: Sequence[int]) -> int:
+        """Return into how many bins a tally may count scores; 0 = there is no tally: too few test rows.
+
+        Args:
+            tested: the sums of :meth:`tested` over all members.
+        """
+        return min(MOST_BINS, min(tested) // ROWS_A_BIN)
+
     def scores(self, outputs: Tensor) -> NDArray[np.float64]:
         """Return probabilities: ``float64[n]`` of the positive class, or ``float64[n, classes]``."""
         logits = outputs.detach().double()
@@ -238,31 +255,22 @@ class Task:
         return outputs
 
 
-def weights_of(given: Sequence[float], classes: int) -> tuple[float, ...]:
+def weights_of(given: Sequence[float], classes: int | None = None) -> tuple[float, ...]:
     """Return the weights of classes as a task's option gives them; empty for equal weights.
+
+    Args:
+        given: the option.
+        classes: how many there are; None if only the schema says so.
 
     Raises:
         InputError: ``config.task``: not as many numbers above 0 as there are classes.
     """
-    good = isinstance(given, (list, tuple)) and len(given) in (0, classes)
+    good = isinstance(given, (list, tuple)) and (classes is None or len(given) in (0, classes))
     if not good or not all(isinstance(one, (int, float)) and 0 < one < 1e6 for one in given):
-        raise InputError("config.task", f"[task] class_weights = {given!r}; expected {classes} numbers above 0")
+        count = "one number" if classes is None else f"{classes} numbers"
+        each = " for each class" if classes is None else ""
+        raise InputError("config.task", f"[task] class_weights = {given!r}; expected {count} above 0{each}")
     return tuple(map(float, given))
-
-
-def rows_weights(weights: Sequence[float], targets: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """Return the weight of each row by its class, ``[n]``; None for equal weights."""
-    return torch.tensor(weights, dtype=dtype, device=targets.device)[targets] if weights else None
-
-
-def fixed(total: float) -> int:
-    """Return a sum in units of 2^-16, cut to ``[0, MAX_COUNT]``; NaN becomes ``MAX_COUNT``.
-
-    >>> fixed(1.5), fixed(-1.0), fixed(float("nan")) == MAX_COUNT
-    (98304, 0, True)
-    """
-    scaled = total * 2**FRACTION_BITS
-    return round(max(scaled, 0.0)) if scaled < MAX_COUNT else MAX_COUNT
 
 
 def schema_for(task: Task, settings: DataSettings) -> Schema:

@@ -1,11 +1,14 @@
-"""Binary classification of a table's rows: logistic regression, or a network with hidden layers.
+"""A table's rows: a linear model, or a network with hidden layers, for every kind of target.
 
-Statistics and tallies are whole numbers, so that sums over members are exact: the federation's means, spreads
-and AUC are the same to the bit whether one member holds the rows or many do.
+The schema's label says what is predicted: one of two classes, one of many, a number, a count, or the time to an event.
+``client/objectives`` has the loss and the metrics of each. Statistics and tallies are whole numbers, so that sums over
+members are exact: the federation's means, spreads and metrics are the same to the bit whether one member holds the rows
+or many do.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -16,36 +19,37 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
-from ...configs.schema import Numeric, Schema
+from ...configs.schema import CountTarget, Label, NumberTarget, Numeric, Schema
 from ...errors import InputError, nearest
-from . import FRACTION_BITS, METRICS, MOST_BINS, Metrics, Rows, Task, fixed, rows_weights, weights_of
+from ..objectives import Objective, Settings, objective_of
+from ..objectives.standard import SUMS, pair_of, possible, standard, sums_of
+from . import METRICS, MOST_BINS, Metrics, Rows, Task, weights_of
 
 EDGES = tuple(at / 8 for at in range(1, 8))
 """Between the bins of the score histograms, where ``edges`` says nothing else. What bins cost is measured in
 docs/protocol.md, rule 10."""
-_UNIT = 2**16
-"""Steps of a numeric column's range."""
-_RIDGE = 1.0
-"""Pull b²/2 on the private intercept: with one class only it would run to infinity."""
 _PERSONALISE = ("none", "intercept")
+_BINARY = Label("y", (0, 1))
+"""The label of a task that is bound to no schema yet."""
 
 
 class Tabular(Task):
     """Numbers standardised, missing ones imputed with the mean; categories one-hot, all zero where missing.
 
     Args:
-        hidden: widths of the hidden layers, 1 to 4096; none = logistic regression.
-        personalise: ``intercept``: a scalar on the logit that each member fits on its own rows and keeps; or
-            ``none``.
+        hidden: widths of the hidden layers, 1 to 4096; none = a linear model.
+        personalise: ``intercept``: a number that is added to what the model says, which each member fits on its own
+            rows and keeps; or ``none``.
         missing_indicator: one more input a column that says whether the cell is missing. On the heart data it
             lifts the federation's AUC by .009 (mean of 5 folds), but the personalised loss by nothing, which
             suggests that gaps tell the hospitals apart rather than the patients.
-        class_weights: weight of a row by its class, two numbers above 0; none for equal weights. Loss, votes and
-            reports count each row with it.
+        class_weights: weight of a row by its class, a number above 0 for each class; none for equal weights. Loss,
+            votes and reports count each row with it.
         edges: between the bins in which a report counts scores, rising within (0, 1), at most 63; ``moonflower
             simulate`` proposes those of equally full bins.
+        loss: of numbers: ``squared``, ``absolute`` or ``quantile``.
+        quantile: of ``loss = "quantile"``, between 0 and 1.
     """
 
     def __init__(
@@ -55,6 +59,8 @@ class Tabular(Task):
         missing_indicator: bool = False,
         edges: Sequence[float] = EDGES,
         class_weights: Sequence[float] = (),
+        loss: str = "squared",
+        quantile: float = 0.5,
     ) -> None:
         if not isinstance(hidden, (list, tuple)) or len(hidden) > 8:
             raise InputError("config.task", f"[task] hidden = {hidden!r}; expected a list of at most 8 widths")
@@ -68,106 +74,72 @@ class Tabular(Task):
         if not isinstance(missing_indicator, bool):
             raise InputError("config.task", f"[task] missing_indicator = {missing_indicator!r}; expected true or false")
         self.edges = _edges(edges)
-        self.weights = weights_of(class_weights, 2)
+        weights = weights_of(class_weights)
+        self.settings = Settings(self.edges, weights, str(loss), quantile)
         self.hidden = tuple(hidden)
         self.missing_indicator = missing_indicator
-        self.intercept = personalise == "intercept"
+        self.personal_intercept = personalise == "intercept"
+        self.objective: Objective = objective_of(
+            _BINARY, {}, Settings(self.edges, weights if len(weights) == 2 else ())
+        )
 
-    def model(self, schema: Schema, generator: torch.Generator) -> nn.Module:
-        """Return the network, ``float32[n, inputs]`` to logits ``float32[n, 1]``.
+    def bound(self, schema: Schema, scaling: Mapping[str, Any]) -> Tabular:
+        """Return the task with the objective of the schema's label.
 
         Raises:
-            InputError: ``config.task``: the label has more than two classes.
+            InputError: ``config.task``: an option that does not fit the label.
         """
-        if len(schema.label.classes) != 2:
-            raise InputError(
-                "config.task",
-                f"label {schema.label.name!r} has {len(schema.label.classes)} classes; expected 2",
-            )
+        one = copy.copy(self)
+        one.objective = objective_of(schema.label, scaling, self.settings)
+        return one
+
+    def model(self, schema: Schema, generator: torch.Generator) -> nn.Module:
+        """Return the network, ``float32[n, inputs]`` to ``float32[n, k]``: what k numbers are, the objective says.
+
+        Raises:
+            InputError: ``config.task``: an option that does not fit the label.
+        """
+        objective = objective_of(schema.label, {}, self.settings)
         inputs = sum(1 if isinstance(c, Numeric) else len(c.categories) for c in schema.columns)
         if self.missing_indicator:
             inputs += len(schema.columns)
         layers: list[nn.Module] = []
-        for width, following in itertools.pairwise((inputs, *self.hidden, 1)):
+        for width, following in itertools.pairwise((inputs, *self.hidden)):
             layers += [nn.Linear(width, following), nn.ReLU()]
-        return nn.Sequential(*layers[:-1])
+        return nn.Sequential(*layers, objective.layer((inputs, *self.hidden)[-1], deep=bool(self.hidden)))
 
     def loss(self, model: nn.Module, batch: Rows) -> Tensor:
-        """Return the mean binary cross-entropy in nats, each row with the weight of its class."""
-        logits = model(batch.inputs).squeeze(-1)
-        return functional.binary_cross_entropy_with_logits(
-            logits, batch.targets.to(logits.dtype), weight=rows_weights(self.weights, batch.targets, logits.dtype)
-        )
+        """Return the mean loss of the objective."""
+        return self.objective.loss(model(batch.inputs), batch.targets)
 
     def metrics(self, outputs: Tensor, targets: Tensor) -> Metrics:
-        """Return loss, accuracy, AUC and average precision; None without rows, or with one class."""
-        if not len(targets):
-            return dict.fromkeys(METRICS)
-        logits, truth = outputs.detach().double().reshape(-1), targets.numpy() == 1
-        weight = rows_weights(self.weights, targets, torch.float64)
-        loss = functional.binary_cross_entropy_with_logits(logits, targets.double(), weight=weight).item()
-        accuracy = float(((logits.numpy() > 0) == truth).mean())
-        if not math.isfinite(loss):
-            return dict(zip(METRICS, (loss, accuracy, None, None), strict=True))
-        distinct, group = np.unique(logits.numpy(), return_inverse=True)
-        counts = [np.bincount(group[side], minlength=len(distinct)) for side in (truth, ~truth)]
-        auc, precision = ranking(counts[0], counts[1])
-        return dict(zip(METRICS, (loss, accuracy, auc, precision), strict=True))
+        """Return the metrics of the objective; None without rows."""
+        return self.objective.metrics(outputs, targets) if len(targets) else dict.fromkeys(METRICS)
 
     def summary(self, rows: Rows, schema: Schema) -> NDArray[np.int64]:
-        """Return count, sum, and sum of squares (upper and lower half) of every numeric column, in order.
-
-        A value x enters as the whole number k = 2^16 (x - min) / (max - min), rounded to even row by row, so
-        that sums do not depend on who holds which row.
-        """
-        totals: list[int] = []
-        for values, column in zip(rows.inputs.numpy().T, schema.columns, strict=True):
-            if isinstance(column, Numeric):
-                present = values[~np.isnan(values)]
-                units = np.rint((present - column.min) / (column.max - column.min) * _UNIT).astype(np.int64)
-                squares = units * units
-                totals += [
-                    len(units),
-                    int(units.sum()),
-                    int((squares >> 16).sum()),
-                    int((squares & 0xFFFF).sum()),
-                ]
+        """Return the sums of every numeric column in order, and of a label that is a number or a count."""
+        inputs = rows.inputs.numpy().T
+        columns = [
+            (values, column.min, column.max)
+            for values, column in zip(inputs, schema.columns, strict=True)
+            if isinstance(column, Numeric)
+        ]
+        target = _standardised(schema)
+        if target is not None:
+            columns.append((rows.targets.numpy().astype(np.float64), *target))
+        totals = [total for values, low, high in columns for total in sums_of(values, low, high)]
         return np.array(totals, dtype=np.int64)
 
     def scaling(self, totals: Sequence[int], schema: Schema) -> dict[str, Any]:
-        """Return ``{column: [mean, spread]}`` of the numeric columns.
-
-        Whole numbers up to one division and one square root, so the same bits everywhere. A column without
-        spread gets its range as spread; one without values the middle of its range as mean. Both are rounded, the
-        spread to 10 bits and the mean to 1/64 of it: exact ones are fractions that give the number of rows away.
-        """
-        out: dict[str, Any] = {}
-        numeric = [column for column in schema.columns if isinstance(column, Numeric)]
-        for i, column in enumerate(numeric):
-            count, total, upper, lower = (int(number) for number in totals[4 * i : 4 * i + 4])
-            width = (column.max - column.min) / _UNIT
-            deviation = count * ((upper << 16) + lower) - total * total  # count² times the variance, exactly
-            fraction, exponent = math.frexp(math.sqrt(deviation) / count if deviation > 0 else _UNIT)
-            spread = math.ldexp(round(fraction * 1024) / 1024, exponent)
-            grid = spread / 64
-            mean = round((total / count if count else _UNIT / 2) / grid) * grid
-            out[column.name] = [column.min + mean * width, spread * width]
-        return out
+        """Return ``{column: [mean, spread]}`` of the numeric columns, and of a label that is a number or a count."""
+        return {
+            name: standard(totals[SUMS * at : SUMS * (at + 1)], low, high)
+            for at, (name, low, high) in enumerate(_ranges(schema))
+        }
 
     def possible(self, totals: Sequence[int], rows: int, schema: Schema) -> bool:
-        """Return whether there are numbers k in [0, 2^16], at most ``rows`` a column, with these counts and sums.
-
-        Each k is at most 2^16, so the sum is at most 2^16 times the count, and the squares 2^16 times the sum; and
-        sum² ≤ count · squares. That bounds the spread by half the column's range.
-        """
-        for i in range(sum(isinstance(column, Numeric) for column in schema.columns)):
-            count, total, upper, lower = (int(number) for number in totals[4 * i : 4 * i + 4])
-            squares = (upper << 16) + lower
-            if min(count, total, upper, lower) < 0 or count > rows:
-                return False
-            if total > count * _UNIT or squares > total * _UNIT or total * total > count * squares:
-                return False
-        return True
+        """Return whether there are numbers, at most ``rows`` a column, with these counts and sums."""
+        return all(possible(totals[SUMS * at : SUMS * (at + 1)], rows) for at, _ in enumerate(_ranges(schema)))
 
     def prepare(self, rows: Rows, schema: Schema, scaling: Mapping[str, Any]) -> Rows:
         """Return the features, ``float32[n, inputs]``: numbers and one-hot categories in schema order.
@@ -178,7 +150,7 @@ class Tabular(Task):
         parts: list[NDArray[np.float64]] = []
         for values, column in zip(rows.inputs.numpy().T, schema.columns, strict=True):
             if isinstance(column, Numeric):
-                mean, spread = _pair(scaling, column.name)
+                mean, spread = pair_of(scaling, column.name)
                 parts.append(np.nan_to_num((values - mean) / spread, nan=0.0)[:, None])
             else:
                 parts.append((values[:, None] == np.arange(len(column.categories))).astype(np.float64))
@@ -187,62 +159,34 @@ class Tabular(Task):
         return replace(rows, inputs=torch.from_numpy(np.concatenate(parts, axis=1, dtype=np.float32)))
 
     def tested(self, targets: Tensor) -> NDArray[np.int64]:
-        """Return the test rows of the negative and of the positive class."""
-        positive = int((targets == 1).sum())
-        return np.array([len(targets) - positive, positive], dtype=np.int64)
+        """Return the test rows of each kind that a tally tells apart."""
+        return self.objective.tested(targets)
+
+    def bins(self, tested: Sequence[int]) -> int:
+        """Return into how many bins a tally may count."""
+        return self.objective.bins(tested)
 
     def tally(self, outputs: Tensor, targets: Tensor, bins: int) -> NDArray[np.int64]:
-        """Return rows, loss sum (2^-16), correct rows, and score histograms of positives and negatives.
-
-        Where fewer bins are allowed than there are, neighbours are counted together, and the last ones stay empty.
-        """
-        logits, truth = outputs.detach().double().reshape(-1), targets.numpy() == 1
-        weight = rows_weights(self.weights, targets, torch.float64)
-        loss = functional.binary_cross_entropy_with_logits(
-            logits, targets.double(), weight=weight, reduction="sum"
-        ).item()
-        correct = int(((logits.numpy() > 0) == truth).sum())
-        chances = torch.sigmoid(torch.nan_to_num(logits)).numpy()
-        most = len(self.edges) + 1
-        found = np.searchsorted(np.array(self.edges), chances, side="right") * min(bins, most) // most
-        histograms = [np.bincount(found[truth], minlength=most), np.bincount(found[~truth], minlength=most)]
-        return np.concatenate([[len(truth), fixed(loss), correct], *histograms], dtype=np.int64)
+        """Return the counts of the objective."""
+        return self.objective.tally(outputs, targets, bins)
 
     def overall(self, totals: Sequence[int], bins: int) -> Metrics:
-        """Return loss, accuracy, AUC and average precision of all members' test rows; None without rows.
+        """Return the metrics of all members' test rows."""
+        return self.objective.overall(totals, bins)
 
-        With one bin there is no order of scores, so no AUC and no average precision.
-        """
-        rows, loss, correct = (int(number) for number in totals[:3])
-        counts = np.array([int(number) for number in totals[3:]], dtype=object)
-        most = len(self.edges) + 1
-        auc, average = ranking(counts[:most], counts[most:]) if min(bins, most) > 1 else (None, None)
-        return {
-            "loss": loss / 2**FRACTION_BITS / rows if rows else None,
-            "accuracy": correct / rows if rows else None,
-            "auc": auc,
-            "average_precision": average,
-        }
+    def scores(self, outputs: Tensor) -> NDArray[np.float64]:
+        """Return what the model says: chances of classes, numbers, expected counts, or chances to live past a time."""
+        return self.objective.scores(outputs)
 
     def personalise(self, model: nn.Module, rows: Rows) -> float | None:
-        """Return the intercept b, or None without one.
-
-        It minimises the rows' summed loss plus b²/2, by bisection on the slope in [-32, 32].
-        """
-        if not self.intercept:
+        """Return the intercept b, or None without one. It minimises the rows' summed loss plus b²/2."""
+        if not self.personal_intercept:
             return None
         with torch.no_grad():
-            logits = model(rows.inputs).double().reshape(-1).numpy()
-        truth = rows.targets.numpy().astype(np.float64)
-        low, high = -32.0, 32.0
-        while high - low > 1e-9:
-            middle = (low + high) / 2
-            slope = (0.5 * (1 + np.tanh((logits + middle) / 2)) - truth).sum() + _RIDGE * middle
-            low, high = (low, middle) if slope > 0 else (middle, high)
-        return (low + high) / 2
+            return self.objective.intercept(model(rows.inputs), rows.targets)
 
     def apply(self, private: float, outputs: Tensor) -> Tensor:
-        """Return the logits with the intercept added.
+        """Return the outputs with the intercept added.
 
         Raises:
             InputError: ``data.model``: it is no finite number.
@@ -250,6 +194,21 @@ class Tabular(Task):
         if isinstance(private, bool) or not isinstance(private, (int, float)) or not math.isfinite(private):
             raise InputError("data.model", "the private part of the model is not a finite number")
         return outputs + private
+
+
+def _standardised(schema: Schema) -> tuple[float, float] | None:
+    """Return the range of a label whose mean and spread the federation sums; None for other kinds."""
+    label = schema.label
+    if isinstance(label, NumberTarget):
+        return label.min, label.max
+    return (0.0, float(label.max)) if isinstance(label, CountTarget) else None
+
+
+def _ranges(schema: Schema) -> list[tuple[str, float, float]]:
+    """Return name and range of everything that is summed, in order."""
+    found = [(column.name, column.min, column.max) for column in schema.columns if isinstance(column, Numeric)]
+    target = _standardised(schema)
+    return found if target is None else [*found, (schema.label.name, *target)]
 
 
 def _edges(given: Sequence[float]) -> tuple[float, ...]:
@@ -266,43 +225,6 @@ def _edges(given: Sequence[float]) -> tuple[float, ...]:
     raise InputError(
         "config.task", f"[task] edges = {given!r}; expected 1 to {MOST_BINS - 1} numbers that rise within (0, 1)"
     )
-
-
-def ranking(positives: NDArray[Any], negatives: NDArray[Any]) -> tuple[float | None, float | None]:
-    """Return AUC and average precision from the counts at each distinct score, lowest score first.
-
-    Whole numbers up to the last division, so that the same counts give the same bits. Scores that are equal
-    count as half in order (Mann and Whitney); average precision is the step sum that scikit-learn reports.
-
-    Args:
-        positives: ``int[k]``, rows of the positive class at each score.
-        negatives: ``int[k]``, the others.
-
-    >>> ranking(np.array([0, 1, 1]), np.array([1, 1, 0]))
-    (0.875, 0.8333333333333333)
-    """
-    all_positive, all_negative = int(positives.sum()), int(negatives.sum())
-    if not (all_positive and all_negative):
-        return None, None
-    below = np.cumsum(negatives) - negatives
-    pairs = int((positives * (2 * below + negatives)).sum())
-    found, false = np.cumsum(positives[::-1]), np.cumsum(negatives[::-1])
-    hits = positives[::-1] > 0
-    precision = (found[hits] / (found + false)[hits]).astype(np.float64)
-    average = math.fsum(precision * positives[::-1][hits]) / all_positive
-    return pairs / (2 * all_positive * all_negative), average
-
-
-def _pair(scaling: Mapping[str, Any], name: str) -> tuple[float, float]:
-    pair = scaling.get(name)
-    if (
-        not isinstance(pair, (list, tuple))
-        or len(pair) != 2
-        or not all(isinstance(number, float) and math.isfinite(number) for number in pair)
-        or pair[1] <= 0
-    ):
-        raise InputError("data.model", f"scaling of column {name!r} is not a mean and a spread; expected two numbers")
-    return pair[0], pair[1]
 
 
 task = Tabular

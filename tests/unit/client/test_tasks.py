@@ -12,9 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from moonflower.client.learning.rows import Rows
+from moonflower.client.objectives.ranking import ranking
 from moonflower.client.tasks import MAX_COUNT, METRICS, Task, fixed, load_task, own_tasks, schema_for
 from moonflower.client.tasks.digits import Digits
-from moonflower.client.tasks.tabular import EDGES, Tabular, ranking
+from moonflower.client.tasks.tabular import EDGES, Tabular
 from moonflower.configs.schema import Categorical, Label, Numeric, Schema
 from moonflower.configs.settings import DataSettings
 from moonflower.errors import InputError
@@ -56,7 +57,7 @@ def refused(code: str, message: str, call: Any, *arguments: Any) -> None:
         (
             TABULAR, {"hiden": []},
             f"task '{TABULAR}' has no option 'hiden'; did you mean 'hidden'? (one of: class_weights, edges, hidden, "
-            f"missing_indicator, personalise)",
+            f"loss, missing_indicator, personalise, quantile)",
         ),
         (TABULAR, {"hidden": 32}, "[task] hidden = 32; expected a list of at most 8 widths"),
         (TABULAR, {"hidden": [0]}, "[task] hidden holds 0; expected whole numbers from 1 to 4096"),
@@ -112,7 +113,8 @@ def test_data_settings_that_contradict_the_schema() -> None:
         SCHEMA,
     )
     three = Schema(SCHEMA.columns, Label("y", (0, 1, 2)))
-    refused("config.task", "label 'y' has 3 classes; expected 2", Tabular().model, three, torch.Generator())
+    message = "[task] class_weights has 2 numbers; expected 3, the classes of 'y'"
+    refused("config.task", message, Tabular(class_weights=[1.0, 2.0]).model, three, torch.Generator())
 
 
 # Sums over members
@@ -365,6 +367,8 @@ def test_rows_count_with_the_weight_of_their_class(task: Any, classes: int) -> N
     assert weighted.tally(outputs, targets, 1)[1] / 2**16 / 6 == pytest.approx((one + 3 * other) / 2, abs=1e-4)
     model = torch.nn.Identity()
     assert weighted.loss(model, Rows(outputs, targets)).item() == pytest.approx((one + 3 * other) / 2)
-    for wrong in ([1.0], [0.0] * classes, ["a"] * classes, 3):
-        with pytest.raises(InputError, match=f"expected {classes} numbers above 0"):
+    for wrong in ([0.0] * classes, ["a"] * classes, 3):
+        with pytest.raises(InputError, match=r"expected .* above 0"):
             task(class_weights=wrong)
+    with pytest.raises(InputError, match=f"expected {classes}"):
+        task(class_weights=[1.0]).model(Schema(SCHEMA.columns, Label("y", tuple(range(classes)))), torch.Generator())

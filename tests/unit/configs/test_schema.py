@@ -160,7 +160,7 @@ def test_cells_mean_the_same_from_text_and_from_types() -> None:
     for cells in (["20", "", "0"], [20, None, 0], [20.0, math.nan, 0.0], [" 2e1 ", "?", "0.0"]):
         assert np.array_equal(AGE.read(pd.Series(cells), "d"), [20, math.nan, math.nan], equal_nan=True)
     assert Label("y", ("no", "yes")).read(pd.DataFrame({"y": [" yes", "no"]}), "d").tolist() == [1, 0]
-    assert Label("y", (0, 1)).read(pd.Series(["1.0", "0"]), "d").tolist() == [1, 0]
+    assert Label("y", (0, 1)).read(pd.DataFrame({"y": ["1.0", "0"]}), "d").tolist() == [1, 0]
 
 
 def test_a_missing_word_that_is_a_category_is_one() -> None:
