@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ..configs.roles import ClientConfig, load_config
 from ..errors import InputError
+from ..report.measures import measure, measured
 from .member import ledger_of, member
 from .options import AsJson, ClientFile
 from .output import page, write_new
@@ -23,7 +24,6 @@ ModelFile = Annotated[
     Path | None,
     typer.Option("--model", help="Model version (safetensors).  [default: the version that the node holds]"),
 ]
-_METRICS = ("loss", "accuracy", "auc", "average_precision")
 
 
 @member.command("report")
@@ -45,10 +45,11 @@ def report(
     if as_json:
         typer.echo(json.dumps({"member": settings.client.member, **vars(found)}, allow_nan=False))
         return
-    table = Table("", *_METRICS)
+    names = measured([getattr(found, way) or {} for way in ("federated", "personalised", "alone")])
+    table = Table("", *(measure(name).label for name in names))
     for way in ("federated", "personalised", "alone"):
         metrics = getattr(found, way) or {}
-        values = (metrics.get(name) for name in _METRICS)
+        values = (metrics.get(name) for name in names)
         table.add_row(way, *("–" if value is None else f"{value:.3f}" for value in values))
     with page() as console:
         console.print(table)

@@ -18,7 +18,8 @@ from ..errors import InputError
 from ..federation.combinations import MANY, combinations
 from ..federation.folder import fresh
 from ..report.charts import UNDEFINED, fixed, plain
-from ..report.findings import EVERYBODY, LABELS, METRICS, part, toml
+from ..report.findings import EVERYBODY, part, toml
+from ..report.measures import measure, measured
 from .options import AsJson, Out, RunConfig
 from .output import page, print_json
 
@@ -102,13 +103,13 @@ def _show(tried: Sequence[Tried], best: int | None, recipe: dict[str, Any], fold
 def _table(tried: Sequence[Tried], best: int | None) -> Table:
     """Return a line for each combination: its settings, its loss on validation rows, and its metrics on test rows."""
     told = [one.as_dict() for one in tried]
-    shown = [metric for metric in METRICS if any((one["overall"] or {}).get(metric) is not None for one in told)]
+    shown = measured([one["overall"] or {} for one in told])
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     heads = (
         "",
         *tried[0].settings,
         "validation loss",
-        *(f"{LABELS[metric]}, test" for metric in shown),
+        *(f"{measure(metric).label}, test" for metric in shown),
         "promoted",
         "",
     )
@@ -116,9 +117,9 @@ def _table(tried: Sequence[Tried], best: int | None) -> Table:
         table.add_column(Text(head), justify="left" if at in (0, len(heads) - 1) else "right")
     for at, (one, row) in enumerate(zip(tried, told, strict=True)):
         values = [value if isinstance(value, str) else toml(value) for value in one.settings.values()]
-        measured = [fixed((row["overall"] or {}).get(metric)) for metric in shown]
+        scores = [fixed((row["overall"] or {}).get(metric)) for metric in shown]
         loss = fixed(one.loss, 4) + ("*" if at == best else " ")
         promoted = f"{row['promoted']} of {row['rounds']}" if one.result else UNDEFINED
-        cells = (one.out.name, *values, loss, *measured, promoted, plain(one.error))
+        cells = (one.out.name, *values, loss, *scores, promoted, plain(one.error))
         table.add_row(*(Text(cell, style="bold" if at == best else "") for cell in cells))
     return table

@@ -12,14 +12,16 @@ import pandas as pd
 
 from ..errors import InputError, MoonflowerError
 from ..report import notebook
-from ..report.findings import EVERYBODY, LABELS, METRICS, VOTES, WAYS, items, part
+from ..report.findings import EVERYBODY, VOTES, items, part
+from ..report.measures import WAYS, measure
 from ..report.reading import read_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COUNTS = ("round", "number", *VOTES)
-_SHOWN = ("loss", "auc", "accuracy")
+_FIRST = ("loss", "accuracy", "auc", "average_precision")
+_SHOWN = ("loss", "auc", "macro_auc", "c_index", "r2", "d2", "accuracy", "rmse", "mae")
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Simulation:
             }
             for one in items(self.result, "rounds")
         ]
-        return _frame(rounds, [*_COUNTS[:2], "status", "code", *VOTES, "validation_loss", *METRICS])
+        return _frame(rounds, [*_COUNTS[:2], "status", "code", *VOTES, "validation_loss", *_FIRST])
 
     def members(self) -> pd.DataFrame:
         """Return the models' metrics, one row for each member and way of training.
@@ -73,7 +75,7 @@ class Simulation:
             for way in WAYS
             if part(one, way)
         ]
-        return _frame(rows, ["member", "way", "rows", *METRICS])
+        return _frame(rows, ["member", "way", "rows", *_FIRST])
 
     def plot(self) -> Figure:
         """Return a matplotlib figure of the metrics over the rounds; dots are rounds that were promoted.
@@ -91,7 +93,7 @@ class Simulation:
             ) from None
         frame = self.frame()
         known = ["validation_loss", *_SHOWN]
-        shown = [name for name in known if frame[name].notna().any()][:3] or ["loss"]
+        shown = [name for name in known if name in frame and frame[name].notna().any()][:3] or ["loss"]
         figure: Figure
         figure, axes = pyplot.subplots(1, len(shown), figsize=(4.2 * len(shown), 3.2), sharex=True, squeeze=False)
         for axis, name in zip(axes[0], shown, strict=True):
@@ -121,11 +123,11 @@ def load_result(path: str | os.PathLike[str]) -> Simulation:
 
 
 def _title(name: str) -> str:
-    return "loss on validation rows" if name == "validation_loss" else f"{LABELS[name]}, {EVERYBODY}"
+    return "loss on validation rows" if name == "validation_loss" else f"{measure(name).label}, {EVERYBODY}"
 
 
 def _measured(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    return {**dict.fromkeys(METRICS), **metrics}
+    return {**dict.fromkeys(_FIRST), **metrics}
 
 
 def _frame(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:

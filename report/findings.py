@@ -12,10 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .charts import UNDEFINED, fixed, number, plain
+from .measures import WAYS, beside, measure, measured
 
-WAYS = ("alone", "federated", "personalised", "pooled")
-METRICS = ("loss", "accuracy", "auc", "average_precision")
-LABELS = {"loss": "loss", "accuracy": "accuracy", "auc": "AUC", "average_precision": "average precision"}
 STATUSES = ("promoted", "kept", "refused", "failed")
 VOTES = {"better": "better", "same": "same", "worse": "worse", "abstain": "abstained"}
 EVERYBODY = "all members' test rows"
@@ -206,8 +204,12 @@ def _gap(alone: float, federated: float, personalised: float | None) -> str:
 
 
 def _reached(scores: Mapping[str, Any]) -> str:
-    auc = number(scores.get("auc"))
-    return f"a loss of {fixed(scores.get('loss'))}" + (f" and an AUC of {fixed(auc)}" if auc is not None else "")
+    name = beside(measured([scores]))
+    other, value = measure(name), number(scores.get(name))
+    article = "an" if other.label[:1] in "AaRM" else "a"
+    return f"a loss of {fixed(scores.get('loss'))}" + (
+        f" and {article} {other.label} of {fixed(value)}" if value is not None else ""
+    )
 
 
 def _rounds(numbers: Sequence[int]) -> str:

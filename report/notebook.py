@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from .charts import UNDEFINED, best, escaped, fixed, number, over_rounds
-from .findings import EVERYBODY, LABELS, METRICS, WAYS, items, part, summary, tally
+from .findings import EVERYBODY, items, part, summary, tally
+from .measures import WAYS, beside, measure, measured
 from .parts import gate_marks, marks_of
 from .style import within
 
@@ -39,24 +40,23 @@ def cell(result: Mapping[str, Any]) -> str:
 def _table(result: Mapping[str, Any]) -> str:
     subjects = [*items(result, "members"), {"name": EVERYBODY, **part(result, "overall")}]
     subjects = [one for one in subjects if any(part(one, way) for way in WAYS)]
+    names = ("loss", beside(measured([part(one, way) for one in subjects for way in WAYS])))
     columns = [
         (metric, way)
-        for metric in METRICS[:3]
+        for metric in names
         for way in WAYS
         if any(number(part(one, way).get(metric)) is not None for one in subjects)
     ]
-    shown = [metric for metric in ("auc", "accuracy") if any(name == metric for name, _ in columns)][:1]
-    columns = [(metric, way) for metric, way in columns if metric in ("loss", *shown)]
     if not columns:
         return ""
-    heads = "".join(f"<th>{LABELS[metric]}<br />{way}</th>" for metric, way in columns)
+    heads = "".join(f"<th>{measure(metric).label}<br />{way}</th>" for metric, way in columns)
     body = ""
     for one in subjects:
         values = {pair: number(part(one, pair[1]).get(pair[0])) for pair in columns}
         winners = {
             (metric, way)
-            for metric in ("loss", *shown)
-            for way in best({way: values[name, way] for name, way in columns if name == metric}, metric == "loss")
+            for metric in names
+            for way in best({way: values[name, way] for name, way in columns if name == metric}, measure(metric).lower)
         }
         cells = "".join(
             f"<td><b>{fixed(value)}</b></td>" if pair in winners else f"<td>{fixed(value)}</td>"

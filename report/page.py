@@ -12,11 +12,8 @@ from typing import Any
 from .charts import UNDEFINED, bars, best, escaped, fixed, legend, number, over_rounds, plain
 from .findings import (
     EVERYBODY,
-    LABELS,
-    METRICS,
     NO_MODEL,
     STATUSES,
-    WAYS,
     counted,
     ending,
     exclusions,
@@ -35,11 +32,11 @@ from .findings import (
     who,
     whole,
 )
+from .measures import WAYS, beside, measure, measured, shown, whole_table
 from .parts import gate_marks, marks_of, pairs, scrolled
 from .style import STYLE
 from .sureness import settings_html, sureness
 
-_TITLES = {"loss": "Loss", "accuracy": "Accuracy", "auc": "AUC"}
 _SMALL_MODEL = 4096  # parameters; below it the sealed update is mostly one ciphertext of fixed size
 _LIMITS = (
     "<b>Coordinator</b>, curious or dishonest, alone. Nobody holds a key that opens one member's update: a sum is over"
@@ -112,14 +109,14 @@ def _figures(result: Mapping[str, Any]) -> str:
     trouble = setbacks(rounds)
     why = "; ".join(trouble[:3]) + ("; …" if len(trouble) > 3 else "")
     cells = [("Rounds promoted", f"{promoted} of {len(rounds)}", why or ("none refused" if rounds else ""))]
-    for metric in ("loss", _second([part(overall, way) for way in WAYS])):
+    for metric in ("loss", beside(measured([part(overall, way) for way in WAYS]))):
         compared = [
             f"{fixed(part(overall, way).get(metric))} {way}"
             for way in ("alone", "pooled")
             if number(part(overall, way).get(metric)) is not None
         ]
         value = fixed(part(overall, "federated").get(metric))
-        cells.append((f"{_TITLES[metric]}, {EVERYBODY}", value, " · ".join(compared)))
+        cells.append((f"{measure(metric).title}, {EVERYBODY}", value, " · ".join(compared)))
     body = "".join(
         f"<div><dt>{escaped(label)}</dt><dd>{escaped(value)}<small>{escaped(more)}</small></dd></div>"
         for label, value, more in cells
@@ -129,12 +126,6 @@ def _figures(result: Mapping[str, Any]) -> str:
     return f'<dl class="figures">{body}{log}</dl>'
 
 
-def _second(scores: Sequence[Mapping[str, Any]]) -> str:
-    """Return the metric that is shown beside the loss: AUC, or accuracy if the task has no AUC."""
-    known = {metric for values in scores for metric in METRICS if number(values.get(metric)) is not None}
-    return "accuracy" if "accuracy" in known and "auc" not in known else "auc"
-
-
 def _members_html(result: Mapping[str, Any]) -> str:
     members = [m for m in items(result, "members") if any(part(m, way) for way in WAYS)]
     unseen = [plain(m.get("name")) for m in items(result, "members") if m not in members]
@@ -142,21 +133,17 @@ def _members_html(result: Mapping[str, Any]) -> str:
     if unseen and not members:
         note = f"No numbers of {escaped(listed(unseen))}: a member's numbers stay with the member."
         return f'<ul class="plain">{sentences}</ul><p class="note">{note}</p>'
-    ways = [w for w in WAYS if any(part(m, w).get(k) is not None for m in members for k in METRICS)]
+    ways = [w for w in WAYS if any(measured([part(m, w)]) for m in members)]
     charts = ""
-    known = [
-        m
-        for m in METRICS[:3]
-        if any(number(part(member, way).get(m)) is not None for member in members for way in ways)
-    ]
-    for metric in known or METRICS[:3]:
+    known = measured([part(member, way) for member in members for way in ways])
+    for metric in shown(known):
         groups = [(plain(m.get("name")), {way: number(part(m, way).get(metric)) for way in ways}) for m in members]
-        lower = metric == "loss"
-        title = f"{_TITLES[metric]}, {'lower' if lower else 'higher'} is better"
+        about = measure(metric)
+        title = f"{about.title}, {'lower' if about.lower else 'higher'} is better"
         desc = f"Bars for each member: {', '.join(ways)}. The same numbers are in the table below."
         drawing = bars(
             groups, title, desc, f"bars-{metric}",
-            lower_is_better=lower, full=None if lower else 1.0, guide=0.5 if metric == "auc" else None,
+            lower_is_better=about.lower, full=about.full, guide=about.guide,
         )  # fmt: skip
         charts += f"<figure><h3>{title}</h3>{drawing}</figure>"
     missing = [way for way in WAYS if way not in ways]
@@ -166,8 +153,9 @@ def _members_html(result: Mapping[str, Any]) -> str:
         " <b>pooled</b>: one model on all rows in one place, which nobody can have here; for comparison."
         " * best of its group. One run with one seed: small differences, above all on few test rows, may be chance."
     )
-    if "auc" in known:
-        note += " Dotted line: an AUC of 0.5 is guessing."
+    guessed = [measure(name) for name in shown(known) if measure(name).guide is not None and name in known]
+    if guessed:
+        note += f" Dotted line: {listed([f'{one.label} of {one.guide:g}' for one in guessed])} is guessing."
     if missing:
         note += f" Not known here: {listed(missing)}."
     if unseen:
@@ -181,25 +169,25 @@ def _members_html(result: Mapping[str, Any]) -> str:
 
 
 def _members_table(result: Mapping[str, Any], ways: Sequence[str]) -> str:
-    heads = "".join(f'<th scope="col" class="num">{LABELS[metric]}</th>' for metric in METRICS)
-    body = ""
-    overall = part(result, "overall")
+    overall, body = part(result, "overall"), ""
+    names = whole_table(measured([part(one, w) for one in (*items(result, "members"), overall) for w in WAYS]))
+    heads = "".join(f'<th scope="col" class="num">{escaped(measure(metric).label)}</th>' for metric in names)
     subjects = [(m, ways) for m in items(result, "members") if any(part(m, way) for way in ways)]
     subjects.append(({"name": EVERYBODY, **overall}, [w for w in WAYS if part(overall, w)]))
-    for subject, shown in subjects:
-        columns = {m: {way: number(part(subject, way).get(m)) for way in shown} for m in METRICS}
-        winners = {m: best(values, m == "loss") for m, values in columns.items()}
+    for subject, trained in subjects:
+        columns = {m: {way: number(part(subject, way).get(m)) for way in trained} for m in names}
+        winners = {m: best(values, measure(m).lower) for m, values in columns.items()}
         rows = number(subject.get("rows"))
         head = escaped(subject.get("name")) + (f'<br /><span class="note">{rows:,.0f} rows</span>' if rows else "")
         lines: list[str] = []
-        for way in shown:
+        for way in trained:
             cells = "".join(
                 f'<td class="num best">{fixed(columns[m][way])}*</td>'
                 if way in winners[m]
                 else f'<td class="num">{fixed(columns[m][way])}</td>'
-                for m in METRICS
+                for m in names
             )
-            first = f'<th scope="rowgroup" rowspan="{len(shown)}">{head}</th>' if not lines else ""
+            first = f'<th scope="rowgroup" rowspan="{len(trained)}">{head}</th>' if not lines else ""
             lines.append(f'<tr>{first}<th scope="row">{way}</th>{cells}</tr>')
         body += f"<tbody>{''.join(lines)}</tbody>" if lines else ""
     return scrolled(
@@ -213,8 +201,8 @@ def _rounds_html(result: Mapping[str, Any]) -> str:
     if not rounds:
         return '<p class="none">There was no round.</p>'
     drawn = [
-        (metric, f"{_TITLES[metric]} over rounds", marks_of(result, _of(metric), LABELS[metric]))
-        for metric in ("loss", _second([part(r, "metrics") for r in rounds]))
+        (metric, f"{measure(metric).title} over rounds", marks_of(result, _of(metric), measure(metric).label))
+        for metric in ("loss", beside(measured([part(r, "metrics") for r in rounds])))
     ]
     if gate := gate_marks(result):
         drawn.insert(0, ("validation", "Loss on validation rows over rounds", gate))
@@ -246,7 +234,8 @@ def _rounds_html(result: Mapping[str, Any]) -> str:
 def _rounds_table(result: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]) -> str:
     names = [plain(m.get("name")) for m in items(result, "members")]
     words = ("status", "code", "votes", "members", "named", "warnings")
-    numbers = ("loss", "accuracy", "AUC")
+    known = shown(measured([part(r, "metrics") for r in rounds]))
+    numbers = [measure(metric).label for metric in known]
     heads = '<th scope="col" class="num">round</th><th scope="col" class="num">no.</th>'
     heads += "".join(f'<th scope="col">{word}</th>' for word in words)
     heads += "".join(f'<th scope="col" class="num">{word}</th>' for word in numbers)
@@ -260,14 +249,14 @@ def _rounds_table(result: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]
             ", ".join(who(entry) for entry in items(r, "named")) or UNDEFINED,
             ", ".join(who(entry) for entry in items(r, "warnings")) or UNDEFINED,
         )
-        measured = [fixed(part(r, "metrics").get(metric)) for metric in METRICS[:3]]
+        scores = [fixed(part(r, "metrics").get(metric)) for metric in known]
         status = plain(r.get("status"))
         body += (
             f'<tr class="{status if status in STATUSES else ""}">'
             f'<th scope="row" class="num">{escaped(r["round"])}</th>'
             f'<td class="num">{whole(r.get("number"))}</td><td class="status">{escaped(status)}</td>'
             + "".join(f"<td>{escaped(text)}</td>" for text in cells)
-            + "".join(f'<td class="num">{text}</td>' for text in measured)
+            + "".join(f'<td class="num">{text}</td>' for text in scores)
             + "</tr>"
         )
     return scrolled("Rounds", f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody>")

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from .charts import UNDEFINED, fixed, plain
-from .findings import LABELS, METRICS, items, part
+from .findings import items, part
+from .measures import measure, measured
 
 _WAYS = ("federated", "alone", "pooled")
 
@@ -61,11 +62,11 @@ def view(told: Mapping[str, Any]) -> Table:
     line("federation", [one["federation"] for one in runs])
     line("ended", [one["ended"] for one in runs])
     line("promoted", [f"{one['promoted']} of {one['rounds']}" for one in runs])
-    for metric in METRICS:
+    for metric in measured([part(one["overall"], way) for one in runs for way in _WAYS]):
         for way in _WAYS:
             values = [part(one["overall"], way).get(metric) for one in runs]
             if any(value is not None for value in values):
-                line(f"{LABELS[metric]}, {way}", [fixed(value) for value in values])
+                line(f"{measure(metric).label}, {way}", [fixed(value) for value in values])
     for key in told["differing"]:
         line(key, [_text(one["settings"][key]) for one in runs])
     return table

@@ -21,10 +21,7 @@ from .. import files
 from .charts import UNDEFINED, best, fixed, number, plain
 from .findings import (
     EVERYBODY,
-    LABELS,
-    METRICS,
     NO_MODEL,
-    WAYS,
     counted,
     ending,
     exclusions,
@@ -40,6 +37,7 @@ from .findings import (
     verdicts,
     whole,
 )
+from .measures import WAYS, measure, measured, shown
 from .page import page
 
 _NAME_WIDTH = 28
@@ -77,11 +75,9 @@ def _scores_table(result: Mapping[str, Any]) -> Table:
     members = items(result, "members")
     theirs = not members or any(part(member, way) for member in members for way in WAYS)
     subjects = [*(members if theirs else []), {"name": EVERYBODY, **part(result, "overall")}]
-    known = {
-        (way, metric) for s in subjects for way in WAYS for metric in METRICS[:3] if _value(s, way, metric) is not None
-    }
-    ways = [way for way in WAYS if any((way, metric) in known for metric in METRICS)] or list(WAYS)
-    metrics = [metric for metric in METRICS[:3] if any((way, metric) in known for way in WAYS)]
+    ways = [way for way in WAYS if any(measured([part(one, way)]) for one in subjects)] or list(WAYS)
+    known = measured([part(one, way) for one in subjects for way in WAYS])
+    metrics = shown(known) if known else []
     view = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, title_justify="left", caption_justify="left")
     judged = "each member judged on its own test rows" if theirs else "a member's own numbers stay with the member"
     view.title = Text(f"{plain(result.get('federation'))}: {judged}", style="bold")
@@ -111,12 +107,12 @@ def _add(view: Table, subject: Mapping[str, Any], ways: Sequence[str], metrics: 
     left += [Text(f"{rows:,.0f} rows", style="dim")] if rows is not None else []
     for first, metric in itertools.zip_longest(left, metrics):
         values = {way: _value(subject, way, metric) for way in ways if metric}
-        winners = best(values, metric == "loss")
+        winners = best(values, measure(metric).lower) if metric else set()
         cells = [
             Text(fixed(value) + ("*" if way in winners else " "), style="bold green" if way in winners else "")
             for way, value in values.items()
         ]
-        view.add_row(first or "", LABELS.get(metric, ""), *cells)
+        view.add_row(first or "", measure(metric).label if metric else "", *cells)
     view.add_row()
 
 
