@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..canonical import canonical, parse_canonical
+from ..configs.names import nfc
 from ..crypto import merkle
 from ..crypto.note import Verifier, open_checkpoint
 from ..errors import AuditError, InputError, Refused, nearest
@@ -280,7 +281,7 @@ def _pins(texts: list[str]) -> dict[str, str]:
                 f"--pin {text}: expected NAME=PIN with a pin of {_PIN_CHARACTERS} characters, each member once",
                 hint="moonflower keys show prints a member's pin",
             )
-        pins[name] = value
+        pins[nfc(name)] = value
     return pins
 
 

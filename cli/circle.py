@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from ..configs.names import nfc
 from ..configs.recipe import Recipe, recipe_of
 from ..configs.roles import ClientConfig, OperatorConfig, load_config
 from ..configs.schema import Schema
@@ -79,7 +80,9 @@ def propose(
         shown = remote.circles()
         before, number = shown.living.circle if shown.living else None, shown.newest + 1
         recipe = _recipe(settings, schema, number)
-        circle = Circle.of(recipe, _members(before, cards, without or []), number=number, new_ledgers=new_ledger or ())
+        circle = Circle.of(
+            recipe, _members(before, cards, without or []), number=number, new_ledgers=[*map(nfc, new_ledger or ())]
+        )
         model = _model(settings, circle)
         if start:
             circle = replace(circle, start=_start(remote, start, model, recipe.training.personal))
@@ -269,7 +272,7 @@ def _members(before: Circle | None, cards: dict[str, str], without: list[str]) -
     pins = dict(before.pins) if before is not None else {}
     if not pins and not cards:
         raise InputError("config.member", "there is no circle yet; expected --with CARD for every member of the first")
-    for name in without:
+    for name in map(nfc, without):
         if name not in pins:
             raise InputError("config.member", f"--without {name}: not in the circle; {nearest(name, pins)}")
         del pins[name]

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from ..canonical import canonical
 from ..client.approver import load_approver_key
+from ..configs.names import nfc
 from ..configs.roles import ClientConfig, OperatorConfig, load_config
 from ..errors import InputError, Refused
 from ..protocol.approval import REASON_HELP, Action, reason_problem
@@ -38,7 +39,7 @@ AsOption = Annotated[
 ]
 KeyOption = Annotated[Path, typer.Option("--key", help="Your private key (moonflower keys approver).")]
 MemberOption = Annotated[
-    str, typer.Option("--member", help="Member that you sign for, if your key is on several cards.")
+    str, typer.Option("--member", callback=nfc, help="Member that you sign for, if your key is on several cards.")
 ]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask before signing.")]
 ReasonOption = Annotated[str, typer.Option("--reason", help=REASON_HELP)]
@@ -323,7 +324,7 @@ def _pins(config: Path | None, texts: list[str]) -> tuple[dict[str, str], int]:
         member, _, text = pair.rpartition("=")
         if not member or not re.fullmatch(r"[A-Za-z0-9_-]{43}", text):
             raise InputError("config.value", f"--pin {pair}: expected MEMBER=PIN, a pin of 43 characters")
-        pins[member] = text
+        pins[nfc(member)] = text
     if not pins:
         raise InputError("config.value", "no pin is known; expected --config of a node that is in a circle, or --pin")
     return pins, needed

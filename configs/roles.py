@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from .settings import File, FloorSettings, Name, OwnDataSettings, SimulateSettings, parse
+from .names import Name
+from .settings import File, FloorSettings, OwnDataSettings, SimulateSettings, parse
 from .strict import Strings, Table
 from .toml import read_toml
 

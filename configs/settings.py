@@ -17,13 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..errors import InputError
 from .explain import explain
+from .names import Name
 from .strict import Strings, Table
 from .toml import read_toml
 from .training import MOST_CHOICES, Choices, TrainingSettings
 
 T = TypeVar("T", bound=BaseModel)
-NAME = "a name of 1 to 64 letters, digits, blanks or ._&,'()/- that begins with a letter or digit"
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._&,'()/-]{0,63}$", title=NAME)]
 Ref = Annotated[
     str,
     Field(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$", title='"package.module:attribute", or a script\'s "module"'),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ..configs.names import slug
 from ..errors import InputError
 
 CLAIM = "models"  # every run has this folder, and only one process can be the one that creates it
@@ -73,8 +73,7 @@ def _claim(folder: Path, claim: str) -> str:
 
 def _defaults(name: str) -> Iterator[Path]:
     """Yield folder names for a run that begins now, without the blanks and slashes of the federation's name."""
-    words = "-".join(re.findall(r"[A-Za-z0-9_]+", name))
-    stem = Path("runs") / f"{words}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    stem = Path("runs") / f"{slug(name)}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     yield stem
     for number in itertools.count(2):
         yield stem.with_name(f"{stem.name}-{number}")

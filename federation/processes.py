@@ -14,9 +14,10 @@ from pathlib import Path
 
 import httpx
 
+from ..configs.names import slug
 from ..errors import Refused
 from .remote import await_ready
-from .stage import Stage, slug
+from .stage import Stage
 
 logger = logging.getLogger(__name__)
 START_S = 60.0

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socket
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
@@ -23,6 +22,7 @@ from ..client.circles import circles_of
 from ..client.keyring import load_keys, make_keys
 from ..client.ledger.mark import open_ledger
 from ..client.secret import NodeSecret
+from ..configs.names import slug
 from ..configs.recipe import Recipe
 from ..configs.roles import ClientConfig, ServerConfig, load_config
 from ..configs.settings import RunSettings
@@ -78,13 +78,14 @@ def stage(
         recipe: recipe of a circle that all members sign here; None if their operators sign a circle later.
     """
     ports = free_ports(2)
+    accounts = slugs(members)
     issuer_url = issuer_url or f"http://127.0.0.1:{ports[0]}"
     staged = Stage(
         folder,
         folder / "issuer.toml",
         folder / "server.toml",
         folder / "operator" / "operator.toml",
-        {name: folder / "clients" / plain / "client.toml" for name, plain in slugs(members).items()},
+        {name: folder / "clients" / plain / "client.toml" for name, plain in accounts.items()},
         issuer_url,
         f"https://127.0.0.1:{ports[1]}",
     )
@@ -97,7 +98,7 @@ def stage(
     homes = {**{name: config.parent for name, config in staged.clients.items()}, DESK: staged.operator.parent}
     clients = [
         {
-            "client_id": name,
+            "client_id": accounts.get(name, name),
             "key": str(client_key(home).relative_to(folder)),
             "scopes": OPERATOR if name == DESK else ["fl:train"],
         }
@@ -106,12 +107,12 @@ def stage(
     listed = {"listen": f"127.0.0.1:{ports[0]}", "state": "issuer", "audience": AUDIENCE, **(issuer or {})}
     _config(staged.issuer, {"issuer": listed, "client": clients})
     asked = {"listen": f"127.0.0.1:{ports[1]}", "url": staged.server_url, **(server or {})}
-    _config(staged.server, _server(settings, asked, {"issuer": issuer_url, **(oauth or {})}, pins))
+    _config(staged.server, _server(settings, asked, {"issuer": issuer_url, **(oauth or {})}, pins, accounts))
     login = {"issuer": issuer_url, "audience": AUDIENCE, "key": "oauth.key"}
     desk = {"server": staged.server_url, "ca": "../ca.pem"}
     _config(staged.operator, {"operator": desk, "oauth": {**login, "client_id": DESK}})
     for name, config in staged.clients.items():
-        _config(config, _client(settings, name, staged.server_url, {**login, "client_id": name}))
+        _config(config, _client(settings, name, staged.server_url, {**login, "client_id": accounts[name]}))
     if recipe is not None:
         _begin_circle(staged, recipe)
     return staged
@@ -142,7 +143,11 @@ def _certificates(folder: Path) -> None:
 
 
 def _server(
-    settings: RunSettings, asked: Mapping[str, Any], oauth: Mapping[str, Any], pins: Mapping[str, str]
+    settings: RunSettings,
+    asked: Mapping[str, Any],
+    oauth: Mapping[str, Any],
+    pins: Mapping[str, str],
+    accounts: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return the tables of server.toml."""
     usual = {
@@ -155,7 +160,7 @@ def _server(
     return {
         "server": {**usual, **asked},
         "oauth": {"audience": AUDIENCE, **oauth},
-        "member": [{"name": name, "client_id": name, "pin": pin} for name, pin in pins.items()],
+        "member": [{"name": name, "client_id": accounts[name], "pin": pin} for name, pin in pins.items()],
     }
 
 
@@ -180,11 +185,6 @@ def free_ports(count: int) -> list[int]:
     finally:
         for listener in sockets:
             listener.close()
-
-
-def slug(name: str) -> str:
-    """Return a name in the form that is used for files and folders."""
-    return "-".join(re.findall(r"[A-Za-z0-9]+", name)).lower() or "member"
 
 
 def slugs(names: tuple[str, ...]) -> dict[str, str]:

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from ...configs.names import NAME, Name, nfc
 from ...configs.schema import text
-from ...configs.settings import NAME, DataSettings, Name, SimulateSettings
+from ...configs.settings import DataSettings, SimulateSettings
 from ...errors import InputError, nearest
 from ..secret import NodeSecret
 from .datasets import DatasetRows
@@ -177,7 +178,7 @@ def _sites(rows: Rows, data: DataSettings) -> dict[str, Rows]:
         raise InputError("data.site", f"{column} has an empty cell; expected a member's name in every row")
     names: dict[str, str] = {}
     for site in sorted(set(sites)):
-        plain = " ".join(site.split()).casefold()
+        plain = " ".join(nfc(site).split()).casefold()
         if plain in names:
             raise InputError(
                 "data.site",
@@ -191,7 +192,7 @@ def _sites(rows: Rows, data: DataSettings) -> dict[str, Rows]:
                 "data.site",
                 f"{column} holds {site!r}; expected {NAME}",
             ) from None
-    return {site.strip(): rows.take(np.flatnonzero(sites == site)) for site in sorted(names.values())}
+    return {nfc(site.strip()): rows.take(np.flatnonzero(sites == site)) for site in sorted(names.values())}
 
 
 def _owners(rows: Rows, simulate: SimulateSettings, count: int, rng: np.random.Generator) -> NDArray[np.int64]:

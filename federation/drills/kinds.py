@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ...configs.names import nfc
 from ...errors import InputError, nearest
 
 OF_MEMBERS = (
@@ -54,7 +55,7 @@ def parse_drills(texts: Iterable[str], members: Sequence[str], rounds: int) -> l
     Raises:
         InputError: ``config.drill``: unknown kind or member, or a round that the run does not have.
     """
-    drills = [_parse(text, members, rounds) for text in texts]
+    drills = [_parse(nfc(text), members, rounds) for text in texts]
     taken: dict[tuple[int, str], Drill] = {}
     for drill in drills:
         who = "the coordinator" if drill.kind in OF_COORDINATOR else drill.member

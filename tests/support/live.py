@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 import tomli_w
 from moonflower.client.code import code_of
+from moonflower.configs.names import slug
 from moonflower.configs.recipe import Recipe, recipe_of
 from moonflower.configs.roles import OperatorConfig, load_config
 from moonflower.configs.settings import RunSettings, load_run
@@ -172,7 +173,7 @@ class Live:
 
     def output(self, name: str) -> str:
         """Return what a process said."""
-        return (self.stage.folder / "logs" / f"{staging.slug(name)}.log").read_text(errors="replace")
+        return (self.stage.folder / "logs" / f"{slug(name)}.log").read_text(errors="replace")
 
 
 @contextmanager
