@@ -24,7 +24,7 @@ for wanted in ("heart.toml", "sba.toml", "digits.toml", "../py.typed"):
 assert not data.joinpath("deploy").is_dir()  # images are made from the checkout
 for wanted in ("index.html", "app.js", "style.css"):
     assert files("moonflower.server.dashboard").joinpath("static", wanted).is_file(), wanted
-for wanted in ("heart.csv.gz", "heart.schema.toml", "sba_loans.csv.gz", "sba.schema.toml", "README.md"):
+for wanted in ("heart.csv.gz", "heart.schema.toml", "sba_loans.csv.gz", "sba.schema.toml", "actg.csv.gz", "README.md"):
     assert data.joinpath("data", wanted).is_file(), wanted
 """
 
