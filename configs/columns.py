@@ -26,23 +26,39 @@ MAX_CATEGORIES = 1024
 
 @dataclass(frozen=True)
 class Numeric:
-    """A column of numbers in ``[min, max]``; a value in ``missing`` means "not measured"."""
+    """A column of numbers in ``[min, max]``.
+
+    Attributes:
+        missing: numbers and words that mean "not measured", such as ``(0, ".", "unknown")``. A word is compared
+            without blanks around it, and without regard to case.
+    """
 
     name: str
     min: float
     max: float
-    missing: tuple[float, ...] = ()
+    missing: tuple[float | str, ...] = ()
 
     def __post_init__(self) -> None:
         named(self.name)
-        for key, value in (("min", self.min), ("max", self.max), *(("missing", v) for v in self.missing)):
+        numbers = [value for value in self.missing if not isinstance(value, str)]
+        for key, value in (("min", self.min), ("max", self.max), *(("missing", v) for v in numbers)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise bad(f"column {self.name!r}: {key} holds {value!r}; expected a finite number")
         if self.min >= self.max:
             raise bad(f"column {self.name!r}: min {self.min:g} is not below max {self.max:g}")
         object.__setattr__(self, "min", float(self.min))
         object.__setattr__(self, "max", float(self.max))
-        object.__setattr__(self, "missing", tuple(map(float, self.missing)))
+        missing = (value.strip() if isinstance(value, str) else float(value) for value in self.missing)
+        object.__setattr__(self, "missing", tuple(missing))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able, as in the TOML file."""
+        return {"name": self.name, "min": self.min, "max": self.max, "missing": list(self.missing)}
+
+    @property
+    def empty_words(self) -> frozenset[str]:
+        """Words that count as an empty cell, in small letters."""
+        return MISSING | {value.casefold() for value in self.missing if isinstance(value, str)}
 
     def read(self, cells: pd.Series[Any], where: str) -> NDArray[np.float64]:
         """Return the numbers in ``cells`` as ``float64[n]``, NaN where one is missing.
@@ -52,11 +68,16 @@ class Numeric:
         """
         if cells.dtype.kind in "biuf":
             values: NDArray[np.float64] = cells.to_numpy(dtype=np.float64, na_value=np.nan)
+            if any(isinstance(value, str) for value in self.missing):
+                for endless in (math.inf, -math.inf):
+                    values = np.where((values == endless) & (str(endless) in self.empty_words), np.nan, values)
         else:
             codes, uniques = cells.factorize()
-            parsed = [self._number(str(cell).strip(), where) for cell in uniques]
+            empty = self.empty_words
+            parsed = [self._number(str(cell).strip(), empty, where) for cell in uniques]
             values = np.array([*parsed, math.nan])[codes]
-        values = np.where(np.isin(values, self.missing), np.nan, values)
+        numbers = [value for value in self.missing if not isinstance(value, str)]
+        values = np.where(np.isin(values, numbers), np.nan, values)
         outside = values[(values < self.min) | (values > self.max)]
         if outside.size:
             raise InputError(
@@ -67,8 +88,8 @@ class Numeric:
             )
         return values
 
-    def _number(self, cell: str, where: str) -> float:
-        if cell.lower() in MISSING:
+    def _number(self, cell: str, empty: frozenset[str], where: str) -> float:
+        if cell.casefold() in empty:
             return math.nan
         try:
             if "_" in cell:  # Python's own way to write 1_000
@@ -103,6 +124,10 @@ class Categorical:
         if not isinstance(self.other, bool):
             raise bad(f"column {self.name!r}: other = {self.other!r}; expected true or false")
         object.__setattr__(self, "categories", normal)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able, as in the TOML file."""
+        return {"name": self.name, "categories": list(self.categories), "other": self.other}
 
     def read(self, cells: pd.Series[Any], where: str) -> NDArray[np.float64]:
         """Return each cell's index in ``categories`` as ``float64[n]``, NaN where the cell is missing.
