@@ -160,14 +160,15 @@ def order_of(cells: list[str]) -> str | None:
 def round_days(low: float, high: float) -> tuple[str, str]:
     """Return a first and a last day around the ordinals of days: whole years, or whole months in less than two years.
 
-    Both lie outside, so neither is the day of a person.
+    Both lie outside, so neither is the day of a person. The last day of all is 9999-12-31.
 
     >>> round_days(date(2019, 3, 4).toordinal(), date(2024, 12, 31).toordinal())
     ('2019-01-01', '2025-12-31')
     >>> round_days(date(2024, 3, 1).toordinal(), date(2024, 5, 9).toordinal())
     ('2024-02-01', '2024-05-31')
     """
-    before, after = date.fromordinal(int(low) - 1), date.fromordinal(int(high) + 1)
+    before = date.fromordinal(max(int(low) - 1, 1))
+    after = date.fromordinal(min(int(high) + 1, date.max.toordinal() - 31))
     if high - low >= 730:
         return date(before.year, 1, 1).isoformat(), date(after.year, 12, 31).isoformat()
     following = date(after.year + after.month // 12, after.month % 12 + 1, 1)

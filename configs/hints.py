@@ -151,7 +151,9 @@ def late_date(facts: Facts, outcome: NDArray[np.float64], days: NDArray[np.float
     both = ~np.isnan(outcome) & ~np.isnan(days)
     if both.sum() < FEWEST or (days[both] > outcome[both]).mean() < 0.5:
         return None
-    return Hint("late", facts.name, "most of its dates are after the outcome", f"--drop {facts.name}: it is not known before")
+    return Hint(
+        "late", facts.name, "most of its dates are after the outcome", f"--drop {facts.name}: it is not known before"
+    )
 
 
 def copy_of_label(table: Survey, name: str, classes: Sequence[str] | None, number: str | None) -> Hint | None:
@@ -178,7 +180,10 @@ def copy_of_label(table: Survey, name: str, classes: Sequence[str] | None, numbe
     if found <= COPY:
         return None
     return Hint(
-        "copy", name, "it alone tells the label nearly without fault: a copy, or known only afterwards?", f"--drop {name}"
+        "copy",
+        name,
+        "it alone tells the label nearly without fault: a copy, or known only afterwards?",
+        f"--drop {name}",
     )
 
 

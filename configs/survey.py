@@ -8,9 +8,10 @@ random sample of rows answers what needs two columns at once. One pass holds one
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ MOST_WORDS, MOST_VALUES = 20_000, 1000  # different ones that are counted in a c
 SAMPLE = 20_000  # rows
 THREADS = 2
 _ENOUGH = 200_000  # cells that differ: no more are compared
+_BATCH = 1 << 15  # rows
 _ROWS = 20  # first rows that are kept of a word in a column of numbers
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _EMPTY = sorted({form for word in MISSING for form in (word, word.upper(), word.capitalize(), word.title())} | {"NaN"})
@@ -132,17 +134,18 @@ def survey(
     columns: dict[str, _Column] = {}
     wordy = {*exact, site}
     sample, sites, rows = _Sample(), _Sites(), 0
+    coming = _joined(batches)
     with ThreadPoolExecutor(THREADS) as pool:
-        for batch in batches:
+        following = pool.submit(next, coming, None)  # read while the batch before is counted
+        while (batch := following.result()) is not None:
+            following = pool.submit(next, coming, None)
             for name in batch.schema.names:
                 if name not in columns:
                     columns[name] = _Column(name, name in wordy, name in dates, site is not None, decimal)
-            start = rows
-            cells = list(zip(batch.schema.names, batch.columns, strict=True))
-            found = pool.map(lambda pair, start=start: columns[pair[0]].add(pair[1], start), cells)
-            empty = dict(zip(batch.schema.names, found, strict=True))
+            each = [columns[name] for name in batch.schema.names]
+            empty = list(pool.map(_Column.add, each, batch.columns, repeat(rows)))
             if site is not None:
-                sites.add(batch.column(site), empty)
+                sites.add(batch.column(site), dict(zip(batch.schema.names, empty, strict=True)))
             sample.add(batch)
             rows += batch.num_rows
     filled = sites.filled if site is not None else {}
@@ -264,7 +267,7 @@ class _Column:
     def _learn(self, cell: str) -> None:
         """Remember what a cell is: a word, None where it is missing, and its number."""
         word = text(cell)
-        value = _number(word, self.decimal)
+        value = number_of(word, self.decimal)
         self.known[cell] = None if word.lower() in MISSING else word, value
         if value is None and self.days is not None:
             self._day(word)
@@ -275,7 +278,7 @@ class _Column:
             day = days_of(word, order)
             if day is not None:
                 self.days[order] = (min(low, day), max(high, day))
-            elif SHAPE.match(word) and (order or "/" in word):
+            elif "/" in word and SHAPE.match(word):
                 del self.days[order]
 
     def _numbers(self, values: NDArray[np.float64], counts: NDArray[np.int64] | None = None) -> None:
@@ -407,6 +410,20 @@ class _Sites:
                 known[name] = known.get(name, 0) + count
 
 
+def _joined(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield batches of at least ``_BATCH`` rows, but for the last: small ones cost more than they hold."""
+    import pyarrow as pa
+
+    parts: list[pa.RecordBatch] = []
+    for batch in batches:
+        parts.append(batch)
+        if sum(part.num_rows for part in parts) >= _BATCH:
+            yield pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
+            parts = []
+    if sum(part.num_rows for part in parts):
+        yield pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
+
+
 def _is_number(kind: Any) -> bool:
     import pyarrow.types as kinds
 
@@ -462,10 +479,13 @@ def _parse(cells: Any, decimal: str) -> tuple[NDArray[np.float64], NDArray[np.bo
 def _counted(cells: Any) -> list[tuple[str, int]]:
     """Return each different cell as text, and its rows."""
     found = cells.value_counts()
-    return [(str(word), count) for word, count in zip(found.field(0).to_pylist(), found.field(1).to_pylist(), strict=True)]
+    return [
+        (str(word), count) for word, count in zip(found.field(0).to_pylist(), found.field(1).to_pylist(), strict=True)
+    ]
 
 
-def _number(word: str, decimal: str) -> float | None:
+def number_of(word: str, decimal: str = ".") -> float | None:
+    """Return a word as a finite number, or None."""
     try:
         value = float(word.replace(decimal, ".")) if "_" not in word else math.nan
     except ValueError:

@@ -6,21 +6,24 @@ however few rows it has.
 
 from __future__ import annotations
 
-NEGATIVE = frozenset(
-    "0 -1 f false n no non nein nie nee nej nem ne não nao não. ei hayır hayir ohi όχι нет ні 否 いいえ "
-    "negative neg negativ negativo negativa négatif negatief - "
-    "control controls kontrolle kontrola controle controllo contrôle ctrl healthy gesund zdrowy sain sano gezond normal "
-    "benign gutartig benigno benigna bénin goedaardig absent abwesend absente alive lebend lebendig vivant vivo viva "
-    "zyje żyje levend survived überlebt censored zensiert good paid unaffected well none stable".split()
-)
-POSITIVE = frozenset(
-    "1 t true y yes ja j oui si sí sì sim tak da evet igen kyllä ναι да так 是 はい "
-    "positive pos positiv positivo positiva positif positief + "
-    "case cases fall fälle caso cas sick ill krank chory malade malato enfermo ziek abnormal diseased patient "
-    "malignant bösartig maligno maligna malin kwaadaardig present vorhanden présent presente dead died deceased death "
-    "tot gestorben verstorben mort décédé muerto morto zmarl zmarły overleden event relapse default defaulted bad "
-    "affected".split()
-)
+_NEGATIVE = """
+0 -1 f false n no non nein nie nee nej nem ne não nao ei hayır hayir ohi όχι нет ні 否 いいえ
+negative neg negativ negativo negativa négatif negatief -
+control controls kontrolle kontrola controle controllo contrôle ctrl
+healthy gesund zdrowy sain sano gezond normal unaffected well
+benign gutartig benigno benigna bénin goedaardig absent abwesend absente
+alive lebend lebendig vivant vivo viva zyje żyje levend survived überlebt censored zensiert good paid stable
+"""
+_POSITIVE = """
+1 t true y yes ja j oui si sí sì sim tak da evet igen kyllä ναι да так 是 はい
+positive pos positiv positivo positiva positif positief +
+case cases fall fälle caso cas
+sick ill krank chory malade malato enfermo ziek abnormal diseased affected
+malignant bösartig maligno maligna malin kwaadaardig present vorhanden présent presente
+dead died deceased death tot gestorben verstorben mort décédé muerto morto zmarl zmarły overleden
+event relapse default defaulted bad
+"""
+NEGATIVE, POSITIVE = frozenset(_NEGATIVE.split()), frozenset(_POSITIVE.split())
 
 
 def is_known(word: str) -> bool:

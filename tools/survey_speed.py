@@ -1,7 +1,7 @@
 """Measure `moonflower schema infer` on a large table: `python tools/survey_speed.py [ROWS] [COLUMNS]`.
 
-The table is half numbers, some ids, dates and missing cells, and categories. Prints the seconds of the whole command, its
-peak of memory, and the size of the table.
+The table is half numbers, some ids, dates and missing cells, and categories. Prints the seconds of the whole command,
+its peak of memory, and the size of the table.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def write(path: Path, rows: int, columns: int) -> None:
         table["admitted"] = np.datetime64("2015-01-01") + generator.integers(0, 3000, size)
         for at in range(columns // 2):
             values = pa.array(generator.normal(50, 20, size).round(at % 5))
-            table[f"number_{at}"] = pa.array(values.to_pylist(), mask=generator.random(size) < 0.1) if at < 5 else values
+            table[f"number_{at}"] = (
+                pa.array(values.to_pylist(), mask=generator.random(size) < 0.1) if at < 5 else values
+            )
         while len(table) < columns - 1:
             table[f"group_{len(table)}"] = words[generator.integers(0, 30, size)]
         table["y"] = np.array(["no", "yes"])[generator.integers(0, 2, size)]
