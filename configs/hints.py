@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .survey import Facts, Survey
+from .facts import Facts
+from .survey import Survey
 
 COPY = 0.99  # AUC, purity or rank correlation of one column alone
 FEWEST = 20  # rows from which all values that differ are worth a hint
@@ -156,35 +157,40 @@ def late_date(facts: Facts, outcome: NDArray[np.float64], days: NDArray[np.float
     )
 
 
-def copy_of_label(table: Survey, name: str, classes: Sequence[str] | None, number: str | None) -> Hint | None:
+def copy_of_label(
+    table: Survey, name: str, codes: NDArray[np.int64] | None, numbers: NDArray[np.float64] | None
+) -> Hint | None:
     """Return a hint if one column alone tells the label nearly without fault, in the sample of the survey.
 
     Args:
         table: of the survey.
         name: of the column.
-        classes: of each sampled row, "" where it is missing; None without classes.
-        number: column of numbers that is predicted, or None.
+        codes: of each sampled row's class (:func:`coded`), ``int64[n]``; None without classes.
+        numbers: that are predicted, ``float64[n]``; None without.
     """
     values = table.numbers(name)
-    numeric = np.isfinite(values).mean() > 0.5
+    known = np.isfinite(values)
+    numeric = known.mean() > 0.5
     found = 0.0
-    if classes is not None:
-        codes, known = _codes(classes)
-        if numeric and len(known) == 2:
+    if codes is not None:
+        if numeric and codes.max(initial=0) == 1:
             found = auc(values, codes)
-        if not numeric or len(np.unique(values[np.isfinite(values)])) <= 50:
-            cells = [f"{value:g}" if np.isfinite(value) else "" for value in values] if numeric else table.words(name)
-            found = max(found, purity(cells, codes))
-    if number is not None and numeric:
-        found = max(found, correlation(values, table.numbers(number)))
+        if not numeric:
+            found = max(found, purity(table.words(name), codes))
+        elif len(np.unique(values[known][:1000])) <= 50:
+            found = max(found, purity([f"{value:g}" if np.isfinite(value) else "" for value in values], codes))
+    if numbers is not None and numeric:
+        found = max(found, correlation(values, numbers))
     if found <= COPY:
         return None
-    return Hint(
-        "copy",
-        name,
-        "it alone tells the label nearly without fault: a copy, or known only afterwards?",
-        f"--drop {name}",
-    )
+    message = "it alone tells the label nearly without fault: a copy, or known only afterwards?"
+    return Hint("copy", name, message, f"--drop {name}")
+
+
+def coded(words: Sequence[str]) -> NDArray[np.int64]:
+    """Return each word as its index among the different ones in order, ``int64[n]``, -1 where it is ""."""
+    known = {word: code for code, word in enumerate(sorted({word for word in words if word}))}
+    return np.array([known.get(word, -1) for word in words], dtype=np.int64)
 
 
 def auc(values: NDArray[np.float64], codes: NDArray[np.int64]) -> float:
@@ -233,9 +239,3 @@ def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     ends = np.cumsum(counts)
     ranks: NDArray[np.float64] = (ends - (counts - 1) / 2)[group]
     return ranks
-
-
-def _codes(classes: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
-    known = sorted({word for word in classes if word})
-    at = {word: code for code, word in enumerate(known)}
-    return np.array([at.get(word, -1) for word in classes], dtype=np.int64), known

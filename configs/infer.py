@@ -9,19 +9,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import InputError, nearest
 from . import hints
+from .cells import number_of
 from .columns import MAX_CATEGORIES, Categorical, Column, Numeric
 from .dates import Date, days_of, order_of, round_days
+from .facts import Facts
 from .hints import Hint
 from .labels import Proposal, propose
 from .ranges import widen
 from .schema import Schema
-from .survey import Facts, Survey, number_of
-from .targets import Label, TimeTarget
+from .survey import Survey
+from .targets import Label, Target, TimeTarget
 
 MOST, LEAST = 0.9, 0.1
 """Share of numbers from which a column is numeric, and up to which it is words; nothing is guessed in between."""
+_ZEROS = 0.01  # share of cells that begin with 0
 
 
 @dataclass(frozen=True)
@@ -124,13 +130,14 @@ def infer(table: Survey, wanted: Wanted) -> Inferred:
         table, wanted.label, kind=wanted.kind, event=wanted.event, positive=wanted.positive, min_count=wanted.min_count
     )
     skipped = {wanted.site, *label.target.columns}
+    truth = _truth(table, label.target)
     found: list[Described] = []
     problems: list[InputError] = []
     for name, facts in table.facts.items():
         if name in skipped:
             continue
         try:
-            found.append(_describe(table, facts, wanted, label))
+            found.append(_describe(table, facts, wanted, truth))
         except InputError as error:
             problems.append(error)
     if problems:
@@ -142,26 +149,32 @@ def infer(table: Survey, wanted: Wanted) -> Inferred:
     return Inferred(Schema(columns, label.target), tuple(found), label, table.rows)
 
 
-def _describe(table: Survey, facts: Facts, wanted: Wanted, label: Proposal) -> Described:
+def _truth(table: Survey, target: Target) -> tuple[NDArray[np.int64] | None, NDArray[np.float64] | None]:
+    """Return the sample's codes of classes or of the event, and its numbers or times."""
+    if isinstance(target, Label):
+        return hints.coded(table.words(target.name)), None
+    codes = hints.coded(table.words(target.event)) if isinstance(target, TimeTarget) else None
+    return codes, table.numbers(target.name)
+
+
+def _describe(
+    table: Survey, facts: Facts, wanted: Wanted, truth: tuple[NDArray[np.int64] | None, NDArray[np.float64] | None]
+) -> Described:
     name = facts.name
     if name in wanted.drop:
         return Described(name, "left out: --drop", None, facts.missing)
     column, said, told = _column(table, facts, wanted)
+    missing = facts.missing
+    if isinstance(column, Numeric):
+        missing += sum((facts.words or {}).get(word, 0) for word in column.missing if isinstance(word, str))
     if column is not None:
-        classes = table.words(wanted.label) if isinstance(label.target, Label) else None
-        if isinstance(label.target, TimeTarget):
-            classes = table.words(label.target.event)
-        number = None if isinstance(label.target, Label) else wanted.label
         told += [
             hints.without_change(facts, wanted.min_count),
             hints.in_one_site(facts),
-            hints.copy_of_label(table, name, classes, number),
+            hints.copy_of_label(table, name, *truth),
             hints.spellings(facts, wanted.min_count) if isinstance(column, Categorical) else None,
         ]
-    told_missing = facts.missing
-    if isinstance(column, Numeric):
-        told_missing += sum((facts.words or {}).get(word, 0) for word in column.missing if isinstance(word, str))
-    return Described(name, said, column, told_missing, tuple(hint for hint in told if hint))
+    return Described(name, said, column, missing, tuple(hint for hint in told if hint))
 
 
 def _column(table: Survey, facts: Facts, wanted: Wanted) -> tuple[Column | None, str, list[Hint | None]]:
@@ -184,7 +197,7 @@ def _column(table: Survey, facts: Facts, wanted: Wanted) -> tuple[Column | None,
     if facts.share < MOST and table.days(name) >= MOST:
         todo = f"it is left out; --date {name} turns it into a number of days"
         return None, "left out: dates", [Hint("date", name, "it holds dates", todo)]
-    if name not in wanted.keep and (found := hints.identity(facts, _leading_zeros(table, facts))):
+    if name not in wanted.keep and (found := hints.identity(facts, facts.whole and table.leading_zeros(name) > _ZEROS)):
         return None, "left out: an id?", [found]
     if facts.share >= MOST:
         return _numeric(table, facts, wanted)
@@ -253,12 +266,3 @@ def _date(table: Survey, facts: Facts, wanted: Wanted) -> Date:
 def _folded(words: dict[str, int]) -> list[str]:
     """Return words in order, each once whatever its capital letters."""
     return sorted({word.casefold(): word for word in sorted(words)}.values())
-
-
-def _leading_zeros(table: Survey, facts: Facts) -> bool:
-    """Whether more than one of a hundred numbers in the sample begins with 0, as in 01234."""
-    if not facts.whole or facts.exact:
-        return False
-    cells = [word for word in table.words(facts.name) if word]
-    zeros = sum(len(word) > 1 and word[0] == "0" and word.isdigit() for word in cells)
-    return bool(cells) and zeros > 0.01 * len(cells)

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, nearest
+from .facts import Facts
 from .hints import Hint, event_beside, missing_label, rare_classes
 from .ranges import round_step, widen
-from .survey import Facts, Survey
+from .survey import Survey
 from .targets import (
     CLASSES,
     COUNT,
