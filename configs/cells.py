@@ -15,12 +15,14 @@ _EMPTY = sorted({form for word in MISSING for form in (word, word.upper(), word.
 
 
 def are_numbers(kind: Any) -> bool:
+    """Return whether cells of an Arrow type are numbers."""
     import pyarrow.types as kinds
 
     return bool(kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind))
 
 
 def are_text(kind: Any) -> bool:
+    """Return whether cells of an Arrow type can be read as text: words, truth values, dates and times."""
     import pyarrow.types as kinds
 
     simple = (kinds.is_string, kinds.is_large_string, kinds.is_boolean, kinds.is_temporal, kinds.is_null)
@@ -28,6 +30,7 @@ def are_text(kind: Any) -> bool:
 
 
 def as_floats(cells: Any) -> NDArray[np.float64]:
+    """Return cells as ``float64[n]``, NaN where one is null; pyarrow.ArrowInvalid: a text is no number."""
     import pyarrow as pa
 
     floats: NDArray[np.float64] = cells.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
@@ -43,25 +46,35 @@ def empty_cells(cells: Any) -> NDArray[np.bool_]:
     return np.asarray(found)
 
 
-def parsed(cells: Any, decimal: str) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return cells of text as numbers, NaN where one is none; where it is missing; where it is filled and no number."""
+def parsed(
+    cells: Any, decimal: str, *, likely: bool = True
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return cells of text as numbers, NaN where one is none; where it is missing; where it is filled and no number.
+
+    Args:
+        cells: Arrow array of text.
+        decimal: mark of a decimal, "." or ",".
+        likely: try to cast all at once. A cast that fails costs more than looking for numbers.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    nothing = pa.scalar(None, cells.type)
     if decimal != ".":
         cells = pc.replace_substring(cells, decimal, ".")
+    blank = pc.equal(cells, "")
+    if pc.any(blank).as_py():
+        cells = pc.if_else(blank, nothing, cells)
     try:
-        values = as_floats(cells)
-        empty = np.isnan(values)
-    except pa.ArrowInvalid:
-        empty = empty_cells(cells)
-        cells = pc.if_else(pa.array(empty), pa.scalar(None, cells.type), cells)
-        try:
+        if likely:
             values = as_floats(cells)
-        except pa.ArrowInvalid:
-            cells = pc.utf8_trim_whitespace(cells)
-            good = pc.fill_null(pc.match_substring_regex(cells, _NUMBER), False)
-            values = as_floats(pc.if_else(good, cells, pa.scalar(None, cells.type)))
+            return np.where(np.isinf(values), math.nan, values), np.isnan(values), np.isinf(values)
+    except pa.ArrowInvalid:
+        pass
+    empty = empty_cells(cells)
+    cells = pc.utf8_trim_whitespace(pc.if_else(pa.array(empty), nothing, cells))
+    good = pc.fill_null(pc.match_substring_regex(cells, _NUMBER), False)
+    values = as_floats(pc.if_else(good, cells, nothing))
     bad = ~np.isfinite(values) & ~empty
     return np.where(bad, math.nan, values), empty, bad
 

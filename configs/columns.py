@@ -7,8 +7,10 @@ lists the word as a category.
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -166,6 +168,17 @@ def named(name: Any) -> None:
     """Check a column's name."""
     if not isinstance(name, str) or not 0 < len(name) <= 256:
         raise bad(f"a column is called {name!r}; expected a name of 1 to 256 characters")
+
+
+def near_name(name: str, names: Iterable[str]) -> str:
+    """Return a phrase with the one name that is much like ``name``; the others may be cells of a table without header.
+
+    >>> near_name("agee", ["age", "y"]), near_name("x", ["age", "y"])
+    ("did you mean 'age'?", 'expected the name of one of its 2 columns')
+    """
+    known = {one.casefold(): one for one in names}
+    close = difflib.get_close_matches(name.casefold(), known, n=1, cutoff=0.6)
+    return f"did you mean {known[close[0]]!r}?" if close else f"expected the name of one of its {len(known)} columns"
 
 
 def bad(message: str) -> InputError:

@@ -129,7 +129,7 @@ class Counting:
             else:
                 self.compared = None
             return empty_cells(cells) if self.sited else np.zeros(0, dtype=bool)
-        values, empty, bad = parsed(cells, self.decimal)
+        values, empty, bad = parsed(cells, self.decimal, likely=self.numbers > 0 or not self.others)
         self.missing += int(empty.sum())
         self._numbers(values[np.isfinite(values)])
         if bad.any() and (self.words is not None or self.days is not None):

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError, nearest
-from .columns import Categorical, Column, Numeric, text
+from .columns import Categorical, Column, Numeric, near_name, text
 from .dates import Date, days_of, round_days
 from .ranges import widen
 from .schema import Schema
@@ -158,7 +158,9 @@ class _Part:
         """Return what was found in ``total`` rows."""
         name = self.column.name
         if self.absent is not None:
-            return [Fault(name, "are not in the table", total, "a column of this name", (), nearest(name, self.absent))]
+            return [
+                Fault(name, "are not in the table", total, "a column of this name", (), near_name(name, self.absent))
+            ]
         return [
             Fault(name, problem, count, self._expected(problem), tuple(rows), self._would_work(problem))
             for problem, (count, rows) in self.found.items()
@@ -177,24 +179,18 @@ class _Part:
 
     def _would_work(self, problem: str) -> str:
         column = self.column
-        if self.filled and problem in ("are empty", "are not listed", "are no number"):
-            close = f"; the nearest class is {max(self.near, key=lambda word: self.near[word])}" if self.near else ""
-            return (
-                f'data.on_bad = "drop" leaves such rows out{close}'
-                if problem != "are not listed" or close
-                else ('data.on_bad = "drop" leaves such rows out, or the class in the schema')
-            )
+        nearest_word = f"the nearest is {max(self.near, key=lambda word: self.near[word])}; " if self.near else ""
         if problem == "are no whole number":
             return 'kind = "number" in the schema'
-        if problem == "are not listed":
-            best = max(self.near, key=lambda word: self.near[word]) if self.near else ""
-            return (f"the nearest category is {best}; " if best else "") + "other = true counts them as missing"
         if problem == "are outside the range":
             return self._range()
-        if isinstance(column, Date):
-            slashes = "" if column.order else ', order = "dmy" or "mdy" if they have slashes'
-            return f"empty cells, or their word in missing{slashes}"
-        return "empty cells, or their word in missing of the column"
+        if self.filled:
+            return f'{nearest_word}data.on_bad = "drop" leaves such rows out'
+        if problem == "are not listed":
+            return f"{nearest_word}other = true counts them as missing"
+        if isinstance(column, Date) and not column.order:
+            return 'empty cells, their word in missing, or order = "dmy" or "mdy" if they have slashes'
+        return "empty cells, or their word in missing"
 
     def _range(self) -> str:
         low, high = self.ends

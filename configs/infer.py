@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, nearest
+from ..errors import InputError
 from . import hints
 from .cells import number_of
-from .columns import MAX_CATEGORIES, Categorical, Column, Numeric
+from .columns import MAX_CATEGORIES, Categorical, Column, Numeric, near_name
 from .dates import Date, days_of, order_of, round_days
 from .facts import Facts
 from .hints import Hint
@@ -75,7 +75,7 @@ class Wanted:
         kinds = [*self.drop, *self.numeric, *self.category, *self.date]
         for name in (*told, *kinds, *self.keep):
             if name not in names:
-                raise InputError("data.column", f"the table has no column {name!r}; {nearest(name, names)}")
+                raise InputError("data.column", f"the table has no column {name!r}; {near_name(name, names)}")
         for name in (*told, *kinds):
             if [*told, *kinds].count(name) > 1:
                 raise InputError("data.column", f"column {name!r} is named by two options; expected one")

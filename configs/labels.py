@@ -1,6 +1,6 @@
 """What a label is: its kind, its classes and which of two is positive, or the range or grid of its numbers; and why.
 
-What is said on the way names no class of fewer rows than ``min_count``, but for words that are public (:mod:`.words`).
+What is said on the way names no class of fewer rows than ``min_count``, but for words that are public (:mod:`.yes_no`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .targets import (
     Target,
     TimeTarget,
 )
-from .words import is_known, positive_of
+from .yes_no import is_known, positive_of
 
 FEW = 20  # different values that are classes
 _INTERVALS = 15
@@ -162,16 +162,10 @@ def _classes(facts: Facts, why: str, positive: str | None, min_count: int) -> Pr
         )
     hints = [rare_classes(facts.name, words, min_count)]
     if len(listed) < len(words):
-        rows = sum(words.values()) - sum(listed.values())
-        todo = 'they are not named: data.on_bad = "drop" leaves their rows out, a smaller --min-count names them'
-        hints = [
-            Hint(
-                "rare",
-                facts.name,
-                f"{len(words) - len(listed)} classes have fewer than {min_count} rows, {rows} in all",
-                todo,
-            )
-        ]
+        rows, left = sum(words.values()) - sum(listed.values()), len(words) - len(listed)
+        classes_have = "1 class has" if left == 1 else f"{left} classes have"
+        todo = 'not named in the schema: data.on_bad = "drop" leaves their rows out, a smaller --min-count names them'
+        hints = [Hint("rare", facts.name, f"{classes_have} fewer than {min_count} rows, {rows} in all", todo)]
     order = sorted(listed, key=lambda word: (int(word), word) if _whole(word) else (0, word))
     chosen, reason = "", ""
     if len(listed) == 2:
