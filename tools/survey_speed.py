@@ -55,9 +55,12 @@ def main() -> None:
         started = time.perf_counter()
         subprocess.run([*command, "--out", str(Path(folder) / "s.toml")], check=True, env=os.environ)
         seconds = time.perf_counter() - started
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        peak, busy = used.ru_maxrss / 2**20, used.ru_utime + used.ru_stime
         size = data.stat().st_size / 2**20
-    print(f"{rows} rows, {columns} columns, {size:.0f} MiB: {seconds:.1f} s, peak {peak:.2f} GiB")
+    print(
+        f"{rows} rows, {columns} columns, {size:.0f} MiB: {seconds:.1f} s ({busy:.1f} s of processor), peak {peak:.2f} GiB"
+    )
 
 
 if __name__ == "__main__":
