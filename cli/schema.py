@@ -96,7 +96,7 @@ def check(
 ) -> None:
     """List all faults of a table under a schema, without the cells. Exit status 2 if there are any."""
     from ..client.learning.tables import batches
-    from ..configs.faults import faults
+    from ..configs.inspection import faults
     from ..configs.schema import load_schema
 
     schema = load_schema(schema_file)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .cells import are_numbers, are_text, as_floats, counted_words, empty_cells, number_of, parsed
+from .arrow import are_numbers, are_text, as_floats, counted_words, empty_cells, number_of, parsed
 from .columns import MISSING, text
 from .dates import ORDERS, SHAPE, days_of
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from . import hints
-from .cells import number_of
+from .arrow import number_of
 from .columns import MAX_CATEGORIES, Categorical, Column, Numeric, near_name
 from .dates import Date, days_of, order_of, round_days
 from .facts import Facts

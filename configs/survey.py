@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .cells import are_numbers, are_text, as_floats, parsed
+from .arrow import are_numbers, are_text, as_floats, parsed
 from .columns import MISSING, text
 from .dates import SHAPE
 from .facts import Counting, Facts

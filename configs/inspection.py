@@ -27,7 +27,7 @@ _LONGEST = 1e15  # time
 
 
 @dataclass(frozen=True)
-class Fault:
+class Finding:
     """What is wrong with a column.
 
     Attributes:
@@ -47,7 +47,7 @@ class Fault:
     would_work: str
 
 
-def faults(batches: Iterable[pa.RecordBatch], schema: Schema, decimal: str = ".") -> tuple[int, list[Fault]]:
+def faults(batches: Iterable[pa.RecordBatch], schema: Schema, decimal: str = ".") -> tuple[int, list[Finding]]:
     """Return how many rows a table has, and all its faults under a schema: the label's, then in the schema's order.
 
     Args:
@@ -154,15 +154,15 @@ class _Part:
             rows = [*rows, *(int(at) + start + 1 for at in places[:_FIRST])][:_FIRST]
             self.found[problem] = count + len(places), rows
 
-    def faults(self, total: int) -> list[Fault]:
+    def faults(self, total: int) -> list[Finding]:
         """Return what was found in ``total`` rows."""
         name = self.column.name
         if self.absent is not None:
             return [
-                Fault(name, "are not in the table", total, "a column of this name", (), near_name(name, self.absent))
+                Finding(name, "are not in the table", total, "a column of this name", (), near_name(name, self.absent))
             ]
         return [
-            Fault(name, problem, count, self._expected(problem), tuple(rows), self._would_work(problem))
+            Finding(name, problem, count, self._expected(problem), tuple(rows), self._would_work(problem))
             for problem, (count, rows) in self.found.items()
         ]
 

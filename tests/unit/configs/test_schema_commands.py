@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from moonflower.__main__ import main
-from moonflower.configs.faults import Fault, faults
+from moonflower.configs.inspection import Fault, faults
 from moonflower.configs.merge import merge
 from moonflower.configs.schema import (
     Categorical,
