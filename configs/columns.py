@@ -7,6 +7,7 @@ lists the word as a category.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import dataclass
@@ -16,12 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, nearest
+from .faults import Fault, refuse
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MISSING = frozenset({"", "?", "na", "n/a", "#n/a", "nan", "null", "none", "<na>"})
 MAX_CATEGORIES = 1024
+Checked = tuple[NDArray[Any], list[Fault]]
+"""What cells are as numbers, one for each row, and what is wrong with them."""
 
 
 @dataclass(frozen=True)
@@ -44,42 +48,53 @@ class Numeric:
         object.__setattr__(self, "max", float(self.max))
         object.__setattr__(self, "missing", tuple(map(float, self.missing)))
 
-    def read(self, cells: pd.Series[Any], where: str) -> NDArray[np.float64]:
+    def read(self, cells: pd.Series[Any], where: str, decimal: str = ".") -> NDArray[np.float64]:
         """Return the numbers in ``cells`` as ``float64[n]``, NaN where one is missing.
 
         Raises:
-            InputError: ``data.value``: not a number, or outside ``[min, max]``.
+            RowFaults: ``data.value``: not a number, or outside ``[min, max]``.
         """
+        values, faults = self.check(cells, decimal)
+        refuse(where, faults)
+        return values
+
+    def check(self, cells: pd.Series[Any], decimal: str = ".") -> Checked:
+        """Return the numbers in ``cells`` as ``float64[n]``, NaN where one is missing or at fault; and the faults.
+
+        Args:
+            cells: numbers, or text.
+            decimal: mark in text: a point or a comma.
+        """
+        wrong = np.zeros(len(cells), dtype=np.bool_)
+        near = 0
         if cells.dtype.kind in "biuf":
             values: NDArray[np.float64] = cells.to_numpy(dtype=np.float64, na_value=np.nan)
         else:
             codes, uniques = cells.factorize()
-            parsed = [self._number(str(cell).strip(), where) for cell in uniques]
-            values = np.array([*parsed, math.nan])[codes]
-        values = np.where(np.isin(values, self.missing), np.nan, values)
-        outside = values[(values < self.min) | (values > self.max)]
-        if outside.size:
-            raise InputError(
-                "data.value",
-                f"{where}: column {self.name!r} holds {outside[0]:g}; "
-                f"expected a number from {self.min:g} to {self.max:g}",
-                hint="correct the cell, empty it, or agree with all members on a wider range in the schema",
+            parsed = [number(cell, decimal) for cell in uniques]
+            wrong = np.array([*(value is None for value in parsed), False])[codes]
+            values = np.array([*(math.nan if value is None else value for value in parsed), math.nan])[codes]
+            if wrong.any():
+                other = "." if decimal == "," else ","
+                fit = [
+                    value is None and number(cell, other) is not None
+                    for cell, value in zip(uniques, parsed, strict=True)
+                ]
+                near = int(np.array([*fit, False])[codes].sum())
+        if self.missing:
+            values = np.where(np.isin(values, self.missing), np.nan, values)
+        outside = (values < self.min) | (values > self.max)
+        span = f"from {self.min:g} to {self.max:g}"
+        faults = []
+        if wrong.any():
+            but = f"with [data] decimal = {json.dumps('.' if decimal == ',' else ',')}"
+            faults.append(
+                Fault(self.name, "data.value", "without a number", f"numbers {span}, or empty cells", wrong, near, but)
             )
-        return values
-
-    def _number(self, cell: str, where: str) -> float:
-        if cell.lower() in MISSING:
-            return math.nan
-        try:
-            if "_" in cell:  # Python's own way to write 1_000
-                raise ValueError
-            return float(cell)
-        except ValueError:
-            raise InputError(
-                "data.value",
-                f"{where}: column {self.name!r} holds {cell!r}; "
-                f"expected a number from {self.min:g} to {self.max:g}, or an empty cell",
-            ) from None
+        if outside.any():
+            values = np.where(outside, np.nan, values)
+            faults.append(Fault(self.name, "data.value", "outside the range", f"numbers {span}", outside))
+        return values, faults
 
 
 @dataclass(frozen=True)
@@ -104,25 +119,61 @@ class Categorical:
             raise bad(f"column {self.name!r}: other = {self.other!r}; expected true or false")
         object.__setattr__(self, "categories", normal)
 
-    def read(self, cells: pd.Series[Any], where: str) -> NDArray[np.float64]:
+    def read(self, cells: pd.Series[Any], where: str, decimal: str = ".") -> NDArray[np.float64]:
         """Return each cell's index in ``categories`` as ``float64[n]``, NaN where the cell is missing.
 
         Raises:
-            InputError: ``data.category``: a word that the schema does not list.
+            RowFaults: ``data.category``: a word that the schema does not list.
+        """
+        values, faults = self.check(cells, decimal)
+        refuse(where, faults)
+        return values
+
+    def check(self, cells: pd.Series[Any], decimal: str = ".") -> Checked:
+        """Return each cell's index in ``categories`` as ``float64[n]``, NaN where it is missing; and the faults.
+
+        A word is a word, whatever the decimal mark of numbers is.
         """
         codes, uniques = cells.factorize()
         positions = {category: float(i) for i, category in enumerate(self.categories)}
-        indices = [positions.get(text(cell), math.nan) for cell in uniques]
-        for cell, index in zip(uniques, indices, strict=True):
-            if math.isnan(index) and not self.other and text(cell).lower() not in MISSING:
-                raise InputError(
-                    "data.category",
-                    f"{where}: column {self.name!r} holds {text(cell)!r}, which the schema does not list; "
-                    f"{nearest(text(cell), self.categories)}",
-                    hint="correct the cell, empty it, or agree with all members on a new schema",
-                )
-        encoded: NDArray[np.float64] = np.array([*indices, math.nan])[codes]
-        return encoded
+        words = [text(cell) for cell in uniques]
+        encoded: NDArray[np.float64] = np.array([*(positions.get(word, math.nan) for word in words), math.nan])[codes]
+        if self.other:
+            return encoded, []
+        unknown = [word not in positions and word.lower() not in MISSING for word in words]
+        if not any(unknown):
+            return encoded, []
+        folded = {category.casefold() for category in self.categories}
+        near = [odd and word.casefold() in folded for odd, word in zip(unknown, words, strict=True)]
+        fault = Fault(
+            self.name,
+            "data.category",
+            "with words that the schema does not list",
+            nearest("", self.categories).removeprefix("expected "),
+            np.array([*unknown, False])[codes],
+            int(np.array([*near, False])[codes].sum()),
+            "but for capital letters",
+        )
+        return encoded, [fault] if fault.at.any() else []
+
+
+def number(cell: object, decimal: str = ".") -> float | None:
+    """Return the number in a cell, NaN if the cell is missing, or None if it is no number.
+
+    >>> number(" 1.5 "), number("1,5", ","), number("1.5", ","), number("1_0"), number("NA")
+    (1.5, 1.5, None, None, nan)
+    """
+    word = str(cell).strip()
+    if word.lower() in MISSING:
+        return math.nan
+    if decimal == "," and isinstance(cell, str):
+        if "." in word:
+            return None
+        word = word.replace(",", ".")
+    try:
+        return None if "_" in word else float(word)  # 1_000 is Python's own way to write it
+    except ValueError:
+        return None
 
 
 def text(cell: object) -> str:
