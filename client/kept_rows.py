@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -63,20 +64,20 @@ def _about(dtype: np.dtype, shape: tuple[int, ...], start: int, end: int) -> dic
 
 
 def _spooled(place: Path) -> SpooledRows:
-    """Return the rows in a large file, which stays open, and so readable, after it is deleted.
+    """Return the rows in a large file, which stay there until they are no longer used, even if it is deleted.
 
     Raises:
         KeyError, ValueError: not such a file.
     """
-    file = place.open("rb")
-    size = int.from_bytes(file.read(8), "little")
-    if size > 1 << 20:
-        raise ValueError("not a file of rows")
-    about = json.loads(file.read(size))
-    inputs, targets = about["inputs"], about["targets"]
-    start = 8 + size
-    file.seek(start + targets["data_offsets"][0])
-    found = np.fromfile(file, _KINDS[targets["dtype"]]).reshape(targets["shape"])
-    rows, *shape = inputs["shape"]
-    spool = Spool(file, start + inputs["data_offsets"][0], rows, shape, np.dtype(_KINDS[inputs["dtype"]]))
+    with place.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > 1 << 20:
+            raise ValueError("not a file of rows")
+        about = json.loads(file.read(size))
+        inputs, targets = about["inputs"], about["targets"]
+        start = 8 + size
+        file.seek(start + targets["data_offsets"][0])
+        found = np.fromfile(file, _KINDS[targets["dtype"]], math.prod(targets["shape"])).reshape(targets["shape"])
+        rows, *shape = inputs["shape"]
+        spool = Spool(file, start + inputs["data_offsets"][0], rows, shape, np.dtype(_KINDS[inputs["dtype"]]))
     return SpooledRows(spool, torch.from_numpy(found), np.arange(rows))

@@ -97,7 +97,7 @@ def without(used: Hashes, table: Hashes, before: Iterable[Hashes], least: int) -
 
 def digest_of(hashes: Hashes) -> str:
     """Return the digest of a set of rows, whatever their order: SHA-256, 64 hex digits."""
-    return hashlib.sha256(_bytes(hashes)).hexdigest()
+    return hashlib.sha256(_in_order(hashes).data).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -255,8 +255,7 @@ class Snapshots:
 
     def _rows(self, name: str, wanted: Hashes, table: Rows, hashes: Hashes) -> Rows:
         """Return the rows of a set, from the table or from the state folder."""
-        digest = digest_of(wanted)
-        if digest == digest_of(hashes):
+        if wanted is hashes or (digest := digest_of(wanted)) == digest_of(hashes):
             return table
         kept = kept_rows(self._folder / f"{name}-{digest}")
         if kept is not None and digest_of(row_hashes(kept, self._secret, "snapshot")) == digest:
@@ -300,4 +299,8 @@ def _counted(name: str, table: Hashes, most: int) -> Hashes:
 
 
 def _bytes(hashes: Hashes) -> bytes:
-    return hashes[np.lexsort((hashes[:, 1], hashes[:, 0]))].astype("<u8").tobytes()
+    return _in_order(hashes).tobytes()
+
+
+def _in_order(hashes: Hashes) -> Hashes:
+    return hashes[np.lexsort((hashes[:, 1], hashes[:, 0]))].astype("<u8", copy=False)

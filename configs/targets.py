@@ -280,7 +280,7 @@ def _full(found: Checked, name: str, expected: str) -> Checked:
 def _sound(found: Checked, where: str, hint: str = "") -> NDArray[Any]:
     values, faults = found
     refuse(where, faults, hint or CORRECT)
-    return values
+    return values.copy()  # what a table gives is for reading only
 
 
 def _rising(grid: tuple[float, ...]) -> bool:

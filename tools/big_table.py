@@ -1,7 +1,7 @@
-"""What a table larger than memory costs a member: a folder of Parquet files is read, dealt, kept, trained with and judged.
+"""What a large table costs a member: a folder of Parquet files is read, dealt, kept, trained with and judged.
 
-``PYTHONPATH=tests:tools python tools/big_table.py --rows 10000000`` makes the table in a temporary folder, runs the member's
-side in a process of its own, and prints the seconds of every step and the peak of its memory (VmHWM).
+``PYTHONPATH=tests:tools python tools/big_table.py --rows 10000000`` makes the table in a temporary folder, runs the
+member's side in a process of its own, and prints the seconds of every step and the peak of its memory.
 """
 
 from __future__ import annotations
@@ -69,9 +69,7 @@ def member(folder: Path, columns: int, parts: int) -> None:
     with told("dealt to training, validation and test"):
         dealt = split(rows, settings, secret=secret, member="a")
     with told("kept for the run"):
-        snapshots = Snapshots(
-            ledger.row_sets, state / FOLDER, secret, least=10, append_only=False, let_go=lambda: None
-        )
+        snapshots = Snapshots(ledger.row_sets, state / FOLDER, secret, least=10, append_only=False, let_go=lambda: None)
         dealt = snapshots.of_run("run", dealt)
     learner = TorchLearner(task, dealt, schema, seed=1, secret=secret)
     with told("statistics"):

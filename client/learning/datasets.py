@@ -71,10 +71,13 @@ class DatasetRows(Rows):
 
     def chunks(self, most: int) -> Iterator[Rows]:
         """Yield all rows in order, at most ``most`` and ``CHUNK_BYTES`` at a time, in memory."""
-        size = self._read([0]).inputs.nbytes if len(self) else 1
-        step = max(1, min(most, CHUNK_BYTES // max(size, 1)))
+        step = max(1, min(most, CHUNK_BYTES // max(self.row_bytes(), 1)))
         for start in range(0, len(self), step):
             yield self._read(range(start, min(start + step, len(self))))
+
+    def row_bytes(self) -> int:
+        """Return the bytes of one row's inputs, prepared; 1 if there is no row."""
+        return self._read([0]).inputs.nbytes if len(self) else 1
 
     def loaded(self) -> Rows:
         """Return the rows in memory."""

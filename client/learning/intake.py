@@ -6,6 +6,7 @@ with it; ``"drop"`` leaves rows out and logs how many. No message holds a cell.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import Iterator
@@ -51,10 +52,11 @@ def table_rows(task: Task, settings: DataSettings, schema: Schema) -> Rows:
         raise InputError("data.file", "[data] path is missing; expected a CSV or Parquet file")
     every = type(task).inputs is not _task().inputs or type(task).targets is not _task().targets
     kept, where = _Kept(), settings.path.name
-    for frame in Intake(settings.path, settings, schema, every).frames():
-        inputs, targets = task.inputs(frame, schema, where), task.targets(frame, schema, where)
-        kept.add(Rows(inputs, targets, read_groups(frame, settings)))
-    return kept.rows()
+    with contextlib.closing(kept):
+        for frame in Intake(settings.path, settings, schema, every).frames():
+            inputs, targets = task.inputs(frame, schema, where), task.targets(frame, schema, where)
+            kept.add(Rows(inputs, targets, read_groups(frame, settings)))
+        return kept.rows()
 
 
 def _task() -> type[Task]:
@@ -93,6 +95,10 @@ class _Kept:
         if self.writer is None:
             return Rows(torch.cat(self.inputs), targets, groups)
         return SpooledRows(self.writer.finish(), targets, np.arange(len(targets)), groups)
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
 
 
 class Intake:

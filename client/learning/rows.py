@@ -110,6 +110,7 @@ def need(known: Sequence[str], names: Iterable[str], where: str, who: str = "exp
         InputError: ``data.column``: the message has the missing names, and how many columns there are. It has no name
             that was found in the table, because without a header these are cells.
     """
+    columns = "1 column" if len(known) == 1 else f"{len(known)} columns"
     lacking = [name for name in dict.fromkeys(names) if name not in known]
     if not lacking:
         return
@@ -122,7 +123,7 @@ def need(known: Sequence[str], names: Iterable[str], where: str, who: str = "exp
         for match in difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     ]
     near = f"; column {close[0][1]} has a name like {close[0][0]!r}" if close else ""
-    raise InputError("data.column", f"{where} has {len(known)} columns and not {shown}, which {who}{near}")
+    raise InputError("data.column", f"{where} has {columns} and not {shown}, which {who}{near}")
 
 
 def features(frame: pd.DataFrame, schema: Schema, where: str) -> NDArray[np.float64]:

@@ -52,19 +52,19 @@ def split(rows: Rows, settings: DataSettings, *, secret: NodeSecret, member: str
     if not len(rows):
         raise InputError("data.empty", f"member {member!r} has no rows; expected at least one")
     hashes = row_hashes(rows, secret, "split")
-    first, second = (hashes[:, at] * 2.0**-64 for at in (0, 1))
     if settings.test_column is not None:
         marks = _group(rows, settings.test_column, "data.column")
         wanted = text(settings.test_value)
         test = np.array([mark is not None and text(mark) == wanted for mark in marks])
     else:
-        test = first < settings.test_fraction
-    validation = ~test & (second < settings.validation_fraction)
+        test = hashes[:, 0] * 2.0**-64 < settings.test_fraction
+    validation = ~test & (hashes[:, 1] * 2.0**-64 < settings.validation_fraction)
     order = np.lexsort((hashes[:, 1], hashes[:, 0]))
     if (test | validation).all():
         spare = validation if validation.any() else test
         smallest = hashes[order[spare[order]][0]]
         spare &= (hashes != smallest).any(axis=1)
+    del hashes  # of many rows they take as much memory as the parts
     test, validation = test[order], validation[order]
     train = ~(test | validation)
     return Split(rows.take(order[train]), rows.take(order[validation]), rows.take(order[test]))
@@ -190,9 +190,7 @@ def _sites(rows: Rows, data: DataSettings) -> dict[str, Rows]:
     sound = [spelt[0] for spelt in names.values()]
     odd = sum(not _is_name(site) for site in sound)
     if odd:
-        raise InputError(
-            "data.site", f"{column} has {odd} of {len(sound)} names that are not allowed; expected {NAME}"
-        )
+        raise InputError("data.site", f"{column} has {odd} of {len(sound)} names that are not allowed; expected {NAME}")
     return {site.strip(): rows.take(np.flatnonzero(sites == site)) for site in sound}
 
 

@@ -44,7 +44,7 @@ class Spool:
     """Inputs in a file, read by row number.
 
     Args:
-        file: open for reading; it stays open as long as its rows are used.
+        file: open for reading; it may be closed and deleted afterwards.
         start: byte at which the first row begins.
         rows: number of them.
         shape: of a row.
@@ -52,7 +52,7 @@ class Spool:
     """
 
     def __init__(self, file: IO[bytes], start: int, rows: int, shape: Sequence[int], dtype: np.dtype) -> None:
-        self._file, self._start, self._shape = file, start, tuple(shape)
+        self._start, self._shape = start, tuple(shape)
         self.row_bytes = int(np.prod(self._shape, dtype=np.int64)) * dtype.itemsize
         self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         cells = np.frombuffer(self._map, dtype, rows * self.row_bytes // dtype.itemsize, start)
@@ -115,7 +115,13 @@ class SpoolWriter:
     def finish(self) -> Spool:
         """Return the rows that were added, one or more."""
         self._file.flush()
-        return Spool(self._file, 0, self._rows, self._shape or (), self._dtype)
+        made = Spool(self._file, 0, self._rows, self._shape or (), self._dtype)
+        self.close()
+        return made
+
+    def close(self) -> None:
+        """Let go of the file; a spool that was made of it keeps it."""
+        self._file.close()
 
 
 class SpooledRows(DatasetRows):
@@ -147,7 +153,11 @@ class SpooledRows(DatasetRows):
 
     def most(self, asked: int) -> int:
         """Return how many rows are trained with at once: as many as asked for, or else what fits memory safely."""
-        return asked or max(1, CHUNK_BYTES // max(self.spool.row_bytes, 1))
+        return asked or max(1, CHUNK_BYTES // max(self.row_bytes(), 1))
+
+    def row_bytes(self) -> int:
+        """Return the bytes of one row's inputs, as read or prepared, whatever is more."""
+        return max(super().row_bytes(), self.spool.row_bytes)
 
     def _read(self, positions: Sequence[int]) -> Rows:
         chosen = np.asarray(positions, dtype=np.int64)

@@ -71,6 +71,9 @@ def test_bundled_schemas_load_and_say_that_they_are_shared(name: str) -> None:
     assert load_schema(path).dump().startswith("# All members of the federation share this file.")
 
 
+OUTSIDE = "d.csv: column 'age' has 2 cells outside the range; expected numbers from 18 to 100"
+
+
 def raw(**changes: Any) -> dict[str, Any]:
     return {**SCHEMA.to_dict(), **changes}
 
@@ -160,7 +163,7 @@ def test_cells_mean_the_same_from_text_and_from_types() -> None:
     for cells in (["20", "", "0"], [20, None, 0], [20.0, math.nan, 0.0], [" 2e1 ", "?", "0.0"]):
         assert np.array_equal(AGE.read(pd.Series(cells), "d"), [20, math.nan, math.nan], equal_nan=True)
     assert Label("y", ("no", "yes")).read(pd.DataFrame({"y": [" yes", "no"]}), "d").tolist() == [1, 0]
-    assert Label("y", (0, 1)).read(pd.Series(["1.0", "0"]), "d").tolist() == [1, 0]
+    assert Label("y", (0, 1)).read(pd.DataFrame({"y": ["1.0", "0"]}), "d").tolist() == [1, 0]
 
 
 def test_a_missing_word_that_is_a_category_is_one() -> None:
@@ -171,28 +174,39 @@ def test_a_missing_word_that_is_a_category_is_one() -> None:
 @pytest.mark.parametrize(
     ("column", "cell", "code", "message"),
     [
-        (AGE, "101", "data.value", "d.csv: column 'age' holds 101; expected a number from 18 to 100"),
-        (AGE, 17.5, "data.value", "d.csv: column 'age' holds 17.5; expected a number from 18 to 100"),
-        (AGE, "inf", "data.value", "d.csv: column 'age' holds inf; expected a number from 18 to 100"),
-        (AGE, "6O", "data.value",
-            "d.csv: column 'age' holds '6O'; expected a number from 18 to 100, or an empty "
-            "cell"),
-        (AGE, "4_0", "data.value",
-            "d.csv: column 'age' holds '4_0'; expected a number from 18 to 100, or an empty "
-            "cell"),
+        (AGE, "101", "data.value", OUTSIDE),
+        (AGE, 17.5, "data.value", OUTSIDE),
+        (AGE, "inf", "data.value", OUTSIDE),
+        (
+            AGE, "6O", "data.value",
+            "d.csv: column 'age' has 2 cells without a number; expected numbers from 18 to 100, or empty cells",
+        ),
+        (
+            AGE, "4_0", "data.value",
+            "d.csv: column 'age' has 2 cells without a number; expected numbers from 18 to 100, or empty cells",
+        ),
+        (
+            AGE, "40,5", "data.value",
+            "d.csv: column 'age' has 2 cells without a number; expected numbers from 18 to 100, or empty cells; 2 of "
+            'them would be right with [data] decimal = ","',
+        ),
         (
             SEX, "Mal", "data.category",
-            "d.csv: column 'sex' holds 'Mal', which the schema does not list; did you mean 'Male'? (one "
-            "of: Female, Male)",
+            "d.csv: column 'sex' has 2 cells with words that the schema does not list; expected one of: Female, Male",
+        ),
+        (
+            SEX, "MALE", "data.category",
+            "d.csv: column 'sex' has 2 cells with words that the schema does not list; expected one of: Female, Male; "
+            "2 of them would be right but for capital letters",
         ),
         (
             SCHEMA.label, "2", "data.category",
-            "d.csv: column 'y' holds '2', which the schema does not list; expected one of: 0, 1",
+            "d.csv: column 'y' has 2 cells with words that the schema does not list; expected one of: 0, 1",
         ),
-        (SCHEMA.label, "", "data.value", "d.csv: label 'y' has 2 empty cells; expected a class in every row"),
+        (SCHEMA.label, "", "data.value", "d.csv: column 'y' has 2 empty cells; expected a class in every row"),
     ],
 )  # fmt: skip
-def test_wrong_cells_are_refused_by_column_and_value(
+def test_wrong_cells_are_refused_by_column_and_count(
     column: Numeric | Categorical | Label, cell: object, code: str, message: str
 ) -> None:
     cells = pd.Series([cell, cell])
