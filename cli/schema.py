@@ -96,12 +96,12 @@ def check(
 ) -> None:
     """List all faults of a table under a schema, without the cells. Exit status 2 if there are any."""
     from ..client.learning.tables import batches
-    from ..configs.inspection import faults
+    from ..configs.inspection import inspect
     from ..configs.schema import load_schema
 
     schema = load_schema(schema_file)
     fmt = _format(file, separator, decimal, encoding)
-    rows, found = faults(batches(file, fmt), schema, fmt.decimal)
+    rows, found = inspect(batches(file, fmt), schema, fmt.decimal)
     if as_json:
         print_json({"rows": rows, "faults": [asdict(fault) for fault in found]})
     elif found:

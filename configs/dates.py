@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from .columns import Numeric, bad
+from .columns import Checked, Numeric, bad
+from .faults import Fault
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +29,7 @@ ISO = r"\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?(?:Z|[+-]\d{
 DOTS = r"\d{1,2}\.\d{1,2}\.\d{4}"
 SLASHES = r"\d{1,2}/\d{1,2}/\d{4}"
 SHAPE = re.compile(rf"^(?:{ISO}|{DOTS}|{SLASHES})$")
-_SHAPES = "a date such as 2020-12-31, 31.12.2020 or 12/31/2020"
+_SHAPES = "dates such as 2020-12-31, 31.12.2020 or 12/31/2020, or empty cells"
 
 
 @dataclass(frozen=True)
@@ -85,39 +85,29 @@ class Date(Numeric):
             "missing": list(self.missing), "order": self.order,
         }  # fmt: skip
 
-    def read(self, cells: pd.Series[Any], where: str) -> NDArray[np.float64]:
-        """Return the days since ``first``, ``float64[n]``, NaN where one is missing; a time is a part of a day.
+    def check(self, cells: pd.Series[Any], decimal: str = ".") -> Checked:
+        """Return the days since ``first``, ``float64[n]``, NaN where one is missing or at fault; and the faults.
 
-        Raises:
-            InputError: ``data.value``: not a date, or outside the range.
+        A time is a part of a day.
         """
         codes, uniques = cells.factorize()
-        empty = self.empty_words
-        days = [self._days(str(cell).strip(), empty, where) for cell in uniques]
-        values: NDArray[np.float64] = np.array([*days, math.nan])[codes]
-        if ((values < 0) | (values >= self.max + 1)).any():
-            raise InputError(
-                "data.value",
-                f"{where}: column {self.name!r} holds a date outside its range; "
-                f"expected a day from {self.first} to {self.last}",
-                hint="correct the cell, empty it, or agree with all members on a wider range in the schema",
-            )
-        return np.minimum(values, self.max)  # the last day, with a time
-
-    def _days(self, cell: str, empty: frozenset[str], where: str) -> float:
-        if cell.casefold() in empty:
-            return math.nan
-        days = days_of(cell, self.order)
-        if days is None:
-            unsure = SHAPE.match(cell) and "/" in cell and not self.order
-            raise InputError(
-                "data.value",
-                f"{where}: column {self.name!r} holds a cell that is no date; expected {_SHAPES}",
-                hint=f'order = "dmy" or "mdy" in the schema says what 01/02/2020 of column {self.name!r} is'
-                if unsure
-                else "",
-            )
-        return days - float(date.fromisoformat(self.first).toordinal())
+        empty, start = self.empty_words, float(date.fromisoformat(self.first).toordinal())
+        words = [str(cell).strip() for cell in uniques]
+        days = [math.nan if word.casefold() in empty else days_of(word, self.order) for word in words]
+        values: NDArray[np.float64] = np.array([*(math.nan if d is None else d - start for d in days), math.nan])[codes]
+        faults = []
+        wrong = np.array([*(day is None for day in days), False])[codes]
+        if wrong.any():
+            unsure = [day is None and "/" in word and not self.order for day, word in zip(days, words, strict=True)]
+            near = int(np.array([*unsure, False])[codes].sum())
+            but = 'with order = "dmy" or "mdy" in the schema'
+            faults.append(Fault(self.name, "data.value", "without a date", _SHAPES, wrong, near, but))
+        outside = (values < 0) | (values >= self.max + 1)
+        if outside.any():
+            span = f"days from {self.first} to {self.last}"
+            faults.append(Fault(self.name, "data.value", "outside the range", span, outside))
+            values = np.where(outside, np.nan, values)
+        return np.minimum(values, self.max), faults  # the last day, with a time
 
 
 def days_of(cell: str, order: str = "") -> float | None:

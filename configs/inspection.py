@@ -1,20 +1,21 @@
 """Every fault of a table under a schema, in one run: column, count, what was expected, and the first rows.
 
-No fault holds a cell. Row numbers count from 1, the first row below the header.
+No finding holds a cell. Row numbers count from 1, the first row below the header.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from ..errors import InputError, nearest
-from .columns import Categorical, Column, Numeric, near_name, text
+from ..errors import nearest
+from .columns import Categorical, Column, Numeric, near_name, number, text
 from .dates import Date, days_of, round_days
+from .faults import Fault
 from .ranges import widen
 from .schema import Schema
 from .targets import CountTarget, Label, NumberTarget, TimeTarget
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _FIRST = 5  # rows that are named
-_LONGEST = 1e15  # time
+_OUTSIDE = "outside the range"
+_UNLISTED = "with words that the schema does not list"
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Finding:
 
     Attributes:
         column: its name.
-        problem: what its cells are, in the plural: "are no number".
+        problem: what its cells are, after "3 cells".
         count: cells.
         expected: what the schema admits.
         rows: numbers of the first rows.
@@ -47,186 +49,134 @@ class Finding:
     would_work: str
 
 
-def faults(batches: Iterable[pa.RecordBatch], schema: Schema, decimal: str = ".") -> tuple[int, list[Finding]]:
-    """Return how many rows a table has, and all its faults under a schema: the label's, then in the schema's order.
+@dataclass
+class _Sum:
+    """Faults of one kind in one column, added over batches."""
+
+    fault: Fault
+    count: int = 0
+    near: int = 0
+    rows: tuple[int, ...] = ()
+
+
+def inspect(batches: Iterable[pa.RecordBatch], schema: Schema, decimal: str = ".") -> tuple[int, list[Finding]]:
+    """Return how many rows a table has, and all that is wrong: with the label first, then in the schema's order.
 
     Args:
         batches: rows of the table, text or typed.
         schema: that they are read with.
         decimal: mark of a decimal in cells of text, "." or ",".
     """
-    parts = [*_label_parts(schema), *(_Part(column) for column in schema.columns)]
-    for part in parts:
-        part.decimal = decimal
-    rows = 0
+    found = _Inspection(schema, decimal)
     for batch in batches:
-        for part in parts:
-            part.add(batch, rows)
-        rows += batch.num_rows
-    return rows, [fault for part in parts for fault in part.faults(rows)]
+        found.add(batch)
+    return found.rows, found.findings()
 
 
-def _label_parts(schema: Schema) -> Iterator[_Part]:
-    """What the columns of the label are read as; a label has no missing cells."""
-    label = schema.label
-    if isinstance(label, Label):
-        yield _Part(Categorical(label.name, tuple(text(word) for word in label.classes)), filled="a class")
-    elif isinstance(label, NumberTarget):
-        yield _Part(Numeric(label.name, label.min, label.max), filled="a number")
-    elif isinstance(label, CountTarget):
-        yield _Part(Numeric(label.name, 0, label.max), filled="a count", whole=True)
-    elif isinstance(label, TimeTarget):
-        yield _Part(Numeric(label.name, 0, _LONGEST), filled="a time")
-        yield _Events(label)
+class _Inspection:
+    """Faults of a table that comes in batches."""
 
-
-class _Part:
-    """One column of a schema, and the faults of the cells that it has seen."""
-
-    def __init__(self, column: Column, filled: str = "", whole: bool = False) -> None:
-        self.column, self.filled, self.whole = column, filled, whole
-        self.found: dict[str, tuple[int, list[int]]] = {}
-        self.near: dict[str, int] = {}
-        self.ends: list[float] = []
-        self.absent: list[str] | None = None
-        self.decimal = "."
-
-    def add(self, batch: Any, start: int) -> None:
-        """Look at one batch, whose first row is number ``start`` (from 0)."""
-        name = self.column.name
-        if name not in batch.schema.names:
-            self.absent = batch.schema.names
-            return
-        cells = batch.column(name).to_pandas()
-        if self.decimal != "." and isinstance(self.column, Numeric) and cells.dtype.kind not in "biufM":
-            cells = cells.str.replace(self.decimal, ".", regex=False)
-        try:
-            values = self.column.read(cells, "")
-        except InputError:
-            values = self._each(cells, start)
-        if self.filled:
-            self._note("are empty", np.isnan(values), start)
-        if self.whole:
-            self._note("are no whole number", np.isfinite(values) & (values != np.rint(values)), start)
-
-    def _each(self, cells: pd.Series[Any], start: int) -> np.ndarray[Any, Any]:
-        """Read cell by cell, each different one once; return 0 for a cell with a fault, so that it is noted once."""
-        codes, uniques = cells.factorize()
-        read, problems = np.full(len(uniques) + 1, np.nan), np.full(len(uniques) + 1, "", dtype=object)
-        for at, cell in enumerate(uniques):
-            one = pd.Series([cell]) if cells.dtype.kind in "biuf" else pd.Series([cell], dtype=object)
-            try:
-                read[at] = self.column.read(one, "")[0]
-            except InputError:
-                read[at], problems[at] = 0.0, self._problem(cell)
-        told = problems[codes]
-        for problem in sorted(set(problems) - {""}):
-            self._note(problem, told == problem, start)
-        values: np.ndarray[Any, Any] = read[codes]
-        return values
-
-    def _problem(self, cell: Any) -> str:
-        """Say what is wrong with a cell, and remember what would work; the cell is not kept."""
-        word = text(cell)
-        if isinstance(self.column, Categorical):
-            close = nearest(word, self.column.categories)
-            if close.startswith("did you mean "):
-                known = close.removeprefix("did you mean ").partition("? ")[0]
-                self.near[known] = self.near.get(known, 0) + 1
-            return "are not listed"
-        number: float | None
-        if isinstance(self.column, Date):
-            number = days_of(str(cell).strip(), self.column.order)
+    def __init__(self, schema: Schema, decimal: str) -> None:
+        self.schema, self.decimal, self.rows = schema, decimal, 0
+        self.names: list[str] = []
+        self.sums: dict[tuple[str, str], _Sum] = {}
+        self.ends: dict[str, tuple[float, float]] = {}
+        self.words: dict[str, dict[str, int]] = {}
+        self.events: set[str] = set()
+        label = schema.label
+        self.columns: dict[str, Column] = {column.name: column for column in schema.columns}
+        if isinstance(label, Label):
+            self.columns[label.name] = Categorical(label.name, tuple(map(text, label.classes)))
+        elif isinstance(label, NumberTarget):
+            self.columns[label.name] = Numeric(label.name, label.min, label.max)
         else:
-            try:
-                number = float(word)
-            except ValueError:
-                number = None
-        if number is None or not np.isfinite(number):
-            return "are no date" if isinstance(self.column, Date) else "are no number"
-        self.ends = [min([number, *self.ends]), max([number, *self.ends])]
-        return "are outside the range"
+            self.columns[label.name] = Numeric(label.name, 0, label.max if isinstance(label, CountTarget) else 1e15)
 
-    def _note(self, problem: str, where: np.ndarray[Any, Any], start: int) -> None:
-        places = np.flatnonzero(where)
-        if len(places):
-            count, rows = self.found.get(problem, (0, []))
-            rows = [*rows, *(int(at) + start + 1 for at in places[:_FIRST])][:_FIRST]
-            self.found[problem] = count + len(places), rows
+    def add(self, batch: Any) -> None:
+        """Look at one batch."""
+        self.names = batch.schema.names
+        label = self.schema.label
+        frame = batch.select([name for name in self.names if name in {*self.columns, *label.columns}]).to_pandas()
+        if all(name in frame for name in label.columns):
+            self._note(frame, label.check(frame, self.decimal)[1])
+            if isinstance(label, TimeTarget):
+                self._events(frame, label)
+        for column in self.schema.columns:
+            if column.name in frame:
+                self._note(frame, column.check(frame[column.name], self.decimal)[1])
+        self.rows += batch.num_rows
 
-    def faults(self, total: int) -> list[Finding]:
-        """Return what was found in ``total`` rows."""
-        name = self.column.name
-        if self.absent is not None:
-            return [
-                Finding(name, "are not in the table", total, "a column of this name", (), near_name(name, self.absent))
-            ]
-        return [
-            Finding(name, problem, count, self._expected(problem), tuple(rows), self._would_work(problem))
-            for problem, (count, rows) in self.found.items()
+    def _note(self, frame: pd.DataFrame, faults: list[Fault]) -> None:
+        for fault in faults:
+            found = self.sums.setdefault((fault.column, fault.what), _Sum(fault))
+            places = np.flatnonzero(fault.at)
+            found.count += len(places)
+            found.near += fault.near
+            found.rows = (*found.rows, *(self.rows + 1 + int(at) for at in places[:_FIRST]))[:_FIRST]
+            if fault.what in (_OUTSIDE, _UNLISTED):
+                self._look(fault, frame[fault.column][fault.at])
+
+    def _look(self, fault: Fault, cells: pd.Series[Any]) -> None:
+        """Remember what would admit cells: their extremes, or the listed words that are nearest."""
+        column = self.columns[fault.column]
+        for cell, count in cells.value_counts().items():
+            if isinstance(column, Categorical):
+                close = nearest(text(cell), column.categories)
+                if close.startswith("did you mean "):
+                    near = self.words.setdefault(fault.column, {})
+                    listed = close.removeprefix("did you mean ").partition("? ")[0]
+                    near[listed] = near.get(listed, 0) + int(count)
+                continue
+            value = days_of(str(cell).strip(), column.order) if isinstance(column, Date) else number(cell, self.decimal)
+            if value is not None and np.isfinite(value):
+                low, high = self.ends.get(fault.column, (value, value))
+                self.ends[fault.column] = min(low, value), max(high, value)
+
+    def _events(self, frame: pd.DataFrame, label: TimeTarget) -> None:
+        """Note words of the event beyond two: yes, and the first other one."""
+        others = [word for word in map(text, frame[label.event].dropna().unique()) if word not in ("", label.happened)]
+        if not self.events and others:
+            self.events = {others[0]}
+        known = {"", label.happened, *self.events}
+        third = np.array([not pd.isna(cell) and text(cell) not in known for cell in frame[label.event]], dtype=np.bool_)
+        if third.any():
+            expected = f"{label.happened}, or one other word"
+            self._note(frame, [Fault(label.event, "data.category", "with a third value", expected, third)])
+
+    def findings(self) -> list[Finding]:
+        """Return what was found."""
+        order = [*self.schema.label.columns, *(column.name for column in self.schema.columns)]
+        found = [
+            Finding(name, "not in the table", self.rows, "a column of this name", (), near_name(name, self.names))
+            for name in order
+            if name not in self.names
         ]
+        for (name, what), one in self.sums.items():
+            found.append(Finding(name, what, one.count, one.fault.expected, one.rows, self._would_work(one)))
+        return sorted(found, key=lambda finding: order.index(finding.column))
 
-    def _expected(self, problem: str) -> str:
-        column = self.column
-        if problem in ("are empty", "are no whole number"):
-            return f"{self.filled} in every row"
-        if isinstance(column, Categorical):
-            listed = column.categories
-            return f"one of: {', '.join(listed[:10])}{', …' if len(listed) > 10 else ''}"
-        if isinstance(column, Date):
-            return f"a day from {column.first} to {column.last}, or an empty cell"
-        return f"a number from {column.min:g} to {column.max:g}{'' if self.filled else ', or an empty cell'}"
-
-    def _would_work(self, problem: str) -> str:
-        column = self.column
-        nearest_word = f"the nearest is {max(self.near, key=lambda word: self.near[word])}; " if self.near else ""
-        if problem == "are no whole number":
-            return 'kind = "number" in the schema'
-        if problem == "are outside the range":
-            return self._range()
-        if self.filled:
-            return f'{nearest_word}data.on_bad = "drop" leaves such rows out'
-        if problem == "are not listed":
-            return f"{nearest_word}other = true counts them as missing"
-        if isinstance(column, Date) and not column.order:
-            return 'empty cells, their word in missing, or order = "dmy" or "mdy" if they have slashes'
+    def _would_work(self, one: _Sum) -> str:
+        name, what = one.fault.column, one.fault.what
+        if one.near:
+            return f"{'all' if one.near == one.count else one.near} of them {one.fault.but}"
+        if what == _OUTSIDE and name in self.ends:
+            return self._range(self.columns[name], *self.ends[name])
+        words = self.words.get(name, {})
+        near = f"the nearest is {max(words, key=lambda word: words[word])}; " if words else ""
+        if name in self.schema.label.columns:
+            return f'{near}data.on_bad = "drop" leaves such rows out'
+        if what == _UNLISTED:
+            return f"{near}other = true counts them as missing"
         return "empty cells, or their word in missing"
 
-    def _range(self) -> str:
-        low, high = self.ends
-        if isinstance(self.column, Date):
+    def _range(self, column: Column, low: float, high: float) -> str:
+        """Return a round range that would admit the extremes."""
+        if isinstance(column, Date):
             first, last = round_days(low, high)
-            return f"a range from {min(first, self.column.first)} to {max(last, self.column.last)}"
-        assert isinstance(self.column, Numeric)
-        below, above = widen(min(low, self.column.min), max(high, self.column.max), 1, 1, 2)
+            return f"a range from {min(first, column.first)} to {max(last, column.last)}"
+        assert isinstance(column, Numeric)
+        below, above = widen(min(low, column.min), max(high, column.max), 1, 1, 2)
         return (
-            f"a range from {below if low < self.column.min else self.column.min:g} "
-            f"to {above if high > self.column.max else self.column.max:g}"
+            f"a range from {below if low < column.min else column.min:g} "
+            f"to {above if high > column.max else column.max:g}"
         )
-
-
-class _Events(_Part):
-    """The column that says whether the event was seen: a word for yes, and one other."""
-
-    def __init__(self, label: TimeTarget) -> None:
-        super().__init__(Categorical(label.event, (label.happened,), other=True), filled="yes or no")
-        self.happened, self.no = label.happened, ""
-
-    def add(self, batch: Any, start: int) -> None:
-        name = self.column.name
-        if name not in batch.schema.names:
-            self.absent = batch.schema.names
-            return
-        words = (
-            batch.column(name).to_pandas().map(lambda cell: "" if pd.isna(cell) else text(cell)).to_numpy(dtype=object)
-        )
-        self._note("are empty", words == "", start)
-        others = [word for word in pd.unique(words) if word not in ("", self.happened)]
-        self.no = self.no or (others[0] if others else "")
-        self._note("are a third value", ~np.isin(words, ["", self.happened, self.no]), start)
-
-    def _expected(self, problem: str) -> str:
-        return f"{self.happened}, or one other word, in every row"
-
-    def _would_work(self, problem: str) -> str:
-        return 'data.on_bad = "drop" leaves such rows out' if problem == "are empty" else "two words only"

@@ -59,7 +59,8 @@ def main() -> None:
         peak, busy = used.ru_maxrss / 2**20, used.ru_utime + used.ru_stime
         size = data.stat().st_size / 2**20
     print(
-        f"{rows} rows, {columns} columns, {size:.0f} MiB: {seconds:.1f} s ({busy:.1f} s of processor), peak {peak:.2f} GiB"
+        f"{rows} rows, {columns} columns, {size:.0f} MiB: {seconds:.1f} s, "
+        f"{busy:.1f} s of processor, peak {peak:.2f} GiB"
     )
 
 

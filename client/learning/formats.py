@@ -34,6 +34,8 @@ _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)*|[.,]\d+)([eE][+-]?\d+)?")
 _DECIMAL = {mark: re.compile(rf"[+-]?\d*{re.escape(mark)}\d*([eE][+-]?\d+)?") for mark in ",."}
 _THOUSANDS = {mark: re.compile(rf"[+-]?[1-9]\d{{0,2}}{re.escape(mark)}\d{{3}}") for mark in ",."}
 _MOST = 0.9
+_CLEARLY = 20
+"""How many times more numbers have one decimal mark than the other where a few cells are wrong."""
 
 
 @dataclass(frozen=True)
@@ -257,11 +259,13 @@ def _decimal(file: Path, rows: Sequence[Sequence[str]], separator: str) -> str:
                 if mark in cell and len(cell) > 1 and _DECIMAL[mark].fullmatch(cell):
                     found[mark + ("?" if _THOUSANDS[mark].fullmatch(cell) else "!")] += 1
     hint = '[data] decimal = "." or decimal = "," says which one it is'
-    if found[",!"] and found[".!"]:
-        count, other = found[",!"], found[".!"]
-        raise refused(file, f"has {count} numbers with a decimal comma and {other} with a point", "one of them", hint)
-    if found[",!"] or found[".!"]:
-        return "," if found[",!"] else "."
+    commas, points = (found[mark + "!"] and found[mark + "!"] + found[mark + "?"] for mark in ",.")
+    if min(commas, points) * _CLEARLY > max(commas, points):
+        raise refused(
+            file, f"has numbers with a decimal comma, {commas}, and with a point, {points}", "one of them", hint
+        )
+    if commas or points:
+        return "," if commas > points else "."  # no cell with the other mark is read as a number
     unsure = found[",?"] or (found[".?"] if separator == ";" or found[",?"] else 0)
     if unsure:
         mark = "comma" if found[",?"] else "point"

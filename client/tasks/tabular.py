@@ -232,7 +232,8 @@ class Tabular(Task):
         if not self.intercept:
             return None
         with torch.no_grad():
-            logits = model(rows.inputs).double().reshape(-1).numpy()
+            made = [model(chunk.inputs) for chunk in rows.chunks(max(1, len(rows)))]
+            logits = torch.cat(made).double().reshape(-1).numpy()
         truth = rows.targets.numpy().astype(np.float64)
         low, high = -32.0, 32.0
         while high - low > 1e-9:

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from moonflower.__main__ import main
-from moonflower.configs.inspection import Fault, faults
+from moonflower.configs.inspection import Finding, inspect
 from moonflower.configs.merge import merge
 from moonflower.configs.schema import (
     Categorical,
@@ -144,20 +144,20 @@ def test_check_lists_all_faults_without_a_cell(schema: Cli) -> None:
     assert "t.csv: 300 rows, 8 faults" in ended.err
     told = json.loads(schema("check", "s.toml", "t.csv", "--json").out)
     assert told["rows"] == ROWS
-    assert [Fault(**(fault | {"rows": tuple(fault["rows"])})) for fault in told["faults"]] == [
-        Fault("y", "are not listed", 1, "one of: nein, ja", (13,), 'data.on_bad = "drop" leaves such rows out'),
-        Fault("y", "are empty", 1, "a class in every row", (14,), 'data.on_bad = "drop" leaves such rows out'),
-        Fault("age", "are no number", 2, "a number from 18 to 80, or an empty cell", (4, 5),
+    assert [Finding(**(fault | {"rows": tuple(fault["rows"])})) for fault in told["faults"]] == [
+        Finding("y", "with words that the schema does not list", 1, "one of: ja, nein", (13,),
+            'data.on_bad = "drop" leaves such rows out'),
+        Finding("y", "empty", 1, "a class in every row", (14,), 'data.on_bad = "drop" leaves such rows out'),
+        Finding("age", "without a number", 2, "numbers from 18 to 80, or empty cells", (4, 5),
             "empty cells, or their word in missing"),
-        Fault("age", "are outside the range", 1, "a number from 18 to 80, or an empty cell", (6,),
-            "a range from 18 to 100"),
-        Fault("sex", "are not listed", 3, "one of: Female, Male", (8, 9, 10),
+        Finding("age", "outside the range", 1, "numbers from 18 to 80", (6,), "a range from 18 to 100"),
+        Finding("sex", "with words that the schema does not list", 3, "one of: Female, Male", (8, 9, 10),
             "the nearest is 'Male'; other = true counts them as missing"),
-        Fault("gone", "are not in the table", ROWS, "a column of this name", (),
+        Finding("gone", "not in the table", ROWS, "a column of this name", (),
             "expected the name of one of its 5 columns"),
-        Fault("day", "are no date", 1, "a day from 2020-01-01 to 2020-12-31, or an empty cell", (11,),
-            'empty cells, their word in missing, or order = "dmy" or "mdy" if they have slashes'),
-        Fault("day", "are outside the range", 1, "a day from 2020-01-01 to 2020-12-31, or an empty cell", (12,),
+        Finding("day", "without a date", 1, "dates such as 2020-12-31, 31.12.2020 or 12/31/2020, or empty cells", (11,),
+            "empty cells, or their word in missing"),
+        Finding("day", "outside the range", 1, "days from 2020-01-01 to 2020-12-31", (12,),
             "a range from 2020-01-01 to 2021-03-31"),
     ]  # fmt: skip
 
@@ -165,16 +165,16 @@ def test_check_lists_all_faults_without_a_cell(schema: Cli) -> None:
 @pytest.mark.parametrize(
     ("target", "cells", "found"),
     [
-        (NumberTarget("t", 0, 5), ["1", "6", ""], {("t", "are outside the range"), ("t", "are empty")}),
-        (CountTarget("t", 5), ["1", "1.5", "x"], {("t", "are no whole number"), ("t", "are no number")}),
+        (NumberTarget("t", 0, 5), ["1", "6", ""], {("t", "outside the range"), ("t", "empty")}),
+        (CountTarget("t", 5), ["1", "1.5", "x"], {("t", "without a whole number"), ("t", "without a number")}),
         (TimeTarget("t", "e", (1, 2), "yes"), ["1", "-1", "2"],
-            {("t", "are outside the range"), ("e", "are empty"), ("e", "are a third value")}),
+            {("t", "outside the range"), ("e", "empty"), ("e", "with a third value")}),
     ],
 )  # fmt: skip
 def test_faults_of_labels(target: Target, cells: list[str], found: set[tuple[str, str]]) -> None:
     frame = pd.DataFrame({"x": ["1"] * 4, "t": [*cells, "1"], "e": ["yes", "no", "", "maybe"]})
     batches = pa.Table.from_pandas(frame).to_batches()
-    rows, told = faults(batches, Schema((Numeric("x", 0, 9),), target))
+    rows, told = inspect(batches, Schema((Numeric("x", 0, 9),), target))
     assert (rows, {(fault.column, fault.problem) for fault in told}) == (4, found)
     assert all(fault.count == 1 for fault in told)
 
@@ -182,7 +182,7 @@ def test_faults_of_labels(target: Target, cells: list[str], found: set[tuple[str
 def test_faults_are_those_that_reading_finds() -> None:
     frame = table().assign(age=[str(age) for age in range(ROWS)])
     rules = Schema((Numeric("age", 0, 99),), Label("y", ("ja", "nein")))
-    rows, told = faults(pa.Table.from_pandas(frame).to_batches(max_chunksize=120), rules)
+    rows, told = inspect(pa.Table.from_pandas(frame).to_batches(max_chunksize=120), rules)
     assert (rows, told[0].count, told[0].rows) == (ROWS, 200, (101, 102, 103, 104, 105))
     with pytest.raises(InputError):
         rules.columns[0].read(frame["age"], "d")
