@@ -24,7 +24,7 @@ from moonflower.client.learning.torch import TorchLearner
 from moonflower.client.ledger.ledger import Ledger
 from moonflower.client.snapshots import Snapshots, index_of
 from moonflower.client.tasks.tabular import Tabular
-from moonflower.configs.schema import Categorical, CountTarget, Label, NumberTarget, Numeric, Schema, TimeTarget
+from moonflower.configs.schema import Categorical, CountTarget, Date, Label, NumberTarget, Numeric, Schema, TimeTarget
 from moonflower.configs.settings import DataSettings, OwnDataSettings, SimulateSettings
 from moonflower.errors import InputError, MoonflowerError, RowFaults
 from support.learners import TRAINING, secret_of
@@ -119,6 +119,21 @@ def test_every_kind_of_target_is_checked(tmp_path: Path, label: Any, bad: str, r
     if isinstance(label, TimeTarget):
         with pytest.raises(InputError, match="has 3 different values; expected 'f' and one other"):
             read(tmp_path, frame.assign(sex=["f", "m", "w"] * 20), schema, on_bad="drop")
+
+
+def test_dates_become_days_and_words_among_numbers_are_missing(tmp_path: Path) -> None:
+    days = Date.between("day", "2020-01-01", "2020-12-31", ("unknown",))
+    schema = Schema((Numeric("dose", 0, 9, (".",)), days), Label("y", (0, 1)))
+    frame = pd.DataFrame(
+        {"dose": ["1.5", "."] * 30, "day": ["2020-01-03", "04.01.2020", "Unknown"] * 20, "y": ["0", "1"] * 30}
+    )
+    rows = read(tmp_path, frame, schema)
+    assert np.array_equal(rows.inputs[:3].numpy(), [[1.5, 2], [np.nan, 3], [1.5, np.nan]], equal_nan=True)
+    frame.loc[5, "day"] = MARKER
+    with pytest.raises(RowFaults, match="column 'day' has 1 cell without a date") as refused:
+        read(tmp_path, frame, schema)
+    assert MARKER not in str(refused.value)
+    assert len(read(tmp_path, frame, schema, on_bad="drop").inputs) == 59
 
 
 def test_the_sites_own_keys_are_not_of_the_recipe() -> None:
