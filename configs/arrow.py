@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .columns import MISSING
+from .columns import MISSING, number
 
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _EMPTY = sorted({form for word in MISSING for form in (word, word.upper(), word.capitalize(), word.title())} | {"NaN"})
@@ -61,7 +61,7 @@ def parsed(
 
     nothing = pa.scalar(None, cells.type)
     if decimal != ".":
-        cells = pc.replace_substring(cells, decimal, ".")
+        cells = pc.replace_substring(pc.replace_substring(cells, ".", "_"), decimal, ".")  # 1.5 is no number then
     blank = pc.equal(cells, "")
     if pc.any(blank).as_py():
         cells = pc.if_else(blank, nothing, cells)
@@ -89,8 +89,5 @@ def counted_words(cells: Any) -> list[tuple[str, int]]:
 
 def number_of(word: str, decimal: str = ".") -> float | None:
     """Return a word as a finite number, or None."""
-    try:
-        value = float(word.replace(decimal, ".")) if "_" not in word else math.nan
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+    value = number(word, decimal)
+    return value if value is not None and math.isfinite(value) else None

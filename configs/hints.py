@@ -115,7 +115,11 @@ def odd_cells(facts: Facts, named: Mapping[str, int]) -> Hint | None:
     if left <= 0:
         return None
     rows = sorted(row for word, places in facts.odd.items() if word not in named for row in places)[:5]
-    where = f", in rows {', '.join(map(str, rows))}{', …' if left > len(rows) else ''}" if rows else ""
+    where = (
+        f", in {'row' if len(rows) == 1 else 'rows'} {', '.join(map(str, rows))}{', …' if left > len(rows) else ''}"
+        if rows
+        else ""
+    )
     cells = "1 cell that is" if left == 1 else f"{left} cells that are"
     todo = 'correct or empty them, or let data.on_bad = "drop" leave their rows out'
     return Hint("odd", facts.name, f"{cells} no number{where}", todo)

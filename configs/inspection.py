@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import nearest
+from .arrow import are_text, parsed
 from .columns import Categorical, Column, Numeric, near_name, number, text
 from .dates import Date, days_of, round_days
 from .faults import Fault
@@ -96,7 +97,8 @@ class _Inspection:
         """Look at one batch."""
         self.names = batch.schema.names
         label = self.schema.label
-        frame = batch.select([name for name in self.names if name in {*self.columns, *label.columns}]).to_pandas()
+        wanted = [name for name in self.names if name in {*self.columns, *label.columns}]
+        frame = pd.DataFrame({name: self._cells(name, batch.column(name)) for name in wanted}, copy=False)
         if all(name in frame for name in label.columns):
             self._note(frame, label.check(frame, self.decimal)[1])
             if isinstance(label, TimeTarget):
@@ -105,6 +107,18 @@ class _Inspection:
             if column.name in frame:
                 self._note(frame, column.check(frame[column.name], self.decimal)[1])
         self.rows += batch.num_rows
+
+    def _cells(self, name: str, cells: Any) -> pd.Series[Any]:
+        """Return cells for pandas: as numbers where all of them are, and each different word once."""
+        made: pd.Series[Any]
+        if are_text(cells.type) and type(self.columns.get(name)) is Numeric:
+            values, _, bad = parsed(cells.cast("string"), self.decimal)
+            if not bad.any():
+                return pd.Series(values)
+        if str(cells.type) in ("string", "large_string"):
+            cells = cells.dictionary_encode()
+        made = cells.to_pandas()
+        return made
 
     def _note(self, frame: pd.DataFrame, faults: list[Fault]) -> None:
         for fault in faults:
@@ -119,7 +133,7 @@ class _Inspection:
     def _look(self, fault: Fault, cells: pd.Series[Any]) -> None:
         """Remember what would admit cells: their extremes, or the listed words that are nearest."""
         column = self.columns[fault.column]
-        for cell, count in cells.value_counts().items():
+        for cell, count in cells.astype(object).value_counts().items():
             if isinstance(column, Categorical):
                 close = nearest(text(cell), column.categories)
                 if close.startswith("did you mean "):

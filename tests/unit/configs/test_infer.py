@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moonflower.client.learning.tables import batches, look
+from moonflower.client.learning.tables import Format, batches, look
 from moonflower.configs.infer import Inferred, Wanted, infer
 from moonflower.configs.schema import Categorical, CountTarget, Date, Label, NumberTarget, Numeric, TimeTarget
 from moonflower.configs.survey import survey
@@ -321,6 +321,18 @@ def test_formats_of_csv(tmp_path: Path, separator: str, decimal: str, encoding: 
     assert found.schema == inferred(table).schema
     assert isinstance(column(found, "marker"), Numeric)
     assert found.rows == ROWS
+
+
+def test_a_point_is_no_decimal_mark_where_a_comma_is(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    cells = [f"{value:.2f}".replace(".", ",") for value in MARKER]
+    cells[3] = "1.250"
+    frame(marker=cells).to_csv(path, sep=";", index=False)
+    fmt = look(path, Format(";", ",", "utf-8"))
+    table = survey(batches(path, fmt), exact=["y"], site="site", decimal=",")
+    assert (table.facts["marker"].numbers, dict(table.facts["marker"].odd)) == (ROWS - 1, {"1.250": (4,)})
+    found = infer(table, Wanted("y", "site"))
+    assert [hint.message for hint in found.hints] == ["1 cell that is no number, in row 4"]
 
 
 def test_large_tables_are_sampled_and_ids_are_found() -> None:
