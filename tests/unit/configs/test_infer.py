@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from moonflower.client.learning.tables import Format, batches, look
+from moonflower.configs.facts import Facts
+from moonflower.configs.hints import late_date
 from moonflower.configs.infer import Inferred, Wanted, infer
 from moonflower.configs.schema import Categorical, CountTarget, Date, Label, NumberTarget, Numeric, TimeTarget
 from moonflower.configs.survey import survey
@@ -350,3 +352,12 @@ def test_large_tables_are_sampled_and_ids_are_found() -> None:
     assert not found.facts["number"].differ
     assert found.facts["record"].high == rows - 1
     assert codes(infer(found, Wanted("y"))) == {("code", "id"), ("record", "id"), ("after", "copy")}
+
+
+def test_dates_after_the_outcome_are_warned_of() -> None:
+    outcome = rng.uniform(0, 100, 50)
+    hint = late_date(Facts("discharged", 50), outcome, outcome + 3)
+    assert hint is not None
+    assert (hint.code, hint.todo) == ("late", "--drop discharged: it is not known before")
+    assert late_date(Facts("admitted", 50), outcome, outcome - 3) is None
+    assert late_date(Facts("discharged", 9), outcome[:9], outcome[:9] + 3) is None
