@@ -169,7 +169,7 @@ def copy_of_label(
     Args:
         table: of the survey.
         name: of the column.
-        codes: of each sampled row's class (:func:`coded`), ``int64[n]``; None without classes.
+        codes: of each sampled row's class (:meth:`~.survey.Survey.codes`), ``int64[n]``; None without classes.
         numbers: that are predicted, ``float64[n]``; None without.
     """
     values = table.numbers(name)
@@ -180,21 +180,16 @@ def copy_of_label(
         if numeric and codes.max(initial=0) == 1:
             found = auc(values, codes)
         if not numeric:
-            found = max(found, purity(table.words(name), codes))
+            found = max(found, purity(table.codes(name), codes))
         elif len(np.unique(values[known][:1000])) <= 50:
-            found = max(found, purity([f"{value:g}" if np.isfinite(value) else "" for value in values], codes))
+            cells = np.unique(values, return_inverse=True)[1]
+            found = max(found, purity(np.where(known, cells, -1), codes))
     if numbers is not None and numeric:
         found = max(found, correlation(values, numbers))
     if found <= COPY:
         return None
     message = "it alone tells the label nearly without fault: a copy, or known only afterwards?"
     return Hint("copy", name, message, f"--drop {name}")
-
-
-def coded(words: Sequence[str]) -> NDArray[np.int64]:
-    """Return each word as its index among the different ones in order, ``int64[n]``, -1 where it is ""."""
-    known = {word: code for code, word in enumerate(sorted({word for word in words if word}))}
-    return np.array([known.get(word, -1) for word in words], dtype=np.int64)
 
 
 def auc(values: NDArray[np.float64], codes: NDArray[np.int64]) -> float:
@@ -212,20 +207,24 @@ def auc(values: NDArray[np.float64], codes: NDArray[np.int64]) -> float:
     return float(max(area, 1 - area))
 
 
-def purity(cells: Sequence[str], codes: NDArray[np.int64]) -> float:
-    """Return the share of rows whose code the cell tells; 0 if the most frequent code alone tells nearly as much."""
-    counts: dict[str, NDArray[np.int64]] = defaultdict(lambda: np.zeros(int(codes.max()) + 1, dtype=np.int64))
-    for cell, code in zip(cells, codes.tolist(), strict=True):
-        if cell and code >= 0:
-            counts[cell][code] += 1
-    if not counts:
+def purity(cells: NDArray[np.int64], codes: NDArray[np.int64]) -> float:
+    """Return the share of rows whose code the cell tells; 0 if the most frequent code alone tells nearly as much.
+
+    Cells of fewer than five rows tell nothing. Both are indices from 0, and -1 where one is missing.
+
+    >>> purity(np.repeat([0, 1, 2], 20), np.repeat([0, 1, 1], 20))
+    1.0
+    """
+    known = (cells >= 0) & (codes >= 0)
+    if known.sum() < FEWEST:
         return 0.0
-    common = [found for found in counts.values() if found.sum() >= 5]
-    total = sum(counts.values())
-    rows, most = int(np.sum(total)), int(np.max(total))
-    rare = total - sum(common) if common else total
-    right = sum(int(found.max()) for found in common) + int(np.max(rare))
-    return right / rows if rows >= FEWEST and rows - right <= 0.05 * (rows - most) and most < rows else 0.0
+    width = int(codes.max()) + 1
+    counts = np.bincount(cells[known] * width + codes[known], minlength=(int(cells.max()) + 1) * width)
+    counts = counts.reshape(-1, width)
+    common = counts.sum(axis=1) >= 5
+    right = int(counts[common].max(axis=1).sum() + counts[~common].sum(axis=0).max())
+    rows, most = int(counts.sum()), int(counts.sum(axis=0).max())
+    return right / rows if rows - right <= 0.05 * (rows - most) and most < rows else 0.0
 
 
 def correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:

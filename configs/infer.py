@@ -152,8 +152,8 @@ def infer(table: Survey, wanted: Wanted) -> Inferred:
 def _truth(table: Survey, target: Target) -> tuple[NDArray[np.int64] | None, NDArray[np.float64] | None]:
     """Return the sample's codes of classes or of the event, and its numbers or times."""
     if isinstance(target, Label):
-        return hints.coded(table.words(target.name)), None
-    codes = hints.coded(table.words(target.event)) if isinstance(target, TimeTarget) else None
+        return table.codes(target.name), None
+    codes = table.codes(target.event) if isinstance(target, TimeTarget) else None
     return codes, table.numbers(target.name)
 
 

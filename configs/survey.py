@@ -47,13 +47,24 @@ class Survey:
 
     def words(self, name: str) -> list[str]:
         """Return the sample's cells of a column as text, "" where one is missing."""
+        known, codes = self._coded(name)
+        words: list[str] = np.array([*known, ""], dtype=object)[codes].tolist()
+        return words
+
+    def codes(self, name: str) -> NDArray[np.int64]:
+        """Return each sampled word as its index among the different ones in order, ``int64[n]``, -1 where missing."""
+        known, codes = self._coded(name)
+        at = {word: code for code, word in enumerate(sorted({word for word in known if word}))}
+        return np.array([*(at.get(word, -1) for word in known), -1], dtype=np.int64)[codes]
+
+    def _coded(self, name: str) -> tuple[list[str], NDArray[np.int64]]:
+        """Return different cells as text, "" where they are missing, and each row's index among them; -1: null."""
         coded = self.sample.column(name).combine_chunks()
         if not hasattr(coded, "dictionary"):
             coded = coded.dictionary_encode()
         cells = ("" if cell is None or cell != cell else text(cell) for cell in coded.dictionary.to_pylist())
-        known = np.array([*("" if cell.lower() in MISSING else cell for cell in cells), ""], dtype=object)
-        words: list[str] = known[np.asarray(coded.indices.fill_null(len(known) - 1))].tolist()
-        return words
+        known = ["" if cell.lower() in MISSING else cell for cell in cells]
+        return known, np.asarray(coded.indices.fill_null(-1), dtype=np.int64)
 
     def leading_zeros(self, name: str) -> float:
         """Return the share of the sample's cells that are digits after a 0, as in 01234."""
