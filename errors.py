@@ -2,6 +2,7 @@
 
     MoonflowerError
     ├── InputError              a config, data file or option is wrong             (exit status 2)
+    │   └── RowFaults           rows of a table are wrong
     ├── Refused                 a check of the protocol failed                     (exit status 1)
     │   ├── TooFew              a set could not be closed
     │   ├── OtherHistory        the log's history differs from the witnessed one
@@ -35,7 +36,7 @@ that leaves the machine on which it was raised never holds a secret, a token or 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class MoonflowerError(Exception):
@@ -58,6 +59,19 @@ class InputError(MoonflowerError):
     """A file, a setting or an option is wrong. Nothing was changed."""
 
     exit_status = 2
+
+
+class RowFaults(InputError):
+    """Rows of a table cannot be used. The message counts them, and holds no cell.
+
+    Attributes:
+        rows: where the first ones are, for the person at the table: file or column → row numbers, of which 1 is the
+            first row. Only a command that this person runs shows them; no log does.
+    """
+
+    def __init__(self, code: str, message: str, rows: Mapping[str, tuple[int, ...]], *, hint: str = "") -> None:
+        super().__init__(code, message, hint=hint)
+        self.rows = dict(rows)
 
 
 class Refused(MoonflowerError):

@@ -11,7 +11,7 @@ from ..configs.recipe import Recipe
 from ..configs.roles import ClientConfig
 from ..configs.schema import Schema
 from ..configs.settings import DataSettings, Offer, SimulateSettings
-from ..errors import InputError, nearest
+from ..errors import InputError
 from ..protocol.circle import Circle
 from .learning.datasets import rows_of
 from .learning.devices import device_of
@@ -20,6 +20,7 @@ from .learning.pretrained import load_pretrained, start_model
 from .learning.rows import Rows, Split
 from .learning.sources import source_of
 from .learning.splits import partition, split
+from .learning.spool import spools_in
 from .learning.torch import TorchLearner
 from .ledger.ledger import Ledger
 from .seals import Seals
@@ -122,7 +123,8 @@ class OwnRows:
         key = canonical(about)
         if self._kept is None or self._kept[0] != key:
             self._kept = None  # never hold the old and the new table in memory together
-            self._kept = (key, rows_of(task.data(data, schema)))
+            with spools_in(self._config.client.state):
+                self._kept = (key, rows_of(task.data(data, schema)))
         return self._kept[1]
 
     def _own(self, rows: Rows, data: DataSettings, seed: int) -> Rows:
@@ -132,7 +134,12 @@ class OwnRows:
             return rows
         parts = partition(rows, data, config.simulate or SimulateSettings(), seed)
         if name not in parts:
-            raise InputError("data.member", f"the data has no rows of member {name!r}; {nearest(name, parts)}")
+            alike = any(other.casefold() == name.casefold() for other in parts)
+            near = ", of which one differs in capital letters only" if alike else ""
+            raise InputError(
+                "data.member",
+                f"the data has no rows of member {name!r}, but of {len(parts)} others{near}; expected this member's",
+            )
         return parts[name]
 
 

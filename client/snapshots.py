@@ -20,14 +20,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 
 from .. import files
 from ..errors import InputError, Refused
+from .kept_rows import keep_rows, kept_rows
 from .learning.datasets import DatasetRows
 from .learning.rows import Rows, Split
 from .learning.splits import row_hashes
+from .learning.spool import SpooledRows
 from .ledger.row_sets import PARTS, RowSets
 from .secret import NodeSecret
 
@@ -59,15 +59,16 @@ def may_replace(new: Hashes, before: Iterable[Hashes], least: int) -> bool:
 
 def index_of(wanted: Hashes, rows: Hashes) -> NDArray[np.int64]:
     """Return which of ``rows`` are in ``wanted``, each as often as it occurs there; ascending."""
-    left: dict[bytes, int] = {}
-    for row in wanted:
-        left[row.tobytes()] = left.get(row.tobytes(), 0) + 1
-    positions = []
-    for at, row in enumerate(rows):
-        if left.get(row.tobytes(), 0):
-            left[row.tobytes()] -= 1
-            positions.append(at)
-    return np.array(positions, dtype=np.int64)
+    both = np.concatenate([rows, wanted])
+    if not len(both):
+        return np.empty(0, dtype=np.int64)
+    order = np.lexsort((both[:, 1], both[:, 0]))  # stable: of equal rows, those in ``rows`` come first
+    in_order = both[order]
+    starts = np.concatenate([[True], (in_order[1:] != in_order[:-1]).any(axis=1)])
+    group, is_wanted = np.cumsum(starts) - 1, order >= len(rows)
+    times = np.bincount(group, weights=is_wanted).astype(np.int64)
+    rank = np.arange(len(order)) - np.flatnonzero(starts)[group]
+    return np.sort(order[~is_wanted & (rank < times[group])])
 
 
 def without(used: Hashes, table: Hashes, before: Iterable[Hashes], least: int) -> Hashes:
@@ -96,7 +97,7 @@ def without(used: Hashes, table: Hashes, before: Iterable[Hashes], least: int) -
 
 def digest_of(hashes: Hashes) -> str:
     """Return the digest of a set of rows, whatever their order: SHA-256, 64 hex digits."""
-    return hashlib.sha256(_bytes(hashes)).hexdigest()
+    return hashlib.sha256(_in_order(hashes).data).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -254,10 +255,9 @@ class Snapshots:
 
     def _rows(self, name: str, wanted: Hashes, table: Rows, hashes: Hashes) -> Rows:
         """Return the rows of a set, from the table or from the state folder."""
-        digest = digest_of(wanted)
-        if digest == digest_of(hashes):
+        if wanted is hashes or (digest := digest_of(wanted)) == digest_of(hashes):
             return table
-        kept = self._read(name, digest)
+        kept = kept_rows(self._folder / f"{name}-{digest}")
         if kept is not None and digest_of(row_hashes(kept, self._secret, "snapshot")) == digest:
             return kept
         taken = table.take(index_of(wanted, hashes))
@@ -271,7 +271,7 @@ class Snapshots:
         Raises:
             InputError: ``data.value``: they are those of a dataset.
         """
-        if isinstance(rows, DatasetRows):
+        if isinstance(rows, DatasetRows) and not isinstance(rows, SpooledRows):
             raise InputError(
                 "data.value",
                 "the rows of a dataset are not copied, so they must not change; expected append_only = true under "
@@ -282,15 +282,7 @@ class Snapshots:
         place = self._folder / f"{name}-{digest}"
         if not place.exists():
             files.make_folder(self._folder, 0o700)
-            tensors = {"inputs": rows.inputs.contiguous(), "targets": rows.targets.contiguous()}
-            files.replace(place, save(tensors), 0o600)
-
-    def _read(self, name: str, digest: str) -> Rows | None:
-        try:
-            arrays = load((self._folder / f"{name}-{digest}").read_bytes())
-            return Rows(arrays["inputs"], arrays["targets"])
-        except (OSError, SafetensorError, KeyError):
-            return None
+            keep_rows(place, rows)
 
     def _sweep(self) -> None:
         """Delete rows that are no longer in use."""
@@ -307,4 +299,8 @@ def _counted(name: str, table: Hashes, most: int) -> Hashes:
 
 
 def _bytes(hashes: Hashes) -> bytes:
-    return hashes[np.lexsort((hashes[:, 1], hashes[:, 0]))].astype("<u8").tobytes()
+    return _in_order(hashes).tobytes()
+
+
+def _in_order(hashes: Hashes) -> Hashes:
+    return hashes[np.lexsort((hashes[:, 1], hashes[:, 0]))].astype("<u8", copy=False)

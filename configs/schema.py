@@ -8,25 +8,26 @@ every signed context. Its dict travels in every model version, so that ``predict
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import canonical
 from ..errors import InputError, nearest
 from .columns import MISSING, Categorical, Column, Numeric, bad, text
+from .dates import DATE, Date
 from .targets import CLASSES, KEYS, CountTarget, Label, NumberTarget, Target, TimeTarget, target_from
 from .toml import read_toml
 
 __all__ = [
-    "MISSING", "Categorical", "Column", "CountTarget", "Label", "NumberTarget", "Numeric", "Schema", "Target",
+    "MISSING", "Categorical", "Column", "CountTarget", "Date", "Label", "NumberTarget", "Numeric", "Schema", "Target",
     "TimeTarget", "load_schema", "text",
 ]  # fmt: skip
 
 _HEADER = """\
 # All members of the federation share this file. It must not hold any row.
-# A range is a limit for every value, not the extreme value of any person. List a number that means "not measured"
-# in missing, as in missing = [0]. With other = true, values that are not listed count as missing.
+# A range is a limit for every value, not the extreme value of any person. List a number or a word that means "not
+# measured" in missing, as in missing = [0, "unknown"]. With other = true, values that are not listed count as missing.
 """
 _MAX_COLUMNS = 4096
 
@@ -56,10 +57,7 @@ class Schema:
         """Return the schema as JSON-able lists and dicts, for a model version's manifest."""
         return {
             "label": self.label.to_dict(),
-            "columns": [
-                {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(column).items()}
-                for column in self.columns
-            ],
+            "columns": [column.to_dict() for column in self.columns],
         }
 
     @classmethod
@@ -81,7 +79,7 @@ class Schema:
         label = f"label = {_inline(self.label.to_dict())}"
         lines = []
         for entry in self.to_dict()["columns"]:
-            said = {key: value for key, value in entry.items() if value != [] and value is not False}
+            said = {key: value for key, value in entry.items() if value not in ([], "") and value is not False}
             lines.append(f"    {_inline(said)},\n")
         return f"{_HEADER}{label}\ncolumns = [\n{''.join(lines)}]\n"
 
@@ -100,6 +98,12 @@ def _column(raw: Any) -> Column:
         entry = _table(raw, {"name", "categories"}, {"other"}, f"column {raw.get('name')!r}")
         return Categorical(entry["name"], tuple(_list(entry["categories"], "categories")), entry.get("other", False))
     known = f"column {raw.get('name')!r}" if isinstance(raw, dict) else "columns"
+    if isinstance(raw, dict) and "kind" in raw:
+        if raw["kind"] != DATE:
+            raise bad(f"{known} has kind = {raw['kind']!r}; expected {DATE!r}, or no kind")
+        entry = _table(raw, {"name", "kind", "min", "max"}, {"missing", "order"}, known)
+        missing = tuple(_list(entry.get("missing", []), "missing"))
+        return Date.between(entry["name"], entry["min"], entry["max"], missing, entry.get("order", ""))
     entry = _table(raw, {"name", "min", "max"}, {"missing", "categories", "other"}, known)
     if "other" in entry:
         raise bad(f"{known} has other but no categories; other is for a column of categories")

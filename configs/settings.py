@@ -81,10 +81,23 @@ class DataRules(Table):
         return self
 
 
-class DataSettings(DataRules):
+class FileRules(Table):
+    """The part of ``[data]`` that says how this machine's files are written; no recipe holds it."""
+
+    separator: Literal["", ",", ";", "\t", "|"] = Field("", description='between the cells of CSV; "" = found')
+    decimal: Literal["", ".", ","] = Field("", description='mark before the fraction of a number in text; "" = found')
+    encoding: str = Field("", max_length=32, description='of CSV, such as utf-8, cp1252 or utf-16; "" = found')
+    on_bad: Literal["refuse", "drop"] = Field(
+        "refuse", description="drop leaves out rows without a label or with a cell that the schema does not allow"
+    )
+
+
+class DataSettings(DataRules, FileRules):
     """``[data]`` of a run config: the rules, and where this machine has the rows."""
 
-    path: File | None = Field(None, description="CSV (also .gz) or Parquet; relative to the config file")
+    path: File | None = Field(
+        None, description="CSV (also .gz) or Parquet: a file, a folder, or a pattern such as exports/*.csv"
+    )
     site: str | None = Field(None, description="column that names the member (simulate and up)")
     schema_path: File | None = Field(None, alias="schema", description="schema file; relative to the config file")
     checkpoint: File | None = Field(
@@ -97,10 +110,12 @@ class DataSettings(DataRules):
         return DataRules(**{name: getattr(self, name) for name in DataRules.model_fields})
 
 
-class OwnDataSettings(Table):
+class OwnDataSettings(FileRules):
     """``[data]`` of a node: where its rows are. The recipe that it signed says what each column means."""
 
-    path: File | None = Field(None, description="CSV (also .gz) or Parquet; relative to the config file")
+    path: File | None = Field(
+        None, description="CSV (also .gz) or Parquet: a file, a folder, or a pattern such as exports/*.csv"
+    )
     site: str | None = Field(None, description="column that names the member, in a table of several (up)")
     checkpoint: File | None = Field(
         None, description="weights that version 0 starts from, if the recipe names such a file (.safetensors, .pt)"
@@ -111,7 +126,8 @@ class OwnDataSettings(Table):
 
     def under(self, rules: DataRules) -> DataSettings:
         """Return where the rows are, together with the rules of a recipe."""
-        return DataSettings(path=self.path, site=self.site, **dict(rules))
+        own = {name: getattr(self, name) for name in FileRules.model_fields}
+        return DataSettings(path=self.path, site=self.site, **own, **dict(rules))
 
 
 class SimulateSettings(Table):

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .columns import Categorical, Numeric, bad, named, text
+from .columns import Categorical, Checked, Numeric, bad, named, text
+from .faults import CORRECT, Fault, refuse
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,16 +46,18 @@ class Label:
         """Names of the table's columns that hold it."""
         return (self.name,)
 
-    def read(self, frame: pd.DataFrame, where: str) -> NDArray[Any]:
+    def read(self, frame: pd.DataFrame, where: str, decimal: str = ".") -> NDArray[Any]:
         """Return each row's index in ``classes``, ``int64[n]``.
 
         Raises:
-            InputError: ``data.category``: an unknown class; ``data.value``: an empty cell.
+            RowFaults: ``data.category``: an unknown class; ``data.value``: an empty cell.
         """
+        return _sound(self.check(frame, decimal), where).astype(np.int64)
+
+    def check(self, frame: pd.DataFrame, decimal: str = ".") -> Checked:
+        """Return each row's index in ``classes``, ``float64[n]``, NaN where it is at fault; and the faults."""
         column = Categorical(self.name, tuple(text(c) for c in self.classes))
-        indices = column.read(frame[self.name], where)
-        _whole(indices, self.name, "a class", where)
-        return indices.astype(np.int64)
+        return _full(column.check(frame[self.name]), self.name, "a class")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, as in the TOML file."""
@@ -86,15 +89,18 @@ class NumberTarget:
         """None."""
         return ()
 
-    def read(self, frame: pd.DataFrame, where: str) -> NDArray[Any]:
+    def read(self, frame: pd.DataFrame, where: str, decimal: str = ".") -> NDArray[Any]:
         """Return each row's number, ``float64[n]``.
 
         Raises:
-            InputError: ``data.value``: not a number, outside the range, or an empty cell.
+            RowFaults: ``data.value``: not a number, outside the range, or an empty cell.
         """
-        values = Numeric(self.name, self.min, self.max).read(frame[self.name], where)
-        _whole(values, self.name, "a number", where)
-        return values
+        return _sound(self.check(frame, decimal), where)
+
+    def check(self, frame: pd.DataFrame, decimal: str = ".") -> Checked:
+        """Return each row's number, ``float64[n]``, NaN where it is at fault; and the faults."""
+        found = Numeric(self.name, self.min, self.max).check(frame[self.name], decimal)
+        return _full(found, self.name, "a number")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, as in the TOML file."""
@@ -125,22 +131,22 @@ class CountTarget:
         """None."""
         return ()
 
-    def read(self, frame: pd.DataFrame, where: str) -> NDArray[Any]:
+    def read(self, frame: pd.DataFrame, where: str, decimal: str = ".") -> NDArray[Any]:
         """Return each row's count, ``float64[n]`` of whole numbers.
 
         Raises:
-            InputError: ``data.value``: not a whole number, outside the range, or an empty cell.
+            RowFaults: ``data.value``: not a whole number, outside the range, or an empty cell.
         """
-        values = Numeric(self.name, 0, self.max).read(frame[self.name], where)
-        _whole(values, self.name, "a count", where)
-        broken = int((values != np.rint(values)).sum())
-        if broken:
-            raise InputError(
-                "data.value",
-                f"{where}: label {self.name!r} has {broken} cells that are no whole number; expected counts",
-                hint='kind = "number" takes other numbers',
-            )
-        return values
+        return _sound(self.check(frame, decimal), where, 'kind = "number" takes numbers that are not whole')
+
+    def check(self, frame: pd.DataFrame, decimal: str = ".") -> Checked:
+        """Return each row's count, ``float64[n]``, NaN where it is at fault; and the faults."""
+        values, faults = _full(Numeric(self.name, 0, self.max).check(frame[self.name], decimal), self.name, "a count")
+        broken = values != np.rint(values)
+        broken &= ~np.isnan(values)
+        if broken.any():
+            faults.append(Fault(self.name, "data.value", "without a whole number", "counts", broken))
+        return values, faults
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, as in the TOML file."""
@@ -190,30 +196,44 @@ class TimeTarget:
         """None."""
         return ()
 
-    def read(self, frame: pd.DataFrame, where: str) -> NDArray[Any]:
+    def read(self, frame: pd.DataFrame, where: str, decimal: str = ".") -> NDArray[Any]:
         """Return each row's time and whether the event was seen then (1 or 0), ``float64[n, 2]``.
 
         Raises:
-            InputError: ``data.value``: not a number, below 0, or an empty cell; ``data.category``: a third kind
-                of event.
+            InputError: ``data.category``: a third kind of event. RowFaults: ``data.value``: not a number, below 0, or
+                an empty cell.
         """
-        times = Numeric(self.name, 0, 1e15).read(frame[self.name], where)
-        _whole(times, self.name, "a time", where)
-        words = frame[self.event].map(text)
-        missing = int((words.str.strip() == "").sum()) + int(frame[self.event].isna().sum())
-        if missing:
-            raise InputError(
-                "data.value",
-                f"{where}: column {self.event!r} has {missing} empty cells; expected yes or no in every row",
-            )
-        others = set(words.unique()) - {self.happened}
+        values = _sound(self.check(frame, decimal), where)
+        self.check_events(self.others(frame), where)
+        return values
+
+    def check(self, frame: pd.DataFrame, decimal: str = ".") -> Checked:
+        """Return each row's time and event, ``float64[n, 2]``; and the faults, among them no third kind of event."""
+        times, faults = _full(Numeric(self.name, 0, 1e15).check(frame[self.name], decimal), self.name, "a time")
+        codes, uniques = frame[self.event].factorize()
+        words = [text(cell) for cell in uniques]
+        missing = np.array([*(word == "" for word in words), True])[codes]
+        if missing.any():
+            faults.append(Fault(self.event, "data.value", "empty", "yes or no in every row", missing))
+        happened = np.array([*(float(word == self.happened) for word in words), 0.0])[codes]
+        return np.column_stack([times, happened]), faults
+
+    def others(self, frame: pd.DataFrame) -> set[str]:
+        """Return the words in the column of the event that do not say yes."""
+        return {text(cell) for cell in frame[self.event].dropna().unique()} - {self.happened, ""}
+
+    def check_events(self, others: set[str], where: str) -> None:
+        """Check that one word at most says that the event was not seen.
+
+        Raises:
+            InputError: ``data.category``.
+        """
         if len(others) > 1:
             raise InputError(
                 "data.category",
                 f"{where}: column {self.event!r} has {len(others) + 1} different values; "
                 f"expected {self.happened!r} and one other",
             )
-        return np.column_stack([times, (words == self.happened).to_numpy(dtype=np.float64)])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, as in the TOML file."""
@@ -246,11 +266,21 @@ KEYS: dict[str, tuple[set[str], set[str]]] = {
 """Kind → the keys that its table must have and may have."""
 
 
-def _whole(values: NDArray[np.float64], name: str, expected: str, where: str) -> None:
-    empty = int(np.isnan(values).sum())
-    if empty:
-        cells = "an empty cell" if empty == 1 else f"{empty} empty cells"
-        raise InputError("data.value", f"{where}: label {name!r} has {cells}; expected {expected} in every row")
+def _full(found: Checked, name: str, expected: str) -> Checked:
+    """Return what was found, with a fault more where a cell is empty."""
+    values, faults = found
+    empty = np.isnan(values)
+    for fault in faults:
+        empty &= ~fault.at
+    if empty.any():
+        faults.append(Fault(name, "data.value", "empty", f"{expected} in every row", empty))
+    return values, faults
+
+
+def _sound(found: Checked, where: str, hint: str = "") -> NDArray[Any]:
+    values, faults = found
+    refuse(where, faults, hint or CORRECT)
+    return values.copy()  # what a table gives is for reading only
 
 
 def _rising(grid: tuple[float, ...]) -> bool:

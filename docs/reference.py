@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -98,10 +99,14 @@ def _type(field: FieldInfo) -> str:
     words = []
     for leaf in _leaves(field.annotation):
         chosen = get_origin(leaf) is Literal
-        words += [", ".join(f'"{value}"' for value in get_args(leaf))] if chosen else [KINDS[get_origin(leaf) or leaf]]
+        words += [", ".join(map(_quoted, get_args(leaf)))] if chosen else [KINDS[get_origin(leaf) or leaf]]
     if any(get_origin(part) is tuple for part in (field.annotation, *get_args(field.annotation))):
         return "list of strings"
     return " or ".join(words)
+
+
+def _quoted(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _default(field: FieldInfo) -> str:

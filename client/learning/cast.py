@@ -18,7 +18,7 @@ from ...configs.recipe import Recipe, draw_of, recipe_of
 from ...configs.schema import Schema
 from ...configs.settings import AUTO, RunSettings, load_run
 from ...crypto import planner
-from ...errors import InputError, nearest
+from ...errors import InputError
 from ...version import NUMERICS
 from ..code import code_of
 from ..scales import scale_of
@@ -193,8 +193,9 @@ def _contradiction(cast: Cast, members: Mapping[str, Rows]) -> str:
         )
     if data.test_column is not None and not any(len(part.test) for part in cast.splits.values()):
         marks = {str(mark) for rows in members.values() for mark in rows.groups[data.test_column]} - {"None"}
+        values = "1 other value" if len(marks) == 1 else f"{len(marks)} other values"
         return (
             f"data.test_value = {data.test_value!r}, which no row has in column {data.test_column!r}; "
-            f"{nearest(str(data.test_value), marks)}"
+            f"the column has {values}"
         )
     return ""

@@ -20,7 +20,8 @@ from .rows import Rows
 
 CHUNK_BYTES = 1 << 26
 """Bytes of inputs that are read at once, at most, where nobody asks for fewer rows."""
-_Prepare = Callable[[Rows], Rows]
+Prepare = Callable[[Rows], Rows]
+"""Turns raw rows into what a model takes."""
 
 
 class DatasetRows(Rows):
@@ -40,7 +41,7 @@ class DatasetRows(Rows):
         targets: Tensor,
         index: NDArray[np.int64],
         groups: Mapping[str, NDArray[np.object_]] | None = None,
-        prepare: _Prepare | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
         for name, value in {"targets": targets, "groups": groups or {}, "dataset": dataset, "index": index}.items():
             object.__setattr__(self, name, value)
@@ -48,7 +49,7 @@ class DatasetRows(Rows):
 
     dataset: Dataset[Any]
     index: NDArray[np.int64]
-    _prepare: _Prepare | None
+    _prepare: Prepare | None
 
     def __getattr__(self, name: str) -> Any:
         if name == "inputs":
@@ -70,24 +71,27 @@ class DatasetRows(Rows):
 
     def chunks(self, most: int) -> Iterator[Rows]:
         """Yield all rows in order, at most ``most`` and ``CHUNK_BYTES`` at a time, in memory."""
-        size = self._read([0]).inputs.nbytes if len(self) else 1
-        step = max(1, min(most, CHUNK_BYTES // max(size, 1)))
+        step = max(1, min(most, CHUNK_BYTES // max(self.row_bytes(), 1)))
         for start in range(0, len(self), step):
             yield self._read(range(start, min(start + step, len(self))))
+
+    def row_bytes(self) -> int:
+        """Return the bytes of one row's inputs, prepared; 1 if there is no row."""
+        return self._read([0]).inputs.nbytes if len(self) else 1
 
     def loaded(self) -> Rows:
         """Return the rows in memory."""
         return self._read(range(len(self)))
 
-    def ready(self, prepare: _Prepare) -> DatasetRows:
+    def ready(self, prepare: Prepare) -> DatasetRows:
         """Return the same rows, prepared when they are read."""
-        return DatasetRows(self.dataset, self.targets, self.index, None, prepare)
+        return type(self)(self.dataset, self.targets, self.index, None, prepare)
 
     def take(self, index: NDArray[np.int64] | Tensor) -> DatasetRows:
         """Return the rows at ``index``, in its order; nothing is read."""
         chosen = np.asarray(index)
         groups = {name: values[chosen] for name, values in self.groups.items()}
-        return DatasetRows(
+        return type(self)(
             self.dataset, self.targets[torch.as_tensor(chosen)], self.index[chosen], groups, self._prepare
         )
 
@@ -101,7 +105,7 @@ class DatasetRows(Rows):
         }
         targets = torch.cat([part.targets for part in parts])
         index = np.concatenate([part.index for part in parts])
-        return DatasetRows(self.dataset, targets, index, groups, self._prepare)
+        return type(self)(self.dataset, targets, index, groups, self._prepare)
 
     @property
     def digested(self) -> bool:

@@ -69,7 +69,7 @@ class Epochs:
             for _ in range(training.local_epochs):
                 for part in parts_of(self.order.permutation(len(rows)), training.parts):
                     steps.clear()
-                    for chunk in chunks_of(part, training.chunk_rows):
+                    for chunk in chunks_of(part, rows.most(training.chunk_rows)):
                         even.take(len(chunk))
                         self._gradients(
                             rows.take(chunk).loaded().to(self.device), len(chunk) * training.parts / len(rows)

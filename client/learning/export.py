@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ...configs.schema import Numeric, Schema
+from ...configs.schema import Column, Date, Numeric, Schema
 from ...errors import InputError, MoonflowerError
 from .inventory import Place, place_of
 from .predict import Predictor
@@ -104,16 +104,19 @@ def onnx_file(predictor: Predictor, sha256: str) -> bytes:
 
 
 def middle(schema: Schema) -> dict[str, Any]:
-    """Return a made-up row of a schema: numbers in the middle of their range, and the first category.
+    """Return a made-up row of a schema: numbers and dates in the middle of their range, and the first category.
 
     >>> from ...configs.schema import Categorical, Label
     >>> middle(Schema((Numeric("age", 20, 80), Categorical("sex", ("f", "m"))), Label("ill", (0, 1))))
     {'age': 50.0, 'sex': 'f'}
     """
-    return {
-        column.name: column.min / 2 + column.max / 2 if isinstance(column, Numeric) else column.categories[0]
-        for column in schema.columns
-    }
+    return {column.name: _middle(column) for column in schema.columns}
+
+
+def _middle(column: Column) -> float | str:
+    if isinstance(column, Date):
+        return column.middle
+    return column.min / 2 + column.max / 2 if isinstance(column, Numeric) else column.categories[0]
 
 
 def _example(predictor: Predictor) -> Tensor:

@@ -46,8 +46,10 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
             raise InputError("data.empty", f"image folder {self.path} has no images in folders of classes")
         odd = sorted({file.parent.name for _, file in found} - {*self.classes})
         if odd:
-            known = ", ".join(self.classes)
-            raise InputError("data.value", f"image folder {self.path} has a folder {odd[0]!r}; expected {known}")
+            folders = "1 folder that is no class" if len(odd) == 1 else f"{len(odd)} folders that are no class"
+            raise InputError(
+                "data.value", f"image folder {self.path} has {folders}; expected {', '.join(self.classes)}"
+            )  # without its name, which may be a patient's
         self.files = [file for _, file in found]
         self.targets = torch.tensor([self.classes.index(file.parent.name) for file in self.files])
         names = np.empty(len(found), dtype=object)

@@ -1,10 +1,11 @@
 """A member's rows, in memory or read when they are used, and how a table's columns become numbers.
 
-Nothing is guessed: a value that the schema does not allow is refused. The message names column and value, never a row.
+Nothing is guessed: a value that the schema does not allow is refused. The message names the column, never a value.
 """
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,9 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...configs.faults import Faults
 from ...configs.schema import MISSING, Schema, text
 from ...configs.settings import DataSettings
-from ...errors import InputError, nearest
+from ...errors import InputError
+
+_MOST_NAMES = 8
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,10 @@ class Rows:
         """Yield all rows in order, at most ``most`` at a time, in memory; one empty chunk if there are none."""
         for start in range(0, max(len(self), 1), most):
             yield Rows(self.inputs[start : start + most], self.targets[start : start + most])
+
+    def most(self, asked: int) -> int:
+        """Return how many rows are trained with at once, at most: as many as asked for; 0 for a whole part."""
+        return asked
 
     def loaded(self) -> Rows:
         """Return the rows in memory."""
@@ -95,26 +103,49 @@ class Split:
         return replace(self, train=self.train.take(np.arange(max_rows)))
 
 
-def need(frame: pd.DataFrame, names: Iterable[str], where: str) -> None:
-    """Check that ``frame`` has every column in ``names``.
+def need(known: Sequence[str], names: Iterable[str], where: str, who: str = "expected") -> None:
+    """Check that a table whose columns are ``known`` has every column in ``names``.
 
     Raises:
-        InputError: ``data.column``: the message names the file, the column and the nearest column name.
+        InputError: ``data.column``: the message has the missing names, and how many columns there are. It has no name
+            that was found in the table, because without a header these are cells.
     """
-    known = [str(name) for name in frame.columns]
-    for name in names:
-        if name not in known:
-            raise InputError("data.column", f"{where} has no column {name!r}; {nearest(name, known)}")
+    columns = "1 column" if len(known) == 1 else f"{len(known)} columns"
+    lacking = [name for name in dict.fromkeys(names) if name not in known]
+    if not lacking:
+        return
+    shown = ", ".join(map(repr, lacking[:_MOST_NAMES])) + (
+        f" and {len(lacking) - _MOST_NAMES} more" if lacking[_MOST_NAMES:] else ""
+    )
+    close = [
+        (name, known.index(match) + 1)
+        for name in lacking
+        for match in difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    ]
+    near = f"; column {close[0][1]} has a name like {close[0][0]!r}" if close else ""
+    raise InputError("data.column", f"{where} has {columns} and not {shown}, which {who}{near}")
 
 
 def features(frame: pd.DataFrame, schema: Schema, where: str) -> NDArray[np.float64]:
     """Return the schema's columns as ``float64[n, columns]``: numbers, category indices, NaN where missing.
 
     Raises:
-        InputError: ``data.column``, ``data.value`` or ``data.category``.
+        InputError: ``data.column``. RowFaults: ``data.value``, ``data.category``: all cells that cannot be used.
     """
-    need(frame, [column.name for column in schema.columns], where)
-    return np.column_stack([column.read(frame[column.name], where) for column in schema.columns])
+    need(list(map(str, frame.columns)), [column.name for column in schema.columns], where, "the schema lists")
+    mark, faults, values = decimal_of(frame), Faults(), []
+    for column in schema.columns:
+        found, wrong = column.check(frame[column.name], mark)
+        values.append(found)
+        faults.add(where, 0, wrong)
+    if faults:
+        raise faults.error()
+    return np.column_stack(values)
+
+
+def decimal_of(frame: pd.DataFrame) -> str:
+    """Return the decimal mark of the numbers in a table's text; a table that was read from a file keeps it."""
+    return str(frame.attrs.get("decimal", "."))
 
 
 def read_groups(frame: pd.DataFrame, settings: DataSettings) -> dict[str, NDArray[np.object_]]:

@@ -1,30 +1,19 @@
-"""Sources of rows: a :class:`Source` reads rows and says when they changed. The first one is a table in a file."""
+"""Sources of rows: a :class:`Source` reads rows and says when they changed. The first one is a table in files."""
 
 from __future__ import annotations
 
-import csv
-import gzip
 import os
-import warnings
-import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import pandas as pd
+import pyarrow as pa
 
 from ...configs.settings import DataSettings
-from ...errors import InputError, nearest
+from ...errors import InputError
 from .rows import need
-
-_READERS = (".csv", ".csv.gz", ".parquet")
-_BROKEN = {
-    "BadGzipFile": "is not compressed as its name says",
-    "EOFError": "is cut off",
-    "ParserError": "has a row with more cells than the header",
-    "ParserWarning": "has a row with more cells than the header",
-    "UnicodeDecodeError": "is not text in UTF-8",
-}
+from .tables import Format, batches, files_of, look
 
 
 class Source(Protocol):
@@ -43,21 +32,22 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class TableFile:
-    """A CSV (also .gz) or Parquet file."""
+    """A table in CSV (also .gz) or Parquet: a file, a folder, or a pattern of files' names."""
 
     path: Path
+    format: Format = field(default_factory=Format)
 
     def frame(self) -> pd.DataFrame:
         """Return the table; CSV cells stay text."""
-        return read_table(self.path)
+        return read_table(self.path, self.format)
 
     def stamp(self) -> tuple[int, ...]:
-        """Return the file's size and time of change."""
+        """Return size and time of change of each file."""
         try:
-            status = os.stat(self.path)
-        except OSError:
+            states = [os.stat(file) for file in files_of(self.path)]
+        except (OSError, InputError):
             return ()
-        return status.st_size, status.st_mtime_ns
+        return tuple(number for state in states for number in (state.st_size, state.st_mtime_ns))
 
 
 def source_of(settings: DataSettings) -> Source:
@@ -68,41 +58,31 @@ def source_of(settings: DataSettings) -> Source:
     """
     if settings.path is None:
         raise InputError("data.file", "[data] path is missing; expected a CSV or Parquet file")
-    return TableFile(settings.path)
+    return TableFile(settings.path, Format(settings.separator, settings.decimal, settings.encoding))
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Return the table in a CSV (also .gz) or Parquet file; CSV cells stay text.
+def read_table(path: Path, given: Format = Format()) -> pd.DataFrame:  # noqa: B008
+    """Return a whole table for pandas; CSV cells stay text, and the table remembers their decimal mark.
+
+    Args:
+        path: a CSV (also .gz) or Parquet file, a folder of such files, or a pattern of their names.
+        given: format of CSV files; what it leaves open is found by looking at them.
 
     Raises:
-        InputError: ``data.file``: missing, unreadable or of an unknown kind; ``data.empty``: no rows.
+        InputError: as :func:`moonflower.client.learning.tables.batches`.
     """
-    if not path.is_file():
-        beside = (
-            [p.name for p in path.parent.iterdir() if p.is_file() and p.name.lower().endswith(_READERS)]
-            if path.parent.is_dir()
-            else []
-        )
-        problem = "is not a file" if path.exists() else "does not exist"
-        raise InputError("data.file", f"data file {path} {problem}; {nearest(path.name, beside)}")
-    if not path.name.lower().endswith(_READERS):
-        raise InputError("data.file", f"data file {path} has an unknown ending; expected {', '.join(_READERS)}")
+    fmt = look(path, given)
     try:
-        parquet = path.name.lower().endswith(".parquet")
-        frame = pd.read_parquet(path) if parquet else _read_csv(path)
-    except pd.errors.EmptyDataError:
-        raise InputError("data.empty", f"data file {path} is empty; expected a header and rows") from None
-    except ImportError:
+        table = pa.concat_tables(
+            (pa.Table.from_batches([batch]) for batch in batches(path, fmt)), promote_options="permissive"
+        )
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise InputError(
             "data.file",
-            f"data file {path} is Parquet, and pyarrow is not installed; expected pyarrow, or a CSV file",
-            hint='pip install "moonflower[parquet]"',
+            f"data {path} has a column of several types ({type(error).__name__}); expected one in all files",
         ) from None
-    except (OSError, ValueError, EOFError, csv.Error, zlib.error, pd.errors.ParserWarning) as error:
-        reason = _BROKEN.get(type(error).__name__, f"cannot be read ({type(error).__name__})")
-        raise InputError("data.file", f"data file {path} {reason}; expected a whole table") from None
-    if frame.empty:
-        raise InputError("data.empty", f"data file {path} has no rows; expected at least one")
+    frame: pd.DataFrame = table.to_pandas()
+    frame.attrs["decimal"] = fmt.decimal
     return frame
 
 
@@ -114,22 +94,6 @@ def load_frame(settings: DataSettings) -> pd.DataFrame:
     """
     frame = source_of(settings).frame()
     named = [settings.label, settings.site, settings.test_column, *settings.drop]
-    need(frame, [name for name in named if name], settings.path.name if settings.path else "data")
-    return frame
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    names = [str(name) for name in header.iloc[0]]
-    doubled = [name for name in names if names.count(name) > 1]
-    if doubled:  # pandas would silently rename the second one
-        raise InputError("data.column", f"data file {path} has two columns called {doubled[0]!r}; expected one")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
-    with (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
-        if any(0 < len(row) < len(names) for row in csv.reader(file)):  # pandas would silently fill it up
-            raise InputError(
-                "data.file", f"data file {path} has a row with fewer cells than the header; expected a whole table"
-            )
+    where = settings.path.name if settings.path else "data"
+    need(list(map(str, frame.columns)), [name for name in named if name], where, "[data] names")
     return frame

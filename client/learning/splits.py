@@ -53,19 +53,19 @@ def split(rows: Rows, settings: DataSettings, *, secret: NodeSecret, member: str
     if not len(rows):
         raise InputError("data.empty", f"member {member!r} has no rows; expected at least one")
     hashes = row_hashes(rows, secret, "split")
-    first, second = (hashes[:, at] * 2.0**-64 for at in (0, 1))
     if settings.test_column is not None:
         marks = _group(rows, settings.test_column, "data.column")
         wanted = text(settings.test_value)
         test = np.array([mark is not None and text(mark) == wanted for mark in marks])
     else:
-        test = first < settings.test_fraction
-    validation = ~test & (second < settings.validation_fraction)
+        test = hashes[:, 0] * 2.0**-64 < settings.test_fraction
+    validation = ~test & (hashes[:, 1] * 2.0**-64 < settings.validation_fraction)
     order = np.lexsort((hashes[:, 1], hashes[:, 0]))
     if (test | validation).all():
         spare = validation if validation.any() else test
         smallest = hashes[order[spare[order]][0]]
         spare &= (hashes != smallest).any(axis=1)
+    del hashes  # of many rows they take as much memory as the parts
     test, validation = test[order], validation[order]
     train = ~(test | validation)
     return Split(rows.take(order[train]), rows.take(order[validation]), rows.take(order[test]))
@@ -102,7 +102,7 @@ def _cells(rows: Rows) -> Iterator[list[bytes]]:
             part = rows.take(np.arange(start, min(start + _FILES, len(rows))))
             yield [one + target for one, target in zip(part.digests(), _bytes(part.targets), strict=True)]
         return
-    width = 0 if isinstance(rows, DatasetRows) or not len(rows) else rows.inputs[:1].numel() + rows.targets[:1].numel()
+    width = sum(part.numel() for part in rows[0]) if len(rows) else 0
     for chunk in rows.chunks(max(1, _CELLS // max(width, 1))):
         if len(chunk):
             both = [part.reshape(len(chunk), -1).double() for part in (chunk.inputs, chunk.targets)]
@@ -174,25 +174,33 @@ def _sites(rows: Rows, data: DataSettings) -> dict[str, Rows]:
         raise InputError("data.site", 'partition = "site" needs [data] site; expected the column that names the member')
     sites = _group(rows, data.site, "data.site")
     column = f"{data.path.name if data.path else 'the table'}: column {data.site!r}"
-    if any(site is None for site in sites):
-        raise InputError("data.site", f"{column} has an empty cell; expected a member's name in every row")
-    names: dict[str, str] = {}
+    empty = sum(site is None for site in sites)
+    if empty:
+        cells = "an empty cell" if empty == 1 else f"{empty} empty cells"
+        raise InputError("data.site", f"{column} has {cells}; expected a member's name in every row")
+    names: dict[str, list[str]] = {}
     for site in sorted(set(sites)):
-        plain = " ".join(nfc(site).split()).casefold()
-        if plain in names:
-            raise InputError(
-                "data.site",
-                f"{column} holds both {names[plain]!r} and {site!r}; expected one spelling of a member's name",
-            )
-        names[plain] = site
-        try:
-            TypeAdapter(Name).validate_python(site.strip())
-        except ValidationError:
-            raise InputError(
-                "data.site",
-                f"{column} holds {site!r}; expected {NAME}",
-            ) from None
-    return {nfc(site.strip()): rows.take(np.flatnonzero(sites == site)) for site in sorted(names.values())}
+        names.setdefault(" ".join(nfc(site).split()).casefold(), []).append(site)
+    doubled = sum(len(spelt) > 1 for spelt in names.values())
+    if doubled:
+        raise InputError(
+            "data.site",
+            f"{column} has {doubled} of {len(names)} names in several spellings, which differ in capital letters or "
+            "blanks; expected one spelling of a member's name",
+        )
+    sound = [spelt[0] for spelt in names.values()]
+    odd = sum(not _is_name(site) for site in sound)
+    if odd:
+        raise InputError("data.site", f"{column} has {odd} of {len(sound)} names that are not allowed; expected {NAME}")
+    return {nfc(site.strip()): rows.take(np.flatnonzero(sites == site)) for site in sound}
+
+
+def _is_name(site: str) -> bool:
+    try:
+        TypeAdapter(Name).validate_python(site.strip())
+    except ValidationError:
+        return False
+    return True
 
 
 def _owners(rows: Rows, simulate: SimulateSettings, count: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -13,10 +13,10 @@ from ...canonical import canonical
 from ...protocol.circle import Circle
 from ...store import Store, add, by, put
 from ..standing import CircleStanding, KnownCircle, KnownStart
-from . import tables
+from . import ddl
 
 _LOST = "ledger.lost"
-_CIRCLES = select(tables.circles)
+_CIRCLES = select(ddl.circles)
 Check = Callable[[CircleStanding, KnownStart], None]
 MAX_IDLE = 64
 """Most circles that a ledger keeps in addition to those that its node signed, left, or agreed to."""
@@ -43,7 +43,7 @@ class CircleBook:
         row = {"digest": circle.digest, "document": canonical(circle.as_dict()).decode(), "seen_s": now}
         row |= dict.fromkeys(("by_hand", "consented", "spent", "begun", "left"), False)
         with self._store.transaction() as db:
-            if db.execute(add(tables.circles), row).rowcount:
+            if db.execute(add(ddl.circles), row).rowcount:
                 self._note(db, "circle_seen", circle=circle.digest, circle_number=circle.number)
                 self._forget_old(db)
 
@@ -54,7 +54,7 @@ class CircleBook:
 
     def promoted_in(self, sha256: str) -> str | None:
         """Return the digest of the circle in which this node saw a version promoted, or None."""
-        column = tables.promoted.c
+        column = ddl.promoted.c
         with self._store.read() as db:
             return db.execute(select(column.circle).where(column.sha256 == sha256)).scalar_one_or_none()
 
@@ -71,23 +71,23 @@ class CircleBook:
         with self._store.transaction() as db:
             start = self._start(db, circle)
             check(self._standing(db), start)
-            column = tables.circles.c
+            column = ddl.circles.c
             last = db.execute(select(func.max(column.turn))).scalar_one()
             row = {"signed_s": now, "turn": (last or 0) + 1, "by_hand": by_hand, "spent": start.summed}
-            db.execute(tables.circles.update().where(column.digest == circle.digest).values(row))
+            db.execute(ddl.circles.update().where(column.digest == circle.digest).values(row))
             self._note(db, "circle_signed", circle=circle.digest, circle_number=circle.number)
 
     def confirm(self, circle: Circle) -> None:
         """Remember that the operator chose a circle that this node has already signed, perhaps by a rule."""
         with self._store.transaction() as db:
-            column = tables.circles.c
-            db.execute(tables.circles.update().where(column.digest == circle.digest).values(by_hand=True))
+            column = ddl.circles.c
+            db.execute(ddl.circles.update().where(column.digest == circle.digest).values(by_hand=True))
 
     def consent(self, circle: Circle) -> None:
         """Remember that the operator agrees to the members that a circle lets go, before their time is over."""
         with self._store.transaction() as db:
-            column = tables.circles.c
-            db.execute(tables.circles.update().where(column.digest == circle.digest).values(consented=True))
+            column = ddl.circles.c
+            db.execute(ddl.circles.update().where(column.digest == circle.digest).values(consented=True))
             self._note(db, "circle_consented", circle=circle.digest, circle_number=circle.number)
 
     def begin(self, circle: Circle, check: Check) -> None:
@@ -95,17 +95,17 @@ class CircleBook:
         with self._store.transaction() as db:
             standing = self._standing(db)
             check(standing, self._start(db, circle))
-            column = tables.circles.c
-            db.execute(tables.circles.update().where(column.digest == circle.digest).values(begun=True))
+            column = ddl.circles.c
+            db.execute(ddl.circles.update().where(column.digest == circle.digest).values(begun=True))
             if standing.lost is not None:
-                db.execute(tables.facts.delete().where(tables.facts.c.key == _LOST))
+                db.execute(ddl.facts.delete().where(ddl.facts.c.key == _LOST))
             self._note(db, "circle_began", circle=circle.digest, circle_number=circle.number)
 
     def leave(self, circle: Circle) -> None:
         """Remember a farewell to a circle that was seen."""
         with self._store.transaction() as db:
-            column = tables.circles.c
-            db.execute(tables.circles.update().where(column.digest == circle.digest).values(left=True))
+            column = ddl.circles.c
+            db.execute(ddl.circles.update().where(column.digest == circle.digest).values(left=True))
             self._note(db, "circle_left", circle=circle.digest, circle_number=circle.number)
 
     def lose(self, number: int) -> None:
@@ -113,22 +113,22 @@ class CircleBook:
         with self._store.transaction() as db:
             before = self._standing(db).lost
             row = {"key": _LOST, "value": canonical(max(number, before or 0)).decode()}
-            db.execute(put(tables.facts), row)
+            db.execute(put(ddl.facts), row)
             if before is None:
                 self._note(db, "ledger_lost", circle_number=number)
 
     def _forget_old(self, db: Connection) -> None:
         """Forget old circles about which this node did nothing, because a server can show any number of them."""
-        column = tables.circles.c
+        column = ddl.circles.c
         idle = column.signed_s.is_(None) & ~column.consented & ~column.left
         old = select(column.digest).where(idle).order_by(column.seen_s.desc()).offset(MAX_IDLE)
-        db.execute(tables.circles.delete().where(column.digest.in_(old.scalar_subquery())))
+        db.execute(ddl.circles.delete().where(column.digest.in_(old.scalar_subquery())))
 
     def _start(self, db: Connection, circle: Circle) -> KnownStart:
-        start, promoted, sealed = circle.start, tables.promoted.c, tables.sealed.c
+        start, promoted, sealed = circle.start, ddl.promoted.c, ddl.sealed.c
         if start is None:
             return KnownStart(summed=self._standing(db).began_with(circle.recipe.checkpoint))
-        answered = select(sealed.identity).where(sealed.context.in_(select(tables.answered.c.context)))
+        answered = select(sealed.identity).where(sealed.context.in_(select(ddl.answered.c.context)))
         seen = select(promoted.sha256).where(promoted.identity == start.identity)
         files = set(db.execute(seen).scalars())
         summed = db.execute(answered.where(sealed.identity == start.identity).limit(1)).first()
@@ -140,7 +140,7 @@ class CircleBook:
 
     def _standing(self, db: Connection) -> CircleStanding:
         rows = db.execute(_CIRCLES).all()
-        lost = db.execute(by(tables.facts, "key"), {"key": _LOST}).one_or_none()
+        lost = db.execute(by(ddl.facts, "key"), {"key": _LOST}).one_or_none()
         return CircleStanding(tuple(map(_known, rows)), None if lost is None else int(json.loads(lost.value)))
 
 

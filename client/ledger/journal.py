@@ -15,7 +15,7 @@ from sqlalchemy import Connection, bindparam, func, select
 from sqlalchemy.dialects.sqlite import insert
 
 from ...canonical import canonical
-from .tables import journal
+from .ddl import journal
 
 DEEDS = {
     "circle_seen": "was shown a circle for the first time; the waiting time of the members that it lets go begins",

@@ -6,7 +6,7 @@ was killed at any moment continues from the ledger and from the seals beside it 
 never sees it. The rules that read it are in ``client/guard.py``.
 
 Every transition is one transaction, which also writes an entry of the journal (``journal.py``). The tables are in
-``tables.py``.
+``ddl.py``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ...protocol.context import RoundContext
 from ...store import Store, add, by, put
 from ..checkpoints import HeldCheckpoint
 from ..guard import Before, OwnAnswer
-from . import journal, tables
+from . import ddl, journal
 from .circle_book import CircleBook
 from .own_parts import OwnParts
 from .row_sets import RowSets
@@ -39,12 +39,12 @@ APPLICATION_ID = 0x6D666C64  # "mfld"
 CHECKPOINTS = 1000  # most checkpoints that a member keeps
 _FORK, _PROVED_FORK = "log.fork", "log.fork.proved"
 
-_SIZE = tables.witnessed.c.size
-_NEWEST_CANDIDATE = by(tables.candidates, "run").order_by(tables.candidates.c.number.desc()).limit(1)
-_NEWEST_CHECKPOINT = select(tables.witnessed).order_by(_SIZE.desc()).limit(1)
+_SIZE = ddl.witnessed.c.size
+_NEWEST_CANDIDATE = by(ddl.candidates, "run").order_by(ddl.candidates.c.number.desc()).limit(1)
+_NEWEST_CHECKPOINT = select(ddl.witnessed).order_by(_SIZE.desc()).limit(1)
 _BEYOND = select(_SIZE).order_by(_SIZE.desc()).offset(bindparam("most")).limit(1).scalar_subquery()
-_TOO_MANY = tables.witnessed.delete().where(_SIZE <= _BEYOND)
-_HELD = select(tables.models.c.sha256).where(tables.models.c.sha256 == bindparam("sha256"))
+_TOO_MANY = ddl.witnessed.delete().where(_SIZE <= _BEYOND)
+_HELD = select(ddl.models.c.sha256).where(ddl.models.c.sha256 == bindparam("sha256"))
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.time) -> None:
-        self._store, self._clock = Store(path, tables.metadata, APPLICATION_ID, private=True), clock
+        self._store, self._clock = Store(path, ddl.metadata, APPLICATION_ID, private=True), clock
         self.circles = CircleBook(self._store, self._note)
         self.row_sets = RowSets(self._store, self._note)
         self.own_parts = OwnParts(self._store)
@@ -98,12 +98,12 @@ class Ledger:
         """Keep the circle's key; it replaces an earlier key for the same use."""
         row = {"use": use, "digest": hashlib.sha256(key).hexdigest(), "key": key}
         with self._store.transaction() as db:
-            db.execute(put(tables.keys), row)
+            db.execute(put(ddl.keys), row)
 
     def circle_key(self, use: str) -> bytes | None:
         """Return the circle's key for a use, or None."""
         with self._store.read() as db:
-            row = db.execute(by(tables.keys, "use"), {"use": use}).one_or_none()
+            row = db.execute(by(ddl.keys, "use"), {"use": use}).one_or_none()
         return None if row is None else bytes(row.key)
 
     def remember_sealed(
@@ -133,7 +133,7 @@ class Ledger:
         }
         row |= {"header": header}
         with self._store.transaction() as db:
-            db.execute(put(tables.sealed), row)
+            db.execute(put(ddl.sealed), row)
             if base is not None:
                 _keep_base(db, context, base)
             _keep_metrics(db, metrics or {})
@@ -144,12 +144,12 @@ class Ledger:
     def sealed(self, context: str) -> str | None:
         """Return the header digest of what was sealed last in a context, or None."""
         with self._store.read() as db:
-            row = db.execute(by(tables.sealed, "context"), {"context": context}).one_or_none()
+            row = db.execute(by(ddl.sealed, "context"), {"context": context}).one_or_none()
         return None if row is None else str(row.header)
 
     def good(self, run: str, base: str) -> list[str]:
         """Return a run's good versions up to a base, oldest first: its start, and the promoted versions."""
-        row = tables.bases.c
+        row = ddl.bases.c
         reached = select(func.max(row.number)).where((row.run == run) & (row.sha256 == base)).scalar_subquery()
         good = (row.run == run) & (row.number <= reached) & (row.promoted | (row.number == 0))
         with self._store.read() as db:
@@ -159,15 +159,15 @@ class Ledger:
         """Return whether this member sealed under a context for this run and purpose."""
         row = {"context": context, "run": run, "purpose": purpose}
         with self._store.read() as db:
-            return db.execute(by(tables.sealed, *row), row).first() is not None
+            return db.execute(by(ddl.sealed, *row), row).first() is not None
 
     def before(self, context: RoundContext) -> Before:
         """Return what this member did earlier in a context's run (rule 3)."""
         run = {"run": context.run}
         again = {**run, "base": context.base, "round": context.round, "purpose": context.purpose}
         with self._store.read() as db:
-            trained = db.execute(by(tables.sealed, *again), again).first()
-            rows = db.execute(by(tables.bases, *run), run).all()
+            trained = db.execute(by(ddl.sealed, *again), again).first()
+            rows = db.execute(by(ddl.bases, *run), run).all()
             last = db.execute(_NEWEST_CANDIDATE, run).one_or_none()
         newest = None if last is None else (int(last.number), str(last.sha256))
         numbers = {int(entry.number): float(entry.norm) for entry in rows}
@@ -178,7 +178,7 @@ class Ledger:
         """Persist what this member answers in a context, before it answers; the first answer holds (rule 2)."""
         row = {**vars(answer), "headers": canonical(dict(answer.headers)).decode()}
         with self._store.transaction() as db:
-            db.execute(insert(tables.answered), row)
+            db.execute(insert(ddl.answered), row)
             headers = list_digest(answer.headers.values())
             what = {"context": answer.context, "headers": headers, "total": answer.total}
             self._note(db, "answered", **_place(context), **what)
@@ -186,7 +186,7 @@ class Ledger:
     def answered(self, context: str) -> OwnAnswer | None:
         """Return what this member answered in a context, or None."""
         with self._store.read() as db:
-            row = db.execute(by(tables.answered, "context"), {"context": context}).one_or_none()
+            row = db.execute(by(ddl.answered, "context"), {"context": context}).one_or_none()
         return None if row is None else OwnAnswer(**{**row._asdict(), "headers": json.loads(row.headers)})
 
     def remember_opened(
@@ -215,7 +215,7 @@ class Ledger:
             _keep_metrics(db, metrics or {})
             if candidate:
                 row = {"run": context.run, "number": context.number, "sha256": candidate}
-                db.execute(add(tables.candidates), row)
+                db.execute(add(ddl.candidates), row)
             self._note_once(db, "opened", **_place(context), **statement)
             if vote is not None:
                 self._note_once(db, "judged", **_place(context), **vote)
@@ -243,25 +243,25 @@ class Ledger:
     def model(self, sha256: str) -> bytes | None:
         """Return a version's file, if this member still has it."""
         with self._store.read() as db:
-            row = db.execute(by(tables.models, "sha256"), {"sha256": sha256}).one_or_none()
+            row = db.execute(by(ddl.models, "sha256"), {"sha256": sha256}).one_or_none()
         return None if row is None else bytes(row.model)
 
     def newest_model(self) -> bytes | None:
         """Return the file of the version that this member works with, or None."""
         with self._store.read() as db:
-            row = db.execute(select(tables.models.c.model).limit(1)).one_or_none()
+            row = db.execute(select(ddl.models.c.model).limit(1)).one_or_none()
         return None if row is None else bytes(row.model)
 
     def metric(self, sha256: str) -> float | None:
         """Return this member's own validation metric of a version, if it was measured."""
         with self._store.read() as db:
-            row = db.execute(by(tables.versions, "sha256"), {"sha256": sha256}).one_or_none()
+            row = db.execute(by(ddl.versions, "sha256"), {"sha256": sha256}).one_or_none()
         return None if row is None or row.metric is None else float(row.metric)
 
     def keep_checkpoint(self, checkpoint: HeldCheckpoint) -> None:
         """Keep a checkpoint that this member witnessed; only the newest ``CHECKPOINTS`` checkpoints stay."""
         with self._store.transaction() as db:
-            db.execute(add(tables.witnessed), vars(checkpoint))
+            db.execute(add(ddl.witnessed), vars(checkpoint))
             db.execute(_TOO_MANY, {"most": CHECKPOINTS})
 
     def newest_checkpoint(self) -> HeldCheckpoint | None:
@@ -273,7 +273,7 @@ class Ledger:
     def checkpoint(self, size: int) -> HeldCheckpoint | None:
         """Return the checkpoint of this size, if this member witnessed it and still has it."""
         with self._store.read() as db:
-            row = db.execute(by(tables.witnessed, "size"), {"size": size}).one_or_none()
+            row = db.execute(by(ddl.witnessed, "size"), {"size": size}).one_or_none()
         return None if row is None else HeldCheckpoint(**row._asdict())
 
     def has_witnessed(self, label: str) -> bool:
@@ -287,9 +287,9 @@ class Ledger:
     def forget_checkpoints(self) -> None:
         """Delete every checkpoint at the operator's request, so that the next one is taken as the first."""
         with self._store.transaction() as db:
-            newest = db.execute(select(func.max(tables.witnessed.c.size))).scalar_one()
-            db.execute(tables.witnessed.delete())
-            db.execute(tables.facts.delete().where(tables.facts.c.key.in_((_FORK, _PROVED_FORK))))
+            newest = db.execute(select(func.max(ddl.witnessed.c.size))).scalar_one()
+            db.execute(ddl.witnessed.delete())
+            db.execute(ddl.facts.delete().where(ddl.facts.c.key.in_((_FORK, _PROVED_FORK))))
             self._note(db, "let_go", kind="checkpoints", newest=newest)
 
     def keep_fork(self, held: str, shown: str, *, proved: bool) -> None:
@@ -308,7 +308,7 @@ class Ledger:
                 "key": _PROVED_FORK if proved else _FORK,
                 "value": canonical({"held": held, "shown": shown}).decode(),
             }
-            db.execute(add(tables.facts), row)
+            db.execute(add(ddl.facts), row)
 
     def fork(self) -> dict[str, str] | None:
         """Return the pair that :meth:`keep_fork` kept, preferably one that proves a fork; or None."""
@@ -318,15 +318,15 @@ class Ledger:
     def fact(self, key: str) -> Any:
         """Return the value under a key, or None."""
         with self._store.read() as db:
-            row = db.execute(by(tables.facts, "key"), {"key": key}).one_or_none()
+            row = db.execute(by(ddl.facts, "key"), {"key": key}).one_or_none()
         return None if row is None else json.loads(row.value)
 
     def fact_once(self, key: str, value: Any) -> Any:
         """Keep a value under a key that has none yet; return the kept value."""
         row = {"key": key, "value": canonical(value).decode()}
         with self._store.transaction() as db:
-            db.execute(add(tables.facts), row)
-            return json.loads(db.execute(by(tables.facts, "key"), {"key": key}).one().value)
+            db.execute(add(ddl.facts), row)
+            return json.loads(db.execute(by(ddl.facts, "key"), {"key": key}).one().value)
 
     def journal(self) -> list[dict[str, Any]]:
         """Return what this member did and refused, oldest first: a dict per entry, ``what`` as JSON-able values."""
@@ -348,24 +348,24 @@ def _place(context: RoundContext) -> dict[str, str | int]:
 def _keep_base(db: Connection, context: RoundContext, base: Base) -> None:
     """Keep the version that this member works with, in place of the previous one; note if it is promoted or trained."""
     if db.execute(_HELD, {"sha256": base.sha256}).first() is None:
-        db.execute(tables.models.delete())
-        db.execute(insert(tables.models), {"sha256": base.sha256, "model": base.data})
+        db.execute(ddl.models.delete())
+        db.execute(insert(ddl.models), {"sha256": base.sha256, "model": base.data})
     if base.promoted:
         seen = {"sha256": base.sha256, "identity": base.identity, "circle": context.circle}
-        db.execute(add(tables.promoted), seen)
+        db.execute(add(ddl.promoted), seen)
     if base.trained:
         row = {"run": context.run, "number": base.number, "sha256": base.sha256, "norm": base.norm}
         row["promoted"] = base.promoted
-        db.execute(add(tables.bases), row)
+        db.execute(add(ddl.bases), row)
 
 
 def _keep_metrics(db: Connection, metrics: Mapping[str, float | None]) -> None:
     for sha256, metric in metrics.items():
-        db.execute(put(tables.versions), {"sha256": sha256, "metric": metric})
+        db.execute(put(ddl.versions), {"sha256": sha256, "metric": metric})
 
 
 def _keep_fact(db: Connection, key: str, value: Any) -> None:
-    db.execute(put(tables.facts), {"key": key, "value": canonical(value).decode()})
+    db.execute(put(ddl.facts), {"key": key, "value": canonical(value).decode()})
 
 
 def _stored(number: int | None) -> int | None:

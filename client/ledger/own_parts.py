@@ -17,14 +17,14 @@ from safetensors.numpy import load, save
 from sqlalchemy import bindparam, select
 
 from ...store import Store, by, put
-from . import tables
+from . import ddl
 
 PROMOTED = 3
 """Promoted versions whose own tensors stay."""
-_ROW = tables.own_parts.c
+_ROW = ddl.own_parts.c
 _NEWEST = select(_ROW.key).where(_ROW.promoted).order_by(_ROW.turn.desc()).limit(PROMOTED)
 _TURN = select(_ROW.turn).order_by(_ROW.turn.desc()).limit(1)
-_MARK = tables.own_parts.update().where(_ROW.key == bindparam("version")).values(promoted=True)
+_MARK = ddl.own_parts.update().where(_ROW.key == bindparam("version")).values(promoted=True)
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -58,9 +58,9 @@ class OwnParts:
                 return
             data = save({name: np.ascontiguousarray(value) for name, value in tensors.items()})
             kept = {*db.execute(_NEWEST).scalars(), base}
-            db.execute(tables.own_parts.delete().where(_ROW.key.not_in(kept)))
+            db.execute(ddl.own_parts.delete().where(_ROW.key.not_in(kept)))
             turn = (db.execute(_TURN).scalar() or 0) + 1
-            db.execute(put(tables.own_parts), {"key": context, "tensors": data, "promoted": False, "turn": turn})
+            db.execute(put(ddl.own_parts), {"key": context, "tensors": data, "promoted": False, "turn": turn})
 
     def adopt(self, context: str, version: str) -> None:
         """Let what a round trained belong to its candidate; do nothing if the round trained nothing here.
@@ -70,12 +70,12 @@ class OwnParts:
             version: identity of the candidate.
         """
         with self._store.transaction() as db:
-            row = db.execute(by(tables.own_parts, "key"), {"key": context}).one_or_none()
+            row = db.execute(by(ddl.own_parts, "key"), {"key": context}).one_or_none()
             if row is not None:
-                db.execute(put(tables.own_parts), {**row._asdict(), "key": version, "turn": row.turn + 1})
+                db.execute(put(ddl.own_parts), {**row._asdict(), "key": version, "turn": row.turn + 1})
 
     def of(self, version: str) -> dict[str, NDArray[Any]]:
         """Return the own tensors of a version by name; empty if there are none."""
         with self._store.read() as db:
-            row = db.execute(by(tables.own_parts, "key"), {"key": version}).one_or_none()
+            row = db.execute(by(ddl.own_parts, "key"), {"key": version}).one_or_none()
         return {} if row is None else dict(load(bytes(row.tensors)))

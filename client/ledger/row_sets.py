@@ -9,7 +9,7 @@ from sqlalchemy import Connection, select, true
 from sqlalchemy.dialects.sqlite import insert
 
 from ...store import Store, add, by
-from .tables import snapshot_sets, snapshots
+from .ddl import snapshot_sets, snapshots
 
 PARTS = ("train", "validation", "test")
 

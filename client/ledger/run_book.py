@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from ...canonical import canonical, digest
 from ...store import Store, add, by
-from .tables import agreements
+from .ddl import agreements
 
 
 @dataclass(frozen=True)

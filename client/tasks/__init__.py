@@ -34,8 +34,8 @@ from ...configs.schema import Schema, load_schema
 from ...configs.settings import DataSettings
 from ...configs.training import TrainingSettings
 from ...errors import InputError, nearest
-from ..learning.rows import Rows, features, read_groups
-from ..learning.sources import load_frame
+from ..learning.intake import table_rows
+from ..learning.rows import Rows, decimal_of, features, need
 from ..objectives.base import FRACTION_BITS, MAX_COUNT, MOST_BINS, ROWS_A_BIN, Metrics, fixed
 from ..objectives.classes import rows_weights
 
@@ -74,16 +74,14 @@ class Task:
                 "config.value",
                 f"[data] label = {settings.label!r}; expected the schema's, {schema.label.name!r}",
             )
-        frame = load_frame(settings)
-        where = settings.path.name if settings.path else "data"
-        inputs, targets = self.inputs(frame, schema, where), self.targets(frame, schema, where)
-        return Rows(inputs, targets, read_groups(frame, settings))
+        return table_rows(self, settings, schema)
 
     def inputs(self, frame: Any, schema: Schema, where: str = "data") -> Tensor:
         """Return the raw inputs of a table's rows; ``predict`` uses it too, so it must not need a label.
 
         Args:
-            frame: ``pandas.DataFrame`` of n rows; columns that are not in the schema are ignored.
+            frame: ``pandas.DataFrame`` of n rows, which may be a piece of a table; columns that are not in the schema
+                are ignored.
             schema: the columns.
             where: name of the table in messages.
 
@@ -96,11 +94,8 @@ class Task:
 
     def targets(self, frame: Any, schema: Schema, where: str = "data") -> Tensor:
         """Return what to predict in every row of a table: ``int64[n]`` class indices, ``float64[n]`` or ``[n, 2]``."""
-        known = [str(name) for name in frame.columns]
-        for name in schema.label.columns:
-            if name not in known:
-                raise InputError("data.column", f"{where} has no label column {name!r}; {nearest(name, known)}")
-        return torch.from_numpy(schema.label.read(frame, where))
+        need(list(map(str, frame.columns)), schema.label.columns, where, "the label is in")
+        return torch.from_numpy(schema.label.read(frame, where, decimal_of(frame)))
 
     def model(self, schema: Schema, generator: torch.Generator) -> nn.Module:
         """Return a fresh model whose numbers depend only on ``schema`` and ``generator``.

@@ -183,7 +183,8 @@ class Tabular(Task):
         if not self.personal_intercept:
             return None
         with torch.no_grad():
-            return self.objective.intercept(model(rows.inputs), rows.targets)
+            made = [model(chunk.inputs) for chunk in rows.chunks(max(1, len(rows)))]
+        return self.objective.intercept(torch.cat(made), rows.targets)
 
     def apply(self, private: float, outputs: Tensor) -> Tensor:
         """Return the outputs with the intercept added.

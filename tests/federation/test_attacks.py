@@ -227,8 +227,8 @@ def test_what_was_answered_is_not_answered_again(
     swap(Member, "answer_list", ("answer, kept = self.ledger.answered(context.digest), ", "answer, kept = None, "))(
         monkeypatch
     )
-    once = "db.execute(insert(tables.answered), row)"
-    ever = "db.execute(put(tables.answered), row)"
+    once = "db.execute(insert(ddl.answered), row)"
+    ever = "db.execute(put(ddl.answered), row)"
     swap(Ledger, "remember_answered", (once, ever))(monkeypatch)
     monkeypatch.setattr(seals.Seals, "drop", lambda self, context: None)
     monkeypatch.setattr(guard, "check_tried", lambda *arguments: "")

@@ -886,7 +886,7 @@ WEAKENED = (
     without(Member, "enrol", "digest(before.offer) != digest(offer)", "False"),
     without(Ledger, "before", '"base": context.base, ', ""),
     without(Ledger, "before", '"round": context.round, ', ""),
-    without(Ledger, "remember_answered", "db.execute(insert(tables.answered)", "void = (insert(tables.answered)"),
+    without(Ledger, "remember_answered", "db.execute(insert(ddl.answered)", "void = (insert(ddl.answered)"),
     without(Ledger, "answered", "None if row is None else", "None if True else"),
     without(Seals, "keep", "files.replace(", "void = ("),
     without(Seals, "drop", "files.remove(", "void = ("),

@@ -171,7 +171,7 @@ def test_what_is_wrong_with_a_folder_is_told(folder: Path, tmp_path: Path) -> No
     for path, classes, message in [
         (tmp_path / "nowhere", ["cat"], "does not exist; expected a folder of folders"),
         (folder, ["cat", "dog"], "has no images in folders of classes"),
-        (folder / "north", ["cat"], "has a folder 'dog'; expected cat"),
+        (folder / "north", ["cat"], "has 1 folder that is no class; expected cat"),
     ]:
         with pytest.raises(InputError, match=message):
             ImageFolder(path, 8, classes)

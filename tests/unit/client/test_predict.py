@@ -66,7 +66,7 @@ def test_metrics_of_a_file_are_those_of_its_table(model: Path, tmp_path: Path) -
     FRAME.to_csv(data, index=False)
     assert predictor.metrics(data) == predictor.metrics(str(data)) == predictor.metrics(FRAME)
     FRAME.drop(columns="y").to_csv(data, index=False)
-    with pytest.raises(InputError, match="has no label column"):
+    with pytest.raises(InputError, match="and not 'y', which the label is in"):
         predictor.metrics(data)
     with pytest.raises(InputError, match=r"none\.csv does not exist"):
         predictor.metrics(tmp_path / "none.csv")
@@ -167,10 +167,9 @@ def test_files_that_are_no_model(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "code", "message"),
     [
-        ({"x": 11.0}, "data.value", "new.csv: column 'x' holds 11; expected a number from 0 to 10"),
+        ({"x": 11.0}, "data.value", "new.csv: column 'x' has 4 cells outside the range; expected numbers from 0 to 10"),
         ({"c": "bb"}, "data.category",
-            "new.csv: column 'c' holds 'bb', which the schema does not list; did you mean 'b'? (one of: "
-            "a, b)"),
+            "new.csv: column 'c' has 4 cells with words that the schema does not list; expected one of: a, b"),
     ],
 )  # fmt: skip
 def test_rows_that_do_not_fit_the_schema(

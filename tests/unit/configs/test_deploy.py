@@ -27,7 +27,7 @@ from support.deployment import DEPLOY, unit
 
 SIDES = ("server", "client")
 USER = 10001
-MEMBERS_ONLY = {"pandas", "scikit-learn", "tenseal", "torch"}
+MEMBERS_ONLY = {"pandas", "pyarrow", "scikit-learn", "tenseal", "torch"}
 DNS = {("UDP", 53), ("TCP", 53)}
 KUBERNETES = ("1.29", "1.31", "1.34")
 

@@ -1,4 +1,4 @@
-"""The schema: round trips, what cells mean, what infer gives away, and every refusal."""
+"""The schema: round trips, what cells mean, and every refusal."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from moonflower.configs.infer import infer
-from moonflower.configs.schema import MISSING, Categorical, Label, Numeric, Schema, load_schema, text
+from moonflower.configs.schema import MISSING, Categorical, Date, Label, Numeric, Schema, load_schema, text
 from moonflower.errors import InputError
 from support import CONFIGS
 
@@ -29,11 +28,15 @@ numbers = st.floats(-1e6, 1e6, allow_nan=False)
 @st.composite
 def schemas(draw: st.DrawFn) -> Schema:
     columns: list[Numeric | Categorical] = []
+    missing = st.lists(st.one_of(numbers, words), max_size=2)
     label, *rest = draw(st.lists(names, min_size=2, max_size=6, unique=True))
     for name in rest:
         if draw(st.booleans()):
             low, width = draw(numbers), draw(st.floats(1e-3, 1e6))
-            columns.append(Numeric(name, low, low + width, tuple(draw(st.lists(numbers, max_size=2)))))
+            columns.append(Numeric(name, low, low + width, tuple(draw(missing))))
+            if draw(st.booleans()):
+                first, last = sorted(draw(st.sets(st.dates(), min_size=2, max_size=2)))
+                columns[-1] = Date.between(name, first, last, tuple(draw(st.lists(words, max_size=2))), "dmy")
         else:
             categories = draw(st.lists(words, min_size=1, max_size=4, unique=True))
             columns.append(Categorical(name, tuple(categories), other=draw(st.booleans())))
@@ -69,6 +72,9 @@ def test_bundled_schemas_load_and_say_that_they_are_shared(name: str) -> None:
     assert path.read_text().startswith("# All members of the federation share this file.")
     assert not {"site", "fold"} & {column.name for column in schema.columns}
     assert load_schema(path).dump().startswith("# All members of the federation share this file.")
+
+
+OUTSIDE = "d.csv: column 'age' has 2 cells outside the range; expected numbers from 18 to 100"
 
 
 def raw(**changes: Any) -> dict[str, Any]:
@@ -120,6 +126,16 @@ def raw(**changes: Any) -> dict[str, Any]:
         (raw(columns=[AGE.__dict__ | {"missing": []}] * 2),
             "column 'age' is listed twice; expected every column, and the label, "
             "once"),
+        (raw(columns=[{"name": "a", "kind": "dat", "min": 0, "max": 1}]),
+            "column 'a' has kind = 'dat'; expected 'date', or no kind"),
+        (raw(columns=[{"name": "a", "kind": "date", "min": 0, "max": 1}]),
+            "column 'a': min holds 0; expected a day such as 2020-12-31"),
+        (raw(columns=[{"name": "a", "kind": "date", "min": "2020-01-02", "max": "2020-01-02"}]),
+            "column 'a': min 2020-01-02 is not before max 2020-01-02"),
+        (raw(columns=[{"name": "a", "kind": "date", "min": "2020-01-01", "max": "2020-01-02", "order": "ymd"}]),
+            "column 'a': order = 'ymd'; expected \"dmy\" or \"mdy\""),
+        (raw(columns=[{"name": "a", "kind": "date", "min": "2020-01-01", "max": "2020-01-02", "missing": [0]}]),
+            "column 'a': missing of a date holds words, such as '0000-00-00'"),
         (raw(label={"name": "age", "classes": [0, 1]}),
             "column 'age' is listed twice; expected every column, and the label, "
             "once"),
@@ -163,6 +179,47 @@ def test_cells_mean_the_same_from_text_and_from_types() -> None:
     assert Label("y", (0, 1)).read(pd.DataFrame({"y": ["1.0", "0"]}), "d").tolist() == [1, 0]
 
 
+def test_words_among_numbers_that_mean_not_measured() -> None:
+    column = Numeric("x", 0, 10, missing=(9, ".", "Unknown ", "inf"))
+    for cells in (["1", " . ", "UNKNOWN", "9", "inf"], [1.0, math.nan, None, 9, math.inf]):
+        read = column.read(pd.Series(cells), "d")
+        assert np.array_equal(read, [1, math.nan, math.nan, math.nan, math.nan], equal_nan=True)
+    assert column.missing == (9.0, ".", "Unknown", "inf")
+    with pytest.raises(InputError, match="expected numbers from 0 to 10"):
+        column.read(pd.Series(["-inf"]), "d")
+
+
+NO_DATE = "without a date; expected dates such as 2020-12-31, 31.12.2020 or 12/31/2020, or empty cells"
+DAYS = Date.between("day", "2020-01-01", "2020-12-31", ("unknown",), "mdy")
+
+
+def test_dates_are_days_since_the_first() -> None:
+    cells = ["2020-01-01", "2020-01-02T12:00:00", "03.01.2020", "01/04/2020", "", "Unknown", "2020-12-31 23:59"]
+    assert np.array_equal(DAYS.read(pd.Series(cells), "d"), [0, 1.5, 2, 3, math.nan, math.nan, 365], equal_nan=True)
+    typed = pd.Series(pd.to_datetime(["2020-01-02 06:00", None]))
+    assert np.array_equal(DAYS.read(typed, "d"), [1.25, math.nan], equal_nan=True)
+    assert isinstance(DAYS, Numeric)
+    assert (DAYS.min, DAYS.max, DAYS.last) == (0, 365, "2020-12-31")
+
+
+@pytest.mark.parametrize(
+    ("order", "cell", "message"),
+    [
+        ("", "2019-12-31", "outside the range; expected days from 2020-01-01 to 2020-12-31"),
+        ("", "2021-01-01", "outside the range; expected days from 2020-01-01 to 2020-12-31"),
+        ("", "31.02.2020", NO_DATE),
+        ("", "soon", NO_DATE),
+        ("mdy", "31/01/2020", NO_DATE),
+        ("", "01/02/2020", f'{NO_DATE}; 1 of them would be right with order = "dmy" or "mdy" in the schema'),
+    ],
+)
+def test_wrong_dates_are_refused_without_the_cell(order: str, cell: str, message: str) -> None:
+    column = Date.between("day", "2020-01-01", "2020-12-31", order=order)
+    with pytest.raises(InputError) as refusal:
+        column.read(pd.Series([cell]), "d.csv")
+    assert (refusal.value.code, str(refusal.value)) == ("data.value", f"d.csv: column 'day' has 1 cell {message}")
+
+
 def test_a_missing_word_that_is_a_category_is_one() -> None:
     column = Categorical("country", ("NA", "ZA"))
     assert np.array_equal(column.read(pd.Series(["NA", "", "ZA"]), "d"), [0, math.nan, 1], equal_nan=True)
@@ -171,28 +228,39 @@ def test_a_missing_word_that_is_a_category_is_one() -> None:
 @pytest.mark.parametrize(
     ("column", "cell", "code", "message"),
     [
-        (AGE, "101", "data.value", "d.csv: column 'age' holds 101; expected a number from 18 to 100"),
-        (AGE, 17.5, "data.value", "d.csv: column 'age' holds 17.5; expected a number from 18 to 100"),
-        (AGE, "inf", "data.value", "d.csv: column 'age' holds inf; expected a number from 18 to 100"),
-        (AGE, "6O", "data.value",
-            "d.csv: column 'age' holds '6O'; expected a number from 18 to 100, or an empty "
-            "cell"),
-        (AGE, "4_0", "data.value",
-            "d.csv: column 'age' holds '4_0'; expected a number from 18 to 100, or an empty "
-            "cell"),
+        (AGE, "101", "data.value", OUTSIDE),
+        (AGE, 17.5, "data.value", OUTSIDE),
+        (AGE, "inf", "data.value", OUTSIDE),
+        (
+            AGE, "6O", "data.value",
+            "d.csv: column 'age' has 2 cells without a number; expected numbers from 18 to 100, or empty cells",
+        ),
+        (
+            AGE, "4_0", "data.value",
+            "d.csv: column 'age' has 2 cells without a number; expected numbers from 18 to 100, or empty cells",
+        ),
+        (
+            AGE, "40,5", "data.value",
+            "d.csv: column 'age' has 2 cells without a number; expected numbers from 18 to 100, or empty cells; 2 of "
+            'them would be right with [data] decimal = ","',
+        ),
         (
             SEX, "Mal", "data.category",
-            "d.csv: column 'sex' holds 'Mal', which the schema does not list; did you mean 'Male'? (one "
-            "of: Female, Male)",
+            "d.csv: column 'sex' has 2 cells with words that the schema does not list; expected one of: Female, Male",
+        ),
+        (
+            SEX, "MALE", "data.category",
+            "d.csv: column 'sex' has 2 cells with words that the schema does not list; expected one of: Female, Male; "
+            "2 of them would be right but for capital letters",
         ),
         (
             SCHEMA.label, "2", "data.category",
-            "d.csv: column 'y' holds '2', which the schema does not list; expected one of: 0, 1",
+            "d.csv: column 'y' has 2 cells with words that the schema does not list; expected one of: 0, 1",
         ),
-        (SCHEMA.label, "", "data.value", "d.csv: label 'y' has 2 empty cells; expected a class in every row"),
+        (SCHEMA.label, "", "data.value", "d.csv: column 'y' has 2 empty cells; expected a class in every row"),
     ],
 )  # fmt: skip
-def test_wrong_cells_are_refused_by_column_and_value(
+def test_wrong_cells_are_refused_by_column_and_count(
     column: Numeric | Categorical | Label, cell: object, code: str, message: str
 ) -> None:
     cells = pd.Series([cell, cell])
@@ -204,64 +272,6 @@ def test_wrong_cells_are_refused_by_column_and_value(
 def test_other_lets_unknown_words_count_as_missing() -> None:
     column = Categorical("sex", ("Female", "Male"), other=True)
     assert np.array_equal(column.read(pd.Series(["Male", "x"]), "d"), [1, math.nan], equal_nan=True)
-
-
-def table(rows: int = 100) -> pd.DataFrame:
-    rng = np.random.default_rng(1)
-    return pd.DataFrame(
-        {
-            "age": rng.integers(31, 74, rows).astype(str),
-            "flag": rng.integers(0, 2, rows).astype(str),
-            "job": ["rare", *rng.choice(["a", "b"], rows - 1)],
-            "site": "s",
-            "y": rng.choice(["no", "yes"], rows),
-        }
-    )
-
-
-def test_infer_gives_away_no_extreme_and_no_rare_word() -> None:
-    frame = table()
-    frame.loc[0, "age"], frame.loc[1, "age"] = "30", "80"
-    schema = infer(frame, "y", "site", min_count=10)
-    age, flag, job = schema.columns
-    assert age == Numeric("age", 25, 85)
-    assert flag == Numeric("flag", 0, 1)  # shared by many rows: nobody's own
-    assert job == Categorical("job", ("a", "b"), other=True)
-    assert schema.label == Label("y", ("no", "yes"))
-    assert all(np.isfinite(column.read(frame[column.name], "d")[1:]).all() for column in schema.columns)
-
-
-@given(st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=30), st.sampled_from([2, 100]))
-def test_inferred_ranges_hold_every_value(values: list[float], min_count: int) -> None:
-    frame = pd.DataFrame({"x": values, "y": ["a", *["b"] * (len(values) - 1)] if len(values) > 1 else ["a"]})
-    frame = pd.concat([frame, frame.assign(y="b")])
-    column = infer(frame, "y", min_count=min_count).columns[0]
-    assert isinstance(column, Numeric)
-    assert not np.isnan(column.read(frame["x"], "d")).any()
-    if min_count == 100 and min(values) != 0:
-        assert column.min < min(values)
-        assert column.max > max(values)
-
-
-@pytest.mark.parametrize(
-    ("change", "arguments", "message"),
-    [
-        ({}, {"label": "yy"}, "the table has no column 'yy'; did you mean 'y'? (one of: age, flag, job, site, y)"),
-        ({}, {"drop": ["jobs"]},
-            "the table has no column 'jobs'; did you mean 'job'? (one of: age, flag, job, site, "
-            "y)"),
-        ({"job": ""}, {}, "column 'job' is empty; expected values, or --drop job"),
-        (
-            {"job": [f"id{i}" for i in range(100)]}, {},
-            "column 'job' has 0 values with 10 or more rows; expected 1 to 1024, or --drop job",
-        ),
-        ({"y": "1"}, {}, "label 'y' has 1 different values; expected 2 to 1000"),
-    ],
-)  # fmt: skip
-def test_infer_refuses_what_it_cannot_describe(change: dict[str, Any], arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError) as refusal:
-        infer(table().assign(**change), **{"label": "y", "site": "site", **arguments})
-    assert (refusal.value.code, str(refusal.value)) == ("data.column", message)
 
 
 def test_missing_words_are_lower_case() -> None:
