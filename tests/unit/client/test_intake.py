@@ -121,6 +121,13 @@ def test_every_kind_of_target_is_checked(tmp_path: Path, label: Any, bad: str, r
             read(tmp_path, frame.assign(sex=["f", "m", "w"] * 20), schema, on_bad="drop")
 
 
+def test_a_column_of_lists_is_told(tmp_path: Path) -> None:
+    frame = table().assign(age=[[MARKER]] * 60)
+    frame.to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="column 'age' has lists or tables in it; expected a number or a word a cell"):
+        Tabular().data(settings(tmp_path / "t.parquet"), SCHEMA)
+
+
 def test_the_sites_own_keys_are_not_of_the_recipe() -> None:
     own = OwnDataSettings(decimal=",", separator=";", encoding="cp1252", on_bad="drop")
     both = own.under(DataSettings().rules)
