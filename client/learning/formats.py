@@ -33,7 +33,8 @@ _UNUSED = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)*|[.,]\d+)([eE][+-]?\d+)?")
 _DECIMAL = {mark: re.compile(rf"[+-]?\d*{re.escape(mark)}\d*([eE][+-]?\d+)?") for mark in ",."}
 _THOUSANDS = {mark: re.compile(rf"[+-]?[1-9]\d{{0,2}}{re.escape(mark)}\d{{3}}") for mark in ",."}
-_MOST = 0.9
+_MOST, _DIGITS = 0.9, 2
+"""Share of a column's cells that decide what it holds, and digits of a name that looks like a number of something."""
 _CLEARLY = 20
 """How many times more numbers have one decimal mark than the other where a few cells are wrong."""
 
@@ -241,7 +242,7 @@ def _as_below(names: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
             alike |= bool(_NUMBER.fullmatch(name))
         elif name in cells:
             alike = True
-        elif any(letter.isdigit() for letter in name):
+        elif sum(letter.isdigit() for letter in name) >= _DIGITS:
             alike |= sum(_shape(cell) == _shape(name) for cell in cells) >= _MOST * len(cells)
     return alike
 

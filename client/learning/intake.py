@@ -119,8 +119,13 @@ class Intake:
         need(known, [name for name in named if name], path.name, "[data] names")
         need(known, schema.label.columns, path.name, "the label is in")
         need(known, [column.name for column in schema.columns], path.name, "the schema lists")
-        used = {*(column.name for column in schema.columns), *schema.label.columns, settings.site, settings.test_column}
-        self._columns = known if every else [name for name in known if name in used]
+        self._used = {
+            *(column.name for column in schema.columns),
+            *schema.label.columns,
+            settings.site,
+            settings.test_column,
+        }
+        self._columns = known if every else [name for name in known if name in self._used]
         self._numeric = {column.name for column in schema.columns if type(column) is Numeric}  # a date stays text
         self._numeric |= set() if isinstance(schema.label, Label) else {schema.label.name}
 
@@ -158,6 +163,11 @@ class Intake:
         mark, cells = self._format.decimal, dict[str, pd.Series]()
         for name in self._columns:
             array = batch.column(name)
+            if name in self._used and pa.types.is_nested(array.type):
+                raise InputError(
+                    "data.value",
+                    f"{file}: column {name!r} has lists or tables in it; expected a number or a word a cell",
+                )
             plain = numbers(array, mark) if name in self._numeric else None
             cells[name] = series(array) if plain is None else pd.Series(plain)
         good = np.ones(batch.num_rows, dtype=np.bool_)

@@ -76,12 +76,12 @@ def read_table(path: Path, given: Format = Format()) -> pd.DataFrame:  # noqa: B
         table = pa.concat_tables(
             (pa.Table.from_batches([batch]) for batch in batches(path, fmt)), promote_options="permissive"
         )
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        frame: pd.DataFrame = table.to_pandas()
+    except pa.ArrowException as error:
         raise InputError(
             "data.file",
             f"data {path} has a column of several types ({type(error).__name__}); expected one in all files",
         ) from None
-    frame: pd.DataFrame = table.to_pandas()
     frame.attrs["decimal"] = fmt.decimal
     return frame
 

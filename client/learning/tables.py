@@ -151,7 +151,7 @@ def _names(file: Path, fmt: Format) -> list[str]:
         return header(file, fmt)
     try:
         names = [str(name) for name in pq.read_schema(file).names]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise unreadable(file, error) from None
     check_names(file, names)
     return names
@@ -173,7 +173,7 @@ def _parquet_rows(file: Path, rows: int, columns: list[str]) -> Iterator[pa.Reco
         with pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False) as table:
             for batch in table.iter_batches(rows, columns=columns, use_threads=False):
                 yield batch.select(columns)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise unreadable(file, error) from None
 
 
@@ -206,7 +206,7 @@ def _csv_rows(file: Path, fmt: Format, rows: int, columns: list[str]) -> Iterato
         if "UTF8" in str(error):
             raise unreadable(file, UnicodeError(), fmt.encoding) from None
         raise unreadable(file, error) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise unreadable(file, error, fmt.encoding) from None
     if uneven["more"] or uneven["fewer"]:
         raise _uneven(file, width, uneven)

@@ -136,6 +136,13 @@ def test_dates_become_days_and_words_among_numbers_are_missing(tmp_path: Path) -
     assert len(read(tmp_path, frame, schema, on_bad="drop").inputs) == 59
 
 
+def test_a_column_of_lists_is_told(tmp_path: Path) -> None:
+    frame = table().assign(age=[[MARKER]] * 60)
+    frame.to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="column 'age' has lists or tables in it; expected a number or a word a cell"):
+        Tabular().data(settings(tmp_path / "t.parquet"), SCHEMA)
+
+
 def test_the_sites_own_keys_are_not_of_the_recipe() -> None:
     own = OwnDataSettings(decimal=",", separator=";", encoding="cp1252", on_bad="drop")
     both = own.under(DataSettings().rules)

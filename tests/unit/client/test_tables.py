@@ -95,14 +95,13 @@ def test_what_is_no_header_is_told_without_a_cell(tmp_path: Path) -> None:
         [
             "1,5,3\n4,5,6\n",
             f"63,{MARKER},1\n" + "64,Nord,0\n" * 9,
-            f"{MARKER}-1,x\n" + "".join(f"Person-{n},x\n" for n in range(9)),
+            f"{MARKER}-10,x\n" + "".join(f"Person-{n},x\n" for n in range(11, 19)),
             f"{MARKER},Nord\n{MARKER},Nord\nb,c\n",
         ]
     ):
         assert "seems to have no header" in str(refused(look, written(tmp_path, content, f"{at}.csv")))
-    for at, content in enumerate(["0,1,2\n4,5,6\n", "1,2\n1,2\n", "a,2019,2020\nx,1,2\n", "a,b\nc,d\n", "a\n1\n2\n"]):
-        if content != "a,2019,2020\nx,1,2\n":
-            assert look(written(tmp_path, content, f"good{at}.csv"))
+    for at, content in enumerate(["0,1,2\n4,5,6\n", "1,2\n1,2\n", "q1,q2\na1,b3\n", "a,b\nc,d\n", "a\n1\n2\n"]):
+        assert look(written(tmp_path, content, f"good{at}.csv"))
 
 
 def test_bad_tables_are_counted_without_a_cell(tmp_path: Path) -> None:
