@@ -221,9 +221,9 @@ def test_a_label_of_another_form_is_refused(label: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("target", "cells", "message"),
     [
-        (CountTarget("y", 9), ["1", "2.5"], "label 'y' has 1 cells that are no whole number; expected counts"),
-        (NumberTarget("y", 0, 9), ["1", ""], "label 'y' has an empty cell; expected a number in every row"),
-        (TimeTarget("y", "e", GRID), ["1", ""], "label 'y' has an empty cell; expected a time in every row"),
+        (CountTarget("y", 9), ["1", "2.5"], "column 'y' has 1 cell without a whole number; expected counts"),
+        (NumberTarget("y", 0, 9), ["1", ""], "column 'y' has 1 empty cell; expected a number in every row"),
+        (TimeTarget("y", "e", GRID), ["1", ""], "column 'y' has 1 empty cell; expected a time in every row"),
     ],
 )
 def test_a_cell_that_is_no_target_is_refused_without_its_value(target: Target, cells: Any, message: str) -> None:
