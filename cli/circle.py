@@ -43,19 +43,27 @@ JUMP = 100
 Page = Annotated[Path | None, typer.Option("--page", help="Also write it as an HTML page to print and file.")]
 
 
+def _normal(names: list[str] | None) -> list[str]:
+    return [nfc(name) for name in names or ()]
+
+
+Without = Annotated[
+    list[str] | None, typer.Option("--without", metavar="NAME", callback=_normal, help="Member to let go (repeatable).")
+]
+NewLedger = Annotated[
+    list[str] | None,
+    typer.Option("--new-ledger", metavar="NAME", callback=_normal, help="Member whose ledger was lost (repeatable)."),
+]
+
+
 @circle.command("propose")
 def propose(
     config: RunConfig,
     with_cards: Annotated[
         list[Path] | None, typer.Option("--with", metavar="CARD", help="Card of a joining member (repeatable).")
     ] = None,
-    without: Annotated[
-        list[str] | None, typer.Option("--without", metavar="NAME", help="Member to let go (repeatable).")
-    ] = None,
-    new_ledger: Annotated[
-        list[str] | None,
-        typer.Option("--new-ledger", metavar="NAME", help="Member whose ledger was lost (repeatable)."),
-    ] = None,
+    without: Without = None,
+    new_ledger: NewLedger = None,
     start: Annotated[
         str,
         typer.Option("--start", metavar="VERSION", help="Version that runs start from: promoted or imported."),
@@ -272,7 +280,7 @@ def _members(before: Circle | None, cards: dict[str, str], without: list[str]) -
     pins = dict(before.pins) if before is not None else {}
     if not pins and not cards:
         raise InputError("config.member", "there is no circle yet; expected --with CARD for every member of the first")
-    for name in map(nfc, without):
+    for name in without:
         if name not in pins:
             raise InputError("config.member", f"--without {name}: not in the circle; {nearest(name, pins)}")
         del pins[name]
