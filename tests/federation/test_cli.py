@@ -484,7 +484,7 @@ def test_a_state_folder_that_is_none(refused: Any, tmp_path: Path, command: str)
         (["one.csv", "--label", "y", "--site", "sit"], "the table has no column 'sit'; did you mean 'site'?"),
         (["one.csv", "--label", "y", "--drop", "q"], "the table has no column 'q'"),
         (["one.csv", "--label", "y", "--min-count", "0"], "0 is not in the range"),
-        (["one.csv", "--label", "x"], "label 'x' has 1 different values; expected 2 to 1000"),
+        (["one.csv", "--label", "x"], "label 'x' holds the same in all rows; expected two classes or more"),
         (["one.csv", "--label", "y", "--out", "one.csv"], "--out one.csv cannot be written: File exists"),
         (["one.csv", "--label", "y", "--out", "no/s.toml"], "--out no/s.toml cannot be written: No such file"),
     ],

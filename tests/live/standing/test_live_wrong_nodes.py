@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import tomli_w
 from moonflower.client.keyring import make_keys
+from moonflower.configs.names import slug
 from moonflower.configs.toml import read_toml
 from moonflower.federation import processes
 from support import SUPPORT
@@ -63,8 +64,8 @@ def beset(live: Live, tmp_path_factory: pytest.TempPathFactory) -> Beset:
     swapped = copied(live, CLEVELAND, folder / "swapped")
     (swapped.parent / "state" / "node.key").unlink()
     make_keys(swapped.parent / "state")
-    posing = copied(live, CLEVELAND, folder / "posing", client_id=HUNGARY)
-    thief = copied(live, CLEVELAND, folder / "thief", client_id=HUNGARY)
+    posing = copied(live, CLEVELAND, folder / "posing", client_id=slug(HUNGARY))
+    thief = copied(live, CLEVELAND, folder / "thief", client_id=slug(HUNGARY))
     shutil.copy(live.stage.clients[HUNGARY].parent / "oauth.key", thief.parent / "oauth.key")
     wrong = str(live.stage.clients[DORA])
     lines = {"ahead": [sys.executable, str(ATTACKER), "ahead", wrong, str(AHEAD_S)]}
@@ -86,7 +87,7 @@ def test_clients_with_keys_or_names_of_others_end_with_77_and_say_why(beset: Bes
     assert beset.statuses == dict.fromkeys(beset.statuses, 77)
     assert "auth.node_mismatch" in beset.last["swapped"]
     assert "auth.client_refused" in beset.last["posing"]
-    assert HUNGARY in beset.last["posing"]
+    assert slug(HUNGARY) in beset.last["posing"]
     assert "auth.node_mismatch" in beset.last["thief"]
     for member in (CLEVELAND, HUNGARY):  # as whom they came; the good nodes of that name went on
         assert ("refused_member", "auth.node_mismatch") in beset.noted(member)
