@@ -22,7 +22,7 @@ def test_a_federation_with_an_authorization_server_of_somebody_elses(tmp_path: P
         homes = {name: config.parent for name, config in live.stage.clients.items()}
         clients = [
             {
-                "client_id": name,
+                "client_id": home.name if name != staging.DESK else name,
                 "key": json.loads((home / "oauth.pub").read_text()),
                 "scope": " ".join(staging.OPERATOR) if name == staging.DESK else "fl:train",
                 "bound": True,
