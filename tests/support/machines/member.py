@@ -375,6 +375,8 @@ class TheMember(RuleBasedStateMachine):
         if kept is None and not (came is None and fuse == "inside"):
             self.note_sealed(at, context)
         if came is None:
+            if context in self.files():  # kept, though it never left
+                self.note_kept(at, context)
             return None
         assert isinstance(came, Sealed)
         self.take(at, context, came, kept)
@@ -408,7 +410,13 @@ class TheMember(RuleBasedStateMachine):
             assert at.purpose not in {self.known.sealed.get(other) for other in others}, (
                 "an earlier number is still kept"
             )
-        seed = on_disk[4:36]
+        self.note_kept(at, context)
+
+    def note_kept(self, at: At, context: str) -> None:
+        """Note what lies on the disk: it is of the update that was ever sealed of this kind, under a key of its own."""
+        on_disk = (self.seals / context).read_bytes()
+        seed, data = on_disk[4:36], on_disk[36:]
+        signed, _ = envelope.split(envelope.RawEnvelope(data))
         if signed.digest not in self.mine[context]:
             assert all(seed != used for _, used in self.mine[context].values()), "another seal of the same randomness"
             lanes = self.world.opened(at, data, seed)
