@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import chain
@@ -44,6 +45,13 @@ def nodes(path: Path) -> Iterator[ast.AST]:
 def test_the_root_holds_what_everybody_stands_on() -> None:
     found = {path.stem for path in ROOT.glob("*.py")}
     assert found == {"__init__", "__main__", "errors", "canonical", "version", "files", "logs", "store"}
+
+
+def test_the_wheel_takes_every_package() -> None:
+    """Setuptools finds none by itself where the checkout is the package; a room that is not listed is not shipped."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    there = {".".join(("moonflower", *path.parent.relative_to(ROOT).parts)) for path in modules()}
+    assert set(listed) - {"moonflower.configs.data"} == there  # a folder of tables, read as package data
 
 
 def test_no_room_imports_from_a_floor_above() -> None:
