@@ -45,6 +45,10 @@ class Objective(ABC):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of rows, a scalar that can be differentiated."""
 
+    def units(self, targets: Tensor) -> Tensor:
+        """Return targets in the unit in which :meth:`loss` compares them with what the model says."""
+        return targets
+
     @abstractmethod
     def metrics(self, outputs: Tensor, targets: Tensor) -> Metrics:
         """Return the metrics of one row or more; a metric that the rows leave undefined is None."""

@@ -44,6 +44,10 @@ class Counts(Objective):
         """Return the mean loss."""
         return self._losses(outputs.squeeze(-1), targets.to(outputs.dtype)).mean()
 
+    def units(self, targets: Tensor) -> Tensor:
+        """Return counts over the federation's mean."""
+        return targets.double() / self._mean
+
     def metrics(self, outputs: Tensor, targets: Tensor) -> Metrics:
         """Return loss, mean Poisson deviance, its explained share D², and MAE and RMSE in counts.
 

@@ -48,14 +48,18 @@ class Numbers(Objective):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss, in spreads: squared ones for ``squared``."""
-        return self._losses(outputs.squeeze(-1), self._units(targets).to(outputs.dtype)).mean()
+        return self._losses(outputs.squeeze(-1), self.units(targets).to(outputs.dtype)).mean()
+
+    def units(self, targets: Tensor) -> Tensor:
+        """Return targets in spreads above the mean."""
+        return (targets - self._mean) / self._spread
 
     def metrics(self, outputs: Tensor, targets: Tensor) -> Metrics:
         """Return loss, and in the target's own unit RMSE and MAE, and R²; R² is None where all targets are equal.
 
         With ``quantile`` also the share of targets that are not above what the model says.
         """
-        said, truth = outputs.detach().double().reshape(-1), self._units(targets.double())
+        said, truth = outputs.detach().double().reshape(-1), self.units(targets.double())
         loss, apart = self._losses(said, truth).mean().item(), said - truth
         total = float(((truth - truth.mean()) ** 2).sum())
         return self._named(
@@ -72,7 +76,7 @@ class Numbers(Objective):
         The last two are sum and sum of squares of the targets' places in their range, for R². All but rows are in units
         of 2^-16.
         """
-        said, truth = outputs.detach().double().reshape(-1), self._units(targets.double())
+        said, truth = outputs.detach().double().reshape(-1), self.units(targets.double())
         apart, place = said - truth, ((targets.double() - self._low) / self._width).clamp(0, 1)
         sums = [self._losses(said, truth), apart**2, apart.abs(), (apart >= 0).double(), place, place**2]
         return np.array([len(targets), *(fixed(float(values.sum())) for values in sums)], dtype=np.int64)
@@ -93,15 +97,12 @@ class Numbers(Objective):
 
     def slope(self, outputs: Tensor, targets: Tensor, intercept: float) -> float | None:
         """Return the slope of the rows' summed loss."""
-        apart = outputs.double().reshape(-1) + intercept - self._units(targets.double())
+        apart = outputs.double().reshape(-1) + intercept - self.units(targets.double())
         if self._loss == "squared":
             return float((2 * apart).sum())
         above = 1 - self._quantile if self._loss == "quantile" else 1.0
         below = self._quantile if self._loss == "quantile" else 1.0
         return float(torch.where(apart > 0, above, -below).sum())
-
-    def _units(self, targets: Tensor) -> Tensor:
-        return (targets - self._mean) / self._spread
 
     def _losses(self, said: Tensor, truth: Tensor) -> Tensor:
         apart = said - truth
