@@ -45,6 +45,7 @@ def up(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     cast = prepare(config, overrides or ())
+    cast.warn()
     name = settings.federation.name
     with fresh(out, name) as folder, progress.shown(settings.training.rounds, quiet=as_json) as follow:
         done = run_up(cast.settings, cast.names, cast.recipe, folder, follow)

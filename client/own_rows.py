@@ -21,6 +21,7 @@ from .learning.rows import Rows, Split
 from .learning.sources import source_of
 from .learning.splits import partition, split
 from .learning.spool import spools_in
+from .learning.suspects import suspects, told
 from .learning.torch import TorchLearner
 from .ledger.ledger import Ledger
 from .seals import Seals
@@ -87,11 +88,19 @@ class OwnRows:
         Raises:
             InputError: task, data or checkpoint file are wrong, or ``training.parts`` leaves too few rows in a part.
         """
-        _check_parts(recipe, self.now(recipe).capped(recipe.training.max_rows))
+        rows = self.now(recipe)
+        _check_parts(recipe, rows.capped(recipe.training.max_rows))
         if start := load_pretrained(self._config.data.checkpoint, recipe.checkpoint):
             task = load_task(recipe.task.ref, recipe.task.options)
             start_model(task, Schema.from_dict(recipe.columns), "", start)
+        for hint in self.hints(recipe, rows):
+            logger.warning("%s", hint)
         logger.info("data and schema are in order")
+
+    def hints(self, recipe: Recipe, rows: Split | None = None) -> list[str]:
+        """Return what an operator should know of the columns: sentences for this machine, without a cell in them."""
+        train = (rows or self.now(recipe)).train
+        return [told(hint) for hint in suspects(Schema.from_dict(recipe.columns), {"": train})]
 
     def left_out(self, recipe: Recipe) -> int:
         """Return how many training rows do not count because they exceed ``training.max_rows``.

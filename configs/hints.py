@@ -76,10 +76,18 @@ def identity(facts: Facts, leading_zeros: bool = False) -> Hint | None:
     many = facts.words is None or len(facts.words) > 20 if words else facts.values is None or len(facts.values) > 20
     if leading_zeros and many:
         return Hint("id", facts.name, "its numbers begin with 0: a code, such as a postcode?", keep)
-    plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", facts.name).lower()
-    if _ID_NAME.search(plain) and many and (words or (facts.whole and facts.low >= 0)):
+    if named_as_id(facts.name) and many and (words or (facts.whole and facts.low >= 0)):
         return Hint("id", facts.name, "its name says that it is an id, a postcode or a phone number", keep)
     return None
+
+
+def named_as_id(name: str) -> bool:
+    """Return whether a column's name says that it is an id, a postcode or a phone number.
+
+    >>> named_as_id("patientId"), named_as_id("width")
+    (True, False)
+    """
+    return bool(_ID_NAME.search(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()))
 
 
 def in_one_site(facts: Facts) -> Hint | None:
@@ -173,23 +181,41 @@ def copy_of_label(
         numbers: that are predicted, ``float64[n]``; None without.
     """
     values = table.numbers(name)
-    known = np.isfinite(values)
-    numeric = known.mean() > 0.5
-    found = 0.0
-    if codes is not None:
-        if numeric and codes.max(initial=0) == 1:
-            found = auc(values, codes)
-        if not numeric:
-            found = max(found, purity(table.codes(name), codes))
-        elif len(np.unique(values[known][:1000])) <= 50:
-            cells = np.unique(values, return_inverse=True)[1]
-            found = max(found, purity(np.where(known, cells, -1), codes))
-    if numbers is not None and numeric:
-        found = max(found, correlation(values, numbers))
-    if found <= COPY:
+    cells = None if np.isfinite(values).mean() > 0.5 else table.codes(name)
+    if not tells_label(values, cells, codes, numbers):
         return None
     message = "it alone tells the label nearly without fault: a copy, or known only afterwards?"
     return Hint("copy", name, message, f"--drop {name}")
+
+
+def tells_label(
+    values: NDArray[np.float64],
+    cells: NDArray[np.int64] | None,
+    codes: NDArray[np.int64] | None,
+    numbers: NDArray[np.float64] | None,
+) -> bool:
+    """Return whether a column alone tells the label nearly without fault.
+
+    Args:
+        values: of a column of numbers, ``float64[n]``, NaN where one is missing.
+        cells: of a column of words, their index, ``int64[n]``, -1 where one is missing; None for numbers.
+        codes: of each row's class, ``int64[n]``; None without classes.
+        numbers: that are predicted, ``float64[n]``; None without.
+    """
+    known = np.isfinite(values)
+    found = 0.0
+    if codes is not None:
+        if cells is not None:
+            found = purity(cells, codes)
+        else:
+            if codes.max(initial=0) == 1:
+                found = auc(values, codes)
+            if len(np.unique(values[known][:1000])) <= 50:
+                places = np.unique(values, return_inverse=True)[1]
+                found = max(found, purity(np.where(known, places, -1), codes))
+    if numbers is not None and cells is None:
+        found = max(found, correlation(values, numbers))
+    return found > COPY
 
 
 def auc(values: NDArray[np.float64], codes: NDArray[np.int64]) -> float:

@@ -7,7 +7,7 @@ cannot be read. A check that depends on a failed check is not made, and says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -34,6 +34,7 @@ from . import machine as here
 from .machine import Check, Status, described, not_checked
 
 if TYPE_CHECKING:
+    from ..client.learning.cast import Cast
     from .network import ClockReading
 
 DEFAULT_VALUES = 1000  # of an update, where no task says how many
@@ -201,8 +202,15 @@ def _rows_of(config: ClientConfig) -> Check:
     rows = OwnRows(config, load_keys(config.client.state).secret)
     rows.check(circle.recipe)
     beyond = "; it has more training rows than training.max_rows, and the rest do not count"
-    fits = f"{where} fits the recipe of circle {circle.number}"
-    return Check("data", "ok", fits + (beyond if rows.left_out(circle.recipe) else ""))
+    fits = f"{where} fits the recipe of circle {circle.number}" + (beyond if rows.left_out(circle.recipe) else "")
+    return _looked_at(fits, rows.hints(circle.recipe))
+
+
+def _looked_at(fits: str, hints: Sequence[str]) -> Check:
+    """Return the check of data that fit, with what a person should know of their columns."""
+    if not hints:
+        return Check("data", "ok", fits)
+    return Check("data", "warning", ". ".join([fits, *hints]), "columns that help a model and are known in time")
 
 
 def _snapshot_of(config: ClientConfig) -> Check:
@@ -300,21 +308,21 @@ def _issuer(config: IssuerConfig) -> tuple[Planned, ...]:
 
 def _run(settings: RunSettings, path: Path) -> tuple[Planned, ...]:
     @cache
-    def members() -> tuple[str, ...]:
+    def cast() -> Cast:
         from ..client.learning.cast import prepare
 
-        return prepare(path).names
+        return prepare(path)
 
     def rows() -> Check:
         if settings.data.path is not None and not settings.data.path.exists():
             _size(settings)
             missing = f"task and schema are in order; {settings.data.path} does not exist"
             return Check("data", "warning", missing, "this is enough for moonflower run; simulate and up need the rows")
-        return Check("data", "ok", f"data, schema and task are in order for {len(members())} members")
+        return _looked_at(f"data, schema and task are in order for {len(cast().names)} members", cast().hints)
 
     def encryption() -> Check:
         there = settings.data.path is None or settings.data.path.exists()
-        count = len(members()) if there else max(DEFAULT_MEMBERS, settings.federation.min_members)
+        count = len(cast().names) if there else max(DEFAULT_MEMBERS, settings.federation.min_members)
         return _canary(count, settings.crypto.value_bits, _size(settings))
 
     return (

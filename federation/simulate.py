@@ -85,6 +85,7 @@ def simulate(
         KeyboardInterrupt: somebody stopped the run; the message says what is left of it.
     """
     cast = prepare(Path(config), overrides, device)
+    cast.warn()
     planned = parse_drills(drills, cast.names, cast.settings.training.rounds)
     name = cast.settings.federation.name
     with fresh(Path(out) if out is not None else None, name) as folder, ExitStack() as stack:

@@ -31,6 +31,7 @@ from .pretrained import Pretrained, load_pretrained
 from .rehearsal import Rehearsal, RehearsedLearner, rehearse
 from .rows import Rows, Split
 from .splits import join, partition, split
+from .suspects import suspects, told
 
 logger = logging.getLogger(__name__)
 NICE = (10, 15, 20, 25, 30, 40, 50, 60, 80, 100)
@@ -46,6 +47,7 @@ class Cast:
         schema: of the rows.
         splits: member → its rows.
         device: that computes, for all members.
+        hints: what a person should know of the columns, as sentences.
         rehearsal: round 1, if it was needed to complete the settings.
     """
 
@@ -53,6 +55,7 @@ class Cast:
     schema: Schema
     splits: Mapping[str, Split]
     device: torch.device
+    hints: tuple[str, ...] = ()
     rehearsal: Rehearsal | None = None
 
     @property
@@ -78,6 +81,11 @@ class Cast:
             device=self.device,
             personal=self.settings.training.personal,
         )
+
+    def warn(self) -> None:
+        """Log the hints, before anything is trained."""
+        for hint in self.hints:
+            logger.warning("%s", hint)
 
     @cached_property
     def task(self) -> Task:
@@ -133,7 +141,8 @@ def prepare(config: Path, overrides: Iterable[str] = (), device: str = "auto") -
     most = settings.training.max_rows or rounded_up(max(counts.values()))
     training = settings.training.model_copy(update={"max_rows": most})
     splits = {name: part.capped(most) for name, part in whole.items()}
-    cast = Cast(settings.model_copy(update={"training": training}), schema, splits, device_of(device))
+    hints = tuple(told(hint) for hint in suspects(schema, members))
+    cast = Cast(settings.model_copy(update={"training": training}), schema, splits, device_of(device), hints)
     problem = _contradiction(cast, members)
     if problem:
         raise InputError("config.value", f"{config}: {problem}")
