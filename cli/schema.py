@@ -47,6 +47,9 @@ def infer(
         str | None, typer.Option("--kind", help="Of the label: classes, number, count, time.  [default: found]")
     ] = None,
     event: Annotated[str | None, typer.Option("--event", help="Column: was the event seen at that time?")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Also write a run config to begin with; must not exist.")
+    ] = None,
     min_count: Annotated[int, typer.Option("--min-count", min=1, help="Fewest rows of a listed value.")] = 10,
     separator: Separator = "",
     decimal: Decimal = "",
@@ -60,6 +63,7 @@ def infer(
     from ..client.learning.tables import batches, names_of
     from ..configs.infer import Wanted
     from ..configs.infer import infer as infer_schema  # pandas takes a second
+    from ..configs.starter import starter
     from ..configs.survey import survey
 
     if date_order not in ("", "dmy", "mdy"):
@@ -72,17 +76,28 @@ def infer(
     wanted.check(names_of(file, fmt))
     table = survey(batches(file, fmt), exact=wanted.exact, dates=wanted.date, site=site, decimal=fmt.decimal)
     found = infer_schema(table, wanted)
-    write_new({out: found.schema.dump().encode()})
+    written = {out: found.schema.dump().encode()}
     following = f"moonflower schema check {shlex.quote(str(out))} {shlex.quote(str(file))}"
+    if config is not None:
+        given = {"separator": separator, "decimal": decimal, "encoding": encoding}
+        sites = len(table.facts[label].filled or {})
+        text = starter(found, table=file, schema=out, config=config, site=site, sites=sites, given=given)
+        written[config] = text.encode()
+        following = f"moonflower simulate {shlex.quote(str(config))}"
+    write_new(written)
     if as_json:
-        print_json({**_told(found), "schema": str(out), "next": following})
-        return
-    _show(found)
-    typer.echo(
-        f"created {out}: {len(found.schema.columns)} columns. It will be shared with all members: read it first.\n"
-        f"next: {following}",
-        err=True,
-    )
+        made = {"schema": str(out), "config": str(config) if config else None, "next": following}
+        print_json({**_told(found), **made})
+    else:
+        _show(found)
+        _say_created(out, len(found.schema.columns), config, following)
+
+
+def _say_created(out: Path, columns: int, config: Path | None, following: str) -> None:
+    lines = [f"created {out}: {columns} columns. It will be shared with all members: read it first."]
+    if config is not None:
+        lines.append(f"created {config}: settings to begin with; docs/training.md has them all.")
+    typer.echo("\n".join([*lines, f"next: {following}"]), err=True)
 
 
 @schema.command("check")

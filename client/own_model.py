@@ -105,7 +105,7 @@ def judged(config: ClientConfig, ledger: Ledger, version: Version, *, alone: boo
         raise InputError("data.model", f"version {version.sha256[:16]} is not of the recipe that this node signed")
     own: Any = None
     if alone:
-        vector, personal = learner.fit(offer.training)
+        vector, personal = learner.fit(offer.training, version.manifest["scaling"])
         own = learner.evaluate(vector, "test", personal)
     learner.prepare(version.manifest["scaling"])
     parts: Personal = ledger.own_parts.of(version.identity)

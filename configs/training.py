@@ -51,7 +51,7 @@ class TrainingSettings(Table):
     """``[training]``: what every member does with a base model."""
 
     rounds: int = Field(20, ge=1, le=100_000, description="rounds of the run")
-    local_epochs: int = Field(1, ge=1, le=10_000, description="passes over the member's own rows in a round")
+    local_epochs: int = Field(5, ge=1, le=10_000, description="passes over the member's own rows in a round")
     lr: float = Field(0.1, gt=0, le=100, description="learning rate of a member's steps")
     loop: Literal["moonflower", "own"] = Field("moonflower", description="own: the task brings its own train")
     optimizer: str = Field("sgd", pattern=_WORD, description="any of torch.optim by name; it starts anew each round")

@@ -68,9 +68,10 @@ def baselines(cast: Cast) -> Baselines:
     """
     failures: list[str] = []
     tests = join([cast.splits[name] for name in cast.names]).test
+    common = attempt("adding all members' statistics", partial(_scaling, cast), failures) or {}
     pooled = attempt("training on all members' rows in one place", partial(_pooled, cast, failures), failures)
     tried = {
-        name: attempt(f"training {name} alone", partial(_alone, cast, name, tests, failures), failures)
+        name: attempt(f"training {name} alone", partial(_alone, cast, name, tests, common, failures), failures)
         for name in cast.names
     }
     known = [one for one in tried.values() if one is not None]
@@ -123,9 +124,15 @@ def _pooled(cast: Cast, failures: list[str]) -> _Pooled:
     return _Pooled(of, clean(together.evaluate(vector, "test", personal)), scores)
 
 
-def _alone(cast: Cast, name: str, tests: Rows, failures: list[str]) -> _Alone:
+def _scaling(cast: Cast) -> dict[str, Any]:
+    """Return the scaling of all members' rows together, which is that of the run."""
+    together = cast.everyone()
+    return together.scaling(together.summary().tolist())
+
+
+def _alone(cast: Cast, name: str, tests: Rows, common: Mapping[str, Any], failures: list[str]) -> _Alone:
     learner = cast.learner(name, cast.splits[name])
-    vector, personal = learner.fit(cast.settings.training)
+    vector, personal = learner.fit(cast.settings.training, common)
     own = clean(learner.evaluate(vector, "test", personal))
     scores = scores_on_test(learner, vector, len(cast.splits[name].test), failures, personal)
     return _Alone(own, learner.evaluate(vector, tests, personal), scores, learner.rows)

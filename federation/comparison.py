@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..client.learning.cast import Cast
 from ..client.learning.learner import Personal, Vector
 from ..client.learning.torch import TorchLearner
 from ..client.tasks import Metrics
+from ..configs.schema import Label
 from ..protocol.model_version import Version
 from .baselines import Baselines, Scores, attempt, clean, scores_on_test
 from .curves import Curve
@@ -65,7 +69,10 @@ def comparison(
     overall = {"alone": compared.overall_alone, "federated": federated, "pooled": compared.overall_pooled}
     by_way = {"alone": compared.alone_scores, **_dealt(cast, {"pooled": compared.pooled_scores})}
     by_way["federated"] = {} if vector is None else _federated(cast, vector, learners, own, failures)
-    told = attempt("looking at test rows", partial(_evidence, cast, by_way, members, overall), failures) or {}
+    scaling = {} if version is None else version.manifest["scaling"]
+    seen = None if vector is None else _on_validation(cast, vector, learners, own, failures)
+    rows = attempt("looking at test rows", partial(judged, cast, scaling, by_way, seen), failures)
+    told = (attempt("judging test rows", partial(evidence, rows, members, overall), failures) if rows else None) or {}
     validation = {
         "rows": sum(len(split.validation) for split in cast.splits.values()),
         "loss": None if version is None or vector is None else curve.loss(vector, version),
@@ -91,6 +98,27 @@ def _federated(
     return {name: scores for name, scores in found.items() if scores is not None}
 
 
+def _on_validation(
+    cast: Cast,
+    vector: Vector,
+    learners: Mapping[str, TorchLearner],
+    own: Mapping[str, Personal],
+    failures: list[str],
+) -> tuple[Scores, NDArray[np.bool_]] | None:
+    """Return scores of all validation rows, and which of them are positive; None unless there are two classes."""
+    label = cast.schema.label
+    if not isinstance(label, Label) or len(label.classes) != 2:
+        return None
+    names = [name for name in cast.names if len(cast.splits[name].validation)]
+    found = [
+        attempt("scoring validation rows", partial(learners[name].scores, vector, "validation", own[name]), failures)
+        for name in names
+    ]
+    scores = [one for one in found if one is not None and one.ndim == 1]
+    truth = np.concatenate([cast.splits[name].validation.targets.numpy() == 1 for name in names])
+    return (np.concatenate(scores), truth) if len(scores) == len(names) else None
+
+
 def _dealt(cast: Cast, scores: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return way → member → scores, from the scores of all members' test rows."""
     out: dict[str, dict[str, Any]] = {}
@@ -101,10 +129,3 @@ def _dealt(cast: Cast, scores: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             out[way][name] = all_of_them[start : start + rows]
             start += rows
     return out
-
-
-def _evidence(
-    cast: Cast, scores: Mapping[str, Mapping[str, Any]], members: Sequence[Told], overall: Mapping[str, Any]
-) -> Told:
-    rows = judged(cast, scores)
-    return {} if rows is None else evidence(rows, members, overall)

@@ -21,6 +21,9 @@ RESAMPLES = 2000
 _CELLS = 1 << 22
 """Draws of the bootstrap that are made at once, which bounds its memory."""
 
+MOST_PAIRED = 10_000
+"""Most rows whose pairs are compared for a C-index's interval."""
+
 Interval = tuple[float, float]
 Scores = NDArray[np.float64]
 Truth = NDArray[np.bool_]
@@ -76,6 +79,77 @@ def auc(scores: Scores, truth: Truth) -> Interval | None:
     if placed is None:
         return None
     value, variance = float(placed[0].mean()), _covariance(placed, placed)
+    if not (0 < value < 1 and variance > 0):
+        return None
+    logit, half = math.log(value / (1 - value)), _Z * math.sqrt(variance) / (value * (1 - value))
+    return _expit(logit - half), _expit(logit + half)
+
+
+def average_precision(value: float, positives: int) -> Interval | None:
+    """Return the interval of an average precision, within [0, 1]; None at 0 or 1, or without positive rows.
+
+    Boyd, Eng and Page, "Area under the precision-recall curve", ECML PKDD 2013: on the logit scale, from the number of
+    positive rows.
+
+    >>> [round(end, 3) for end in average_precision(0.6, 50)]
+    [0.46, 0.725]
+    """
+    if not (0 < value < 1 and positives > 0):
+        return None
+    logit, half = math.log(value / (1 - value)), _Z / math.sqrt(positives * value * (1 - value))
+    return _expit(logit - half), _expit(logit + half)
+
+
+def mean(values: Scores) -> Interval | None:
+    """Return the interval of the mean of values that are not negative, by the normal distribution; None below two."""
+    if len(values) < 2 or not np.isfinite(values).all():
+        return None
+    middle, half = float(values.mean()), _Z * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return max(middle - half, 0.0), middle + half
+
+
+def explained(losses: Scores, null: Scores) -> Interval | None:
+    """Return the interval of the explained share 1 - Σ losses / Σ null, as R² and D² are; None below two rows.
+
+    By the delta method. The null model says the mean of the rows, which has the least loss of all constants, so that
+    the mean's own error does not count.
+
+    Args:
+        losses: ``float64[n]``, of the model.
+        null: ``float64[n]``, of the model that says the mean.
+    """
+    rows, whole = len(losses), float(null.mean()) if len(null) else 0.0
+    if rows < 2 or whole <= 0 or not np.isfinite(losses).all():
+        return None
+    share = float(losses.mean()) / whole
+    half = _Z * float(((losses - share * null) / whole).std(ddof=1)) / math.sqrt(rows)
+    return 1 - share - half, min(1 - share + half, 1.0)
+
+
+def concordance(times: Scores, seen: Truth, risks: Scores) -> Interval | None:
+    """Return the interval of Harrell's C-index, within [0, 1], on the logit scale; None without a spread.
+
+    Its variance is that of a ratio of two sums over pairs: Pencina and D'Agostino, Statistics in Medicine 23 (2004).
+
+    Args:
+        times: ``float64[n]``, of the event or of the last observation.
+        seen: ``bool[n]``, whether the event was seen.
+        risks: ``float64[n]``, higher for an earlier event.
+    """
+    if len(times) > MOST_PAIRED or not np.isfinite(risks).all():
+        return None
+    points, pairs = np.zeros(len(times)), np.zeros(len(times))
+    for one in np.flatnonzero(seen):
+        later = (times > times[one]) | ((times == times[one]) & ~seen)
+        right = later * ((risks[one] > risks) + 0.5 * (risks[one] == risks))
+        points += right
+        pairs += later
+        points[one] += right.sum()
+        pairs[one] += later.sum()
+    if not pairs.sum():
+        return None
+    value = points.sum() / pairs.sum()
+    variance = 4 * float(((points - value * pairs) ** 2).sum()) / float(pairs.sum()) ** 2
     if not (0 < value < 1 and variance > 0):
         return None
     logit, half = math.log(value / (1 - value)), _Z * math.sqrt(variance) / (value * (1 - value))
@@ -154,6 +228,50 @@ def calibration(scores: Scores, truth: Truth, bins: int) -> list[dict[str, Any]]
     return out
 
 
+def calibration_of_numbers(said: Scores, truth: Scores, bins: int) -> list[dict[str, Any]]:
+    """Return what rows are on average, by bins of about equally many rows, those of which the model says least first.
+
+    Returns:
+        For each bin of two rows or more ``rows``, ``score`` (the mean of what the model says), ``share`` (the mean of
+        the rows), and ``low`` and ``high`` of the latter, by the normal distribution.
+    """
+    out = []
+    for part in np.array_split(np.argsort(said, kind="stable"), bins):
+        if len(part) > 1:
+            middle, half = float(truth[part].mean()), _Z * float(truth[part].std(ddof=1)) / math.sqrt(len(part))
+            ends = {"share": middle, "low": middle - half, "high": middle + half}
+            out.append({"rows": len(part), "score": float(said[part].mean()), **ends})
+    return out
+
+
+def calibration_of_times(alive: Scores, times: Scores, seen: Truth, at: float, bins: int) -> list[dict[str, Any]]:
+    """Return which share of rows lives past a time, by bins of about equally many rows, lowest chances first.
+
+    Args:
+        alive: ``float64[n]``, the model's chances that the event comes after ``at``.
+        times: ``float64[n]``, of the event or of the last observation.
+        seen: ``bool[n]``, whether the event was seen.
+        at: the time.
+        bins: number of bins.
+
+    Returns:
+        For each bin ``rows``, ``score`` (the mean chance), ``share`` by Kaplan and Meier, and ``low`` and ``high`` by
+        Greenwood's variance. Bins in which nobody was observed for so long are left out.
+    """
+    out = []
+    for part in np.array_split(np.argsort(alive, kind="stable"), bins):
+        share, variance = 1.0, 0.0
+        for moment in np.unique(times[part][seen[part] & (times[part] <= at)]):
+            risk, events = int((times[part] >= moment).sum()), int((seen[part] & (times[part] == moment)).sum())
+            share *= 1 - events / risk
+            variance += events / (risk * (risk - events)) if risk > events else 0.0
+        if len(part) and times[part].max() >= at:
+            half = _Z * share * math.sqrt(variance)
+            ends = {"share": share, "low": max(share - half, 0.0), "high": min(share + half, 1.0)}
+            out.append({"rows": len(part), "score": float(alive[part].mean()), **ends})
+    return out
+
+
 def losses(scores: Scores, targets: NDArray[np.int64]) -> Scores:
     """Return each row's log-loss in nats.
 
@@ -165,9 +283,12 @@ def losses(scores: Scores, targets: NDArray[np.int64]) -> Scores:
     return np.asarray(-np.log(np.maximum(chances[np.arange(len(targets)), targets], 1e-300)))
 
 
-def confusion(scores: Scores, targets: NDArray[np.int64], classes: int) -> list[list[int]]:
-    """Return how many rows of each class (outer list) are taken for which class (inner list), at a score of 0.5."""
-    said = (scores > 0.5).astype(np.int64) if scores.ndim == 1 else scores.argmax(axis=1)
+def confusion(scores: Scores, targets: NDArray[np.int64], classes: int, threshold: float = 0.5) -> list[list[int]]:
+    """Return how many rows of each class (outer list) are taken for which class (inner list).
+
+    A score above ``threshold`` says the second of two classes; of more, the highest score says the class.
+    """
+    said = (scores > threshold).astype(np.int64) if scores.ndim == 1 else scores.argmax(axis=1)
     counts = np.bincount(targets * classes + said, minlength=classes * classes)
     return [[int(count) for count in row] for row in counts.reshape(classes, classes)]
 

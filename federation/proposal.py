@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,12 @@ class RoundOne:
 
 
 def proposal(
-    cast: Cast, watch: RoundOne, longest: float, vector: Vector | None, scaling: Mapping[str, Any]
+    cast: Cast,
+    watch: RoundOne,
+    longest: float,
+    vector: Vector | None,
+    scaling: Mapping[str, Any],
+    threshold: float | None = None,
 ) -> dict[str, Any]:
     """Return what the recipe should say, by table and key.
 
@@ -71,6 +77,7 @@ def proposal(
             because lengths are then in other units.
         vector: the last version, ``float32[n]``; None if there is none.
         scaling: the scaling of that version.
+        threshold: of two classes, if another than the present one is better.
     """
     left = {
         "crypto": cast.settings.crypto.model_copy(update={"clip": AUTO}),
@@ -86,8 +93,12 @@ def proposal(
         "crypto": {"clip": measured.crypto.clip},
         "gate": {"max_step": rounded_up(STEP_ROOM * longest) if longest and one_unit else measured.gate.max_step},
     }
+    task: dict[str, Any] = {}
+    if threshold is not None and "threshold" in signature(type(cast.task)).parameters:
+        task["threshold"] = threshold
     edges = _edges(cast, vector, scaling) if vector is not None and "edges" in vars(cast.task) else []
-    return {**tables, "task": {"edges": edges}} if edges else tables
+    task |= {"edges": edges} if edges else {}
+    return {**tables, "task": task} if task else tables
 
 
 def _edges(cast: Cast, vector: Vector, scaling: Mapping[str, Any]) -> list[float]:

@@ -183,7 +183,9 @@ def _result(
     told = comparison(cast, version, learners, compared, curve, own=own, tallied=tallied)
     longest = max((entry.norm or 0.0 for entry in chain_of(_entries(state, run))), default=0.0)
     vector, scaling = (version.vector, version.manifest["scaling"]) if version else (None, {})
-    proposed = attempt("proposing a recipe", partial(proposal, cast, watch, longest, vector, scaling), told["problems"])
+    better = [one["threshold"] for one in told["evidence"].get("thresholds", ()) if one["by"] != "in use"]
+    propose = partial(proposal, cast, watch, longest, vector, scaling, *better)
+    proposed = attempt("proposing a recipe", propose, told["problems"])
     split = {"simulate": cast.settings.simulate.model_dump(mode="json", exclude_none=True)}
     return {
         **known,

@@ -19,6 +19,8 @@ VOTES = {"better": "better", "same": "same", "worse": "worse", "abstain": "absta
 EVERYBODY = "all members' test rows"
 FEW = 10
 """Rows of a class below which an AUC says little."""
+MOST_NAMES = 6
+"""Most members that a caution names, and one more."""
 NO_MODEL = "No version was promoted; there is no model to use."
 
 
@@ -102,8 +104,38 @@ def verdicts(result: Mapping[str, Any]) -> list[str]:
     return [*lines, *cautions(result)]
 
 
+def rare(result: Mapping[str, Any]) -> bool:
+    """Return whether at most a tenth of all test rows are positive, as far as ``evidence`` knows."""
+    found = part(result, "evidence")
+    counts = part(found, "overall").get("per_class") or []
+    return found.get("positive") is not None and 0 < 10 * counts[-1] <= sum(counts)
+
+
+def still_falling(result: Mapping[str, Any]) -> str:
+    """Return that more rounds may help, or "".
+
+    A run that reached its planned end is meant whose loss on validation rows is lowest at the end, and fell by more
+    than a hundredth over the last quarter of its rounds.
+    """
+    curve = part(part(result, "evidence"), "validation").get("by_round") or []
+    losses = [number(loss) for _, loss in curve]
+    known = [loss for loss in losses if loss is not None]
+    if result.get("ended") not in (None, "", "done") or len(known) < 4 or len(known) < len(losses):
+        return ""
+    before, last = known[-1 - len(known) // 4], known[-1]
+    if last > min(known) or before - last <= abs(last) / 100:
+        return ""
+    return (
+        f"The loss on validation rows still fell at the end ({fixed(before)} to {fixed(last)} over the last "
+        f"{counted(len(known) // 4, 'round')}): more rounds or more local_epochs may help."
+    )
+
+
 def cautions(result: Mapping[str, Any]) -> list[str]:
-    """Return where a difference may be chance, and where an AUC rests on few rows; empty without ``evidence``."""
+    """Return where a difference may be chance, where an AUC rests on few rows, and whether training ended too early.
+
+    Without ``evidence`` there is none.
+    """
     found, spans, few = part(result, "evidence"), [], []
     for one in items(found, "members"):
         name, loss = plain(one.get("name")), part(part(one, "difference"), "loss")
@@ -121,12 +153,20 @@ def cautions(result: Mapping[str, Any]) -> list[str]:
     if spans:
         share = f"{100 * (number(found.get('confidence')) or 0):.0f} %"
         lines.append(
-            f"The difference may be chance for {listed(spans, '; ')}: the {share} interval of federated loss minus own"
+            f"The difference may be chance for {_few(spans)}: the {share} interval of federated loss minus own"
             " loss includes 0."
         )
+    if falling := still_falling(result):
+        lines.append(falling)
     if few:
-        lines.append(f"The AUC says little of {listed(few, '; ')}: fewer than {FEW} rows of a class.")
+        lines.append(f"The AUC says little of {_few(few)}: fewer than {FEW} rows of a class.")
     return lines
+
+
+def _few(names: Sequence[str]) -> str:
+    """Return the first names of a long list, and how many more there are."""
+    left = len(names) - MOST_NAMES
+    return listed([*names[:MOST_NAMES], f"{left} more"] if left > 1 else names, "; ")
 
 
 def tally(rounds: Sequence[Mapping[str, Any]], zeros: bool = True) -> str:

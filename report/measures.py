@@ -69,13 +69,18 @@ def measured(scores: Iterable[Mapping[str, Any]]) -> list[str]:
     return [*(name for name in MEASURES if name in found), *(name for name in found if name not in MEASURES)]
 
 
-def shown(names: Sequence[str]) -> list[str]:
+def shown(names: Sequence[str], rare: bool = False) -> list[str]:
     """Return those of some metrics that are shown outside of full tables; the usual ones if there is none.
+
+    Args:
+        names: of the metrics.
+        rare: whether positive rows are rare, so that the average precision is shown, too.
 
     >>> shown(["loss", "r2", "deviance"]), shown([])
     (['loss', 'r2'], ['loss', 'accuracy', 'auc'])
     """
-    return [name for name in names if not measure(name).aside] or list(_USUAL)
+    always = ("average_precision",) if rare else ()
+    return [name for name in names if name in always or not measure(name).aside] or list(_USUAL)
 
 
 def beside(names: Sequence[str]) -> str:

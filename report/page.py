@@ -44,8 +44,9 @@ _LIMITS = (
     " reviewed it). The coordinator sees every version, votes, sizes and times, and it can stop the run.",
     "<b>Coordinator and members together.</b> The coordinator and all members but two learn the sum of the last two,"
     " and no more (experimental until somebody outside the project has reviewed it). All members but one know the"
-    " update of that one. All members signed the settings; a run still chooses its seed, and many seeds over the same"
-    " rows can tell the one record in a short last batch.",
+    " update of that one. All members signed the settings; a run chooses little but its seed. Where a task trains by"
+    " code of its own, nobody checks its batches, and many seeds over the same rows can tell the one record in a short"
+    " batch.",
     "<b>Members.</b> Every member knows every opened sum. What only one member changed between two sums is that"
     " member's.",
     "<b>A member that is away or answers junk</b> holds everybody up, and nobody can say who answered junk.",

@@ -6,12 +6,24 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .charts import UNDEFINED, escaped, number, plain
+from .charts import UNDEFINED, escaped, fixed, number, plain
 from .findings import EVERYBODY, items, part, whole
+from .measures import MEASURES, measure
 from .parts import scrolled, span
 from .squares import calibration_chart, roc_chart
 
-_HEADS = ("test rows", "positive", "accuracy", "AUC", "loss, federated − alone", "AUC, federated − alone")
+_LOSS, _AREA = "loss, federated − alone", "AUC, federated − alone"
+_METHODS = {
+    "accuracy": "Accuracy: Wilson (1927).",
+    "auc": "AUC: DeLong, DeLong and Clarke-Pearson (1988), on the logit scale; its difference: the same, on the same"
+    " rows.",
+    "average_precision": "Average precision: Boyd, Eng and Page (2013), on the logit scale.",
+    "c_index": "C-index: Pencina and D'Agostino (2004), on the logit scale.",
+    "r2": "R²: delta method.",
+    "d2": "D²: delta method.",
+    "rmse": "RMSE and MAE: normal distribution of the mean.",
+}
+"""Metric with an interval → how that is made; in the order in which they are shown."""
 MOST_COLUMNS = 50
 """Most classes whose test rows are listed."""
 _TABLES = ("task", "data", "simulate", "training", "crypto", "gate")
@@ -23,14 +35,11 @@ def sureness(result: Mapping[str, Any]) -> str:
     if not items(found, "members"):
         return f'<p class="none">{_why_unknown(result)}</p>'
     share = f"{100 * (number(found.get('confidence')) or 0):.0f} %"
-    area = (
-        " AUC, the federated model's: DeLong, DeLong and Clarke-Pearson (1988), on the logit scale; its difference: the"
-        " same, on the same rows."
-    )
+    methods = " ".join(_METHODS[name] for name in _measured(found) if name in _METHODS)
     note = (
-        f"In brackets: {share} confidence intervals. Accuracy, the federated model's: Wilson (1927)."
-        f"{area if found.get('positive') is not None else ''} Difference of losses: a paired bootstrap over the same"
-        " rows. They take the rows as drawn by chance and the models as given: another seed would train other models."
+        f"In brackets: {share} confidence intervals of the federated model. {methods} Difference of losses: a paired"
+        " bootstrap over the same rows. They take the rows as drawn by chance and the models as given: another seed"
+        " would train other models."
     )
     return (
         _table(result, found) + f'<p class="note">{note}</p><div class="charts three">{_figures(result, found)}</div>'
@@ -51,7 +60,10 @@ def _table(result: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     metrics[EVERYBODY] = part(part(result, "overall"), "federated")
     subjects = [*items(found, "members"), {**part(found, "overall"), "name": EVERYBODY}]
     binary = found.get("positive") is not None
-    heads = [head for head in _HEADS if binary or ("AUC" not in head and head != "positive")]
+    known = _measured(found)
+    events = "events" in part(found, "overall")
+    heads = ["test rows", *(["positive"] if binary else []), *(["events"] if events else [])]
+    heads += [*(measure(name).label for name in known), _LOSS, *([_AREA] if binary else [])]
     named = [] if binary or len(found["classes"]) > MOST_COLUMNS else found["classes"]
     counts = "".join(f'<th scope="col" class="num">class {escaped(one)}</th>' for one in named)
     body = ""
@@ -60,10 +72,10 @@ def _table(result: Mapping[str, Any], found: Mapping[str, Any]) -> str:
         cells = {
             "test rows": whole(one.get("rows")),
             "positive": whole((one.get("per_class") or [None])[-1]),
-            "accuracy": span(ends.get("accuracy"), measured.get("accuracy")),
-            "AUC": span(ends.get("auc"), measured.get("auc")),
-            "loss, federated − alone": _difference(one, "loss"),
-            "AUC, federated − alone": _difference(one, "auc"),
+            "events": whole(one.get("events")),
+            _LOSS: _difference(one, "loss"),
+            _AREA: _difference(one, "auc"),
+            **{measure(name).label: span(ends.get(name), measured.get(name)) for name in known},
         }
         texts = [cells[head] for head in heads] + [whole(rows) for rows in one["per_class"][: len(named)]]
         row = "".join(f'<td class="num">{escaped(text)}</td>' for text in texts)
@@ -71,6 +83,13 @@ def _table(result: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     columns = "".join(f'<th scope="col" class="num">{escaped(head)}</th>' for head in heads)
     head = f'<thead><tr><th scope="col">member</th>{columns}{counts}</tr></thead>'
     return scrolled("Test rows and intervals", f"{head}<tbody>{body}</tbody>")
+
+
+def _measured(found: Mapping[str, Any]) -> list[str]:
+    """Return the metrics that have intervals for this kind of label, the most important first."""
+    binary = found.get("positive") is not None
+    names = part(part(part(found, "overall"), "intervals"), "federated")
+    return [name for name in MEASURES if name in names and (binary or name != "auc")]
 
 
 def _difference(one: Mapping[str, Any], metric: str) -> str:
@@ -83,12 +102,49 @@ def _figures(result: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     drawn = []
     if found.get("roc"):
         drawn.append(("ROC curve", roc_chart(found["roc"], number(overall.get("auc")))))
-    if found.get("calibration"):
+    if found.get("calibration") and found.get("kind", "classes") != "classes":
+        drawn.append(("Calibration", _calibration(found["calibration"])))
+    elif found.get("calibration"):
         drawn.append(("Calibration", calibration_chart(found["calibration"])))
-    if found.get("confusion"):
+    if found.get("thresholds"):
+        drawn.append(("What a threshold does", _thresholds(found)))
+    elif found.get("confusion"):
         drawn.append(("Confusion matrix", _confusion(found["confusion"], found.get("classes") or [])))
     figures = "".join(f"<figure><h3>{title}, {EVERYBODY}</h3>{body}</figure>" for title, body in drawn)
-    return figures or '<p class="none">There is no model, so there are no curves.</p>'
+    known = bool(overall) or not found.get("classes")
+    return figures or ("" if known else '<p class="none">There is no model, so there are no curves.</p>')
+
+
+def _calibration(bins: Sequence[Mapping[str, Any]]) -> str:
+    """Return a table of what the model says and what is, by bins of rows."""
+    at = bins[0].get("at")
+    what = "" if at is None else f", chance to live past {at:g}"
+    lines = "".join(
+        f'<tr><th scope="row" class="num">{whole(one.get("rows"))}</th><td class="num">{fixed(one.get("score"))}</td>'
+        f'<td class="num">{escaped(span((one["low"], one["high"]), one["share"]))}</td></tr>'
+        for one in bins
+    )
+    heads = "".join(f'<th scope="col" class="num">{head}</th>' for head in ("rows", f"model says{what}", "is"))
+    return scrolled("Calibration", f"<thead><tr>{heads}</tr></thead><tbody>{lines}</tbody>", "matrix")
+
+
+def _thresholds(found: Mapping[str, Any]) -> str:
+    """Return the confusion matrix and the shares of each threshold."""
+    classes, body = found.get("classes") or [], ""
+    for one in found["thresholds"]:
+        why = "in use" if one["by"] == "in use" else "better on the validation rows"
+        lines = "".join(
+            f'<tr><th scope="row">{name}</th><td class="num">{_share(one.get(name))}</td></tr>'
+            for name in ("sensitivity", "specificity", "precision")
+        )
+        rule = f"A score above {one['threshold']:g} says {escaped(classes[1])}: the threshold {why}."
+        shares = scrolled(f"Shares at {one['threshold']:g}", f"<tbody>{lines}</tbody>", "matrix")
+        body += f"<p>{rule}</p>{_confusion(one['confusion'], classes)}{shares}"
+    return body
+
+
+def _share(one: Any) -> str:
+    return escaped(span((one["low"], one["high"]), one["value"]) if one else UNDEFINED)
 
 
 def _confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
@@ -101,10 +157,8 @@ def _confusion(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
         )
         body += f'<tr><th scope="row">is {escaped(name)}</th>{cells}</tr>'
     table = f"<thead><tr><td></td>{heads}</tr></thead><tbody>{body}</tbody>"
-    rule = (
-        "A score above 0.5 says the second class." if len(classes) == 2 else "The class with the highest score is said."
-    )
-    return scrolled("Confusion matrix", table, "matrix") + f'<p class="note">{rule}</p>'
+    note = '<p class="note">The class with the highest score is said.</p>' if len(classes) > 2 else ""
+    return scrolled("Confusion matrix", table, "matrix") + note
 
 
 def settings_html(result: Mapping[str, Any]) -> str:

@@ -30,6 +30,7 @@ from .findings import (
     items,
     part,
     per_param,
+    rare,
     recipe_lines,
     setbacks,
     summary,
@@ -77,7 +78,7 @@ def _scores_table(result: Mapping[str, Any]) -> Table:
     subjects = [*(members if theirs else []), {"name": EVERYBODY, **part(result, "overall")}]
     ways = [way for way in WAYS if any(measured([part(one, way)]) for one in subjects)] or list(WAYS)
     known = measured([part(one, way) for one in subjects for way in WAYS])
-    metrics = shown(known) if known else []
+    metrics = shown(known, rare(result)) if known else []
     view = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, title_justify="left", caption_justify="left")
     judged = "each member judged on its own test rows" if theirs else "a member's own numbers stay with the member"
     view.title = Text(f"{plain(result.get('federation'))}: {judged}", style="bold")

@@ -31,7 +31,7 @@ from .pretrained import Pretrained, load_pretrained
 from .rehearsal import Rehearsal, RehearsedLearner, rehearse
 from .rows import Rows, Split
 from .splits import join, partition, split
-from .suspects import suspects, told
+from .suspects import rare_class, suspects, told
 
 logger = logging.getLogger(__name__)
 NICE = (10, 15, 20, 25, 30, 40, 50, 60, 80, 100)
@@ -141,7 +141,7 @@ def prepare(config: Path, overrides: Iterable[str] = (), device: str = "auto") -
     most = settings.training.max_rows or rounded_up(max(counts.values()))
     training = settings.training.model_copy(update={"max_rows": most})
     splits = {name: part.capped(most) for name, part in whole.items()}
-    hints = tuple(told(hint) for hint in suspects(schema, members))
+    hints = tuple(told(hint) for hint in [*suspects(schema, members), *rare_class(schema, task, splits)])
     cast = Cast(settings.model_copy(update={"training": training}), schema, splits, device_of(device), hints)
     problem = _contradiction(cast, members)
     if problem:

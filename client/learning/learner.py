@@ -119,8 +119,13 @@ class Learner(Protocol):
     def private(self, vector: Vector, personal: Personal = NOTHING) -> Any:
         """Return the part that the task fits on this member's own training rows, JSON-able; None if there is none."""
 
-    def fit(self, training: TrainingSettings) -> tuple[Vector, Personal]:
-        """Return the vector and the own tensors after all rounds on these rows alone; this prepares the learner."""
+    def fit(self, training: TrainingSettings, scaling: Mapping[str, Any] = NOTHING) -> tuple[Vector, Personal]:
+        """Return the vector and the own tensors after all rounds on these rows alone; this prepares the learner.
+
+        Args:
+            training: as in a run.
+            scaling: of the run that it is compared with, whose unit of losses it takes.
+        """
 
     def tested(self) -> NDArray[np.int64]:
         """Return how many test rows of each kind there are, ``int64[c]`` in ``[0, 2^38)``, to be summed."""

@@ -90,7 +90,7 @@ class Predictor:
             return pd.DataFrame({"prediction": scores})
         classes = label.classes
         if scores.ndim == 1:
-            named, best = {"score": scores}, (scores > 0.5).astype(np.int64)
+            named, best = {"score": scores}, (scores > self.task.threshold).astype(np.int64)
         else:
             named, best = {f"score_{c}": scores[:, i] for i, c in enumerate(classes)}, scores.argmax(axis=1)
         return pd.DataFrame({**named, "class": [classes[i] for i in best]})

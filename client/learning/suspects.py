@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 
 from ...configs.hints import FEWEST, Hint, named_as_id, tells_label
 from ...configs.schema import Categorical, CountTarget, Label, NumberTarget, Schema
-from .rows import Rows
+from ..tasks import Task
+from .rows import Rows, Split
 
 SAMPLE = 20_000
 """Most rows of a member that are looked at, evenly spread over its table."""
+RARE = 10
+"""A class with less than this fraction of the rows is rare."""
 _TODO = "schema infer --drop {name} leaves it out"
 
 
@@ -52,6 +55,23 @@ def suspects(schema: Schema, members: Mapping[str, Rows]) -> list[Hint]:
             message = "it alone tells the label nearly without fault: a copy, or known only afterwards?"
             found.append(Hint("copy", column.name, message, todo))
     return found
+
+
+def rare_class(schema: Schema, task: Task, members: Mapping[str, Split]) -> list[Hint]:
+    """Return a hint if a class has less than a tenth of all training rows, and the task could weigh it but does not."""
+    label = schema.label
+    if not isinstance(label, Label) or getattr(task, "class_weights", None) != ():
+        return []
+    width = len(label.classes)
+    parts = [np.bincount(part.train.targets.numpy(), minlength=width) for part in members.values()]
+    counts = np.sum(parts, axis=0)
+    if len(counts) != width or not counts.all() or counts.min() * RARE >= counts.sum():
+        return []
+    weights = ", ".join(f"{float(f'{one:.2g}'):g}" for one in counts.sum() / width / counts)
+    rarest, percent = str(label.classes[int(counts.argmin())]), 100 * counts.min() / counts.sum()
+    share = f"class {rarest!r} has {percent:.2g} % of all training rows"
+    todo = f"[task] class_weights = [{weights}] teaches it in fewer rounds; scores are no chances then"
+    return [Hint("weights", label.name, share, todo)]
 
 
 def told(hint: Hint) -> str:

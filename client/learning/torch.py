@@ -316,14 +316,15 @@ class TorchLearner:
             self.model.eval()
             return self.task.personalise(self.model, self._part("train"))
 
-    def fit(self, training: TrainingSettings) -> tuple[Vector, Personal]:
+    def fit(self, training: TrainingSettings, scaling: Mapping[str, Any] = NOTHING) -> tuple[Vector, Personal]:
         """Return the vector and the own tensors after all rounds on this learner's rows alone.
 
         This prepares the learner anew with the statistics of its rows, so use a separate learner for a baseline. With
-        one member's rows it is the ``alone`` baseline, with all members' rows the ``pooled`` one.
+        one member's rows it is the ``alone`` baseline, with all members' rows the ``pooled`` one. Its losses are in the
+        unit of ``scaling``, that of the run with which it is compared.
         """
         training = training.model_copy(update={"ditto": 0.0})
-        self.prepare(self.scaling(self.summary().tolist()))
+        self.prepare({**self.scaling(self.summary().tolist()), **self.task.unit(self.schema, scaling)})
         after = Trained(self.start(), NOTHING)
         for number in range(1, training.rounds + 1):
             after = self.train(after.vector, training, number, after.personal)

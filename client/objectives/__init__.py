@@ -29,12 +29,14 @@ class Settings:
         weights: of the classes; empty for equal ones.
         loss: of numbers: squared, absolute or quantile.
         quantile: within (0, 1); of ``loss = "quantile"``.
+        threshold: within (0, 1); of two classes, a score above it says the second one.
     """
 
     edges: tuple[float, ...]
     weights: tuple[float, ...] = ()
     loss: str = "squared"
     quantile: float = 0.5
+    threshold: float = 0.5
 
 
 def objective_of(target: Target, scaling: Mapping[str, Any], settings: Settings) -> Objective:
@@ -57,8 +59,13 @@ def objective_of(target: Target, scaling: Mapping[str, Any], settings: Settings)
                 f"[task] class_weights has {len(settings.weights)} numbers; "
                 f"expected {len(target.classes)}, the classes of {target.name!r}",
             )
-        kind = TwoClasses if len(target.classes) == 2 else Classes
-        return kind(len(target.classes), settings.edges, settings.weights)
+        if len(target.classes) == 2:
+            return TwoClasses(settings.edges, settings.weights, settings.threshold)
+        if settings.threshold != 0.5:
+            raise _misfit(f"threshold = {settings.threshold:g}", target, f"with {len(target.classes)} classes")
+        return Classes(len(target.classes), settings.edges, settings.weights)
+    if settings.threshold != 0.5:
+        raise _misfit(f"threshold = {settings.threshold:g}", target)
     if settings.weights:
         raise _misfit("class_weights", target)
     if isinstance(target, NumberTarget):
@@ -70,7 +77,6 @@ def objective_of(target: Target, scaling: Mapping[str, Any], settings: Settings)
     return Counts.of(target, scaling) if isinstance(target, CountTarget) else Times(target.grid, settings.edges)
 
 
-def _misfit(option: str, target: Target) -> InputError:
-    return InputError(
-        "config.task", f"[task] {option} does not fit label {target.name!r}, whose kind is {target.kind!r}"
-    )
+def _misfit(option: str, target: Target, what: str = "") -> InputError:
+    what = what or f"whose kind is {target.kind!r}"
+    return InputError("config.task", f"[task] {option} does not fit label {target.name!r}, {what}")

@@ -77,6 +77,10 @@ class Objective(ABC):
     def scores(self, outputs: Tensor) -> NDArray[np.float64]:
         """Return what a model says about rows, ``float64[n]`` or ``float64[n, k]``."""
 
+    @abstractmethod
+    def row_losses(self, scores: NDArray[np.float64], targets: Tensor) -> NDArray[np.float64]:
+        """Return each row's loss from what a model says about it (:meth:`scores`), ``float64[n]``."""
+
     def slope(self, outputs: Tensor, targets: Tensor, intercept: float) -> float | None:
         """Return the slope of the rows' summed loss in a number that is added to all outputs; None: there is none."""
         return None

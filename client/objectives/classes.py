@@ -14,18 +14,22 @@ from torch.nn import functional
 from .base import MOST_BINS, ROWS_A_BIN, Metrics, Objective, Tally, fixed, unfixed
 from .ranking import ranking
 
+_TINY = 1e-16
+"""Least distance of a chance from 0 and 1 when its logarithm is taken."""
+
 
 class TwoClasses(Objective):
     """Logits of the positive class, ``[n, 1]``; binary cross-entropy in nats, each row with the weight of its class.
 
     Args:
-        classes: 2.
         edges: between the bins of a tally's scores, rising within (0, 1).
         weights: of the two classes; empty for equal ones.
+        threshold: a score above it says the positive class, for the accuracy.
     """
 
-    def __init__(self, classes: int, edges: Sequence[float], weights: Sequence[float]) -> None:
+    def __init__(self, edges: Sequence[float], weights: Sequence[float], threshold: float = 0.5) -> None:
         self._edges, self._weights = tuple(edges), tuple(weights)
+        self._line = math.log(threshold / (1 - threshold))
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean binary cross-entropy."""
@@ -35,7 +39,7 @@ class TwoClasses(Objective):
         """Return loss, accuracy, AUC and average precision; the last two are None with one class."""
         logits, truth = outputs.detach().double().reshape(-1), targets.numpy() == 1
         loss = self._entropy(logits, targets, "mean").item()
-        accuracy = float(((logits.numpy() > 0) == truth).mean())
+        accuracy = float(((logits.numpy() > self._line) == truth).mean())
         auc = average = None
         if math.isfinite(loss):
             distinct, group = np.unique(logits.numpy(), return_inverse=True)
@@ -54,7 +58,7 @@ class TwoClasses(Objective):
         """
         logits, truth = outputs.detach().double().reshape(-1), targets.numpy() == 1
         loss = self._entropy(logits, targets, "sum").item()
-        correct = int(((logits.numpy() > 0) == truth).sum())
+        correct = int(((logits.numpy() > self._line) == truth).sum())
         found = binned(torch.sigmoid(torch.nan_to_num(logits)).numpy(), self._edges, bins)
         most = len(self._edges) + 1
         histograms = [np.bincount(found[side], minlength=most) for side in (truth, ~truth)]
@@ -76,6 +80,11 @@ class TwoClasses(Objective):
     def scores(self, outputs: Tensor) -> NDArray[np.float64]:
         """Return the chance of the positive class, ``float64[n]``."""
         return torch.sigmoid(outputs.detach().double().reshape(len(outputs))).numpy()
+
+    def row_losses(self, scores: NDArray[np.float64], targets: Tensor) -> NDArray[np.float64]:
+        """Return each row's cross-entropy, with the weight of its class."""
+        chances = torch.from_numpy(scores).clamp(_TINY, 1 - _TINY)
+        return self._entropy(torch.log(chances) - torch.log1p(-chances), targets, "none").numpy()
 
     def slope(self, outputs: Tensor, targets: Tensor, intercept: float) -> float | None:
         """Return the slope of the rows' summed loss, without weights of classes."""
@@ -166,6 +175,10 @@ class Classes(Objective):
     def scores(self, outputs: Tensor) -> NDArray[np.float64]:
         """Return the chance of each class, ``float64[n, classes]``."""
         return torch.softmax(outputs.detach().double(), dim=1).numpy()
+
+    def row_losses(self, scores: NDArray[np.float64], targets: Tensor) -> NDArray[np.float64]:
+        """Return each row's cross-entropy, with the weight of its class."""
+        return self._entropies(torch.log(torch.from_numpy(scores).clamp_min(_TINY)), targets).numpy()
 
     def _entropies(self, logits: Tensor, targets: Tensor) -> Tensor:
         losses = functional.cross_entropy(logits, targets, reduction="none")

@@ -82,6 +82,10 @@ class Counts(Objective):
         """Return the expected counts, ``float64[n]``."""
         return (torch.exp(outputs.detach().double().reshape(len(outputs))) * self._mean).numpy()
 
+    def row_losses(self, scores: NDArray[np.float64], targets: Tensor) -> NDArray[np.float64]:
+        """Return half of each row's Poisson deviance."""
+        return self._losses(torch.log(torch.from_numpy(scores) / self._mean), targets.double()).numpy()
+
     def slope(self, outputs: Tensor, targets: Tensor, intercept: float) -> float | None:
         """Return the slope of the rows' summed loss."""
         said = outputs.double().reshape(-1) + intercept

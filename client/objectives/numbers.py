@@ -95,6 +95,11 @@ class Numbers(Objective):
         """Return what the model says, in the target's own unit, ``float64[n]``."""
         return (outputs.detach().double().reshape(len(outputs)) * self._spread + self._mean).numpy()
 
+    def row_losses(self, scores: NDArray[np.float64], targets: Tensor) -> NDArray[np.float64]:
+        """Return each row's loss, in spreads."""
+        said = (torch.from_numpy(scores) - self._mean) / self._spread
+        return self._losses(said, self.units(targets.double())).numpy()
+
     def slope(self, outputs: Tensor, targets: Tensor, intercept: float) -> float | None:
         """Return the slope of the rows' summed loss."""
         apart = outputs.double().reshape(-1) + intercept - self.units(targets.double())

@@ -20,6 +20,9 @@ from .base import MOST_BINS, Metrics, Objective, Tally, fixed, unfixed
 from .classes import binned
 from .ranking import concordance, concordance_of_counts
 
+_TINY = 1e-12
+"""Least distance of a chance from 0 and 1."""
+
 
 class Proportional(nn.Module):
     """A linear score of the row, added to a number for each interval: logits of hazards, ``[n, intervals]``.
@@ -105,6 +108,12 @@ class Times(Objective):
     def scores(self, outputs: Tensor) -> NDArray[np.float64]:
         """Return the chance that the event has not happened at each end of the grid, ``float64[n, intervals]``."""
         return torch.cumprod(torch.sigmoid(-outputs.detach().double()), dim=1).numpy()
+
+    def row_losses(self, scores: NDArray[np.float64], targets: Tensor) -> NDArray[np.float64]:
+        """Return each row's negative log-likelihood."""
+        alive = torch.cat([torch.ones(len(scores), 1, dtype=torch.float64), torch.from_numpy(scores)], dim=1)
+        kept = (alive[:, 1:] / alive[:, :-1].clamp_min(torch.finfo(torch.float64).tiny)).clamp(_TINY, 1 - _TINY)
+        return self._losses(torch.log1p(-kept) - torch.log(kept), targets).numpy()
 
     def slope(self, outputs: Tensor, targets: Tensor, intercept: float) -> float | None:
         """Return the slope of the rows' summed loss."""

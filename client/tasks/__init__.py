@@ -182,6 +182,16 @@ class Task:
         chances = torch.sigmoid(logits.reshape(len(logits))) if one else torch.softmax(logits, dim=-1)
         return chances.numpy()
 
+    threshold = 0.5
+    """A score above it says the second of two classes."""
+
+    def row_losses(self, scores: NDArray[np.float64], targets: Tensor) -> NDArray[np.float64] | None:
+        """Return each row's loss from its score (:meth:`scores`) and target, ``float64[n]``; None if that is not known.
+
+        With it a simulation says how sure a difference of two models' losses is.
+        """
+        return None
+
     def summary(self, rows: Rows, schema: Schema) -> NDArray[np.int64]:
         """Return statistics of a member's raw training rows that make sense summed over members.
 
@@ -192,6 +202,10 @@ class Task:
 
     def scaling(self, totals: Sequence[int], schema: Schema) -> dict[str, Any]:
         """Return what :meth:`prepare` needs from the summed statistics: JSON-able, the same everywhere."""
+        return {}
+
+    def unit(self, schema: Schema, scaling: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the entries of a scaling that set the unit of losses; models that are compared share them."""
         return {}
 
     def possible(self, totals: Sequence[int], rows: int, schema: Schema) -> bool:

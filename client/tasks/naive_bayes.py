@@ -79,13 +79,18 @@ class NaiveBayes(Tabular):
         calibrate: whether members fit scale and offset; without, they are 1 and 0.
         smoothing: rows that are added to every category in every class, above 0.
         least_spread: smallest spread of a number in a class, as a share of its spread over all rows.
-        edges: as in :class:`Tabular`.
+        edges, threshold: as in :class:`Tabular`.
     """
 
     def __init__(
-        self, calibrate: bool = True, smoothing: float = 1.0, least_spread: float = 0.1, edges: Sequence[float] = EDGES
+        self,
+        calibrate: bool = True,
+        smoothing: float = 1.0,
+        least_spread: float = 0.1,
+        edges: Sequence[float] = EDGES,
+        threshold: float = 0.5,
     ) -> None:
-        super().__init__(edges=edges)
+        super().__init__(edges=edges, threshold=threshold)
         for name, value in (("smoothing", smoothing), ("least_spread", least_spread)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1000:
                 raise InputError("config.task", f"[task] {name} = {value!r}; expected a number above 0, at most 1000")

@@ -46,6 +46,8 @@ class Tabular(Task):
             suggests that gaps tell the hospitals apart rather than the patients.
         class_weights: weight of a row by its class, a number above 0 for each class; none for equal weights. Loss,
             votes and reports count each row with it.
+        threshold: of two classes, a score above it says the positive one, in accuracies and in predictions;
+            ``moonflower simulate`` proposes one where another than .5 is better.
         edges: between the bins in which a report counts scores, rising within (0, 1), at most 63; ``moonflower
             simulate`` proposes those of equally full bins.
         loss: of numbers: ``squared``, ``absolute`` or ``quantile``.
@@ -61,6 +63,7 @@ class Tabular(Task):
         class_weights: Sequence[float] = (),
         loss: str = "squared",
         quantile: float = 0.5,
+        threshold: float = 0.5,
     ) -> None:
         if not isinstance(hidden, (list, tuple)) or len(hidden) > 8:
             raise InputError("config.task", f"[task] hidden = {hidden!r}; expected a list of at most 8 widths")
@@ -73,9 +76,13 @@ class Tabular(Task):
             )
         if not isinstance(missing_indicator, bool):
             raise InputError("config.task", f"[task] missing_indicator = {missing_indicator!r}; expected true or false")
+        if not isinstance(threshold, float) or not 0 < threshold < 1:
+            raise InputError("config.task", f"[task] threshold = {threshold!r}; expected a number between 0 and 1")
+        self.threshold = threshold
         self.edges = _edges(edges)
         weights = weights_of(class_weights)
-        self.settings = Settings(self.edges, weights, str(loss), quantile)
+        self.settings = Settings(self.edges, weights, str(loss), quantile, threshold)
+        self.class_weights = weights
         self.hidden = tuple(hidden)
         self.missing_indicator = missing_indicator
         self.personal_intercept = personalise == "intercept"
@@ -137,6 +144,11 @@ class Tabular(Task):
             for at, (name, low, high) in enumerate(_ranges(schema))
         }
 
+    def unit(self, schema: Schema, scaling: Mapping[str, Any]) -> dict[str, Any]:
+        """Return mean and spread of a label that is a number, in whose spread losses are."""
+        name = schema.label.name
+        return {name: scaling[name]} if isinstance(schema.label, NumberTarget) and name in scaling else {}
+
     def possible(self, totals: Sequence[int], rows: int, schema: Schema) -> bool:
         """Return whether there are numbers, at most ``rows`` a column, with these counts and sums."""
         return all(possible(totals[SUMS * at : SUMS * (at + 1)], rows) for at, _ in enumerate(_ranges(schema)))
@@ -177,6 +189,10 @@ class Tabular(Task):
     def scores(self, outputs: Tensor) -> NDArray[np.float64]:
         """Return what the model says: chances of classes, numbers, expected counts, or chances to live past a time."""
         return self.objective.scores(outputs)
+
+    def row_losses(self, scores: NDArray[np.float64], targets: Tensor) -> NDArray[np.float64]:
+        """Return each row's loss."""
+        return self.objective.row_losses(scores, targets)
 
     def personalise(self, model: nn.Module, rows: Rows) -> float | None:
         """Return the intercept b, or None without one. It minimises the rows' summed loss plus b²/2."""

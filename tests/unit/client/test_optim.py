@@ -83,8 +83,14 @@ def test_what_torch_does_not_know_is_refused_before_a_round(settings: Any, messa
 @pytest.mark.parametrize(
     ("training", "message"),
     [
-        ({"optimizer": "adam", "parts": 3}, r"optimizer = 'adam' with local_epochs x parts = 3; expected at least 4"),
-        ({"max_grad_norm": 1.0, "parts": 1}, "max_grad_norm with local_epochs x parts = 1; expected at least 4 steps"),
+        (
+            {"optimizer": "adam", "local_epochs": 1, "parts": 3},
+            r"optimizer = 'adam' with local_epochs x parts = 3; expected at least 4",
+        ),
+        (
+            {"max_grad_norm": 1.0, "local_epochs": 1, "parts": 1},
+            "max_grad_norm with local_epochs x parts = 1; expected at least 4 steps",
+        ),
         ({"loop": "own", "ditto": 0.1}, "ditto and loop = "),
         ({"server_optimizer_options": {"beta": 0.5}}, "server_optimizer 'average' has no option 'beta'"),
         ({"server_optimizer": "adam", "server_optimizer_options": {"beta1": 1.0}}, "beta1 = 1; expected at least 0"),

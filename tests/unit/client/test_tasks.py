@@ -57,7 +57,7 @@ def refused(code: str, message: str, call: Any, *arguments: Any) -> None:
         (
             TABULAR, {"hiden": []},
             f"task '{TABULAR}' has no option 'hiden'; did you mean 'hidden'? (one of: class_weights, edges, hidden, "
-            f"loss, missing_indicator, personalise, quantile)",
+            f"loss, missing_indicator, personalise, quantile, threshold)",
         ),
         (TABULAR, {"hidden": 32}, "[task] hidden = 32; expected a list of at most 8 widths"),
         (TABULAR, {"hidden": [0]}, "[task] hidden holds 0; expected whole numbers from 1 to 4096"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from moonflower.errors import InputError
-from moonflower.report import notebook
+from moonflower.report import findings, notebook
 from moonflower.report.findings import toml, verdicts
 from moonflower.report.page import page
 from moonflower.report.reading import read_result
@@ -254,3 +254,70 @@ def test_a_run_that_is_not_there_is_looked_for_nearby(tmp_path: Path) -> None:
         read_result(tmp_path / "heart-2")
     with pytest.raises(InputError, match="does not exist; expected the folder of a run"):
         read_result(tmp_path / "nowhere/heart-2")
+
+
+def test_numbers_have_their_own_intervals_and_calibration() -> None:
+    result = simulated()
+    found = result["evidence"]
+    found |= {"kind": "number", "classes": [], "positive": None, "roc": None, "confusion": None, "thresholds": []}
+    found["calibration"] = [{"rows": 30, "score": 10.0, "share": 11.5, "low": 9.0, "high": 14.0}]
+    for one in (*found["members"], found["overall"]):
+        one |= {"per_class": [], "intervals": {"federated": {"r2": [0.5, 0.7], "rmse": [2.0, 4.0]}}}
+    for one in result["members"]:
+        one["federated"] |= {"r2": 0.6, "rmse": 3.0}
+    cells = row(result, "Test rows and intervals", "A")
+    assert cells[1:4] == ["60", "0.600 (0.500 to 0.700)", "3.000 (2.000 to 4.000)"]
+    assert row(result, "Calibration", "30") == ["30", "10.000", "11.500 (9.000 to 14.000)"]
+    text = words(result)
+    assert "R²: delta method." in text
+    assert "DeLong" not in text
+    assert "positive" not in text.partition("How sure this is")[2].partition("In brackets")[0]
+
+
+def test_what_a_threshold_does_is_shown_with_its_intervals() -> None:
+    result = simulated()
+    share = {"value": 0.9, "low": 0.8, "high": 0.95}
+    result["evidence"]["thresholds"] = [
+        {"threshold": one, "by": by, "confusion": [[30, 11], [4, 30]], "sensitivity": share, "specificity": share,
+         "precision": None}
+        for one, by in ((0.5, "in use"), (0.18, "validation rows"))
+    ]  # fmt: skip
+    text = words(result)
+    assert "A score above 0.5 says ill: the threshold in use." in text
+    assert "A score above 0.18 says ill: the threshold better on the validation rows." in text
+    assert row(result, "Shares at 0.18", "sensitivity") == ["sensitivity", "0.900 (0.800 to 0.950)"]
+    assert row(result, "Shares at 0.18", "precision") == ["precision", "–"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "ended", "said"),
+    [
+        ([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.35, 0.3], "done", True),
+        ([0.9, 0.5, 0.4, 0.31, 0.3005, 0.3002, 0.3001, 0.3], "done", False),
+        ([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.32], "done", False),
+        ([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.35, 0.3], "converged", False),
+        ([0.9, 0.8, 0.7], "done", False),
+        ([0.9, 0.8, None, 0.6, 0.5], "done", False),
+    ],
+)
+def test_a_loss_that_still_fell_is_said(losses: list[float | None], ended: str, said: bool) -> None:
+    result = simulated() | {"ended": ended}
+    result["evidence"]["validation"]["by_round"] = [[at, loss] for at, loss in enumerate(losses, start=1)]
+    assert ("still fell at the end" in words(result)) is said
+
+
+def test_average_precision_is_shown_where_positives_are_rare() -> None:
+    result = simulated()
+    assert not findings.rare(result)
+    result["evidence"]["overall"]["per_class"] = [950, 50]
+    assert findings.rare(result)
+
+
+def test_a_long_list_of_members_is_cut() -> None:
+    result = simulated()
+    one = result["evidence"]["members"][1]
+    result["evidence"]["members"] = [one | {"name": f"m{at:02d}"} for at in range(20)]
+    (line,) = [line for line in findings.cautions(result) if "may be chance" in line]
+    assert "m05" in line
+    assert "m06" not in line
+    assert "and 14 more: the 95 % interval" in line

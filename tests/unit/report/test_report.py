@@ -469,7 +469,7 @@ def test_charts_of_odd_numbers(values: list[float]) -> None:
 def test_the_limits_are_said() -> None:
     said = words(heart())
     assert "only the answers of all together open it (experimental until somebody outside the project" in said
-    assert "All members signed the settings; a run still chooses its seed" in said
+    assert "All members signed the settings; a run chooses little but its seed" in said
     assert "holds everybody up, and nobody can say who answered junk" in said
     assert "no differential privacy" in said
     assert "does not prove that anybody was honest" in said
