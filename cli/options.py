@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from ..client.learning.tables import Format
 
 
 def _with_own_tasks(config: Path) -> Path:
@@ -36,3 +41,19 @@ Operator = Annotated[Path, typer.Option("--as", help="Operator config (TOML): th
 OPERATOR = Path("operator.toml")
 ClientFile = Annotated[Path, typer.Argument(help="Client config (TOML).")]
 ServerFile = Annotated[Path, typer.Option("--config", help="Server config (TOML).")]
+Separator = Annotated[str, typer.Option("--separator", help="Mark between the cells of a CSV.  [default: found]")]
+Decimal = Annotated[str, typer.Option("--decimal", help="Decimal mark of a CSV: . or a comma.  [default: found]")]
+Encoding = Annotated[str, typer.Option("--encoding", help="Encoding of a CSV, such as cp1252.  [default: found]")]
+
+
+def format_of(separator: str, decimal: str, encoding: str) -> Format:
+    """Return the format of CSV files as a person gave it; what is empty is found by looking at them.
+
+    Raises:
+        InputError: ``data.file``: the decimal mark.
+    """
+    from ..client.learning.tables import Format  # pyarrow takes a moment
+
+    if decimal not in ("", ".", ","):
+        raise InputError("data.file", f"--decimal {decimal} is unknown; expected . or a comma")
+    return Format({"tab": "\t", "\\t": "\t"}.get(separator, separator), decimal, encoding)

@@ -9,6 +9,7 @@ import typer
 
 from ..configs.roles import ClientConfig, load_config
 from ..errors import InputError
+from .options import Decimal, Encoding, Separator, format_of
 
 if TYPE_CHECKING:
     from ..client.learning.predict import Predictor
@@ -30,6 +31,9 @@ def predict(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="CSV file to write.  [default: stdout]")] = None,
+    separator: Separator = "",
+    decimal: Decimal = "",
+    encoding: Encoding = "",
     task: Annotated[
         list[str] | None,
         typer.Option("--task", help="Task of yours that the model may name; its code is imported (repeatable)."),
@@ -44,7 +48,7 @@ def predict(
     allow = None if not task else [*own_tasks(), *task]
     path = _model_file(model) if model else None
     predictor = load_model(path, allow=allow) if client is None and path is not None else _own(client, path, allow)
-    scores = predict_with(predictor, data, out)
+    scores = predict_with(predictor, data, out, format_of(separator, decimal, encoding))
     if out is None:
         typer.echo(scores.to_csv(index=False), nl=False)
     else:

@@ -13,20 +13,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..errors import InputError
-from .options import AsJson
+from .options import AsJson, Decimal, Encoding, Separator, format_of
 from .output import page, print_json, print_list, visible, write_new
 
 if TYPE_CHECKING:
-    from ..client.learning.tables import Format
     from ..configs.infer import Described, Inferred
 
 schema = typer.Typer(no_args_is_help=True, help="The schema that all members share.")
 
 Data = Annotated[Path, typer.Argument(help="CSV or Parquet file, a folder of such files, or a pattern.")]
 NewFile = Annotated[Path, typer.Option("--out", help="Schema file to write; must not exist.")]
-Separator = Annotated[str, typer.Option("--separator", help="Mark between the cells of a CSV.  [default: found]")]
-Decimal = Annotated[str, typer.Option("--decimal", help="Decimal mark of a CSV: . or a comma.  [default: found]")]
-Encoding = Annotated[str, typer.Option("--encoding", help="Encoding of a CSV, such as cp1252.  [default: found]")]
 Columns = list[str] | None
 
 
@@ -60,7 +56,7 @@ def infer(
 
     The file is shared with all members. Read it before you send it. What the command prints is for you alone.
     """
-    from ..client.learning.tables import batches, names_of
+    from ..client.learning.tables import batches, look, names_of
     from ..configs.infer import Wanted
     from ..configs.infer import infer as infer_schema  # pandas takes a second
     from ..configs.starter import starter
@@ -72,7 +68,7 @@ def infer(
         label, site, drop or (), keep or (), numeric or (), category or (), date or (), positive, kind, event,
         date_order, min_count,
     )  # fmt: skip
-    fmt = _format(file, separator, decimal, encoding)
+    fmt = look(file, format_of(separator, decimal, encoding))
     wanted.check(names_of(file, fmt))
     table = survey(batches(file, fmt), exact=wanted.exact, dates=wanted.date, site=site, decimal=fmt.decimal)
     found = infer_schema(table, wanted)
@@ -110,12 +106,12 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """List all faults of a table under a schema, without the cells. Exit status 2 if there are any."""
-    from ..client.learning.tables import batches
+    from ..client.learning.tables import batches, look
     from ..configs.inspection import inspect
     from ..configs.schema import load_schema
 
     schema = load_schema(schema_file)
-    fmt = _format(file, separator, decimal, encoding)
+    fmt = look(file, format_of(separator, decimal, encoding))
     rows, found = inspect(batches(file, fmt), schema, fmt.decimal)
     if as_json:
         print_json({"rows": rows, "faults": [asdict(fault) for fault in found]})
@@ -152,14 +148,6 @@ def merge(
     merged = merge_schemas([(str(path), load_schema(path)) for path in schemas], which)
     write_new({out: merged.dump().encode()})
     typer.echo(f"created {out}: {len(merged.columns)} columns of {len(schemas)} schemas", err=True)
-
-
-def _format(file: Path, separator: str, decimal: str, encoding: str) -> Format:
-    from ..client.learning.tables import Format, look
-
-    if decimal not in ("", ".", ","):
-        raise InputError("data.file", f"--decimal {decimal} is unknown; expected . or a comma")
-    return look(file, Format({"tab": "\t", "\\t": "\t"}.get(separator, separator), decimal, encoding))
 
 
 def _show(found: Inferred) -> None:

@@ -18,7 +18,7 @@ from .learning.devices import device_of
 from .learning.learner import Learner
 from .learning.pretrained import load_pretrained, start_model
 from .learning.rows import Rows, Split
-from .learning.sources import source_of
+from .learning.sources import stamp
 from .learning.splits import partition, split
 from .learning.spool import spools_in
 from .learning.suspects import suspects, told
@@ -127,8 +127,8 @@ class OwnRows:
     def _table(self, recipe: Recipe, data: DataSettings) -> Rows:
         """Return the whole table as a recipe's task reads it."""
         task, schema = load_task(recipe.task.ref, recipe.task.options), Schema.from_dict(recipe.columns)
-        stamp = source_of(data).stamp() if data.path is not None else ()
-        about = (recipe.task.model_dump(mode="json"), data.model_dump(mode="json"), schema.digest(), stamp)
+        changed = stamp(data.path) if data.path is not None else ()
+        about = (recipe.task.model_dump(mode="json"), data.model_dump(mode="json"), schema.digest(), changed)
         key = canonical(about)
         if self._kept is None or self._kept[0] != key:
             self._kept = None  # never hold the old and the new table in memory together

@@ -24,6 +24,7 @@ from ...protocol.model_version import Version, parse
 from ..tasks import Metrics, Task, load_task, own_tasks
 from .rows import Rows
 from .sources import read_table
+from .tables import Format
 from .tensors import as_tensor, fresh_model, frozen_of, layout_of, load, outputs
 
 logger = logging.getLogger(__name__)
@@ -181,18 +182,24 @@ def open_version(version: Version, *, allow: Collection[str] | None = None) -> P
     return Predictor(version, task.bound(schema, scaling), schema, scaling, model, manifest.get("private"))
 
 
-def predict_with(predictor: Predictor, data_path: Path, out: Path | None = None) -> pd.DataFrame:
+def predict_with(
+    predictor: Predictor,
+    data_path: Path,
+    out: Path | None = None,
+    given: Format = Format(),  # noqa: B008
+) -> pd.DataFrame:
     """Return score and class of every row of a CSV or Parquet file, and write them to ``out`` as CSV.
 
     Args:
         predictor: the model version.
         data_path: the rows; the file needs the schema's columns, no label.
         out: CSV file to write, in the rows' order; None writes no file.
+        given: format of a CSV; what it leaves open is found by looking.
 
     Raises:
         InputError: ``data.*``; ``config.out``: ``out`` cannot be written.
     """
-    result = predictor.table(read_table(data_path), where=data_path.name)
+    result = predictor.table(read_table(data_path, given), where=data_path.name)
     if out is not None:
         try:
             files.replace(out, result.to_csv(index=False).encode())

@@ -15,10 +15,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from moonflower.client.learning import splits
+from moonflower.client.learning.intake import Intake, table_rows
 from moonflower.client.learning.rows import Rows, features, read_groups
-from moonflower.client.learning.sources import load_frame, read_table
+from moonflower.client.learning.sources import read_table
 from moonflower.client.learning.splits import join, partition, split
 from moonflower.client.secret import NodeSecret
+from moonflower.client.tasks.tabular import Tabular
 from moonflower.configs.schema import Categorical, Label, Numeric, Schema
 from moonflower.configs.settings import DataSettings, SimulateSettings
 from moonflower.errors import InputError
@@ -59,7 +61,7 @@ def test_csv_gz_and_parquet_read_the_same(tmp_path: Path) -> None:
     found = ["a.csv", "a.csv.gz", "bom.CSV", "a.parquet"]
     expected = np.array([[1, 0], [np.nan, np.nan]])
     for name in found:
-        table = load_frame(settings(path=tmp_path / name, site="site"))
+        table = read_table(tmp_path / name)
         assert np.array_equal(features(table, SCHEMA, name), expected, equal_nan=True)
         assert SCHEMA.label.read(table, name).tolist() == [0, 1]
         assert [float(s) for s in read_groups(table, settings(site="site"))["site"]] == [1, 2]
@@ -109,9 +111,11 @@ def test_missing_files_and_columns_name_the_nearest(tmp_path: Path) -> None:
         refused(
             "data.column",
             "heart.csv has 4 columns and not 'sitee', which [data] names; column 4 has a name like 'sitee'",
-            load_frame, settings(path=path, **given_),
+            Intake, path, settings(path=path, **given_), SCHEMA,
         )  # fmt: skip
-    refused("data.file", "[data] path is missing; expected a CSV or Parquet file", load_frame, settings())
+    refused(
+        "data.file", "[data] path is missing; expected a CSV or Parquet file", table_rows, Tabular(), settings(), SCHEMA
+    )
     frame = read_table(path).drop(columns="sex")
     refused(
         "data.column",

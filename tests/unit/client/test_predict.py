@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from moonflower.client.learning.predict import load_model, open_version, predict_with
 from moonflower.client.learning.rows import Rows, Split
+from moonflower.client.learning.tables import Format
 from moonflower.client.learning.torch import TorchLearner
 from moonflower.client.secret import NodeSecret
 from moonflower.client.tasks import Task, load_task
@@ -83,6 +84,13 @@ def test_a_file_in_scores_out(model: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be written") as refusal:
         predict_with(load_model(model), data, tmp_path / "no" / "out.csv")
     assert refusal.value.code == "config.out"
+
+
+def test_a_file_in_another_format_scores_the_same(model: Path, tmp_path: Path) -> None:
+    data = tmp_path / "new.csv"
+    FRAME.drop(columns="y").to_csv(data, index=False, sep=";", decimal=",")
+    found = predict_with(load_model(model), data, given=Format(separator=";", decimal=","))
+    assert found["score"].tolist() == load_model(model).predict(FRAME).tolist()
 
 
 def test_more_classes_get_a_column_each() -> None:

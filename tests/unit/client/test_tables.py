@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from moonflower.client.learning import cells, formats, tables
 from moonflower.client.learning.rows import features
-from moonflower.client.learning.sources import TableFile, read_table
+from moonflower.client.learning.sources import read_table, stamp
 from moonflower.client.learning.tables import Format, batches, files_of, look, names_of
 from moonflower.configs.columns import number
 from moonflower.configs.schema import Categorical, Label, Numeric, Schema
@@ -149,9 +149,9 @@ def test_folders_and_patterns_are_one_table(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "[abc].csv*"):
         assert [file.name for file in files_of(path)] == ["a.csv", "b.csv", "c.csv.gz"]
         assert [int(age) for age in read_table(path)["age"]] == order
-    before = TableFile(tmp_path).stamp()
+    before = stamp(tmp_path)
     written(tmp_path, text(names=("age", "dose", MARKER, "y")), "d.csv")
-    assert TableFile(tmp_path).stamp()[: len(before)] == before
+    assert stamp(tmp_path)[: len(before)] == before
     assert "column 3 of d.csv is not a column of a.csv" in str(refused(read, tmp_path))
     written(tmp_path, text(";"), "d.csv")
     assert "d.csv has another separator than a.csv" in str(refused(read, tmp_path))
