@@ -61,7 +61,12 @@ rounds: dev
 	$(TOOL) tools/rounds.py
 
 figures: dev
+	$(PIP) --quiet --editable '.[figures]'
 	$(TOOL) tools/figures.py
+	$(TOOL) tools/kinds.py
+	$(TOOL) tools/rare_class.py
+	$(TOOL) tools/training.py
+	$(TOOL) tools/survey_speed.py
 	$(TOOL) tools/bounds_model.py
 
 lint: dev

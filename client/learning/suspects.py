@@ -20,6 +20,8 @@ RARE = 10
 """A class with less than this fraction of the rows is rare."""
 _TODO = "schema infer --drop {name} leaves it out"
 
+_OTHERS = "that is no harm if other members have other cells; if not, schema infer --drop leaves it out"
+
 
 def suspects(schema: Schema, members: Mapping[str, Rows]) -> list[Hint]:
     """Return hints about the columns of raw rows, in the schema's order; none if rows are not those of the schema.
@@ -34,18 +36,18 @@ def suspects(schema: Schema, members: Mapping[str, Rows]) -> list[Hint]:
         return []
     parts = [one.inputs.numpy().astype(np.float64) for one in samples]
     codes, numbers = _label(schema, np.concatenate([one.targets.numpy() for one in samples]))
-    whole, found = np.concatenate(parts), []
+    whole, found, whole_circle = np.concatenate(parts), [], len(members) > 1
     for at, column in enumerate(schema.columns):
         values, words = whole[:, at], isinstance(column, Categorical)
         known = values[~np.isnan(values)]
         filled = [part for part in parts if not np.isnan(part[:, at]).all()]
         todo = _TODO.format(name=column.name)
         if not len(known):
-            found.append(Hint("empty", column.name, "no cell is filled", todo))
+            found.append(Hint("empty", column.name, "no cell is filled", todo if whole_circle else _OTHERS))
             continue
         if (known == known[0]).all():
             alike = "all rows hold the same" if len(known) == len(values) else "all filled cells hold the same"
-            found.append(Hint("same", column.name, alike, f"{todo}, unless other members differ"))
+            found.append(Hint("same", column.name, alike, todo if whole_circle else _OTHERS))
         if len(parts) > 1 and len(filled) == 1:
             found.append(Hint("site", column.name, "only one member fills it, so it tells the member", todo))
         if not words and _is_id(column.name, known):

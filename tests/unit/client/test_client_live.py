@@ -119,6 +119,24 @@ def test_rows_that_do_not_count_are_said_to_their_operator_alone(
     assert "more training rows than training.max_rows" in found.found
 
 
+def test_columns_that_deserve_a_second_look_are_said_on_this_machine(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the node's own log, and by doctor: at one hospital all of a column is missing."""
+    rows = OwnRows(config(tmp_path, member="Switzerland"), SECRET)
+    with caplog.at_level(logging.WARNING):
+        rows.check(CIRCLE.recipe)
+    assert [message for message in caplog.messages if "'chol'" in message] == [
+        "column 'chol': no cell is filled; that is no harm if other members have other cells; "
+        "if not, schema infer --drop leaves it out"
+    ]
+    lives_in(tmp_path / "client.toml")
+    (step,) = [one for one in steps(tmp_path / "client.toml") if one.name == "data"]
+    found = step.look()
+    assert found.status == "warning"
+    assert "column 'chol': no cell is filled" in found.found
+
+
 def test_rows_are_dealt_by_the_seed_of_the_run(tmp_path: Path) -> None:
     dealt = ("^site = .*", '[simulate]\npartition = "random"\nmembers = 4')
     circle = of_recipe(data={"drop": ["fold", "site"]})
