@@ -28,11 +28,45 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
+def parse_json(data: bytes) -> Any:
+    """Return the value of JSON that came from elsewhere.
+
+    Raises:
+        ValueError: it is not JSON in UTF-8, is nested too deeply, has NaN, or a text in it is half of a surrogate pair,
+            which no page, log or file could write.
+
+    >>> parse_json(b'{"a": "\\u00fc"}')
+    {'a': 'ü'}
+    >>> parse_json(b'"\\ud800"')
+    Traceback (most recent call last):
+        ...
+    ValueError: a text that cannot be encoded
+    """
+    try:
+        value = json.loads(data.decode(), parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    check_text(data, value)
+    return value
+
+
 def parse_canonical(data: bytes) -> Any:
     """Return the value whose canonical bytes are ``data``.
 
     Raises:
-        ValueError: ``data`` is not JSON, or not in canonical form (a key twice, other spacing, NaN).
+        ValueError: ``data`` is not JSON, not in canonical form (a key twice, other spacing, NaN), or has a text that
+            cannot be encoded.
+    """
+    value = parse_stored(data)
+    check_text(data, value)
+    return value
+
+
+def parse_stored(data: bytes) -> Any:
+    """Return the value whose canonical bytes are ``data``, also where a text in it cannot be encoded: a log keeps it.
+
+    Raises:
+        ValueError: ``data`` is not JSON, or not in canonical form.
     """
     try:
         value = json.loads(data)
@@ -42,3 +76,24 @@ def parse_canonical(data: bytes) -> Any:
     if again != data:
         raise ValueError("not canonical JSON")
     return value
+
+
+def check_text(data: bytes, value: Any) -> None:
+    """Check that every text in a value can be encoded.
+
+    Args:
+        data: the JSON that it was parsed from: only an escape can bring such a text in.
+        value: as parsed.
+
+    Raises:
+        ValueError: half of a surrogate pair.
+    """
+    if b"\\ud" in data or b"\\uD" in data:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a text that cannot be encoded") from None
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")

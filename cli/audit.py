@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ..canonical import canonical, parse_canonical
+from ..canonical import canonical, parse_stored
 from ..configs.names import nfc
 from ..crypto import merkle
 from ..crypto.note import Verifier, open_checkpoint
@@ -287,7 +287,7 @@ def _pins(texts: list[str]) -> dict[str, str]:
 
 def _parsed(text: str) -> Any:
     try:
-        return parse_canonical(text.removesuffix("\n").encode())
+        return parse_stored(text.removesuffix("\n").encode())
     except ValueError:
         raise Refused("audit.certificate", "not a certificate: expected one line of canonical JSON") from None
 

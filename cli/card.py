@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from ..canonical import parse_json
 from ..crypto.identity import Card, parse_card
 from ..errors import InputError, Refused
 
@@ -16,7 +16,7 @@ def read_card(path: Path) -> Card:
         InputError: ``config.path``: it cannot be read; ``config.member``: not a card signed with its own key.
     """
     try:
-        return parse_card(json.loads(path.read_text(encoding="utf-8")))
+        return parse_card(parse_json(path.read_bytes()))
     except OSError as error:
         raise InputError("config.path", f"card {path} cannot be read: {error.strerror}") from None
     except (ValueError, Refused):

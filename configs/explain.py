@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from ..errors import nearest
 
 _KINDS = {float: "a number", int: "a whole number", tuple: "a list of strings", Path: "a path", str: "a string"}
+MOST_SHOWN = 80
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
@@ -25,8 +26,18 @@ def explain(model: type[BaseModel], error: ValidationError) -> str:
         return f"unknown {kind} {key!r}; {nearest(location[-1], _keys(model, location[:-1]))}"
     if problem["type"] == "value_error":
         return f"{key or 'settings'}: {problem['msg'].removeprefix('Value error, ')}"
-    fault = f"{key} is missing" if problem["type"] == "missing" else f"{key} = {problem['input']!r}"
+    fault = f"{key} is missing" if problem["type"] == "missing" else f"{key} = {_short(problem['input'])}"
     return f"{fault}; {_expected(field, problem['input'])}"
+
+
+def _short(value: object) -> str:
+    """Return a value as Python writes it, cut where it is long: a stranger may have sent it.
+
+    >>> _short("a" * 1000)[-4:], len(_short("a" * 1000))
+    ('aaa…', 80)
+    """
+    shown = repr(value)
+    return shown if len(shown) <= MOST_SHOWN else f"{shown[: MOST_SHOWN - 1]}…"
 
 
 def _locate(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str], FieldInfo | None]:
@@ -39,7 +50,7 @@ def _locate(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[st
             break
         field = next((f for name, f in inner.model_fields.items() if (f.alias or name) == part), None)
         inner = _table(field)
-        location.append(part)
+        location.append(part if len(part) <= MOST_SHOWN else f"{part[: MOST_SHOWN - 1]}…")
     return location, field
 
 

@@ -169,7 +169,8 @@ def parse_card(value: Any) -> Card:
             unb64(value["signature"]),
         )
         names = [approver.name for approver in card.approvers]
-        good = all(isinstance(text, str) for text in (card.name, card.issuer, card.client_id, *names))
+        texts = (card.name, card.issuer, card.client_id, *names)
+        good = all(isinstance(text, str) and text.isprintable() for text in texts)
         good = good and len(card.sealing) == len(card.witness) == 32 and card.as_dict() == value
         good = (
             good and names == sorted({*names}) and len({approver.key.pin for approver in card.approvers}) == len(names)

@@ -6,7 +6,6 @@ another machine.
 
 from __future__ import annotations
 
-import json
 import ssl
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
+from ..canonical import parse_json
 from ..configs.roles import is_loopback
 from ..errors import InputError, IssuerUnreachable, MetadataRefused
 
@@ -160,8 +160,8 @@ def document(data: bytes) -> dict[str, Any]:
         IssuerUnreachable: ``auth.issuer_unreachable``: it is not a JSON object but, for example, a proxy's page.
     """
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
+        value = parse_json(data)
+    except ValueError:
         value = None
     if not isinstance(value, dict):
         raise IssuerUnreachable("auth.issuer_unreachable", "the issuer's reply is not a JSON object")

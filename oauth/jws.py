@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 from joserfc.jws import JWSRegistry
 
-from ..canonical import canonical
+from ..canonical import canonical, check_text
 from ..crypto.identity import b64, unb64
 
 Key = ECKey | OKPKey | RSAKey
@@ -202,6 +202,7 @@ def _public(key: Key, jwk: dict[str, Any]) -> VerificationKey:
 def _object(data: bytes) -> dict[str, Any]:
     try:
         value = json.loads(data.decode(), object_pairs_hook=_distinct, parse_constant=_no_constant)
+        check_text(data, value)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(value, dict):

@@ -18,7 +18,6 @@ Format: https://huggingface.co/docs/safetensors (8-byte little-endian header len
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..canonical import canonical, digest, parse_canonical
+from ..canonical import canonical, digest, parse_canonical, parse_json
 from ..errors import InputError
 
 MAX_HEADER_BYTES = 4 << 20
@@ -203,7 +202,7 @@ def parse(data: bytes) -> Version:
     try:
         header = parse_canonical(data[8 : 8 + length].rstrip(b" "))
         metadata = header.pop("__metadata__")
-        manifest = json.loads(metadata.pop(_KEY))
+        manifest = parse_json(metadata.pop(_KEY).encode())
         listed = parse_canonical(metadata.pop(_FROZEN).encode()) if _FROZEN in metadata else None
         if metadata not in ({}, _MARK):
             raise _bad("its metadata holds more than a manifest and moonflower's marks")

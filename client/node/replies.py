@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import ssl
 import threading
@@ -19,6 +18,7 @@ from typing import Any
 
 import httpx
 
+from ...canonical import parse_json
 from ...errors import Again, FleetError, Forgotten, NodeRefused, RunOver
 from ...logs import REQUEST_HEADER, printable, request_id, this_request
 from ...oauth.discovery import skew
@@ -99,8 +99,8 @@ class Gate:
 def _said(response: httpx.Response) -> tuple[str, str]:
     """Return code and detail of an error reply: moonflower's, or the text that Flower gives."""
     try:
-        body = json.loads(response.content[:65536])
-    except (ValueError, RecursionError):
+        body = parse_json(response.content[:65536])
+    except ValueError:
         return "", ""
     if not isinstance(body, dict):
         return "", ""

@@ -16,11 +16,12 @@ from urllib.parse import urlsplit
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from ...errors import Full, MoonflowerError
 from ...oauth.allowance import Allowance
+from ..door.replied import Json
 from ..watch.views import Views
 from .events import Events, State
 from .sessions import Session, Sessions
@@ -179,18 +180,18 @@ class Dashboard:
         if not self._is_own(request):
             return _error(403, "session.origin", "the request is not from a page of this server")
         self._sessions.end(request.cookies.get(COOKIE, ""))
-        response = JSONResponse({})
+        response = Json({})
         _set(response, COOKIE, "", 0, "strict")
         return response
 
     async def _who(self, request: Request) -> Response:
         session = await self._session(request)
         if session is None:
-            return JSONResponse(None)
+            return Json(None)
         opened = session.held
         ends = None if opened.refresh else self._sessions.ends(session)
         about = {"name": opened.name, "scopes": sorted(opened.principal.scopes & USEFUL), "ends": ends}
-        return JSONResponse({**about, "now": self._clock(), "federation": self._federation, "server": self._url})
+        return Json({**about, "now": self._clock(), "federation": self._federation, "server": self._url})
 
     async def _events(self, request: Request) -> Response:
         session, cookie = await self._session(request), request.cookies.get(COOKIE, "")
@@ -293,4 +294,4 @@ def _set(response: Response, name: str, value: str, max_age: int | None, same_si
 
 
 def _error(status: int, code: str, detail: str) -> Response:
-    return JSONResponse({"code": code, "detail": detail}, status)
+    return Json({"code": code, "detail": detail}, status)

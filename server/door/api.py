@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from ...configs.recipe import Recipe, chosen, not_free, parse_recipe
@@ -30,7 +30,7 @@ from ..releases.registry import Registry
 from ..watch.result import result
 from ..watch.views import Views
 from .circle_routes import CIRCLE_SCOPES, CircleRoutes
-from .replied import error_reply, refusal
+from .replied import Json, error_reply, json_of, refusal
 
 READ = ("fl:run", "fl:audit")
 MODELS = (*READ, "fl:approve")  # not fl:train: a node gets its bases with its messages
@@ -111,20 +111,18 @@ class Api:
         return ("fl:run",) if stop else READ
 
     async def _health(self, _: Request) -> Response:
-        return JSONResponse({"ok": True})
+        return Json({"ok": True})
 
     async def _submit(self, request: Request) -> Response:
         try:
-            raw = json.loads(await request.body())
-            asked = parse_recipe(raw, where="the run")
+            raw = await json_of(request, "a run")
+            asked = await run_in_threadpool(lambda: parse_recipe(raw, where="the run"))
             if asked.federation.name != self._federation:
                 name = asked.federation.name
                 raise InputError("config.value", f"the run is for {name!r}; expected {self._federation!r}")
             if asked.gate.approvals < self._min_approvals:
                 asks = f"gate.approvals = {asked.gate.approvals}"
                 raise InputError("config.value", f"{asks}: expected at least {self._min_approvals} at this server")
-        except (ValueError, RecursionError):
-            return error_reply(400, "config.value", "the body is not JSON; expected a run")
         except InputError as error:
             return error_reply(400, error.code, str(error))
         try:
@@ -134,7 +132,7 @@ class Api:
         if run is None:
             return error_reply(409, "run.busy", "another run has not ended yet")
         self._accepted()
-        return JSONResponse({"run": run}, 201)
+        return Json({"run": run}, 201)
 
     def _queue(self, asked: Recipe, start: str = "") -> str | None:
         """Queue a run in the present circle and return its identifier; None while another run is not over.
@@ -184,7 +182,7 @@ class Api:
         return entry.sha256 if entry.verdict == "promoted" else str(row.offer["start"])
 
     async def _list(self, _: Request) -> Response:
-        return JSONResponse({"runs": await run_in_threadpool(self._runs)})
+        return Json({"runs": await run_in_threadpool(self._runs)})
 
     def _runs(self) -> list[dict[str, Any]]:
         with self._state.store.read() as db:
@@ -203,7 +201,7 @@ class Api:
 
     async def _show(self, request: Request) -> Response:
         shown = await run_in_threadpool(self._one, request.path_params["run"])
-        return JSONResponse(shown) if shown else error_reply(404, "http.not_found", "there is no such run")
+        return Json(shown) if shown else error_reply(404, "http.not_found", "there is no such run")
 
     def _one(self, run: str) -> dict[str, Any] | None:
         with self._state.store.read() as db:
@@ -221,13 +219,13 @@ class Api:
             return error_reply(400, "config.value", "after: expected the index of an entry, or -1")
         run = request.path_params["run"]
         entries = await run_in_threadpool(lambda: self._state.log.after(after, MAX_ENTRIES, run=run))
-        return JSONResponse({"entries": entries})
+        return Json({"entries": entries})
 
     async def _stop(self, request: Request) -> Response:
         run = request.path_params["run"]
         if not await run_in_threadpool(self._request_stop, run):
             return error_reply(409, "run.over", "there is no such run, or it is over")
-        return JSONResponse({"run": run}, 202)
+        return Json({"run": run}, 202)
 
     def _request_stop(self, run: str) -> bool:
         with self._state.store.transaction() as db:
@@ -237,11 +235,11 @@ class Api:
         return True
 
     async def _models(self, _: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(self._registry.listing))
+        return Json(await run_in_threadpool(self._registry.listing))
 
     async def _model(self, request: Request) -> Response:
         try:
-            return JSONResponse(await run_in_threadpool(self._registry.shown, request.path_params["name"]))
+            return Json(await run_in_threadpool(self._registry.shown, request.path_params["name"]))
         except (Refused, InputError) as error:
             return refusal(error)
 
@@ -255,24 +253,21 @@ class Api:
 
     async def _decide(self, request: Request) -> Response:
         try:
-            value = json.loads(await request.body())
-        except (ValueError, RecursionError):
-            return error_reply(400, "release.malformed", "the body is not JSON; expected a signed decision")
-        try:
-            return JSONResponse(await run_in_threadpool(self._registry.decide, request.path_params["name"], value), 201)
+            value = await json_of(request, "a signed decision", "release.malformed")
+            return Json(await run_in_threadpool(self._registry.decide, request.path_params["name"], value), 201)
         except (Refused, InputError) as error:
             return refusal(error)
 
     async def _overview(self, _: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(self.views.overview))
+        return Json(await run_in_threadpool(self.views.overview))
 
     async def _rounds(self, request: Request) -> Response:
         run = request.query_params.get("run", "")
         shown = await run_in_threadpool(self.views.rounds, run)
-        return JSONResponse(shown) if shown or not run else error_reply(404, "http.not_found", "there is no such run")
+        return Json(shown) if shown or not run else error_reply(404, "http.not_found", "there is no such run")
 
     async def _members(self, _: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(self.views.members))
+        return Json(await run_in_threadpool(self.views.members))
 
     async def _page(self, request: Request) -> Response:
         asked = request.query_params
@@ -282,20 +277,20 @@ class Api:
         except ValueError:
             return error_reply(400, "config.value", "before and limit: expected whole numbers")
         about = [asked.get(name, "")[:256] for name in ("event", "run", "member")]
-        return JSONResponse(await run_in_threadpool(self.views.page, before, limit, *about))
+        return Json(await run_in_threadpool(self.views.page, before, limit, *about))
 
     async def _proof(self, request: Request) -> Response:
         asked = request.query_params
         try:
             size = _index(asked["size"]) if "size" in asked else None
-            return JSONResponse(await run_in_threadpool(self.views.proof, request.path_params["index"], size))
+            return Json(await run_in_threadpool(self.views.proof, request.path_params["index"], size))
         except ValueError as error:
             return error_reply(404, "config.index", str(error))
 
     async def _checkpoint(self, request: Request) -> Response:
         try:
             since = _index(request.query_params.get("since", "0"))
-            return JSONResponse(await run_in_threadpool(self.views.grown, since))
+            return Json(await run_in_threadpool(self.views.grown, since))
         except ValueError as error:
             return error_reply(404, "config.index", str(error))
 

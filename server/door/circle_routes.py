@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,14 +9,14 @@ from typing import Any
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
-from ...errors import Refused
+from ...errors import InputError, Refused
 from ...protocol.circle import Circle, Farewell, Signature
 from ..records import circles
 from ..records.state import State
-from .replied import error_reply, refusal
+from .replied import Json, error_reply, json_of, refusal
 
 EVERYBODY = ("fl:run", "fl:train", "fl:audit", "fl:approve")
 CIRCLE_SCOPES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -25,7 +24,6 @@ CIRCLE_SCOPES: dict[str, dict[str, tuple[str, ...]]] = {
     "/api/circle/signatures": {"POST": ("fl:train",)},
     "/api/circle/farewells": {"POST": ("fl:train",)},
 }
-MAX_BODY_BYTES = 1 << 19
 
 
 class CircleRoutes:
@@ -50,7 +48,7 @@ class CircleRoutes:
             with self._state.store.read() as db:
                 return circles.board(db, self._clock()).as_dict()
 
-        return JSONResponse(await run_in_threadpool(look))
+        return Json(await run_in_threadpool(look))
 
     async def _propose(self, request: Request) -> Response:
         def propose(db: Connection, value: Any) -> dict[str, Any]:
@@ -79,19 +77,15 @@ class CircleRoutes:
         return await self._change(request, leave)
 
     async def _change(self, request: Request, what: Callable[[Connection, Any], dict[str, Any]]) -> Response:
-        body = await request.body()
-        if len(body) > MAX_BODY_BYTES:
-            return error_reply(413, "http.body_too_large", f"{len(body)} bytes; expected at most {MAX_BODY_BYTES}")
-
-        def change() -> dict[str, Any]:
-            value = json.loads(body)
+        def change(value: Any) -> dict[str, Any]:
             with self._state.store.transaction() as db:
                 return what(db, value)
 
         try:
-            return JSONResponse(await run_in_threadpool(change), 201)
-        except (ValueError, RecursionError):
-            return error_reply(400, "config.value", "expected JSON")
+            value = await json_of(request, "a circle, a signature or a farewell")
+            return Json(await run_in_threadpool(change, value), 201)
+        except InputError as error:
+            return error_reply(400, error.code, str(error))
         except Refused as error:
             return refusal(error)
 

@@ -68,6 +68,7 @@ FLEET = frozenset(
 ACTIVATE = "/v1/fleet/activate-node"
 QUIET_S = 60.0
 RETRY_S = 5
+API_BODY_BYTES = 512 << 10  # largest body on our own routes: a circle with its schema, or a run
 OPEN_BODY_BYTES = 64 << 10  # largest body without a token, which a page sends: outsiders could fill the memory
 
 
@@ -176,7 +177,7 @@ class Gateway:
         if scopes:
             principal, member = await run_in_threadpool(self._admit, scope, scopes, address)
             scope = {**scope, "principal": principal}
-        most = self._settings.max_body_mb << 20 if scopes else OPEN_BODY_BYTES
+        most = self._settings.max_body_mb << 20 if fleet else API_BODY_BYTES if scopes else OPEN_BODY_BYTES
         body = await _whole(bounded(receive, most, self._settings.body_timeout_s))
         if body is None:
             return  # the client is gone

@@ -40,7 +40,7 @@ class Bounds:
         per_address: open connections of one address.
         opened: open connections now, by address.
         cut: called with (code, address) when a connection is closed for a limit: ``conn.head_timeout``,
-            ``conn.head_too_large``, ``conn.too_many``.
+            ``conn.head_too_large``, ``conn.frame_too_large``, ``conn.too_many``.
     """
 
     head_timeout_s: float
@@ -50,13 +50,19 @@ class Bounds:
 
 
 class Limited(HttpToolsProtocol):
-    """One connection, closed when it does not complete a request's head, or when its address has too many."""
+    """One connection, closed when it does not complete a request's head, or when its address has too many.
+
+    Every byte of a request counts. Those after the head are its body, which ``bounded`` counts, or what frames it:
+    sizes and extensions of chunks, and trailers. The frame may be as large as a head, and besides as large as the body.
+    """
 
     def __init__(self, bounds: Bounds, **options: Any) -> None:
         super().__init__(**options)
         self.logger = wire
         self._bounds, self._address, self._head_bytes = bounds, "", 0
         self._timer: asyncio.TimerHandle | None = None
+        self._begun = self._after_head = self._body_bytes = 0
+        self._whole_head = False
 
     def connection_made(self, transport: Any) -> None:
         """Count the connection, and wait for its first head."""
@@ -84,14 +90,37 @@ class Limited(HttpToolsProtocol):
             self._await_head()
         if self._timer is not None:
             self._head_bytes += len(data)
+        in_body, begun = self._timer is None, self._begun
         super().data_received(data)
         if self._timer is not None and self._head_bytes > MAX_HEAD_BYTES:
             self._cut("conn.head_too_large")
+        elif in_body and begun == self._begun:
+            self._after_head += len(data)
+            if self._after_head - self._body_bytes > MAX_HEAD_BYTES + self._body_bytes:
+                self._cut("conn.frame_too_large")
+
+    def on_message_begin(self) -> None:
+        """Count a request anew."""
+        self._begun += 1
+        self._whole_head = False
+        self._after_head = self._body_bytes = 0
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Go on to the body."""
         self._head_is_here()
         super().on_headers_complete()
+        self._whole_head = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a field of the head; trailers, which nobody here reads, are not kept."""
+        if not self._whole_head:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        self._body_bytes += len(body)
+        super().on_body(body)
 
     def _await_head(self) -> None:
         self._head_bytes = 0

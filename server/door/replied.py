@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ...errors import MoonflowerError
+from ...canonical import parse_json
+from ...errors import InputError, MoonflowerError
 
 _STATUS = {
     "data.model": 404,
@@ -16,6 +22,31 @@ _STATUS = {
 }
 
 
+class Json(JSONResponse):
+    """JSON in ASCII: a text that no encoding has, such as half of a surrogate pair in an old log, does not break it."""
+
+    def render(self, content: Any) -> bytes:
+        """Return the bytes of a value."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+
+
+async def json_of(request: Request, expected: str, code: str = "config.value") -> Any:
+    """Return the JSON in a request's body, parsed beside the event loop.
+
+    Args:
+        request: whose body it is.
+        expected: what it should be, for the message.
+        code: of the refusal.
+
+    Raises:
+        InputError: ``code``: not JSON, or a text in it cannot be encoded.
+    """
+    try:
+        return await run_in_threadpool(parse_json, await request.body())
+    except ValueError:
+        raise InputError(code, f"the body is not JSON that can be kept; expected {expected}") from None
+
+
 def refusal(error: MoonflowerError) -> Response:
     """Return the reply to a refused request; status 409 unless its code has another one."""
     return error_reply(_STATUS.get(error.code, 409), error.code, str(error), error.hint)
@@ -23,4 +54,4 @@ def refusal(error: MoonflowerError) -> Response:
 
 def error_reply(status: int, code: str, detail: str, hint: str = "") -> Response:
     """Return a reply with a code, a sentence, and the hint if there is one."""
-    return JSONResponse({"code": code, "detail": detail, **({"hint": hint} if hint else {})}, status)
+    return Json({"code": code, "detail": detail, **({"hint": hint} if hint else {})}, status)

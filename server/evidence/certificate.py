@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from ...canonical import canonical, digest, parse_canonical
+from ...canonical import canonical, digest, parse_canonical, parse_stored
 from ...configs.settings import Offer, parse
 from ...crypto import merkle
 from ...crypto.identity import Roster, parse_roster
@@ -203,7 +203,7 @@ def _proved(evidence: Any, verifier: Verifier) -> tuple[list[LogEntry], Checkpoi
         growth = _hashes(evidence["growth"])
         if len(claimed) != len(listed) or not isinstance(note, str):
             raise ValueError("another form")
-        entries = [LogEntry(index, data, parse_canonical(data)) for index, data, _ in claimed]
+        entries = [LogEntry(index, data, parse_stored(data)) for index, data, _ in claimed]
         if any(type(entry.index) is not int or entry.value["index"] != entry.index for entry in entries):
             raise ValueError("another index")
         steps = [STEPS.index(entry.event) for entry in entries]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ...canonical import parse_canonical
+from ...canonical import parse_stored
 from ...crypto import merkle
 from ...errors import AuditError, InputError, Refused
 from ...protocol.context import context_digest
@@ -70,7 +70,7 @@ def gather(
     tree, note, entries = merkle.Tree(), "", list[LogEntry]()
     for at, record in enumerate(records):
         try:
-            value = parse_canonical(record.entry)
+            value = parse_stored(record.entry)
             if record.fault or not isinstance(value, dict):
                 raise ValueError("not an entry")
         except ValueError:
@@ -118,7 +118,7 @@ def _choose(entries: Sequence[LogEntry], number: int, purpose: str, run: str, la
     of_run = [entry for entry in entries if entry.value.get("run") == runs[0]]
     opened = [sums[-1]] if last == "opened" else []
     if opened:
-        wanted = parse_canonical(opened[0].details["statement"].encode())["context"]
+        wanted = parse_stored(opened[0].details["statement"].encode())["context"]
         of_run = [entry for entry in of_run if entry.event != "set_closed" or _context_of(entry) == wanted]
     closed = [entry for entry in of_run if entry.event == "set_closed" and purpose_of(entry) == purpose][-1]
     began = [entry for entry in of_run if entry.event == "seats_taken" and entry.index < _witnessed(closed)][-1]

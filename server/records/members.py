@@ -15,7 +15,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from ...canonical import canonical
 from ...crypto.identity import Card, parse_card
-from ...errors import InputError, nearest
+from ...errors import InputError, Refused, nearest
 from ...store import by, put
 from .database import metadata
 from .log import Log
@@ -83,8 +83,16 @@ def take_card(db: Connection, log: Log, card: Mapping[str, Any]) -> None:
 def cards(db: Connection, *, of_all: bool = False) -> dict[str, Card]:
     """Return name → newest card of members that may take part; with ``of_all`` also of those that left."""
     gone = frozenset[str]() if of_all else revoked(db)
-    kept = [parse_card(json.loads(text)) for text in db.execute(_CARDS).scalars()]
-    return {card.name: card for card in kept if card.name not in gone}
+    kept = [_kept(text) for text in db.execute(_CARDS).scalars()]
+    return {card.name: card for card in kept if card is not None and card.name not in gone}
+
+
+def _kept(text: str) -> Card | None:
+    """Return a card on record; None if it would not be taken now. Its member sends another one when it enrols."""
+    try:
+        return parse_card(json.loads(text))
+    except Refused:
+        return None
 
 
 def by_client(db: Connection, issuer: str, client_id: str) -> RosterMember | None:

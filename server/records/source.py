@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO
 
-from ...canonical import canonical, parse_canonical
+from ...canonical import canonical, parse_stored
 from ...crypto import merkle
 from ...crypto.merkle import Frontier
 from ...errors import AuditError, InputError
@@ -143,7 +143,7 @@ def _rows(connection: sqlite3.Connection) -> Iterator[Record]:
 def _lines(file: IO[bytes]) -> Iterator[Record]:
     while line := file.readline(_MAX_LINE_BYTES):
         try:
-            value = parse_canonical(line.removesuffix(b"\n"))
+            value = parse_stored(line.removesuffix(b"\n"))
         except ValueError:
             value = None
         if isinstance(value, dict) and value.keys() == {"entry", "checkpoint"}:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...canonical import canonical, parse_canonical
+from ...canonical import canonical, parse_stored
 from ...crypto import merkle
 from ...crypto.merkle import Frontier
 from ...crypto.note import Checkpoint, Verifier, open_checkpoint
@@ -148,7 +148,7 @@ def _compare_kept(frontier: Frontier, name: str, kept: Checkpoint, root: bytes) 
 def _index_in(entry: bytes) -> int | None:
     """Return the index that an unchecked entry claims, or None."""
     try:
-        value = parse_canonical(entry)
+        value = parse_stored(entry)
     except ValueError:
         return None
     index = value.get("index") if isinstance(value, dict) else None
@@ -157,7 +157,7 @@ def _index_in(entry: bytes) -> int | None:
 
 def _root_with_index(frontier: Frontier, entry: bytes, index: int) -> bytes:
     """Return the root as if ``entry`` had this index; tells an edited index from a displaced entry."""
-    return frontier.append(merkle.leaf_hash(canonical(parse_canonical(entry) | {"index": index}))).root()
+    return frontier.append(merkle.leaf_hash(canonical(parse_stored(entry) | {"index": index}))).root()
 
 
 def _size_in(note: str) -> int:

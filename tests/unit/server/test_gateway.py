@@ -24,9 +24,10 @@ from flwr.supercore.primitives.asymmetric import sign_message
 from moonflower import logs
 from moonflower.configs.recipe import parse_recipe
 from moonflower.server.door import gateway as module
-from moonflower.server.door.gateway import ACTIVATE, FLEET, OPEN_BODY_BYTES
+from moonflower.server.door.gateway import ACTIVATE, API_BODY_BYTES, FLEET, OPEN_BODY_BYTES
 from moonflower.server.door.limits import protocol
 from moonflower.server.records import history
+from moonflower.server.records.verify import verify
 from support import PATIENCE_S
 from support.circles import begin, heart_recipe
 from support.forge import Headers, Issuer, verifier
@@ -694,6 +695,33 @@ def test_a_run_that_is_no_run_is_400_and_queued_nowhere(door: Door, body: Any, c
     reply = run(door.desked("POST", "/api/runs", body))
     assert reply.verdict == (400, code), reply
     assert (run(door.desked("GET", "/api/runs")).json, door.woken) == ({"runs": []}, [])
+
+
+def test_a_body_for_our_own_routes_is_small_and_what_is_wrong_with_it_is_said_in_short(door: Door) -> None:
+    at_most = b"{" + b",".join(b'"%06x":0' % at for at in range(47_600)) + b"}"
+    assert 0.98 * API_BODY_BYTES < len(at_most) <= API_BODY_BYTES
+    for body in (at_most, asked(training={"x" * 400_000: 1}), asked(training={"lr": "x" * 400_000})):
+        reply = run(door.desked("POST", "/api/runs", body))
+        assert reply.verdict == (400, "config.value")
+        assert len(reply.body) < 600, "a stranger's text comes back cut"
+    larger = at_most + b" " * (API_BODY_BYTES + 1 - len(at_most))
+    for path in ("/api/runs", "/api/circle", "/api/models/00/decisions"):
+        scope = "fl:approve" if path.endswith("decisions") else "fl:run"
+        assert run(door.desked("POST", path, larger, scope=scope)).verdict == (413, "http.body_too_large")
+
+
+def test_a_log_that_holds_what_no_encoding_has_is_read(door: Door) -> None:
+    """Half of a surrogate pair: refused wherever it comes in now, but an old log may have it."""
+    begin(door.state, heart_recipe())
+    run_name = run(door.desked("POST", "/api/runs", asked())).json["run"]
+    with door.state.store.transaction() as db:
+        door.state.log.append(db, "exported", run=run_name, note="\ud800")
+    for path in ("/api/log", f"/api/runs/{run_name}/log", "/api/members", "/api/overview", "/api/rounds"):
+        reply = run(door.desked("GET", path, scope="fl:run fl:audit"))
+        assert reply.status == 200, path
+    assert "\\ud800" in run(door.desked("GET", "/api/log", scope="fl:run")).body.decode()
+    report = verify(door.state.folder, (door.state.folder / "log.pub").read_text())
+    assert report.ok, report
 
 
 def test_a_run_is_queued_once_and_the_next_waits_until_it_is_over(door: Door) -> None:

@@ -96,6 +96,58 @@ def test_an_endless_head_is_cut_off_while_the_request_before_it_is_answered() ->
         assert closed_after(sock, 0.5)
 
 
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+FRAMES = {
+    "trailers": (b"1\r\na\r\n0\r\n", b"x-filler: " + b"a" * 990 + b"\r\n"),
+    "one trailer": (b"1\r\na\r\n0\r\nx-filler: ", b"a" * 1000),
+    "an extension": (b"1;x=", b"a" * 1000),
+    "extensions": (b"", b"1;x=" + b"a" * 990 + b"\r\na\r\n"),
+    "leading zeros": (b"", b"0" * 1000),
+}
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+@pytest.mark.parametrize("reads", [True, False], ids=["read", "unread"])
+def test_what_frames_a_body_counts_too(kind: str, reads: bool) -> None:
+    """Also where the app answers without having read the body."""
+    cut: list[str] = []
+
+    async def reading(scope: object, receive: object, send: object) -> None:
+        while reads and (await receive()).get("more_body"):
+            pass
+        await hello(scope, receive, send)
+
+    first, more = FRAMES[kind]
+    http = protocol(5.0, 200, cut=lambda code, _: cut.append(code))
+    with served(reading, http) as port, socket.create_connection(("127.0.0.1", port)) as sock:
+        sock.sendall(CHUNKED + first)
+        sent = 0
+        with suppress(OSError):
+            for _ in range(8 * MAX_HEAD_BYTES // 1000):
+                sock.sendall(more)
+                sent += len(more)
+                time.sleep(0.001)
+        assert sent < 6 * MAX_HEAD_BYTES, "it was cut off while it went on"
+    assert cut == ["conn.frame_too_large" if reads else "conn.head_too_large"], "an answered request is over"
+
+
+def test_a_body_in_small_chunks_with_a_trailer_passes() -> None:
+    whole: list[bytes] = []
+
+    async def reading(scope: object, receive: object, send: object) -> None:
+        whole.append(await _drain(receive))
+        await hello(scope, receive, send)
+
+    body = b"".join(b"10\r\n" + b"a" * 16 + b"\r\n" for _ in range(40_000))
+    with served(reading, protocol(5.0, 200)) as port, socket.create_connection(("127.0.0.1", port)) as sock:
+        for _ in range(2):  # two requests on one connection, each counted anew
+            sock.sendall(CHUNKED + body + b"0\r\nx-checksum: 1\r\n\r\n")
+            reply = b""
+            while not reply.endswith(b"ok"):
+                reply += sock.recv(4096)
+    assert [len(one) for one in whole] == [640_000] * 2
+
+
 NO_HTTP = [
     b"\x16\x03\x01\x02\x00\r\n\r\n",
     b"CONNECT a:1 HTTP/1.1\r\n\r\n",
