@@ -136,6 +136,11 @@ class ServerSettings(Table):
         return self
 
 
+Algorithm = Literal[
+    "ES256", "ES384", "ES512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "EdDSA", "Ed25519"
+]  # fmt: skip
+
+
 class VerifierSettings(Table):
     """``[oauth]`` of the server: which tokens it accepts."""
 
@@ -145,7 +150,15 @@ class VerifierSettings(Table):
     binding: Binding = Field("dpop", description='"none" accepts tokens that anyone who holds them can use')
     ca: File | None = Field(None, description="private CA of the issuer (PEM)")
     leeway_s: int = Field(30, ge=0, le=300, description="most that clocks may differ")
-    max_lifetime_s: int = Field(3600, ge=10, le=86400, description="a token that lives longer is refused")
+    max_lifetime_s: int = Field(
+        0, ge=0, le=86400, description="a token that lives longer is refused; 0 = as long as the profile's usually live"
+    )
+    types: Strings = Field((), description='typ headers of access tokens, in place of the profile\'s; "" = no typ')
+    client_claims: Strings = Field((), description="claims that name the client, in place of the profile's")
+    scope_claims: Strings = Field((), description="claims that hold scopes, in place of the profile's")
+    algorithms: Annotated[tuple[Algorithm, ...], Field(strict=False)] = Field(
+        (), description="of signatures, in place of the profile's"
+    )
     jwks_ttl_s: float = Field(600, gt=0, le=86400, description="the issuer's keys are read again after this time")
     jwks_cooldown_s: float = Field(
         30, gt=0, le=3600, description="shortest time between reads because of an unknown key"

@@ -27,6 +27,7 @@ WINDOW_S = 60.0
 NONCE_S = 120.0  # a nonce is given out for this long, and accepted for as long again
 MAX_BYTES = 4096
 _FOREIGN = ("crit", "b64", "zip", "jku", "x5u", "x5c")
+_MEMBERS = ("kty", "crv", "x", "y")
 _HEX = re.compile("%[0-9A-Fa-f]{2}")
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
@@ -162,17 +163,25 @@ class Proofs:
             good = header.get("typ") == "dpop+jwt" and algorithm in PROOF_ALGORITHMS
             if not good or any(name in header for name in _FOREIGN):
                 raise ValueError("another type or algorithm, or a header that has no place in a proof")
-            key = self._key(header.get("jwk"))
+            key = self._key(header.get("jwk"), str(algorithm))
         except ValueError as error:
             raise _refused("auth.dpop_malformed", "the DPoP proof is malformed") from error
         if not key.verify(str(algorithm), jws):
             raise _refused("auth.dpop_signature", "the DPoP proof is not signed by its own key")
         return jws, key
 
-    def _key(self, jwk: Any) -> VerificationKey:
-        """Return the key of a proof. Importing a key costs as much as a signature, so the latest are kept."""
-        if not isinstance(jwk, dict) or jwk.keys() - {"kty", "crv", "x", "y"}:
-            raise ValueError("expected a key with exactly its required members")
+    def _key(self, given: Any, algorithm: str) -> VerificationKey:
+        """Return the key of a proof. Importing a key costs as much as a signature, so the latest are kept.
+
+        A name, a use or an algorithm beside the key's own members say nothing here, but must not contradict the proof.
+        """
+        if not isinstance(given, dict) or given.keys() - {*_MEMBERS, "kid", "alg", "use", "key_ops"}:
+            raise ValueError("expected a public key")
+        if given.get("alg", algorithm) != algorithm or given.get("use", "sig") != "sig":
+            raise ValueError("the key is for another algorithm or use")
+        if not isinstance(given.get("kid", ""), str) or not isinstance(given.get("key_ops", []), list):
+            raise ValueError("expected texts beside the key")
+        jwk = {member: given[member] for member in _MEMBERS if member in given}
         name = thumbprint(jwk)
         with self._lock:
             if name in self._keys:

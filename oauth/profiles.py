@@ -7,13 +7,14 @@ shares its ``typ`` with ID tokens, the other marks of an ID token are refused.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
+from ..configs.roles import Algorithm, VerifierSettings
 from ..configs.roles import Profile as ProfileName
 from ..errors import TokenRefused
 
-_COMMON = frozenset({"ES256", "ES384", "ES512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "EdDSA"})
+_COMMON = frozenset(get_args(Algorithm))
 _ID_TOKEN_MARKS = frozenset({"nonce", "at_hash", "c_hash"})
 
 
@@ -27,6 +28,7 @@ class Profile:
         scopes: claims that hold scopes, as words in a text or as a list. All that are present count.
         algorithms: of signatures.
         kinds: values of the claim ``typ``, or empty if that claim means nothing.
+        lifetime_s: how long the issuer's tokens live at most, as its documents say.
     """
 
     types: frozenset[str]
@@ -34,6 +36,7 @@ class Profile:
     scopes: tuple[str, ...]
     algorithms: frozenset[str] = _COMMON
     kinds: frozenset[str] = frozenset()
+    lifetime_s: int = 3600
 
     def client(self, claims: Mapping[str, Any]) -> str:
         """Return the client to which the token was issued.
@@ -80,9 +83,28 @@ PROFILES: dict[ProfileName, Profile] = {
     "keycloak": Profile(
         frozenset({"jwt", "at+jwt"}), ("azp", "client_id"), ("scope",), kinds=frozenset({"Bearer", "DPoP"})
     ),
-    "entra": Profile(frozenset({"jwt"}), ("azp", "appid"), ("scp", "roles"), frozenset({"RS256"})),
+    "entra": Profile(frozenset({"jwt"}), ("azp", "appid"), ("scp", "roles"), frozenset({"RS256"}), lifetime_s=5400),
     "auth0": Profile(
-        frozenset({"jwt", "at+jwt"}), ("azp", "client_id"), ("scope", "permissions"), frozenset({"RS256", "PS256"})
+        frozenset({"jwt", "at+jwt"}),
+        ("azp", "client_id"),
+        ("scope", "permissions"),
+        frozenset({"RS256", "PS256"}),
+        lifetime_s=86400,
     ),
     "okta": Profile(frozenset({"", "jwt", "at+jwt"}), ("cid",), ("scp",), frozenset({"RS256", "ES256"})),
 }
+"""Lifetimes: Entra ID issues access tokens of 60 to 90 minutes, Auth0 of 24 hours for an API; others one hour."""
+
+
+def profile_of(settings: VerifierSettings) -> Profile:
+    """Return the profile that settings name, with what they say in its place."""
+    profile = PROFILES[settings.profile]
+    types = frozenset(one.lower().removeprefix("application/") for one in settings.types)
+    return replace(
+        profile,
+        types=types or profile.types,
+        clients=settings.client_claims or profile.clients,
+        scopes=settings.scope_claims or profile.scopes,
+        algorithms=frozenset(settings.algorithms) or profile.algorithms,
+        lifetime_s=settings.max_lifetime_s or profile.lifetime_s,
+    )

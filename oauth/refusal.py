@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import TokenRefused
 
-PROOF_ALGORITHMS = ("ES384", "ES256", "EdDSA")  # RFC 9449: named in every DPoP challenge
+PROOF_ALGORITHMS = ("ES384", "ES256", "Ed25519", "EdDSA")  # RFC 9449: named in every DPoP challenge
 CODES = (
     "auth.alg_key_mismatch",
     "auth.alg_refused",

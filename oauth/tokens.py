@@ -23,7 +23,7 @@ from .discovery import Fetch, fetcher
 from .dpop import Nonces, Proofs
 from .jwks import IssuerKeys
 from .jws import Jws, VerificationKey, read
-from .profiles import PROFILES, Profile
+from .profiles import Profile, profile_of
 from .refusal import challenge
 
 __all__ = ["Principal", "TokenRefused", "TokenVerifier"]
@@ -87,7 +87,7 @@ class TokenVerifier:
         most_tokens: int = 4096,
     ) -> None:
         self._settings, self._url, self._clock = settings, url.rstrip("/"), clock
-        self._profile: Profile = PROFILES[settings.profile]
+        self._profile: Profile = profile_of(settings)
         self._keys = IssuerKeys(
             settings.issuer,
             ttl_s=settings.jwks_ttl_s,
@@ -114,14 +114,14 @@ class TokenVerifier:
         with self._lock:
             return hashlib.sha256(token).digest() in self._accepted
 
-    def verify(self, method: str, path: str, headers: Headers, scope: str) -> Principal:
+    def verify(self, method: str, path: str, headers: Headers, *scopes: str) -> Principal:
         """Return who sends a request.
 
         Args:
             method: such as ``POST``.
             path: as sent; a query is ignored.
             headers: names in upper or lower case.
-            scope: words, all of which the token must grant.
+            scopes: of which the token must grant one.
 
         Raises:
             TokenRefused: ``auth.*``, with status and headers of the reply.
@@ -133,13 +133,14 @@ class TokenVerifier:
             principal = self._token(token)
             scheme = "DPoP" if principal.jkt is not None else scheme
             use = self._binding(principal, kind, method, path, headers, token)
-            if not set(scope.split()) <= principal.scopes:
+            if not principal.scopes.intersection(scopes):
+                wanted = " or ".join(scopes)
                 raise TokenRefused(
-                    "auth.scope", f"the token does not grant the scope {scope}", 403, error="insufficient_scope"
+                    "auth.scope", f"the token does not grant the scope {wanted}", 403, error="insufficient_scope"
                 )
             use()
         except TokenRefused as refusal:
-            challenge(refusal, scheme, scope=scope)
+            challenge(refusal, scheme, scope=" ".join(scopes))
             raise
         return principal
 
@@ -251,10 +252,8 @@ class TokenVerifier:
         """Return the times from which and until which the token is valid."""
         exp, iat = _seconds(claims.get("exp")), _seconds(claims.get("iat"))
         nbf = _seconds(claims.get("nbf", iat))
-        if exp - iat > self._settings.max_lifetime_s:  # iat is not in the future, so exp is near
-            raise TokenRefused(
-                "auth.lifetime_too_long", f"the token lives longer than {self._settings.max_lifetime_s} s"
-            )
+        if exp - iat > self._profile.lifetime_s:  # iat is not in the future, so exp is near
+            raise TokenRefused("auth.lifetime_too_long", f"the token lives longer than {self._profile.lifetime_s} s")
         return max(iat, nbf), exp
 
     def _timely(self, starts: float, expires: float) -> None:

@@ -208,7 +208,7 @@ class Gateway:
             if wait_s and not self._verifier.knows(headers):
                 retry = [("retry-after", str(int(wait_s) + 1))]
                 raise TokenRefused("auth.throttled", "too many refused requests from this address", 429, retry)
-            principal = self._verified(scope["method"], sent, headers, scopes)
+            principal = self._verifier.verify(scope["method"], sent, headers, *scopes)
             if path in FLEET:
                 member = self._member_of(principal.issuer, principal.client_id)
                 self._seat(principal, member, headers)
@@ -224,16 +224,6 @@ class Gateway:
                 challenge(refusal, "DPoP" if principal and principal.jkt else "Bearer")
             raise
         return principal, member
-
-    def _verified(self, method: str, path: str, headers: Headers, scopes: Sequence[str]) -> Principal:
-        *others, last = scopes
-        for scope in others:
-            try:
-                return self._verifier.verify(method, path, headers, scope)
-            except TokenRefused as refusal:
-                if refusal.code != "auth.scope":
-                    raise
-        return self._verifier.verify(method, path, headers, last)
 
     def _seat(self, principal: Principal, member: RosterMember | None, headers: Headers) -> None:
         """Check that token, member and node key belong together."""

@@ -147,6 +147,9 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "no jti": ({"jti": None}, "auth.dpop_malformed"),
     "jti empty": ({"jti": ""}, "auth.dpop_malformed"),
     "jti long": ({"jti": "x" * 257}, "auth.dpop_malformed"),
+    "jti that no encoding has": ({"jti": "\ud800"}, "auth.dpop_malformed"),
+    "ath that no encoding has": ({"ath": "\ud800"}, "auth.dpop_malformed"),
+    "nonce that no encoding has": ({"nonce": "\ud800"}, "auth.dpop_malformed"),
     "jti a number": ({"jti": 7}, "auth.dpop_malformed"),
     "no method": ({"htm": None}, "auth.dpop_malformed"),
     "no htu": ({"htu": None}, "auth.dpop_malformed"),
@@ -164,7 +167,7 @@ def test_a_proof_of_something_else_is_refused_for_what_it_is(issuer: Issuer, che
     refusal = refused(code, 401, check, dpop(token, proof(token, **changes)))
     said = dict(refusal.headers)["WWW-Authenticate"]
     assert said.startswith('DPoP realm="moonflower", error="invalid_dpop_proof", ')
-    assert said.endswith('algs="ES384 ES256 EdDSA"')
+    assert said.endswith('algs="ES384 ES256 Ed25519 EdDSA"')
 
 
 PUBLIC = {name: value for name, value in NODE.public.jwk.items() if name != "kid"}
@@ -178,12 +181,35 @@ HEADERS: dict[str, dict[str, Any]] = {
     "x5c": {"x5c": ["MII"]},
     "no key": {"jwk": None},
     "a private key": {"jwk": dict(NODE.key.as_dict(private=True))},
-    "a key with a name": {"jwk": {**PUBLIC, "kid": "n"}},
+    "a key for another algorithm": {"jwk": {**PUBLIC, "alg": "ES256"}},
+    "a key for another use": {"jwk": {**PUBLIC, "use": "enc"}},
+    "a key whose name is no text": {"jwk": {**PUBLIC, "kid": 7}},
+    "a key with something else": {"jwk": {**PUBLIC, "x5c": ["MII"]}},
     "a key off the curve": {"jwk": {**PUBLIC, "y": PUBLIC["x"]}},
     "a key in another spelling": {"jwk": {**PUBLIC, "x": "AAAA" + PUBLIC["x"]}},
     "a secret key": {"jwk": {"kty": "oct", "k": "c2VjcmV0"}},
     "a key as text": {"jwk": "x"},
 }
+
+
+@pytest.mark.parametrize(
+    "more", [{"kid": "n"}, {"alg": "ES384"}, {"use": "sig", "key_ops": ["verify"], "kid": "n", "alg": "ES384"}]
+)
+def test_a_key_may_have_a_name_and_its_own_algorithm(
+    issuer: Issuer, check: TokenVerifier, more: dict[str, Any]
+) -> None:
+    """As libraries write it; none of it counts, and the thumbprint is that of the key alone."""
+    token = bound(issuer)
+    made = proof(token, header={"jwk": {**PUBLIC, **more}})
+    assert check.verify("POST", PATH, dpop(token, made), "fl:train").jkt == NODE.public.thumbprint
+
+
+@pytest.mark.parametrize("algorithm", ["EdDSA", "Ed25519"])
+def test_an_edwards_key_signs_under_both_names(issuer: Issuer, check: TokenVerifier, algorithm: str) -> None:
+    key = KEYS["EdDSA"]
+    token = bound(issuer, key)
+    made = proof(token, key, header={"alg": algorithm})
+    assert check.verify("POST", PATH, dpop(token, made), "fl:train").jkt == key.public.thumbprint
 
 
 @pytest.mark.parametrize("name", HEADERS)
@@ -304,7 +330,7 @@ def test_a_token_that_is_not_bound(issuer: Issuer, check: TokenVerifier) -> None
 
 def test_the_challenge_names_dpop_where_that_is_what_is_wanted(issuer: Issuer, check: TokenVerifier) -> None:
     assert refused("auth.no_token", 401, check, []).headers == [
-        ("WWW-Authenticate", 'DPoP realm="moonflower", algs="ES384 ES256 EdDSA"')
+        ("WWW-Authenticate", 'DPoP realm="moonflower", algs="ES384 ES256 Ed25519 EdDSA"')
     ]
 
 

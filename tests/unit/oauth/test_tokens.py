@@ -18,6 +18,7 @@ from moonflower.oauth import jws
 from moonflower.oauth.discovery import NotThere, discover, endpoint
 from moonflower.oauth.jwks import MAX_KEYS
 from moonflower.oauth.tokens import Principal, TokenRefused
+from pydantic import ValidationError
 from support.forge import (
     AUDIENCE,
     EC,
@@ -610,3 +611,65 @@ def test_a_refused_token_is_not_remembered(issuer: Issuer) -> None:
     check, headers = verifier(issuer), bearer(issuer.token(key=OTHER))
     refused("auth.signature", 401, check, headers)
     assert not check.knows(headers)
+
+
+# What an issuer's own settings change
+
+
+@pytest.mark.parametrize(
+    ("profile", "claims", "header", "lifetime_s"),
+    [
+        ("entra", {"client_id": None, "azp": "anna", "scope": None, "scp": "fl:train"}, {"typ": "JWT"}, 5400),
+        ("auth0", {"client_id": None, "azp": "anna"}, {}, 86400),
+        ("okta", {"client_id": None, "cid": "anna", "scope": None, "scp": ["fl:train"]}, {"typ": None}, 3600),
+        ("keycloak", {"client_id": None, "azp": "anna", "typ": "Bearer"}, {"typ": "JWT"}, 3600),
+        ("rfc9068", {}, {}, 3600),
+    ],
+)
+def test_a_token_lives_as_long_as_its_issuers_documents_say(
+    issuer: Issuer, profile: str, claims: dict[str, Any], header: dict[str, Any], lifetime_s: int
+) -> None:
+    """Entra ID: 60 to 90 minutes, such as 3,900 s; Auth0: 24 hours for an API."""
+    header = {"alg": "RS256", "kid": "rsa", **header}
+
+    def token(seconds: int) -> str:
+        return issuer.token(issuer.claims(exp=int(NOW) + seconds, **claims), key=issuer.keys["rsa"], **header)
+
+    assert accept(issuer, token(lifetime_s), profile=profile).client_id == "anna"
+    check = verifier(issuer, profile=profile)
+    refused("auth.lifetime_too_long", 401, check, bearer(token(lifetime_s + 1)))
+    shorter = verifier(issuer, profile=profile, max_lifetime_s=600)
+    refused("auth.lifetime_too_long", 401, shorter, bearer(token(601)))
+
+
+def test_claims_types_and_algorithms_are_the_configs_where_it_names_them(issuer: Issuer) -> None:
+    own = {"types": ["x-access+jwt"], "client_claims": ["app"], "scope_claims": ["rights"], "algorithms": ["RS256"]}
+    claims = issuer.claims(client_id=None, scope=None, app="anna", rights=["fl:train"])
+    rsa = {"alg": "RS256", "kid": "rsa", "key": issuer.keys["rsa"]}
+    assert accept(issuer, issuer.token(claims, typ="X-Access+JWT", **rsa), **own).client_id == "anna"
+    check = verifier(issuer, **own)
+    refused("auth.typ_refused", 401, check, bearer(issuer.token(claims, **rsa)))
+    refused("auth.alg_refused", 401, check, bearer(issuer.token(claims, typ="x-access+jwt")))
+    theirs = {"typ": "x-access+jwt", **rsa}
+    refused("auth.client_missing", 401, check, bearer(issuer.token(issuer.claims(rights="fl:train"), **theirs)))
+    refused("auth.scope", 403, check, bearer(issuer.token(issuer.claims(client_id=None, app="anna"), **theirs)))
+    refused("auth.id_token", 401, check, bearer(issuer.token({**claims, "nonce": "x"}, **theirs)))
+
+
+@pytest.mark.parametrize("algorithm", ["none", "HS256", "ES256K", "es256", ""])
+def test_an_algorithm_that_proves_nothing_cannot_be_configured(issuer: Issuer, algorithm: str) -> None:
+    with pytest.raises(ValidationError):
+        verifier(issuer, algorithms=[algorithm])
+
+
+def test_a_challenge_names_every_scope_that_would_do(issuer: Issuer) -> None:
+    with pytest.raises(TokenRefused) as refusal:
+        verifier(issuer).verify("GET", ROUTE, bearer(issuer.token()), "fl:run", "fl:audit")
+    assert (refusal.value.code, refusal.value.status) == ("auth.scope", 403)
+    assert 'scope="fl:run fl:audit"' in dict(refusal.value.headers)["WWW-Authenticate"]
+    assert verifier(issuer).verify("GET", ROUTE, bearer(issuer.token()), "fl:run", "fl:train").client_id == "anna"
+
+
+def test_text_that_no_encoding_has_makes_no_token(issuer: Issuer) -> None:
+    refused("auth.malformed", 401, verifier(issuer), bearer(issuer.token(issuer.claims(sub="\ud800"))))
+    refused("auth.malformed", 401, verifier(issuer), bearer(issuer.token(kid="\ud800")))
