@@ -1,7 +1,8 @@
 """The issuer's public keys: fetched again after a while, and earlier for a key id that is not known yet.
 
-A flood of made-up key ids causes at most one fetch per cooldown. In return, a new key may be refused for that long: if
-the issuer uses it before publishing it, or within the cooldown after another unknown key id. While the issuer cannot be
+A flood of made-up key ids causes at most one fetch per cooldown. In return, a new key may be unknown for that long: if
+the issuer uses it before publishing it, or within the cooldown after another unknown key id. So an unknown id is never
+a final no: the sender is told when to ask again. While the issuer cannot be
 reached, the last keys stay valid for at most a day. A bad key in the document does not affect the others.
 """
 
@@ -66,6 +67,10 @@ class IssuerKeys:
         if kid not in snapshot.keys and self._may_look(self._not_for_unknown_before):
             snapshot = self._look_again(kid, snapshot)
         return snapshot.keys.get(kid, ())
+
+    def wait_s(self) -> float:
+        """Return in how many seconds an id that is unknown now may be looked for again, at least 1."""
+        return max(1.0, self._not_for_unknown_before - self._clock())
 
     def _fresh(self) -> _Snapshot:
         """Return the keys, fetched again if they are old. Other threads use the old keys meanwhile."""

@@ -9,6 +9,7 @@ request that passes all checks changes anything: its proof is used up.
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 import threading
 import time
@@ -30,6 +31,8 @@ __all__ = ["Principal", "TokenRefused", "TokenVerifier"]
 
 Headers = Sequence[tuple[bytes, bytes]]
 MAX_BYTES = 8192
+SOON_S = 60.0
+"""A token that is valid within this time is not refused for good."""
 _POINTERS = ("jku", "x5u", "jwk", "x5c", "crit", "b64", "zip")  # no header chooses the key or how the token is read
 
 
@@ -104,15 +107,6 @@ class TokenVerifier:
     def nonce(self) -> str:
         """Return the DPoP nonce to put on replies. A refusal with ``auth.dpop_nonce`` carries it already."""
         return self._nonces.current()
-
-    def knows(self, headers: Headers) -> bool:
-        """Return whether the request's token was accepted before. This says nothing about this request."""
-        try:
-            _, token = _credentials(headers)
-        except TokenRefused:
-            return False
-        with self._lock:
-            return hashlib.sha256(token).digest() in self._accepted
 
     def verify(self, method: str, path: str, headers: Headers, *scopes: str) -> Principal:
         """Return who sends a request.
@@ -231,7 +225,9 @@ class TokenVerifier:
             raise TokenRefused("auth.kid_missing", "the token does not name the key that signed it")
         keys = self._find(kid)
         if not keys:
-            raise TokenRefused("auth.unknown_kid", "the token's key is not one that its issuer publishes")
+            raise _later(
+                "auth.unknown_kid", "the token's key is not one that its issuer publishes now", self._keys.wait_s()
+            )
         fitting = [key for key in keys if key.fits(algorithm)]
         if not fitting:
             raise TokenRefused("auth.alg_key_mismatch", "the token's algorithm is not that of its key")
@@ -261,13 +257,23 @@ class TokenVerifier:
         if now >= expires + leeway:
             raise TokenRefused("auth.expired", "the token has expired")
         if now < starts - leeway:
-            raise TokenRefused("auth.not_yet_valid", "the token is not valid yet: compare the clocks")
+            wait_s, why = starts - leeway - now, "the token is not valid yet: compare the clocks"
+            raise (
+                _later("auth.not_yet_valid", why, wait_s)
+                if wait_s <= SOON_S
+                else TokenRefused("auth.not_yet_valid", why)
+            )
 
     def _audience(self, claims: dict[str, Any]) -> None:
         audience = claims.get("aud")
         named = audience if isinstance(audience, list) else [audience]
         if self._settings.audience not in named:
             raise TokenRefused("auth.audience", f"the token is not for {self._settings.audience}")
+
+
+def _later(code: str, message: str, wait_s: float) -> TokenRefused:
+    """Return a refusal of what may be right soon: a node takes 503 as "later" and 401 as an end."""
+    return TokenRefused(code, message, 503, [("Retry-After", str(math.ceil(wait_s)))])
 
 
 def _credentials(headers: Headers) -> tuple[str, bytes]:

@@ -3,14 +3,14 @@
 It checks each request in this order:
 
 1. The route is known, else 404.
-2. The address was not refused too often; otherwise it must wait.
-3. The token is from our issuer, for us, with the scope of the route (``oauth/tokens.py``).
-4. On Flower's routes, the token's client is a member on the roster and not revoked, and the key that signs the request
+2. The token is from our issuer, for us, with the scope of the route (``oauth/tokens.py``).
+3. On Flower's routes, the token's client is a member on the roster and not revoked, and the key that signs the request
    is the one pinned for that member.
-5. The body is small enough and comes in time.
+4. The body is small enough and comes in time.
 
 Only then does Flower see the request. Refusals are logged with their code, each kind once a minute and member, so that
-a flood of junk does not fill the log. An error behind the gateway becomes 503 in front of it: a node takes that as
+a flood of junk does not fill the log. An address that was refused too often gets no reasons until it has waited. An
+error behind the gateway becomes 503 in front of it: a node takes that as
 "later", and 500 or 403 as an end. Every reply carries the request's id in our log, which is the node's own if it named
 one. The dashboard's pages, if any, come before the token: they have sessions of their own (``dashboard/``), and the
 same limits on bodies.
@@ -68,6 +68,7 @@ FLEET = frozenset(
 ACTIVATE = "/v1/fleet/activate-node"
 QUIET_S = 60.0
 RETRY_S = 5
+SOON = ("auth.unknown_kid", "auth.not_yet_valid")  # 503, because they may be right in a minute; counted all the same
 API_BODY_BYTES = 512 << 10  # largest body on our own routes: a circle with its schema, or a run
 OPEN_BODY_BYTES = 64 << 10  # largest body without a token, which a page sends: outsiders could fill the memory
 
@@ -204,26 +205,36 @@ class Gateway:
         sent = scope["raw_path"].decode("ascii", "replace")
         principal, member = None, None
         try:
-            wait_s = self._allowance.wait_s(address)
-            if wait_s and not self._verifier.knows(headers):
-                retry = [("retry-after", str(int(wait_s) + 1))]
-                raise TokenRefused("auth.throttled", "too many refused requests from this address", 429, retry)
             principal = self._verifier.verify(scope["method"], sent, headers, *scopes)
             if path in FLEET:
                 member = self._member_of(principal.issuer, principal.client_id)
                 self._seat(principal, member, headers)
-        except TokenRefused as refusal:
-            with self._counting:
-                self.refusals[refusal.code] += 1
-            if refusal.status < 500 and refusal.code not in ("auth.throttled", "auth.dpop_nonce"):
-                self._allowance.spend(address)
-                self._tell(refusal.code, member.name if member else "", address, path)
+        except TokenRefused as refused:
+            refusal = self._counted(refused, member.name if member else "", address, path)
             if path in FLEET and refusal.status == 403:
                 refusal.status = 401  # Flower's nodes take 403 as the end of a run
             if refusal.code in ("auth.node_mismatch", "auth.client_revoked"):
                 challenge(refusal, "DPoP" if principal and principal.jkt else "Bearer")
-            raise
+            raise refusal from None
         return principal, member
+
+    def _counted(self, refusal: TokenRefused, member: str, address: str, path: str) -> TokenRefused:
+        """Return the refusal to answer with: a short one if the address has caused too many.
+
+        It is counted against the address and logged, unless it is a step of the protocol or the issuer is away. An
+        address shuts nobody out: a request that is right passes, whatever else comes from there.
+        """
+        step = refusal.code == "auth.dpop_nonce" or (refusal.status >= 500 and refusal.code not in SOON)
+        wait_s = 0.0 if step else self._allowance.wait_s(address)
+        if wait_s and refusal.status < 500:
+            retry = [("retry-after", str(int(wait_s) + 1))]
+            refusal = TokenRefused("auth.throttled", "too many refused requests from this address", 429, retry)
+        with self._counting:
+            self.refusals[refusal.code] += 1
+        if not (step or wait_s):
+            self._allowance.spend(address)
+            self._tell(refusal.code, member, address, path)
+        return refusal
 
     def _seat(self, principal: Principal, member: RosterMember | None, headers: Headers) -> None:
         """Check that token, member and node key belong together."""

@@ -137,7 +137,7 @@ def test_its_keys_change_and_a_client_is_revoked(idp: Idp) -> None:
         check.verify("POST", PATH, idp.headers(one), "fl:train")
     configure(idp.folder, idp.process, keys=[new], clients=idp.clients[1:])
     time.sleep(0.25)
-    refused("auth.unknown_kid", 401, check, idp.headers(old))
+    refused("auth.unknown_kid", 503, check, idp.headers(old))
     check.verify("POST", PATH, idp.headers(fresh), "fl:train")
     with pytest.raises(LoginRefused, match="invalid_client"):
         token(idp.source())

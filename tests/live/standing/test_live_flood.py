@@ -99,7 +99,7 @@ def test_a_run_comes_to_its_end_under_half_open_connections_and_junk(live: Live)
     assert largest[0] < 1024
     answers = {answer for one in said for answer in one["answers"]}
     assert answers <= {"401 auth.malformed", "401 auth.issuer_unknown", "429 auth.throttled"}, answers
-    for one in said:  # however fast the machine is, only so many a minute are looked at
+    for one in said:  # however fast the machine is, only so many a minute are told why
         looked_at = sum(count for answer, count in one["answers"].items() if answer.startswith("401"))
         assert 0 < looked_at <= 2 * ServerSettings.model_fields["refusals_per_minute"].default, one
         assert one["answers"]["429 auth.throttled"] > 0, one
