@@ -35,9 +35,9 @@ def parse_json(data: bytes) -> Any:
         ValueError: it is not JSON in UTF-8, is nested too deeply, has NaN, or a text in it is half of a surrogate pair,
             which no page, log or file could write.
 
-    >>> parse_json(b'{"a": "\\u00fc"}')
+    >>> parse_json(rb'{"a": "\\u00fc"}')
     {'a': 'ü'}
-    >>> parse_json(b'"\\ud800"')
+    >>> parse_json(rb'"\\ud800"')
     Traceback (most recent call last):
         ...
     ValueError: a text that cannot be encoded
