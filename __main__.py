@@ -113,6 +113,7 @@ def main() -> None:
     """Run the command line and exit with its status: 0 done, 1 failed, 2 bad input, 3 ended by policy."""
     if sys.stdout is None:  # closed by the caller, but libraries print to it
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    os.umask(os.umask(0o022) | 0o022)  # whatever the caller's is: nothing that we make may be written by others
     command, status = typer.main.get_command(app), 0
     try:  # not command.main(), which handles closed pipes and Ctrl-C in another way
         with command.make_context("moonflower", sys.argv[1:]) as context:

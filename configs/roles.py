@@ -172,6 +172,9 @@ class DashboardSettings(Table):
     client_id: ClientId = Field(description="OAuth client with which people log in (authorization code, PKCE)")
     key: File | None = Field(None, description="its private JWK (0600); without it, it is a public client")
     scope: str = Field("fl:run fl:approve fl:audit", min_length=1, description="scopes that a login asks for")
+    assertion_audience: Literal["issuer", "token_endpoint"] = Field(
+        "issuer", description="audience that the client's assertion names (Entra, Okta: token_endpoint)"
+    )
     audience_parameter: Literal["resource", "audience", "none"] = Field(
         "resource", description="how a login names [oauth] audience (Auth0: audience; Entra: none)"
     )

@@ -86,6 +86,7 @@ def application(config: IssuerConfig, url: str, *, clock: Callable[[], float] = 
             *people.routes(_form),
         ]
     )
+    app.router.redirect_slashes = False  # it would send the client to whatever the request calls this host
     app.state.clients = clients
     return app
 

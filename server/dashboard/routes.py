@@ -6,8 +6,10 @@ knows no cookies, so a foreign page cannot make a browser act there.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
+import time
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any
@@ -19,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from ...errors import Full, MoonflowerError
+from ...errors import Full, MoonflowerError, Refused
 from ...oauth.allowance import Allowance
 from ..door.replied import Json
 from ..watch.views import Views
@@ -47,7 +49,9 @@ HEADERS = {
 TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
 TYPES |= {"svg": "image/svg+xml"}
 EARLY_S = 60.0  # a token is renewed this long before it ends
-FAILED_LOGINS_A_MINUTE = 30  # of one address
+TRIES = 3  # of one login; each makes the server ask the issuer
+QUIET_S = 60.0
+ASKING = 8  # logins for which the issuer is asked at once; others wait for their turn
 AWAY = ("auth.issuer_unreachable", "auth.issuer_metadata")
 USEFUL = frozenset({"fl:run", "fl:audit", "fl:approve"})
 
@@ -83,7 +87,9 @@ class Dashboard:
         self._origin = _origin(url)
         self.events = Events(views)
         self._files = _static()
-        self._tries = Allowance(FAILED_LOGINS_A_MINUTE)
+        self._tries = Allowance(TRIES)
+        self._asking = asyncio.Semaphore(ASKING)
+        self._told: dict[str, float] = {}
         self._app = Starlette(
             routes=[
                 Route("/", self._home),
@@ -98,6 +104,7 @@ class Dashboard:
                 Route("/ui/api/{path:path}", self._forward, methods=["GET", "POST"]),
             ]
         )
+        self._app.router.redirect_slashes = False  # it would send the browser to whatever the request calls this host
 
     @staticmethod
     def serves(path: str) -> bool:
@@ -155,15 +162,16 @@ class Dashboard:
 
     async def _finish(self, request: Request) -> Response:
         query = dict(request.query_params)
-        begun = request.cookies.get(LOGIN_COOKIE, "")
-        address = request.client.host if request.client else ""
-        if self._tries.wait_s(address):  # each try makes the server ask the issuer
-            return RedirectResponse("/ui/?problem=login", 303)
+        cookie = request.cookies.get(LOGIN_COOKIE, "")
         try:
-            session = await run_in_threadpool(self._login.finish, begun, query)
+            self._login.begun(cookie, query)
+            if self._tries.wait_s(cookie):  # not by address: others may share it
+                raise Refused("session.login", f"this login failed {TRIES} times; begin another one")
+            self._tries.spend(cookie)
+            async with self._asking:
+                session = await run_in_threadpool(self._login.finish, cookie, query)
         except MoonflowerError as error:
-            self._tries.spend(address)
-            logger.warning("a login was refused: %s: %s", error.code, error)
+            self._tell(error)
             problem = "issuer" if error.code in AWAY else "login"
             response = RedirectResponse(f"/ui/?problem={problem}", 303)
         else:
@@ -175,6 +183,13 @@ class Dashboard:
                 response = RedirectResponse("/ui/?problem=scope", 303)
         _set(response, LOGIN_COOKIE, "", 0, "lax")
         return response
+
+    def _tell(self, error: MoonflowerError) -> None:
+        """Log why a login was refused: each code once a minute, because a stranger may cause any number of them."""
+        now = time.monotonic()
+        if now - self._told.get(error.code, -QUIET_S) >= QUIET_S:
+            self._told[error.code] = now
+            logger.warning("a login was refused: %s: %s", error.code, error)
 
     async def _end(self, request: Request) -> Response:
         if not self._is_own(request):

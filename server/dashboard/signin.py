@@ -101,22 +101,31 @@ class Login:
         query = "&".join(word for word in (parts.query, urlencode(asked)) if word)
         return cookie, urlunsplit(parts._replace(query=query))
 
-    def finish(self, cookie: str, query: Mapping[str, str]) -> OpenSession:
-        """Return what the issuer gives for the code that the browser came back with.
+    def begun(self, cookie: str, query: Mapping[str, str]) -> bytes:
+        """Return the seed of the login that a browser comes back from. Nobody is asked.
 
         Args:
             cookie: of the login, from the browser.
             query: of the address that the browser came back to.
 
         Raises:
-            Refused: ``session.login``: this browser began no such login, or the issuer refused; ``auth.*``: the token
-                is not valid here; ``auth.issuer_unreachable``.
+            Refused: ``session.login``: this browser began no such login.
         """
         seed = self._opened(cookie)
         if seed is None or not hmac.compare_digest(
             query.get("state", "").encode(), self._derived(seed, "state").encode()
         ):
             raise Refused("session.login", "this browser did not begin this login, or began it too long ago")
+        return seed
+
+    def finish(self, cookie: str, query: Mapping[str, str]) -> OpenSession:
+        """Return what the issuer gives for the code that the browser came back with; arguments as in :meth:`begun`.
+
+        Raises:
+            Refused: ``session.login``: this browser began no such login, or the issuer refused; ``auth.*``: the token
+                is not valid here; ``auth.issuer_unreachable``.
+        """
+        seed = self.begun(cookie, query)
         expected = {self._oauth.issuer, ""} if not self._says_who() else {self._oauth.issuer}
         if query.get("iss", "") not in expected:
             raise Refused("session.login", "the reply comes from another issuer")
@@ -181,8 +190,14 @@ class Login:
 
     def _assertion(self, key: SigningKey) -> str:
         now, named = int(self._clock()), self._settings.client_id
-        claims = {"iss": named, "sub": named, "aud": self._oauth.issuer, "jti": secrets.token_urlsafe(16)}
+        claims = {"iss": named, "sub": named, "aud": self._told(), "jti": secrets.token_urlsafe(16)}
         return key.sign({"typ": "JWT"}, {**claims, "iat": now, "exp": now + ASSERTION_S})
+
+    def _told(self) -> str:
+        """Return the audience of assertions: the issuer, as RFC 7523bis wants it, or its token endpoint."""
+        if self._settings.assertion_audience == "issuer":
+            return self._oauth.issuer
+        return endpoint(self._described(), "token_endpoint")
 
     def _proof(self, key: SigningKey, url: str) -> str:
         claims = {"jti": secrets.token_urlsafe(16), "htm": "POST", "htu": url, "iat": int(self._clock())}

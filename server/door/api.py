@@ -85,6 +85,7 @@ class Api:
                 *CircleRoutes(state).routes,
             ]
         )
+        self.app.router.redirect_slashes = False  # it would send the client to whatever the request calls this host
 
     def scopes(self, method: str, path: str) -> Sequence[str] | None:
         """Return the scopes of which one opens a route: empty if none is needed, None if there is no such route."""

@@ -19,12 +19,15 @@ SET = [word for one in FEW for word in ("--set", one)]
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_every_process(tmp_path: Path, number: signal.Signals) -> None:
     line = processes.command("up", three_hospitals(tmp_path), *SET, "--out", tmp_path / "up")
-    process = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, umask=0)
     deadline = time.monotonic() + PATIENCE_S
     while len(family(process.pid)) < 8 and time.monotonic() < deadline:
         time.sleep(0.2)
     started = family(process.pid)
     assert len(started) >= 8
+    made = [path for path in (tmp_path / "up").rglob("*") if not path.is_symlink()]
+    assert len(made) > 20
+    assert [path for path in made if path.stat().st_mode & 0o022] == [], "whatever the umask of the caller"
     process.send_signal(number)
     _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130

@@ -24,6 +24,7 @@ from moonflower.crypto import merkle
 from moonflower.crypto.identity import PublicKey, unb64
 from moonflower.crypto.note import Signer, open_checkpoint, sign_checkpoint
 from moonflower.errors import Full, InputError, Refused
+from moonflower.oauth import jws
 from moonflower.oauth.issuer import people
 from moonflower.oauth.issuer import serve as embedded
 from moonflower.oauth.tokens import Principal, TokenVerifier
@@ -223,16 +224,40 @@ def test_an_issuer_that_is_away_is_said_to_be_away_and_not_asked_by_every_visito
     assert house.browser().get("/ui/login").headers["location"].startswith(ISSUER)
 
 
-def test_an_address_that_fails_to_log_in_again_and_again_waits(house: House) -> None:
+def test_a_login_that_fails_again_and_again_is_over_and_shuts_nobody_else_out(house: House) -> None:
     browser = house.browser()
     state = parse_qs(urlsplit(house.asked(browser)).query)["state"][0]
     cookie = {LOGIN_COOKIE: browser.cookies[LOGIN_COOKIE]}
     asked = len(house.bridge.requests)
-    for _ in range(routes.FAILED_LOGINS_A_MINUTE + 10):
+    for _ in range(40):
         again = httpx.Client(transport=Bridge(house.app), base_url=SERVER, cookies=cookie)
         reply = again.get("/ui/callback", params={"state": state, "code": "junk", "iss": ISSUER})
         assert reply.headers["location"] == "/ui/?problem=login"
-    assert len(house.bridge.requests) - asked == routes.FAILED_LOGINS_A_MINUTE
+    assert len(house.bridge.requests) - asked == routes.TRIES
+    for _ in range(40):  # without having begun a login: the issuer is not asked at all
+        stranger = httpx.Client(transport=Bridge(house.app), base_url=SERVER)
+        reply = stranger.get("/ui/callback", params={"state": state, "code": "junk", "iss": ISSUER})
+        assert reply.headers["location"] == "/ui/?problem=login"
+    assert len(house.bridge.requests) - asked == routes.TRIES
+    name = next(iter(PEOPLE))
+    assert house.logged_in(name).get("/ui/session").json()["name"] == name
+
+
+@pytest.mark.parametrize("path", ["/ui/login/", "/ui/callback/", "/ui/session/", "/ui/static/", "/ui/events/"])
+def test_no_path_leads_to_a_host_that_the_request_made_up(house: House, path: str) -> None:
+    reply = house.browser().get(path, headers={"host": "evil.example.org"})
+    assert reply.status_code == 404
+    assert "evil" not in str(reply.headers)
+
+
+@pytest.mark.parametrize(("named", "audience"), [("issuer", ISSUER), ("token_endpoint", f"{ISSUER}/token")])
+def test_the_assertion_names_the_audience_that_the_vendor_wants(tmp_path: Path, named: str, audience: str) -> None:
+    house = House(tmp_path, assertion_audience=named)
+    house.logged_in("Anna")
+    (asked,) = [request for request in house.bridge.requests if request.url.path == "/token"]
+    assertion = parse_qs(asked.content.decode())["client_assertion"][0]
+    assert jws.read(assertion.encode()).claims["aud"] == audience
+    house.close()
 
 
 def test_a_login_begins_where_the_issuer_sends_people_back_to(house: House) -> None:
