@@ -136,10 +136,10 @@ def test_a_task_that_raises_where_one_member_is_alone_costs_no_report(
 ) -> None:
     real = TorchLearner.fit
 
-    def fit(self: TorchLearner, training: Any) -> Any:
+    def fit(self: TorchLearner, training: Any, *more: Any) -> Any:
         if self.secret == NodeSecret.for_practice(training.seed, "Hungary"):
             raise ValueError("expected more than 1 value per channel\nand a second line")
-        return real(self, training)
+        return real(self, training, *more)
 
     monkeypatch.setattr(TorchLearner, "fit", fit)
     monkeypatch.setattr(simulation, "proposal", lambda *_: 1 / 0)
