@@ -239,7 +239,10 @@ class ClockReading:
 
 
 def clock(others: tuple[ClockReading, ...], leeway_s: float, now: Callable[[], float] = time.time) -> Check:
-    """Compare this machine's clock with the Date of others' replies, which is precise to a second."""
+    """Compare this machine's clock with the Date of others' replies; what it may be off by is given the benefit.
+
+    A Date is cut to whole seconds, servers write it anew once a second only, and it took some time to come.
+    """
     problems: list[tuple[Status, str]] = []
     readings, silent = [], []
     for other in others:
@@ -247,16 +250,16 @@ def clock(others: tuple[ClockReading, ...], leeway_s: float, now: Callable[[], f
             before = now()
             response = _get(other.url, other.trust)
             after = now()
-            middle, blur = (before + after) / 2, (after - before) / 2 + 0.5
+            middle, blur = (before + after) / 2, (after - before) / 2 + 1.5
             ahead = middle - (parsedate_to_datetime(response.headers["date"]).timestamp() + 0.5)
         except (httpx.TransportError, KeyError, ValueError, TypeError, IndexError):
             silent.append(other.who)
             continue
         difference = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the {other.who}'s"
         readings.append(difference)
-        if abs(ahead) > leeway_s:
+        if abs(ahead) - blur > leeway_s:
             problems.append(("failed", f"this machine's clock is {difference}; expected at most {leeway_s:.0f} s"))
-        elif abs(ahead) - blur > CLOCK_WARN_S:  # a Date is cut to whole seconds, and took some time to come
+        elif abs(ahead) - blur > CLOCK_WARN_S:
             problems.append(("warning", f"this machine's clock is {difference}; expected at most {CLOCK_WARN_S:.0f} s"))
     if not readings:
         return not_checked("clock", f"no time from {' and '.join(silent)}")

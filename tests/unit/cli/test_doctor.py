@@ -390,6 +390,17 @@ def test_the_clock(monkeypatch: pytest.MonkeyPatch, ahead: int, status: str, wor
     says(network.clock((other,), 30, lambda: now), status, words)
 
 
+@pytest.mark.parametrize(("late_s", "status"), [(2.4, "ok"), (2.7, "failed")])
+def test_a_date_that_is_as_old_as_servers_let_it_get_is_no_fault_of_the_clock(
+    monkeypatch: pytest.MonkeyPatch, late_s: float, status: str
+) -> None:
+    """Where tokens allow a second: a Date was cut by up to a second, and written up to a second ago."""
+    now = 1_800_000_000.0 + late_s
+    replies(monkeypatch, formatdate(1_800_000_000, usegmt=True))
+    other = network.ClockReading("issuer", ISSUER, True)
+    assert network.clock((other,), 0.5, lambda: now).status == status
+
+
 @pytest.mark.parametrize("date", [None, "yesterday"])
 def test_without_a_date_the_clock_is_not_checked(monkeypatch: pytest.MonkeyPatch, date: str | None) -> None:
     replies(monkeypatch, date)
