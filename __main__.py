@@ -38,6 +38,7 @@ COMMANDS = {
     "version": "",
     "circle": "circle:circle",
     "member": "own:member",
+    "access": "access:access",
     "keys": "keys:keys",
     "crypto": "crypto:crypto",
     "model": "model:model",

@@ -26,7 +26,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from .errors import InputError
 
-USER_VERSION = 4  # of the tables; raise it with every change of them
+USER_VERSION = 5  # of the tables; raise it with every change of them
 BUSY_TIMEOUT_MS = 30_000
 
 

@@ -112,6 +112,9 @@ class ServerSettings(Table):
     body_timeout_s: float = Field(30, gt=0, le=600, description="time for a request's body to arrive")
     connections_per_address: int = Field(200, ge=1, le=100_000, description="most open connections of one address")
     refusals_per_minute: int = Field(60, ge=1, le=100_000, description="most refused tokens of one address; then 429")
+    pseudonym_key: File | None = Field(
+        None, description="secret (0600, 32 bytes or more) under which the log calls people by pseudonyms"
+    )
     min_approvals: int = Field(1, ge=0, le=64, description="a run that asks for fewer approvals is refused")
     log_format: LogFormat = Field(
         "console", description='format of its own log: "console" for people, "json" for machines'

@@ -43,6 +43,7 @@ class Principal:
     Attributes:
         jkt: RFC 7638 thumbprint of the key to which the token is bound, or None.
         expires: seconds since 1970, without leeway.
+        subject: whom the token is about: the person who logged in, or the client itself.
     """
 
     issuer: str
@@ -50,6 +51,7 @@ class Principal:
     scopes: frozenset[str]
     jkt: str | None
     expires: float
+    subject: str = ""
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,7 @@ class TokenVerifier:
         client = self._profile.client(claims)
         self._profile.refuse_id_token(claims, client)
         scopes, jkt = self._profile.granted(claims), _bound_to(claims)
-        principal = Principal(self._settings.issuer, client, scopes, jkt, expires)
+        principal = Principal(self._settings.issuer, client, scopes, jkt, expires, str(claims["sub"]))
         return _Accepted(principal, str(key.kid), key.thumbprint, starts)
 
     def _signer(self, header: dict[str, Any], algorithm: str, jws: Jws) -> VerificationKey:

@@ -23,6 +23,7 @@ from starlette.routing import Route
 
 from ...errors import Full, MoonflowerError, Refused
 from ...oauth.allowance import Allowance
+from ...oauth.tokens import Principal
 from ..door.replied import Json
 from ..watch.views import Views
 from .events import Events, State
@@ -64,6 +65,7 @@ class Dashboard:
         sessions: of people who are logged in.
         api: the API's own app.
         scopes: scopes of which one opens an API route.
+        denied: returns whether this server shut out a token's client or subject.
         views: of the records, for the pages that listen.
         federation: its name.
         url: this server's address.
@@ -77,12 +79,14 @@ class Dashboard:
         sessions: Sessions,
         api: Any,
         scopes: Callable[[str, str], Sequence[str] | None],
+        denied: Callable[[Principal], bool],
         views: Views,
         federation: str,
         url: str,
         clock: Callable[[], float],
     ) -> None:
         self._login, self._sessions, self._api, self._scopes = login, sessions, api, scopes
+        self._denied = denied
         self._federation, self._url, self._clock = federation, url.rstrip("/"), clock
         self._origin = _origin(url)
         self.events = Events(views)
@@ -170,6 +174,8 @@ class Dashboard:
             self._tries.spend(cookie)
             async with self._asking:
                 session = await run_in_threadpool(self._login.finish, cookie, query)
+            if await run_in_threadpool(self._denied, session.principal):
+                raise Refused("session.login", "this client or person was shut out of this server")
         except MoonflowerError as error:
             self._tell(error)
             problem = "issuer" if error.code in AWAY else "login"
@@ -214,7 +220,7 @@ class Dashboard:
             return _error(401, "session.none", "not logged in, or the session has ended")
 
         def state() -> State:
-            session = self._sessions.find(cookie, use=False)
+            session = self._let_in(cookie, use=False)
             return "over" if session is None else "live" if self._sessions.is_good(session) else "stale"
 
         try:
@@ -241,7 +247,7 @@ class Dashboard:
     async def _session(self, request: Request, *, use: bool = True) -> Session | None:
         """Return the session of a request if its token is valid; renew a token that is about to end, if possible."""
         cookie = request.cookies.get(COOKIE, "")
-        session = self._sessions.find(cookie, use=use) if cookie else None
+        session = await run_in_threadpool(self._let_in, cookie, use=use) if cookie else None
         if session is None:
             return None
         left = session.held.principal.expires - self._clock()
@@ -256,6 +262,14 @@ class Dashboard:
                 self._sessions.renew(cookie, renewed)
                 session = self._sessions.find(cookie, use=use)
         return session if session is not None and self._sessions.is_good(session) else None
+
+    def _let_in(self, cookie: str, *, use: bool) -> Session | None:
+        """Return the session of a cookie; one whose person was shut out meanwhile ends now."""
+        session = self._sessions.find(cookie, use=use)
+        if session is not None and self._denied(session.held.principal):
+            self._sessions.end(cookie)
+            return None
+        return session
 
     def _is_own(self, request: Request) -> bool:
         """Return whether one of our own pages sent a request: no other page can set this header or this origin."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,8 +22,10 @@ from starlette.routing import Route
 
 from ...configs.recipe import Recipe, chosen, not_free, parse_recipe
 from ...errors import InputError, Refused
+from ...oauth.tokens import Principal
 from ...protocol.circle import Circle
 from ..records import circles, history
+from ..records.pseudonyms import Pseudonyms
 from ..records.state import State
 from ..records.waiting import waited_for
 from ..releases.registry import Registry
@@ -50,6 +52,7 @@ class Api:
         accepted: called on the event loop after a run was accepted.
         min_approvals: a run that asks for fewer approvals of a release is refused.
         views: of the records; None for views that do not know who is connected.
+        names: how the log calls who submits and stops runs; None for their names.
     """
 
     def __init__(
@@ -59,9 +62,10 @@ class Api:
         accepted: Callable[[], None],
         min_approvals: int = 1,
         views: Views | None = None,
+        names: Pseudonyms | None = None,
     ) -> None:
         self._state, self._federation, self._accepted = state, federation, accepted
-        self._min_approvals = min_approvals
+        self._min_approvals, self._names = min_approvals, names or Pseudonyms()
         self._registry = Registry(state.store, state.models, state.log)
         self.views = views or Views(state)
         self.app = Starlette(
@@ -127,7 +131,7 @@ class Api:
         except InputError as error:
             return error_reply(400, error.code, str(error))
         try:
-            run = await run_in_threadpool(self._queue, asked, request.query_params.get("start", ""))
+            run = await run_in_threadpool(self._queue, asked, request.query_params.get("start", ""), self._by(request))
         except (Refused, InputError) as error:
             return refusal(error)
         if run is None:
@@ -135,12 +139,21 @@ class Api:
         self._accepted()
         return Json({"run": run}, 201)
 
-    def _queue(self, asked: Recipe, start: str = "") -> str | None:
+    def _by(self, request: Request) -> dict[str, str]:
+        """Return how the log calls the sender of a request."""
+        who: Principal | None = request.scope.get("principal")
+        if who is None:
+            return {}
+        client, subject = self._names.of("client", who.client_id), self._names.of("subject", who.subject)
+        return {"client": client} | ({} if who.subject in ("", who.client_id) else {"subject": subject})
+
+    def _queue(self, asked: Recipe, start: str = "", by: Mapping[str, str] | None = None) -> str | None:
         """Queue a run in the present circle and return its identifier; None while another run is not over.
 
         Args:
             asked: the recipe from the run's config.
             start: name of the version to start from; "" for the circle's own start.
+            by: who submits it, as the log calls it.
 
         Raises:
             Refused: ``circle.differs``: there is no circle, or the run differs from its recipe; ``base.unknown``: no
@@ -169,6 +182,7 @@ class Api:
             begins = self._chosen(db, circle, start) if start else ""
             choice = chosen(circle.recipe, asked) or 0
             history.queue_run(db, run, circle.offer(asked.training.seed, asked.training.rounds, begins, choice))
+            self._state.log.append(db, "run_asked", run=run, by=dict(by or {}))
         return run
 
     def _chosen(self, db: Connection, circle: Circle, name: str) -> str:
@@ -224,15 +238,16 @@ class Api:
 
     async def _stop(self, request: Request) -> Response:
         run = request.path_params["run"]
-        if not await run_in_threadpool(self._request_stop, run):
+        if not await run_in_threadpool(self._request_stop, run, self._by(request)):
             return error_reply(409, "run.over", "there is no such run, or it is over")
         return Json({"run": run}, 202)
 
-    def _request_stop(self, run: str) -> bool:
+    def _request_stop(self, run: str, by: Mapping[str, str] | None = None) -> bool:
         with self._state.store.transaction() as db:
             if run not in history.open_runs(db):
                 return False
             history.request_stop(db, run)
+            self._state.log.append(db, "stop_asked", run=run, by=dict(by or {}))
         return True
 
     async def _models(self, _: Request) -> Response:

@@ -95,6 +95,7 @@ class Gateway:
         scopes: returns the scopes of which one opens a route of ours, by (method, path); None for an unknown route.
         verifier: verifies tokens.
         member_of: returns the member that an OAuth client belongs to, or None.
+        denied: returns whether this server shut out a token's client or subject.
         login: called with a member and its key's PEM before its node logs in, once that key has signed the request.
         note: called with (code, member, details) for the audit log.
         settings: limits.
@@ -112,6 +113,7 @@ class Gateway:
         scopes: Callable[[str, str], Sequence[str] | None],
         verifier: TokenVerifier,
         member_of: Callable[[str, str], RosterMember | None],
+        denied: Callable[[Principal], bool],
         login: Callable[[RosterMember, bytes], None],
         note: Callable[[str, str, dict[str, Any]], None],
         settings: ServerSettings,
@@ -120,6 +122,7 @@ class Gateway:
         self._dashboard = dashboard
         self._flower, self._api, self._scopes = flower, api, scopes
         self._verifier, self._member_of, self._login, self._note = verifier, member_of, login, note
+        self._denied = denied
         self._settings = settings
         self._allowance = Allowance(settings.refusals_per_minute)
         self.refusals: Counter[str] = Counter()
@@ -206,6 +209,8 @@ class Gateway:
         principal, member = None, None
         try:
             principal = self._verifier.verify(scope["method"], sent, headers, *scopes)
+            if self._denied(principal):
+                raise TokenRefused("auth.client_revoked", "this client or person was shut out of this server")
             if path in FLEET:
                 member = self._member_of(principal.issuer, principal.client_id)
                 self._seat(principal, member, headers)

@@ -16,7 +16,7 @@ import socket
 import ssl
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,15 @@ import uvloop
 from ... import logs
 from ...configs.roles import ServerConfig
 from ...errors import InputError
-from ...oauth.tokens import TokenVerifier
+from ...oauth.tokens import Principal, TokenVerifier
 from ..dashboard.routes import Dashboard
 from ..dashboard.sessions import Sessions
 from ..dashboard.signin import Login
+from ..records import denied
 from ..records import members as roster
 from ..records.envelopes import WARNING
 from ..records.members import RosterMember
+from ..records.pseudonyms import read_pseudonyms
 from ..records.state import State
 from ..watch import narrator, scrape
 from ..watch.follow import Follower
@@ -140,15 +142,17 @@ class ServerProcess:
         self._follower = Follower(state.log)
         self._follower.join(narrator.tell, news_only=True)
         views = Views(state, self._superlink.online, self._follower)
-        api = Api(state, settings.federation, self._supervisor.wake, settings.min_approvals, views)
+        names = read_pseudonyms(settings.pseudonym_key)
+        api = Api(state, settings.federation, self._supervisor.wake, settings.min_approvals, views, names)
         verifier = TokenVerifier(config.oauth, url=self.url)
-        self._dashboard = _dashboard(config, api, verifier, self.url)
+        self._dashboard = _dashboard(config, api, verifier, self.url, self._is_denied)
         gateway = Gateway(
             flower=flower,
             api=api.app,
             scopes=api.scopes,
             verifier=verifier,
             member_of=self._member_of,
+            denied=self._is_denied,
             login=lambda _member, key: self._superlink.login(key),
             note=self._note,
             settings=settings,
@@ -213,6 +217,10 @@ class ServerProcess:
         with self._state.store.read() as db:
             return roster.by_client(db, issuer, client_id)
 
+    def _is_denied(self, principal: Principal) -> bool:
+        with self._state.store.read() as db:
+            return denied.is_denied(db, principal.client_id, principal.subject)
+
     def _note(self, code: str, member: str, details: dict[str, Any]) -> None:
         with self._state.store.transaction() as db:
             self._state.log.append(db, "refused_member", member=member, code=code, **details)
@@ -231,7 +239,9 @@ def _listener(app: Any, **more: Any) -> NoSignals:
     return NoSignals(uvicorn.Config(app, **quiet, **more))
 
 
-def _dashboard(config: ServerConfig, api: Api, verifier: TokenVerifier, url: str) -> Dashboard | None:
+def _dashboard(
+    config: ServerConfig, api: Api, verifier: TokenVerifier, url: str, denied: Callable[[Principal], bool]
+) -> Dashboard | None:
     """Return the pages for people, if the config asks for them."""
     settings = config.dashboard
     if settings is None:
@@ -241,6 +251,7 @@ def _dashboard(config: ServerConfig, api: Api, verifier: TokenVerifier, url: str
         sessions=Sessions(settings.idle_s, settings.longest_s, time.time),
         api=api.app,
         scopes=api.scopes,
+        denied=denied,
         views=api.views,
         federation=config.server.federation,
         url=url,

@@ -45,6 +45,10 @@ from .database import CoordinatorStore, metadata
 from .source import Record, unpack, write
 
 EVENTS = {
+    "run_asked": "a run was submitted and waits; details: who submitted it, by name or pseudonym",
+    "stop_asked": "a run's stop was asked for; details: by whom, by name or pseudonym",
+    "access_denied": "a client or a person was shut out of the server; details: who, by name or pseudonym, and why",
+    "access_allowed": "a client or a person that was shut out may come in again; details: who",
     "run_began": "a run was submitted and accepted; details: its settings",
     "run_resumed": "the coordinator's process was started again; details: rounds so far",
     "run_ended": "a run is over; code: why, if not by its plan",

@@ -23,10 +23,12 @@ from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from moonflower.configs.roles import ServerSettings
 from moonflower.crypto.identity import PublicKey
 from moonflower.oauth.login import DpopKey
+from moonflower.oauth.tokens import Principal
 from moonflower.server.door.api import Api
 from moonflower.server.door.flower.hold import Hold
 from moonflower.server.door.flower.superlink import SuperLink
 from moonflower.server.door.gateway import ACTIVATE, Gateway
+from moonflower.server.records import denied
 from moonflower.server.records import members as roster
 from moonflower.server.records.members import RosterMember
 from moonflower.server.records.state import State
@@ -127,6 +129,7 @@ class Door:
             scopes=self.api.scopes,
             verifier=self.verifier,
             member_of=self.member_of,
+            denied=self.denied,
             login=self.login,
             note=self.note,
             settings=ServerSettings.model_validate(limits),
@@ -147,6 +150,10 @@ class Door:
     def member_of(self, issuer: str, client_id: str) -> RosterMember | None:
         with self.state.store.read() as db:
             return roster.by_client(db, issuer, client_id)
+
+    def denied(self, principal: Principal) -> bool:
+        with self.state.store.read() as db:
+            return denied.is_denied(db, principal.client_id, principal.subject)
 
     def note(self, code: str, member: str, details: dict[str, Any]) -> None:
         with self.state.store.transaction() as db:

@@ -49,7 +49,7 @@ def accept(issuer: Issuer, token: str, **settings: Any) -> Principal:
 
 
 def test_a_good_token_names_who_asks(issuer: Issuer) -> None:
-    expected = Principal(issuer.url, "anna", frozenset({"fl:train"}), None, NOW + 300)
+    expected = Principal(issuer.url, "anna", frozenset({"fl:train"}), None, NOW + 300, "anna")
     assert accept(issuer, issuer.token()) == expected
     assert accept(issuer, issuer.token(typ="application/AT+jwt")) == expected
 

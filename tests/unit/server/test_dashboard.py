@@ -35,8 +35,10 @@ from moonflower.server.dashboard.sessions import MAX_SESSIONS, OpenSession, Sess
 from moonflower.server.dashboard.signin import LOGIN_S, Login
 from moonflower.server.door import api
 from moonflower.server.door.api import Api
-from moonflower.server.records import history
+from moonflower.server.records import denied, history
+from moonflower.server.records.denied import Denied
 from moonflower.server.records.history import RunRow
+from moonflower.server.records.pseudonyms import Pseudonyms
 from moonflower.server.records.waiting import WaitedFor
 from moonflower.server.watch.follow import Follower
 from moonflower.server.watch.overview import Course, Progress, Scene, Waiting, sentence
@@ -91,11 +93,16 @@ class House:
             sessions=self.sessions,
             api=self.api.app,
             scopes=self.api.scopes,
+            denied=self.denied,
             views=self.api.views,
             federation=FEDERATION,
             url=SERVER,
             clock=self.clock,
         )
+
+    def denied(self, principal: Principal) -> bool:
+        with self.state.store.read() as db:
+            return denied.is_denied(db, principal.client_id, principal.subject)
 
     def browser(self) -> httpx.Client:
         return httpx.Client(transport=Bridge(self.app), base_url=SERVER)
@@ -222,6 +229,20 @@ def test_an_issuer_that_is_away_is_said_to_be_away_and_not_asked_by_every_visito
     assert house.browser().get("/ui/login").headers["location"] == "/ui/?problem=issuer"
     house.clock.now += 5
     assert house.browser().get("/ui/login").headers["location"].startswith(ISSUER)
+
+
+def test_a_person_that_was_shut_out_is_out_at_once_and_logs_in_no_more(house: House) -> None:
+    anna, olga = house.logged_in("Anna"), house.logged_in("Olga")
+    assert anna.get("/ui/api/log").status_code == 200
+    with house.state.store.transaction() as db:
+        subject = [*house.app._sessions._open.values()][-1].held.principal.subject  # she came last
+        denied.deny(db, house.state.log, Denied("subject", subject), "left", Pseudonyms())
+    assert code_of(anna.get("/ui/api/log")) == (401, "session.none")
+    assert anna.get("/ui/session").json() is None
+    assert olga.get("/ui/session").json()["name"] == "Olga"
+    again = house.browser()
+    back = house.answered(house.asked(again), "Anna").headers["location"]
+    assert again.get(back).headers["location"] == "/ui/?problem=login"
 
 
 def test_a_login_that_fails_again_and_again_is_over_and_shuts_nobody_else_out(house: House) -> None:

@@ -26,7 +26,9 @@ from moonflower.configs.recipe import parse_recipe
 from moonflower.server.door import gateway as module
 from moonflower.server.door.gateway import ACTIVATE, API_BODY_BYTES, FLEET, OPEN_BODY_BYTES
 from moonflower.server.door.limits import protocol
-from moonflower.server.records import history
+from moonflower.server.records import denied, history
+from moonflower.server.records.denied import Denied
+from moonflower.server.records.pseudonyms import Pseudonyms
 from moonflower.server.records.verify import verify
 from support import PATIENCE_S
 from support.circles import begin, heart_recipe
@@ -751,6 +753,42 @@ def test_a_run_is_queued_once_and_the_next_waits_until_it_is_over(door: Door) ->
         history.end_run(db, name, "stopped", "run.stopped")
     assert run(door.desked("POST", f"/api/runs/{name}/stop")).verdict == (409, "run.over")
     assert run(door.desked("POST", "/api/runs", asked())).status == 201
+
+
+def test_the_log_says_who_submitted_and_stopped_a_run(door: Door) -> None:
+    begin(door.state, heart_recipe())
+    name = run(door.desked("POST", "/api/runs", asked(), sub="olga")).json["run"]
+    assert run(door.desked("POST", f"/api/runs/{name}/stop", sub="desk")).status == 202
+    told = [entry["details"]["by"] for entry in door.state.log.entries() if entry["event"].endswith("_asked")]
+    assert told == [{"client": "desk", "subject": "olga"}, {"client": "desk"}]
+
+
+def test_with_a_key_the_log_has_pseudonyms(door: Door) -> None:
+    door.api._names = Pseudonyms(b"k" * 32)
+    begin(door.state, heart_recipe())
+    assert run(door.desked("POST", "/api/runs", asked(), sub="olga")).status == 201
+    (by,) = [entry["details"]["by"] for entry in door.state.log.entries() if entry["event"] == "run_asked"]
+    assert by == {
+        kind: Pseudonyms(b"k" * 32).of(kind, name) for kind, name in (("client", "desk"), ("subject", "olga"))
+    }
+    assert not {"desk", "olga"} & set(by.values())
+    assert Pseudonyms(b"j" * 32).of("subject", "olga") != by["subject"] != by["client"]
+
+
+@pytest.mark.parametrize(("kind", "name"), [("client", "desk"), ("subject", "olga")])
+def test_a_desk_or_a_person_that_was_shut_out_is_refused_at_once(door: Door, kind: Any, name: str) -> None:
+    """Whatever its token says, and however long it lives; until it is let in again."""
+    assert run(door.desked("GET", "/api/runs", sub="olga")).status == 200
+    with door.state.store.transaction() as db:
+        denied.deny(db, door.state.log, Denied(kind, name), "left", Pseudonyms())
+    reply = run(door.desked("GET", "/api/runs", sub="olga"))
+    assert reply.verdict == (401, "auth.client_revoked")
+    assert run(door.fleet(door.anna)).status == 200, "others are not concerned"
+    with door.state.store.transaction() as db:
+        denied.allow(db, door.state.log, Denied(kind, name), Pseudonyms())
+    assert run(door.desked("GET", "/api/runs", sub="olga")).status == 200
+    events = [entry["event"] for entry in door.state.log.entries()]
+    assert events.count("access_denied") == events.count("access_allowed") == 1
 
 
 def test_a_run_that_differs_from_the_recipe_is_refused_by_its_key(door: Door) -> None:
