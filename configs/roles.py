@@ -112,6 +112,9 @@ class ServerSettings(Table):
     body_timeout_s: float = Field(30, gt=0, le=600, description="time for a request's body to arrive")
     connections_per_address: int = Field(200, ge=1, le=100_000, description="most open connections of one address")
     refusals_per_minute: int = Field(60, ge=1, le=100_000, description="most refused tokens of one address; then 429")
+    feed: str = Field(
+        "", description="security events as JSON lines: a file, syslog:/dev/log or syslog:HOST:PORT (UDP); empty = none"
+    )
     pseudonym_key: File | None = Field(
         None, description="secret (0600, 32 bytes or more) under which the log calls people by pseudonyms"
     )

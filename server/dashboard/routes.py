@@ -70,6 +70,8 @@ class Dashboard:
         federation: its name.
         url: this server's address.
         clock: seconds since 1970.
+        tell: called with an event and what it is about, for the security team: ``login``, ``login_refused`` and
+            ``logout``.
     """
 
     def __init__(
@@ -84,9 +86,10 @@ class Dashboard:
         federation: str,
         url: str,
         clock: Callable[[], float],
+        tell: Callable[..., None] = lambda *_, **__: None,
     ) -> None:
         self._login, self._sessions, self._api, self._scopes = login, sessions, api, scopes
-        self._denied = denied
+        self._denied, self._feed = denied, tell
         self._federation, self._url, self._clock = federation, url.rstrip("/"), clock
         self._origin = _origin(url)
         self.events = Events(views)
@@ -177,7 +180,7 @@ class Dashboard:
             if await run_in_threadpool(self._denied, session.principal):
                 raise Refused("session.login", "this client or person was shut out of this server")
         except MoonflowerError as error:
-            self._tell(error)
+            self._tell(error, _address(request))
             problem = "issuer" if error.code in AWAY else "login"
             response = RedirectResponse(f"/ui/?problem={problem}", 303)
         else:
@@ -185,22 +188,32 @@ class Dashboard:
                 self._sessions.end(request.cookies.get(COOKIE, ""))
                 response = RedirectResponse("/ui/", 303)
                 _set(response, COOKIE, self._sessions.begin(session), None, "strict")
+                who = session.principal
+                scopes = sorted(who.scopes & USEFUL)
+                self._feed(
+                    "login", subject=who.subject, client_id=who.client_id, scopes=scopes, address=_address(request)
+                )
             else:
                 response = RedirectResponse("/ui/?problem=scope", 303)
         _set(response, LOGIN_COOKIE, "", 0, "lax")
         return response
 
-    def _tell(self, error: MoonflowerError) -> None:
+    def _tell(self, error: MoonflowerError, address: str) -> None:
         """Log why a login was refused: each code once a minute, because a stranger may cause any number of them."""
         now = time.monotonic()
         if now - self._told.get(error.code, -QUIET_S) >= QUIET_S:
             self._told[error.code] = now
             logger.warning("a login was refused: %s: %s", error.code, error)
+            self._feed("login_refused", code=error.code, address=address)
 
     async def _end(self, request: Request) -> Response:
         if not self._is_own(request):
             return _error(403, "session.origin", "the request is not from a page of this server")
-        self._sessions.end(request.cookies.get(COOKIE, ""))
+        cookie = request.cookies.get(COOKIE, "")
+        session = self._sessions.find(cookie, use=False)
+        if session is not None:
+            self._feed("logout", subject=session.held.principal.subject, address=_address(request))
+        self._sessions.end(cookie)
         response = Json({})
         _set(response, COOKIE, "", 0, "strict")
         return response
@@ -291,6 +304,10 @@ class _Handed(Response):
         more = {name: scope[name] for name in ("client", "server", "extensions", "state") if name in scope}
         headers = [(name, value) for name, value in scope["headers"] if name in (b"content-type", b"content-length")]
         await self._api({**kept, **more, **inner, "headers": headers}, receive, send)
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""
 
 
 def _origin(url: str) -> str:

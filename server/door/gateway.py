@@ -100,6 +100,7 @@ class Gateway:
         note: called with (code, member, details) for the audit log.
         settings: limits.
         dashboard: the app of the pages for people; None for none.
+        tell: called with an event and what it is about, for the security team: ``node_login``, ``refused``.
 
     Attributes:
         refusals: requests that were refused for their token, by code, including those that the log leaves out.
@@ -118,11 +119,12 @@ class Gateway:
         note: Callable[[str, str, dict[str, Any]], None],
         settings: ServerSettings,
         dashboard: Any = None,
+        tell: Callable[..., None] = lambda *_, **__: None,
     ) -> None:
         self._dashboard = dashboard
         self._flower, self._api, self._scopes = flower, api, scopes
         self._verifier, self._member_of, self._login, self._note = verifier, member_of, login, note
-        self._denied = denied
+        self._denied, self._feed = denied, tell
         self._settings = settings
         self._allowance = Allowance(settings.refusals_per_minute)
         self.refusals: Counter[str] = Counter()
@@ -196,6 +198,8 @@ class Gateway:
         async with self._activating:
             if _signed(scope["headers"]):
                 await run_in_threadpool(self._login, member, _node_key(scope["headers"]))
+                address = scope["client"][0] if scope["client"] else ""
+                self._feed("node_login", member=member.name, client_id=member.client_id, address=address)
             await self._flower(scope, _again(body, receive), answer)
 
     def _admit(self, scope: Any, scopes: Sequence[str], address: str) -> tuple[Principal, RosterMember | None]:
@@ -254,6 +258,7 @@ class Gateway:
         turn = self._turn(code, member)
         if not turn.due:
             return
+        self._feed("refused", code=code, member=member, address=address, route=_route(path), more=turn.unsaid)
         # Addresses stay out of the audit log.
         logger.warning("refused %s from %s", path, address, extra={"code": code, "member": member})
         try:

@@ -38,6 +38,7 @@ from ..records.members import RosterMember
 from ..records.pseudonyms import read_pseudonyms
 from ..records.state import State
 from ..watch import narrator, scrape
+from ..watch.feed import Feed
 from ..watch.follow import Follower
 from ..watch.metrics import Metrics, Process, registry
 from ..watch.views import Views
@@ -141,11 +142,13 @@ class ServerProcess:
         self._supervisor = Supervisor(state, self._superlink, settings.restarts)
         self._follower = Follower(state.log)
         self._follower.join(narrator.tell, news_only=True)
+        self._feed = Feed(settings.feed, settings.federation)
+        self._follower.join(self._feed.entry, news_only=True)
         views = Views(state, self._superlink.online, self._follower)
         names = read_pseudonyms(settings.pseudonym_key)
         api = Api(state, settings.federation, self._supervisor.wake, settings.min_approvals, views, names)
         verifier = TokenVerifier(config.oauth, url=self.url)
-        self._dashboard = _dashboard(config, api, verifier, self.url, self._is_denied)
+        self._dashboard = _dashboard(config, api, verifier, self.url, self._is_denied, self._feed)
         gateway = Gateway(
             flower=flower,
             api=api.app,
@@ -157,6 +160,7 @@ class ServerProcess:
             note=self._note,
             settings=settings,
             dashboard=self._dashboard,
+            tell=self._feed.door,
         )
         connections: Counter[str] = Counter()
         self._inside = _listener(runtime_only(flower), http=peers.OwnUserOnly)
@@ -199,6 +203,7 @@ class ServerProcess:
             for task in (watched, *others):
                 task.cancel()
             await asyncio.gather(opened, shown, watched, *others, return_exceptions=True)
+            self._feed.close()
             logger.info("stopped")
 
     async def _announce(self) -> None:
@@ -240,7 +245,7 @@ def _listener(app: Any, **more: Any) -> NoSignals:
 
 
 def _dashboard(
-    config: ServerConfig, api: Api, verifier: TokenVerifier, url: str, denied: Callable[[Principal], bool]
+    config: ServerConfig, api: Api, verifier: TokenVerifier, url: str, denied: Callable[[Principal], bool], feed: Feed
 ) -> Dashboard | None:
     """Return the pages for people, if the config asks for them."""
     settings = config.dashboard
@@ -252,6 +257,7 @@ def _dashboard(
         api=api.app,
         scopes=api.scopes,
         denied=denied,
+        tell=feed.door,
         views=api.views,
         federation=config.server.federation,
         url=url,
