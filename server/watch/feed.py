@@ -36,7 +36,6 @@ FROM_LOG = {
     "released": "info",
     "rolled_back": "warning",
     "imported": "warning",
-    "exported": "info",
 }
 """Entry of the audit log that the feed has → how serious it is."""
 AT_THE_DOOR = {

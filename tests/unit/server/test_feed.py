@@ -38,8 +38,8 @@ def test_entries_of_the_log_are_told_without_documents_and_signatures(tmp_path: 
     feed.close()
     first, second = lines(tmp_path / "feed.jsonl")
     assert first == {
-        "time": "2026-12-01T10:00:00.000Z", "event": "circle_signed", "severity": "info", "federation": "heart", "index": 7,
-        "member": "anna", "circle": "c" * 64,
+        "time": "2026-12-01T10:00:00.000Z", "event": "circle_signed", "severity": "info", "federation": "heart",
+        "index": 7, "member": "anna", "circle": "c" * 64,
     }  # fmt: skip
     assert (second["severity"], second["reason"]) == ("warning", "left\nforged"), "one line, whatever a text holds"
     assert (tmp_path / "feed.jsonl").stat().st_mode & 0o777 == 0o600
