@@ -388,8 +388,11 @@ class TheRun(RuleBasedStateMachine):
     @invariant()
     def one_run_is_carried_out_at_a_time(self) -> None:
         assert len(self.open_runs) <= 1
-        running = ""
+        running, asked = "", set[str]()
         for entry in self.one.entries:
+            if entry["event"] in ("run_asked", "stop_asked"):  # while it waits to begin, too
+                asked.add(entry["run"])
+                continue
             if entry["event"] == "run_began":
                 assert not running
                 running = entry["run"]
@@ -397,6 +400,8 @@ class TheRun(RuleBasedStateMachine):
             if entry["event"] == "run_ended":
                 running = ""
         assert not running or [running] == self.open_runs
+        with self.one.state.store.read() as db:
+            assert asked <= {row.run for row in history.runs(db)}
 
     @invariant()
     def the_last_good_model_is_the_one_that_the_log_names(self) -> None:
