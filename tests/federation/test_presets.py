@@ -35,3 +35,17 @@ def test_a_preset_learns_and_its_model_predicts(preset: str, tmp_path: Path) -> 
     }  # fmt: skip
     assert shown[preset] in said
     assert said.select_dtypes("number").notna().all().all()
+
+
+def test_losses_of_all_ways_are_in_one_unit(tmp_path: Path) -> None:
+    """A squared loss is in spreads: those of the federation, also where a member or a pool trains alone."""
+    done = simulate(
+        CONFIGS / "cars.toml", out=tmp_path / "o", overrides=("training.rounds=2", "training.report_every=0")
+    )
+    units = [
+        member[way]["rmse"] ** 2 / member[way]["loss"]
+        for member in done.result["members"]
+        for way in ("alone", "federated", "pooled")
+    ]
+    assert len(units) == 9
+    assert units == pytest.approx([units[0]] * 9, rel=1e-3)
