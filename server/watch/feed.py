@@ -1,8 +1,8 @@
 """A feed for a security team: who came in, who was refused, who decided what, as one JSON object for each event.
 
 It goes into a file, which a shipper may rotate, or to syslog. No event has a token, a key or a signature. Events that
-are in the audit log, too, come from there; the others are seen at the door. The feed has addresses and names as they
-are: it is for this server's own security team, and the audit log for all.
+are in the audit log, too, come from there, with its pseudonyms if it has any. The others are seen at the door, and have
+addresses and names as they are: the feed is for this server's own security team, and the audit log for all.
 """
 
 from __future__ import annotations
