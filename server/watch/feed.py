@@ -19,6 +19,7 @@ from typing import Any
 
 from ...errors import InputError
 
+logger = logging.getLogger(__name__)
 FROM_LOG = {
     "member_added": "info",
     "member_revoked": "warning",
@@ -104,7 +105,10 @@ class Feed:
         whole = {"time": time, "event": event, "severity": severity, "federation": self._federation, **about}
         line = json.dumps(whole, separators=(",", ":"))  # ASCII: no line break, no text that cannot be written
         record = logging.LogRecord("moonflower.feed", PRIORITY[severity], "", 0, "%s", (line,), None)
-        self._handler.handle(record)
+        try:
+            self._handler.handle(record)
+        except OSError as error:  # its folder is gone: nobody is kept out for that, and this server's own log says it
+            logger.error("the feed cannot be written, and lacks an event %s: %s", event, error.strerror or error)
 
 
 class _File(logging.handlers.WatchedFileHandler):

@@ -56,6 +56,18 @@ def test_the_file_may_be_rotated(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_place_that_went_away_keeps_nobody_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "feeds"
+    folder.mkdir()
+    feed = Feed(str(folder / "feed.jsonl"), "heart")
+    feed.door("login", subject="anna")
+    (folder / "feed.jsonl").unlink()
+    folder.rmdir()
+    feed.door("logout", subject="anna")
+    feed.close()
+    assert "lacks an event logout" in caplog.text
+
+
 def test_it_goes_to_syslog(tmp_path: Path) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as heard:
         heard.bind(("127.0.0.1", 0))
