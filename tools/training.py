@@ -192,6 +192,7 @@ partition = "random"
 members = 3
 [training]
 rounds = 1
+local_epochs = 1
 parts = 16
 lr = 0.05
 max_rows = 512
